@@ -1,0 +1,32 @@
+"""Errors a user can cause or meet: one line each that names the value, the limit and the remedy.
+
+The command lines print the message and exit with status 2; a traceback means a defect of ours.
+"""
+
+
+class HeadraceError(Exception):
+    """Base of every error whose message is meant for the user. `str(error)` is a single line."""
+
+
+class KnobError(HeadraceError, ValueError):
+    """A knob that does not exist, is out of range, or could have no effect."""
+
+
+class CheckpointError(HeadraceError):
+    """A checkpoint that is missing, truncated, not a Mixture of Experts, or of an unknown architecture."""
+
+
+class JudgeError(HeadraceError):
+    """A judge (the fixed texts) that cannot be read or is too short to measure with."""
+
+
+class ReadError(HeadraceError):
+    """An expert that could not be read; names file, layer and expert. Never turned into logits."""
+
+
+def did_you_mean(name: str, known: list[str]) -> str:
+    """A hint for an unknown name: the nearest known one if there is one, else all of them."""
+    import difflib
+
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean {close[0]}?" if close else "choose one of: " + ", ".join(known)

@@ -1,0 +1,135 @@
+"""Knobs: all that may be set on the streaming engine, and nothing else.
+
+The names are the same in Python, in YAML, in the Parquet columns and on the plots. A knob is *lossless* if it can change
+speed and memory but not one bit of the logits. A value that could have no effect (a streaming knob while everything is
+resident, a `hot_share` without `cold_bits`) is refused instead of ignored.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from .errors import KnobError, did_you_mean
+
+IO_MODES = ("buffered", "direct")
+BITS = (2, 3, 4, 5, 6, 8, 16)
+GB = 1_000_000_000
+
+
+def knob(default: Any, *, lossless: bool, text: str) -> Any:
+    """A dataclass field that carries what the generated tables and `--help` say of the knob."""
+    return dataclasses.field(default=default, metadata={"lossless": lossless, "text": text})
+
+
+@dataclass(frozen=True)
+class Knobs:
+    """The settings of one run. `Knobs()` keeps everything resident and changes no weight: the reference.
+
+    Raises `KnobError` for a value outside its range or one that cannot have an effect.
+    """
+
+    cache_gb: float | None = knob(
+        None, lossless=True, text="memory for routed experts, 10^9 bytes; unset: every expert resident, nothing streamed"
+    )
+    evict_half_life: float = knob(
+        16.0, lossless=True, text="half-life of an expert's use count, tokens; towards 0 it is LRU, towards infinity LFU"
+    )
+    prefetch_depth: int = knob(
+        0, lossless=True, text="how many layers ahead the next routers are asked early and their experts read; 0: off"
+    )
+    read_block_kib: int = knob(
+        1024, lossless=True, text="largest single read, KiB; an expert is read in such blocks, side by side"
+    )
+    read_threads: int = knob(4, lossless=True, text="threads that read")
+    io_mode: str = knob("buffered", lossless=True, text="buffered: through the page cache; direct: past it")
+    ssd_gbps: float | None = knob(
+        None, lossless=True, text="hold reads to this bandwidth, 10^9 bytes/s over all threads; unset: as fast as it goes"
+    )
+    expert_bits: int | None = knob(
+        None, lossless=False, text="bits of the routed experts; unset: as in the checkpoint"
+    )
+    cold_bits: int | None = knob(
+        None, lossless=False, text="bits of the experts that are not hot; unset: all have expert_bits"
+    )
+    hot_share: float | None = knob(
+        None, lossless=False, text="share of each layer's experts, the most used, that keep expert_bits (0.25 if cold_bits is set)"
+    )
+
+    def __post_init__(self) -> None:
+        for f in dataclasses.fields(self):
+            object.__setattr__(self, f.name, _typed(f.name, str(f.type), getattr(self, f.name)))
+        _in_range("cache_gb", self.cache_gb, 0, math.inf, "give the memory for experts in GB, or leave it unset")
+        _in_range("evict_half_life", self.evict_half_life, 0, math.inf, "give it in tokens; 8 to 32 suits real traces")
+        _in_range("prefetch_depth", self.prefetch_depth, -1, 64, "0 turns prefetch off, 1 or 2 layers are usual")
+        _in_range("read_block_kib", self.read_block_kib, 3, 1 << 20, "4 KiB is the smallest block, 64 to 8192 are usual")
+        _in_range("read_threads", self.read_threads, 0, 256, "1 to 16 are usual")
+        _in_range("ssd_gbps", self.ssd_gbps, 0, math.inf, "give GB/s, or leave it unset for no limit")
+        if self.io_mode not in IO_MODES:
+            raise KnobError(f"io_mode={self.io_mode} is unknown; {did_you_mean(self.io_mode, list(IO_MODES))}")
+        for name in ("expert_bits", "cold_bits"):
+            bits = getattr(self, name)
+            if bits is not None and bits not in BITS:
+                raise KnobError(f"{name}={bits} is not a width MLX has; use one of {', '.join(map(str, BITS))}")
+        if self.hot_share is not None and not 0 <= self.hot_share <= 1:
+            raise KnobError(f"hot_share={self.hot_share} is outside 0 .. 1; give a share of each layer's experts")
+        self._refuse_without_effect()
+
+    def _refuse_without_effect(self) -> None:
+        if self.hot_share is not None and self.cold_bits is None:
+            raise KnobError(f"hot_share={self.hot_share} has no effect without cold_bits; set cold_bits as well")
+        if self.cache_gb is None:
+            for f in dataclasses.fields(self):
+                value = getattr(self, f.name)
+                if f.metadata["lossless"] and value != f.default:
+                    raise KnobError(
+                        f"{f.name}={value} has no effect while every expert is resident; set cache_gb to stream"
+                    )
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any]) -> Knobs:
+        """Knobs from plain names and values (YAML, JSON, a Parquet row). Raises `KnobError` for an unknown name."""
+        for name in values:
+            if name not in cls.names():
+                raise KnobError(f"{name} is not a knob; {did_you_mean(name, list(cls.names()))}")
+        return cls(**values)
+
+    @classmethod
+    def names(cls) -> tuple[str, ...]:
+        """The names of all knobs, in the order of the documentation."""
+        return tuple(f.name for f in dataclasses.fields(cls))
+
+    def as_dict(self) -> dict[str, Any]:
+        """Name -> value, JSON-ready."""
+        return dataclasses.asdict(self)
+
+    @property
+    def resolved_hot_share(self) -> float:
+        """The share of experts at `expert_bits`: 1 without `cold_bits`, else `hot_share` or its default 0.25."""
+        if self.cold_bits is None:
+            return 1.0
+        return 0.25 if self.hot_share is None else self.hot_share
+
+
+def _typed(name: str, annotation: str, value: Any) -> Any:
+    """`value` as the field's type; whole floats pass as integers, nothing else is converted."""
+    if value is None and "None" in annotation:
+        return None
+    kind = annotation.split(" |")[0]
+    if kind == "str" and isinstance(value, str):
+        return value
+    if kind != "str" and isinstance(value, int | float) and not isinstance(value, bool):
+        if kind == "float":
+            return float(value)
+        if float(value).is_integer():
+            return int(value)
+    raise KnobError(f"{name}={value!r} is not {'text' if kind == 'str' else 'a whole number' if kind == 'int' else 'a number'}")
+
+
+def _in_range(name: str, value: float | None, above: float, most: float, remedy: str) -> None:
+    if value is not None and not above < value <= most:
+        limit = f"above {above:g}" + ("" if math.isinf(most) else f" and at most {most:g}")
+        raise KnobError(f"{name}={value:g} is out of range: it must be {limit}; {remedy}")

@@ -1,0 +1,44 @@
+"""Measurement: what came out of one run. Together with `Knobs` the whole vocabulary between engine and harness."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Figures of one pass of `Engine.measure` over a judge's texts.
+
+    Speed and the counters (`hits` .. `prefetch_useful`) cover the decoded tokens alone, not prefill or warm-up;
+    quality covers every scored token, prefill and decode. Sizes are 10^9 bytes, times are milliseconds.
+    `hit_rate` is null when nothing is streamed: there was nothing to hit.
+    """
+
+    decode_tok_s: float
+    prefill_tok_s: float
+    decode_tokens: int
+    peak_memory_gb: float  # high-water mark of the whole process, as the system counts it
+    mlx_peak_gb: float  # high-water mark of MLX's own allocations
+    perplexity: float
+    nll: float  # mean, nats a token
+    scored_tokens: int
+    hit_rate: float | None
+    bytes_per_token: float
+    hits: int
+    misses: int
+    reads: int
+    bytes_read: int
+    io_ms: float
+    sync_ms: float
+    prefetch_issued: int
+    prefetch_useful: int
+    slots: int  # experts that fit into the cache, over all layers
+    cached_share: float  # slots as a share of all routed experts
+    judge: str  # fingerprint; figures of different judges are not comparable
+    mode: str  # which path ran, e.g. "streamed float32 cpu"
+
+    def as_dict(self) -> dict[str, Any]:
+        """Name -> value, JSON-ready."""
+        return dataclasses.asdict(self)
