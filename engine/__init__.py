@@ -7,13 +7,19 @@
 Only attention, routers and shared experts stay in memory; routed experts are read from the checkpoint as tokens need them.
 """
 
+from .checkpoint import Checkpoint
+from .engine import Engine, load
 from .errors import CheckpointError, HeadraceError, JudgeError, KnobError, ReadError
 from .judge import Judge
 from .knobs import Knobs
 from .measurement import Measurement
+from .plan import Footprint, footprint
 
 __all__ = [
+    "Checkpoint",
     "CheckpointError",
+    "Engine",
+    "Footprint",
     "HeadraceError",
     "Judge",
     "JudgeError",
@@ -21,4 +27,6 @@ __all__ = [
     "Knobs",
     "Measurement",
     "ReadError",
+    "footprint",
+    "load",
 ]

@@ -49,14 +49,14 @@ class Knobs:
     ssd_gbps: float | None = knob(
         None, lossless=True, text="hold reads to this bandwidth, 10^9 bytes/s over all threads; unset: as fast as it goes"
     )
-    expert_bits: int | None = knob(
-        None, lossless=False, text="bits of the routed experts; unset: as in the checkpoint"
-    )
+    expert_bits: int | None = knob(None, lossless=False, text="bits of the routed experts; unset: as in the checkpoint")
     cold_bits: int | None = knob(
         None, lossless=False, text="bits of the experts that are not hot; unset: all have expert_bits"
     )
     hot_share: float | None = knob(
-        None, lossless=False, text="share of each layer's experts, the most used, that keep expert_bits (0.25 if cold_bits is set)"
+        None,
+        lossless=False,
+        text="share of each layer's experts, the most used ones, that keep expert_bits; 0.25 if only cold_bits is set",
     )
 
     def __post_init__(self) -> None:
@@ -85,9 +85,7 @@ class Knobs:
             for f in dataclasses.fields(self):
                 value = getattr(self, f.name)
                 if f.metadata["lossless"] and value != f.default:
-                    raise KnobError(
-                        f"{f.name}={value} has no effect while every expert is resident; set cache_gb to stream"
-                    )
+                    raise KnobError(f"{f.name}={value} has no effect while every expert is resident; set cache_gb to stream")
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> Knobs:
@@ -126,7 +124,8 @@ def _typed(name: str, annotation: str, value: Any) -> Any:
             return float(value)
         if float(value).is_integer():
             return int(value)
-    raise KnobError(f"{name}={value!r} is not {'text' if kind == 'str' else 'a whole number' if kind == 'int' else 'a number'}")
+    wanted = {"str": "text", "int": "a whole number", "float": "a number"}[kind]
+    raise KnobError(f"{name}={value!r} is not {wanted}; give {wanted}")
 
 
 def _in_range(name: str, value: float | None, above: float, most: float, remedy: str) -> None:

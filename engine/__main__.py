@@ -1,0 +1,126 @@
+"""The engine's command line.
+
+    python -m engine generate --prompt "The query planner" --cache-gb 0.02
+    python -m engine measure --cache-gb 0.02 --judge experiments/prompts/headrace_v1.yaml
+    python -m engine inspect --model ~/models/Kimi-K2.5
+
+Every knob is an option. Without `--model` the embedded kimi_mini is used.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+import time
+from pathlib import Path
+
+from .errors import HeadraceError
+from .knobs import GB, Knobs
+
+ROOT = Path(__file__).resolve().parent.parent
+KIMI_MINI = ROOT / "experiments" / "kimi_mini" / "checkpoint"
+JUDGE = ROOT / "experiments" / "prompts" / "headrace_v1.yaml"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; 0, or 2 after a user's error, which is one line on stderr."""
+    args = _parser().parse_args(argv)
+    try:
+        args.command(args)
+    except HeadraceError as e:
+        print(f"error: {e}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def generate(args: argparse.Namespace) -> None:
+    """Print text as it comes, then what it took."""
+    from .engine import load
+    from .memory import peak_memory_bytes
+
+    with load(args.model, _knobs(args)) as engine:
+        stats = engine.stats
+        begin = decoding = time.perf_counter()
+        prompt_tokens = None
+        for text in engine.generate(args.prompt, args.max_tokens, temperature=args.temperature, seed=args.seed):
+            if prompt_tokens is None:
+                prompt_tokens, decoding = stats.tokens, time.perf_counter()
+            print(text, end="", flush=True)
+        end = time.perf_counter()
+        prompt_tokens = prompt_tokens or stats.tokens
+        decoded = stats.tokens - prompt_tokens
+        hit_rate = "all resident" if stats.hit_rate is None else f"{stats.hit_rate:.3f}"
+        print(f"\n\nprompt:      {prompt_tokens} tokens, {prompt_tokens / (decoding - begin):.1f} tok/s")
+        print(f"decode:      {decoded} tokens, {decoded / (end - decoding):.1f} tok/s")
+        print(f"hit rate:    {hit_rate}")
+        print(f"read:        {stats.bytes_read / GB:.4f} GB in {stats.reads} reads, {stats.io_ms:.0f} ms waited")
+        print(f"peak memory: {peak_memory_bytes() / GB:.3f} GB")
+        print(f"mode:        {engine.mode}")
+
+
+def measure(args: argparse.Namespace) -> None:
+    """One pass over the judge's texts; the measurement as JSON."""
+    from .engine import load
+    from .judge import Judge
+
+    judge = Judge.load(args.judge)
+    with load(args.model, _knobs(args)) as engine:
+        print(json.dumps(engine.measure(judge).as_dict(), indent=1))
+
+
+def inspect(args: argparse.Namespace) -> None:
+    """Sizes of a checkpoint under the knobs, from its headers, as JSON."""
+    from .plan import footprint
+
+    print(json.dumps(dataclasses.asdict(footprint(args.model, _knobs(args))), indent=1))
+
+
+def profile(args: argparse.Namespace) -> None:
+    """Take the routing profile that hot_share needs; prints its path."""
+    from .checkpoint import Checkpoint
+    from .profile import take_profile
+
+    print(take_profile(Checkpoint.open(args.model)))
+
+
+def _knobs(args: argparse.Namespace) -> Knobs:
+    given = {name: getattr(args, name) for name in Knobs.names()}
+    return Knobs(**{name: value for name, value in given.items() if value is not None})
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m engine", description="Stream Mixture-of-Experts models from the SSD.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for command in (generate, measure, inspect, profile):
+        text = (command.__doc__ or "").splitlines()[0]
+        sub = commands.add_parser(command.__name__, help=text, description=text)
+        sub.set_defaults(command=command)
+        sub.add_argument("--model", type=Path, default=KIMI_MINI, help="checkpoint folder (default: kimi_mini)")
+        if command is not profile:
+            _add_knobs(sub)
+        if command is generate:
+            sub.add_argument("--prompt", required=True)
+            sub.add_argument("--max-tokens", type=int, default=64)
+            sub.add_argument("--temperature", type=float, default=0.0, help="0: always the likeliest token")
+            sub.add_argument("--seed", type=int, default=0)
+        if command is measure:
+            sub.add_argument("--judge", type=Path, default=JUDGE, help="texts to measure on: YAML, or any text file")
+    return parser
+
+
+def _add_knobs(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("knobs")
+    for f in dataclasses.fields(Knobs):
+        kind = {"str": str, "int": int, "float": float}[str(f.type).split(" |")[0]]
+        default = (
+            "" if f.default is None else f" (default: {f.default:g})" if kind is not str else f" (default: {f.default})"
+        )
+        group.add_argument(f"--{f.name.replace('_', '-')}", type=kind, metavar="N", help=f.metadata["text"] + default)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

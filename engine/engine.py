@@ -1,0 +1,336 @@
+"""Engine: a model with its routed experts streamed, and the four things one does with it.
+
+mlx-lm loads the model lazily, so that expert weights are never read by it; a StreamingSwitch is put where each of its
+switches stood; everything else is read and stays. With `Knobs()` the model is mlx-lm's own, untouched: the reference that
+every lossless setting must equal to the last bit.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import time
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+from mlx.utils import tree_unflatten
+from mlx_lm.models.cache import make_prompt_cache
+from mlx_lm.models.switch_layers import QuantizedSwitchLinear, SwitchGLU, SwitchMLP
+from mlx_lm.sample_utils import make_sampler
+from mlx_lm.utils import load_model, load_tokenizer
+
+from .checkpoint import Checkpoint
+from .errors import CheckpointError, HeadraceError, JudgeError, KnobError
+from .judge import Judge
+from .knobs import GB, Knobs
+from .measurement import Measurement
+from .memory import peak_memory_bytes
+from .plan import BankPlan, compute_dtype, hot_count, plan_banks
+from .profile import hot_experts
+from .reader import Reader
+from .slots import Bank
+from .stats import Stats
+from .switch import LayerStream, Run, StreamingSwitch, router_of
+
+PREFILL_CHUNK = 512  # tokens a forward pass while prefilling
+WARM_UP_TOKENS = 8
+
+
+def load(checkpoint: str | Path, knobs: Knobs | None = None) -> Engine:
+    """Open a checkpoint folder with the given knobs.
+
+    Raises `CheckpointError` if it cannot be streamed, `KnobError` if a knob does not fit this model.
+    """
+    knobs = knobs or Knobs()
+    source = Checkpoint.open(checkpoint)
+    hot = None
+    streamed = knobs != Knobs()
+    if streamed and knobs.cold_bits is not None:
+        plan_banks(source, knobs, None)  # refuse what does not fit before the profile is taken
+        hot = hot_experts(source, [hot_count(layer, knobs) for layer in source.layers])
+    plans = plan_banks(source, knobs, hot) if streamed else []
+    model = _open_model(source)
+    run, streams = None, []
+    if streamed:
+        stats = Stats()
+        reader = Reader(
+            source.files,
+            stats,
+            threads=knobs.read_threads,
+            block_bytes=knobs.read_block_kib * 1024,
+            direct=knobs.io_mode == "direct",
+            gbps=knobs.ssd_gbps,
+        )
+        run = Run(reader, stats)
+        streams = _put_streams(model, source, knobs, plans, run)
+    dtype = compute_dtype()
+    if dtype is not None:
+        model.set_dtype(dtype)
+    mx.eval(model.parameters())
+    model.eval()
+    if knobs.cache_gb is None:
+        for stream in streams:
+            stream.load_all()
+    engine = Engine(source, knobs, model, streams, run)
+    engine.stats.reset()
+    return engine
+
+
+class Engine:
+    """A loaded model. Use it as a context manager, or `close()` it, to end its reader threads."""
+
+    def __init__(
+        self, checkpoint: Checkpoint, knobs: Knobs, model: nn.Module, streams: list[LayerStream], run: Run | None
+    ) -> None:
+        self.checkpoint = checkpoint
+        self.knobs = knobs
+        self.streams = streams
+        self.stats = run.stats if run else Stats()
+        self._model = model
+        self._run = run
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the reader's threads and close its files. The engine cannot be used afterwards."""
+        if self._run is not None:
+            self._run.reader.close()
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """mlx-lm's tokenizer of the checkpoint."""
+        try:
+            return load_tokenizer(self.checkpoint.path)
+        except (OSError, ValueError, ImportError) as e:
+            raise CheckpointError(f"{self.checkpoint.path}: its tokenizer cannot be opened ({_first_line(e)})") from e
+
+    @property
+    def mode(self) -> str:
+        """Which path runs, e.g. `streamed float32 cpu buffered`; part of every row of results."""
+        kind = "reference" if not self.streams else "resident" if self.knobs.cache_gb is None else "streamed"
+        dtype = str(compute_dtype() or "as-stored").removeprefix("mlx.core.")
+        words = [kind, dtype, backend()]
+        if kind == "streamed":
+            words.append(self.knobs.io_mode)
+            if self.knobs.ssd_gbps is not None:
+                words.append(f"held-to-{self.knobs.ssd_gbps:g}-GB/s")
+        return " ".join(words)
+
+    def encode(self, text: str, *, start: bool = True) -> list[int]:
+        """Token ids of a text; `start`: with what the tokenizer puts before a document."""
+        return list(self.tokenizer.encode(text, add_special_tokens=start))
+
+    def logits(self, token_ids: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Next-token logits after each token, teacher-forced from an empty context: float32 [tokens, vocab].
+
+        Raises `HeadraceError` for an empty sequence or an id outside the vocabulary.
+        """
+        ids = [int(i) for i in token_ids]
+        vocab = int(self.checkpoint.text_config.get("vocab_size", 0))
+        wrong = next((i for i in ids if i < 0 or (vocab and i >= vocab)), None)
+        if not ids or wrong is not None:
+            what = "no tokens were given" if not ids else f"token id {wrong} is outside 0 .. {vocab - 1}"
+            raise HeadraceError(f"logits: {what}; encode the text with this model's tokenizer")
+        cache = make_prompt_cache(self._model)
+        return np.concatenate([np.array(part) for part in self._prefill(ids, cache)])
+
+    def generate(self, prompt: str, max_tokens: int = 64, *, temperature: float = 0.0, seed: int = 0) -> Iterator[str]:
+        """Continue `prompt`; yields text as it comes, until the end-of-text token or `max_tokens`. Greedy at 0."""
+        mx.random.seed(seed)
+        sampler = make_sampler(temp=temperature)
+        detokenizer = self.tokenizer.detokenizer
+        detokenizer.reset()
+        cache = make_prompt_cache(self._model)
+        ids = self.encode(prompt)
+        if not ids:
+            raise HeadraceError("generate: the prompt is empty; give at least one character")
+        *_, last = self._prefill(ids, cache)
+        logits = last[-1:]
+        for _ in range(max_tokens):
+            token = int(sampler(logits - mx.logsumexp(logits, axis=-1, keepdims=True))[0])
+            if token in self.tokenizer.eos_token_ids:
+                break
+            detokenizer.add_token(token)
+            yield detokenizer.last_segment
+            logits = self._forward([token], cache)
+        detokenizer.finalize()
+        yield detokenizer.last_segment
+
+    def measure(self, judge: Judge) -> Measurement:
+        """One pass over the judge's texts: prompts are prefilled, continuations decoded token by token, and every token
+        after a text's first is scored. Speed and counters are of the decoding alone; a few tokens warm up first.
+
+        perplexity = exp(mean negative log-likelihood). Raises `JudgeError` if a text has too few tokens.
+        """
+        texts = [self._tokens_of(t.name, t.prompt, t.continuation) for t in judge.texts]
+        self._warm_up(texts[0])
+        self.stats.reset()
+        decoded = Stats()
+        prefill_s = decode_s = nll = 0.0
+        prefilled = scored = 0
+        for prompt, continuation in texts:
+            cache = make_prompt_cache(self._model)
+            begin = time.perf_counter()
+            targets = [*prompt[1:], continuation[0]]
+            for logits in self._prefill(prompt, cache):
+                nll += _nll(logits, targets[: len(logits)])
+                targets = targets[len(logits) :]
+            prefill_s += time.perf_counter() - begin
+            before = copy.copy(self.stats)
+            begin = time.perf_counter()
+            for token, target in itertools.pairwise(continuation):
+                nll += _nll(self._forward([token], cache), [target])
+            decode_s += time.perf_counter() - begin
+            decoded.add(self.stats, since=before)
+            prefilled += len(prompt)
+            scored += len(prompt) + len(continuation) - 1
+        mean = nll / scored
+        slots = sum(bank.slots for stream in self.streams for bank in stream.banks)
+        experts = sum(layer.experts for layer in self.checkpoint.layers)
+        return Measurement(
+            decode_tok_s=decoded.tokens / decode_s,
+            prefill_tok_s=prefilled / prefill_s,
+            decode_tokens=decoded.tokens,
+            peak_memory_gb=peak_memory_bytes() / GB,
+            mlx_peak_gb=mx.get_peak_memory() / GB,
+            perplexity=float(np.exp(mean)),
+            nll=mean,
+            scored_tokens=scored,
+            hit_rate=decoded.hit_rate if self.knobs.cache_gb is not None else None,
+            bytes_per_token=decoded.bytes_read / decoded.tokens,
+            hits=decoded.hits,
+            misses=decoded.misses,
+            reads=decoded.reads,
+            bytes_read=decoded.bytes_read,
+            io_ms=decoded.io_ms,
+            sync_ms=decoded.sync_ms,
+            prefetch_issued=decoded.prefetch_issued,
+            prefetch_useful=decoded.prefetch_useful,
+            slots=slots if self.streams else experts,
+            cached_share=slots / experts if self.streams else 1.0,
+            judge=judge.fingerprint,
+            mode=self.mode,
+        )
+
+    def _tokens_of(self, name: str, prompt: str, continuation: str) -> tuple[list[int], list[int]]:
+        tokens = self.encode(prompt), self.encode(continuation, start=False)
+        if len(tokens[0]) < 1 or len(tokens[1]) < 2:
+            raise JudgeError(
+                f"text {name} has too few tokens ({len(tokens[0])} + {len(tokens[1])}, at least 1 + 2); lengthen it"
+            )
+        return tokens
+
+    def _warm_up(self, text: tuple[list[int], list[int]]) -> None:
+        """Compile and touch what the first tokens would, outside the measured time."""
+        cache = make_prompt_cache(self._model)
+        list(self._prefill(text[0][:WARM_UP_TOKENS], cache))
+        for token in text[1][:WARM_UP_TOKENS]:
+            self._forward([token], cache)
+
+    def _prefill(self, ids: list[int], cache: list[Any]) -> Iterator[mx.array]:
+        for begin in range(0, len(ids), PREFILL_CHUNK):
+            logits = self._forward(ids[begin : begin + PREFILL_CHUNK], cache)
+            mx.eval([c.state for c in cache])
+            yield logits
+
+    def _forward(self, ids: list[int], cache: list[Any]) -> mx.array:
+        """Logits after each of `ids`, float32 [tokens, vocab], evaluated: no queued graph reads a slot any more."""
+        logits = self._model(mx.array([ids]), cache=cache)[0].astype(mx.float32)
+        mx.eval(logits)
+        self.stats.tokens += len(ids)
+        if self._run is not None:
+            self._run.position += len(ids)
+        return logits
+
+
+def backend() -> str:
+    """Where MLX computes: cpu, metal or cuda."""
+    if mx.default_device() == mx.Device(mx.cpu):
+        return "cpu"
+    return "metal" if mx.metal.is_available() else "cuda"
+
+
+def _nll(logits: mx.array, targets: list[int]) -> float:
+    """Sum of negative log-likelihoods, nats."""
+    chosen = mx.take_along_axis(logits, mx.array(targets)[:, None], axis=-1)[:, 0]
+    return float(np.sum(np.array(mx.logsumexp(logits, axis=-1) - chosen, dtype=np.float64)))
+
+
+def _open_model(source: Checkpoint) -> nn.Module:
+    try:
+        model, _ = load_model(source.path, lazy=True)
+    except (ValueError, KeyError, TypeError, ImportError, RuntimeError) as e:
+        raise CheckpointError(
+            f"checkpoint {source.path}: mlx-lm cannot open {source.architecture} ({_first_line(e)}); "
+            "give a model of an architecture that mlx-lm has, complete"
+        ) from e
+    return model
+
+
+def _put_streams(model: nn.Module, source: Checkpoint, knobs: Knobs, plans: list[BankPlan], run: Run) -> list[LayerStream]:
+    """Put a StreamingSwitch in the place of every switch; returns the streams in the order of the layers."""
+    found: dict[int, tuple[str, Any, Any]] = {}
+    modules = dict(model.named_modules())
+    for path, module in modules.items():
+        if isinstance(module, SwitchGLU | SwitchMLP):
+            block = path.rpartition(".")[0]
+            layer = source.find(block)
+            if layer is None:
+                raise CheckpointError(
+                    f"checkpoint {source.path}: the experts of {path} are not in a layout that can be streamed"
+                )
+            found[source.layers.index(layer)] = (path, module, modules[block])
+    if len(found) != len(source.layers):
+        raise CheckpointError(
+            f"checkpoint {source.path}: {len(source.layers)} layers of experts, but the model has {len(found)}"
+        )
+    streams, replaced = [], []
+    for number, layer in enumerate(source.layers):
+        path, module, block = found[number]
+        banks = []
+        for plan in (p for p in plans if p.layer == number):
+            inner = _at_width(module, plan)
+            banks.append(
+                Bank(
+                    layer, plan.members, plan.slots, inner, plan.requantize,
+                    compute=compute_dtype(), half_life=knobs.evict_half_life, stats=run.stats,
+                )
+            )  # fmt: skip
+        streams.append(LayerStream(banks, layer.experts, run, router_of(block, source.top_k)))
+        replaced.append((path, StreamingSwitch(streams[-1])))
+    for number, stream in enumerate(streams):
+        stream.ahead = streams[number + 1 : number + 1 + knobs.prefetch_depth]
+        if stream.ahead and stream.router is None:
+            raise KnobError(
+                f"prefetch_depth={knobs.prefetch_depth} is not possible for {source.architecture}: "
+                "its router is not known; use 0"
+            )
+    model.update_modules(tree_unflatten(replaced))
+    return streams
+
+
+def _at_width(module: Any, plan: BankPlan) -> Any:
+    """A copy of a switch whose projections have the bank's width; its weights are set by the bank."""
+    inner = copy.copy(module)
+    for name in [n for n in module if isinstance(module[n], nn.Module) and "weight" in module[n]]:
+        old, new = module[name], plan.requantize.get(name)
+        if new is None:
+            inner[name] = copy.copy(old)
+        else:
+            inner[name] = QuantizedSwitchLinear(
+                new.group_size, 1, 1, bias="bias" in old, group_size=new.group_size, bits=new.bits
+            )
+    return inner
+
+
+def _first_line(e: BaseException) -> str:
+    return (str(e).strip().splitlines() or [type(e).__name__])[0]

@@ -1,0 +1,165 @@
+"""Plan: which experts at which width, and how many slots each bank gets, from headers and knobs alone.
+
+`cache_gb` counts the memory of the slots. Every bank first gets what one token can ask of it (top-k slots, or all its
+experts if they are fewer), since less could not compute a token at all; the rest is dealt out slot by slot to the bank
+with the smallest share of its experts cached, so that layers end up even.
+"""
+
+from __future__ import annotations
+
+import heapq
+from dataclasses import dataclass
+from pathlib import Path
+
+import mlx.core as mx
+import numpy as np
+
+from .checkpoint import Checkpoint, ExpertLayer
+from .errors import KnobError
+from .knobs import GB, Knobs
+from .slots import Requantize, slot_bytes
+
+
+@dataclass
+class BankPlan:
+    """One bank to be: the experts `members` of layer number `layer`, at the width that `requantize` leads to."""
+
+    layer: int
+    members: np.ndarray
+    requantize: dict[str, Requantize]
+    slot_bytes: int
+    least: int  # slots that one token can ask for
+    slots: int
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """What a model takes with given knobs, by arithmetic. Sizes in GB (10^9 bytes), as laid out in memory."""
+
+    architecture: str
+    fingerprint: str
+    moe_layers: int
+    experts: int  # routed, over all layers
+    top_k: int
+    expert_bits: int  # of the checkpoint
+    one_token_gb: float  # the smallest legal cache_gb
+    all_experts_gb: float  # the cache_gb at which every expert fits
+    resident_gb: float  # everything else: attention, routers, shared experts, embeddings
+    predicted_peak_gb: float  # resident and cached weights; the interpreter and the activations come on top
+
+
+def compute_dtype() -> mx.Dtype | None:
+    """float32 on the CPU, where MLX accumulates narrower types in themselves; elsewhere None: as stored."""
+    return mx.float32 if mx.default_device() == mx.Device(mx.cpu) else None
+
+
+def footprint(checkpoint: str | Path | Checkpoint, knobs: Knobs | None = None) -> Footprint:
+    """Sizes of a checkpoint under `knobs`, from its headers. Raises `CheckpointError`.
+
+    A `cache_gb` below `one_token_gb` is not an error here; `load` refuses it.
+    """
+    knobs = knobs or Knobs()
+    checkpoint = checkpoint if isinstance(checkpoint, Checkpoint) else Checkpoint.open(checkpoint)
+    banks = _banks(checkpoint, knobs, hot=None)
+    least = sum(b.least * b.slot_bytes for b in banks)
+    everything = sum(len(b.members) * b.slot_bytes for b in banks)
+    scale = 2 if compute_dtype() == mx.float32 and _is_16_bit(checkpoint) else 1
+    resident = (checkpoint.total_bytes - checkpoint.expert_bytes) * scale
+    cached = everything if knobs.cache_gb is None else min(everything, knobs.cache_gb * GB)
+    return Footprint(
+        architecture=checkpoint.architecture,
+        fingerprint=checkpoint.fingerprint,
+        moe_layers=len(checkpoint.layers),
+        experts=sum(layer.experts for layer in checkpoint.layers),
+        top_k=checkpoint.top_k,
+        expert_bits=checkpoint.expert_bits,
+        one_token_gb=least / GB,
+        all_experts_gb=everything / GB,
+        resident_gb=resident / GB,
+        predicted_peak_gb=(resident + cached) / GB,
+    )
+
+
+def plan_banks(checkpoint: Checkpoint, knobs: Knobs, hot: list[np.ndarray] | None) -> list[BankPlan]:
+    """The banks of every layer with their slots. `hot`: per layer the experts at `expert_bits`, if not all are.
+
+    Raises `KnobError` for a cache below one token's experts and for widths that the checkpoint does not have to give.
+    """
+    _check_bits(checkpoint, knobs)
+    banks = _banks(checkpoint, knobs, hot)
+    if knobs.cache_gb is None:
+        for bank in banks:
+            bank.slots = len(bank.members)
+        return banks
+    least = sum(b.least * b.slot_bytes for b in banks)
+    budget = round(knobs.cache_gb * GB) - least
+    if budget < 0:
+        bits = knobs.expert_bits or checkpoint.expert_bits
+        raise KnobError(
+            f"cache_gb={knobs.cache_gb:g} is below one token's experts ({least / GB:.4g} GB for "
+            f"{checkpoint.path.name} at {bits} bits); raise it or lower expert_bits"
+        )
+    queue = [(b.slots / len(b.members), i) for i, b in enumerate(banks) if b.slots < len(b.members)]
+    heapq.heapify(queue)
+    while queue:
+        _, i = heapq.heappop(queue)
+        bank = banks[i]
+        if bank.slot_bytes <= budget:
+            budget -= bank.slot_bytes
+            bank.slots += 1
+            if bank.slots < len(bank.members):
+                heapq.heappush(queue, (bank.slots / len(bank.members), i))
+    return banks
+
+
+def _banks(checkpoint: Checkpoint, knobs: Knobs, hot: list[np.ndarray] | None) -> list[BankPlan]:
+    """One bank a layer, or a hot and a cold one; without `hot` the shares are right but the members arbitrary."""
+    banks = []
+    for number, layer in enumerate(checkpoint.layers):
+        chosen = hot[number] if hot else np.arange(hot_count(layer, knobs))
+        cold = np.setdiff1d(np.arange(layer.experts), chosen)
+        for members, bits in ((chosen, knobs.expert_bits), (cold, knobs.cold_bits)):
+            if len(members):
+                requantize = _requantize(layer, bits)
+                size = slot_bytes(layer, requantize, compute_dtype())
+                least = min(checkpoint.top_k, len(members))
+                banks.append(BankPlan(number, members, requantize, size, least, least))
+    return banks
+
+
+def hot_count(layer: ExpertLayer, knobs: Knobs) -> int:
+    """How many experts of a layer are hot."""
+    return round(knobs.resolved_hot_share * layer.experts)
+
+
+def _requantize(layer: ExpertLayer, bits: int | None) -> dict[str, Requantize]:
+    """Per projection how to get to `bits`; projections that are no wider already stay as they are."""
+    out = {}
+    for projection in layer.projections:
+        if bits is None or bits >= layer.bits(projection):
+            continue
+        source = layer.quantization(projection)
+        group_size = int(source["group_size"]) if source and source["mode"] == "affine" else 64
+        columns = layer.input_dims(projection)
+        if columns % group_size:
+            group_size = 32
+        if columns % group_size:
+            raise KnobError(
+                f"expert_bits={bits}: {layer.block}.{projection} has {columns} columns, no multiple of 32; unset it"
+            )
+        out[projection] = Requantize(group_size, bits, source)
+    return out
+
+
+def _check_bits(checkpoint: Checkpoint, knobs: Knobs) -> None:
+    for name in ("expert_bits", "cold_bits"):
+        bits = getattr(knobs, name)
+        if bits is not None and bits > checkpoint.expert_bits:
+            raise KnobError(
+                f"{name}={bits} is above the checkpoint's {checkpoint.expert_bits} bits and has nothing to gain; "
+                f"use at most {checkpoint.expert_bits}"
+            )
+
+
+def _is_16_bit(checkpoint: Checkpoint) -> bool:
+    return checkpoint.layers[0].tensors[-1].dtype in ("BF16", "F16")

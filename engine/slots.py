@@ -1,0 +1,258 @@
+"""Slots: the cached experts of one layer at one width, in memory that MLX owns and that we fill ourselves.
+
+A bank has one MLX array a tensor, `[slots, ...]`, and mlx-lm's own switch module computing on it with slot numbers in the
+place of expert numbers. `memoryview(array)` is writable and MLX sees the writes, so `preadv` can go straight from the disk
+into a slot. What cannot go straight (bfloat16 weights on the CPU, where MLX computes in float32; a width other than the
+checkpoint's) passes through a staging buffer and is converted when it arrives.
+
+A slot must never be overwritten while a queued graph may still read it: MLX would compute wrong numbers in silence. The
+caller keeps that promise by evaluating a layer's output before it asks the same layer for other experts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+
+from .checkpoint import FLOATS, ExpertLayer, ExpertTensor
+from .evict import DecayedFrequency
+from .reader import Load, Piece, Reader
+from .stats import Stats
+
+STORED = {"F32": mx.float32, "F16": mx.float16, "BF16": mx.bfloat16, "U32": mx.uint32, "I32": mx.int32, "U8": mx.uint8}
+RAW = {mx.float32: np.float32, mx.float16: np.float16, mx.bfloat16: np.uint16, mx.uint32: np.uint32, mx.int32: np.int32,
+       mx.uint8: np.uint8}  # fmt: skip
+
+
+def slot_dtype(tensor: ExpertTensor, compute: mx.Dtype | None) -> mx.Dtype:
+    """The type a tensor has in its slot: floats in the compute type if one is set, all else as it is stored."""
+    return compute if compute is not None and tensor.dtype in FLOATS else STORED[tensor.dtype]
+
+
+class SlotArray:
+    """One tensor of a bank: the MLX array `[slots, *shape]` and, per slot, a writable numpy view of its memory."""
+
+    def __init__(self, slots: int, shape: tuple[int, ...], dtype: mx.Dtype) -> None:
+        raw = mx.zeros((slots, *shape), dtype=mx.uint16 if dtype == mx.bfloat16 else dtype)
+        mx.eval(raw)
+        self.memory = host_view(raw)
+        self.array = raw.view(dtype) if dtype == mx.bfloat16 else raw
+        mx.eval(self.array)
+
+    @property
+    def slot_bytes(self) -> int:
+        return self.memory[0].nbytes
+
+
+def host_view(array: mx.array) -> np.ndarray:
+    """The memory of an evaluated MLX array as numpy sees it, without a copy and writable."""
+    return np.asarray(memoryview(array))  # type: ignore[arg-type]  # it has the buffer protocol, but does not say so
+
+
+@dataclass(frozen=True)
+class Requantize:
+    """How one projection's weight gets to another width when it is loaded."""
+
+    group_size: int
+    bits: int
+    source: dict[str, Any] | None  # group_size, bits and mode of the checkpoint's own quantization, if it has one
+
+
+class Bank:
+    """The slots for `members`, experts of one layer at one width, behind one switch module.
+
+    `inner` is mlx-lm's switch module whose projections already have the bank's width; its parameters are replaced by the
+    slot arrays. `requantize` maps a projection to its new width, where that differs from the checkpoint's.
+    """
+
+    def __init__(
+        self,
+        layer: ExpertLayer,
+        members: np.ndarray,
+        slots: int,
+        inner: Any,
+        requantize: dict[str, Requantize],
+        *,
+        compute: mx.Dtype | None,
+        half_life: float,
+        stats: Stats,
+    ) -> None:
+        self.layer = layer
+        self.members = members
+        self.slots = min(slots, len(members))
+        self.inner = inner
+        self.policy = DecayedFrequency(layer.experts, half_life)
+        self.slot_of = np.full(layer.experts, -1, np.int32)
+        self._compute = compute
+        self._requantize = requantize
+        self._stats = stats
+        self._expert_in = np.full(self.slots, -1, np.int32)
+        self._coming: dict[int, tuple[Load, bytearray | None]] = {}  # expert -> its load and staging memory
+        self._guessed: set[int] = set()  # loaded on speculation and not used yet
+        self._arrays: dict[str, SlotArray] = {}
+        for name, shape, dtype in slot_tensors(layer, requantize, compute):
+            projection, tensor = name.split(".")
+            self._arrays[name] = SlotArray(self.slots, shape, dtype)
+            inner[projection][tensor] = self._arrays[name].array
+
+    @property
+    def complete(self) -> bool:
+        """Every member is in its slot: nothing will be read any more."""
+        return self.slots == len(self.members) and not self._coming and bool((self.slot_of[self.members] >= 0).all())
+
+    def request(self, experts: np.ndarray, reader: Reader) -> None:
+        """Give `experts` (distinct members, at most `slots`) their slots, and queue the reads of those not there."""
+        here = self.slot_of[experts] >= 0
+        self._stats.hits += int(here.sum())
+        self._stats.misses += int((~here).sum())
+        self._stats.prefetch_useful += len(self._guessed.intersection(experts.tolist()))
+        self._guessed.difference_update(experts.tolist())
+        for expert in experts[~here]:
+            self._place(int(expert), experts, reader, speculative=False)
+
+    def settle(self, experts: np.ndarray) -> None:
+        """Return when all of `experts` are in their slots. Raises `ReadError` if one cannot be read."""
+        coming = self._coming.keys() & set(experts.tolist())
+        if coming:
+            with self._stats.timed("io_ms"):
+                for expert in sorted(coming):
+                    self._settle(expert)
+
+    def guess(self, experts: np.ndarray, time: int, reader: Reader) -> None:
+        """Start to read `experts`, which a later layer will probably want. Never pushes out a warmer expert."""
+        for expert in map(int, experts):
+            if self.slot_of[expert] < 0 and self._place(expert, experts, reader, speculative=True, time=time):
+                self._guessed.add(expert)
+                self._stats.prefetch_issued += 1
+
+    def _place(self, expert: int, keep: np.ndarray, reader: Reader, *, speculative: bool, time: int = 0) -> bool:
+        """Give `expert` a slot and queue its reads; False if a speculative one found no slot colder than itself."""
+        free = np.flatnonzero(self._expert_in < 0)
+        if len(free):
+            slot = int(free[0])
+        else:
+            candidates = np.setdiff1d(self._expert_in, keep, assume_unique=True)
+            if speculative:
+                candidates = np.array([c for c in candidates if int(c) not in self._coming], np.int32)
+            if not len(candidates):
+                return False
+            victim = int(candidates[self.policy.coldest(candidates)])
+            if speculative and self.policy.warmth[victim] >= self.policy.if_used(expert, time):
+                return False
+            if victim in self._coming:
+                self._coming.pop(victim)[0].wait()  # its reads still write into the slot
+            slot = int(self.slot_of[victim])
+            self.slot_of[victim] = -1
+            self._guessed.discard(victim)
+        self.slot_of[expert] = slot
+        self._expert_in[slot] = expert
+        self._queue(expert, slot, reader, speculative)
+        return True
+
+    def _queue(self, expert: int, slot: int, reader: Reader, speculative: bool) -> None:
+        staging = bytearray(sum(t.nbytes for t in self.layer.tensors if not self._goes_straight(t)))
+        pieces, conversions, at = [], [], 0
+        for tensor in self.layer.tensors:
+            if self._goes_straight(tensor):
+                into = memoryview(self._arrays[tensor.name].memory[slot]).cast("B")
+            else:
+                into = memoryview(staging)[at : at + tensor.nbytes]
+                at += tensor.nbytes
+                if tensor.projection not in self._requantize or tensor.tensor == "bias":
+                    conversions.append((into, self._arrays[tensor.name].memory[slot], tensor))
+            pieces.append(Piece(int(tensor.file[expert]), int(tensor.offset[expert]), into))
+
+        def convert() -> None:
+            for source, target, tensor in conversions:
+                to_float32(source, tensor, target)
+
+        label = f"{self.layer.block} expert {expert}"
+        load = reader.submit(pieces, label, speculative=speculative, finish=convert if conversions else None)
+        self._coming[expert] = (load, staging if self._requantize else None)
+
+    def _goes_straight(self, tensor: ExpertTensor) -> bool:
+        if tensor.projection in self._requantize and tensor.tensor != "bias":
+            return False
+        return slot_dtype(tensor, self._compute) == STORED[tensor.dtype]
+
+    def _settle(self, expert: int) -> None:
+        """Wait for an expert that is on its way, and bring it to the bank's width."""
+        load, staging = self._coming.pop(expert)
+        try:
+            load.wait()
+        except Exception:
+            self._expert_in[self.slot_of[expert]] = -1  # what the slot holds is nobody's: it must not pass for a hit
+            self.slot_of[expert] = -1
+            raise
+        if staging is not None:
+            with self._stats.timed("quantize_ms"):
+                self._quantize_into(int(self.slot_of[expert]), memoryview(staging))
+
+    def _quantize_into(self, slot: int, staging: memoryview) -> None:
+        parts: dict[str, dict[str, mx.array]] = {}
+        at = 0
+        for tensor in self.layer.tensors:
+            if self._goes_straight(tensor):
+                continue
+            if tensor.projection in self._requantize and tensor.tensor != "bias":
+                array = to_mlx(staging[at : at + tensor.nbytes], tensor, self._compute)
+                parts.setdefault(tensor.projection, {})[tensor.tensor] = array
+            at += tensor.nbytes
+        for projection, tensors in parts.items():
+            codes = requantized(tensors, self._requantize[projection])
+            mx.eval(codes)
+            for name, array in zip(("weight", "scales", "biases"), codes, strict=True):
+                memory = self._arrays[f"{projection}.{name}"].memory[slot]
+                memory[...] = host_view(array.view(mx.uint16) if array.dtype == mx.bfloat16 else array)
+
+
+def slot_tensors(
+    layer: ExpertLayer, requantize: dict[str, Requantize], compute: mx.Dtype | None
+) -> list[tuple[str, tuple[int, ...], mx.Dtype]]:
+    """Name, shape and type of every tensor that one slot of a bank holds."""
+    out = []
+    for tensor in layer.tensors:
+        new = requantize.get(tensor.projection)
+        if new is None or tensor.tensor == "bias":
+            out.append((tensor.name, tensor.shape, slot_dtype(tensor, compute)))
+        elif tensor.tensor == "weight":
+            rows, columns = tensor.shape[0], layer.input_dims(tensor.projection)
+            scale_dtype = compute or STORED[(layer.tensor(f"{tensor.projection}.scales") or tensor).dtype]
+            out.append((tensor.name, (rows, columns * new.bits // 32), mx.uint32))
+            for name in ("scales", "biases"):
+                out.append((f"{tensor.projection}.{name}", (rows, columns // new.group_size), scale_dtype))
+    return out
+
+
+def slot_bytes(layer: ExpertLayer, requantize: dict[str, Requantize], compute: mx.Dtype | None) -> int:
+    """Bytes of one slot."""
+    return sum(int(np.prod(shape)) * dtype.size for _, shape, dtype in slot_tensors(layer, requantize, compute))
+
+
+def to_float32(source: memoryview, tensor: ExpertTensor, target: np.ndarray) -> None:
+    """Widen bfloat16 or float16 bytes into float32 memory; both conversions are exact."""
+    if tensor.dtype == "BF16":
+        codes = np.frombuffer(source, np.uint16).reshape(tensor.shape)
+        np.left_shift(codes, 16, out=target.view(np.uint32), dtype=np.uint32)
+    else:
+        target[...] = np.frombuffer(source, np.float16).reshape(tensor.shape)
+
+
+def to_mlx(source: memoryview, tensor: ExpertTensor, compute: mx.Dtype | None) -> mx.array:
+    """Bytes as an MLX array, floats in the compute type."""
+    stored = STORED[tensor.dtype]
+    array = mx.array(np.frombuffer(source, RAW[stored]).reshape(tensor.shape))
+    array = array.view(mx.bfloat16) if stored == mx.bfloat16 else array
+    return array.astype(slot_dtype(tensor, compute))
+
+
+def requantized(tensors: dict[str, mx.array], new: Requantize) -> tuple[mx.array, mx.array, mx.array]:
+    """Weight codes, scales and biases of one projection at its new width."""
+    weight = tensors["weight"]
+    if new.source is not None:
+        weight = mx.dequantize(weight, tensors["scales"], tensors.get("biases"), **new.source)
+    codes, scales, biases = mx.quantize(weight, group_size=new.group_size, bits=new.bits)
+    return codes, scales, biases

@@ -1,0 +1,153 @@
+"""StreamingSwitch: stands where mlx-lm's SwitchGLU or SwitchMLP stood, and has the experts read that a token asks for.
+
+All of mlx-lm's Mixture-of-Experts models share that seam: `y = switch(x, indices)`, with the weighting and the shared
+experts outside. Here the router's choice is read back to the host (the one sync of a layer), missing experts are read
+into slots, and mlx-lm's own module computes on the slots, so that the result is the resident model's to the last bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+
+from .reader import Reader
+from .slots import Bank
+from .stats import Stats
+
+Router = Callable[[mx.array], mx.array]
+
+
+@dataclass
+class Run:
+    """What all layers of one engine share. `position` counts the tokens that have gone through."""
+
+    reader: Reader
+    stats: Stats
+    position: int = 0
+
+
+class LayerStream:
+    """The banks of one layer and the way of a token through them.
+
+    `router` predicts this layer's choice from another layer's input (`x` -> expert ids); `ahead` are the next layers to
+    ask so, `prefetch_depth` of them.
+    """
+
+    def __init__(self, banks: list[Bank], experts: int, run: Run, router: Router | None) -> None:
+        self.banks = banks
+        self.router = router
+        self.ahead: list[LayerStream] = []
+        self.uses = np.zeros(experts, np.int64)  # how often each expert was chosen
+        self._run = run
+        self._bank_of = np.zeros(experts, np.int8)
+        self._table: mx.array | None = None
+        for number, bank in enumerate(banks):
+            self._bank_of[bank.members] = number
+
+    def load_all(self) -> None:
+        """Fill every slot; for banks in which all experts fit."""
+        for bank in self.banks:
+            bank.request(bank.members, self._run.reader)
+            bank.settle(bank.members)
+
+    def __call__(self, x: mx.array, indices: mx.array) -> mx.array:
+        if self._table is None and len(self.banks) == 1 and self.banks[0].complete:
+            self._table = mx.array(self.banks[0].slot_of)
+        if self._table is not None:  # nothing can be missing: no need to know on the host what was chosen
+            self._run.stats.hits += indices.size
+            return self.banks[0].inner(x, self._table[indices])
+        guesses = self._ask_ahead(x, indices)
+        with self._run.stats.timed("sync_ms"):
+            mx.eval(indices, *(ids for _, ids in guesses))
+        ids = np.array(indices).astype(np.int32)
+        self._count(ids)
+        batches = list(self._batches(np.unique(ids)))
+        if len(batches) == 1:
+            bank, experts = batches[0]
+            bank.request(experts, self._run.reader)
+            self._read_ahead(guesses)
+            bank.settle(experts)
+            return bank.inner(x, mx.array(bank.slot_of[ids]))
+        y = self._in_batches(x, ids, batches)
+        self._read_ahead(guesses)
+        return y
+
+    def _count(self, ids: np.ndarray) -> None:
+        """Tell the banks' policies and `uses` what was chosen, each token at its own time."""
+        tokens = ids.size // ids.shape[-1]
+        times = np.repeat(self._run.position + np.arange(1, tokens + 1), ids.shape[-1])
+        chosen = ids.reshape(-1)
+        np.add.at(self.uses, chosen, 1)
+        for bank in self.banks:
+            bank.policy.use(chosen, times)
+
+    def _batches(self, needed: np.ndarray) -> Iterator[tuple[Bank, np.ndarray]]:
+        """Split the needed experts by bank, and by what a bank can hold at once: cached ones first."""
+        for number, bank in enumerate(self.banks):
+            wanted = needed[self._bank_of[needed] == number]
+            wanted = wanted[np.argsort(bank.slot_of[wanted] < 0, kind="stable")]
+            for begin in range(0, len(wanted), bank.slots):
+                yield bank, wanted[begin : begin + bank.slots]
+
+    def _in_batches(self, x: mx.array, ids: np.ndarray, batches: list[tuple[Bank, np.ndarray]]) -> mx.array:
+        """Compute batch by batch on the rows that want its experts, then put the rows back in order."""
+        flat_x, flat_ids = x.reshape(-1, x.shape[-1]), ids.reshape(-1)
+        outputs, order = [], []
+        for bank, experts in batches:
+            bank.request(experts, self._run.reader)
+            bank.settle(experts)
+            rows = np.flatnonzero(np.isin(flat_ids, experts))
+            tokens = mx.array(rows // ids.shape[-1])
+            y = bank.inner(flat_x[tokens], mx.array(bank.slot_of[flat_ids[rows]])[:, None])
+            mx.eval(y)  # before the bank's slots are filled anew
+            outputs.append(y[:, 0])
+            order.append(rows)
+        back = mx.array(np.argsort(np.concatenate(order)))
+        return mx.concatenate(outputs)[back].reshape(*ids.shape, -1)
+
+    def _ask_ahead(self, x: mx.array, indices: mx.array) -> list[tuple[LayerStream, mx.array]]:
+        """The next layers' routers on this layer's input (stale by as many layers); while decoding only, because a
+        prefill wants nearly every expert anyway."""
+        if indices.size != indices.shape[-1]:
+            return []
+        return [(layer, layer.router(x)) for layer in self.ahead if layer.router is not None and layer._table is None]
+
+    def _read_ahead(self, guesses: list[tuple[LayerStream, mx.array]]) -> None:
+        for layer, guess in guesses:
+            ids = np.unique(np.array(guess).astype(np.int32))
+            for number, bank in enumerate(layer.banks):
+                members = ids[layer._bank_of[ids] == number]
+                bank.guess(members, self._run.position + 1, self._run.reader)
+
+
+class StreamingSwitch(nn.Module):
+    """The module that takes the switch's place in the model. The stream is hidden from MLX's parameter trees."""
+
+    def __init__(self, stream: LayerStream) -> None:
+        super().__init__()
+        object.__setattr__(self, "stream", stream)
+
+    def __call__(self, x: mx.array, indices: mx.array) -> mx.array:
+        return self.stream(x, indices)
+
+
+def router_of(block: nn.Module, top_k: int) -> Router | None:
+    """A function from the block's input to the expert ids its router would choose, or None if it has none we know.
+
+    mlx-lm's routers return (ids, weights), or are linear layers whose largest outputs are chosen.
+    """
+    gate = block.get("gate", block.get("router"))
+    if gate is None:
+        return None
+
+    def route(x: mx.array) -> mx.array:
+        out = gate(x)
+        if isinstance(out, tuple):
+            return out[0]
+        return mx.argpartition(-out, kth=top_k - 1, axis=-1)[..., :top_k]
+
+    return route
