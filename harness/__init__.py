@@ -1,0 +1,20 @@
+"""Headrace's search: Hydra composes a study, Optuna proposes, a child process measures, Parquet remembers.
+
+    python -m harness.search study=demo budget.trials=24
+
+Everything imported by `harness.trial`, the child of every trial, stays light: neither Optuna nor pandas lives there.
+"""
+
+from pathlib import Path
+
+from engine import HeadraceError
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+class ConfigError(HeadraceError):
+    """A study, key or value that cannot be composed."""
+
+
+class ResultsError(HeadraceError):
+    """A results folder that cannot be used: not writable, damaged, in use, or of another study."""

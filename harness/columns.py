@@ -1,0 +1,124 @@
+"""The columns of a trial's row: one table from which the Parquet schema and the documentation are made.
+
+    python -m harness.columns        print the documentation's table
+
+The schema is always given to Parquet: a first row whose column is all null would else fix that column's type to null.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Literal
+
+import pyarrow as pa
+
+from engine import Knobs
+
+SCHEMA_VERSION = 1
+OBJECTIVES: dict[str, Literal["maximize", "minimize"]] = {
+    "decode_tok_s": "maximize",
+    "peak_memory_gb": "minimize",
+    "perplexity": "minimize",
+}
+STATUSES = ("ok", "infeasible", "oom", "timeout", "crash")
+ORIGINS = ("reference", "anchor", "sampler")
+KINDS = {"float": pa.float64(), "int": pa.int64(), "str": pa.string(), "bool": pa.bool_(), "time": pa.timestamp("us", "UTC")}
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column's name, its kind (a key of `KINDS`), its unit and its meaning. Null where it was not measured."""
+
+    name: str
+    kind: str
+    unit: str
+    text: str
+
+
+def _knob_columns() -> list[Column]:
+    return [
+        Column(f.name, str(f.type).split(" |")[0], _unit(f.name), f"knob: {f.metadata['text']}")
+        for f in dataclasses.fields(Knobs)
+    ]
+
+
+def _unit(name: str) -> str:
+    units = {"_gb": "GB", "_kib": "KiB", "_gbps": "GB/s", "_half_life": "tokens", "_bits": "bits"}
+    return next((unit for suffix, unit in units.items() if name.endswith(suffix)), "")
+
+
+COLUMNS = (
+    Column("trial", "int", "", "number in the study, 0 is the reference; stable over restarts"),
+    Column("status", "str", "", "ok, infeasible (foreseen, not run), oom, timeout or crash"),
+    Column("status_reason", "str", "", "one line on why it is not ok"),
+    Column("origin", "str", "", "who chose the setting: reference, anchor or sampler"),
+    Column("attempt", "int", "", "1, or more if a start of this trial was cut off before"),
+    *_knob_columns(),
+    Column("decode_tok_s", "float", "tokens/s", "speed of the decoded tokens (objective: more)"),
+    Column("peak_memory_gb", "float", "GB", "high-water mark of the trial's process (objective: less)"),
+    Column("perplexity", "float", "", "exp of nll (objective: less)"),
+    Column("hit_rate", "float", "", "share of expert uses found in the cache while decoding; null if nothing streams"),
+    Column("bytes_per_token", "float", "bytes", "read from the disk for each decoded token"),
+    Column("prefill_tok_s", "float", "tokens/s", "speed of the prompts"),
+    Column("nll", "float", "nats", "mean negative log-likelihood of the scored tokens"),
+    Column("scored_tokens", "int", "", "tokens that nll is the mean of, prompts and continuations"),
+    Column("decode_tokens", "int", "", "tokens that speed and counters cover"),
+    Column("mlx_peak_gb", "float", "GB", "high-water mark of MLX's own allocations"),
+    Column("hits", "int", "", "expert uses found in the cache while decoding"),
+    Column("misses", "int", "", "expert uses that had to be read while decoding"),
+    Column("reads", "int", "", "read calls while decoding"),
+    Column("bytes_read", "int", "bytes", "read while decoding"),
+    Column("io_ms", "float", "ms", "time a decoded token waits for reads"),
+    Column("sync_ms", "float", "ms", "time a decoded token waits for router choices"),
+    Column("prefetch_issued", "int", "", "experts read ahead of their use"),
+    Column("prefetch_useful", "int", "", "of these, used by the layer they were read for"),
+    Column("slots", "int", "", "experts that fit into the cache, over all layers"),
+    Column("cached_share", "float", "", "slots as a share of all routed experts"),
+    Column("predicted_peak_gb", "float", "GB", "foreseen by arithmetic before the run: weights alone"),
+    Column("seen_peak_gb", "float", "GB", "high-water mark as watched from outside, whatever the trial's fate"),
+    Column("wall_s", "float", "s", "the whole trial: start, load, measure"),
+    Column("started_at", "time", "UTC", "start of the trial"),
+    Column("study", "str", "", "name of the study"),
+    Column("seed", "int", "", "the study's seed"),
+    Column("sampler", "str", "", "what proposed, for origin sampler"),
+    Column("space", "str", "", "fingerprint of search space and fixed knobs"),
+    Column("judge", "str", "", "fingerprint of texts and metric; rows of different judges are not comparable"),
+    Column("quality", "str", "", "name of the judge's file"),
+    Column("mode", "str", "", "which path of the engine ran, e.g. streamed float32 cpu"),
+    Column("model", "str", "", "name of the model"),
+    Column("architecture", "str", "", "model_type of the checkpoint"),
+    Column("model_fingerprint", "str", "", "fingerprint of the checkpoint"),
+    Column("device", "str", "", "name of the device the study is set for"),
+    Column("limit_gb", "float", "GB", "memory above which a trial is oom"),
+    Column("machine", "str", "", "fingerprint of the host's name"),
+    Column("cpu", "str", "", "processor"),
+    Column("cores", "int", "", "logical cores"),
+    Column("machine_memory_gb", "float", "GB", "memory of the machine"),
+    Column("os", "str", "", "operating system and release"),
+    Column("engine", "str", "", "module that measured"),
+    Column("commit", "str", "", "commit of headrace; null outside a checkout"),
+    Column("dirty", "bool", "", "whether tracked files differed from it"),
+    Column("python", "str", "", "version"),
+    Column("mlx", "str", "", "version"),
+    Column("mlx_lm", "str", "", "version"),
+    Column("optuna", "str", "", "version"),
+)
+NAMES = tuple(c.name for c in COLUMNS)
+SCHEMA = pa.schema(
+    [
+        pa.field(c.name, KINDS[c.kind], c.name not in ("trial", "status", "origin"), {"unit": c.unit, "text": c.text})
+        for c in COLUMNS
+    ],
+    {"schema_version": str(SCHEMA_VERSION)},
+)
+
+
+def markdown() -> str:
+    """The table of `results/README.md`."""
+    lines = ["| column | type | unit | meaning |", "|---|---|---|---|"]
+    return "\n".join(lines + [f"| `{c.name}` | {c.kind} | {c.unit} | {c.text} |" for c in COLUMNS])
+
+
+if __name__ == "__main__":
+    print(markdown())

@@ -1,0 +1,147 @@
+"""What is seen while a study runs: a live panel on a terminal, else one line a trial."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from .front import front
+from .plan import Plan
+from .proposals import Proposal
+from .tables import frame, front_table, number, setting, trial_line
+
+Row = dict[str, Any]
+
+
+@contextlib.contextmanager
+def display(plan: Plan) -> Iterator[Lines | Panel]:
+    """The watcher that suits the standard output."""
+    console = Console()
+    if not console.is_terminal:
+        yield Lines(plan)
+        return
+    panel = Panel(plan, console)
+    with Live(get_renderable=panel.render, console=console, refresh_per_second=2, transient=True):
+        yield panel
+
+
+class Lines:
+    """One plain line a trial, for logs."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        print(headline(plan), flush=True)
+
+    def note(self, text: str) -> None:
+        print(f"note: {text}", flush=True)
+
+    def begin(self, proposal: Proposal, rows: list[Row]) -> None:
+        pass
+
+    def end(self, row: Row, rows: list[Row]) -> None:
+        names = [e.name for e in self._plan.space.entries]
+        print(trial_line(row, len(rows), self._plan.trials, names), flush=True)
+
+
+class Panel:
+    """Progress, the trial that runs, time left, best speed and the front so far."""
+
+    def __init__(self, plan: Plan, console: Console) -> None:
+        self._plan, self._console = plan, console
+        self._rows: list[Row] = []
+        self._proposal: Proposal | None = None
+        self._begun = self._start = time.monotonic()
+        self._done_here = 0
+        self._notes: list[str] = []
+        self._table: RenderableType = Text("")
+        self._best = "-"
+
+    def note(self, text: str) -> None:
+        self._notes.append(text)
+
+    def begin(self, proposal: Proposal, rows: list[Row]) -> None:
+        self._proposal, self._begun = proposal, time.monotonic()
+        self._take(rows)
+
+    def end(self, row: Row, rows: list[Row]) -> None:
+        self._proposal = None
+        self._done_here += 1
+        self._take(rows)
+
+    def render(self) -> RenderableType:
+        """The panel as of now; Rich asks for it twice a second."""
+        plan, done = self._plan, len(self._rows)
+        bar = Table.grid(expand=True, padding=(0, 1, 0, 0))
+        bar.add_column(ratio=1)
+        bar.add_column(no_wrap=True, justify="right")
+        bar.add_row(ProgressBar(plan.trials, min(done, plan.trials)), f"{done}/{plan.trials} trials   {self._left()}")
+        parts: list[RenderableType] = [Text(headline(plan), overflow="ellipsis", no_wrap=True, style="bold"), bar]
+        bad = {r["status"] for r in self._rows} - {"ok"}
+        counts = "".join(f"   {sum(r['status'] == s for r in self._rows)} {s}" for s in sorted(bad))
+        parts.append(
+            Text(f"best {self._best} tok/s   front {self._front_size()}{counts}", no_wrap=True, overflow="ellipsis")
+        )
+        if self._proposal:
+            parts.append(Text(self._now(self._proposal), no_wrap=True, overflow="ellipsis"))
+        parts += [Text(f"note: {n}", style="italic") for n in self._notes]
+        return Group(*parts, Text(""), self._table)
+
+    def _take(self, rows: list[Row]) -> None:
+        self._rows = list(rows)
+        df = frame(self._rows)
+        best = front(df)
+        self._size = len(best)
+        self._best = number(best["decode_tok_s"].max(), 4) if len(best) else "-"
+        wide = self._console.width
+        room = max(3, (self._console.height - 12) // (1 if wide >= 150 else 3))
+        self._table = (
+            front_table(df, wide, most=room) if len(best) else Text("the front appears with the first trials", style="dim")
+        )
+
+    def _front_size(self) -> int:
+        return getattr(self, "_size", 0)
+
+    def _now(self, proposal: Proposal) -> str:
+        took = time.monotonic() - self._begun
+        what = "everything resident" if proposal.origin == "reference" else setting_of(proposal)
+        return f"trial {proposal.trial} ({proposal.origin}, {took:.0f} s)  {what}"
+
+    def _left(self) -> str:
+        """Time left at the pace of this run, within budget.hours."""
+        elapsed = time.monotonic() - self._start
+        if not self._done_here:
+            return f"{clock(elapsed)} elapsed"
+        left = elapsed / self._done_here * (self._plan.trials - len(self._rows))
+        hours = self._plan.config["budget"]["hours"]
+        if hours:
+            left = min(left, max(0.0, hours * 3600 - elapsed))
+        return f"{clock(left)} left"
+
+
+def setting_of(proposal: Proposal) -> str:
+    """A proposal's setting in a line."""
+    from engine import Knobs
+
+    return setting(Knobs.from_mapping(proposal.values).as_dict(), list(proposal.values))
+
+
+def headline(plan: Plan) -> str:
+    """What this study is, in a line."""
+    c = plan.config
+    note = f" ({c['device']['note']})" if c["device"]["note"] else ""
+    return f"{plan.name}: {c['model']['name']} on {c['device']['name']}{note}, judge {plan.judge_path.stem}"
+
+
+def clock(seconds: float) -> str:
+    """h:mm:ss, or m:ss below an hour."""
+    minutes, s = divmod(int(seconds), 60)
+    hours, m = divmod(minutes, 60)
+    return f"{hours}:{m:02}:{s:02}" if hours else f"{m}:{s:02}"

@@ -1,0 +1,73 @@
+"""What identifies the machine and the software that a row was measured with."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib.metadata
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from . import ROOT
+
+GB = 1_000_000_000
+
+
+def memory_gb() -> float:
+    """Memory of this machine, or of the control group it is held in."""
+    total = psutil.virtual_memory().total
+    for limit in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        try:
+            total = min(total, int(Path(limit).read_text()))
+        except (OSError, ValueError):
+            continue
+    return total / GB
+
+
+@functools.cache
+def identity() -> dict[str, Any]:
+    """The columns machine .. os and commit .. optuna. The host's name is hashed: rows are meant to be shared."""
+    return {
+        "machine": hashlib.sha256(platform.node().encode()).hexdigest()[:8],
+        "cpu": _cpu(),
+        "cores": psutil.cpu_count() or 1,
+        "machine_memory_gb": round(memory_gb(), 1),
+        "os": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "commit": _git("rev-parse", "HEAD"),
+        "dirty": None if (changes := _git("status", "--porcelain", "--untracked-files=no")) is None else bool(changes),
+        "python": platform.python_version(),
+        **{name.replace("-", "_"): _version(name) for name in ("mlx", "mlx-lm", "optuna")},
+    }
+
+
+def _cpu() -> str:
+    if platform.system() == "Darwin":
+        return subprocess.run(
+            ["sysctl", "-n", "machdep.cpu.brand_string"], capture_output=True, text=True, check=False
+        ).stdout.strip()
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def _git(*command: str) -> str | None:
+    if not (ROOT / ".git").exists():
+        return None
+    try:
+        done = subprocess.run(["git", "-C", str(ROOT), *command], capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None

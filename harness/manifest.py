@@ -1,0 +1,80 @@
+"""The manifest of a study: what its rows have in common, and the lock that keeps a second search out.
+
+Rows of another model, judge, space, engine, machine or seed would be compared as if they were alike, so a study that is
+continued with one of these changed is refused.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from . import ResultsError
+from .plan import Plan
+from .rows import sync_folder
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the study; the lock dies with the process that holds it, however it ends."""
+    with open(folder / ".lock", "a+") as f:
+        try:
+            fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as e:
+            f.seek(0)
+            raise ResultsError(
+                f"{folder} is in use by another search (process {f.read().strip() or 'unknown'}); wait for it, "
+                "or start another study with study.name=OTHER"
+            ) from e
+        f.truncate(0)
+        f.write(str(os.getpid()))
+        f.flush()
+        yield
+
+
+def settle(plan: Plan) -> None:
+    """Write the manifest of a new study, or compare that of an old one. Raises `ResultsError` for another identity."""
+    path = plan.folder / "manifest.json"
+    identity = plan.identity()
+    if path.exists():
+        try:
+            old = json.loads(path.read_text())["identity"]
+        except (ValueError, KeyError) as e:
+            raise ResultsError(f"{path} is damaged; restore it, or start another study with study.name=OTHER") from e
+        changes = _changes(old, json.loads(json.dumps(identity)))
+        if changes:
+            raise ResultsError(
+                f"{plan.folder} holds another study: {'; '.join(changes)}; undo that, or start another with study.name=OTHER"
+            )
+    elif any((plan.folder / "trials").glob("*.parquet")):
+        raise ResultsError(f"{plan.folder} has trials but no manifest.json; restore it, or choose study.name=OTHER")
+    write_json(path, {"identity": identity, "config": dict(plan.config)})
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a JSON file whole or not at all, and wait until the disk has it."""
+    tmp = path.with_name(f".{path.name}.tmp")
+    with open(tmp, "w") as f:
+        json.dump(content, f, indent=2)
+        f.flush()
+        os.fsync(f.fileno())
+    os.replace(tmp, path)
+    sync_folder(path.parent)
+
+
+def _changes(old: Any, new: Any, name: str = "") -> list[str]:
+    """`name was A and is now B` for every leaf that differs; a list is a leaf."""
+    if not (isinstance(old, dict) and isinstance(new, dict)):
+        return [] if old == new else [f"{name} was {_show(old)} and is now {_show(new)}"]
+    keys = [k for k in {**old, **new} if old.get(k) != new.get(k) or (k in old) != (k in new)]
+    below = (_changes(old.get(k), new.get(k), k if name in ("", "space") else f"{name}.{k}") for k in keys)
+    return [line for lines in below for line in lines]
+
+
+def _show(value: Any) -> str:
+    return "not set" if value is None else str(value)

@@ -1,0 +1,192 @@
+"""The plan of a study: its configuration checked against engine, checkpoint, judge and machine before anything runs.
+
+Whatever a user can get wrong is found here, in one line, before the results folder is touched.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from engine import CheckpointError, Judge, Knobs
+
+from . import ConfigError, ResultsError, machine
+from .columns import OBJECTIVES
+from .space import Space, canonical, space_from_config
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that the loop needs to know, decided."""
+
+    config: Mapping[str, Any]
+    space: Space
+    anchors: list[dict[str, Any]]  # Optuna's parameters of the first trials
+    engine: ModuleType
+    checkpoint: Path
+    judge_path: Path
+    judge: str
+    architecture: str
+    model_fingerprint: str
+    reference_gb: float  # predicted peak with everything resident
+    limit_gb: float
+    folder: Path
+
+    @property
+    def name(self) -> str:
+        return str(self.config["study"]["name"])
+
+    @property
+    def seed(self) -> int:
+        return int(self.config["study"]["seed"])
+
+    @property
+    def trials(self) -> int:
+        return int(self.config["budget"]["trials"])
+
+    @property
+    def space_fingerprint(self) -> str:
+        return hashlib.sha256(canonical(self.identity()["space"]).encode()).hexdigest()[:16]
+
+    def identity(self) -> dict[str, Any]:
+        """What rows of one study have in common; another value of any of these is another study."""
+        return {
+            "model": self.model_fingerprint,
+            "judge": self.judge,
+            "engine": self.config["engine"]["module"],
+            "objectives": dict(OBJECTIVES),
+            "seed": self.seed,
+            "space": {"search_space": self.space.as_dict(), "knobs": dict(self.space.fixed)},
+            "machine": {name: machine.identity()[name] for name in ("cpu", "cores")},
+        }
+
+    def forbidden(self, values: Mapping[str, Any]) -> tuple[str | None, float]:
+        """Why a setting cannot run (None if it can), foreseen by arithmetic, and its predicted peak in GB."""
+        knobs = Knobs.from_mapping(values)
+        need = self.engine.footprint(self.checkpoint, knobs)
+        if knobs.cache_gb is not None and knobs.cache_gb < need.one_token_gb:
+            return (
+                f"cache_gb={knobs.cache_gb:g} is below one token's experts ({need.one_token_gb:.4g} GB)",
+                need.predicted_peak_gb,
+            )
+        if need.predicted_peak_gb > self.limit_gb:
+            return (
+                f"would take {need.predicted_peak_gb:.3g} GB, above the limit of {self.limit_gb:.3g} GB",
+                need.predicted_peak_gb,
+            )
+        return None, need.predicted_peak_gb
+
+
+def plan_from_config(config: DictConfig) -> Plan:
+    """Check a composed configuration. Raises `ConfigError`, `CheckpointError` or `JudgeError`."""
+    c: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    _check_numbers(c)
+    space = space_from_config(c["search_space"], c["knobs"])
+    anchors = [_anchor(space, i, values) for i, values in enumerate(c["study"]["anchors"])]
+    judge_path = Path(c["quality"]["text"]).expanduser().absolute()
+    judge = Judge.load(judge_path).fingerprint
+    engine = _engine(c["engine"]["module"])
+    checkpoint = Path(c["model"]["path"]).expanduser().absolute()
+    if not checkpoint.exists():
+        raise CheckpointError(_needs(c, checkpoint))
+    whole = engine.footprint(checkpoint, Knobs())
+    limit = (c["device"]["memory_gb"] or machine.memory_gb()) * c["device"]["usable_share"]
+    folder = Path(c["results_dir"]).expanduser().absolute() / c["study"]["name"]
+    plan = Plan(
+        c, space, [*space.anchors(), *anchors], engine, checkpoint, judge_path, judge,
+        whole.architecture, whole.fingerprint, whole.predicted_peak_gb, limit, folder,
+    )  # fmt: skip
+    _check_cache(plan)
+    return plan
+
+
+def _check_numbers(c: Any) -> None:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", c["study"]["name"]):
+        raise ConfigError(f"study.name={c['study']['name']} names a folder: use letters, digits, '.', '_' and '-'")
+    budget, device = c["budget"], c["device"]
+    for key, value, least in (
+        ("budget.trials", budget["trials"], 1),
+        ("budget.hours", budget["hours"], 0),
+        ("budget.trial_timeout_s", budget["trial_timeout_s"], 1),
+        ("device.memory_gb", device["memory_gb"], 0),
+        ("study.seed", c["study"]["seed"], 0),
+    ):
+        if value is not None and not value >= least:
+            raise ConfigError(f"{key}={value:g} is below {least}; raise it")
+    if not 0 < device["usable_share"] <= 1:
+        raise ConfigError(f"device.usable_share={device['usable_share']:g} is outside 0 .. 1; give a share of memory_gb")
+
+
+def _anchor(space: Space, number: int, values: Mapping[str, Any]) -> dict[str, Any]:
+    try:
+        return space.params(values)
+    except ConfigError as e:
+        raise ConfigError(f"study.anchors[{number}]: {e}") from e
+
+
+@functools.cache
+def _engine(name: str) -> ModuleType:
+    try:
+        module = importlib.import_module(name)
+    except ModuleNotFoundError as e:
+        raise ConfigError(f"engine.module={name} cannot be imported ({e}); leave it at engine, or name your module") from e
+    for function in ("load", "footprint"):
+        if not hasattr(module, function):
+            raise ConfigError(f"engine.module={name} has no function {function}; it needs load and footprint")
+    return module
+
+
+def _needs(c: Any, checkpoint: Path) -> str:
+    """One line for a checkpoint that is not there; a few lines for one that has to be fetched."""
+    model, device = c["model"], c["device"]
+    if not model["about"]:
+        return f"checkpoint {checkpoint} is not there; name its folder with model.path=DIR"
+    lines = [f"study={c['study']['name']} needs a checkpoint that is not at {checkpoint}:"]
+    lines.append(f"  which    {model['about']}")
+    if model["size_gb"]:
+        lines.append(f"  size     {model['size_gb']:g} GB on the disk it is streamed from; the faster the disk, the better")
+    lines.append(f"  where    {model['path']}, or name its folder: model.path=DIR")
+    if device["memory_gb"]:
+        usable = device["memory_gb"] * device["usable_share"]
+        lines.append(f"  memory   {device['memory_gb']:g} GB, of which a trial uses at most {usable:g} ({device['note']})")
+    lines.append("  now      python -m harness.search study=demo runs on the small model of this repository")
+    return "\n".join(lines)
+
+
+def _check_cache(plan: Plan) -> None:
+    """The lowest cache_gb must be legal at least where experts are smallest."""
+    entry = next((e for e in plan.space.entries if e.name == "cache_gb"), None)
+    if entry is None:
+        key, low = "cache_gb", plan.space.fixed.get("cache_gb")
+    else:
+        key, low = "search_space.cache_gb.low", entry.ends()[0]
+    if low is None:
+        return
+    points = [Knobs.from_mapping(plan.space.values(p)) for p in plan.anchors]
+    least = min(plan.engine.footprint(plan.checkpoint, k).one_token_gb for k in points if k.cache_gb is not None)
+    if low < least:
+        raise ConfigError(
+            f"{key}={low:g} is below one token's experts ({least:.4g} GB for {plan.config['model']['name']}); raise it"
+        )
+
+
+def check_writable(folder: Path) -> None:
+    """Make the study's folder. Raises `ResultsError` if nothing can be written there."""
+    probe = folder / ".probe"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.write_text("")
+        probe.unlink()
+    except OSError as e:
+        raise ResultsError(
+            f"results_dir={folder.parent} is not writable ({e.strerror}); choose another with results_dir=DIR"
+        ) from e

@@ -1,0 +1,105 @@
+"""Search the best streaming settings of a study.
+
+    python -m harness.search
+    python -m harness.search study=demo budget.trials=40 results_dir=/tmp/results
+
+Hydra composes the study from `experiments/` and `search_spaces/`; `--help` shows all there is to choose from. The same
+command again goes on where it stopped. Ctrl-C ends after the trial that runs, a second one at once. Exit status: 0, 2 for
+a user's mistake (one line on stderr), 130 if stopped.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from types import FrameType
+
+os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises, and `main` says it in one line
+
+import hydra
+from omegaconf import DictConfig, OmegaConf
+
+from engine import HeadraceError
+
+from . import ROOT, ConfigError
+from .compose import explain
+
+_status = 0  # the worst of the studies of this command; Hydra's return value is lost in a multirun
+
+
+def task(config: DictConfig) -> None:
+    """One composed study. Errors are printed and not raised, for Hydra would add lines of its own."""
+    global _status
+    try:
+        _status = max(_status, run(config))
+    except HeadraceError as e:
+        _status = max(_status, fail(e))
+
+
+def run(config: DictConfig) -> int:
+    """Run a composed study and show its front; returns the exit status."""
+    from .display import display
+    from .loop import Stop, run_study
+    from .plan import plan_from_config
+    from .report import report
+
+    plan = plan_from_config(config)
+    stop = Stop()
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        stop.now = stop.soon or number == signal.SIGTERM
+        stop.soon = True
+        if not stop.now:
+            watcher.note("stopping after this trial; Ctrl-C again stops at once")
+
+    before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        with display(plan) as watcher:
+            rows = run_study(plan, watcher, stop, lambda line: print(line, file=sys.stderr))
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    report(plan.folder, rows, wanted=plan.trials)
+    return 130 if stop.soon else 0
+
+
+def fail(error: HeadraceError) -> int:
+    """Say a user's mistake; returns the exit status for it."""
+    print(error, file=sys.stderr)
+    return 2
+
+
+def main() -> int:
+    """The command line; returns the exit status."""
+    try:
+        if not (ROOT / "experiments" / "config.yaml").exists():
+            raise ConfigError(f"{ROOT} has no experiments/; install from a checkout: pip install -e .")
+        from .schema import register
+
+        register()
+        OmegaConf.register_new_resolver("headrace_knobs", _knob_help, replace=True)
+        hydra.main(version_base="1.3", config_path=str(ROOT / "experiments"), config_name="config")(task)()
+    except HeadraceError as e:
+        return fail(e)
+    except OSError as e:
+        return fail(ConfigError(f"{e.filename}: {e.strerror}; choose another place with results_dir=DIR"))
+    except Exception as e:
+        line = explain(e)
+        if line is None:
+            raise
+        return fail(ConfigError(line))
+    return _status
+
+
+def _knob_help() -> str:
+    """The knobs for `--help`, from the engine's own table."""
+    import dataclasses
+
+    from engine import Knobs
+
+    return "\n".join(f"{f.name:16} {f.metadata['text']}" for f in dataclasses.fields(Knobs))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
