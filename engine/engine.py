@@ -54,6 +54,7 @@ def load(checkpoint: str | Path, knobs: Knobs | None = None) -> Engine:
         plan_banks(source, knobs, None)  # refuse what does not fit before the profile is taken
         hot = hot_experts(source, [hot_count(layer, knobs) for layer in source.layers])
     plans = plan_banks(source, knobs, hot) if streamed else []
+    mx.reset_peak_memory()
     model = _open_model(source)
     run, streams = None, []
     if streamed:

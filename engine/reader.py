@@ -96,13 +96,13 @@ class Load:
         self._done.set()
 
     def wait(self) -> None:
-        self._done.wait()
+        self.join()
         if self._error is not None:
             raise self._error
 
-    @property
-    def done(self) -> bool:
-        return self._done.is_set()
+    def join(self) -> None:
+        """Return once nothing is written any more, whatever became of it."""
+        self._done.wait()
 
 
 class Bandwidth:
@@ -177,7 +177,7 @@ class Reader:
             try:
                 transferred = self._read(block, scratch)
             except OSError as e:
-                reason = os.strerror(e.errno) if e.errno else str(e)
+                reason = e.strerror or str(e)
                 load.arrived(
                     ReadError(
                         f"{self.files[block.file]}: {load.label} could not be read at byte {block.offset} ({reason}); "

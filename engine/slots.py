@@ -115,11 +115,27 @@ class Bank:
 
     def settle(self, experts: np.ndarray) -> None:
         """Return when all of `experts` are in their slots. Raises `ReadError` if one cannot be read."""
-        coming = self._coming.keys() & set(experts.tolist())
-        if coming:
-            with self._stats.timed("io_ms"):
-                for expert in sorted(coming):
-                    self._settle(expert)
+        coming = sorted(self._coming.keys() & set(experts.tolist()))
+        if not coming:
+            return
+        with self._stats.timed("io_ms"):
+            for expert in coming:
+                self._coming[expert][0].join()
+        failures = []
+        for expert in coming:
+            load, staging = self._coming.pop(expert)
+            slot = int(self.slot_of[expert])
+            try:
+                load.wait()
+            except Exception as e:  # what the slot holds is nobody's: it must not pass for a hit later
+                failures.append(e)
+                self.slot_of[expert] = self._expert_in[slot] = -1
+                continue
+            if staging is not None:
+                with self._stats.timed("quantize_ms"):
+                    self._quantize_into(slot, memoryview(staging))
+        if failures:
+            raise failures[0]
 
     def guess(self, experts: np.ndarray, time: int, reader: Reader) -> None:
         """Start to read `experts`, which a later layer will probably want. Never pushes out a warmer expert."""
@@ -143,7 +159,7 @@ class Bank:
             if speculative and self.policy.warmth[victim] >= self.policy.if_used(expert, time):
                 return False
             if victim in self._coming:
-                self._coming.pop(victim)[0].wait()  # its reads still write into the slot
+                self._coming.pop(victim)[0].join()  # its reads still write into the slot
             slot = int(self.slot_of[victim])
             self.slot_of[victim] = -1
             self._guessed.discard(victim)
@@ -177,19 +193,6 @@ class Bank:
         if tensor.projection in self._requantize and tensor.tensor != "bias":
             return False
         return slot_dtype(tensor, self._compute) == STORED[tensor.dtype]
-
-    def _settle(self, expert: int) -> None:
-        """Wait for an expert that is on its way, and bring it to the bank's width."""
-        load, staging = self._coming.pop(expert)
-        try:
-            load.wait()
-        except Exception:
-            self._expert_in[self.slot_of[expert]] = -1  # what the slot holds is nobody's: it must not pass for a hit
-            self.slot_of[expert] = -1
-            raise
-        if staging is not None:
-            with self._stats.timed("quantize_ms"):
-                self._quantize_into(int(self.slot_of[expert]), memoryview(staging))
 
     def _quantize_into(self, slot: int, staging: memoryview) -> None:
         parts: dict[str, dict[str, mx.array]] = {}

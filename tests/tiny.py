@@ -7,8 +7,10 @@ import json
 from pathlib import Path
 
 import mlx.core as mx
+import numpy as np
 from mlx.utils import tree_flatten
 from mlx_lm.utils import quantize_model, save_config, save_model
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 CONFIGS = {
     "deepseek_v3": {
@@ -36,17 +38,16 @@ CONFIGS = {
 
 def make(path: Path, family: str, *, bits: int | None = None, per_expert: bool = False, seed: int = 0) -> Path:
     """A checkpoint of `family` in `path`: bf16, or affine `bits` (group 32); stacked as MLX has it, or one tensor an
-    expert as the hub's originals have it."""
+    expert as the hub's originals have it. Its tokenizer has one token a byte."""
     mx.random.seed(seed)
     config = dict(CONFIGS[family])
     arch = importlib.import_module(f"mlx_lm.models.{config['model_type']}")
     model = arch.Model(arch.ModelArgs.from_dict(config))
-    keep = [(k, v) for k, v in tree_flatten(model.parameters()) if "e_score_correction_bias" in k]
-    model.update_modules({})
-    weights = [(k, mx.random.normal(v.shape) * (1.0 if v.ndim == 1 else v.shape[-1] ** -0.5) if "norm" not in k else v)
-               for k, v in tree_flatten(model.parameters())]  # fmt: skip
-    model.load_weights([(k, v * 0.1 if k in dict(keep) else v) for k, v in weights])
-    model.set_dtype(mx.bfloat16, lambda d: mx.issubdtype(d, mx.floating))
+    # Norms stay 1; the rest is scaled so that activations neither die out nor explode, and routing does not collapse.
+    random = [(k, v if "norm" in k else mx.random.normal(v.shape) * (v.shape[-1] ** -0.5 if v.ndim > 1 else 0.1))
+              for k, v in tree_flatten(model.parameters())]  # fmt: skip
+    model.load_weights(random)
+    model.set_dtype(mx.bfloat16)
     if bits:
         model, config = quantize_model(model, config, group_size=32, bits=bits)
     mx.eval(model.parameters())
@@ -59,9 +60,33 @@ def make(path: Path, family: str, *, bits: int | None = None, per_expert: bool =
                     flat[name.replace(".switch_mlp.", f".experts.{e}.")] = value[e]
             else:
                 flat[name] = value
-        mx.save_safetensors(str(path / "model.safetensors"), flat, {"format": "mlx"})
+        write_in_order(path / "model.safetensors", flat)
     else:
         save_model(path, model, donate_model=False)
     save_config(config, path / "config.json")
-    json.loads((path / "config.json").read_text())
+    byte_tokenizer(path)
     return path
+
+
+def write_in_order(path: Path, weights: dict[str, mx.array]) -> None:
+    """A safetensors file ordered by name, as the hub's are, so that an expert's tensors touch; MLX's own order is random."""
+    names = {mx.bfloat16: "BF16", mx.float32: "F32", mx.uint32: "U32"}
+    header, data = {}, b""
+    for name, value in sorted(weights.items()):
+        content = np.array(value.view(mx.uint16) if value.dtype == mx.bfloat16 else value).tobytes()
+        offsets = [len(data), len(data) + len(content)]
+        header[name] = {"dtype": names[value.dtype], "shape": list(value.shape), "data_offsets": offsets}
+        data += content
+    encoded = json.dumps({"__metadata__": {"format": "mlx"}, **header}).encode()
+    path.write_bytes(len(encoded).to_bytes(8, "little") + encoded + data)
+
+
+def byte_tokenizer(path: Path) -> None:
+    """A tokenizer whose vocabulary is the 255 bytes that text has, and an end-of-text token."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())[:255]
+    tokenizer = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate([*alphabet, "<eos>"])}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.save(str(path / "tokenizer.json"))
+    described = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<eos>", "model_max_length": 4096}
+    (path / "tokenizer_config.json").write_text(json.dumps(described))

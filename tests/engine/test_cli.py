@@ -1,0 +1,51 @@
+"""The command line: text and figures on stdout; one line on stderr and exit status 2 for a user's mistake."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from engine.__main__ import main
+
+Capture = pytest.CaptureFixture[str]
+
+
+def test_generate_prints_text_and_what_it_took(checkpoint: Callable[..., Path], capsys: Capture) -> None:
+    path = str(checkpoint("deepseek_v3", None, True))
+    assert main(["generate", "--model", path, "--prompt", "The mill", "--max-tokens", "8", "--cache-gb", "0.0005"]) == 0
+    out = capsys.readouterr().out
+    figures = dict(line.split(":", 1) for line in out.split("\n\n")[-1].strip().splitlines())
+    assert figures["prompt"].strip().startswith("8 tokens")
+    assert "8 tokens" in figures["decode"] and "tok/s" in figures["decode"]
+    assert 0 <= float(figures["hit rate"]) <= 1
+    assert float(figures["read"].split()[0]) > 0 and "GB" in figures["peak memory"]
+    assert figures["mode"].strip() == "streamed float32 cpu buffered"
+
+
+def test_measure_and_inspect_print_json(checkpoint: Callable[..., Path], tmp_path: Path, capsys: Capture) -> None:
+    path = str(checkpoint("deepseek_v3", None, True))
+    (tmp_path / "mine.txt").write_text("The wheel turns when there is water. " * 20)
+    assert main(["measure", "--model", path, "--judge", str(tmp_path / "mine.txt")]) == 0
+    assert json.loads(capsys.readouterr().out)["perplexity"] > 1
+    assert main(["inspect", "--model", path, "--expert-bits", "4"]) == 0
+    assert json.loads(capsys.readouterr().out)["one_token_gb"] > 0
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["generate", "--prompt", "x", "--model", "nowhere"], "checkpoint nowhere is not a folder"),
+        (["generate", "--prompt", "x", "--expert-bits", "7"], "expert_bits=7 is not a width"),
+        (["generate", "--prompt", "", "--model", "TINY"], "the prompt is empty"),
+        (["measure", "--model", "TINY", "--judge", "none.txt"], "judge none.txt cannot be read"),
+        (["measure", "--model", "TINY", "--cache-gb", "1e-6"], "is below one token's experts"),
+    ],
+)
+def test_mistakes(checkpoint: Callable[..., Path], capsys: Capture, args: list[str], message: str) -> None:
+    tiny = str(checkpoint("deepseek_v3", None, True))
+    assert main([tiny if a == "TINY" else a for a in args]) == 2
+    captured = capsys.readouterr()
+    assert message in captured.err and captured.err.count("\n") == 1 and captured.err.startswith("error: ")
