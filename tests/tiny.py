@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
 from mlx.utils import tree_flatten
-from mlx_lm.utils import quantize_model, save_config, save_model
+from mlx_lm.utils import _get_classes, quantize_model, save_config, save_model
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-CONFIGS = {
+CONFIGS: dict[str, dict[str, Any]] = {
     "deepseek_v3": {
         "model_type": "deepseek_v3", "vocab_size": 256, "hidden_size": 64, "intermediate_size": 128,
         "moe_intermediate_size": 32, "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 4,
@@ -33,7 +33,70 @@ CONFIGS = {
         "head_dim": 16, "sliding_window": 128, "rope_theta": 10000, "rope_scaling": None,
         "layer_types": ["sliding_attention", "full_attention"],
     },
+    "mixtral": {
+        "model_type": "mixtral", "vocab_size": 256, "hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "num_local_experts": 8, "num_experts_per_tok": 2,
+    },
+    "olmoe": {
+        "model_type": "olmoe", "vocab_size": 256, "hidden_size": 64, "intermediate_size": 32, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "rms_norm_eps": 1e-5, "num_experts": 12, "num_experts_per_tok": 3,
+    },
+    "glm4_moe": {
+        "model_type": "glm4_moe", "vocab_size": 256, "hidden_size": 64, "intermediate_size": 96,
+        "max_position_embeddings": 512, "moe_intermediate_size": 32, "norm_topk_prob": True, "num_attention_heads": 4,
+        "n_group": 1, "head_dim": 16, "topk_group": 1, "n_shared_experts": 1, "n_routed_experts": 12,
+        "routed_scaling_factor": 1.0, "num_experts_per_tok": 3, "first_k_dense_replace": 1, "num_hidden_layers": 3,
+        "num_key_value_heads": 2, "rms_norm_eps": 1e-5, "rope_theta": 10000, "rope_scaling": None, "use_qk_norm": True,
+        "tie_word_embeddings": False, "attention_bias": False, "partial_rotary_factor": 0.5,
+    },
+    "minimax": {
+        "model_type": "minimax_m2", "vocab_size": 256, "hidden_size": 64, "intermediate_size": 32,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 512, "num_experts_per_tok": 3,
+        "num_local_experts": 12, "shared_intermediate_size": 0, "num_hidden_layers": 2, "rms_norm_eps": 1e-6,
+        "rope_theta": 10000, "rotary_dim": 8, "head_dim": 16,
+    },
+    "granitemoe": {
+        "model_type": "granitemoe", "vocab_size": 256, "hidden_size": 64, "num_hidden_layers": 2, "intermediate_size": 64,
+        "num_attention_heads": 4, "rms_norm_eps": 1e-6, "logits_scaling": 4.0, "attention_multiplier": 0.1,
+        "embedding_multiplier": 2.0, "residual_multiplier": 0.5, "max_position_embeddings": 512,
+        "num_key_value_heads": 2, "attention_bias": False, "rope_theta": 10000.0, "num_local_experts": 8,
+        "num_experts_per_tok": 3,
+    },
+    "lfm2_moe": {
+        "model_type": "lfm2_moe", "vocab_size": 256, "hidden_size": 64, "intermediate_size": 96,
+        "moe_intermediate_size": 32, "num_hidden_layers": 4, "num_experts": 8, "num_experts_per_tok": 2,
+        "norm_topk_prob": True, "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 512,
+        "use_expert_bias": True, "num_dense_layers": 1, "norm_eps": 1e-5, "conv_bias": False, "conv_L_cache": 3,
+        "layer_types": ["conv", "full_attention", "conv", "full_attention"],
+    },
+    "qwen3_next": {
+        "model_type": "qwen3_next", "vocab_size": 256, "hidden_size": 64, "num_hidden_layers": 4,
+        "intermediate_size": 96, "num_attention_heads": 4, "linear_num_value_heads": 4, "linear_num_key_heads": 2,
+        "linear_key_head_dim": 16, "linear_value_head_dim": 16, "linear_conv_kernel_dim": 4, "num_experts": 12,
+        "num_experts_per_tok": 3, "decoder_sparse_step": 1, "shared_expert_intermediate_size": 32,
+        "mlp_only_layers": [], "moe_intermediate_size": 32, "rms_norm_eps": 1e-6, "num_key_value_heads": 2,
+        "rope_theta": 10000, "partial_rotary_factor": 0.5, "max_position_embeddings": 512, "head_dim": 16,
+        "norm_topk_prob": True,
+    },
+    "deepseek_v2": {
+        "model_type": "deepseek_v2", "vocab_size": 256, "hidden_size": 64, "intermediate_size": 96,
+        "moe_intermediate_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 4,
+        "n_shared_experts": 1, "n_routed_experts": 12, "kv_lora_rank": 32, "q_lora_rank": 32, "qk_rope_head_dim": 16,
+        "v_head_dim": 16, "qk_nope_head_dim": 16, "topk_method": "greedy", "num_experts_per_tok": 3,
+        "rope_scaling": {"type": "yarn", "factor": 4, "mscale": 1, "mscale_all_dim": 1},
+        "first_k_dense_replace": 1, "n_group": 1, "topk_group": 1,
+    },
+    "nemotron_h": {
+        "model_type": "nemotron_h", "vocab_size": 256, "hidden_size": 64, "intermediate_size": 64,
+        "max_position_embeddings": 512, "num_attention_heads": 4, "num_key_value_heads": 2, "attention_bias": False,
+        "mamba_num_heads": 4, "mamba_head_dim": 16, "mamba_proj_bias": False, "ssm_state_size": 16, "conv_kernel": 4,
+        "n_groups": 1, "mlp_bias": False, "layer_norm_epsilon": 1e-5, "use_bias": False, "use_conv_bias": True,
+        "hybrid_override_pattern": ["M", "E", "*", "E"], "head_dim": 16, "moe_intermediate_size": 32,
+        "moe_shared_expert_intermediate_size": 32, "n_group": 1, "n_routed_experts": 8, "n_shared_experts": 1,
+        "topk_group": 1, "num_experts_per_tok": 2, "norm_topk_prob": True, "routed_scaling_factor": 1.0,
+    },
 }  # fmt: skip
+CONFIGS["kimi_k25"] = {"model_type": "kimi_k25", "text_config": {**CONFIGS["deepseek_v3"], "model_type": "kimi_k2"}}
 
 
 def make(path: Path, family: str, *, bits: int | None = None, per_expert: bool = False, seed: int = 0) -> Path:
@@ -41,8 +104,8 @@ def make(path: Path, family: str, *, bits: int | None = None, per_expert: bool =
     expert as the hub's originals have it. Its tokenizer has one token a byte."""
     mx.random.seed(seed)
     config = dict(CONFIGS[family])
-    arch = importlib.import_module(f"mlx_lm.models.{config['model_type']}")
-    model = arch.Model(arch.ModelArgs.from_dict(config))
+    model_class, args_class = _get_classes(config)
+    model = model_class(args_class.from_dict(config))
     # Norms stay 1; the rest is scaled so that activations neither die out nor explode, and routing does not collapse.
     random = [(k, v if "norm" in k else mx.random.normal(v.shape) * (v.shape[-1] ** -0.5 if v.ndim > 1 else 0.1))
               for k, v in tree_flatten(model.parameters())]  # fmt: skip

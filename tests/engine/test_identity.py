@@ -21,6 +21,16 @@ MODELS = [
     ("qwen3_moe", 3, False),
     ("gpt_oss", 4, False),
     ("gpt_oss", None, False),
+    ("deepseek_v2", 4, False),
+    ("glm4_moe", None, False),
+    ("granitemoe", 4, False),
+    ("kimi_k25", 4, False),
+    ("lfm2_moe", 4, False),
+    ("minimax", 4, False),
+    ("mixtral", None, False),
+    ("nemotron_h", 4, False),
+    ("olmoe", None, False),
+    ("qwen3_next", 4, False),
 ]
 PROMPT, DECODED = 40, 16
 TOKENS = np.random.default_rng(7).integers(0, 255, PROMPT + DECODED)
