@@ -19,11 +19,13 @@ GROUPS = ("study", "model", "device", "quality", "search_space")
 
 def explain(error: Exception) -> str | None:
     """The line for an exception of Hydra or OmegaConf that a user caused; None if it is not one of these."""
-    if not isinstance(error, HydraException | OmegaConfBaseException):
-        return None
     cause = error.__cause__
     if isinstance(error, MissingConfigException):
         return _unknown_option(error)
+    if isinstance(error, OSError) and error.filename:  # the folder in which Hydra notes a multirun
+        return f"results_dir: {error.filename} is not writable ({error.strerror}); choose another with results_dir=DIR"
+    if not isinstance(error, HydraException | OmegaConfBaseException):
+        return None
     if isinstance(error, OverrideParseException):
         return (
             f"{error.override} is not an override ({_line(error).removeprefix('Error parsing override ')}); write key=value"

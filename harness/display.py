@@ -38,13 +38,15 @@ class Lines:
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
-        print(headline(plan), flush=True)
+        self._headline = f"{headline(plan)}\n"
 
     def note(self, text: str) -> None:
-        print(f"note: {text}", flush=True)
+        print(f"{self._headline}note: {text}", flush=True)
+        self._headline = ""
 
     def begin(self, proposal: Proposal, rows: list[Row]) -> None:
-        pass
+        print(end=self._headline, flush=True)
+        self._headline = ""
 
     def end(self, row: Row, rows: list[Row]) -> None:
         names = [e.name for e in self._plan.space.entries]

@@ -2,7 +2,7 @@
 
 The order is the guarantee: a proposal is in the storage before its child starts, its row is on the disk before Optuna is
 told, and what differs at the next start is put right from the rows. `running.json` counts the starts of a trial: one that
-took the machine down twice is not tried a third time.
+ended its search or the machine three times is not tried a fourth time.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from .plan import Plan, check_writable
 from .proposals import SAMPLER, Proposal, Proposals
 from .rows import read_rows, set_damaged_aside, write_row
 
-MAX_STARTS = 2
+MAX_STARTS = 3
 Row = dict[str, Any]
 
 
@@ -49,7 +49,8 @@ class Stop:
 
 def run_study(plan: Plan, watcher: Watcher, stop: Stop, warn: Callable[[str], None]) -> list[Row]:
     """Measure until the budget is spent or `stop` says so; returns the study's rows. Raises `HeadraceError`."""
-    deadline = time.monotonic() + 3600 * (plan.config["budget"]["hours"] or float("inf"))
+    hours = plan.config["budget"]["hours"]
+    deadline = time.monotonic() + 3600 * (float("inf") if hours is None else hours)
     check_writable(plan.folder)
     with locked(plan.folder):
         settle(plan)

@@ -117,11 +117,14 @@ def _check_numbers(c: Any) -> None:
         ("budget.trials", budget["trials"], 1),
         ("budget.hours", budget["hours"], 0),
         ("budget.trial_timeout_s", budget["trial_timeout_s"], 1),
-        ("device.memory_gb", device["memory_gb"], 0),
         ("study.seed", c["study"]["seed"], 0),
     ):
         if value is not None and not value >= least:
             raise ConfigError(f"{key}={value:g} is below {least}; raise it")
+    if device["memory_gb"] is not None and not device["memory_gb"] > 0:
+        raise ConfigError(
+            f"device.memory_gb={device['memory_gb']:g} is not above 0; give GB, or null for what this machine has"
+        )
     if not 0 < device["usable_share"] <= 1:
         raise ConfigError(f"device.usable_share={device['usable_share']:g} is outside 0 .. 1; give a share of memory_gb")
 
@@ -153,8 +156,8 @@ def _needs(c: Any, checkpoint: Path) -> str:
     lines = [f"study={c['study']['name']} needs a checkpoint that is not at {checkpoint}:"]
     lines.append(f"  which    {model['about']}")
     if model["size_gb"]:
-        lines.append(f"  size     {model['size_gb']:g} GB on the disk it is streamed from; the faster the disk, the better")
-    lines.append(f"  where    {model['path']}, or name its folder: model.path=DIR")
+        lines.append(f"  disk     {model['size_gb']:g} GB, on the fastest disk there is: it is streamed from there")
+    lines.append("  where    put it there, or name its folder: model.path=DIR")
     if device["memory_gb"]:
         usable = device["memory_gb"] * device["usable_share"]
         lines.append(f"  memory   {device['memory_gb']:g} GB, of which a trial uses at most {usable:g} ({device['note']})")

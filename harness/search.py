@@ -82,8 +82,6 @@ def main() -> int:
         hydra.main(version_base="1.3", config_path=str(ROOT / "experiments"), config_name="config")(task)()
     except HeadraceError as e:
         return fail(e)
-    except OSError as e:
-        return fail(ConfigError(f"{e.filename}: {e.strerror}; choose another place with results_dir=DIR"))
     except Exception as e:
         line = explain(e)
         if line is None:

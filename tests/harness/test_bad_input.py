@@ -1,0 +1,111 @@
+"""Every mistake of a user: one line that names the value, the limit and the remedy, exit status 2, nothing written."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from conftest import Cli, spawn
+
+CASES = [
+    ("study=dmo", "study=dmo is unknown; did you mean demo?"),
+    ("study=xyzzy", "study=xyzzy is unknown; choose one of: demo, kimi_m2max"),
+    ("search_space=nope", "search_space=nope is unknown; choose one of: kimi_k2, kimi_mini"),
+    ("budget.trails=3", "budget.trails is not a key; did you mean budget.trials?"),
+    ("stud=demo", "stud is not a key; did you mean study?"),
+    ("budget.trials=lots", "budget.trials=lots: 'lots' is not of type Integer"),
+    ("budget.trials=0", "budget.trials=0 is below 1; raise it"),
+    ("budget.hours=-1", "budget.hours=-1 is below 0; raise it"),
+    ("trials", "trials is not an override"),
+    ("~knobs.ssd_gbp", "knobs.ssd_gbp"),
+    ("search_space.cach_gb=1", "search_space.cach_gb: cach_gb is not a knob; did you mean cache_gb?"),
+    ("knobs.cach_gb=1", "knobs.cach_gb: cach_gb is not a knob; did you mean cache_gb?"),
+    ("knobs.read_threads=3", "fix it with search_space.read_threads=VALUE"),
+    ("search_space.cache_gb.high=0.001", "search_space.cache_gb.low=0.004 is above its high=0.001"),
+    ("search_space.cache_gb.lwo=1", "search_space.cache_gb.lwo is not a key of a float; did you mean low?"),
+    ("search_space.cache_gb.type=flot", "search_space.cache_gb.type=flot is unknown"),
+    ("search_space.cache_gb.low=small", "search_space.cache_gb.low=small is not a number"),
+    ("search_space.cache_gb.low=0.0001", "cache_gb.low=0.0001 is below one token's experts (0.00075 GB for kimi_mini)"),
+    ("search_space.cache_gb=0.0001", "cache_gb=0.0001 is below one token's experts"),
+    ("search_space.expert_bits.values=[7]", "expert_bits=7 is not a width MLX has; use one of 2, 3, 4"),
+    ("search_space.expert_bits.values=[4,4]", "holds a value twice"),
+    ("search_space.read_threads=0", "read_threads=0 is out of range: it must be above 0 and at most 256"),
+    ("search_space.read_threads.low=1.5", "search_space.read_threads.low=1.5 is not a whole number"),
+    ("search_space.evict_half_life.low=0", "search_space.evict_half_life.low=0 has no logarithm"),
+    ("search_space.io_mode=mmap", "io_mode=mmap is unknown; choose one of: buffered, direct"),
+    ("study.anchors=[{cache_gb:1}]", "study.anchors[0]: cache_gb=1 is outside its search space (0.004 .. 0.05)"),
+    ("study.anchors=[{cache:1}]", "study.anchors[0]: cache is not in the search space; did you mean cache_gb?"),
+    ("study.name=../up", "study.name=../up names a folder"),
+    ("device.memory_gb=0", "device.memory_gb=0 is not above 0"),
+    ("device.usable_share=2", "device.usable_share=2 is outside 0 .. 1"),
+    ("model.path=/nope", "checkpoint /nope is not there; name its folder with model.path=DIR"),
+    ("quality.text=/nope", "judge /nope cannot be read (No such file or directory)"),
+    ("engine.module=nope_engine", "engine.module=nope_engine cannot be imported"),
+    ("engine.module=json", "engine.module=json has no function footprint"),
+    ("results_dir=/dev/null/x", "results_dir=/dev/null/x is not writable (Not a directory); choose another"),
+]
+
+
+@pytest.mark.parametrize(("override", "expected"), CASES, ids=[override for override, _ in CASES])
+def test_one_line_and_status_2(cli: Cli, place: Path, override: str, expected: str) -> None:
+    status, out, err = cli(override)
+    assert status == 2
+    assert out == ""
+    assert err.count("\n") == 1
+    assert expected in err
+    assert not (place / "results").exists() or not any((place / "results").rglob("*.parquet"))
+
+
+def test_the_same_in_a_process_of_its_own(place: Path) -> None:
+    process = spawn(place, "study=dmo")
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (2, "")
+    assert err == "study=dmo is unknown; did you mean demo? (there are: demo, kimi_m2max)\n"
+
+
+def test_text_too_short_to_judge_with(cli: Cli, place: Path) -> None:
+    (place / "short.txt").write_text("too short")
+    status, _, err = cli(f"quality.text={place / 'short.txt'}")
+    assert status == 2
+    assert "has 9 characters; the limits are 400 and" in err
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (None, "config.json"),
+        ({"model_type": "llama"}, "checkpoint"),
+        ({"model_type": "no_such_architecture", "num_experts": 4}, "checkpoint"),
+    ],
+    ids=["empty folder", "not MoE", "unknown architecture"],
+)
+def test_checkpoints_that_the_engine_refuses(cli: Cli, place: Path, content: object, expected: str) -> None:
+    if content:
+        (place / "checkpoint" / "config.json").write_text(json.dumps(content))
+    status, out, err = cli("engine.module=engine")
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert expected in err
+
+
+def test_kimi_without_its_checkpoint_says_what_it_needs(cli: Cli) -> None:
+    status, _, err = cli("study=kimi_m2max", "model.path=/nope/Kimi")
+    assert status == 2
+    for part in ("/nope/Kimi", "moonshotai/Kimi-K2.5", "595 GB", "model.path=DIR", "96 GB", "study=demo"):
+        assert part in err
+    assert err.count("\n") <= 7
+
+
+def test_another_study_in_the_folder_is_refused(cli: Cli, place: Path) -> None:
+    assert cli("budget.hours=0", "budget.trials=1")[0] == 0
+    for override, changed in (
+        ("study.seed=3", "seed was 0 and is now 3"),
+        ("knobs.ssd_gbps=0.2", "knobs.ssd_gbps was 0.3 and is now 0.2"),
+        ("search_space.cache_gb.low=0.005", "search_space.cache_gb.low was 0.004 and is now 0.005"),
+        (f"quality.text={Path(__file__)}", "judge was"),
+    ):
+        status, _, err = cli(override, "budget.trials=1")
+        assert (status, err.count("\n")) == (2, 1)
+        assert changed in err
+        assert "study.name=OTHER" in err
+    assert cli("study.seed=3", "study.name=other", "budget.hours=0")[0] == 0

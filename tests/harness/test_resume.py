@@ -1,0 +1,147 @@
+"""Killed at any moment, the same command goes on: no trial lost, none doubled, nothing left running."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import optuna
+import pandas as pd
+import pytest
+from conftest import Cli, spawn
+from optuna.trial import TrialState
+
+from harness.rows import part_path, read_trials
+
+
+def storage(folder: Path) -> optuna.Study:
+    return optuna.load_study(study_name="headrace", storage=f"sqlite:///{folder / 'study.db'}")
+
+
+def finish(process: subprocess.Popen[str]) -> tuple[int, str, str]:
+    out, err = process.communicate(timeout=200)
+    return process.returncode, out, err
+
+
+def test_kill_9_at_random_moments(place: Path) -> None:
+    wanted, rng = 6, random.Random(5)
+    for _ in range(3):
+        process = spawn(place, f"budget.trials={wanted}")
+        time.sleep(rng.uniform(1.5, 6.0))
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        trials = place / "results" / "demo" / "trials"
+        if trials.exists() and any(trials.glob("part-*")):
+            pd.read_parquet(trials)  # readable at any moment
+    status, _, err = finish(spawn(place, f"budget.trials={wanted}"))
+    assert (status, err) == (0, "")
+    df = read_trials(place / "results" / "demo")
+    assert df["trial"].tolist() == list(range(wanted))
+    assert (df["status"] == "ok").all()
+    told = storage(place / "results" / "demo").get_trials()
+    assert not [t for t in told if t.state == TrialState.RUNNING]
+    assert sorted(t.user_attrs["trial"] for t in told if t.state == TrialState.COMPLETE) == list(range(1, wanted))
+
+
+def test_a_killed_trial_is_run_again_and_one_killed_three_times_is_a_crash(place: Path, cli: Cli) -> None:
+    runs = place / "checkpoint" / "runs.log"
+    (place / "checkpoint" / "slow_s").write_text("60")
+    for starts in (1, 2, 3):
+        process = spawn(place, "budget.trials=1")
+        while not runs.exists() or len(runs.read_text().splitlines()) < starts:
+            time.sleep(0.05)
+        child = json.loads((place / "results" / "demo" / "child.json").read_text())["pid"]
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        deadline = time.monotonic() + 10
+        while Path(f"/proc/{child}/cmdline").exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        with pytest.raises(ProcessLookupError):
+            os.kill(child, 0)  # the trial ends with the search
+    assert cli("budget.trials=1")[0] == 0
+    row = read_trials(place / "results" / "demo").iloc[0]
+    assert (row["trial"], row["status"], row["attempt"]) == (0, "crash", 3)
+    assert "logs/trial-000000.log" in row["status_reason"]
+
+
+def test_finished_study_says_so_and_shows_its_front(place: Path, cli: Cli) -> None:
+    first = cli("budget.trials=3")
+    before = read_trials(place / "results" / "demo")
+    second = cli("budget.trials=3")
+    assert first[0] == second[0] == 0
+    assert "done; for more: budget.trials=6" in second[1]
+    assert "◆ knee" in second[1]
+    pd.testing.assert_frame_equal(before, read_trials(place / "results" / "demo"))
+
+
+def test_a_damaged_row_is_set_aside_and_measured_again(place: Path, cli: Cli) -> None:
+    folder = place / "results" / "demo"
+    cli("budget.trials=3")
+    before = read_trials(folder)
+    whole = part_path(folder, 2).read_bytes()
+    part_path(folder, 2).write_bytes(whole[: len(whole) // 2])
+    status, _, err = cli("budget.trials=3")
+    assert status == 0
+    assert err.count("\n") == 1
+    assert "part-000002.parquet is cut short or damaged: moved to" in err
+    assert (folder / "damaged" / "part-000002.parquet").exists()
+    after = read_trials(folder)
+    knobs = ["trial", "cache_gb", "expert_bits", "decode_tok_s", "perplexity"]
+    pd.testing.assert_frame_equal(before[knobs], after[knobs])
+
+
+@pytest.mark.parametrize("loss", ["removed", "damaged"])
+def test_a_lost_storage_is_made_anew_from_the_rows(place: Path, cli: Cli, loss: str) -> None:
+    folder = place / "results" / "demo"
+    cli("budget.trials=4")
+    values = {t.user_attrs["trial"]: (t.params, t.values) for t in storage(folder).get_trials() if t.values}
+    if loss == "removed":
+        for path in folder.glob("study.db*"):
+            path.unlink()
+    else:
+        (folder / "study.db").write_bytes(b"SQLite format 3\x00" + os.urandom(4000))
+    assert cli("budget.trials=4")[0] == 0
+    again = {t.user_attrs["trial"]: (t.params, t.values) for t in storage(folder).get_trials() if t.values}
+    assert {n: v for n, (_, v) in again.items()} == {n: v for n, (_, v) in values.items()}
+    assert again[1][0] == values[1][0]
+
+
+def test_a_second_search_on_the_same_study_is_refused(place: Path, cli: Cli) -> None:
+    (place / "checkpoint" / "slow_s").write_text("30")
+    first = spawn(place)
+    while not (place / "checkpoint" / "runs.log").exists():
+        time.sleep(0.05)
+    status, _, err = cli()
+    assert (status, err.count("\n")) == (2, 1)
+    assert f"in use by another search (process {first.pid})" in err
+    first.send_signal(signal.SIGTERM)
+    first.communicate(timeout=20)
+
+
+def test_ctrl_c_ends_after_the_trial_and_twice_at_once(place: Path) -> None:
+    (place / "checkpoint" / "slow_s").write_text("1.5")
+    runs = place / "checkpoint" / "runs.log"
+    process = spawn(place)
+    while not runs.exists():
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    status, out, err = finish(process)
+    assert (status, err) == (130, "")
+    assert "stopping after this trial" in out
+    assert read_trials(place / "results" / "demo")["trial"].tolist() == [0]
+
+    (place / "checkpoint" / "slow_s").write_text("60")
+    process = spawn(place)
+    while len(runs.read_text().splitlines()) < 2:
+        time.sleep(0.05)
+    for _ in range(2):
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.3)
+    assert finish(process)[0] == 130
+    assert read_trials(place / "results" / "demo")["trial"].tolist() == [0]
+    assert json.loads((place / "results" / "demo" / "running.json").read_text())["attempt"] == 0
