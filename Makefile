@@ -9,7 +9,7 @@ search: $(VENV)/.installed
 	$(BIN)/python -m harness.search $(ARGS)
 
 test: $(VENV)/.installed-dev lint
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n auto $(ARGS)
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -79,6 +79,11 @@ def inspect(args: argparse.Namespace) -> None:
     print(json.dumps(dataclasses.asdict(footprint(args.model, _knobs(args))), indent=1))
 
 
+def knobs(args: argparse.Namespace) -> None:
+    """Print the table of all knobs, as the README has it."""
+    print(Knobs.table())
+
+
 def profile(args: argparse.Namespace) -> None:
     """Take the routing profile that hot_share needs; prints its path."""
     from .checkpoint import Checkpoint
@@ -95,12 +100,13 @@ def _knobs(args: argparse.Namespace) -> Knobs:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m engine", description="Stream Mixture-of-Experts models from the SSD.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for command in (generate, measure, inspect, profile):
+    for command in (generate, measure, inspect, profile, knobs):
         text = (command.__doc__ or "").splitlines()[0]
         sub = commands.add_parser(command.__name__, help=text, description=text)
         sub.set_defaults(command=command)
-        sub.add_argument("--model", type=Path, default=KIMI_MINI, help="checkpoint folder (default: kimi_mini)")
-        if command is not profile:
+        if command is not knobs:
+            sub.add_argument("--model", type=Path, default=KIMI_MINI, help="checkpoint folder (default: kimi_mini)")
+        if command in (generate, measure, inspect):
             _add_knobs(sub)
         if command is generate:
             sub.add_argument("--prompt", required=True)

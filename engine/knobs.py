@@ -100,6 +100,16 @@ class Knobs:
         """The names of all knobs, in the order of the documentation."""
         return tuple(f.name for f in dataclasses.fields(cls))
 
+    @classmethod
+    def table(cls) -> str:
+        """All knobs as a Markdown table; the README holds it, and a test says when it is stale."""
+        lines = ["| knob | default | lossless | what it does |", "|---|---|---|---|"]
+        for f in dataclasses.fields(cls):
+            default = "unset" if f.default is None else f.default if isinstance(f.default, str) else f"{f.default:g}"
+            lossless = "yes" if f.metadata["lossless"] else "no"
+            lines.append(f"| `{f.name}` | {default} | {lossless} | {f.metadata['text']} |")
+        return "\n".join(lines)
+
     def as_dict(self) -> dict[str, Any]:
         """Name -> value, JSON-ready."""
         return dataclasses.asdict(self)
