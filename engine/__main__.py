@@ -14,10 +14,11 @@ import dataclasses
 import json
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from .errors import HeadraceError
-from .knobs import GB, Knobs
+from .knobs import GB, WORDS, Knobs
 
 ROOT = Path(__file__).resolve().parent.parent
 KIMI_MINI = ROOT / "experiments" / "kimi_mini" / "checkpoint"
@@ -121,11 +122,21 @@ def _parser() -> argparse.ArgumentParser:
 def _add_knobs(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("knobs")
     for f in dataclasses.fields(Knobs):
-        kind = {"str": str, "int": int, "float": float}[str(f.type).split(" |")[0]]
+        words = WORDS.get(f.name)
+        kind = _number_or(words) if words else {"str": str, "int": int, "float": float}[str(f.type).split(" |")[0]]
         default = (
             "" if f.default is None else f" (default: {f.default:g})" if kind is not str else f" (default: {f.default})"
         )
         group.add_argument(f"--{f.name.replace('_', '-')}", type=kind, metavar="N", help=f.metadata["text"] + default)
+
+
+def _number_or(words: dict[str, int]) -> Callable[[str], int]:
+    """An option's type that takes a whole number or one of `words`."""
+
+    def number(text: str) -> int:
+        return words[text] if text in words else int(text)
+
+    return number
 
 
 if __name__ == "__main__":

@@ -36,6 +36,7 @@ from .reader import Reader
 from .slots import Bank
 from .stats import Stats
 from .switch import LayerStream, Run, StreamingSwitch, router_of
+from .window import Windows
 
 PREFILL_CHUNK = 512  # tokens a forward pass while prefilling
 WARM_UP_TOKENS = 8
@@ -67,7 +68,8 @@ def load(checkpoint: str | Path, knobs: Knobs | None = None) -> Engine:
             direct=knobs.io_mode == "direct",
             gbps=knobs.ssd_gbps,
         )
-        run = Run(reader, stats)
+        experts = max(layer.experts for layer in source.layers)
+        run = Run(len(source.layers), experts, knobs.evict_half_life, reader, stats)
         streams = _put_streams(model, source, knobs, plans, run)
     dtype = compute_dtype()
     if dtype is not None:
@@ -113,6 +115,12 @@ class Engine:
             return load_tokenizer(self.checkpoint.path)
         except (OSError, ValueError, ImportError) as e:
             raise CheckpointError(f"{self.checkpoint.path}: its tokenizer cannot be opened ({_first_line(e)})") from e
+
+    @property
+    def uses(self) -> np.ndarray:
+        """How often each routed expert was chosen since loading: int64 [layers, experts]. Streamed engines only."""
+        assert self._run is not None
+        return self._run.uses
 
     @property
     def mode(self) -> str:
@@ -303,10 +311,10 @@ def _put_streams(model: nn.Module, source: Checkpoint, knobs: Knobs, plans: list
             banks.append(
                 Bank(
                     layer, plan.members, plan.slots, inner, plan.requantize,
-                    compute=compute_dtype(), half_life=knobs.evict_half_life, stats=run.stats,
+                    compute=compute_dtype(), policy=run.policy.layer(number), slot_of=run.slot_of[number], stats=run.stats,
                 )
             )  # fmt: skip
-        streams.append(LayerStream(banks, layer.experts, run, router_of(block, source.top_k)))
+        streams.append(LayerStream(number, banks, run, router_of(block, source.top_k)))
         replaced.append((path, StreamingSwitch(streams[-1])))
     for number, stream in enumerate(streams):
         stream.ahead = streams[number + 1 : number + 1 + knobs.prefetch_depth]
@@ -316,6 +324,8 @@ def _put_streams(model: nn.Module, source: Checkpoint, knobs: Knobs, plans: list
                 "its router is not known; use 0"
             )
     model.update_modules(tree_unflatten(replaced))
+    if knobs.sync_window != 1:
+        Windows(model, dict(zip((path for path, _ in replaced), streams, strict=True)), knobs.sync_window, run)
     return streams
 
 

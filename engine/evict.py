@@ -12,14 +12,20 @@ import numpy as np
 
 
 class DecayedFrequency:
-    """Warmth of every expert of one layer, resident or not. Time is counted in tokens."""
+    """Warmth of every expert of one layer or, with a shape [layers, experts], of all; time is counted in tokens."""
 
-    def __init__(self, experts: int, half_life: float) -> None:
+    def __init__(self, shape: int | tuple[int, ...], half_life: float) -> None:
         self._half_life = half_life
-        self.warmth = np.full(experts, -np.inf)
+        self.warmth = np.full(shape, -np.inf)
 
-    def use(self, experts: np.ndarray, times: np.ndarray) -> None:
-        """Count one use of each of `experts` (repeats allowed) at the token numbers `times`, same shape."""
+    def layer(self, number: int) -> DecayedFrequency:
+        """The policy of one layer; it shares the memory of this one."""
+        one = DecayedFrequency(0, self._half_life)
+        one.warmth = self.warmth[number]
+        return one
+
+    def use(self, experts: np.ndarray | tuple[np.ndarray, ...], times: np.ndarray | int) -> None:
+        """Count one use of each of `experts` (an index into `warmth`, repeats allowed) at the token numbers `times`."""
         np.logaddexp2.at(self.warmth, experts, times / self._half_life)
 
     def if_used(self, expert: int, time: int) -> float:

@@ -18,6 +18,7 @@ from .errors import KnobError, did_you_mean
 IO_MODES = ("buffered", "direct")
 BITS = (2, 3, 4, 5, 6, 8, 16)
 GB = 1_000_000_000
+WORDS = {"sync_window": {"all": 0, "auto": -1}}  # values that have a name
 
 
 def knob(default: Any, *, lossless: bool, text: str) -> Any:
@@ -40,6 +41,9 @@ class Knobs:
     )
     prefetch_depth: int = knob(
         0, lossless=True, text="how many layers ahead the next routers are asked early and their experts read; 0: off"
+    )
+    sync_window: int = knob(
+        1, lossless=True, text="layers between checks of what the routers chose; 1: each, all (0): a token, auto (-1)"
     )
     read_block_kib: int = knob(
         1024, lossless=True, text="largest single read, KiB; an expert is read in such blocks, side by side"
@@ -65,6 +69,7 @@ class Knobs:
         _in_range("cache_gb", self.cache_gb, 0, math.inf, "give the memory for experts in GB, or leave it unset")
         _in_range("evict_half_life", self.evict_half_life, 0, math.inf, "give it in tokens; 8 to 32 suits real traces")
         _in_range("prefetch_depth", self.prefetch_depth, -1, 64, "0 turns prefetch off, 1 or 2 layers are usual")
+        _in_range("sync_window", self.sync_window, -2, 1 << 20, "give layers, all or auto")
         _in_range("read_block_kib", self.read_block_kib, 3, 1 << 20, "4 KiB is the smallest block, 64 to 8192 are usual")
         _in_range("read_threads", self.read_threads, 0, 256, "1 to 16 are usual")
         _in_range("ssd_gbps", self.ssd_gbps, 0, math.inf, "give GB/s, or leave it unset for no limit")
@@ -81,6 +86,11 @@ class Knobs:
     def _refuse_without_effect(self) -> None:
         if self.hot_share is not None and self.cold_bits is None:
             raise KnobError(f"hot_share={self.hot_share} has no effect without cold_bits; set cold_bits as well")
+        if self.prefetch_depth and self.sync_window != 1:
+            raise KnobError(
+                f"prefetch_depth={self.prefetch_depth} has no effect with sync_window={self.sync_window}, whose void passes "
+                "foresee what is needed; set sync_window=1 or prefetch_depth=0"
+            )
         if self.cache_gb is None:
             for f in dataclasses.fields(self):
                 value = getattr(self, f.name)
@@ -127,6 +137,8 @@ def _typed(name: str, annotation: str, value: Any) -> Any:
     if value is None and "None" in annotation:
         return None
     kind = annotation.split(" |")[0]
+    if isinstance(value, str) and value in WORDS.get(name, {}):
+        return WORDS[name][value]
     if kind == "str" and isinstance(value, str):
         return value
     if kind != "str" and isinstance(value, int | float) and not isinstance(value, bool):

@@ -57,7 +57,7 @@ def take_profile(checkpoint: Checkpoint) -> Path:
     file = profile_file(checkpoint)
     with load(checkpoint.path, Knobs(cache_gb=footprint(checkpoint).one_token_gb)) as engine:
         engine.logits(engine.encode(CALIBRATION.read_text(encoding="utf-8")))
-        uses = np.stack([stream.uses for stream in engine.streams])
+        uses = engine.uses
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         partial = file.with_name(f".{file.name}.{os.getpid()}")

@@ -65,7 +65,8 @@ class Bank:
     """The slots for `members`, experts of one layer at one width, behind one switch module.
 
     `inner` is mlx-lm's switch module whose projections already have the bank's width; its parameters are replaced by the
-    slot arrays. `requantize` maps a projection to its new width, where that differs from the checkpoint's.
+    slot arrays. `requantize` maps a projection to its new width, where that differs from the checkpoint's. `slot_of`
+    (int32 [experts], -1: not cached) and `policy` are the layer's; its banks share them, each for its own members.
     """
 
     def __init__(
@@ -77,15 +78,17 @@ class Bank:
         requantize: dict[str, Requantize],
         *,
         compute: mx.Dtype | None,
-        half_life: float,
+        policy: DecayedFrequency,
+        slot_of: np.ndarray,
         stats: Stats,
     ) -> None:
         self.layer = layer
         self.members = members
         self.slots = min(slots, len(members))
         self.inner = inner
-        self.policy = DecayedFrequency(layer.experts, half_life)
-        self.slot_of = np.full(layer.experts, -1, np.int32)
+        self.policy = policy
+        self.slot_of = slot_of
+        self.changed = True  # since the device's copy of `slot_of` was made
         self._compute = compute
         self._requantize = requantize
         self._stats = stats
@@ -105,12 +108,10 @@ class Bank:
 
     def request(self, experts: np.ndarray, reader: Reader) -> None:
         """Give `experts` (distinct members, at most `slots`) their slots, and queue the reads of those not there."""
-        here = self.slot_of[experts] >= 0
-        self._stats.hits += int(here.sum())
-        self._stats.misses += int((~here).sum())
-        self._stats.prefetch_useful += len(self._guessed.intersection(experts.tolist()))
-        self._guessed.difference_update(experts.tolist())
-        for expert in experts[~here]:
+        if self._guessed:
+            self._stats.prefetch_useful += len(self._guessed.intersection(experts.tolist()))
+            self._guessed.difference_update(experts.tolist())
+        for expert in experts[self.slot_of[experts] < 0]:
             self._place(int(expert), experts, reader, speculative=False)
 
     def settle(self, experts: np.ndarray) -> None:
@@ -165,6 +166,7 @@ class Bank:
             self._guessed.discard(victim)
         self.slot_of[expert] = slot
         self._expert_in[slot] = expert
+        self.changed = True
         self._queue(expert, slot, reader, speculative)
         return True
 

@@ -28,6 +28,11 @@ class Stats:
     quantize_ms: float = 0.0  # bringing experts to another width
     prefetch_issued: int = 0
     prefetch_useful: int = 0  # of those issued, the ones used before they were pushed out
+    windows: int = 0  # checks of the routers' choice over several layers (sync_window)
+    passes: int = 0  # passes over those windows; one each if nothing was missing
+    void_layers: int = 0  # layers computed in vain: behind the first that missed an expert
+    foreseen: int = 0  # experts that the first void pass showed for layers behind the first miss, and that were used
+    foreseen_of: int = 0  # all experts that those layers used
 
     @property
     def hit_rate(self) -> float | None:

@@ -62,6 +62,24 @@ def test_streamed_equals_resident(checkpoint: Callable[..., Path], family: str, 
             assert engine.stats.misses > 0
 
 
+@pytest.mark.parametrize(("family", "bits", "per_expert"), MODELS)
+@pytest.mark.parametrize("sync_window", [2, "all", "auto"])
+def test_optimistic_decoding_is_exact(
+    checkpoint: Callable[..., Path], family: str, bits: int, per_expert: bool, sync_window: int | str
+) -> None:
+    path = checkpoint(family, bits, per_expert)
+    with load(path) as resident:
+        expected = both_phases(resident)
+    for cache_gb in cache_sizes(path)[:3]:
+        with load(path, Knobs.from_mapping({"cache_gb": cache_gb, "sync_window": sync_window})) as engine:
+            assert np.max(np.abs(both_phases(engine) - expected)) == 0, cache_gb
+            stats = engine.stats
+            assert stats.passes > stats.windows > 0
+            with load(path, Knobs(cache_gb=cache_gb)) as classic:
+                both_phases(classic)
+            assert stats.hits + stats.misses == classic.stats.hits + classic.stats.misses
+
+
 def test_the_reference_is_mlx_lm_itself(checkpoint: Callable[..., Path]) -> None:
     path = checkpoint("deepseek_v3", None, True)
     model, _ = load_model(path)
