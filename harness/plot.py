@@ -49,9 +49,13 @@ def plot_front(df: pd.DataFrame, path: Path) -> Path:
             row = best.loc[marked]
             ax.scatter([row["perplexity"]], [row["decode_tok_s"]], s=260, facecolors="none", edgecolors=INK, linewidths=1.6,
                        zorder=6, label="knee")  # fmt: skip
-            _name(ax, row, f"knee, trial {row['trial']}\n{row['decode_tok_s']:.3g} tok/s, {row['peak_memory_gb']:.3g} GB", INK)
+            _name(
+                ax, row, f"knee, trial {row['trial']}\n{row['decode_tok_s']:.3g} tok/s, {row['peak_memory_gb']:.3g} GB", INK
+            )
         ax.set_ylabel("decode_tok_s   (more is better)")
-        ax.set_ylim(0, 1.12 * float(max(rows["decode_tok_s"].max(), reference["decode_tok_s"].max() if len(reference) else 0)))
+        ax.set_ylim(
+            0, 1.12 * float(max(rows["decode_tok_s"].max(), reference["decode_tok_s"].max() if len(reference) else 0))
+        )
         first = df.iloc[0]
         ax.set_title(f"{first['study']}: {first['model']} on {first['device']}", loc="left", fontsize=13, fontweight="bold")
         ssd = df["ssd_gbps"].dropna().unique()
@@ -95,7 +99,9 @@ def _perplexity_axis(ax: Axes, rows: pd.DataFrame, best: pd.DataFrame, reference
         left, right = low - pad, high + pad
         ax.xaxis.set_major_locator(MaxNLocator(8))
     ax.set_xlim(left, right)
-    ax.set_xlabel("perplexity   (less is better)" + ("   ▸ at the edge: beyond it" if (rows["perplexity"] > edge).any() else ""))
+    ax.set_xlabel(
+        "perplexity   (less is better)" + ("   ▸ at the edge: beyond it" if (rows["perplexity"] > edge).any() else "")
+    )
     return right
 
 
