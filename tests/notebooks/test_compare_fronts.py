@@ -22,8 +22,8 @@ def study(folder: Path, speed: float, judge: str = "a" * 16) -> Path:
     rng = np.random.default_rng(0)
     for trial in range(12):
         row = dict.fromkeys(NAMES)
-        row.update(trial=trial, status="ok", origin="reference" if trial == 0 else "sampler", judge=judge, model="m", device="d",
-                   study=folder.name, cache_gb=0.01 * trial or None, io_mode="direct")  # fmt: skip
+        row.update(trial=trial, status="ok", origin="sampler" if trial else "reference", judge=judge, model="m",
+                   device="d", study=folder.name, cache_gb=0.01 * trial or None, io_mode="direct")  # fmt: skip
         if trial == 5:
             row.update(status="oom", status_reason="too much")
         else:
