@@ -56,7 +56,7 @@ def sync_folder(folder: Path) -> None:
 
 def read_rows(folder: Path) -> list[dict[str, Any]]:
     """The rows of a study's folder by trial number, as plain dictionaries. Raises `ResultsError` for a damaged file."""
-    rows = [_read_part(p).to_pylist()[0] for p in _parts(folder)]
+    rows = [row for p in _parts(folder) for row in _read_part(p).to_pylist()]
     return sorted(({name: row.get(name) for name in NAMES} for row in rows), key=lambda row: row["trial"])
 
 

@@ -25,7 +25,7 @@ class Study:
 
 @dataclass
 class Budget:
-    trials: int = 26  # rows wanted in this study, all runs of the command together
+    trials: int = 24  # rows wanted in this study, all runs of the command together
     hours: float | None = None  # wall clock of this run of the command; null: no limit
     trial_timeout_s: float = 120.0
 

@@ -23,7 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 from engine import HeadraceError
 
 from . import ROOT, ConfigError
-from .compose import explain
+from .compose import GROUPS, explain
 
 _status = 0  # the worst of the studies of this command; Hydra's return value is lost in a multirun
 
@@ -79,6 +79,7 @@ def main() -> int:
 
         register()
         OmegaConf.register_new_resolver("headrace_knobs", _knob_help, replace=True)
+        OmegaConf.register_new_resolver("headrace_choices", _choice_help, replace=True)
         hydra.main(version_base="1.3", config_path=str(ROOT / "experiments"), config_name="config")(task)()
     except HeadraceError as e:
         return fail(e)
@@ -88,6 +89,12 @@ def main() -> int:
             raise
         return fail(ConfigError(line))
     return _status
+
+
+def _choice_help() -> str:
+    """The groups for `--help`, with the files in them."""
+    places = {group: ROOT / "experiments" / group for group in GROUPS} | {"search_space": ROOT / "search_spaces"}
+    return "\n".join(f"{g}: {', '.join(sorted(p.stem for p in place.glob('*.yaml')))}" for g, place in places.items())
 
 
 def _knob_help() -> str:

@@ -39,7 +39,7 @@ def number(value: Any, digits: int = 3) -> str:
 def setting(row: Mapping[str, Any], names: Sequence[str]) -> str:
     """`name=value` for the given knobs, without those that had no effect."""
     live = effective({n: (None if row[n] != row[n] else row[n]) for n in Knobs.names()})
-    return " ".join(f"{n}={'off' if live[n] is None else number(live[n], 4)}" for n in names if n in live)
+    return " ".join(f"{n}={'unset' if live[n] is None else number(live[n], 4)}" for n in names if n in live)
 
 
 def varying(df: pd.DataFrame) -> list[str]:
@@ -88,5 +88,5 @@ def trial_line(row: Mapping[str, Any], done: int, wanted: int, names: Sequence[s
 
 
 def _cell(row: Mapping[str, Any], name: str) -> str:
-    text = setting(row, [name])
-    return text.partition("=")[2] or "-"
+    """The knob's value; a dash where it had no effect."""
+    return setting(row, [name]).partition("=")[2] or "-"

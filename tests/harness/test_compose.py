@@ -1,0 +1,84 @@
+"""Composition: from any folder, with overrides as Hydra users expect them, and nothing left behind where one stands."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import Cli, spawn
+
+from harness.rows import read_trials
+
+
+def composed(cli: Cli, *overrides: str) -> dict:
+    status, out, err = cli("--cfg", "job", *overrides)
+    assert (status, err) == (0, "")
+    return yaml.safe_load(out)
+
+
+def test_both_studies_compose(cli: Cli) -> None:
+    assert composed(cli)["study"]["name"] == "demo"
+    kimi = composed(cli, "study=kimi_m2max")
+    assert (kimi["study"]["name"], kimi["model"]["name"], kimi["device"]["memory_gb"]) == ("kimi_m2max", "kimi_k2_5", 96)
+    assert kimi["search_space"]["cache_gb"] == {"type": "float", "low": 12, "high": 60}
+    assert "ssd_gbps" not in kimi["knobs"]
+
+
+def test_overrides(cli: Cli) -> None:
+    config = composed(
+        cli, "search_space.cache_gb.high=0.05", "search_space.read_threads=8", "knobs.ssd_gbps=0.1", "~search_space.io_mode",
+        "study.name=other", "budget.hours=2", "study.anchors=[{cache_gb: 0.01, read_threads: 2}]",
+    )  # fmt: skip
+    assert config["search_space"]["cache_gb"]["high"] == 0.05
+    assert config["search_space"]["read_threads"] == 8
+    assert "io_mode" not in config["search_space"]
+    assert config["knobs"] == {"ssd_gbps": 0.1}
+    assert (config["study"]["name"], config["budget"]["hours"]) == ("other", 2)
+    assert config["study"]["anchors"] == [{"cache_gb": 0.01, "read_threads": 2}]
+
+
+def test_help_names_groups_and_knobs(cli: Cli, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli("--help")
+    assert ended.value.code == 0
+    out = capsys.readouterr().out
+    for part in ("study: demo, kimi_m2max", "evict_half_life", "quality.text=FILE", "search_space:", "--multirun"):
+        assert part in out
+
+
+def test_from_another_folder_with_relative_paths(place: Path) -> None:
+    elsewhere = place / "elsewhere"
+    elsewhere.mkdir()
+    process = spawn(place, "results_dir=mine", "budget.trials=1", "quality.text=../judge.txt", cwd=elsewhere)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (0, "")
+    assert "rows  mine/demo/trials" in out
+    assert len(read_trials(elsewhere / "mine" / "demo")) == 1
+    assert [p.name for p in elsewhere.iterdir()] == ["mine"]
+
+
+def test_several_studies_in_a_row(cli: Cli, place: Path) -> None:
+    status, _, err = cli("-m", "study.name=a,b", "budget.hours=0")
+    assert (status, err) == (0, "")
+    assert {p.name for p in (place / "results").iterdir()} >= {"a", "b"}
+    status, _, err = cli("-m", "study.name=a,b", "study.seed=1", "budget.hours=0")
+    assert (status, err.count("\n")) == (2, 2)
+
+
+def test_a_users_own_text_is_another_judge(cli: Cli, place: Path) -> None:
+    assert cli("budget.trials=1")[0] == 0
+    (place / "mine.txt").write_text("Whoever opens the gate decides how fast the wheel will turn today. " * 20)
+    assert cli("budget.trials=1", "quality.text=mine.txt", "study.name=mine")[0] == 0
+    rows = [read_trials(place / "results" / name).iloc[0] for name in ("demo", "mine")]
+    assert rows[0]["judge"] != rows[1]["judge"]
+    assert [r["quality"] for r in rows] == ["judge", "mine"]
+
+
+def test_fixed_knobs_reach_the_engine_and_the_row(cli: Cli, place: Path) -> None:
+    assert cli("budget.trials=2", "search_space.read_threads=7", "knobs.ssd_gbps=0.125")[0] == 0
+    df = read_trials(place / "results" / "demo")
+    assert df["read_threads"].tolist()[1] == 7
+    assert df["ssd_gbps"].tolist()[1] == 0.125
+    assert df["ssd_gbps"].isna().tolist()[0]  # the reference streams nothing
+    assert '"read_threads": 7' in (place / "checkpoint" / "runs.log").read_text().splitlines()[1]

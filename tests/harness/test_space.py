@@ -1,0 +1,127 @@
+"""The search space: what Optuna sees of it, what becomes of it, and its first trials."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import optuna
+import pytest
+import yaml
+
+from engine import Knobs
+from harness import ROOT, ConfigError
+from harness.proposals import Proposals, distribution
+from harness.space import effective, space_from_config
+
+SPACE = {
+    "cache_gb": {"type": "float", "low": 0.01, "high": 0.1, "log": True},
+    "read_block_kib": {"type": "ordinal", "values": [16, 64, 256]},
+    "io_mode": {"type": "choice", "values": ["buffered", "direct"]},
+    "expert_bits": {"type": "ordinal", "values": [None, 8, 4]},
+    "cold_bits": {"type": "ordinal", "values": [2, 3, None]},
+    "hot_share": {"type": "float", "low": 0.1, "high": 0.9},
+    "read_threads": 8,
+}
+
+
+def test_ordered_choices_are_indices() -> None:
+    space = space_from_config(SPACE, {"ssd_gbps": 0.3})
+    seen = {e.name: distribution(e) for e in space.entries}
+    assert seen["read_block_kib"] == optuna.distributions.IntDistribution(0, 2)
+    assert seen["io_mode"] == optuna.distributions.CategoricalDistribution(("buffered", "direct"))
+    assert seen["cache_gb"] == optuna.distributions.FloatDistribution(0.01, 0.1, log=True)
+    values = space.values({"cache_gb": 0.0123456, "read_block_kib": 2, "io_mode": "direct", "expert_bits": 0,
+                           "cold_bits": 1, "hot_share": 0.5})  # fmt: skip
+    assert values == {"cache_gb": 0.01235, "read_block_kib": 256, "io_mode": "direct", "expert_bits": None, "cold_bits": 3,
+                      "hot_share": 0.5, "read_threads": 8, "ssd_gbps": 0.3}  # fmt: skip
+
+
+def test_every_setting_is_legal_and_comes_back() -> None:
+    space = space_from_config(SPACE, {})
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    for _ in range(50):
+        params = study.ask({e.name: distribution(e) for e in space.entries}).params
+        values = space.values(params)
+        knobs = Knobs.from_mapping(values).as_dict()
+        assert space.values(space.params(space.from_row(knobs))) == values
+
+
+def test_what_has_no_effect_is_left_out() -> None:
+    assert effective({"cache_gb": 1.0, "cold_bits": None, "hot_share": 0.5}) == {"cache_gb": 1.0, "cold_bits": None}
+    assert effective({"cache_gb": None, "read_threads": 8, "expert_bits": 4}) == {"expert_bits": 4}
+
+
+def test_anchors_are_defaults_and_corners() -> None:
+    space = space_from_config(SPACE, {})
+    points = [space.values(p) for p in space.anchors()]
+    picked = [(p["cache_gb"], p["expert_bits"], p["cold_bits"], p.get("hot_share")) for p in points]
+    low, high = (4, 2, 0.1), (None, None, None)
+    assert picked == [(0.03162, *high), (0.01, *low), (0.1, *high), (0.1, *low), (0.01, *high)]
+    assert {(p["read_block_kib"], p["io_mode"]) for p in points} == {(256, "buffered")}  # nearest to the defaults
+
+
+def test_anchors_that_fall_together_are_taken_once() -> None:
+    space = space_from_config({"cache_gb": {"type": "float", "low": 0.01, "high": 0.1}}, {})
+    assert [space.values(p) for p in space.anchors()] == [{"cache_gb": 0.055}, {"cache_gb": 0.01}, {"cache_gb": 0.1}]
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "search_spaces").glob("*.yaml")), ids=lambda p: p.stem)
+def test_the_spaces_that_we_ship(path: Path) -> None:
+    assert space_from_config(yaml.safe_load(path.read_text()), {}).entries
+
+
+def test_an_empty_space_is_refused() -> None:
+    with pytest.raises(ConfigError, match="no knob that moves"):
+        space_from_config({"cache_gb": 1}, {})
+
+
+def test_settings_are_not_proposed_twice_while_there_are_others(tmp_path: Path) -> None:
+    space = space_from_config({"cache_gb": 1.0, "read_threads": {"type": "int", "low": 1, "high": 6}}, {})
+    proposals = Proposals(tmp_path, space, 0, space.anchors(), [])
+    rows = []
+    for _ in range(8):
+        proposal = proposals.ask()
+        figures = {"decode_tok_s": 1.0, "peak_memory_gb": 1.0, "perplexity": 2.0, "limit_gb": 1.0}
+        rows.append({"trial": proposal.trial, "status": "ok", "origin": proposal.origin, **proposal.values, **figures})
+        proposals.tell(rows[-1], rows)
+    assert [r["trial"] for r in rows] == list(range(1, 9))
+    assert len({r["read_threads"] for r in rows[:6]}) >= 5
+
+
+def test_a_resumed_sampler_goes_on_as_if_it_had_not_stopped(tmp_path: Path) -> None:
+    space = space_from_config({"cache_gb": {"type": "float", "low": 1, "high": 9}}, {})
+
+    def search(folder: Path, reopen_every: int) -> list[float]:
+        folder.mkdir()
+        rows: list[dict[str, object]] = []
+        for i in range(14):
+            if i % reopen_every == 0:
+                proposals = Proposals(folder, space, 7, space.anchors(), rows)
+            p = proposals.ask()
+            gb = p.values["cache_gb"]
+            rows.append({"trial": p.trial, "status": "ok" if gb < 7 else "oom", "origin": p.origin, "limit_gb": 9.0,
+                         "decode_tok_s": gb, "peak_memory_gb": gb, "perplexity": 3.0})  # fmt: skip
+            proposals.tell(rows[-1], rows)
+        return [float(str(r["decode_tok_s"])) for r in rows]
+
+    straight = search(tmp_path / "a", 100)
+    assert search(tmp_path / "b", 2) == straight
+    assert len(set(straight)) == 14
+
+
+def test_the_sampler_learns_what_is_infeasible(tmp_path: Path) -> None:
+    """Half the space is out of memory, and it is the half with the best speed: told as failed, it would draw TPE in."""
+    space = space_from_config({"cache_gb": {"type": "float", "low": 1, "high": 9},
+                               "read_threads": {"type": "int", "low": 1, "high": 16}}, {})  # fmt: skip
+    proposals = Proposals(tmp_path, space, 0, space.anchors(), [])
+    rows: list[dict[str, object]] = []
+    for _ in range(45):
+        p = proposals.ask()
+        gb = p.values["cache_gb"]
+        fits = gb < 5
+        rows.append({"trial": p.trial, "status": "ok" if fits else "oom", "origin": p.origin, "limit_gb": 5.0,
+                     "decode_tok_s": gb * 10 if fits else None, "peak_memory_gb": gb if fits else None,
+                     "perplexity": 3.0 if fits else None})  # fmt: skip
+        proposals.tell(rows[-1], rows)
+    late = [r["status"] for r in rows[15:]]
+    assert late.count("oom") <= 6
