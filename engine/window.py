@@ -25,6 +25,7 @@ from .errors import KnobError
 from .switch import LayerStream, Run
 
 ALL, AUTO = 0, -1
+AUTO_HALF_LIFE = 8  # tokens
 
 
 @dataclass
@@ -44,12 +45,13 @@ class Call:
 class Windows:
     """The windows of one engine. `size` is the layers with experts that one check covers; ALL and AUTO are possible.
 
-    AUTO doubles the window after one that needed no second pass and halves it after one that needed a third.
+    AUTO follows the recent share of layers that miss an expert, so that about one layer of a window does.
     """
 
     def __init__(self, model: nn.Module, streams: dict[str, LayerStream], size: int, run: Run) -> None:
         self._run = run
         self._auto = size == AUTO
+        self._miss_share = 0.0
         self._most = len(streams)
         self._size = self._most if size in (ALL, AUTO) else min(size, self._most)
         self._open: list[Call] = []
@@ -126,9 +128,10 @@ class Windows:
         stats.passes += passes
         run.use(rows, ids, run.position + 1)
         if self._auto:
-            self._size = (
-                min(self._most, 2 * self._size) if passes == 1 else max(1, self._size // 2) if passes > 2 else self._size
-            )
+            missed = float((before[rows, ids] < 0).any(axis=1).mean())
+            new = 1 - 0.5 ** (len(asking) / (AUTO_HALF_LIFE * self._most))
+            self._miss_share += new * (missed - self._miss_share)
+            self._size = max(1, min(self._most, round(1 / max(self._miss_share, 1e-9))))
         return out
 
     def _again(self, first: int) -> mx.array:
