@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from .errors import HeadraceError
 from .knobs import GB, WORDS, Knobs
@@ -80,6 +81,26 @@ def inspect(args: argparse.Namespace) -> None:
     print(json.dumps(dataclasses.asdict(footprint(args.model, _knobs(args))), indent=1))
 
 
+def bench(args: argparse.Namespace) -> None:
+    """Measure the reader (io) or decoding (decode) against its ceiling; the last line is JSON."""
+    from . import bench as benchmarks
+    from .judge import Judge
+
+    if args.what == "io":
+        knobs = Knobs(
+            cache_gb=1, **{n: getattr(args, n) for n in ("read_threads", "read_block_kib", "io_mode") if getattr(args, n)}
+        )
+        path = args.path or args.model
+        result = benchmarks.bench_io(path, knobs, rounds=args.rounds, mib=args.mib, expert_kib=args.expert_kib)
+    else:
+        given = {**_knobs_given(args), "cache_gb": 1.0}
+        judge = Judge.load(args.judge)
+        result = benchmarks.bench_decode(
+            args.path or args.model, Knobs(**given), judge, rounds=args.rounds, cached=args.cached, resident=args.resident
+        )
+    benchmarks.print_json(result)
+
+
 def knobs(args: argparse.Namespace) -> None:
     """Print the table of all knobs, as the README has it."""
     print(Knobs.table())
@@ -94,27 +115,40 @@ def profile(args: argparse.Namespace) -> None:
 
 
 def _knobs(args: argparse.Namespace) -> Knobs:
-    given = {name: getattr(args, name) for name in Knobs.names()}
-    return Knobs(**{name: value for name, value in given.items() if value is not None})
+    return Knobs(**_knobs_given(args))
+
+
+def _knobs_given(args: argparse.Namespace) -> dict[str, Any]:
+    return {name: getattr(args, name) for name in Knobs.names() if getattr(args, name) is not None}
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m engine", description="Stream Mixture-of-Experts models from the SSD.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for command in (generate, measure, inspect, profile, knobs):
+    for command in (generate, measure, inspect, profile, knobs, bench):
         text = (command.__doc__ or "").splitlines()[0]
         sub = commands.add_parser(command.__name__, help=text, description=text)
         sub.set_defaults(command=command)
         if command is not knobs:
             sub.add_argument("--model", type=Path, default=KIMI_MINI, help="checkpoint folder (default: kimi_mini)")
-        if command in (generate, measure, inspect):
+        if command in (generate, measure, inspect, bench):
             _add_knobs(sub)
         if command is generate:
             sub.add_argument("--prompt", required=True)
             sub.add_argument("--max-tokens", type=int, default=64)
             sub.add_argument("--temperature", type=float, default=0.0, help="0: always the likeliest token")
             sub.add_argument("--seed", type=int, default=0)
-        if command is measure:
+        if command is bench:
+            sub.add_argument("what", choices=("io", "decode"))
+            sub.add_argument("path", type=Path, nargs="?", help="checkpoint folder (io: or any large file)")
+            sub.add_argument("--rounds", type=int, default=5, help="turns of each arm")
+            sub.add_argument("--mib", type=int, default=256, help="io: read this much a turn")
+            sub.add_argument("--expert-kib", type=int, help="io: slices of this size instead of the checkpoint's experts")
+            sub.add_argument(
+                "--cached", type=float, nargs="+", default=[1.0, 0.5, 0.25, 0.125], help="decode: shares cached"
+            )
+            sub.add_argument("--resident", action="store_true", help="decode: beside the resident model")
+        if command in (measure, bench):
             sub.add_argument("--judge", type=Path, default=JUDGE, help="texts to measure on: YAML, or any text file")
     return parser
 

@@ -49,3 +49,25 @@ def test_mistakes(checkpoint: Callable[..., Path], capsys: Capture, args: list[s
     assert main([tiny if a == "TINY" else a for a in args]) == 2
     captured = capsys.readouterr()
     assert message in captured.err and captured.err.count("\n") == 1 and captured.err.startswith("error: ")
+
+
+@pytest.mark.parametrize("extra", [[], ["--resident", "--cached", "1", "0.5", "--sync-window", "all"]])
+def test_benchmarks_end_in_one_line_of_json(
+    checkpoint: Callable[..., Path], tmp_path: Path, capsys: Capture, extra: list[str]
+) -> None:
+    path = str(checkpoint("deepseek_v3", None, True))
+    (tmp_path / "mine.txt").write_text("The wheel turns when there is water. " * 20)
+    if extra:
+        command = ["bench", "decode", path, "--rounds", "2", "--judge", str(tmp_path / "mine.txt"), *extra]
+    else:
+        command = ["bench", "io", path, "--rounds", "2", "--io-mode", "direct"]
+    assert main(command) == 0
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    if extra:
+        resident, full, half = result["rows"]
+        assert resident["share_of_resident"][0] == 1 and resident["passes_per_window"] is None
+        assert full["hit_rate"] > half["hit_rate"] and half["passes_per_window"] > 1
+        assert 0 < half["share_of_overlapped"] < half["share_of_serial"]
+    else:
+        assert result["share"] == pytest.approx(result["measured_gbps"] / result["ceiling_gbps"], rel=0.5)
+        assert result["disk_share"] >= 1 and result["expert_kib"] == 12
