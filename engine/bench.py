@@ -92,9 +92,8 @@ def bench_io(path: Path, knobs: Knobs, *, rounds: int, mib: int, expert_kib: int
     arms = [Arm("reader", lambda: turn(ours)), Arm("plain", lambda: turn(lambda: _plain(files, knobs, total)))]
     in_turns(arms, rounds)
     share, low, high = ratios(arms[0], arms[1])
-    print(
-        f"experts of {expert_bytes / 1024:.0f} KiB, {knobs.io_mode}, {knobs.read_threads} threads, {rounds} rounds of {mib} MiB"
-    )
+    how = f"{knobs.io_mode}, {knobs.read_threads} threads, {rounds} rounds of {total / (1 << 20):.0f} MiB"
+    print(f"experts of {expert_bytes / 1024:.0f} KiB, {how}")
     for arm, what in zip(arms, ("measured: experts in random order", "ceiling: plain 8 MiB reads in order"), strict=True):
         print(f"  {what:<38}{arm.median:8.3f} GB/s  ({arm.quartiles[0]:.3f} .. {arm.quartiles[1]:.3f})")
     print(f"  share of the ceiling                  {share:8.3f}       ({low:.3f} .. {high:.3f})")

@@ -26,7 +26,11 @@ from .errors import CheckpointError
 ITEM_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "U32": 4, "I32": 4, "U16": 2, "I16": 2, "U8": 1, "I8": 1}
 FLOATS = ("F32", "F16", "BF16")
 PROJECTIONS = {"w1": "gate_proj", "w2": "down_proj", "w3": "up_proj"}
-_NAME = r"\.(?P<projection>gate_proj|up_proj|down_proj|w1|w2|w3|fc1|fc2)\.(?P<tensor>weight|scales|biases|bias)$"
+COMPRESSED = {"weight_packed": "weight", "weight_scale": "scales"}  # compressed-tensors INT4, as Kimi K2.5's original
+_NAME = (
+    r"\.(?P<projection>gate_proj|up_proj|down_proj|w1|w2|w3|fc1|fc2)"
+    r"\.(?P<tensor>weight|scales|biases|bias|weight_packed|weight_scale|weight_scale_inv|global_scale)$"
+)
 PER_EXPERT = re.compile(r"^(?P<block>.+)\.experts\.(?P<expert>\d+)" + _NAME)
 STACKED = re.compile(r"^(?P<block>.+)\.(?:switch_mlp|switch_glu|experts)" + _NAME)
 TOP_K_KEYS = ("num_experts_per_tok", "num_experts_per_token", "moe_topk", "moe_top_k", "top_k_experts", "top_k")
@@ -60,6 +64,7 @@ class ExpertLayer:
 
     block: str
     tensors: tuple[ExpertTensor, ...]
+    symmetric: bool = False  # 4-bit codes around 8: the zero point is not stored, biases are -8 times the scales
 
     @property
     def experts(self) -> int:
@@ -236,9 +241,11 @@ def _expert_layers(path: Path, config: dict[str, Any], headers: list[tuple[dict[
         for name, entry in header.items():
             offset = start + entry["data_offsets"][0]
             if m := PER_EXPERT.match(name):
+                _streamable(path, name, m["tensor"], entry["dtype"])
                 key = PROJECTIONS.get(m["projection"], m["projection"]), m["tensor"]
                 single[m["block"]][key][int(m["expert"])] = (index, offset, entry)
             elif (m := STACKED.match(name)) and len(entry["shape"]) >= 2:
+                _streamable(path, name, m["tensor"], entry["dtype"])
                 experts, *shape = entry["shape"]
                 step = int(np.prod(shape)) * ITEM_BYTES[entry["dtype"]]
                 stacked[m["block"]].append(
@@ -267,10 +274,18 @@ def _joined(path: Path, block: str, tensors: dict[tuple[str, str], dict[int, tup
                 f"in {len(kinds)} shapes; copy the missing shards"
             )
         dtype, shape = kinds.pop()
+        dtype = "U32" if tensor == "weight_packed" else dtype
         file = np.array([places[e][0] for e in range(experts)], np.int32)
         offset = np.array([places[e][1] for e in range(experts)], np.int64)
-        joined.append(ExpertTensor(projection, tensor, dtype, shape, file, offset))
-    return ExpertLayer(block, tuple(joined))
+        joined.append(ExpertTensor(projection, COMPRESSED.get(tensor, tensor), dtype, shape, file, offset))
+    return ExpertLayer(block, tuple(joined), symmetric=any(tensor in COMPRESSED for _, tensor in tensors))
+
+
+def _streamable(path: Path, name: str, tensor: str, dtype: str) -> None:
+    if dtype not in ITEM_BYTES or tensor in ("weight_scale_inv", "global_scale"):
+        raise CheckpointError(
+            f"checkpoint {path}: {name} ({dtype}) cannot be streamed in place; convert the model with mlx_lm.convert"
+        )
 
 
 def _layer_number(block: str) -> int:

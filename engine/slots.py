@@ -187,9 +187,25 @@ class Bank:
             for source, target, tensor in conversions:
                 to_float32(source, tensor, target)
 
+            if self.layer.symmetric:
+                self._derive_biases(slot)
+
         label = f"{self.layer.block} expert {expert}"
-        load = reader.submit(pieces, label, speculative=speculative, finish=convert if conversions else None)
+        finish = convert if conversions or self.layer.symmetric else None
+        load = reader.submit(pieces, label, speculative=speculative, finish=finish)
         self._coming[expert] = (load, staging if self._requantize else None)
+
+    def _derive_biases(self, slot: int) -> None:
+        """-8 times the scales: exact in every float type, a change of sign and exponent alone."""
+        for projection in self.layer.projections:
+            if projection not in self._requantize:
+                scales = self._arrays[f"{projection}.scales"].memory[slot]
+                biases = self._arrays[f"{projection}.biases"].memory[slot]
+                if scales.dtype == np.uint16:  # bfloat16, which numpy does not know
+                    wide = np.left_shift(scales, 16, dtype=np.uint32).view(np.float32) * -8
+                    np.right_shift(wide.view(np.uint32), 16, out=biases, casting="unsafe")
+                else:
+                    np.multiply(scales, -8, out=biases)
 
     def _goes_straight(self, tensor: ExpertTensor) -> bool:
         if tensor.projection in self._requantize and tensor.tensor != "bias":
@@ -223,6 +239,8 @@ def slot_tensors(
         new = requantize.get(tensor.projection)
         if new is None or tensor.tensor == "bias":
             out.append((tensor.name, tensor.shape, slot_dtype(tensor, compute)))
+            if layer.symmetric and tensor.tensor == "scales":
+                out.append((f"{tensor.projection}.biases", tensor.shape, slot_dtype(tensor, compute)))
         elif tensor.tensor == "weight":
             rows, columns = tensor.shape[0], layer.input_dims(tensor.projection)
             scale_dtype = compute or STORED[(layer.tensor(f"{tensor.projection}.scales") or tensor).dtype]
@@ -258,6 +276,8 @@ def requantized(tensors: dict[str, mx.array], new: Requantize) -> tuple[mx.array
     """Weight codes, scales and biases of one projection at its new width."""
     weight = tensors["weight"]
     if new.source is not None:
-        weight = mx.dequantize(weight, tensors["scales"], tensors.get("biases"), **new.source)
-    codes, scales, biases = mx.quantize(weight, group_size=new.group_size, bits=new.bits)
-    return codes, scales, biases
+        affine = new.source["mode"] == "affine"
+        biases = tensors.get("biases", -8 * tensors["scales"]) if affine else None
+        weight = mx.dequantize(weight, tensors["scales"], biases, **new.source)
+    codes, scales, offsets = mx.quantize(weight, group_size=new.group_size, bits=new.bits)
+    return codes, scales, offsets

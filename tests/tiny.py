@@ -131,9 +131,30 @@ def make(path: Path, family: str, *, bits: int | None = None, per_expert: bool =
     return path
 
 
+def make_int4(path: Path, family: str = "deepseek_v3") -> Path:
+    """Kimi K2.5's own layout: experts in compressed-tensors INT4 (groups of 32, no zero point), all else in bf16."""
+    make(path, family, per_expert=True)
+    file = path / "model.safetensors"
+    weights = dict(mx.load(str(file)))
+    for name in [n for n in weights if ".experts." in n and n.endswith("_proj.weight")]:
+        value = weights.pop(name)
+        groups = value.astype(mx.float32).reshape(value.shape[0], -1, 32)
+        scale = (mx.abs(groups).max(axis=-1) / 7).astype(mx.bfloat16)
+        codes = mx.clip(mx.round(groups / scale[..., None].astype(mx.float32)), -8, 7).astype(mx.int32) + 8
+        eights = codes.reshape(value.shape[0], -1, 8).astype(mx.uint32)
+        packed = (eights << (4 * mx.arange(8, dtype=mx.uint32))).sum(axis=-1).astype(mx.uint32)
+        weights[f"{name}_packed"], weights[f"{name}_scale"] = packed.view(mx.int32), scale
+        weights[f"{name}_shape"] = mx.array(value.shape, dtype=mx.int32)
+    write_in_order(file, weights)
+    config = json.loads((path / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "compressed-tensors", "format": "pack-quantized"}
+    (path / "config.json").write_text(json.dumps(config))
+    return path
+
+
 def write_in_order(path: Path, weights: dict[str, mx.array]) -> None:
     """A safetensors file ordered by name, as the hub's are, so that an expert's tensors touch; MLX's own order is random."""
-    names = {mx.bfloat16: "BF16", mx.float32: "F32", mx.uint32: "U32"}
+    names = {mx.bfloat16: "BF16", mx.float32: "F32", mx.uint32: "U32", mx.int32: "I32"}
     header, data = {}, b""
     for name, value in sorted(weights.items()):
         content = np.array(value.view(mx.uint16) if value.dtype == mx.bfloat16 else value).tobytes()

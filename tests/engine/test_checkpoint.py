@@ -131,6 +131,14 @@ def test_missing_expert(damaged: Path) -> None:
         Checkpoint.open(damaged)
 
 
+def test_a_type_that_cannot_be_streamed(damaged: Path) -> None:
+    weights = mx.load(str(damaged / "model.safetensors"))
+    weights["model.layers.2.mlp.experts.3.up_proj.weight_scale_inv"] = mx.ones((1, 1))
+    mx.save_safetensors(str(damaged / "model.safetensors"), weights)
+    with pytest.raises(CheckpointError, match=r"weight_scale_inv \(F32\) cannot be streamed in place; convert"):
+        Checkpoint.open(damaged)
+
+
 def test_not_a_mixture_of_experts(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "llama", "num_hidden_layers": 1}')
     mx.save_safetensors(str(tmp_path / "model.safetensors"), {"model.embed_tokens.weight": mx.zeros((4, 4))})

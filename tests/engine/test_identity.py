@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.utils import load_model
+from tiny import make_int4
 
 from engine import Engine, Knobs, footprint, load
 
@@ -78,6 +79,20 @@ def test_optimistic_decoding_is_exact(
             with load(path, Knobs(cache_gb=cache_gb)) as classic:
                 both_phases(classic)
             assert stats.hits + stats.misses == classic.stats.hits + classic.stats.misses
+
+
+def test_kimi_int4_original_streams_in_place(tmp_path: Path) -> None:
+    """compressed-tensors codes and scales, from which the biases are derived."""
+    path = make_int4(tmp_path / "int4")
+    with load(path) as resident:
+        expected = both_phases(resident)
+    assert footprint(path).expert_bits == 4
+    for cache_gb in cache_sizes(path):
+        for others in ({}, {"sync_window": 0}, {"prefetch_depth": 1}):
+            with load(path, Knobs(cache_gb=cache_gb, **others)) as engine:
+                assert np.max(np.abs(both_phases(engine) - expected)) == 0
+    with load(path, Knobs(expert_bits=2)) as whole, load(path, Knobs(expert_bits=2, cache_gb=cache_sizes(path)[1])) as part:
+        assert np.max(np.abs(both_phases(whole) - both_phases(part))) == 0
 
 
 def test_the_reference_is_mlx_lm_itself(checkpoint: Callable[..., Path]) -> None:
