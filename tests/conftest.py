@@ -24,7 +24,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """`checkpoint(family, bits=None, per_expert=False)`: the folder of a tiny random checkpoint, made on first use."""
     made: dict[tuple[object, ...], Path] = {}
 
-    def get(family: str = "deepseek_v3", bits: int | None = None, per_expert: bool = False) -> Path:
+    def get(family: str = "deepseek_v3", bits: int | str | None = None, per_expert: bool = False) -> Path:
         key = (family, bits, per_expert)
         if key not in made:
             path = tmp_path_factory.mktemp("checkpoint") / f"{family}-{bits or 'bf16'}"

@@ -99,9 +99,12 @@ CONFIGS: dict[str, dict[str, Any]] = {
 CONFIGS["kimi_k25"] = {"model_type": "kimi_k25", "text_config": {**CONFIGS["deepseek_v3"], "model_type": "kimi_k2"}}
 
 
-def make(path: Path, family: str, *, bits: int | None = None, per_expert: bool = False, seed: int = 0) -> Path:
-    """A checkpoint of `family` in `path`: bf16, or affine `bits` (group 32); stacked as MLX has it, or one tensor an
-    expert as the hub's originals have it. Its tokenizer has one token a byte."""
+def make(
+    path: Path, family: str, *, bits: int | str | None = None, per_expert: bool = False, group_size: int = 32, seed: int = 0
+) -> Path:
+    """A checkpoint of `family` in `path`: bf16, affine `bits`, a mode such as "mxfp4", or "mixed" (widths that differ by
+    layer and projection); stacked as MLX has it, or one tensor an expert as the hub's originals have it. Its tokenizer
+    has one token a byte."""
     mx.random.seed(seed)
     config = dict(CONFIGS[family])
     model_class, args_class = _get_classes(config)
@@ -111,8 +114,13 @@ def make(path: Path, family: str, *, bits: int | None = None, per_expert: bool =
               for k, v in tree_flatten(model.parameters())]  # fmt: skip
     model.load_weights(random)
     model.set_dtype(mx.bfloat16)
-    if bits:
-        model, config = quantize_model(model, config, group_size=32, bits=bits)
+    if bits == "mixed":
+        model, config = quantize_model(model, config, group_size=group_size, bits=4, quant_predicate=_mixed)
+    elif isinstance(bits, str):
+        width, group = {"mxfp4": (4, 32), "mxfp8": (8, 32), "nvfp4": (4, 16)}[bits]
+        model, config = quantize_model(model, config, group_size=group, bits=width, mode=bits)
+    elif bits:
+        model, config = quantize_model(model, config, group_size=group_size, bits=bits)
     mx.eval(model.parameters())
     path.mkdir(parents=True, exist_ok=True)
     if per_expert:
@@ -129,6 +137,15 @@ def make(path: Path, family: str, *, bits: int | None = None, per_expert: bool =
     save_config(config, path / "config.json")
     byte_tokenizer(path)
     return path
+
+
+def _mixed(path: str, module: Any) -> bool | dict[str, Any]:
+    if not hasattr(module, "to_quantized") or "switch" not in path:
+        return False
+    if ".1." in path and "up_proj" in path:
+        return False
+    bits = 6 if "down_proj" in path else 3 if ".2." in path else 4
+    return {"group_size": 32, "bits": bits, "mode": "affine"}
 
 
 def make_int4(path: Path, family: str = "deepseek_v3") -> Path:

@@ -18,6 +18,10 @@ MODELS = [
     ("deepseek_v3", None, True),
     ("deepseek_v3", 4, False),
     ("deepseek_v3", 4, True),
+    ("deepseek_v3", "mixed", False),
+    ("qwen3_moe", "mxfp4", False),
+    ("qwen3_moe", "mxfp8", False),
+    ("qwen3_moe", "nvfp4", False),
     ("qwen3_moe", None, False),
     ("qwen3_moe", 3, False),
     ("gpt_oss", 4, False),
@@ -52,7 +56,9 @@ def cache_sizes(path: Path, knobs: Knobs | None = None) -> list[float]:
 
 
 @pytest.mark.parametrize(("family", "bits", "per_expert"), MODELS)
-def test_streamed_equals_resident(checkpoint: Callable[..., Path], family: str, bits: int, per_expert: bool) -> None:
+def test_streamed_equals_resident(
+    checkpoint: Callable[..., Path], family: str, bits: int | str | None, per_expert: bool
+) -> None:
     path = checkpoint(family, bits, per_expert)
     with load(path) as resident:
         expected = both_phases(resident)
@@ -66,7 +72,7 @@ def test_streamed_equals_resident(checkpoint: Callable[..., Path], family: str, 
 @pytest.mark.parametrize(("family", "bits", "per_expert"), MODELS)
 @pytest.mark.parametrize("sync_window", [2, "all", "auto"])
 def test_optimistic_decoding_is_exact(
-    checkpoint: Callable[..., Path], family: str, bits: int, per_expert: bool, sync_window: int | str
+    checkpoint: Callable[..., Path], family: str, bits: int | str | None, per_expert: bool, sync_window: int | str
 ) -> None:
     path = checkpoint(family, bits, per_expert)
     with load(path) as resident:
@@ -125,7 +131,7 @@ def test_every_lossless_knob_leaves_the_logits_alone(checkpoint: Callable[..., P
 )
 @pytest.mark.parametrize(("family", "bits", "per_expert"), [("deepseek_v3", None, True), ("qwen3_moe", 8, False)])
 def test_a_lossy_model_is_the_same_streamed_and_resident(
-    checkpoint: Callable[..., Path], family: str, bits: int, per_expert: bool, lossy: dict[str, int]
+    checkpoint: Callable[..., Path], family: str, bits: int | str | None, per_expert: bool, lossy: dict[str, int]
 ) -> None:
     path = checkpoint(family, bits, per_expert)
     with load(path) as reference, load(path, Knobs(**lossy)) as resident:
