@@ -13,10 +13,12 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from engine import Knobs
+
 from .front import front
 from .plan import Plan
 from .proposals import Proposal
-from .tables import frame, front_table, number, setting, trial_line
+from .tables import RESIDENT, frame, front_table, number, setting, trial_line
 
 Row = dict[str, Any]
 
@@ -31,6 +33,7 @@ def display(plan: Plan) -> Iterator[Lines | Panel]:
     panel = Panel(plan, console)
     with Live(get_renderable=panel.render, console=console, refresh_per_second=2, transient=True):
         yield panel
+    panel.leave()
 
 
 class Lines:
@@ -64,10 +67,15 @@ class Panel:
         self._done_here = 0
         self._notes: list[str] = []
         self._table: RenderableType = Text("")
-        self._best = "-"
+        self._best, self._size = "-", 0
 
     def note(self, text: str) -> None:
         self._notes.append(text)
+
+    def leave(self) -> None:
+        """What stays on the screen when the panel goes."""
+        for text in (headline(self._plan), *(f"note: {n}" for n in self._notes)):
+            self._console.print(text, markup=False, highlight=False)
 
     def begin(self, proposal: Proposal, rows: list[Row]) -> None:
         self._proposal, self._begun = proposal, time.monotonic()
@@ -88,9 +96,7 @@ class Panel:
         parts: list[RenderableType] = [Text(headline(plan), overflow="ellipsis", no_wrap=True, style="bold"), bar]
         bad = {r["status"] for r in self._rows} - {"ok"}
         counts = "".join(f"   {sum(r['status'] == s for r in self._rows)} {s}" for s in sorted(bad))
-        parts.append(
-            Text(f"best {self._best} tok/s   front {self._front_size()}{counts}", no_wrap=True, overflow="ellipsis")
-        )
+        parts.append(Text(f"best {self._best} tok/s   front {self._size}{counts}", no_wrap=True, overflow="ellipsis"))
         if self._proposal:
             parts.append(Text(self._now(self._proposal), no_wrap=True, overflow="ellipsis"))
         parts += [Text(f"note: {n}", style="italic") for n in self._notes]
@@ -102,19 +108,20 @@ class Panel:
         best = front(df)
         self._size = len(best)
         self._best = number(best["decode_tok_s"].max(), 4) if len(best) else "-"
-        wide = self._console.width
-        room = max(3, (self._console.height - 12) // (1 if wide >= 150 else 3))
+        room = max(3, self._console.height - 12)
         self._table = (
-            front_table(df, wide, most=room) if len(best) else Text("the front appears with the first trials", style="dim")
+            front_table(df, self._console.width, most=room)
+            if len(best)
+            else Text("the front appears with the first trials", style="dim")
         )
-
-    def _front_size(self) -> int:
-        return getattr(self, "_size", 0)
 
     def _now(self, proposal: Proposal) -> str:
         took = time.monotonic() - self._begun
-        what = "everything resident" if proposal.origin == "reference" else setting_of(proposal)
+        what = RESIDENT if proposal.origin == "reference" else self._setting(proposal)
         return f"trial {proposal.trial} ({proposal.origin}, {took:.0f} s)  {what}"
+
+    def _setting(self, proposal: Proposal) -> str:
+        return setting(Knobs.from_mapping(proposal.values).as_dict(), [e.name for e in self._plan.space.entries])
 
     def _left(self) -> str:
         """Time left at the pace of this run, within budget.hours."""
@@ -126,13 +133,6 @@ class Panel:
         if hours:
             left = min(left, max(0.0, hours * 3600 - elapsed))
         return f"{clock(left)} left"
-
-
-def setting_of(proposal: Proposal) -> str:
-    """A proposal's setting in a line."""
-    from engine import Knobs
-
-    return setting(Knobs.from_mapping(proposal.values).as_dict(), list(proposal.values))
 
 
 def headline(plan: Plan) -> str:

@@ -40,11 +40,11 @@ def front(df: pd.DataFrame) -> pd.DataFrame:
 
 
 def knee(df: pd.DataFrame) -> int | None:
-    """Index label of the front's knee: the row farthest below the plane through the ends of the normalised objectives.
+    """Index label of the front's knee: the row nearest to the ideal point, in three objectives. None without a front.
 
-    Each objective (perplexity by its logarithm) is scaled over the front to 0 at its best and 1 at its worst; the plane
-    is x + y + z = 1. That is the point of minimum Manhattan distance to the ideal (Chiu, Yen and Juan, 2016), and in two
-    objectives the classic farthest point from the line between the extremes (Das, 1999). None without a front.
+    Each objective (perplexity by its logarithm) is scaled over the front to 0 at its best and 1 at its worst; the ideal is
+    (0, 0, 0) and the distance Euclidean: the compromise solution (Yu and Zeleny, 1973). The farthest point from the plane
+    through the front's extremes, the other usual definition, is an extreme itself wherever the front is not convex.
     """
     rows = front(df)
     if rows.empty:
@@ -53,7 +53,7 @@ def knee(df: pd.DataFrame) -> int | None:
     values[:, 2] = np.log(values[:, 2])
     span = np.ptp(values, axis=0)
     scaled = (values - values.min(0)) / np.where(span > 0, span, 1)
-    return rows.index[int(scaled.sum(1).argmin())]
+    return rows.index[int((scaled**2).sum(1).argmin())]
 
 
 def reference_point(*frames: pd.DataFrame) -> tuple[float, float, float]:

@@ -19,6 +19,7 @@ from .space import effective
 
 FIGURES = {"decode_tok_s": "tok/s", "peak_memory_gb": "GB", "perplexity": "perplexity"}
 KNEE = "◆ knee"
+FIGURES_WIDTH = 52  # of the columns before the knobs
 RESIDENT = "everything resident"
 
 
@@ -48,43 +49,46 @@ def varying(df: pd.DataFrame) -> list[str]:
 
 
 def front_table(df: pd.DataFrame, width: int, *, most: int | None = None) -> RenderableType:
-    """The front, fastest first, with knee and reference marked; of a front longer than `most` only its first rows."""
+    """The front, fastest first, with knee and reference marked: a column a knob where they fit, else settings below.
+
+    A live view asks for `most` rows, and then gets no settings below.
+    """
     best, marked = front(df), knee(df)
-    reference = df[(df["origin"] == "reference") & (df["status"] == "ok")]
     shown = best if most is None else best.head(most)
-    rows = pd.concat([shown, reference])
+    reference = df[(df["origin"] == "reference") & (df["status"] == "ok")]
     names = varying(best)
-    columns = [*FIGURES.values(), "hit"]
+    columns = names if width >= FIGURES_WIDTH + sum(len(n) + 1 for n in names) else []
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
-    table.add_column("trial", justify="right", no_wrap=True)
-    for name in columns:
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("", no_wrap=True)
-    wide = width >= 52 + sum(len(n) + 1 for n in names)
-    for name in names if wide else ["setting"]:
-        table.add_column(name, justify="right" if wide else "left", no_wrap=wide, overflow="fold")
-    for label, row in rows.iterrows():
+    for name in ("trial", *FIGURES.values(), "hit", "", *columns):
+        table.add_column(name, justify="right" if name else "left", no_wrap=True)
+    for label, row in pd.concat([shown, reference]).iterrows():
         is_reference = row["origin"] == "reference"
         tag = "reference" if is_reference else KNEE if label == marked else ""
         figures = [number(row[n], 4) for n in FIGURES] + [number(row["hit_rate"], 2)]
-        cells = [_cell(row, n) for n in names] if wide else [RESIDENT if is_reference else setting(row, names)]
-        style = "bold" if tag == KNEE else "dim" if is_reference else None
-        table.add_row(str(row["trial"]), *figures, tag, *cells, style=style)
-    if most is not None and len(best) > most:
-        return Group(table, Text(f"… and {len(best) - most} more", style="dim"))
-    return table
+        style = "bold" if tag == KNEE else "dim" if is_reference else ""
+        table.add_row(str(row["trial"]), *figures, tag, *[_cell(row, n) for n in columns], style=style)
+    if len(shown) < len(best):
+        return Group(table, Text(f"… and {len(best) - len(shown)} more", style="dim"))
+    return table if columns or most is not None else Group(table, Text(), _settings(shown, names))
+
+
+def _settings(rows: pd.DataFrame, names: Sequence[str]) -> Table:
+    grid = Table.grid(padding=(0, 2, 0, 0))
+    grid.add_column(justify="right", min_width=5)
+    grid.add_column(overflow="fold")
+    for _, row in rows.iterrows():
+        grid.add_row(str(row["trial"]), setting(row, names))
+    return grid
 
 
 def trial_line(row: Mapping[str, Any], done: int, wanted: int, names: Sequence[str]) -> str:
     """One finished trial in one line."""
     head = f"{done:>{len(str(wanted))}}/{wanted} trial {row['trial']:<3} {row['status']:<10}"
-    if row["status"] == "ok":
-        head += " ".join(f"{number(row[n], 4)} {unit}" for n, unit in FIGURES.items()).replace(" perplexity", "")
-        head = head.replace(" GB ", " GB  ppl ").replace(" tok/s ", " tok/s  ")
-    else:
-        head += str(row["status_reason"])
     what = f"reference: {RESIDENT}" if row["origin"] == "reference" else setting(row, names)
-    return f"{head}  {what}"
+    if row["status"] != "ok":
+        return f"{head} {row['status_reason']}  {what}"
+    speed, memory, perplexity = (number(row[n], 4) for n in FIGURES)
+    return f"{head} {speed:>6} tok/s {memory:>7} GB  ppl {perplexity:<6}  {what}"
 
 
 def _cell(row: Mapping[str, Any], name: str) -> str:

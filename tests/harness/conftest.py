@@ -16,13 +16,19 @@ ROOT = HERE.parents[1]
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with `checkpoint/` and `judge.txt`, from which the fake engine can be imported, here and in children."""
-    (tmp_path / "checkpoint").mkdir()
-    (tmp_path / "judge.txt").write_text("The miller opens the headrace and the wheel begins to turn. " * 20)
+    """A prepared folder to stand in, from which the fake engine can be imported, here and in children."""
+    prepare(tmp_path)
     monkeypatch.syspath_prepend(str(HERE))
     monkeypatch.setenv("PYTHONPATH", str(HERE))
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+def prepare(folder: Path) -> Path:
+    """Put a fake checkpoint and a judge into `folder`."""
+    (folder / "checkpoint").mkdir()
+    (folder / "judge.txt").write_text("The miller opens the headrace and the wheel begins to turn. " * 20)
+    return folder
 
 
 def arguments(place: Path, *overrides: str) -> list[str]:

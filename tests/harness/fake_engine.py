@@ -1,7 +1,7 @@
 """An engine at the seam with a known response surface, faults on demand and a count of its runs.
 
 Named by `engine.module=fake_engine`. The checkpoint is any folder; files in it steer the fake: `slow_s` (seconds a trial
-takes), `fault.json` {"knob": ..., "above": ..., "kind": crash|kill|hang|burst|exit|error}, `runs.log`
+takes), `faults.json` {read_threads: crash|kill|hang|burst|exit|error|malloc|knob}, `runs.log`
 collects one line a run.
 """
 
@@ -16,7 +16,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from engine import CheckpointError, Judge, Knobs, Measurement
+from engine import CheckpointError, Judge, KnobError, Knobs, Measurement
 
 ONE_TOKEN_GB, ALL_GB, RESIDENT_GB = 0.002, 0.08, 0.02
 
@@ -66,14 +66,8 @@ class FakeEngine:
         )  # fmt: skip
 
     def _fault(self) -> None:
-        path = self.checkpoint / "fault.json"
-        if not path.exists():
-            return
-        fault = json.loads(path.read_text())
-        value = getattr(self.knobs, fault["knob"])
-        if value is None or not value > fault["above"]:
-            return
-        kind = fault["kind"]
+        path = self.checkpoint / "faults.json"
+        kind = json.loads(path.read_text()).get(str(self.knobs.read_threads)) if path.exists() else None
         if kind == "crash":
             os.kill(os.getpid(), signal.SIGSEGV)
         elif kind == "kill":
@@ -86,8 +80,12 @@ class FakeEngine:
         elif kind == "exit":
             print("the disk is on fire", file=sys.stderr)
             os._exit(7)
+        elif kind == "malloc":
+            raise RuntimeError("[malloc] Unable to allocate 9000000000 bytes.")
         elif kind == "error":
             raise CheckpointError("shard 3 cannot be read; copy it again")
+        elif kind == "knob":
+            raise KnobError("expert_bits=3: 40 columns are no multiple of 32; unset it")
 
 
 def load(checkpoint: str | Path, knobs: Knobs) -> FakeEngine:

@@ -6,8 +6,12 @@ import json
 from pathlib import Path
 
 import pytest
+import yaml
 from conftest import Cli, spawn
 
+from harness import ROOT
+
+CACHE = yaml.safe_load((ROOT / "search_spaces" / "kimi_mini.yaml").read_text())["cache_gb"]
 CASES = [
     ("study=dmo", "study=dmo is unknown; did you mean demo?"),
     ("study=xyzzy", "study=xyzzy is unknown; choose one of: demo, kimi_m2max"),
@@ -22,7 +26,7 @@ CASES = [
     ("search_space.cach_gb=1", "search_space.cach_gb: cach_gb is not a knob; did you mean cache_gb?"),
     ("knobs.cach_gb=1", "knobs.cach_gb: cach_gb is not a knob; did you mean cache_gb?"),
     ("knobs.read_threads=3", "fix it with search_space.read_threads=VALUE"),
-    ("search_space.cache_gb.high=0.001", "search_space.cache_gb.low=0.004 is above its high=0.001"),
+    ("search_space.cache_gb.high=0.001", f"search_space.cache_gb.low={CACHE['low']} is above its high=0.001"),
     ("search_space.cache_gb.lwo=1", "search_space.cache_gb.lwo is not a key of a float; did you mean low?"),
     ("search_space.cache_gb.type=flot", "search_space.cache_gb.type=flot is unknown"),
     ("search_space.cache_gb.low=small", "search_space.cache_gb.low=small is not a number"),
@@ -34,7 +38,10 @@ CASES = [
     ("search_space.read_threads.low=1.5", "search_space.read_threads.low=1.5 is not a whole number"),
     ("search_space.evict_half_life.low=0", "search_space.evict_half_life.low=0 has no logarithm"),
     ("search_space.io_mode=mmap", "io_mode=mmap is unknown; choose one of: buffered, direct"),
-    ("study.anchors=[{cache_gb:1}]", "study.anchors[0]: cache_gb=1 is outside its search space (0.004 .. 0.05)"),
+    (
+        "study.anchors=[{cache_gb:1}]",
+        f"study.anchors[0]: cache_gb=1 is outside its search space ({CACHE['low']} .. {CACHE['high']})",
+    ),
     ("study.anchors=[{cache:1}]", "study.anchors[0]: cache is not in the search space; did you mean cache_gb?"),
     ("study.name=../up", "study.name=../up names a folder"),
     ("device.memory_gb=0", "device.memory_gb=0 is not above 0"),
@@ -101,7 +108,7 @@ def test_another_study_in_the_folder_is_refused(cli: Cli, place: Path) -> None:
     for override, changed in (
         ("study.seed=3", "seed was 0 and is now 3"),
         ("knobs.ssd_gbps=0.2", "knobs.ssd_gbps was 0.3 and is now 0.2"),
-        ("search_space.cache_gb.low=0.005", "search_space.cache_gb.low was 0.004 and is now 0.005"),
+        ("search_space.cache_gb.low=0.005", f"search_space.cache_gb.low was {CACHE['low']} and is now 0.005"),
         (f"quality.text={Path(__file__)}", "judge was"),
     ):
         status, _, err = cli(override, "budget.trials=1")

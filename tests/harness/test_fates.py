@@ -6,58 +6,81 @@ import json
 from pathlib import Path
 
 import optuna
+import pandas as pd
 import pytest
-from conftest import Cli
-from optuna.trial import TrialState
+from conftest import Cli, prepare, spawn
+from optuna.trial import FrozenTrial, TrialState
 
 from harness.columns import OBJECTIVES
 from harness.rows import read_trials
 
-FATES = [
-    ("crash", "crash", "signal SIGSEGV"),
-    ("exit", "crash", "exit status 7: the disk is on fire"),
-    ("error", "crash", "shard 3 cannot be read; copy it again"),
-    ("kill", "oom", "killed by the system (SIGKILL)"),
-    ("hang", "timeout", "no result within 6 s (budget.trial_timeout_s)"),
-    ("burst", "oom", "are above the limit of 0.6 GB"),
-]
+Study = tuple[pd.DataFrame, dict[int, FrozenTrial], str]
+FATES = {  # fault: (status, reason)
+    "crash": ("crash", "signal SIGSEGV"),
+    "exit": ("crash", "exit status 7: the disk is on fire"),
+    "error": ("crash", "shard 3 cannot be read; copy it again"),
+    "knob": ("infeasible", "40 columns are no multiple of 32"),
+    "kill": ("oom", "killed by the system (SIGKILL)"),
+    "malloc": ("oom", "RuntimeError: [malloc] Unable to allocate 9000000000 bytes."),
+    "hang": ("timeout", "no result within 6 s (budget.trial_timeout_s)"),
+    "burst": ("oom", "are above the limit of 0.6 GB"),
+}
+THREADS = {kind: 9 + i for i, kind in enumerate(FATES)}  # the number of read_threads that brings the fault about
 
 
-@pytest.mark.parametrize(("kind", "expected", "reason"), FATES, ids=[kind for kind, *_ in FATES])
-def test_fate(place: Path, cli: Cli, kind: str, expected: str, reason: str) -> None:
-    # Trials: the reference, the defaults (whose cache is in the middle: spared), two corners of which one is hit.
-    (place / "checkpoint" / "fault.json").write_text(json.dumps({"knob": "cache_gb", "above": 0.04, "kind": kind}))
-    timeout = 6 if kind == "hang" else 60
-    args = (f"budget.trial_timeout_s={timeout}", "device.memory_gb=0.6", "device.usable_share=1")
-    status, out, err = cli("budget.trials=4", *args)
-    assert (status, err) == (0, "")
-    df = read_trials(place / "results" / "demo")
-    assert df["status"].tolist() == ["ok", "ok", "ok", expected]
-    row = df.iloc[3]
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
+    """One study that meets every fault: its rows, what Optuna was told, and what was printed."""
+    place = prepare(tmp_path_factory.mktemp("fates"))
+    (place / "checkpoint" / "faults.json").write_text(json.dumps({n: kind for kind, n in THREADS.items()}))
+    anchors = ",".join(f"{{cache_gb:0.01,read_threads:{n}}}" for n in THREADS.values())
+    limits = ("budget.trial_timeout_s=6", "device.memory_gb=0.6", "device.usable_share=1")
+    space = ("~search_space.expert_bits", "~search_space.cold_bits", "~search_space.hot_share",
+             "search_space.read_threads.high=99")  # fmt: skip
+    overrides = (f"study.anchors=[{anchors}]", f"budget.trials={4 + len(FATES)}", *limits, *space)
+    process = spawn(place, *overrides)
+    out, err = process.communicate(timeout=200)
+    assert (process.returncode, err) == (0, "")
+    folder = place / "results" / "demo"
+    told = optuna.load_study(study_name="headrace", storage=f"sqlite:///{folder / 'study.db'}").get_trials()
+    return read_trials(folder), {t.user_attrs["trial"]: t for t in told if "trial" in t.user_attrs}, out
+
+
+@pytest.mark.parametrize("kind", FATES)
+def test_fate(study: Study, kind: str) -> None:
+    df, told, out = study
+    expected, reason = FATES[kind]
+    row = df[df["read_threads"] == THREADS[kind]].iloc[0]
+    assert row["status"] == expected
     assert reason in row["status_reason"]
     assert "\n" not in row["status_reason"]
-    assert df.loc[3, list(OBJECTIVES)].isna().all()
-    assert row["cache_gb"] == 0.05
+    assert row[list(OBJECTIVES)].isna().all()
+    assert (row["cache_gb"], row["origin"]) == (0.01, "anchor")
     assert row["seen_peak_gb"] > (0.6 if kind == "burst" else 0.01)
-    assert expected in out
-    study = optuna.load_study(study_name="headrace", storage=f"sqlite:///{place / 'results/demo/study.db'}")
-    told = {t.user_attrs["trial"]: t for t in study.get_trials() if "trial" in t.user_attrs}
-    assert all(t.state == TrialState.COMPLETE for t in told.values())
-    assert told[3].constraints["infeasible"] > 0 > told[2].constraints["infeasible"]
-    ok = df[df["status"] == "ok"]
-    assert told[3].values == [ok["decode_tok_s"].min(), ok["peak_memory_gb"].max(), ok["perplexity"].max()]
+    assert row["status_reason"] in out
+    trial = told[row["trial"]]
+    assert trial.state == TrialState.COMPLETE
+    assert trial.constraints["infeasible"] > 0
+    before = df[(df["status"] == "ok") & (df["trial"] < row["trial"])]
+    assert trial.values == [before["decode_tok_s"].min(), before["peak_memory_gb"].max(), before["perplexity"].max()]
+
+
+def test_the_others_are_not_touched(study: Study) -> None:
+    df, told, _ = study
+    assert df["trial"].tolist() == list(range(4 + len(FATES)))
+    fine = df[~df["read_threads"].isin(THREADS.values())]
+    assert (fine["status"] == "ok").all()
+    assert all(told[n].constraints["infeasible"] < 0 for n in fine["trial"] if n in told)
 
 
 def test_what_cannot_fit_is_foreseen_and_not_run(place: Path, cli: Cli) -> None:
-    status, out, _ = cli(
-        "budget.trials=5", "device.memory_gb=0.09", "device.usable_share=1", "search_space.cache_gb.high=0.075"
-    )
+    limits = ("device.memory_gb=0.09", "device.usable_share=1", "search_space.cache_gb.high=0.075")
+    status, out, _ = cli("budget.trials=3", *limits)
     assert status == 0
     df = read_trials(place / "results" / "demo")
-    assert df["origin"].tolist() == ["anchor"] * 5
-    assert df["trial"].tolist() == [1, 2, 3, 4, 5]
+    assert df["origin"].tolist() == ["anchor"] * 3
+    assert df["trial"].tolist() == [1, 2, 3]
     assert "no reference: with everything resident it would take 0.1 GB, above the limit of 0.09 GB" in out
-    foreseen = df[df["status"] == "infeasible"]
-    assert len(foreseen) == 1
-    assert "above the limit of 0.09 GB" in foreseen.iloc[0]["status_reason"]
-    assert len((place / "checkpoint" / "runs.log").read_text().splitlines()) == 4
+    assert df["status"].tolist() == ["ok", "ok", "infeasible"]
+    assert "above the limit of 0.09 GB" in df["status_reason"][2]
+    assert len((place / "checkpoint" / "runs.log").read_text().splitlines()) == 2

@@ -30,7 +30,8 @@ def test_front_by_hand() -> None:
 
 
 def test_knee_by_hand() -> None:
-    # Scaled losses, perplexity by its logarithm: 1: 0+1+1; 2: .947+0+1; 3: .211+.111+.322; 5: 1+.889+0.
+    # Scaled losses, perplexity by its logarithm, as coordinates from the ideal point:
+    # 1: (0, 1, 1), 2: (.947, 0, 1), 3: (.211, .111, .322), 5: (1, .889, 0).
     assert FIVE.loc[knee(FIVE), "trial"] == 3
     assert knee(trials()) is None
     assert knee(trials((1, 1, 1))) == 0

@@ -23,6 +23,11 @@ def storage(folder: Path) -> optuna.Study:
     return optuna.load_study(study_name="headrace", storage=f"sqlite:///{folder / 'study.db'}")
 
 
+def finished(folder: Path) -> dict[int, tuple[dict, list[float]]]:
+    """What Optuna knows of each row's trial: parameters and values."""
+    return {t.user_attrs["trial"]: (t.params, t.values) for t in storage(folder).get_trials() if t.values}
+
+
 def finish(process: subprocess.Popen[str]) -> tuple[int, str, str]:
     out, err = process.communicate(timeout=200)
     return process.returncode, out, err
@@ -69,46 +74,35 @@ def test_a_killed_trial_is_run_again_and_one_killed_three_times_is_a_crash(place
     assert "logs/trial-000000.log" in row["status_reason"]
 
 
-def test_finished_study_says_so_and_shows_its_front(place: Path, cli: Cli) -> None:
-    first = cli("budget.trials=3")
-    before = read_trials(place / "results" / "demo")
-    second = cli("budget.trials=3")
-    assert first[0] == second[0] == 0
-    assert "done; for more: budget.trials=6" in second[1]
-    assert "◆ knee" in second[1]
-    pd.testing.assert_frame_equal(before, read_trials(place / "results" / "demo"))
-
-
-def test_a_damaged_row_is_set_aside_and_measured_again(place: Path, cli: Cli) -> None:
+def test_damage_is_mended(place: Path, cli: Cli) -> None:
+    """A finished study, run again: as it is, with a row cut short, with its storage removed, and with it damaged."""
     folder = place / "results" / "demo"
-    cli("budget.trials=3")
-    before = read_trials(folder)
+    assert cli("budget.trials=3")[0] == 0
+    rows, told = read_trials(folder), finished(folder)
+
+    status, out, err = cli("budget.trials=3")
+    assert (status, err) == (0, "")
+    assert "done; for more: budget.trials=6" in out
+    assert "◆ knee" in out
+    pd.testing.assert_frame_equal(rows, read_trials(folder))
+
     whole = part_path(folder, 2).read_bytes()
     part_path(folder, 2).write_bytes(whole[: len(whole) // 2])
     status, _, err = cli("budget.trials=3")
-    assert status == 0
-    assert err.count("\n") == 1
+    assert (status, err.count("\n")) == (0, 1)
     assert "part-000002.parquet is cut short or damaged: moved to" in err
     assert (folder / "damaged" / "part-000002.parquet").exists()
-    after = read_trials(folder)
-    knobs = ["trial", "cache_gb", "expert_bits", "decode_tok_s", "perplexity"]
-    pd.testing.assert_frame_equal(before[knobs], after[knobs])
+    columns = ["trial", "cache_gb", "expert_bits", "decode_tok_s", "perplexity"]
+    pd.testing.assert_frame_equal(rows[columns], read_trials(folder)[columns])
 
-
-@pytest.mark.parametrize("loss", ["removed", "damaged"])
-def test_a_lost_storage_is_made_anew_from_the_rows(place: Path, cli: Cli, loss: str) -> None:
-    folder = place / "results" / "demo"
-    cli("budget.trials=4")
-    values = {t.user_attrs["trial"]: (t.params, t.values) for t in storage(folder).get_trials() if t.values}
-    if loss == "removed":
+    for content in (None, b"SQLite format 3\x00" + os.urandom(4000)):
         for path in folder.glob("study.db*"):
             path.unlink()
-    else:
-        (folder / "study.db").write_bytes(b"SQLite format 3\x00" + os.urandom(4000))
-    assert cli("budget.trials=4")[0] == 0
-    again = {t.user_attrs["trial"]: (t.params, t.values) for t in storage(folder).get_trials() if t.values}
-    assert {n: v for n, (_, v) in again.items()} == {n: v for n, (_, v) in values.items()}
-    assert again[1][0] == values[1][0]
+        if content:
+            (folder / "study.db").write_bytes(content)
+        assert cli("budget.trials=3")[0] == 0
+        assert finished(folder) == told
+    assert (folder / "damaged-study.db").exists()
 
 
 def test_a_second_search_on_the_same_study_is_refused(place: Path, cli: Cli) -> None:
