@@ -78,13 +78,14 @@ SHARD_BYTES = 15_000_000
 
 @dataclass(frozen=True)
 class Recipe:
-    batch: int = 64  # sequences a step
+    batch: int = 120  # sequences a step
     context: int = 512  # tokens a sequence
-    learning_rate: float = 2e-3
+    learning_rate: float = 2.5e-3
     warmup_share: float = 0.02  # of the time
     weight_decay: float = 0.1
     bias_speed: float = 6e-3
-    locality: float = 0.0
+    locality: float = 0.05  # weight of the locality loss
+    locality_target: float = 0.55  # neighbour correlation beyond which a layer pays nothing
     capacity_factor: float = 1.5  # an expert batch holds this many times the mean load; what is beyond is dropped
     dtype: str = "bfloat16"
     seed: int = 0
@@ -158,8 +159,7 @@ class ScoredGate(nn.Module):
 
     def __call__(self, x: mx.array) -> tuple[mx.array, mx.array]:
         logits = x.astype(mx.float32) @ self.weight.astype(mx.float32).T
-        # With the bias, for the choice is made on the sum: else offsets that the bias cancels would count as locality.
-        self._scores = mx.sigmoid(logits) + self.e_score_correction_bias
+        self._scores = mx.sigmoid(logits)
         return deepseek_v3.group_expert_select(logits, self.e_score_correction_bias, *self._select)
 
 
@@ -226,15 +226,17 @@ def forward(model: nn.Module, parameters: dict[str, mx.array], biases: mx.array,
         layer.gate.e_score_correction_bias = bias
     logits = model(tokens[:, :-1]).astype(mx.float32)
     nats = nn.losses.cross_entropy(logits, tokens[:, 1:], reduction="mean")
-    roughness = mx.mean(mx.stack([1 - neighbour_correlation(layer.gate._scores) for layer in layers]))
+    correlation = mx.stack([neighbour_correlation(layer.gate._scores) for layer in layers])
     counts = mx.stack([layer.switch_mlp._counts for layer in layers])
     chosen = mx.stack([layer.switch_mlp._chosen.astype(mx.int32) for layer in layers], axis=2)
-    return nats, roughness, counts, chosen
+    return nats, correlation, counts, chosen
 
 
 def neighbour_correlation(scores: mx.array) -> mx.array:
-    """Mean correlation over experts of the router scores of neighbouring tokens. Scale-free: shrinking scores gains nothing."""
-    centred = scores - scores.mean(axis=-1, keepdims=True)
+    """Mean correlation over experts of what the router scores of neighbouring tokens have beyond each expert's mean.
+
+    Neither smaller scores nor constant offsets between experts, which the balancing bias cancels, gain anything."""
+    centred = scores - scores.mean(axis=(0, 1))
     unit = centred * mx.rsqrt((centred * centred).sum(axis=-1, keepdims=True) + 1e-6)
     return (unit[:, 1:] * unit[:, :-1]).sum(axis=-1).mean()
 
@@ -273,8 +275,9 @@ def make_step(model: nn.Module, recipe: Recipe) -> Any:
     """step(state, tokens, rate) -> (state, figures), compiled. State is a dict of dicts of arrays."""
 
     def loss(parameters: dict[str, mx.array], biases: mx.array, tokens: mx.array) -> Any:
-        nats, roughness, counts, _ = forward(model, parameters, biases, tokens, recipe)
-        return nats + recipe.locality * roughness, (nats, roughness, counts)
+        nats, correlation, counts, _ = forward(model, parameters, biases, tokens, recipe)
+        jumps = mx.maximum(recipe.locality_target - correlation, 0).mean()
+        return nats + recipe.locality * jumps, (nats, correlation.mean(), counts)
 
     def step(state: dict[str, Any], tokens: mx.array, rate: mx.array) -> Any:
         (_, figures), gradients = mx.value_and_grad(loss)(state["weight"], state["bias"], tokens)
@@ -286,14 +289,14 @@ def make_step(model: nn.Module, recipe: Recipe) -> Any:
             new["weight"][name], new["first"][name], new["second"][name] = updated(
                 name, weight, gradients[name] * clip, state["first"][name], state["second"][name], count, rate, recipe.weight_decay
             )
-        nats, roughness, counts = figures
+        nats, correlation, counts = figures
         # The bias is balanced with the learning rate: it must stand still when the weights do.
         speed = recipe.bias_speed * rate / recipe.learning_rate
         load = counts.astype(mx.float32)
         new["bias"] = state["bias"] + speed * mx.sign(load.mean(axis=1, keepdims=True) - load)
         capacity = recipe.capacity_factor * load.mean(axis=1, keepdims=True)
         dropped = mx.maximum(load - capacity, 0).sum() / load.sum()
-        return new, (nats, roughness, dropped, norm)
+        return new, (nats, correlation, dropped, norm)
 
     return mx.compile(step)
 
@@ -432,7 +435,7 @@ def train(config: dict[str, Any], recipe: Recipe, tokens: np.ndarray, held_out: 
             mx.eval(figures)  # keep the queue short, so that the clock means something
         running = share < 1.0
         if not running or time.monotonic() - last > log_every_s:
-            nats, roughness, dropped, norm = (figure.item() for figure in figures)
+            nats, correlation, dropped, norm = (figure.item() for figure in figures)
             seconds = time.monotonic() - last
             bits, least, hits = evaluate(state)
             row = {
@@ -444,7 +447,7 @@ def train(config: dict[str, Any], recipe: Recipe, tokens: np.ndarray, held_out: 
                 "heldout_bits_per_byte": bits,
                 "min_expert_load": least,
                 "lru_hit_25": hits,
-                "router_roughness": roughness,
+                "neighbour_correlation": correlation,
                 "dropped": dropped,
                 "gradient_norm": norm,
                 "peak_gb": mx.get_peak_memory() / 1e9,
