@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import copy
 import itertools
+import os
 import time
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # only its tokenizers are used; it warns of missing models
 
 import mlx.core as mx
 import mlx.nn as nn
