@@ -84,7 +84,7 @@ COLUMNS = (
     Column("sampler", "str", "", "what proposed, for origin sampler"),
     Column("space", "str", "", "fingerprint of search space and fixed knobs"),
     Column("judge", "str", "", "fingerprint of texts and metric; rows of different judges are not comparable"),
-    Column("quality", "str", "", "name of the judge's file"),
+    Column("quality", "str", "", "the judge's file, and how many of its texts if not all"),
     Column("mode", "str", "", "which path of the engine ran, e.g. streamed float32 cpu"),
     Column("model", "str", "", "name of the model"),
     Column("architecture", "str", "", "model_type of the checkpoint"),

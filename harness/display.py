@@ -139,7 +139,7 @@ def headline(plan: Plan) -> str:
     """What this study is, in a line."""
     c = plan.config
     note = f" ({c['device']['note']})" if c["device"]["note"] else ""
-    return f"{plan.name}: {c['model']['name']} on {c['device']['name']}{note}, judge {plan.judge_path.stem}"
+    return f"{plan.name}: {c['model']['name']} on {c['device']['name']}{note}, judge {plan.judge_name}"
 
 
 def clock(seconds: float) -> str:

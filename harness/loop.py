@@ -22,7 +22,7 @@ from engine import Knobs
 from . import machine
 from .child import Interrupted, Outcome, run_child
 from .columns import NAMES
-from .manifest import locked, settle, write_json
+from .manifest import JUDGE, locked, settle, write_json
 from .plan import Plan, check_writable
 from .proposals import SAMPLER, Proposal, Proposals
 from .rows import read_rows, set_damaged_aside, write_row
@@ -114,7 +114,7 @@ def _run(plan: Plan, proposal: Proposal, attempt: int, stop: Stop) -> Outcome:
         "attempt": attempt,
         "engine": plan.config["engine"]["module"],
         "checkpoint": str(plan.checkpoint),
-        "judge": str(plan.judge_path),
+        "judge": str(plan.folder / JUDGE),
         "knobs": proposal.values,
     }
     write_json(running, request)
@@ -181,8 +181,8 @@ def _row(plan: Plan, proposal: Proposal, outcome: Outcome, started_at: datetime,
         seed=plan.seed,
         sampler=SAMPLER,
         space=plan.space_fingerprint,
-        judge=plan.judge,
-        quality=plan.judge_path.stem,
+        judge=plan.judge.fingerprint,
+        quality=plan.judge_name,
         model=config["model"]["name"],
         architecture=plan.architecture,
         model_fingerprint=plan.model_fingerprint,

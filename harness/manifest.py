@@ -7,6 +7,7 @@ continued with one of these changed is refused.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import fcntl
 import json
 import os
@@ -14,9 +15,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from . import ResultsError
 from .plan import Plan
 from .rows import sync_folder
+
+JUDGE = "judge.yaml"  # the texts in use, kept beside the rows
 
 
 @contextlib.contextmanager
@@ -53,6 +58,8 @@ def settle(plan: Plan) -> None:
             )
     elif any((plan.folder / "trials").glob("*.parquet")):
         raise ResultsError(f"{plan.folder} has trials but no manifest.json; restore it, or choose study.name=OTHER")
+    texts = [dataclasses.asdict(text) for text in plan.judge.texts]
+    (plan.folder / JUDGE).write_text(yaml.safe_dump(texts, allow_unicode=True, sort_keys=False), encoding="utf-8")
     write_json(path, {"identity": identity, "config": dict(plan.config)})
 
 

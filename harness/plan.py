@@ -33,8 +33,8 @@ class Plan:
     anchors: list[dict[str, Any]]  # Optuna's parameters of the first trials
     engine: ModuleType
     checkpoint: Path
-    judge_path: Path
-    judge: str
+    judge: Judge  # the texts in use
+    judge_name: str
     architecture: str
     model_fingerprint: str
     reference_gb: float  # predicted peak with everything resident
@@ -61,7 +61,7 @@ class Plan:
         """What rows of one study have in common; another value of any of these is another study."""
         return {
             "model": self.model_fingerprint,
-            "judge": self.judge,
+            "judge": self.judge.fingerprint,
             "engine": self.config["engine"]["module"],
             "objectives": dict(OBJECTIVES),
             "seed": self.seed,
@@ -92,8 +92,8 @@ def plan_from_config(config: DictConfig) -> Plan:
     _check_numbers(c)
     space = space_from_config(c["search_space"], c["knobs"])
     anchors = [_anchor(space, i, values) for i, values in enumerate(c["study"]["anchors"])]
-    judge_path = Path(c["quality"]["text"]).expanduser().absolute()
-    judge = Judge.load(judge_path).fingerprint
+    judge_path = Path(c["quality"]["text"]).expanduser()
+    judge, judge_name = _some(Judge.load(judge_path), judge_path.stem, c["quality"]["most"])
     engine = _engine(c["engine"]["module"])
     checkpoint = Path(c["model"]["path"]).expanduser().absolute()
     if not checkpoint.exists():
@@ -102,7 +102,7 @@ def plan_from_config(config: DictConfig) -> Plan:
     limit = (c["device"]["memory_gb"] or machine.memory_gb()) * c["device"]["usable_share"]
     folder = Path(c["results_dir"]).expanduser().absolute() / c["study"]["name"]
     plan = Plan(
-        c, space, [*space.anchors(), *anchors], engine, checkpoint, judge_path, judge,
+        c, space, [*space.anchors(), *anchors], engine, checkpoint, judge, judge_name,
         whole.architecture, whole.fingerprint, whole.predicted_peak_gb, limit, folder,
     )  # fmt: skip
     _check_cache(plan)
@@ -117,6 +117,7 @@ def _check_numbers(c: Any) -> None:
         ("budget.trials", budget["trials"], 1),
         ("budget.hours", budget["hours"], 0),
         ("budget.trial_timeout_s", budget["trial_timeout_s"], 1),
+        ("quality.most", c["quality"]["most"], 1),
         ("study.seed", c["study"]["seed"], 0),
     ):
         if value is not None and not value >= least:
@@ -127,6 +128,14 @@ def _check_numbers(c: Any) -> None:
         )
     if not 0 < device["usable_share"] <= 1:
         raise ConfigError(f"device.usable_share={device['usable_share']:g} is outside 0 .. 1; give a share of memory_gb")
+
+
+def _some(judge: Judge, name: str, most: int | None) -> tuple[Judge, str]:
+    """At most `most` of a judge's texts, evenly chosen, and a name that says so."""
+    count = len(judge.texts)
+    if most is None or most >= count:
+        return judge, name
+    return Judge(tuple(judge.texts[i * count // most] for i in range(most))), f"{name} ({most} of {count} texts)"
 
 
 def _anchor(space: Space, number: int, values: Mapping[str, Any]) -> dict[str, Any]:

@@ -49,6 +49,7 @@ class Device:
 @dataclass
 class Quality:
     text: str = MISSING  # the judge: a YAML list of prompts, or any text file
+    most: int | None = None  # at most this many of its texts, evenly chosen: a long judge makes long trials; null: all
 
 
 @dataclass

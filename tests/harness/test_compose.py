@@ -8,6 +8,7 @@ import pytest
 import yaml
 from conftest import Cli, spawn
 
+from engine import Judge
 from harness.rows import read_trials
 
 
@@ -68,11 +69,15 @@ def test_several_studies_in_a_row(cli: Cli, place: Path) -> None:
 
 def test_a_users_own_text_is_another_judge(cli: Cli, place: Path) -> None:
     assert cli("budget.trials=1")[0] == 0
-    (place / "mine.txt").write_text("Whoever opens the gate decides how fast the wheel will turn today. " * 20)
+    (place / "mine.txt").write_text("Whoever opens the gate decides how fast the wheel will turn today. " * 30)
     assert cli("budget.trials=1", "quality.text=mine.txt", "study.name=mine")[0] == 0
-    rows = [read_trials(place / "results" / name).iloc[0] for name in ("demo", "mine")]
-    assert rows[0]["judge"] != rows[1]["judge"]
-    assert [r["quality"] for r in rows] == ["judge", "mine"]
+    assert cli("budget.trials=1", "quality.text=mine.txt", "study.name=one", "quality.most=1")[0] == 0
+    rows = [read_trials(place / "results" / name).iloc[0] for name in ("demo", "mine", "one")]
+    assert len({r["judge"] for r in rows}) == 3
+    assert [r["quality"] for r in rows] == ["judge", "mine", "mine (1 of 2 texts)"]
+    judges = [Judge.load(place / "results" / name / "judge.yaml") for name in ("demo", "mine", "one")]
+    assert [j.fingerprint for j in judges] == [r["judge"] for r in rows]
+    assert [len(j.texts) for j in judges] == [1, 2, 1]
 
 
 def test_fixed_knobs_reach_the_engine_and_the_row(cli: Cli, place: Path) -> None:
