@@ -1,7 +1,7 @@
-"""The text kimi_mini is trained on: permissively licensed technical English out of Debian packages, and the King James Bible.
+"""kimi_mini's text: permissively licensed technical English out of Debian packages, and the King James Bible.
 
 Built from package names alone, so nothing but the held-out text needs to be committed. A document is one page (one HTML
-file, one manual page, the comments of one Go file, one AWS service, one book of the Bible). Navigation goes by three
+file, one manual page, the comments of one Go file, one AWS service, one chapter of the Bible). Navigation goes by three
 rules: only the main part of a page is read, a short block on more than a tenth of a package's pages is dropped, and a
 block of 60 characters or more is kept once in the whole corpus, so repeated boilerplate neither inflates the corpus nor
 hands `xz` a free win on the held-out text. One document in 140 (by the hash of its name) is held out whole; those that
@@ -31,7 +31,9 @@ DOCUMENT_END = "\x00"  # between documents in train.txt and heldout.txt; no docu
 HELD_OUT_ONE_IN = 140
 DEDUPE_CHARS = 60
 SOURCE_CAP_BYTES = 24_000_000  # no source may drown the others
-HELD_OUT_DOCUMENT_CHARS = 64_000  # a longer document stays in the training text: one page must not be a third of the test
+HELD_OUT_DOCUMENT_CHARS = (
+    64_000  # a longer document stays in the training text: one page must not be a third of the test
+)
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,9 @@ SOURCES = (
     Source("sqlite3-doc", "public domain"),
     Source("golang-1.19-src", "BSD-3-Clause", r"/(test|testdata|vendor)/|_test\.go$"),
     Source("perl-doc", "Artistic-1.0-Perl", r"perl(gpl|artistic)"),
-    Source("rust-doc", "MIT OR Apache-2.0", r"/html/(core/(arch|core_arch|core_simd)|src|test|proc_macro)/|/core/simd/"),
+    Source(
+        "rust-doc", "MIT OR Apache-2.0", r"/html/(core/(arch|core_arch|core_simd)|src|test|proc_macro)/|/core/simd/"
+    ),
     Source("nodejs-doc", "MIT", r"/all\.html"),
     Source("cmake-doc", "BSD-3-Clause"),
     Source("llvm-19-doc", "Apache-2.0 WITH LLVM-exception"),
@@ -198,14 +202,19 @@ READERS = (
 
 
 def clean(text: str) -> list[str]:
-    """Blocks of English: white space normalised, blocks of numbers, of another script or of one endless line dropped."""
+    """Blocks of English: white space normalised; numbers, other scripts and endless words dropped."""
     blocks = []
     for block in re.split(r"\n\s*\n", text.replace(DOCUMENT_END, "").replace("\r", "")):
         block = re.sub(r"[ \t]+$", "", block.expandtabs(4), flags=re.M).strip("\n")
         letters = sum(map(str.isalpha, block))
         foreign = len(block.encode()) - len(block)
         longest_word = max(map(len, block.split()), default=0)
-        if block.strip(" -") and foreign <= len(block) * 0.1 and longest_word < 200 and (len(block) < 80 or letters > len(block) / 2):
+        if (
+            block.strip(" -")
+            and foreign <= len(block) * 0.1
+            and longest_word < 200
+            and (len(block) < 80 or letters > len(block) / 2)
+        ):
             blocks.append(block)
     return blocks
 
@@ -237,7 +246,7 @@ def bible_books(deb: Path) -> list[tuple[str, list[str]]]:
     root = deb.parent / "bible"
     for package in (deb, next(deb.parent.glob("bible-kjv_*.deb"))):
         subprocess.run(["dpkg-deb", "-x", package, root], check=True)
-    reader = [root / "usr/bin/bible", "-p", f"{root}/usr/lib/", "-f", "-l5000", "gen1:1-rev22:21"]
+    reader = [f"{root}/usr/bin/bible", "-p", f"{root}/usr/lib/", "-f", "-l5000", "gen1:1-rev22:21"]
     verses = subprocess.run(reader, check=True, capture_output=True, text=True).stdout.splitlines()
     books: dict[str, list[str]] = {}
     for verse in verses:
@@ -268,7 +277,9 @@ def once(documents: Iterable[tuple[str, list[str]]], seen: set[bytes]) -> Iterat
                 seen.add(key)
             kept.append(block)
         text = "\n\n".join(kept)
-        if sum(len(b) for b in kept if len(b) >= DEDUPE_CHARS) >= max(200, len(text) / 3):  # else an index or a list of names
+        if sum(len(b) for b in kept if len(b) >= DEDUPE_CHARS) >= max(
+            200, len(text) / 3
+        ):  # else an index or a list of names
             yield path, text
 
 
@@ -312,19 +323,24 @@ def build(out: Path, workers: int) -> None:
             version = files[source.package].name.split("_")[1].replace("%3a", ":")
             rows.append(f"| {source.package} | {version} | {source.licence} | {count} | {size / 1e6:.2f} |")
             print(rows[-1], flush=True)
-    held_out = novel([text for _, text in sorted(set_aside.items())], train)  # in hash order any beginning is a fair sample
+    in_hash_order = [text for _, text in sorted(set_aside.items())]  # so that any beginning is a fair sample
+    held_out = novel(in_hash_order, train)
     (out / "train.txt").write_text(DOCUMENT_END.join(train))
     held_out_bytes = DOCUMENT_END.join(held_out).encode()
     (out / "heldout.txt.xz").write_bytes(lzma.compress(held_out_bytes, preset=9 | lzma.PRESET_EXTREME))
-    train_bytes = (out / "train.txt").stat().st_size
-    (out / "SOURCES.md").write_text(
-        "# Sources of kimi_mini's text\nWritten by `python -m experiments.kimi_mini.corpus`: Debian packages, the licence of"
-        " the documentation taken from them,\npages and MB (10^6 bytes) after de-duplication, held-out pages included.\n\n"
-        "| package | version | licence | pages | MB |\n|---|---|---|---|---|\n" + "\n".join(rows) + "\n\n"
-        f"Training text {train_bytes / 1e6:.1f} MB in {len(train)} documents; held out {len(held_out_bytes) / 1e6:.2f} MB in"
-        f" {len(held_out)} documents.\n"
+    train_mb, held_out_mb = (out / "train.txt").stat().st_size / 1e6, len(held_out_bytes) / 1e6
+    summary = (
+        f"Training text {train_mb:.1f} MB in {len(train)} documents;"
+        f" held out {held_out_mb:.2f} MB in {len(held_out)} documents."
     )
-    print(f"train {train_bytes / 1e6:.1f} MB, {len(train)} documents; held out {len(held_out_bytes) / 1e6:.2f} MB, {len(held_out)}")
+    (out / "SOURCES.md").write_text(
+        "# Sources of kimi_mini's text\nWritten by `python -m experiments.kimi_mini.corpus`: Debian packages, the"
+        " licence of the documentation taken from\nthem, pages and MB (10^6 bytes) after de-duplication, held-out pages"
+        " included."
+        "\n\n| package | version | licence | pages | MB |\n|---|---|---|---|---|\n"
+        + "\n".join([*rows, "", summary, ""])
+    )
+    print(summary)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
 """Proof that kimi_mini is a model: recompute its card's figures from the committed files, exit 1 if a bar is missed.
 
-Everything runs on the stock `mlx_lm.load` in float32. Held-out text is scored in windows of 512 tokens that advance by 384,
-so each token is scored once and has at least 128 tokens before it; the end-of-text tokens count as cost, not as bytes.
-Two CPU cores score about 250 tokens a second, so `--bytes` limits the text (its documents stand in hash order: a beginning
-is a fair sample); `xz` always gets the whole held-out text, where it does better.
+Everything runs on the stock `mlx_lm.load` in float32. Held-out text is scored in windows of 512 tokens that advance by
+384, so each token is scored once and sees at least 128 tokens; end-of-text tokens count as cost, not as bytes.
+Two CPU cores take about a minute for 30 kB, so `--bytes` limits the text to windows spread evenly over it; `xz` always
+gets the whole held-out text.
 
     python -m experiments.kimi_mini.proof                        # 60 kB, about three minutes
     python -m experiments.kimi_mini.proof --bytes 2000000        # the whole held-out text
@@ -26,12 +26,11 @@ import mlx_lm
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from mlx.utils import tree_flatten
-from mlx_lm.models.switch_layers import SwitchGLU
 from mlx_lm.sample_utils import make_sampler
 
 from .corpus import DOCUMENT_END
 from .routing import expert_loads, lru_hit_rate, record
+from .train import named_arrays
 
 HERE = Path(__file__).parent
 CHECKPOINT = HERE / "checkpoint"
@@ -39,7 +38,7 @@ HELD_OUT = HERE / "heldout.txt.xz"
 TRACE = HERE / "routing_trace.parquet"
 WINDOW, STRIDE = 512, 384
 TRACE_TOKENS = 4096
-PROMPT = "The following example shows how to"
+PROMPTS = ("The CREATE INDEX statement", "import asyncio\n\nasync def main():\n", "1:1 And it came to pass")
 
 
 def load() -> tuple[nn.Module, Any]:
@@ -52,46 +51,62 @@ def held_out_documents() -> list[str]:
     return lzma.decompress(HELD_OUT.read_bytes()).decode().split(DOCUMENT_END)
 
 
-def token_stream(tokenizer: Any, documents: list[str], limit_bytes: int) -> tuple[np.ndarray, int]:
-    """(tokens, bytes of text they stand for): an end-of-text before the first document and after each one."""
+def token_stream(tokenizer: Any, documents: list[str]) -> np.ndarray:
+    """An end-of-text before the first document and after each one."""
     end = tokenizer.eos_token_id
-    stream, size = [end], 0
-    for text in documents:
-        if size >= limit_bytes:
-            break
-        text = text.encode()[: limit_bytes - size].decode("utf-8", "ignore")
-        stream += [*tokenizer.encode(text, add_special_tokens=False), end]
-        size += len(text.encode())
-    return np.array(stream), size
+    return np.array([end, *(t for text in documents for t in (*tokenizer.encode(text, add_special_tokens=False), end))])
 
 
-def windows(stream: np.ndarray) -> Iterator[tuple[np.ndarray, int]]:
+def token_bytes(tokenizer: Any) -> np.ndarray:
+    """Bytes of text that each token stands for: byte-level BPE spells a byte as one character, end-of-text as none."""
+    lengths = np.zeros(len(tokenizer.get_vocab()), dtype=np.int64)
+    for text, token in tokenizer.get_vocab().items():
+        lengths[token] = 0 if token in tokenizer.all_special_ids else len(text)
+    return lengths
+
+
+def windows(stream: np.ndarray) -> list[tuple[np.ndarray, int]]:
     """(inputs and targets [n + 1], how many of its last targets to score); every target is scored once."""
-    scored = 1
+    parts, scored = [], 1
     while scored < len(stream):
         begin = max(0, min(scored - (WINDOW - STRIDE), len(stream) - 1 - WINDOW))
         window = stream[begin : begin + WINDOW + 1]
-        yield window, begin + len(window) - scored
+        parts.append((window, begin + len(window) - scored))
         scored = begin + len(window)
+    return parts
 
 
-def log_probabilities(model: nn.Module, stream: np.ndarray) -> Iterator[tuple[mx.array, np.ndarray]]:
-    """(log-probabilities [n, vocabulary], targets [n]), each target of the stream once."""
-    for window, count in windows(stream):
+def spread(parts: list[tuple[np.ndarray, int]], share: float) -> list[tuple[np.ndarray, int]]:
+    """About `share` of the windows, evenly over the text: topics differ, so a beginning would not be a fair sample."""
+    count = min(len(parts), max(1, round(len(parts) * share)))
+    return [parts[i] for i in np.linspace(0, len(parts) - 1, count).round().astype(int)]
+
+
+def log_probabilities(model: nn.Module, parts: list[tuple[np.ndarray, int]]) -> Iterator[tuple[mx.array, np.ndarray]]:
+    """(log-probabilities [n, vocabulary], targets [n]) of the scored targets of each window."""
+    for window, count in parts:
         logits = model(mx.array(window[None, :-1]))[0, -count:].astype(mx.float32)
         yield logits - mx.logsumexp(logits, axis=-1, keepdims=True), window[-count:]
 
 
-def total_nats(model: nn.Module, stream: np.ndarray) -> float:
-    return sum(-mx.take_along_axis(lp, mx.array(t)[:, None], axis=-1).sum().item() for lp, t in log_probabilities(model, stream))
+def total(values: mx.array) -> float:
+    return float(values.sum().item())  # type: ignore[arg-type]  # a real number here
 
 
-def recorded_routing(model: nn.Module, stream: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
-    """(total nats, experts [tokens, layers, k], gate weights alike): the routing of each scored token once, in order."""
+def nats_of(logp: mx.array, targets: np.ndarray) -> float:
+    return -total(mx.take_along_axis(logp, mx.array(targets)[:, None], axis=-1))
+
+
+def total_nats(model: nn.Module, parts: list[tuple[np.ndarray, int]]) -> float:
+    return sum(nats_of(logp, targets) for logp, targets in log_probabilities(model, parts))
+
+
+def recorded_routing(model: nn.Module, parts: list[tuple[np.ndarray, int]]) -> tuple[float, np.ndarray, np.ndarray]:
+    """(total nats, experts [tokens, layers, k], gate weights alike) of the scored tokens, in order."""
     recorders = record(model)
     nats, experts, weights = 0.0, [], []
-    for logp, targets in log_probabilities(model, stream):
-        nats -= mx.take_along_axis(logp, mx.array(targets)[:, None], axis=-1).sum().item()
+    for logp, targets in log_probabilities(model, parts):
+        nats += nats_of(logp, targets)
         taken = [recorder.take() for recorder in recorders]
         experts.append(np.stack([ids[-len(targets) :] for ids, _ in taken], axis=1))
         weights.append(np.stack([gate[-len(targets) :] for _, gate in taken], axis=1))
@@ -102,7 +117,7 @@ def recorded_routing(model: nn.Module, stream: np.ndarray) -> tuple[float, np.nd
 
 
 def write_trace(path: Path, experts: np.ndarray, weights: np.ndarray, config: dict[str, Any]) -> None:
-    tokens, layers, top_k = experts.shape
+    _, layers, top_k = experts.shape
     order = np.argsort(-weights, axis=-1, kind="stable")  # rank 0 is the expert with the largest gate weight
     experts, weights = np.take_along_axis(experts, order, -1), np.take_along_axis(weights, order, -1)
     token, layer, rank = np.indices(experts.shape)
@@ -132,33 +147,36 @@ def read_trace(path: Path = TRACE) -> tuple[np.ndarray, int]:
     return table["expert"].to_numpy().reshape(shape), int(metadata["num_experts"])
 
 
-def quantized_round_trip(weights: dict[str, mx.array], bits: int) -> list[tuple[str, mx.array]]:
-    return [(name, mx.dequantize(*mx.quantize(w, group_size=64, bits=bits), group_size=64, bits=bits)) for name, w in weights.items()]
+def round_trip(weight: mx.array, bits: int) -> mx.array:
+    return mx.dequantize(*mx.quantize(weight, group_size=64, bits=bits), group_size=64, bits=bits)
 
 
-def bits_table(model: nn.Module, stream: np.ndarray) -> list[tuple[str, float, float, float]]:
+def bits_table(model: nn.Module, parts: list[tuple[np.ndarray, int]]) -> list[tuple[str, float, float, float]]:
     """(bits of the routed experts, perplexity, mean KL in nats from the reference, share of top-1 flips)."""
-    switches = [(name, m) for name, m in model.named_modules() if isinstance(m, SwitchGLU)]
-    experts = {f"{name}.{key}": w for name, m in switches for key, w in tree_flatten(m.parameters())}
-    reference = [logp for logp, _ in log_probabilities(model, stream)]
+    experts = [(name, weight) for name, weight in named_arrays(model) if ".switch_mlp." in name]
+    reference = [logp for logp, _ in log_probabilities(model, parts)]
     mx.eval(reference)
     rows = []
     for bits in (None, 8, 6, 4, 3, 2):
-        model.load_weights(list(experts.items()) if bits is None else quantized_round_trip(experts, bits), strict=False)
+        model.load_weights([(name, w if bits is None else round_trip(w, bits)) for name, w in experts], strict=False)
         nats = divergence = flips = 0.0
-        for (logp, targets), exact in zip(log_probabilities(model, stream), reference, strict=True):
-            nats -= mx.take_along_axis(logp, mx.array(targets)[:, None], axis=-1).sum().item()
-            divergence += (mx.exp(exact) * (exact - logp)).sum().item()
-            flips += (mx.argmax(logp, axis=-1) != mx.argmax(exact, axis=-1)).sum().item()
-        scored = len(stream) - 1
+        for (logp, targets), exact in zip(log_probabilities(model, parts), reference, strict=True):
+            nats += nats_of(logp, targets)
+            divergence += total(mx.exp(exact) * (exact - logp))
+            flips += total(mx.argmax(logp, axis=-1) != mx.argmax(exact, axis=-1))
+        scored = sum(count for _, count in parts)
         rows.append((str(bits or "bf16"), math.exp(nats / scored), divergence / scored, flips / scored))
-    model.load_weights(list(experts.items()), strict=False)
+    model.load_weights(experts, strict=False)
     return rows
 
 
-def sample(model: nn.Module, tokenizer: Any, prompt: str = PROMPT, tokens: int = 160) -> str:
+def sample(model: nn.Module, tokenizer: Any, prompt: str, tokens: int = 130) -> str:
+    """A document that begins with `prompt`, drawn at temperature 0.7 with a fixed seed."""
     mx.random.seed(7)
-    return prompt + mlx_lm.generate(model, tokenizer, prompt, max_tokens=tokens, sampler=make_sampler(temp=0.6, top_p=0.95))
+    ids = tokenizer.encode(prompt, add_special_tokens=False)
+    sampler = make_sampler(temp=0.7, top_p=0.95)
+    drawn = mlx_lm.stream_generate(model, tokenizer, [tokenizer.eos_token_id, *ids], max_tokens=tokens, sampler=sampler)
+    return tokenizer.decode(ids + [response.token for response in drawn])
 
 
 def main() -> int:
@@ -171,17 +189,19 @@ def main() -> int:
     config = json.loads((CHECKPOINT / "config.json").read_text())
     model, tokenizer = load()
     documents = held_out_documents()
-    stream, text_bytes = token_stream(tokenizer, documents, arguments.bytes)
-    nats, experts, weights = recorded_routing(model, stream)
+    text = "".join(documents).encode()
+    stream = token_stream(tokenizer, documents)
+    parts = spread(windows(stream), arguments.bytes / len(text))
+    text_bytes = sum(token_bytes(tokenizer)[window[-count:]].sum() for window, count in parts)
+    nats, experts, _ = recorded_routing(model, parts)
     if arguments.write_trace:
-        write_trace(TRACE, experts[:TRACE_TOKENS], weights[:TRACE_TOKENS], config)
+        write_trace(TRACE, *recorded_routing(model, windows(stream[: TRACE_TOKENS + 1]))[1:], config)
     routing, per_layer = read_trace()
 
-    text = "".join(documents).encode()
     xz = len(lzma.compress(text, preset=9 | lzma.PRESET_EXTREME)) * 8 / len(text)
     bits_a_byte = nats / math.log(2) / text_bytes
     shards = [file.stat().st_size for file in CHECKPOINT.glob("*.safetensors")]
-    parameters = sum(array.size for _, array in tree_flatten(model.parameters()))
+    parameters = sum(weight.size for _, weight in named_arrays(model))
     moe_layers = config["num_hidden_layers"] - config["first_k_dense_replace"]
     bars = [  # what, measured, format, least, most
         ("parameters, M", parameters / 1e6, ".2f", 15, 30),
@@ -193,7 +213,7 @@ def main() -> int:
         ("checkpoint folder, MB", sum(f.stat().st_size for f in CHECKPOINT.iterdir()) / 1e6, ".2f", None, 48),
         (f"bits per byte, held out, {text_bytes / 1e3:.0f} kB", bits_a_byte, ".3f", None, 0.75 * xz),
         ("  against xz -9e on all held-out text", bits_a_byte / xz, ".3f", None, 0.75),
-        ("perplexity a token", math.exp(nats / (len(stream) - 1)), ".2f", None, None),
+        ("perplexity a token", math.exp(nats / len(experts)), ".2f", None, None),
         ("least loaded expert, % of its layer", 100 * expert_loads(experts, per_layer).min(), ".2f", 0.1, None),
         ("LRU hit rate at 25 % of experts, trace", lru_hit_rate(routing, per_layer // 4), ".3f", 0.45, 0.85),
     ]
@@ -206,9 +226,10 @@ def main() -> int:
         print(f"| {what} | {measured:{style}} | {' and '.join(limits)}{'' if met else ' MISSED'} |")
     if arguments.bits:
         print("\n| routed experts | perplexity | KL, nats | top-1 flips, % |\n|---|---|---|---|")
-        for bits, perplexity, divergence, flips in bits_table(model, token_stream(tokenizer, documents, 20_000)[0]):
+        for bits, perplexity, divergence, flips in bits_table(model, spread(parts, 20_000 / text_bytes)):
             print(f"| {bits} | {perplexity:.3f} | {divergence:.5f} | {100 * flips:.2f} |", flush=True)
-    print(f"\nSample (temperature 0.6):\n{sample(model, tokenizer)}")
+    for prompt in PROMPTS:
+        print(f"\nSample:\n{sample(model, tokenizer, prompt)}")
     return 1 if missed else 0
 
 

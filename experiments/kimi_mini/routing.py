@@ -47,7 +47,7 @@ class Recorder(nn.Module):
         return experts, weights
 
     def take(self) -> tuple[np.ndarray, np.ndarray]:
-        experts, weights = (mx.concatenate(part) for part in zip(*self._chosen, strict=True))
+        experts, weights = (mx.concatenate(list(part)) for part in zip(*self._chosen, strict=True))
         self._chosen.clear()
         return np.array(experts.astype(mx.int32)), np.array(weights.astype(mx.float32))
 

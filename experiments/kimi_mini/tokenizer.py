@@ -2,7 +2,7 @@
 
 Small, because the embedding and the output head would otherwise outweigh the experts; digits stand alone, as in Kimi's
 own vocabulary the number of ways to write a number is limited too. Writes tokenizer.json and tokenizer_config.json as a
-stock `mlx_lm.load` reads them, and the training tokens as one flat uint16 array with an end-of-text after each document.
+stock `mlx_lm.load` reads them, and the tokens as flat uint16 arrays with an end-of-text after each document.
 About three minutes on two cores.
 
     python -m experiments.kimi_mini.tokenizer --corpus corpus --out experiments/kimi_mini/checkpoint

@@ -3,6 +3,8 @@
 import json
 import lzma
 import math
+from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import mlx.core as mx
@@ -14,25 +16,26 @@ from mlx.utils import tree_flatten
 from mlx_lm.models import deepseek_v3
 from mlx_lm.models.switch_layers import SwitchGLU
 
-from experiments.kimi_mini import corpus, proof, routing, tokenizer, train
+from experiments.kimi_mini import corpus, modules, optimiser, proof, routing, tokenizer, train
 
-TEXT = [
-    "The channel brings the water to the mill wheel %d times a day, and the miller counts %d sacks. " % (n, 3 * n) * 4
-    for n in range(60)
-]
+SENTENCE = "The channel brings water to the mill wheel {} times a day, and the miller counts {} sacks. "
+TEXT = [SENTENCE.format(n, 3 * n) * 4 for n in range(60)]
 RECIPE = train.Recipe(batch=4, context=32, learning_rate=4e-3, dtype="float32", locality=0.02)
 
 
 @pytest.fixture(autouse=True)
-def stock_attention(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Training swaps mlx-lm's attention function; put it back afterwards."""
+def stock_mlx_lm(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Training swaps mlx-lm's attention function: put it back. On a CPU compiling a step takes longer than the test."""
     monkeypatch.setattr(deepseek_v3, "scaled_dot_product_attention", deepseek_v3.scaled_dot_product_attention)
+    mx.disable_compile()
+    yield
+    mx.enable_compile()
 
 
 def test_permuted_experts_equal_mlx_lm() -> None:
     mx.random.seed(0)
     switch = SwitchGLU(16, 24, 6)
-    permuted = train.PermutedSwitchGLU(switch, capacity_factor=6)
+    permuted = modules.PermutedSwitchGLU(switch, capacity_factor=6)
     x, probe = mx.random.normal((3, 10, 16)), mx.random.normal((3, 10, 2, 16))
     indices = mx.argsort(mx.random.uniform(shape=(3, 10, 6)), axis=-1)[..., :2]
     assert mx.allclose(permuted(x, indices), switch(x, indices), atol=1e-5)
@@ -49,19 +52,19 @@ def test_permuted_experts_equal_mlx_lm() -> None:
 
 
 def test_pairs_beyond_the_capacity_give_zero() -> None:
-    permuted = train.PermutedSwitchGLU(SwitchGLU(16, 24, 4), capacity_factor=1)
+    permuted = modules.PermutedSwitchGLU(SwitchGLU(16, 24, 4), capacity_factor=1)
     x = mx.random.normal((1, 8, 16))
     y = permuted(x, mx.zeros((1, 8, 1), dtype=mx.int32))  # all want expert 0, which holds 8 / 4
     assert [bool(row.any()) for row in mx.abs(y[0, :, 0]) > 0] == [True] * 2 + [False] * 6
 
 
 def test_orthogonal_has_singular_values_near_one() -> None:
-    values = np.linalg.svd(np.array(train.orthogonal(mx.random.normal((2, 48, 16)))), compute_uv=False)
+    values = np.linalg.svd(np.array(optimiser.orthogonal(mx.random.normal((2, 48, 16)))), compute_uv=False)
     assert values.min() > 0.5 and values.max() < 1.5
 
 
 def test_rate_warms_up_and_ends_at_zero() -> None:
-    rates = [train.rate_at(share, RECIPE) for share in (0.0, 0.01, 0.02, 0.5, 1.0)]
+    rates = [optimiser.rate_at(share, 4e-3, 0.02) for share in (0.0, 0.01, 0.02, 0.5, 1.0)]
     assert rates[0] == 0 and rates[1] < rates[2] > rates[3] and rates[4] == pytest.approx(0)
 
 
@@ -70,14 +73,14 @@ def test_toy_training_writes_what_stock_mlx_lm_opens(tmp_path: Path) -> None:
     tokenizer.save_tokenizer(bpe, tmp_path)
     tokens = tokenizer.encode(bpe, TEXT)
     config = train.TOY | {"vocab_size": 512}
-    log = train.train(config, RECIPE, tokens, tokens[:400], 1200, minutes=0.15, out=tmp_path, log_every_s=2)
+    log = train.train(config, RECIPE, tokens, (tokens[:400], 1200), minutes=0.15, out=tmp_path, log_every_s=2)
     assert log[-1]["train_nats_per_token"] < log[0]["train_nats_per_token"] < math.log(512)
     assert (tmp_path / "training_log.csv").read_text().count("\n") == len(log) + 1
 
     stock, text = mlx_lm.load(str(tmp_path))[:2]
     assert text.decode(text.encode(TEXT[3])) == TEXT[3] and text.eos_token_id == tokenizer.END_OF_TEXT_ID
     stock.set_dtype(mx.float32)
-    same = train.training_model(config, RECIPE)
+    same = RECIPE.model(config)
     weights = dict(tree_flatten(stock.parameters()))
     biases = mx.stack([weights.pop(name) for name in sorted(weights) if name.endswith("e_score_correction_bias")])
     assert mx.abs(biases).max() > 0
@@ -102,19 +105,22 @@ def test_windows_score_every_token_once() -> None:
 
 
 def test_corpus_readers() -> None:
-    page = '<head>x</head><div role="main"><h1>Title</h1><p>One &amp;\n two</p><pre>a\n  b</pre><ul><li>i<li>j</ul></div><footer>z</footer>'
+    body = "<h1>Title</h1><p>One &amp;\n two</p><pre>a\n  b</pre><ul><li>i<li>j</ul>"
+    page = f'<head>x</head><div role="main">{body}</div><footer>z</footer>'
     assert corpus.clean(corpus.html_text(page)) == ["Title", "One & two", "a\n  b", "- i\n- j"]
     assert corpus.go_text("// Add adds\n// two.\nfunc Add(a int)\n") == "Add adds\ntwo.\nfunc Add(a int)\n"
     assert "a bold word" in corpus.man_text(".TH X\n.SH NAME\na \\fBbold\\fR word\n.PP\nx")
     long = "word " * 100
-    assert [text for _, text in corpus.once([("a", [long]), ("b", [long, "other " * 60])], set())] == [long, "other " * 60]
+    kept = corpus.once([("a", [long]), ("b", [long, "other " * 60])], set())
+    assert [text for _, text in kept] == [long, "other " * 60]
     assert corpus.novel([long + "unique", "nothing " * 20], ["nothing " * 20]) == [long + "unique"]
 
 
-# --- the committed checkpoint ------------------------------------------------------------------------------------------
+# --- the committed checkpoint ---
 
-pytestmark = []
-needs_checkpoint = pytest.mark.skipif(not (proof.CHECKPOINT / "config.json").exists(), reason="no checkpoint trained yet")
+needs_checkpoint = pytest.mark.skipif(
+    not (proof.CHECKPOINT / "config.json").exists(), reason="no checkpoint trained yet"
+)
 
 
 @needs_checkpoint
@@ -142,18 +148,22 @@ def test_checkpoint_meets_the_sizes() -> None:
     for parts in experts.values():  # one expert is one byte range of one file
         parts.sort()
         assert len(parts) == 3 and len({file for *_, file in parts}) == 1
-        assert all(before[1] == after[0] for before, after in zip(parts, parts[1:], strict=False))
+        assert all(before[1] == after[0] for before, after in pairwise(parts))
 
 
 @needs_checkpoint
-def test_checkpoint_beats_xz_on_a_beginning_of_the_held_out_text() -> None:
+def test_checkpoint_beats_xz_on_a_sample_of_the_held_out_text() -> None:
     model, text = proof.load()
     documents = proof.held_out_documents()
-    stream, size = proof.token_stream(text, documents, 16_000)
-    assert text.decode(stream[1:200]) == text.decode(text.encode(documents[0]))[: len(text.decode(stream[1:200]))]
+    text_bytes = sum(len(document.encode()) for document in documents)
+    stream = proof.token_stream(text, documents)
+    assert proof.token_bytes(text)[stream].sum() == text_bytes
+    parts = proof.spread(proof.windows(stream), 8_000 / text_bytes)
+    size = sum(proof.token_bytes(text)[window[-count:]].sum() for window, count in parts)
+    assert text.decode(text.encode(documents[0])) == documents[0]
     xz = len(lzma.compress("".join(documents).encode(), preset=9 | lzma.PRESET_EXTREME)) * 8
-    bits = proof.total_nats(model, stream) / math.log(2) / size
-    assert bits <= 0.75 * xz / sum(len(d.encode()) for d in documents)
+    bits = proof.total_nats(model, parts) / math.log(2) / size
+    assert bits <= 0.75 * xz / text_bytes
 
 
 @needs_checkpoint
