@@ -107,7 +107,7 @@ def test_another_study_in_the_folder_is_refused(cli: Cli, place: Path) -> None:
     assert cli("budget.hours=0", "budget.trials=1")[0] == 0
     for override, changed in (
         ("study.seed=3", "seed was 0 and is now 3"),
-        ("knobs.ssd_gbps=0.2", "knobs.ssd_gbps was 0.3 and is now 0.2"),
+        ("knobs.ssd_gbps=0.2", "knobs.ssd_gbps was 0.1 and is now 0.2"),
         ("search_space.cache_gb.low=0.005", f"search_space.cache_gb.low was {CACHE['low']} and is now 0.005"),
         (f"quality.text={Path(__file__)}", "judge was"),
     ):
