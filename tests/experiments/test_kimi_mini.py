@@ -1,7 +1,6 @@
 """kimi_mini's training code at toy size, and the committed checkpoint against its bars."""
 
 import json
-import lzma
 import math
 from collections.abc import Iterator
 from itertools import pairwise
@@ -161,9 +160,8 @@ def test_checkpoint_beats_xz_on_a_sample_of_the_held_out_text() -> None:
     parts = proof.spread(proof.windows(stream), 8_000 / text_bytes)
     size = sum(proof.token_bytes(text)[window[-count:]].sum() for window, count in parts)
     assert text.decode(text.encode(documents[0])) == documents[0]
-    xz = len(lzma.compress("".join(documents).encode(), preset=9 | lzma.PRESET_EXTREME)) * 8
     bits = proof.total_nats(model, parts) / math.log(2) / size
-    assert bits <= 0.75 * xz / text_bytes
+    assert bits <= 0.75 * proof.xz_bits_a_byte(documents)
 
 
 @needs_checkpoint
