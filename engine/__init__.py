@@ -7,8 +7,9 @@
 Only attention, routers and shared experts stay in memory; routed experts are read from the checkpoint as tokens need them.
 """
 
+from typing import TYPE_CHECKING, Any
+
 from .checkpoint import Checkpoint
-from .engine import Engine, load
 from .errors import CheckpointError, HeadraceError, JudgeError, KnobError, ReadError
 from .judge import Judge
 from .knobs import Knobs
@@ -30,3 +31,15 @@ __all__ = [
     "footprint",
     "load",
 ]
+
+if TYPE_CHECKING:
+    from .engine import Engine, load
+
+
+def __getattr__(name: str) -> Any:
+    """Engine and load on first use: mlx-lm takes a second to import, and knobs, judges and sizes do not need it."""
+    if name in ("Engine", "load"):
+        from . import engine
+
+        return getattr(engine, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -106,13 +106,17 @@ class Bank:
         """Every member is in its slot: nothing will be read any more."""
         return self.slots == len(self.members) and not self._coming and bool((self.slot_of[self.members] >= 0).all())
 
-    def request(self, experts: np.ndarray, reader: Reader) -> None:
-        """Give `experts` (distinct members, at most `slots`) their slots, and queue the reads of those not there."""
+    def request(self, experts: np.ndarray, reader: Reader, keep: np.ndarray | None = None) -> None:
+        """Give `experts` (distinct members, at most `slots`) their slots, and queue the reads of those not there.
+
+        None of them pushes out another, nor one of `keep`: experts whose output is still to be computed.
+        """
+        kept = experts if keep is None else np.union1d(experts, keep)
         if self._guessed:
             self._stats.prefetch_useful += len(self._guessed.intersection(experts.tolist()))
             self._guessed.difference_update(experts.tolist())
         for expert in experts[self.slot_of[experts] < 0]:
-            self._place(int(expert), experts, reader, speculative=False)
+            self._place(int(expert), kept, reader, speculative=False)
 
     def settle(self, experts: np.ndarray) -> None:
         """Return when all of `experts` are in their slots. Raises `ReadError` if one cannot be read."""

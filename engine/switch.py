@@ -7,6 +7,7 @@ into slots, and mlx-lm's own module computes on the slots, so that the result is
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 
 import mlx.core as mx
@@ -135,19 +136,26 @@ class LayerStream:
         self._run.stats.misses += len(needed) - hits
 
     def _batches(self, needed: np.ndarray) -> Iterator[tuple[Bank, np.ndarray]]:
-        """Split the needed experts by bank, and by what a bank can hold at once: cached ones first."""
+        """Split the needed experts by bank, and by what a bank can hold at once: cached ones first. Where that is less
+        than all, a batch takes half of the slots, so that the next one can be read while it is computed."""
         for number, bank in enumerate(self.banks):
             wanted = needed[self._bank_of[needed] == number]
             wanted = wanted[np.argsort(self._slot_of[wanted] < 0, kind="stable")]
-            for begin in range(0, len(wanted), bank.slots):
-                yield bank, wanted[begin : begin + bank.slots]
+            size = bank.slots if len(wanted) <= bank.slots else max(1, bank.slots // 2)
+            for begin in range(0, len(wanted), size):
+                yield bank, wanted[begin : begin + size]
 
     def _in_batches(self, x: mx.array, ids: np.ndarray, batches: list[tuple[Bank, np.ndarray]]) -> mx.array:
         """Compute batch by batch on the rows that want its experts, then put the rows back in order."""
         flat_x, flat_ids = x.reshape(-1, x.shape[-1]), ids.reshape(-1)
         outputs, order = [], []
-        for bank, experts in batches:
-            bank.request(experts, self._run.reader)
+        reader = self._run.reader
+        for (bank, experts), following in itertools.zip_longest(batches, batches[1:]):
+            bank.request(experts, reader)
+            if following is not None:
+                next_bank, next_experts = following
+                if next_bank is not bank or len(experts) + len(next_experts) <= bank.slots:
+                    next_bank.request(next_experts, reader, keep=experts)
             bank.settle(experts)
             rows = np.flatnonzero(np.isin(flat_ids, experts))
             tokens = mx.array(rows // ids.shape[-1])
