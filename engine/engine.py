@@ -77,6 +77,7 @@ def load(checkpoint: str | Path, knobs: Knobs | None = None) -> Engine:
     dtype = compute_dtype()
     if dtype is not None:
         model.set_dtype(dtype)
+        _lay_out_for_cpu(model)
     mx.eval(model.parameters())
     model.eval()
     if knobs.cache_gb is None:
@@ -286,6 +287,19 @@ def _open_model(source: Checkpoint) -> nn.Module:
             "give a model of an architecture that mlx-lm has, complete"
         ) from e
     return model
+
+
+def _lay_out_for_cpu(model: nn.Module) -> None:
+    """Keep matrices column by column in memory, the view of them as it was.
+
+    MLX multiplies float32 on Linux's CPU with the reference BLAS, which sums the products in the same order for either
+    layout, but 1.3 times (one token) to 2.8 times (a prefill) as fast when what it calls B is not transposed.
+    """
+    for module in model.modules():
+        weight = None if isinstance(module, nn.Embedding) else module.get("weight")
+        if weight is not None and weight.ndim == 2 and weight.dtype == mx.float32:
+            module.weight = mx.contiguous(weight.T).T
+            mx.eval(module.weight)
 
 
 def _put_streams(model: nn.Module, source: Checkpoint, knobs: Knobs, plans: list[BankPlan], run: Run) -> list[LayerStream]:
