@@ -7,7 +7,9 @@ with the smallest share of its experts cached, so that layers end up even.
 
 from __future__ import annotations
 
+import functools
 import heapq
+import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +17,7 @@ import mlx.core as mx
 import numpy as np
 
 from .checkpoint import Checkpoint, ExpertLayer
-from .errors import KnobError
+from .errors import CheckpointError, KnobError
 from .knobs import GB, Knobs
 from .slots import Requantize, slot_bytes
 
@@ -54,12 +56,16 @@ def compute_dtype() -> mx.Dtype | None:
 
 
 def footprint(checkpoint: str | Path | Checkpoint, knobs: Knobs | None = None) -> Footprint:
-    """Sizes of a checkpoint under `knobs`, from its headers. Raises `CheckpointError`.
+    """Sizes of a checkpoint under `knobs`, from its headers. Raises `CheckpointError`, also for an unknown architecture.
 
     A `cache_gb` below `one_token_gb` is not an error here; `load` refuses it.
     """
     knobs = knobs or Knobs()
     checkpoint = checkpoint if isinstance(checkpoint, Checkpoint) else Checkpoint.open(checkpoint)
+    if not has_architecture(checkpoint.architecture):
+        raise CheckpointError(
+            f"checkpoint {checkpoint.path}: mlx-lm has no architecture {checkpoint.architecture}; give a model that it has"
+        )
     banks = _banks(checkpoint, knobs, hot=None)
     least = sum(b.least * b.slot_bytes for b in banks)
     everything = sum(len(b.members) * b.slot_bytes for b in banks)
@@ -78,6 +84,18 @@ def footprint(checkpoint: str | Path | Checkpoint, knobs: Knobs | None = None) -
         resident_gb=resident / GB,
         predicted_peak_gb=(resident + cached) / GB,
     )
+
+
+@functools.cache
+def has_architecture(model_type: str) -> bool:
+    """Whether mlx-lm has a model of this type, by its file's name or by its table of other names."""
+    spec = importlib.util.find_spec("mlx_lm")
+    places = spec.submodule_search_locations if spec else None
+    if any((Path(place) / "models" / f"{model_type}.py").exists() for place in places or ()):
+        return True
+    from mlx_lm.utils import MODEL_REMAPPING  # takes a second
+
+    return model_type in MODEL_REMAPPING
 
 
 def plan_banks(checkpoint: Checkpoint, knobs: Knobs, hot: list[np.ndarray] | None) -> list[BankPlan]:

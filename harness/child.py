@@ -21,6 +21,8 @@ from typing import Any
 
 import psutil
 
+from engine import CheckpointError
+
 from . import ROOT
 from .columns import OBJECTIVES
 
@@ -53,7 +55,8 @@ def run_child(
     interrupted: Callable[[], bool],
     started: Callable[[int], None],
 ) -> Outcome:
-    """Measure what `request` asks for. `started` is told the process id; raises `Interrupted` when `interrupted()`."""
+    """Measure what `request` asks for. `started` is told the process id; raises `Interrupted` when `interrupted()`, and
+    `CheckpointError` if the engine cannot open the checkpoint at all."""
     result = request.with_name("result.json")
     result.unlink(missing_ok=True)
     log.parent.mkdir(exist_ok=True)
@@ -119,6 +122,8 @@ def _read(result: Path, code: int, log: Path) -> tuple[str, str | None, dict[str
             if not math.isfinite(figures[name]):
                 return "infeasible", f"{name} is {figures[name]}", {}
         return "ok", None, figures
+    if answer.get("error") == "CheckpointError":  # no setting can help: the end of the study, not of a trial
+        raise CheckpointError(answer["reason"])
     if "error" in answer:
         status = {"KnobError": "infeasible", "MemoryError": "oom"}.get(answer["error"], "crash")
         return status, answer["reason"], {}

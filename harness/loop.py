@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 import psutil
 
-from engine import Knobs
+from engine import CheckpointError, Knobs
 
 from . import machine
 from .child import Interrupted, Outcome, run_child
@@ -127,8 +127,8 @@ def _run(plan: Plan, proposal: Proposal, attempt: int, stop: Stop) -> Outcome:
             interrupted=lambda: stop.now,
             started=lambda pid: write_json(running.with_name("child.json"), _process(pid)),
         )
-    except Interrupted:
-        write_json(running, {**request, "attempt": attempt - 1})  # stopped on purpose: not the setting's fault
+    except (Interrupted, CheckpointError):
+        write_json(running, {**request, "attempt": attempt - 1})  # not the setting's fault: it keeps its starts
         raise
 
 

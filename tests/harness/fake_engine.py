@@ -16,7 +16,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from engine import CheckpointError, Judge, KnobError, Knobs, Measurement
+from engine import CheckpointError, Judge, KnobError, Knobs, Measurement, ReadError
 
 ONE_TOKEN_GB, ALL_GB, RESIDENT_GB = 0.002, 0.08, 0.02
 
@@ -83,7 +83,7 @@ class FakeEngine:
         elif kind == "malloc":
             raise RuntimeError("[malloc] Unable to allocate 9000000000 bytes.")
         elif kind == "error":
-            raise CheckpointError("shard 3 cannot be read; copy it again")
+            raise ReadError("shard 3 cannot be read; copy it again")
         elif kind == "knob":
             raise KnobError("expert_bits=3: 40 columns are no multiple of 32; unset it")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import mlx.core as mx
 import pytest
 import tiny
 from conftest import Cli
@@ -22,3 +23,24 @@ def test_kimi_m2max_runs_on_any_checkpoint_of_its_architecture(place: Path, cli:
     assert df["model"].unique().tolist() == ["kimi_k2_5"]
     assert df["cache_gb"].tolist()[1:] == [36, 12]
     assert "◆ knee" in out
+
+
+def test_an_architecture_that_mlx_lm_lacks_is_refused_before_anything_runs(place: Path, cli: Cli) -> None:
+    checkpoint = tiny.make(place / "tiny", "deepseek_v3", per_expert=True)
+    config = (checkpoint / "config.json").read_text()
+    (checkpoint / "config.json").write_text(config.replace('"deepseek_v3"', '"moonbeam"'))
+    status, _, err = cli("engine.module=engine", f"model.path={checkpoint}", "study.name=other")
+    assert status == 2 and "mlx-lm has no architecture moonbeam; give" in err and err.count("\n") == 1
+    assert not (place / "results" / "other").exists()
+
+
+def test_a_checkpoint_that_cannot_be_loaded_ends_the_study_in_one_line(place: Path, cli: Cli) -> None:
+    checkpoint = tiny.make(place / "tiny", "deepseek_v3", per_expert=True)
+    weights = dict(mx.load(str(checkpoint / "model.safetensors")))
+    norm = weights.pop("model.norm.weight")
+    mx.save_safetensors(str(checkpoint / "model.safetensors"), weights)
+    command = ["engine.module=engine", f"model.path={checkpoint}", "study.name=lacking", "budget.trials=2"]
+    for _ in range(4):  # more often than a trial may be started: this is not the setting's fault
+        status, _, err = cli(*command)
+        assert status == 2 and "mlx-lm cannot open deepseek_v3 (Missing 1 parameters" in err and err.count("\n") == 1
+    assert norm.size and not list((place / "results" / "lacking" / "trials").glob("*.parquet"))
