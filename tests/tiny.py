@@ -96,6 +96,10 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "topk_group": 1, "num_experts_per_tok": 2, "norm_topk_prob": True, "routed_scaling_factor": 1.0,
     },
 }  # fmt: skip
+CONFIGS["glm4_moe_lite"] = {
+    **CONFIGS["deepseek_v3"], "model_type": "glm4_moe_lite", "rope_theta": 10000.0, "max_position_embeddings": 512,
+    "num_hidden_layers": 3, "num_nextn_predict_layers": 0,
+}  # fmt: skip
 CONFIGS["kimi_k25"] = {"model_type": "kimi_k25", "text_config": {**CONFIGS["deepseek_v3"], "model_type": "kimi_k2"}}
 
 

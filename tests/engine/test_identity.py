@@ -28,6 +28,7 @@ MODELS = [
     ("gpt_oss", None, False),
     ("deepseek_v2", 4, False),
     ("glm4_moe", None, False),
+    ("glm4_moe_lite", 4, False),
     ("granitemoe", 4, False),
     ("kimi_k25", 4, False),
     ("lfm2_moe", 4, False),
