@@ -1,8 +1,9 @@
 """Engine: a model with its routed experts streamed, and the four things one does with it.
 
 mlx-lm loads the model lazily, so that expert weights are never read by it; a StreamingSwitch is put where each of its
-switches stood; everything else is read and stays. With `Knobs()` the model is mlx-lm's own, untouched: the reference that
-every lossless setting must equal to the last bit.
+switches stood; everything else is read and stays. With `Knobs()` the model is mlx-lm's own, with nothing
+put in the place of anything (on the CPU its matrices lie otherwise in memory, with the same bits as a result): the
+reference that every lossless setting must equal to the last bit.
 """
 
 from __future__ import annotations
