@@ -83,7 +83,9 @@ def inspect(args: argparse.Namespace) -> None:
 
 def bench(args: argparse.Namespace) -> None:
     """Measure the reader (io) or decoding (decode) against its ceiling; the last line is JSON."""
-    from . import bench as benchmarks
+    from .bench import print_json
+    from .bench.decode import bench_decode
+    from .bench.io import bench_io
     from .judge import Judge
 
     if args.what == "io":
@@ -91,14 +93,14 @@ def bench(args: argparse.Namespace) -> None:
             cache_gb=1, **{n: getattr(args, n) for n in ("read_threads", "read_block_kib", "io_mode") if getattr(args, n)}
         )
         path = args.path or args.model
-        result = benchmarks.bench_io(path, knobs, rounds=args.rounds, mib=args.mib, expert_kib=args.expert_kib)
+        result = bench_io(path, knobs, rounds=args.rounds, mib=args.mib, expert_kib=args.expert_kib)
     else:
         given = {**_knobs_given(args), "cache_gb": 1.0}
         judge = Judge.load(args.judge)
-        result = benchmarks.bench_decode(
+        result = bench_decode(
             args.path or args.model, Knobs(**given), judge, rounds=args.rounds, cached=args.cached, resident=args.resident
         )
-    benchmarks.print_json(result)
+    print_json(result)
 
 
 def knobs(args: argparse.Namespace) -> None:
