@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import itertools
 import os
+import re
 import time
 from collections.abc import Iterator, Sequence
 from functools import cached_property
@@ -30,19 +31,20 @@ from mlx_lm.utils import load_model, load_tokenizer
 
 from .checkpoint import Checkpoint
 from .errors import CheckpointError, HeadraceError, JudgeError, KnobError
+from .evict import SlotTable
 from .judge import Judge
 from .knobs import GB, Knobs
 from .measurement import Measurement
 from .memory import peak_memory_bytes
-from .plan import BankPlan, compute_dtype, hot_count, plan_banks
-from .profile import hot_experts
+from .plan import BankPlan, compute_dtype, needs_profile, plan_banks
+from .prefetch import prefetch_of
+from .profile import routing_profile
 from .reader import Reader
 from .slots import Bank
 from .stats import Stats
-from .switch import LayerStream, Run, StreamingSwitch, router_of
+from .switch import LayerStream, Run, StreamingSwitch
 from .window import Windows
 
-PREFILL_CHUNK = 512  # tokens a forward pass while prefilling
 WARM_UP_TOKENS = 8
 
 
@@ -53,40 +55,29 @@ def load(checkpoint: str | Path, knobs: Knobs | None = None) -> Engine:
     """
     knobs = knobs or Knobs()
     source = Checkpoint.open(checkpoint)
-    hot = None
-    streamed = knobs != Knobs()
-    if streamed and knobs.cold_bits is not None:
-        plan_banks(source, knobs, None)  # refuse what does not fit before the profile is taken
-        hot = hot_experts(source, [hot_count(layer, knobs) for layer in source.layers])
-    plans = plan_banks(source, knobs, hot) if streamed else []
+    streamed = knobs.streams
+    plans = plan_banks(source, knobs) if streamed else []
+    if streamed and needs_profile(knobs):
+        plans = plan_banks(source, knobs, routing_profile(source))
     mx.reset_peak_memory()
     model = _open_model(source)
-    run, streams = None, []
-    if streamed:
-        stats = Stats()
-        reader = Reader(
-            source.files,
-            stats,
-            threads=knobs.read_threads,
-            block_bytes=knobs.read_block_kib * 1024,
-            direct=knobs.io_mode == "direct",
-            gbps=knobs.ssd_gbps,
-        )
-        experts = max(layer.experts for layer in source.layers)
-        run = Run(len(source.layers), experts, knobs.evict_half_life, reader, stats)
-        streams = _put_streams(model, source, knobs, plans, run)
-    dtype = compute_dtype()
-    if dtype is not None:
-        model.set_dtype(dtype)
-        _lay_out_for_cpu(model)
-    mx.eval(model.parameters())
-    model.eval()
-    if knobs.cache_gb is None:
-        for stream in streams:
-            stream.load_all()
-    engine = Engine(source, knobs, model, streams, run)
-    engine.stats.reset()
-    return engine
+    run = _run_for(source, knobs) if streamed else None
+    try:
+        streams = _put_streams(model, source, knobs, plans, run) if run is not None else []
+        dtype = compute_dtype()
+        if dtype is not None:
+            model.set_dtype(dtype)
+            _lay_out_for_cpu(model)
+        mx.eval(model.parameters())
+        model.eval()
+        if run is not None:
+            _fill(streams, plans, run)
+            run.stats.reset()
+    except BaseException:
+        if run is not None:
+            run.reader.close()
+        raise
+    return Engine(source, knobs, model, streams, run)
 
 
 class Engine:
@@ -101,6 +92,7 @@ class Engine:
         self.stats = run.stats if run else Stats()
         self._model = model
         self._run = run
+        self._complete = sum(stream.complete for stream in streams)  # layers that are sure to hit
 
     def __enter__(self) -> Engine:
         return self
@@ -167,8 +159,8 @@ class Engine:
         ids = self.encode(prompt)
         if not ids:
             raise HeadraceError("generate: the prompt is empty; give at least one character")
-        *_, last = self._prefill(ids, cache)
-        logits = last[-1:]
+        self._take_in(ids[:-1], cache)
+        logits = self._forward(ids[-1:], cache)
         for _ in range(max_tokens):
             token = int(sampler(logits - mx.logsumexp(logits, axis=-1, keepdims=True))[0])
             if token in self.tokenizer.eos_token_ids:
@@ -208,7 +200,7 @@ class Engine:
             prefilled += len(prompt)
             scored += len(prompt) + len(continuation) - 1
         mean = nll / scored
-        slots = sum(bank.slots for stream in self.streams for bank in stream.banks)
+        slots = sum(bank.table.slots for stream in self.streams for bank in stream.banks)
         experts = sum(layer.experts for layer in self.checkpoint.layers)
         return Measurement(
             decode_tok_s=decoded.tokens / decode_s,
@@ -229,6 +221,15 @@ class Engine:
             sync_ms=decoded.sync_ms,
             prefetch_issued=decoded.prefetch_issued,
             prefetch_useful=decoded.prefetch_useful,
+            prefetch_recall=decoded.prefetch_recall,
+            prefetch_whole_set=decoded.prefetch_whole_set,
+            prefetch_precision=decoded.prefetch_precision,
+            prefetch_coverage=decoded.prefetch_coverage,
+            prefetch_hidden_ms=decoded.prefetch_hidden_ms,
+            prefetch_wasted_bytes=decoded.prefetch_wasted_bytes,
+            passes_per_window=decoded.passes_per_window,
+            void_layers=decoded.void_layers,
+            foreseen_share=decoded.foreseen_share,
             slots=slots if self.streams else experts,
             cached_share=slots / experts if self.streams else 1.0,
             judge=judge.fingerprint,
@@ -251,19 +252,38 @@ class Engine:
             self._forward([token], cache)
 
     def _prefill(self, ids: list[int], cache: list[Any]) -> Iterator[mx.array]:
-        for begin in range(0, len(ids), PREFILL_CHUNK):
-            logits = self._forward(ids[begin : begin + PREFILL_CHUNK], cache)
+        for begin in range(0, len(ids), self.knobs.prefill_chunk):
+            logits = self._forward(ids[begin : begin + self.knobs.prefill_chunk], cache)
             mx.eval([c.state for c in cache])
             yield logits
+
+    def _take_in(self, ids: list[int], cache: list[Any]) -> None:
+        """Prefill without logits: what only they need (the last layer's experts, the head) is neither read nor computed."""
+        if self._run is not None:
+            self._run.unused = True
+        try:
+            for begin in range(0, len(ids), self.knobs.prefill_chunk):
+                some = ids[begin : begin + self.knobs.prefill_chunk]
+                self._model(mx.array([some]), cache=cache)
+                mx.eval([c.state for c in cache])
+                self._passed(len(some))
+        finally:
+            if self._run is not None:
+                self._run.unused = False
 
     def _forward(self, ids: list[int], cache: list[Any]) -> mx.array:
         """Logits after each of `ids`, float32 [tokens, vocab], evaluated: no queued graph reads a slot any more."""
         logits = self._model(mx.array([ids]), cache=cache)[0].astype(mx.float32)
         mx.eval(logits)
-        self.stats.tokens += len(ids)
-        if self._run is not None:
-            self._run.position += len(ids)
+        self._passed(len(ids))
         return logits
+
+    def _passed(self, tokens: int) -> None:
+        """Do the books of a forward pass."""
+        self.stats.tokens += tokens
+        if self._run is not None:
+            self._run.end_pass(tokens)
+            self.stats.hits += tokens * self.checkpoint.top_k * self._complete
 
 
 def backend() -> str:
@@ -303,6 +323,20 @@ def _lay_out_for_cpu(model: nn.Module) -> None:
             mx.eval(module.weight)
 
 
+def _run_for(source: Checkpoint, knobs: Knobs) -> Run:
+    stats = Stats()
+    reader = Reader(
+        source.files,
+        stats,
+        threads=knobs.read_threads,
+        block_bytes=knobs.read_block_kib * 1024,
+        direct=knobs.io_mode == "direct",
+        gbps=knobs.ssd_gbps,
+    )
+    experts = max(layer.experts for layer in source.layers)
+    return Run(len(source.layers), experts, knobs.evict_half_life, reader, stats)
+
+
 def _put_streams(model: nn.Module, source: Checkpoint, knobs: Knobs, plans: list[BankPlan], run: Run) -> list[LayerStream]:
     """Put a StreamingSwitch in the place of every switch; returns the streams in the order of the layers."""
     found: dict[int, tuple[str, Any, Any]] = {}
@@ -320,31 +354,49 @@ def _put_streams(model: nn.Module, source: Checkpoint, knobs: Knobs, plans: list
         raise CheckpointError(
             f"checkpoint {source.path}: {len(source.layers)} layers of experts, but the model has {len(found)}"
         )
-    streams, replaced = [], []
+    streams, replaced, asking = [], [], []
     for number, layer in enumerate(source.layers):
         path, module, block = found[number]
         banks = []
         for plan in (p for p in plans if p.layer == number):
+            policy, slot_of = run.policy.layer(number), run.slot_of[number]
+            table = SlotTable(plan.members, plan.slots, policy, slot_of, plan.pinned)
             inner = _at_width(module, plan)
-            banks.append(
-                Bank(
-                    layer, plan.members, plan.slots, inner, plan.requantize,
-                    compute=compute_dtype(), policy=run.policy.layer(number), slot_of=run.slot_of[number], stats=run.stats,
-                )
-            )  # fmt: skip
-        streams.append(LayerStream(number, banks, run, router_of(block, source.top_k)))
-        replaced.append((path, StreamingSwitch(streams[-1])))
-    for number, stream in enumerate(streams):
-        stream.ahead = streams[number + 1 : number + 1 + knobs.prefetch_depth]
-        if stream.ahead and stream.router is None:
-            raise KnobError(
-                f"prefetch_depth={knobs.prefetch_depth} is not possible for {source.architecture}: "
-                "its router is not known; use 0"
-            )
+            banks.append(Bank(layer, table, inner, plan.requantize, compute=compute_dtype(), stats=run.stats))
+        stream = LayerStream(number, banks, run, last=_is_last(path, modules))
+        streams.append(stream)
+        stock = stream.complete and len(banks) == 1
+        replaced.append((path, banks[0].inner if stock else StreamingSwitch(stream)))
+        if not stream.complete:
+            asking.append((stream, block, path))
+    if knobs.prefetch != "off":
+        why = prefetch_of(
+            knobs.prefetch, [(stream, block, path.rpartition(".")[2]) for stream, block, path in asking],
+            depth=knobs.prefetch_depth, top_k=source.top_k, width=knobs.prefetch_width, cap_mb=knobs.prefetch_cap_mb,
+            stats=run.stats,
+        )  # fmt: skip
+        if why is not None:
+            raise KnobError(f"prefetch={knobs.prefetch} is not possible for {source.architecture}: {why}; use off")
     model.update_modules(tree_unflatten(replaced))
     if knobs.sync_window != 1:
-        Windows(model, dict(zip((path for path, _ in replaced), streams, strict=True)), knobs.sync_window, run)
+        Windows(model, {path: stream for stream, _, path in asking}, knobs.sync_window, run)
     return streams
+
+
+def _is_last(path: str, modules: dict[str, Any]) -> bool:
+    """Whether the switch at `path` is in the last of the model's layers: nothing but the logits depends on it."""
+    layer = re.match(r"(.*\blayers)\.(\d+)\.", path)
+    return layer is not None and f"{layer[1]}.{int(layer[2]) + 1}" not in modules
+
+
+def _fill(streams: list[LayerStream], plans: list[BankPlan], run: Run) -> None:
+    """Load what stays: layers whose experts all fit, and the pinned experts."""
+    for stream in streams:
+        if stream.complete:
+            stream.fill()
+        else:
+            for bank, plan in zip(stream.banks, (p for p in plans if p.layer == stream.number), strict=True):
+                bank.fill(plan.pinned, run.reader)
 
 
 def _at_width(module: Any, plan: BankPlan) -> Any:

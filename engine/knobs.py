@@ -16,8 +16,10 @@ from typing import Any
 from .errors import KnobError, did_you_mean
 
 IO_MODES = ("buffered", "direct")
+PREFETCH = ("off", "previous_token", "stale_gate")
 BITS = (2, 3, 4, 5, 6, 8, 16)
 GB = 1_000_000_000
+NEEDS_MISSES = ("evict_half_life", "cache_layer_shape", "pinned_share", "prefetch", "sync_window")  # if all is cached: idle
 WORDS = {"sync_window": {"all": 0, "auto": -1}}  # values that have a name
 
 
@@ -39,8 +41,27 @@ class Knobs:
     evict_half_life: float = knob(
         16.0, lossless=True, text="half-life of an expert's use count, tokens; towards 0 it is LRU, towards infinity LFU"
     )
+    cache_layer_shape: float = knob(
+        0.0, lossless=True, text="how much more cache the first layers get than the last ones; 0: all alike, below 0: less"
+    )
+    pinned_share: float = knob(
+        0.0,
+        lossless=True,
+        text="share of the slots that hold each layer's most used experts for good, on a calibration text",
+    )
+    prefetch: str = knob(
+        "off",
+        lossless=True,
+        text="whom to believe on what comes next: off, previous_token, stale_gate (the next routers on this layer's input)",
+    )
     prefetch_depth: int = knob(
-        0, lossless=True, text="how many layers ahead the next routers are asked early and their experts read; 0: off"
+        1, lossless=True, text="how many layers ahead prefetch looks; 0: at the layer itself, a control that reads nothing"
+    )
+    prefetch_width: float = knob(
+        1.0, lossless=True, text="how many experts prefetch expects in a layer, as a multiple of top-k"
+    )
+    prefetch_cap_mb: float | None = knob(
+        None, lossless=True, text="most that prefetch reads for one token, 10^6 bytes; unset: no limit"
     )
     sync_window: int = knob(
         1, lossless=True, text="layers between checks of what the routers chose; 1: each, all (0): a token, auto (-1)"
@@ -50,6 +71,7 @@ class Knobs:
     )
     read_threads: int = knob(4, lossless=True, text="threads that read")
     io_mode: str = knob("buffered", lossless=True, text="buffered: through the page cache; direct: past it")
+    prefill_chunk: int = knob(512, lossless=True, text="tokens a forward pass while a prompt is prefilled")
     ssd_gbps: float | None = knob(
         None, lossless=True, text="hold reads to this bandwidth, 10^9 bytes/s over all threads; unset: as fast as it goes"
     )
@@ -68,13 +90,25 @@ class Knobs:
             object.__setattr__(self, f.name, _typed(f.name, str(f.type), getattr(self, f.name)))
         _in_range("cache_gb", self.cache_gb, 0, math.inf, "give the memory for experts in GB, or leave it unset")
         _in_range("evict_half_life", self.evict_half_life, 0, math.inf, "give it in tokens; 8 to 32 suits real traces")
-        _in_range("prefetch_depth", self.prefetch_depth, -1, 64, "0 turns prefetch off, 1 or 2 layers are usual")
+        _in_range("prefetch_depth", self.prefetch_depth, -1, 64, "1 or 2 layers are usual")
+        _in_range("prefetch_width", self.prefetch_width, 0, 8, "1 to 2 times top-k are usual")
+        _in_range(
+            "prefetch_cap_mb", self.prefetch_cap_mb, 0, math.inf, "give it in MB a token, or leave it unset for no limit"
+        )
+        _in_range("prefill_chunk", self.prefill_chunk, 0, 1 << 20, "32 to 4096 tokens are usual")
+        for name, low, high in (("pinned_share", 0, 0.9), ("cache_layer_shape", -0.9, 0.9)):
+            if not low <= getattr(self, name) <= high:
+                raise KnobError(
+                    f"{name}={getattr(self, name):g} is outside {low:g} .. {high:g}; 0 is without, 0.1 to 0.5 are usual"
+                )
         _in_range("sync_window", self.sync_window, -2, 1 << 20, "give layers, all or auto")
         _in_range("read_block_kib", self.read_block_kib, 3, 1 << 20, "4 KiB is the smallest block, 64 to 8192 are usual")
         _in_range("read_threads", self.read_threads, 0, 256, "1 to 16 are usual")
         _in_range("ssd_gbps", self.ssd_gbps, 0, math.inf, "give GB/s, or leave it unset for no limit")
-        if self.io_mode not in IO_MODES:
-            raise KnobError(f"io_mode={self.io_mode} is unknown; {did_you_mean(self.io_mode, list(IO_MODES))}")
+        for name, legal in (("io_mode", IO_MODES), ("prefetch", PREFETCH)):
+            value = getattr(self, name)
+            if value not in legal:
+                raise KnobError(f"{name}={value} is unknown; {did_you_mean(value, list(legal))}")
         for name in ("expert_bits", "cold_bits"):
             bits = getattr(self, name)
             if bits is not None and bits not in BITS:
@@ -86,16 +120,31 @@ class Knobs:
     def _refuse_without_effect(self) -> None:
         if self.hot_share is not None and self.cold_bits is None:
             raise KnobError(f"hot_share={self.hot_share} has no effect without cold_bits; set cold_bits as well")
-        if self.prefetch_depth and self.sync_window != 1:
+        if self.prefetch != "off" and self.sync_window != 1:
             raise KnobError(
-                f"prefetch_depth={self.prefetch_depth} has no effect with sync_window={self.sync_window}, whose void passes "
-                "foresee what is needed; set sync_window=1 or prefetch_depth=0"
+                f"prefetch={self.prefetch} has no effect with {self.shown('sync_window')}, whose void passes foresee "
+                "what is needed; set sync_window=1 or prefetch=off"
             )
-        if self.cache_gb is None:
-            for f in dataclasses.fields(self):
-                value = getattr(self, f.name)
-                if f.metadata["lossless"] and value != f.default:
-                    raise KnobError(f"{f.name}={value} has no effect while every expert is resident; set cache_gb to stream")
+        for name in self.set_names():
+            if self.prefetch == "off" and name.startswith("prefetch_"):
+                raise KnobError(f"{name}={getattr(self, name):g} has no effect with prefetch=off; set prefetch=stale_gate")
+            if self.cache_gb is None and name in STREAMING:
+                raise KnobError(f"{self.shown(name)} has no effect while every expert is resident; set cache_gb to stream")
+
+    @property
+    def streams(self) -> bool:
+        """Whether any expert is streamed or changed; else mlx-lm's own model runs as it is."""
+        return self.cache_gb is not None or any(name in LOSSY for name in self.set_names())
+
+    def shown(self, name: str) -> str:
+        """A knob and its value as a user writes them, e.g. `sync_window=all`."""
+        value = getattr(self, name)
+        word = next((w for w, v in WORDS.get(name, {}).items() if v == value), None)
+        return f"{name}={word or (f'{value:g}' if isinstance(value, float) else value)}"
+
+    def set_names(self) -> list[str]:
+        """The knobs that are not at their default."""
+        return [f.name for f in dataclasses.fields(self) if getattr(self, f.name) != f.default]
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> Knobs:
@@ -130,6 +179,11 @@ class Knobs:
         if self.cold_bits is None:
             return 1.0
         return 0.25 if self.hot_share is None else self.hot_share
+
+
+# Those of the second list have no effect while every expert is resident.
+LOSSY = tuple(f.name for f in dataclasses.fields(Knobs) if not f.metadata["lossless"])
+STREAMING = tuple(n for n in Knobs.names() if n not in (*LOSSY, "cache_gb", "prefill_chunk"))
 
 
 def _typed(name: str, annotation: str, value: Any) -> Any:

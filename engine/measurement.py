@@ -11,7 +11,7 @@ from typing import Any
 class Measurement:
     """Figures of one pass of `Engine.measure` over a judge's texts.
 
-    Speed and the counters (`hits` .. `prefetch_useful`) cover the decoded tokens alone, not prefill or warm-up;
+    Speed and the counters (`hits` .. `foreseen_share`) cover the decoded tokens alone, not prefill or warm-up;
     quality covers every scored token, prefill and decode. Sizes are 10^9 bytes, times are milliseconds.
     `hit_rate` is null when nothing is streamed: there was nothing to hit.
     """
@@ -34,6 +34,15 @@ class Measurement:
     sync_ms: float
     prefetch_issued: int
     prefetch_useful: int
+    prefetch_recall: float | None  # null without prefetch; see Stats for what each says
+    prefetch_whole_set: float | None
+    prefetch_precision: float | None
+    prefetch_coverage: float | None
+    prefetch_hidden_ms: float
+    prefetch_wasted_bytes: int
+    passes_per_window: float | None  # null with sync_window=1
+    void_layers: int
+    foreseen_share: float | None
     slots: int  # experts that fit into the cache, over all layers
     cached_share: float  # slots as a share of all routed experts
     judge: str  # fingerprint; figures of different judges are not comparable

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import heapq
 import importlib.util
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import mlx.core as mx
@@ -18,7 +18,8 @@ import numpy as np
 
 from .checkpoint import Checkpoint, ExpertLayer
 from .errors import CheckpointError, KnobError
-from .knobs import GB, Knobs
+from .evict import NOBODY
+from .knobs import GB, NEEDS_MISSES, Knobs
 from .slots import Requantize, slot_bytes
 
 
@@ -32,6 +33,7 @@ class BankPlan:
     slot_bytes: int
     least: int  # slots that one token can ask for
     slots: int
+    pinned: np.ndarray = field(default_factory=lambda: NOBODY)  # members that never leave
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ def footprint(checkpoint: str | Path | Checkpoint, knobs: Knobs | None = None) -
         raise CheckpointError(
             f"checkpoint {checkpoint.path}: mlx-lm has no architecture {checkpoint.architecture}; give a model that it has"
         )
-    banks = _banks(checkpoint, knobs, hot=None)
+    banks = _banks(checkpoint, knobs, None)
     least = sum(b.least * b.slot_bytes for b in banks)
     everything = sum(len(b.members) * b.slot_bytes for b in banks)
     scale = 2 if compute_dtype() == mx.float32 and _is_16_bit(checkpoint) else 1
@@ -98,13 +100,15 @@ def has_architecture(model_type: str) -> bool:
     return model_type in MODEL_REMAPPING
 
 
-def plan_banks(checkpoint: Checkpoint, knobs: Knobs, hot: list[np.ndarray] | None) -> list[BankPlan]:
-    """The banks of every layer with their slots. `hot`: per layer the experts at `expert_bits`, if not all are.
+def plan_banks(checkpoint: Checkpoint, knobs: Knobs, uses: np.ndarray | None = None) -> list[BankPlan]:
+    """The banks of every layer with their slots. `uses` [layers, experts] is the routing profile, for the knobs that need
+    it; without it the sizes are right, but which experts are hot or pinned is arbitrary.
 
-    Raises `KnobError` for a cache below one token's experts and for widths that the checkpoint does not have to give.
+    Raises `KnobError` for a cache below one token's experts, widths that the checkpoint does not have to give, and knobs
+    that would have no effect with this cache.
     """
     _check_bits(checkpoint, knobs)
-    banks = _banks(checkpoint, knobs, hot)
+    banks = _banks(checkpoint, knobs, uses)
     if knobs.cache_gb is None:
         for bank in banks:
             bank.slots = len(bank.members)
@@ -117,7 +121,35 @@ def plan_banks(checkpoint: Checkpoint, knobs: Knobs, hot: list[np.ndarray] | Non
             f"cache_gb={knobs.cache_gb:g} is below one token's experts ({least / GB:.4g} GB for "
             f"{checkpoint.path.name} at {bits} bits); raise it or lower expert_bits"
         )
-    queue = [(b.slots / len(b.members), i) for i, b in enumerate(banks) if b.slots < len(b.members)]
+    _deal_out(banks, budget, knobs.cache_layer_shape)
+    if all(bank.slots == len(bank.members) for bank in banks):
+        everything = sum(len(b.members) * b.slot_bytes for b in banks)
+        for name in knobs.set_names():
+            if name in NEEDS_MISSES:
+                raise KnobError(
+                    f"{knobs.shown(name)} has no effect with cache_gb={knobs.cache_gb:g}, which holds every "
+                    f"expert ({everything / GB:.4g} GB); lower cache_gb or leave {name} unset"
+                )
+    if knobs.pinned_share:
+        _pin(banks, knobs.pinned_share, uses)
+    return banks
+
+
+def needs_profile(knobs: Knobs) -> bool:
+    """Whether the plan depends on which experts are used the most."""
+    return knobs.cold_bits is not None or knobs.pinned_share > 0
+
+
+def _deal_out(banks: list[BankPlan], budget: int, shape: float) -> None:
+    """Deal `budget` bytes out slot by slot, to the bank with the smallest share cached. With a `shape` the first layer
+    aims at 1 + shape times the mean share and the last at 1 - shape times, the others in a line between them."""
+    last = max(1, banks[-1].layer)
+    aim = [1 + shape * (1 - 2 * bank.layer / last) for bank in banks]
+
+    def place(i: int) -> tuple[float, int]:
+        return banks[i].slots / len(banks[i].members) / aim[i], i
+
+    queue = [place(i) for i, bank in enumerate(banks) if bank.slots < len(bank.members)]
     heapq.heapify(queue)
     while queue:
         _, i = heapq.heappop(queue)
@@ -126,17 +158,32 @@ def plan_banks(checkpoint: Checkpoint, knobs: Knobs, hot: list[np.ndarray] | Non
             budget -= bank.slot_bytes
             bank.slots += 1
             if bank.slots < len(bank.members):
-                heapq.heappush(queue, (bank.slots / len(bank.members), i))
-    return banks
+                heapq.heappush(queue, place(i))
 
 
-def _banks(checkpoint: Checkpoint, knobs: Knobs, hot: list[np.ndarray] | None) -> list[BankPlan]:
-    """One bank a layer, or a hot and a cold one; without `hot` the shares are right but the members arbitrary."""
+def _pin(banks: list[BankPlan], share: float, uses: np.ndarray | None) -> None:
+    """Pin each bank's most used members to `share` of its slots; what one token can ask for stays loose."""
+    for bank in banks:
+        count = min(round(share * bank.slots), bank.slots - bank.least)
+        order = np.arange(len(bank.members)) if uses is None else np.argsort(-uses[bank.layer][bank.members], kind="stable")
+        if bank.slots < len(bank.members):
+            bank.pinned = np.sort(bank.members[order[:count]])
+    if not any(len(bank.pinned) for bank in banks):
+        slots = max(banks, key=lambda b: b.slots)
+        raise KnobError(
+            f"pinned_share={share:g} pins nothing: a layer has at most {slots.slots} slots, of which one token needs "
+            f"{slots.least}; raise it or cache_gb, or set it to 0"
+        )
+
+
+def _banks(checkpoint: Checkpoint, knobs: Knobs, uses: np.ndarray | None) -> list[BankPlan]:
+    """One bank a layer, or a hot and a cold one, with the slots that one token can ask for."""
     banks = []
     for number, layer in enumerate(checkpoint.layers):
-        chosen = hot[number] if hot else np.arange(hot_count(layer, knobs))
-        cold = np.setdiff1d(np.arange(layer.experts), chosen)
-        for members, bits in ((chosen, knobs.expert_bits), (cold, knobs.cold_bits)):
+        ranked = np.arange(layer.experts) if uses is None else np.argsort(-uses[number][: layer.experts], kind="stable")
+        hot = np.sort(ranked[: hot_count(layer, knobs)])
+        cold = np.setdiff1d(np.arange(layer.experts), hot)
+        for members, bits in ((hot, knobs.expert_bits), (cold, knobs.cold_bits)):
             if len(members):
                 requantize = _requantize(layer, bits)
                 size = slot_bytes(layer, requantize, compute_dtype())

@@ -1,8 +1,8 @@
 """Routing profile: which experts of each layer are used the most, on a fixed calibration text.
 
-`hot_share` needs to know the hot experts before the first token. The profile is taken once for a checkpoint, in a process
-of its own (so that it leaves no trace in the memory of a measured run), with all experts at the checkpoint's width, and
-kept in the user's cache folder. It does not depend on any lossless knob, so quality does not either.
+`hot_share` and `pinned_share` need to know the most used experts before the first token. The profile is taken once for a
+checkpoint, in a process of its own (so that it leaves no trace in the memory of a measured run), with all experts at the
+checkpoint's width, and kept in the user's cache folder. It does not depend on any lossless knob, so quality does not either.
 """
 
 from __future__ import annotations
@@ -22,12 +22,6 @@ from .knobs import Knobs
 CALIBRATION = Path(__file__).with_name("calibration.txt")
 
 
-def hot_experts(checkpoint: Checkpoint, counts: list[int]) -> list[np.ndarray]:
-    """Per layer the `counts[layer]` most used experts, ascending; of equals the lower number."""
-    uses = routing_profile(checkpoint)
-    return [np.sort(np.argsort(-uses[n], kind="stable")[:count]).astype(np.int64) for n, count in enumerate(counts)]
-
-
 def routing_profile(checkpoint: Checkpoint) -> np.ndarray:
     """Uses of every expert on the calibration text, int64 [layers, experts]; measured now if it is not on file."""
     file = profile_file(checkpoint)
@@ -38,7 +32,7 @@ def routing_profile(checkpoint: Checkpoint) -> np.ndarray:
         done = subprocess.run(command, capture_output=True, text=True, env=env, check=False)
         if done.returncode:
             reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
-            raise HeadraceError(f"the routing profile that hot_share needs could not be taken: {reason}")
+            raise HeadraceError(f"the routing profile that hot_share and pinned_share need could not be taken: {reason}")
     return np.load(file)
 
 

@@ -80,6 +80,8 @@ class Load:
         self._lock = threading.Lock()
         self._done = threading.Event()
         self._error: Exception | None = None
+        self.begun: float | None = None  # perf_counter when its first read began
+        self.ended: float | None = None  # and when its last one was there
 
     def arrived(self, error: ReadError | None = None) -> None:
         """One block is there (or failed); the last one runs `finish`, in the thread that brought it."""
@@ -93,6 +95,7 @@ class Load:
                 self._finish()
         except Exception as e:  # a defect, but it must reach the caller and not end the thread
             self._error = e
+        self.ended = time.perf_counter()
         self._done.set()
 
     def wait(self) -> None:
@@ -174,6 +177,7 @@ class Reader:
             if block is None or load is None:
                 return
             started = time.perf_counter()
+            load.begun = load.begun or started
             try:
                 transferred = self._read(block, scratch)
             except OSError as e:

@@ -12,19 +12,21 @@ caller keeps that promise by evaluating a layer's output before it asks the same
 from __future__ import annotations
 
 from dataclasses import dataclass
+from time import perf_counter
 from typing import Any
 
 import mlx.core as mx
 import numpy as np
 
 from .checkpoint import FLOATS, ExpertLayer, ExpertTensor
-from .evict import DecayedFrequency
+from .evict import SlotTable
 from .reader import Load, Piece, Reader
 from .stats import Stats
 
 STORED = {"F32": mx.float32, "F16": mx.float16, "BF16": mx.bfloat16, "U32": mx.uint32, "I32": mx.int32, "U8": mx.uint8}
 RAW = {mx.float32: np.float32, mx.float16: np.float16, mx.bfloat16: np.uint16, mx.uint32: np.uint32, mx.int32: np.int32,
        mx.uint8: np.uint8}  # fmt: skip
+FILL_AT_ONCE = 32  # experts; each may have staging memory
 
 
 def slot_dtype(tensor: ExpertTensor, compute: mx.Dtype | None) -> mx.Dtype:
@@ -62,61 +64,66 @@ class Requantize:
 
 
 class Bank:
-    """The slots for `members`, experts of one layer at one width, behind one switch module.
+    """The slots of `table`, for experts of one layer at one width, behind one switch module.
 
     `inner` is mlx-lm's switch module whose projections already have the bank's width; its parameters are replaced by the
-    slot arrays. `requantize` maps a projection to its new width, where that differs from the checkpoint's. `slot_of`
-    (int32 [experts], -1: not cached) and `policy` are the layer's; its banks share them, each for its own members.
+    slot arrays. `requantize` maps a projection to its new width, where that differs from the checkpoint's.
     """
 
     def __init__(
         self,
         layer: ExpertLayer,
-        members: np.ndarray,
-        slots: int,
+        table: SlotTable,
         inner: Any,
         requantize: dict[str, Requantize],
         *,
         compute: mx.Dtype | None,
-        policy: DecayedFrequency,
-        slot_of: np.ndarray,
         stats: Stats,
     ) -> None:
         self.layer = layer
-        self.members = members
-        self.slots = min(slots, len(members))
+        self.table = table
         self.inner = inner
-        self.policy = policy
-        self.slot_of = slot_of
         self.changed = True  # since the device's copy of `slot_of` was made
         self._compute = compute
         self._requantize = requantize
         self._stats = stats
-        self._expert_in = np.full(self.slots, -1, np.int32)
         self._coming: dict[int, tuple[Load, bytearray | None]] = {}  # expert -> its load and staging memory
-        self._guessed: set[int] = set()  # loaded on speculation and not used yet
         self._arrays: dict[str, SlotArray] = {}
         for name, shape, dtype in slot_tensors(layer, requantize, compute):
             projection, tensor = name.split(".")
-            self._arrays[name] = SlotArray(self.slots, shape, dtype)
+            self._arrays[name] = SlotArray(table.slots, shape, dtype)
             inner[projection][tensor] = self._arrays[name].array
 
     @property
-    def complete(self) -> bool:
-        """Every member is in its slot: nothing will be read any more."""
-        return self.slots == len(self.members) and not self._coming and bool((self.slot_of[self.members] >= 0).all())
+    def holds_all(self) -> bool:
+        """There is a slot for every member."""
+        return self.table.slots == len(self.table.members)
+
+    @property
+    def settled(self) -> bool:
+        """No read is under way."""
+        return not self._coming
+
+    def fill(self, experts: np.ndarray, reader: Reader) -> None:
+        """Load `experts` into free slots, in their order, a few at a time; before the first token."""
+        for begin in range(0, len(experts), FILL_AT_ONCE):
+            some = experts[begin : begin + FILL_AT_ONCE]
+            self.request(some, reader)
+            self.settle(some)
 
     def request(self, experts: np.ndarray, reader: Reader, keep: np.ndarray | None = None) -> None:
-        """Give `experts` (distinct members, at most `slots`) their slots, and queue the reads of those not there.
+        """Give `experts` (distinct members, at most as many as slots) their slots, and queue the reads of those not there.
 
         None of them pushes out another, nor one of `keep`: experts whose output is still to be computed.
         """
         kept = experts if keep is None else np.union1d(experts, keep)
-        if self._guessed:
-            self._stats.prefetch_useful += len(self._guessed.intersection(experts.tolist()))
-            self._guessed.difference_update(experts.tolist())
-        for expert in experts[self.slot_of[experts] < 0]:
-            self._place(int(expert), kept, reader, speculative=False)
+        if self.table.guessed:
+            self._count_useful(self.table.guessed.keys() & set(experts.tolist()))
+        for expert in map(int, experts[self.table.slot_of[experts] < 0]):
+            slot, victim = self.table.demand(expert, kept)
+            if victim in self._coming:
+                self._coming.pop(victim)[0].join()  # its reads still write into the slot
+            self._queue(expert, slot, reader, speculative=False)
 
     def settle(self, experts: np.ndarray) -> None:
         """Return when all of `experts` are in their slots. Raises `ReadError` if one cannot be read."""
@@ -129,52 +136,53 @@ class Bank:
         failures = []
         for expert in coming:
             load, staging = self._coming.pop(expert)
-            slot = int(self.slot_of[expert])
             try:
                 load.wait()
-            except Exception as e:  # what the slot holds is nobody's: it must not pass for a hit later
+            except Exception as e:  # what the slot holds must not pass for a hit later
                 failures.append(e)
-                self.slot_of[expert] = self._expert_in[slot] = -1
+                self.table.free(expert)
+                self.changed = True
                 continue
             if staging is not None:
                 with self._stats.timed("quantize_ms"):
-                    self._quantize_into(slot, memoryview(staging))
+                    self._quantize_into(int(self.table.slot_of[expert]), memoryview(staging))
         if failures:
             raise failures[0]
 
-    def guess(self, experts: np.ndarray, time: int, reader: Reader) -> None:
-        """Start to read `experts`, which a later layer will probably want. Never pushes out a warmer expert."""
+    def guess(self, experts: np.ndarray, time: int, reader: Reader, most_bytes: float) -> int:
+        """Start to read those of `experts` that token `time` will probably want, up to `most_bytes`; returns the bytes.
+
+        Never pushes out a warmer expert, nor one whose reads are under way.
+        """
+        issued = 0
         for expert in map(int, experts):
-            if self.slot_of[expert] < 0 and self._place(expert, experts, reader, speculative=True, time=time):
-                self._guessed.add(expert)
-                self._stats.prefetch_issued += 1
+            if self.table.slot_of[expert] >= 0:
+                continue
+            if issued + self.layer.expert_bytes > most_bytes:
+                break
+            placed = self.table.guess(expert, time, np.array([*experts, *self._coming], np.int64))
+            if placed is not None:
+                self._queue(expert, placed[0], reader, speculative=True)
+                issued += self.layer.expert_bytes
+        self._stats.prefetch_issued += issued // self.layer.expert_bytes
+        self._stats.prefetch_bytes += issued
+        return issued
 
-    def _place(self, expert: int, keep: np.ndarray, reader: Reader, *, speculative: bool, time: int = 0) -> bool:
-        """Give `expert` a slot and queue its reads; False if a speculative one found no slot colder than itself."""
-        free = np.flatnonzero(self._expert_in < 0)
-        if len(free):
-            slot = int(free[0])
-        else:
-            candidates = np.setdiff1d(self._expert_in, keep, assume_unique=True)
-            if speculative:
-                candidates = np.array([c for c in candidates if int(c) not in self._coming], np.int32)
-            if not len(candidates):
-                return False
-            victim = int(candidates[self.policy.coldest(candidates)])
-            if speculative and self.policy.warmth[victim] >= self.policy.if_used(expert, time):
-                return False
-            if victim in self._coming:
-                self._coming.pop(victim)[0].join()  # its reads still write into the slot
-            slot = int(self.slot_of[victim])
-            self.slot_of[victim] = -1
-            self._guessed.discard(victim)
-        self.slot_of[expert] = slot
-        self._expert_in[slot] = expert
+    def _count_useful(self, experts: set[int]) -> None:
+        """Count guesses that came true, and how long their reads had run when they were asked for."""
+        now = perf_counter()
+        loads = [self._coming[e][0] for e in experts if e in self._coming]
+        begun = [load.begun for load in loads if load.begun is not None]
+        if begun:
+            ended = max(now if load.ended is None else load.ended for load in loads)
+            self._stats.prefetch_hidden_ms += (ended - min(begun)) * 1e3
+        self._stats.prefetch_useful += len(experts)
+        self._stats.prefetch_useful_bytes += len(experts) * self.layer.expert_bytes
+        for expert in experts:
+            del self.table.guessed[expert]
+
+    def _queue(self, expert: int, slot: int, reader: Reader, *, speculative: bool) -> None:
         self.changed = True
-        self._queue(expert, slot, reader, speculative)
-        return True
-
-    def _queue(self, expert: int, slot: int, reader: Reader, speculative: bool) -> None:
         staging = bytearray(sum(t.nbytes for t in self.layer.tensors if not self._goes_straight(t)))
         pieces, conversions, at = [], [], 0
         for tensor in self.layer.tensors:

@@ -26,8 +26,17 @@ class Stats:
     io_ms: float = 0.0  # the main thread waiting for reads
     sync_ms: float = 0.0  # the main thread waiting for the routers' choice, the compute before it included
     quantize_ms: float = 0.0  # bringing experts to another width
-    prefetch_issued: int = 0
+    prefetch_issued: int = 0  # experts read on speculation
+    prefetch_bytes: int = 0
     prefetch_useful: int = 0  # of those issued, the ones used before they were pushed out
+    prefetch_useful_bytes: int = 0
+    prefetch_hidden_ms: float = 0.0  # how long the reads of useful guesses had run when their layer asked for them
+    foretold_sets: int = 0  # layers (of a token) that prefetch foretold, cached experts included
+    foretold_whole: int = 0  # of these, the ones of which it foretold every expert
+    foretold_of: int = 0  # experts that these layers used
+    foretold: int = 0  # of these, the ones it foretold
+    covered: int = 0  # of these, the ones that were in a slot or on their way thanks to prefetch alone
+    uncovered: int = 0  # of these, the ones that were missing all the same
     windows: int = 0  # checks of the routers' choice over several layers (sync_window)
     passes: int = 0  # passes over those windows; one each if nothing was missing
     void_layers: int = 0  # layers computed in vain: behind the first that missed an expert
@@ -37,11 +46,46 @@ class Stats:
     @property
     def hit_rate(self) -> float | None:
         """Hits as a share of requests; None before the first request (everything resident: always)."""
-        requests = self.hits + self.misses
-        return self.hits / requests if requests else None
+        return _share(self.hits, self.hits + self.misses)
+
+    @property
+    def prefetch_recall(self) -> float | None:
+        """Share of the experts used that prefetch had foretold, cached or not. None if it foretold nothing."""
+        return _share(self.foretold, self.foretold_of)
+
+    @property
+    def prefetch_whole_set(self) -> float | None:
+        """Share of the layers all of whose experts it had foretold: only there no read is left to wait for."""
+        return _share(self.foretold_whole, self.foretold_sets)
+
+    @property
+    def prefetch_precision(self) -> float | None:
+        """Bytes read on speculation and used, as a share of all that were read so. None if none were."""
+        return _share(self.prefetch_useful_bytes, self.prefetch_bytes)
+
+    @property
+    def prefetch_coverage(self) -> float | None:
+        """Share of the misses that prefetch took away. None if there would have been none."""
+        return _share(self.covered, self.covered + self.uncovered)
+
+    @property
+    def prefetch_wasted_bytes(self) -> int:
+        """Bytes read on speculation and not used so far."""
+        return self.prefetch_bytes - self.prefetch_useful_bytes
+
+    @property
+    def passes_per_window(self) -> float | None:
+        """Passes that a window took, 1 if nothing was ever missing. None if there were no windows."""
+        return _share(self.passes, self.windows)
+
+    @property
+    def foreseen_share(self) -> float | None:
+        """Share of the experts behind a window's first miss that its first, void pass had shown."""
+        return _share(self.foreseen, self.foreseen_of)
 
     def as_dict(self) -> dict[str, Any]:
-        return {**dataclasses.asdict(self), "hit_rate": self.hit_rate}
+        derived = [name for name, value in vars(type(self)).items() if isinstance(value, property)]
+        return {**dataclasses.asdict(self), **{name: getattr(self, name) for name in derived}}
 
     def reset(self) -> None:
         for f in dataclasses.fields(self):
@@ -60,3 +104,7 @@ class Stats:
             yield
         finally:
             setattr(self, name, getattr(self, name) + (time.perf_counter() - started) * 1e3)
+
+
+def _share(part: float, whole: float) -> float | None:
+    return part / whole if whole else None

@@ -8,25 +8,25 @@ into slots, and mlx-lm's own module computes on the slots, so that the result is
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from time import perf_counter
 
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
 from .evict import DecayedFrequency
+from .prefetch import Foretelling, Prefetch
 from .reader import Reader
 from .slots import Bank
 from .stats import Stats
-
-Router = Callable[[mx.array], mx.array]
 
 
 class Run:
     """What all layers of one engine share: reader, counters, and the books of what is cached and how warm it is.
 
     `slot_of` (int32, -1: not cached), `uses` and the policy's warmth are [layers, experts]; `position` counts the tokens
-    that have gone through.
+    that have gone through. While `unused`, nobody wants the output of the last layer.
     """
 
     def __init__(self, layers: int, experts: int, half_life: float, reader: Reader, stats: Stats) -> None:
@@ -36,6 +36,8 @@ class Run:
         self.slot_of = np.full((layers, experts), -1, np.int32)
         self.uses = np.zeros((layers, experts), np.int64)
         self.position = 0
+        self.unused = False
+        self._hits: list[tuple[int, np.ndarray]] = []
 
     def use(self, layers: np.ndarray | int, experts: np.ndarray, times: np.ndarray | int) -> None:
         """Count uses; the three arguments are broadcast against each other."""
@@ -43,65 +45,84 @@ class Run:
         self.policy.use((layers, experts), times)
         np.add.at(self.uses, (layers, experts), 1)
 
+    def hit(self, layer: int, experts: np.ndarray) -> None:
+        """Note that a token's `experts` were all there; counted together at the end of the pass."""
+        self._hits.append((layer, experts))
+
+    def end_pass(self, tokens: int) -> None:
+        """Do the books of a forward pass over `tokens` tokens."""
+        if self._hits:
+            layers, experts = zip(*self._hits, strict=True)
+            self._hits.clear()
+            chosen = np.stack(experts)
+            self.use(np.array(layers)[:, None], chosen, self.position + 1)
+            self.stats.hits += chosen.size
+        self.position += tokens
+
 
 class LayerStream:
     """The banks of one layer and the way of a token through them.
 
-    `router` predicts this layer's choice from another layer's input (`x` -> expert ids); `ahead` are the next layers to
-    ask so, `prefetch_depth` of them. While `optimistic`, every chosen expert is taken to be in its slot, and the choice
-    is left in `asked` for `engine.window` to check.
+    While `optimistic`, every chosen expert is taken to be in its slot, and the choice is left in `asked` for
+    `engine.window` to check. `last`: no layer comes after it.
     """
 
-    def __init__(self, number: int, banks: list[Bank], run: Run, router: Router | None) -> None:
+    def __init__(self, number: int, banks: list[Bank], run: Run, *, last: bool) -> None:
         self.number = number
         self.banks = banks
-        self.router = router
-        self.ahead: list[LayerStream] = []
+        self.prefetch: Prefetch | None = None
         self.optimistic = False
         self.asked = mx.array([], dtype=mx.uint32)
         self._run = run
+        self._last = last
         self._slot_of = run.slot_of[number]
+        self._only = banks[0] if len(banks) == 1 else None
         self._bank_of = np.zeros(len(self._slot_of), np.int8)
-        self._complete = False
         self._tables: list[mx.array] = []
         for position, bank in enumerate(banks):
-            self._bank_of[bank.members] = position
+            self._bank_of[bank.table.members] = position
         self._is_second = mx.array(self._bank_of == 1)
+        self.complete = all(bank.holds_all for bank in banks)
 
-    @property
-    def complete(self) -> bool:
-        """Every expert is in its slot, and will stay there: nothing can be missing."""
-        self._complete = self._complete or all(bank.complete for bank in self.banks)
-        return self._complete
-
-    def load_all(self) -> None:
-        """Fill every slot; for banks in which all experts fit."""
+    def fill(self) -> None:
+        """Load all experts, in the order of their numbers; for a layer in which all fit."""
         for bank in self.banks:
-            bank.request(bank.members, self._run.reader)
-            bank.settle(bank.members)
+            bank.fill(bank.table.members, self._run.reader)
 
     def __call__(self, x: mx.array, indices: mx.array) -> mx.array:
+        if self._run.unused and self._last:
+            return mx.zeros((*indices.shape, x.shape[-1]), x.dtype)
         if self.optimistic:
             self.asked = indices.reshape(-1)
             return self._on_device(x, indices)
-        if self.complete:  # no need to know on the host what was chosen
-            self._run.stats.hits += indices.size
+        if self.complete:
             return self._on_device(x, indices)
-        guesses = self._ask_ahead(x, indices)
-        with self._run.stats.timed("sync_ms"):
-            mx.eval(indices, *(ids for _, ids in guesses))
-        ids = np.array(indices).astype(np.int32)
+        decoding = indices.size == indices.shape[-1]
+        foretellings = self.prefetch.ask(x) if self.prefetch is not None and decoding else []
+        begin = perf_counter()
+        mx.eval(indices, *(f.ids for f in foretellings if f.ids is not None))
+        ids = np.asarray(indices)
+        self._run.stats.sync_ms += (perf_counter() - begin) * 1e3
+        if decoding and self.prefetch is None and self._only is not None and self._only.settled:
+            slots = self._slot_of[ids]
+            if slots.min() >= 0:
+                self._run.hit(self.number, ids.reshape(-1))
+                return self._only.inner(x, mx.array(slots))
+        ids = ids.astype(np.int32)
         needed = np.unique(ids)
+        if self.prefetch is not None:
+            self.prefetch.hear(foretellings)
+            self.prefetch.check(ids, self._slot_of, {e for bank in self.banks for e in bank.table.guessed})
         self._count(ids, needed)
         batches = list(self._batches(needed))
         if len(batches) == 1:
             bank, experts = batches[0]
             bank.request(experts, self._run.reader)
-            self._read_ahead(guesses)
+            self._read_ahead(foretellings)
             bank.settle(experts)
             return bank.inner(x, mx.array(self._slot_of[ids]))
         y = self._in_batches(x, ids, batches)
-        self._read_ahead(guesses)
+        self._read_ahead(foretellings)
         return y
 
     def request(self, experts: np.ndarray) -> None:
@@ -109,10 +130,23 @@ class LayerStream:
         for number, bank in enumerate(self.banks):
             bank.request(experts[self._bank_of[experts] == number], self._run.reader)
 
+    @property
+    def settled(self) -> bool:
+        """No read of this layer is under way."""
+        return all(bank.settled for bank in self.banks)
+
     def settle(self, experts: np.ndarray) -> None:
         """Return when all of `experts` are in their slots. Raises `ReadError`."""
         for number, bank in enumerate(self.banks):
             bank.settle(experts[self._bank_of[experts] == number])
+
+    def guess(self, experts: np.ndarray, most_bytes: float) -> int:
+        """Read `experts` on speculation that the next token wants them, up to `most_bytes`; returns the bytes."""
+        issued = 0
+        for number, bank in enumerate(self.banks):
+            members = experts[self._bank_of[experts] == number]
+            issued += bank.guess(members, self._run.position + 1, self._run.reader, most_bytes - issued)
+        return issued
 
     def _on_device(self, x: mx.array, indices: mx.array) -> mx.array:
         """Compute with the expert-to-slot table on the device. A missing expert gives slot 0: void, but harmless."""
@@ -137,11 +171,11 @@ class LayerStream:
 
     def _batches(self, needed: np.ndarray) -> Iterator[tuple[Bank, np.ndarray]]:
         """Split the needed experts by bank, and by what a bank can hold at once: cached ones first. Where that is less
-        than all, a batch takes half of the slots, so that the next one can be read while it is computed."""
+        than all, a batch takes half of the slots that are not pinned, so that the next one can be read meanwhile."""
         for number, bank in enumerate(self.banks):
             wanted = needed[self._bank_of[needed] == number]
             wanted = wanted[np.argsort(self._slot_of[wanted] < 0, kind="stable")]
-            size = bank.slots if len(wanted) <= bank.slots else max(1, bank.slots // 2)
+            size = bank.table.slots if len(wanted) <= bank.table.loose else max(1, bank.table.loose // 2)
             for begin in range(0, len(wanted), size):
                 yield bank, wanted[begin : begin + size]
 
@@ -154,7 +188,7 @@ class LayerStream:
             bank.request(experts, reader)
             if following is not None:
                 next_bank, next_experts = following
-                if next_bank is not bank or len(experts) + len(next_experts) <= bank.slots:
+                if next_bank is not bank or len(experts) + len(next_experts) <= bank.table.loose:
                     next_bank.request(next_experts, reader, keep=experts)
             bank.settle(experts)
             rows = np.flatnonzero(np.isin(flat_ids, experts))
@@ -166,19 +200,9 @@ class LayerStream:
         back = mx.array(np.argsort(np.concatenate(order)))
         return mx.concatenate(outputs)[back].reshape(*ids.shape, -1)
 
-    def _ask_ahead(self, x: mx.array, indices: mx.array) -> list[tuple[LayerStream, mx.array]]:
-        """The next layers' routers on this layer's input (stale by as many layers); while decoding only, because a
-        prefill wants nearly every expert anyway."""
-        if indices.size != indices.shape[-1]:
-            return []
-        return [(layer, layer.router(x)) for layer in self.ahead if layer.router is not None and not layer.complete]
-
-    def _read_ahead(self, guesses: list[tuple[LayerStream, mx.array]]) -> None:
-        for layer, guess in guesses:
-            ids = np.unique(np.array(guess).astype(np.int32))
-            for number, bank in enumerate(layer.banks):
-                members = ids[layer._bank_of[ids] == number]
-                bank.guess(members, self._run.position + 1, self._run.reader)
+    def _read_ahead(self, foretellings: list[Foretelling]) -> None:
+        if self.prefetch is not None:
+            self.prefetch.read_ahead(foretellings, self._run.position + 1)
 
 
 class StreamingSwitch(nn.Module):
@@ -190,21 +214,3 @@ class StreamingSwitch(nn.Module):
 
     def __call__(self, x: mx.array, indices: mx.array) -> mx.array:
         return self.stream(x, indices)
-
-
-def router_of(block: nn.Module, top_k: int) -> Router | None:
-    """A function from the block's input to the expert ids its router would choose, or None if it has none we know.
-
-    mlx-lm's routers return (ids, weights), or are linear layers whose largest outputs are chosen.
-    """
-    gate = block.get("gate", block.get("router"))
-    if gate is None:
-        return None
-
-    def route(x: mx.array) -> mx.array:
-        out = gate(x)
-        if isinstance(out, tuple):
-            return out[0]
-        return mx.argpartition(-out, kth=top_k - 1, axis=-1)[..., :top_k]
-
-    return route

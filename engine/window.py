@@ -13,6 +13,7 @@ call, and a model that does otherwise is refused.
 
 from __future__ import annotations
 
+import contextlib
 import re
 from dataclasses import dataclass
 from typing import Any
@@ -21,7 +22,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
-from .errors import KnobError
+from .errors import KnobError, ReadError
 from .switch import LayerStream, Run
 
 ALL, AUTO = 0, -1
@@ -68,7 +69,7 @@ class Windows:
             self._open.clear()  # a pass that an error cut off may have left some
         elif x is not self._handed_on:
             raise KnobError(f"sync_window is not possible here: {type(layer).__name__} is not in a plain chain; use 1")
-        decoding = x.size == x.shape[-1]
+        decoding = x.size == x.shape[-1] and not self._run.unused
         stream = self._stream_of.get(id(layer))
         if stream is not None:
             stream.optimistic = decoding and not stream.complete
@@ -94,58 +95,74 @@ class Windows:
         if not asking:
             return out
         rows = np.array([stream.number for _, stream in asking])[:, None]
-        before = run.slot_of
-        shown: np.ndarray | None = None  # what the first void pass saw
-        first = passes = 0
-        ids = np.empty((len(asking), 0), np.int32)
-        while True:
+        before: np.ndarray | None = None  # what was cached when the window began
+        behind, first, passes = len(asking), 0, 1
+        ids = self._choices(asking)
+        while (missing := (run.slot_of[rows[first:], ids[first:]] < 0).any(axis=1)).any():
             passes += 1
-            with stats.timed("sync_ms"):
-                seen = mx.stack([stream.asked.reshape(-1) for _, stream in asking[first:]])
-                mx.eval(seen)
-            ids = (
-                np.concatenate([ids[:first], np.array(seen).astype(np.int32)]) if first else np.array(seen).astype(np.int32)
-            )
-            missing = (run.slot_of[rows[first:], ids[first:]] < 0).any(axis=1)
-            if not missing.any():
-                break
-            if shown is None:
-                before, shown = run.slot_of.copy(), ids
-                behind = int(np.argmax(missing)) + 1
             first += int(np.argmax(missing))
-            for (_, stream), wanted in zip(asking[first:], ids[first:], strict=True):
-                stream.request(wanted)
-            for (_, stream), wanted in zip(asking[first:], ids[first:], strict=True):
-                stream.settle(wanted)
-            out = self._again(asking[first][0])
-        if shown is not None and behind < len(asking):
-            stats.foreseen += sum(len(np.intersect1d(a, b)) for a, b in zip(shown[behind:], ids[behind:], strict=True))
-            stats.foreseen_of += ids[behind:].size
-        hits = int((before[rows, ids] >= 0).sum())
-        stats.hits += hits
-        stats.misses += ids.size - hits
+            shown = self.oracle(ids, first)
+            if before is None:
+                before, behind, foretold = run.slot_of.copy(), first + 1, shown
+            out = self._again(asking[first:], shown[first:])
+            ids = np.concatenate([ids[:first], self._choices(asking[first:])])
         stats.windows += 1
         stats.passes += passes
         run.use(rows, ids, run.position + 1)
+        missed = 0 if before is None else int((before[rows, ids] < 0).sum())
+        stats.hits += ids.size - missed
+        stats.misses += missed
+        if before is not None:
+            pairs = zip(foretold[behind:], ids[behind:], strict=True)
+            stats.foreseen += sum(len(np.intersect1d(a, b)) for a, b in pairs)
+            stats.foreseen_of += ids[behind:].size
         if self._auto:
-            missed = float((before[rows, ids] < 0).any(axis=1).mean())
+            share = 0.0 if before is None else float((before[rows, ids] < 0).any(axis=1).mean())
             new = 1 - 0.5 ** (len(asking) / (AUTO_HALF_LIFE * self._most))
-            self._miss_share += new * (missed - self._miss_share)
+            self._miss_share += new * (share - self._miss_share)
             self._size = max(1, min(self._most, round(1 / max(self._miss_share, 1e-9))))
         return out
 
-    def _again(self, first: int) -> mx.array:
-        """Run the window again from its call number `first`, the caches set back."""
-        void, stats = self._open[first:], self._run.stats
+    def oracle(self, ids: np.ndarray, first: int) -> np.ndarray:
+        """What may be believed of the choices `ids` [layers, top-k] of a void pass; up to layer `first` they are true.
+        All of it; a benchmark whose routing does not depend on the hidden state believes less."""
+        return ids
+
+    def _choices(self, asking: list[tuple[int, LayerStream]]) -> np.ndarray:
+        """What the layers chose in the pass just queued, int32 [layers, top-k]: the one sync of a pass."""
+        with self._run.stats.timed("sync_ms"):
+            chosen = mx.stack([stream.asked for _, stream in asking])
+            mx.eval(chosen)
+        return np.array(chosen).astype(np.int32)
+
+    def _again(self, asking: list[tuple[int, LayerStream]], wanted: np.ndarray) -> mx.array:
+        """Run the window again from the first of the layers `asking`, with the caches set back and `wanted` read.
+
+        A layer is queued as soon as its experts are there: it is computed while those of the layers behind it are read.
+        """
+        stats = self._run.stats
+        first = asking[0][0]
+        void = self._open[first:]
+        waits = {position: (stream, ids) for (position, stream), ids in zip(asking, wanted, strict=True)}
+        for stream, ids in waits.values():
+            stream.request(ids)
         stats.void_layers += len(void)
-        hits = stats.hits  # complete layers count theirs in every run
         out = void[0].x
-        for call in void:
-            for cache, state in call.caches:
-                cache.__dict__.update(_copied(state))
-            call.x = out
-            out = call.run()
-        stats.hits = hits
+        try:
+            for position, call in enumerate(void, start=first):
+                if position in waits:
+                    stream, ids = waits.pop(position)
+                    if not stream.settled:
+                        mx.async_eval(out)
+                    stream.settle(ids)
+                for cache, state in call.caches:
+                    cache.__dict__.update(_copied(state))
+                call.x = out
+                out = call.run()
+        finally:
+            for stream, ids in waits.values():  # after an error: what is on its way must not pass for a hit later
+                with contextlib.suppress(ReadError):
+                    stream.settle(ids)
         return out
 
 

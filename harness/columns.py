@@ -44,7 +44,7 @@ def _knob_columns() -> list[Column]:
 
 
 def _unit(name: str) -> str:
-    units = {"_gb": "GB", "_kib": "KiB", "_gbps": "GB/s", "_half_life": "tokens", "_bits": "bits"}
+    units = {"_gb": "GB", "_mb": "MB", "_kib": "KiB", "_gbps": "GB/s", "_half_life": "tokens", "_bits": "bits"}
     return next((unit for suffix, unit in units.items() if name.endswith(suffix)), "")
 
 
@@ -73,6 +73,20 @@ COLUMNS = (
     Column("sync_ms", "float", "ms", "time that decoding waited for the routers' choices, in all"),
     Column("prefetch_issued", "int", "", "experts read ahead of their use"),
     Column("prefetch_useful", "int", "", "of these, used by the layer they were read for"),
+    Column("prefetch_recall", "float", "", "share of the experts used that prefetch foretold, cached or not"),
+    Column("prefetch_whole_set", "float", "", "share of the layers all of whose experts it foretold"),
+    Column("prefetch_precision", "float", "", "bytes it read that were used, as a share of all it read"),
+    Column("prefetch_coverage", "float", "", "share of the misses that it took away"),
+    Column("prefetch_hidden_ms", "float", "ms", "how long its useful reads had run when they were asked for, in all"),
+    Column("prefetch_wasted_bytes", "int", "bytes", "read by it and not used"),
+    Column(
+        "passes_per_window",
+        "float",
+        "",
+        "passes that a window of layers took, 1 if nothing was missing; null if sync_window=1",
+    ),
+    Column("void_layers", "int", "", "layers computed in vain, behind the first that missed an expert"),
+    Column("foreseen_share", "float", "", "share of the experts behind a window's first miss that its void pass had shown"),
     Column("slots", "int", "", "experts that fit into the cache, over all layers"),
     Column("cached_share", "float", "", "slots as a share of all routed experts"),
     Column("predicted_peak_gb", "float", "GB", "foreseen by arithmetic before the run: weights alone"),

@@ -5,6 +5,7 @@ Whatever a user can get wrong is found here, in one line, before the results fol
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
 import importlib
@@ -99,6 +100,15 @@ def plan_from_config(config: DictConfig) -> Plan:
     if not checkpoint.exists():
         raise CheckpointError(_needs(c, checkpoint))
     whole = engine.footprint(checkpoint, Knobs())
+
+    @functools.cache
+    def all_experts_gb(precision: Knobs) -> float:
+        return float(engine.footprint(checkpoint, precision).all_experts_gb)
+
+    def holds_all(knobs: Knobs) -> bool:
+        return knobs.cache_gb is not None and knobs.cache_gb >= all_experts_gb(dataclasses.replace(knobs, cache_gb=None))
+
+    space = dataclasses.replace(space, holds_all=holds_all)
     limit = (c["device"]["memory_gb"] or machine.memory_gb()) * c["device"]["usable_share"]
     folder = Path(c["results_dir"]).expanduser().absolute() / c["study"]["name"]
     plan = Plan(

@@ -7,16 +7,17 @@ appended to the list is legal. A float is rounded to four digits before it is us
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from engine import KnobError, Knobs
 from engine.errors import did_you_mean
+from engine.knobs import LOSSY, NEEDS_MISSES
 
 from . import ConfigError
 
-PRECISION = tuple(n for n in Knobs.names() if not Knobs.__dataclass_fields__[n].metadata["lossless"])
+PRECISION = LOSSY
 FIELDS = {
     "float": ({"low", "high"}, {"log"}),
     "int": ({"low", "high"}, {"log"}),
@@ -81,10 +82,15 @@ class Space:
 
     entries: tuple[Entry, ...]
     fixed: Mapping[str, Any]
+    holds_all: Callable[[Knobs], bool] = field(default=lambda _: False, compare=False)  # is every expert cached?
 
     def values(self, params: Mapping[str, Any]) -> dict[str, Any]:
-        """Knob values for Optuna's parameters, with the fixed ones."""
-        return effective({**self.fixed, **{e.name: e.decode(params[e.name]) for e in self.entries}})
+        """Knob values for Optuna's parameters, with the fixed ones and without those that could have no effect."""
+        values = effective({**self.fixed, **{e.name: e.decode(params[e.name]) for e in self.entries}})
+        sizes = {k: v for k, v in values.items() if k in (*PRECISION, "cache_gb")}
+        if values.get("cache_gb") is not None and self.holds_all(Knobs.from_mapping(sizes)):
+            values = effective({k: v for k, v in values.items() if k not in NEEDS_MISSES})
+        return values
 
     def params(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """Optuna's parameters for knob values; a knob that is not given is at its default, or the nearest to it."""
@@ -124,8 +130,12 @@ def effective(values: Mapping[str, Any]) -> dict[str, Any]:
     kept = dict(values)
     if kept.get("cold_bits") is None:
         kept.pop("hot_share", None)
+    if kept.get("sync_window", 1) != 1:
+        kept.pop("prefetch", None)
+    if kept.get("prefetch", "off") == "off":
+        kept = {k: v for k, v in kept.items() if not k.startswith("prefetch_")}
     if kept.get("cache_gb") is None:
-        kept = {k: v for k, v in kept.items() if k in PRECISION}
+        kept = {k: v for k, v in kept.items() if k in (*PRECISION, "prefill_chunk")}
     return kept
 
 
@@ -191,9 +201,11 @@ def _entry(name: str, raw: Mapping[str, Any]) -> Entry:
 
 def _check(where: str, name: str, value: Any) -> None:
     """Raise unless `name=value` is legal for some setting of the other knobs."""
-    others = {"cache_gb": 1.0} if name not in PRECISION else {}
+    others: dict[str, Any] = {"cache_gb": 1.0} if name not in PRECISION else {}
     if name == "hot_share":
         others["cold_bits"] = 2
+    if name.startswith("prefetch_"):
+        others["prefetch"] = "stale_gate"
     if name != "cache_gb" or value is not None:
         _knobs(where, {**others, name: value})
 

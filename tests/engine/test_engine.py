@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tiny import CONFIGS
 
 from engine import HeadraceError, Judge, JudgeError, KnobError, Knobs, Measurement, ReadError, footprint, load
 from engine.judge import Text
@@ -73,7 +74,7 @@ def test_the_reference_reads_nothing(path: Path) -> None:
 
 def test_lossless_knobs_leave_perplexity_and_lossy_ones_move_it(path: Path, quarter: float) -> None:
     reference = measured(path).perplexity
-    for knobs in ({}, {"prefetch_depth": 2}, {"evict_half_life": 0.1}, {"io_mode": "direct"}):
+    for knobs in ({}, {"prefetch": "stale_gate", "prefetch_depth": 2}, {"evict_half_life": 0.1}, {"io_mode": "direct"}):
         assert measured(path, cache_gb=quarter, **knobs).perplexity == pytest.approx(reference, rel=1e-6)
     by_bits = {b: abs(np.log(measured(path, cache_gb=quarter, expert_bits=b).perplexity / reference)) for b in (8, 2)}
     assert 0 < by_bits[8] < by_bits[2]
@@ -100,10 +101,113 @@ def test_half_life_changes_what_is_kept(path: Path, quarter: float) -> None:
 
 
 def test_prefetch_brings_experts_before_they_are_asked_for(path: Path, quarter: float) -> None:
-    off, on = measured(path, cache_gb=quarter), measured(path, cache_gb=quarter, prefetch_depth=1)
-    assert off.prefetch_issued == 0
-    assert 0 < on.prefetch_useful <= on.prefetch_issued
-    assert on.misses < off.misses and on.bytes_read >= off.bytes_read
+    off, on = measured(path, cache_gb=quarter), measured(path, cache_gb=quarter, prefetch="stale_gate")
+    assert off.prefetch_issued == 0 and off.prefetch_recall is None
+    assert 0 < on.prefetch_useful < on.prefetch_issued
+    assert on.misses < off.misses and on.bytes_read > off.bytes_read
+    expert = 3 * 64 * 32 * 2
+    assert on.prefetch_precision == on.prefetch_useful / on.prefetch_issued
+    assert on.prefetch_wasted_bytes == (on.prefetch_issued - on.prefetch_useful) * expert
+    assert 0 < on.prefetch_whole_set < on.prefetch_recall < 1
+    assert 0 < on.prefetch_coverage < 1
+
+
+def test_what_prefetch_hides_is_not_waited_for(path: Path, quarter: float) -> None:
+    """A slow disk and a fast guess: reads run while the layer before computes or waits."""
+    slow = {"cache_gb": quarter, "ssd_gbps": 0.002, "prefetch": "stale_gate"}
+    assert measured(path, **slow).prefetch_hidden_ms > measured(path, **slow, prefetch_cap_mb=0.013).prefetch_hidden_ms > 0
+
+
+def test_a_wider_prefetch_recalls_more(path: Path, quarter: float) -> None:
+    recall = [
+        measured(path, cache_gb=quarter, prefetch="stale_gate", prefetch_width=w).prefetch_recall for w in (0.5, 1, 1.5, 4)
+    ]
+    assert recall == sorted(recall) and recall[-1] == 1  # four times top-k are all 16 experts
+
+
+def test_a_prefetch_cap_holds_for_every_token(path: Path, quarter: float) -> None:
+    free = measured(path, cache_gb=quarter, prefetch="stale_gate")
+    capped = measured(path, cache_gb=quarter, prefetch="stale_gate", prefetch_cap_mb=0.013)  # one expert of 12,288 bytes
+    assert 0 < capped.prefetch_issued <= capped.decode_tokens < free.prefetch_issued
+
+
+def test_a_layer_repeats_itself_seldom_enough_to_read(path: Path, quarter: float) -> None:
+    """previous_token: what it foretells is mostly cached already, and its recall is the overlap of successive tokens."""
+    told = measured(path, cache_gb=quarter, prefetch="previous_token", evict_half_life=1e9, prefetch_width=2)
+    assert 0 < told.prefetch_recall < 1
+    assert 0 < told.prefetch_issued < measured(path, cache_gb=quarter, prefetch="stale_gate").prefetch_issued
+
+
+@pytest.mark.parametrize("family", sorted(CONFIGS))
+def test_without_staleness_every_family_is_foretold_whole(checkpoint: Callable[..., Path], family: str) -> None:
+    """The control: asked with a layer's own input, its router must say what the layer then chooses."""
+    path = checkpoint(family, 4)
+    result = measured(path, cache_gb=footprint(path).one_token_gb, prefetch="stale_gate", prefetch_depth=0)
+    assert (result.prefetch_recall, result.prefetch_whole_set, result.prefetch_issued) == (1, 1, 0)
+
+
+def test_pinned_experts_stay(path: Path, quarter: float) -> None:
+    with load(path, Knobs(cache_gb=quarter, pinned_share=0.3, evict_half_life=1e-3)) as engine:
+        pinned = [set(np.flatnonzero(bank.table._pinned)) for stream in engine.streams for bank in stream.banks]
+        engine.measure(JUDGE)
+        for stream, stay in zip(engine.streams, pinned, strict=True):
+            assert stay <= set(np.flatnonzero(engine._run.slot_of[stream.number] >= 0))
+    assert all(len(stay) in (1, 2) for stay in pinned)
+
+
+def test_the_shape_moves_cache_between_layers(path: Path, quarter: float) -> None:
+    def slots(shape: float) -> list[int]:
+        with load(path, Knobs(cache_gb=quarter, cache_layer_shape=shape)) as engine:
+            return [bank.table.slots for stream in engine.streams for bank in stream.banks]
+
+    early, even, late = slots(0.5), slots(0), slots(-0.5)
+    assert early[0] > even[0] >= late[0] and early[-1] <= even[-1] < late[-1]
+    assert sum(early) == sum(even) == sum(late)
+
+
+def test_a_prefill_reads_each_expert_once_a_chunk(path: Path) -> None:
+    tokens = np.random.default_rng(3).integers(0, 255, 120)
+    with load(path) as resident:
+        expected = resident.logits(tokens)
+    for chunk in (16, 120):
+        with load(path, Knobs(cache_gb=footprint(path).one_token_gb, prefill_chunk=chunk)) as engine:
+            assert np.array_equal(engine.logits(tokens), expected)
+            misses, chunks = engine.stats.misses, -(-120 // chunk)
+            assert engine.stats.bytes_read == misses * 12288
+            assert misses <= 48 * chunks
+            assert engine.stats.hits + misses == sum(
+                len(np.unique(layer)) for part in chosen_in(path, tokens, chunk) for layer in part
+            )
+
+
+def chosen_in(path: Path, tokens: np.ndarray, chunk: int) -> list[list[np.ndarray]]:
+    """What each layer chooses in each chunk, seen at the seam."""
+    parts: list[list[np.ndarray]] = []
+    with load(path, Knobs(cache_gb=footprint(path).one_token_gb, prefill_chunk=chunk)) as engine:
+        for stream in engine.streams:
+            count = stream._count
+
+            def seen(ids: np.ndarray, needed: np.ndarray, count=count, number=stream.number) -> None:  # type: ignore[no-untyped-def]
+                if number == 0:
+                    parts.append([])
+                parts[-1].append(ids)
+                count(ids, needed)
+
+            stream._count = seen  # type: ignore[method-assign]
+        engine.logits(tokens)
+    return parts
+
+
+def test_generating_reads_nothing_for_logits_that_nobody_uses(path: Path) -> None:
+    prompt = "what the last layer makes of a prompt is only wanted for its last token"
+    with load(path) as resident, load(path, Knobs(cache_gb=footprint(path).one_token_gb)) as engine:
+        assert "".join(engine.generate(prompt, 12)) == "".join(resident.generate(prompt, 12))
+        engine.stats.reset()
+        assert next(engine.generate(prompt, 1)) is not None
+        used = engine.uses
+        before = used[-1].sum()
+        next(engine.generate(prompt, 1))
+        assert used[-1].sum() - before == 4  # top-k, of one token
 
 
 def test_blocks_split_reads(path: Path, quarter: float) -> None:
@@ -183,12 +287,13 @@ def test_a_text_without_tokens_to_decode_is_refused(path: Path) -> None:
 
 def test_the_routing_profile_is_taken_once(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from engine import Checkpoint
-    from engine.profile import hot_experts, routing_profile
+    from engine.plan import plan_banks
+    from engine.profile import routing_profile
 
     source = Checkpoint.open(path)
     uses = routing_profile(source)
     assert uses.shape == (3, 16) and (uses.sum(axis=1) == uses.sum() / 3).all()
     monkeypatch.setattr("engine.profile.subprocess.run", lambda *_, **__: pytest.fail("taken again"))
-    hot = hot_experts(source, [4, 4, 4])
+    hot = [bank.members for bank in plan_banks(source, Knobs(cold_bits=4, hot_share=0.25), routing_profile(source))[::2]]
     for layer, chosen in zip(uses, hot, strict=True):
-        assert layer[chosen].min() >= np.delete(layer, chosen).max()
+        assert len(chosen) == 4 and layer[chosen].min() >= np.delete(layer, chosen).max()

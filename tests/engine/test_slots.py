@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 
 from engine.checkpoint import ExpertLayer, ExpertTensor
-from engine.evict import DecayedFrequency
+from engine.evict import DecayedFrequency, SlotTable
 from engine.slots import Bank
 from engine.stats import Stats
 
 EXPERTS = 10
 
 
-def free() -> np.ndarray:
-    return np.full(EXPERTS, -1, np.int32)
+def table(slots: int, half_life: float = 1e-3) -> SlotTable:
+    return SlotTable(np.arange(EXPERTS), slots, DecayedFrequency(EXPERTS, half_life), np.full(EXPERTS, -1, np.int32))
 
 
 class CountingReader:
@@ -32,7 +32,7 @@ class CountingReader:
         self.asked.append((expert, speculative))
         for piece in pieces:
             piece.into[:] = bytes([expert]) * len(piece.into)
-        return SimpleNamespace(wait=lambda: None, join=lambda: None)
+        return SimpleNamespace(wait=lambda: None, join=lambda: None, begun=1.0, ended=2.0)
 
 
 @pytest.fixture
@@ -45,28 +45,22 @@ def bank() -> Bank:
     place = np.zeros(EXPERTS, np.int32), np.arange(EXPERTS, dtype=np.int64) * 64
     layer = ExpertLayer("layers.0.mlp", (ExpertTensor("up_proj", "weight", "U8", (4, 16), *place),))
     inner: dict[str, dict[str, mx.array]] = {"up_proj": {}}
-    return Bank(
-        layer,
-        np.arange(EXPERTS),
-        4,
-        inner,
-        {},
-        compute=mx.float32,
-        policy=DecayedFrequency(EXPERTS, 1e-3),
-        slot_of=free(),
-        stats=Stats(),
-    )
+    return Bank(layer, table(4), inner, {}, compute=mx.float32, stats=Stats())
 
 
 def use(bank: Bank, reader: CountingReader, time: int, *experts: int) -> None:
     wanted = np.array(experts)
-    bank.policy.use(wanted, np.full(len(wanted), time))
+    bank.table.policy.use(wanted, np.full(len(wanted), time))
     bank.request(wanted, reader)  # type: ignore[arg-type]
     bank.settle(wanted)
 
 
+def guess(bank: Bank, reader: CountingReader, time: int, *experts: int, most_bytes: float = 1e9) -> int:
+    return bank.guess(np.array(experts), time, reader, most_bytes)  # type: ignore[arg-type]
+
+
 def cached(bank: Bank) -> set[int]:
-    return set(np.flatnonzero(bank.slot_of >= 0).tolist())
+    return set(np.flatnonzero(bank.table.slot_of >= 0).tolist())
 
 
 def test_what_is_asked_for_is_in_its_slot(bank: Bank, reader: CountingReader) -> None:
@@ -75,7 +69,7 @@ def test_what_is_asked_for_is_in_its_slot(bank: Bank, reader: CountingReader) ->
         wanted = rng.choice(EXPERTS, size=rng.integers(1, 5), replace=False)
         use(bank, reader, time, *wanted)
         assert len(cached(bank)) <= 4 and cached(bank).issuperset(wanted.tolist())
-        slots = bank.slot_of[wanted]
+        slots = bank.table.slot_of[wanted]
         assert len(set(slots.tolist())) == len(wanted)
         memory = np.array(bank.inner["up_proj"]["weight"])
         assert all((memory[slot] == expert).all() for slot, expert in zip(slots, wanted, strict=True))
@@ -90,7 +84,7 @@ def test_the_coldest_goes_first(bank: Bank, reader: CountingReader) -> None:
 
 def test_speculation_takes_free_slots_and_counts_when_used(bank: Bank, reader: CountingReader) -> None:
     use(bank, reader, 1, 0, 1)
-    bank.guess(np.array([2, 3]), 2, reader)  # type: ignore[arg-type]
+    guess(bank, reader, 2, 2, 3)
     assert reader.asked[-2:] == [(2, True), (3, True)]
     use(bank, reader, 2, 2)
     assert (bank._stats.prefetch_issued, bank._stats.prefetch_useful) == (2, 1)
@@ -98,23 +92,27 @@ def test_speculation_takes_free_slots_and_counts_when_used(bank: Bank, reader: C
 
 def test_speculation_pushes_out_no_warmer_expert(bank: Bank, reader: CountingReader) -> None:
     use(bank, reader, 50, 0, 1, 2, 3)
-    bank.guess(np.array([4]), 10, reader)  # type: ignore[arg-type]
+    guess(bank, reader, 10, 4)
     assert cached(bank) == {0, 1, 2, 3}
-    bank.guess(np.array([4]), 51, reader)  # type: ignore[arg-type]
+    guess(bank, reader, 51, 4)
     assert 4 in cached(bank) and len(cached(bank)) == 4
 
 
 def test_speculation_keeps_its_own_guesses(bank: Bank, reader: CountingReader) -> None:
     use(bank, reader, 1, 0, 1, 2, 3)
-    bank.guess(np.array([0, 1, 2, 3, 4, 5]), 2, reader)  # type: ignore[arg-type]
+    guess(bank, reader, 2, 0, 1, 2, 3, 4, 5)
     assert cached(bank) == {0, 1, 2, 3}
 
 
-def test_a_full_bank_is_complete(reader: CountingReader, bank: Bank) -> None:
-    assert not bank.complete
+def test_speculation_stops_at_its_cap(bank: Bank, reader: CountingReader) -> None:
+    assert guess(bank, reader, 1, 0, 1, 2, most_bytes=150) == 128  # two experts of 64 bytes
+    assert cached(bank) == {0, 1}
+
+
+def test_a_full_bank_holds_its_experts_in_order(reader: CountingReader, bank: Bank) -> None:
+    """The model's own module can then compute on the slots with the numbers of the experts."""
+    assert not bank.holds_all
     inner: dict[str, dict[str, mx.array]] = {"up_proj": {}}
-    policy = DecayedFrequency(EXPERTS, 1.0)
-    everyone = np.arange(EXPERTS)
-    whole = Bank(bank.layer, everyone, 99, inner, {}, compute=mx.float32, policy=policy, slot_of=free(), stats=Stats())
-    use(whole, reader, 1, *range(EXPERTS))
-    assert whole.complete and whole.slots == EXPERTS
+    whole = Bank(bank.layer, table(99), inner, {}, compute=mx.float32, stats=Stats())
+    whole.fill(np.arange(EXPERTS), reader)  # type: ignore[arg-type]
+    assert whole.holds_all and whole.table.slot_of.tolist() == list(range(EXPERTS))

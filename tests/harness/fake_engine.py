@@ -62,7 +62,10 @@ class FakeEngine:
             peak_memory_gb=RESIDENT_GB + (ALL_GB * bits / 8) * share, mlx_peak_gb=0.01, perplexity=perplexity,
             nll=math.log(perplexity), scored_tokens=400, hit_rate=None if k.cache_gb is None else share,
             bytes_per_token=1e6 * miss, hits=10, misses=10, reads=10, bytes_read=1000, io_ms=1.0, sync_ms=0.1,
-            prefetch_issued=0, prefetch_useful=0, slots=10, cached_share=share, judge=judge.fingerprint, mode="fake",
+            prefetch_issued=0, prefetch_useful=0, prefetch_recall=None, prefetch_whole_set=None,
+            prefetch_precision=None, prefetch_coverage=None, prefetch_hidden_ms=0.0, prefetch_wasted_bytes=0,
+            passes_per_window=None, void_layers=0, foreseen_share=None,
+            slots=10, cached_share=share, judge=judge.fingerprint, mode="fake",
         )  # fmt: skip
 
     def _fault(self) -> None:
