@@ -7,7 +7,10 @@
 Only attention, routers and shared experts stay in memory; routed experts are read from the checkpoint as tokens need them.
 """
 
+import os
 from typing import TYPE_CHECKING, Any
+
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # only its tokenizers are used; it warns of missing models
 
 from .checkpoint import Checkpoint
 from .errors import CheckpointError, HeadraceError, JudgeError, KnobError, ReadError

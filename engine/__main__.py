@@ -12,13 +12,14 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import math
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from .errors import HeadraceError
+from .errors import HeadraceError, did_you_mean
 from .knobs import GB, WORDS, Knobs
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -82,25 +83,67 @@ def inspect(args: argparse.Namespace) -> None:
 
 
 def bench(args: argparse.Namespace) -> None:
-    """Measure the reader (io) or decoding (decode) against its ceiling; the last line is JSON."""
+    """Measure against a ceiling: the reader (io) or decoding (decode); or make a checkpoint to measure on (make)."""
     from .bench import print_json
-    from .bench.decode import bench_decode
-    from .bench.io import bench_io
-    from .judge import Judge
 
-    if args.what == "io":
+    if args.what == "make":
+        from .bench.shapes import SHAPES, make
+
+        if args.path is None:
+            raise HeadraceError(f"bench make: name the folder to write --shape {args.shape} to")
+        if args.shape not in SHAPES:
+            raise HeadraceError(f"--shape {args.shape} is unknown; {did_you_mean(args.shape, list(SHAPES))}")
+        make(args.shape, args.path)
+    elif args.what == "io":
+        from .bench.io import bench_io
+
         knobs = Knobs(
             cache_gb=1, **{n: getattr(args, n) for n in ("read_threads", "read_block_kib", "io_mode") if getattr(args, n)}
         )
         path = args.path or args.model
-        result = bench_io(path, knobs, rounds=args.rounds, mib=args.mib, expert_kib=args.expert_kib)
+        print_json(bench_io(path, knobs, rounds=args.rounds, mib=args.mib, expert_kib=args.expert_kib))
     else:
-        given = {**_knobs_given(args), "cache_gb": 1.0}
-        judge = Judge.load(args.judge)
-        result = bench_decode(
-            args.path or args.model, Knobs(**given), judge, rounds=args.rounds, cached=args.cached, resident=args.resident
+        print_json(_bench_decode(args))
+
+
+def _bench_decode(args: argparse.Namespace) -> dict[str, Any]:
+    from .bench.decode import bench_decode
+    from .judge import Judge
+    from .replay import read_trace
+
+    given = {**_knobs_given(args), "cache_gb": 1.0}
+    windows = args.windows or [given.pop("sync_window", 1)]
+    trace = None if args.trace is None else read_trace(args.trace)
+    if trace is not None and args.foresight is None and any(w != 1 for w in windows):
+        raise HeadraceError(
+            "--trace with windows needs --foresight: the shares of the experts behind a miss that void passes show, first "
+            "pass and later ones; measure them with bench decode --windows all on a trained model (foreseen, in its JSON)"
         )
-    print_json(result)
+    return bench_decode(
+        args.path or args.model, Knobs(**given), judge=None if trace else Judge.load(args.judge), trace=trace,
+        foresight=args.foresight, rounds=args.rounds, cached=args.cached, windows=windows, resident=args.resident,
+        tokens=args.tokens,
+    )  # fmt: skip
+
+
+def replay(args: argparse.Namespace) -> None:
+    """Hit rates of a recorded routing trace under eviction's half-lives, beside Belady's optimum."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from .replay import overlap, read_trace, replay_table
+
+    trace = read_trace(args.trace)
+    experts = args.experts or int(trace.experts.max()) + 1
+    rows = replay_table(trace, experts, args.slots or [experts // 8, experts // 4, experts // 2], args.half_life)
+    table = Table(title=f"hit rate by slots a layer, of {experts} experts ({trace.shape})", box=None)
+    for name in rows[0]:
+        table.add_column(name, justify="left" if name == "policy" else "right")
+    for row in rows:
+        table.add_row(*(v if isinstance(v, str) else f"{v:.3f}" for v in row.values()))
+    Console().print(table)
+    print(f"the token before had chosen {overlap(trace):.3f} of the experts (what prefetch=previous_token recalls)")
+    print(json.dumps({"replay": str(trace.path), "experts": experts, "overlap": overlap(trace), "rows": rows}))
 
 
 def knobs(args: argparse.Namespace) -> None:
@@ -127,11 +170,11 @@ def _knobs_given(args: argparse.Namespace) -> dict[str, Any]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m engine", description="Stream Mixture-of-Experts models from the SSD.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for command in (generate, measure, inspect, profile, knobs, bench):
+    for command in (generate, measure, inspect, profile, knobs, bench, replay):
         text = (command.__doc__ or "").splitlines()[0]
         sub = commands.add_parser(command.__name__, help=text, description=text)
         sub.set_defaults(command=command)
-        if command is not knobs:
+        if command not in (knobs, replay):
             sub.add_argument("--model", type=Path, default=KIMI_MINI, help="checkpoint folder (default: kimi_mini)")
         if command in (generate, measure, inspect, bench):
             _add_knobs(sub)
@@ -141,7 +184,7 @@ def _parser() -> argparse.ArgumentParser:
             sub.add_argument("--temperature", type=float, default=0.0, help="0: always the likeliest token")
             sub.add_argument("--seed", type=int, default=0)
         if command is bench:
-            sub.add_argument("what", choices=("io", "decode"))
+            sub.add_argument("what", choices=("io", "decode", "make"))
             sub.add_argument("path", type=Path, nargs="?", help="checkpoint folder (io: or any large file)")
             sub.add_argument("--rounds", type=int, default=5, help="turns of each arm")
             sub.add_argument("--mib", type=int, default=256, help="io: read this much a turn")
@@ -150,6 +193,28 @@ def _parser() -> argparse.ArgumentParser:
                 "--cached", type=float, nargs="+", default=[1.0, 0.5, 0.25, 0.125], help="decode: shares cached"
             )
             sub.add_argument("--resident", action="store_true", help="decode: beside the resident model")
+            sub.add_argument(
+                "--windows",
+                type=_number_or(WORDS["sync_window"]),
+                nargs="+",
+                metavar="N",
+                help="decode: several sync_window",
+            )
+            sub.add_argument("--trace", type=Path, help="decode: force the routing from a recorded trace (Parquet)")
+            sub.add_argument(
+                "--foresight",
+                type=float,
+                nargs="+",
+                metavar="SHARE",
+                help="decode --trace: what void passes may believe, by pass",
+            )
+            sub.add_argument("--tokens", type=int, default=64, help="decode --trace: tokens a turn")
+            sub.add_argument("--shape", default="qwen3_30b_a3b", help="make: whose shape")
+        if command is replay:
+            sub.add_argument("trace", type=Path, help="routing trace (Parquet)")
+            sub.add_argument("--slots", type=int, nargs="+", help="slots a layer (default: an eighth, a quarter, half)")
+            sub.add_argument("--experts", type=int, help="experts a layer (default: as many as occur)")
+            sub.add_argument("--half-life", type=float, nargs="+", default=[0.0, 4.0, 16.0, 64.0, math.inf], help="tokens")
         if command in (measure, bench):
             sub.add_argument("--judge", type=Path, default=JUDGE, help="texts to measure on: YAML, or any text file")
     return parser

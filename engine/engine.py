@@ -10,15 +10,12 @@ from __future__ import annotations
 
 import copy
 import itertools
-import os
 import re
 import time
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
-
-os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # only its tokenizers are used; it warns of missing models
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -63,7 +60,7 @@ def load(checkpoint: str | Path, knobs: Knobs | None = None) -> Engine:
     model = _open_model(source)
     run = _run_for(source, knobs) if streamed else None
     try:
-        streams = _put_streams(model, source, knobs, plans, run) if run is not None else []
+        streams, windows = _put_streams(model, source, knobs, plans, run) if run is not None else ([], None)
         dtype = compute_dtype()
         if dtype is not None:
             model.set_dtype(dtype)
@@ -77,18 +74,26 @@ def load(checkpoint: str | Path, knobs: Knobs | None = None) -> Engine:
         if run is not None:
             run.reader.close()
         raise
-    return Engine(source, knobs, model, streams, run)
+    return Engine(source, knobs, model, streams, run, windows)
 
 
 class Engine:
     """A loaded model. Use it as a context manager, or `close()` it, to end its reader threads."""
 
     def __init__(
-        self, checkpoint: Checkpoint, knobs: Knobs, model: nn.Module, streams: list[LayerStream], run: Run | None
+        self,
+        checkpoint: Checkpoint,
+        knobs: Knobs,
+        model: nn.Module,
+        streams: list[LayerStream],
+        run: Run | None,
+        windows: Windows | None,
     ) -> None:
         self.checkpoint = checkpoint
         self.knobs = knobs
         self.streams = streams
+        self.windows = windows
+        self.decoded = Stats()  # what the last `measure` counted while it decoded
         self.stats = run.stats if run else Stats()
         self._model = model
         self._run = run
@@ -199,6 +204,7 @@ class Engine:
             decoded.add(self.stats, since=before)
             prefilled += len(prompt)
             scored += len(prompt) + len(continuation) - 1
+        self.decoded = decoded
         mean = nll / scored
         slots = sum(bank.table.slots for stream in self.streams for bank in stream.banks)
         experts = sum(layer.experts for layer in self.checkpoint.layers)
@@ -337,26 +343,35 @@ def _run_for(source: Checkpoint, knobs: Knobs) -> Run:
     return Run(len(source.layers), experts, knobs.evict_half_life, reader, stats)
 
 
-def _put_streams(model: nn.Module, source: Checkpoint, knobs: Knobs, plans: list[BankPlan], run: Run) -> list[LayerStream]:
-    """Put a StreamingSwitch in the place of every switch; returns the streams in the order of the layers."""
-    found: dict[int, tuple[str, Any, Any]] = {}
-    modules = dict(model.named_modules())
-    for path, module in modules.items():
-        if isinstance(module, SwitchGLU | SwitchMLP):
-            block = path.rpartition(".")[0]
-            layer = source.find(block)
+def switches(model: nn.Module, source: Checkpoint) -> list[tuple[str, Any]]:
+    """Path and module of every layer's switch, in the order of `source.layers`.
+
+    Raises `CheckpointError` if they are not one to one.
+    """
+    found: dict[int, tuple[str, Any]] = {}
+    for path, module in model.named_modules():
+        if isinstance(module, SwitchGLU | SwitchMLP | StreamingSwitch):
+            layer = source.find(path.rpartition(".")[0])
             if layer is None:
                 raise CheckpointError(
                     f"checkpoint {source.path}: the experts of {path} are not in a layout that can be streamed"
                 )
-            found[source.layers.index(layer)] = (path, module, modules[block])
+            found[source.layers.index(layer)] = (path, module)
     if len(found) != len(source.layers):
         raise CheckpointError(
             f"checkpoint {source.path}: {len(source.layers)} layers of experts, but the model has {len(found)}"
         )
+    return [found[number] for number in range(len(found))]
+
+
+def _put_streams(
+    model: nn.Module, source: Checkpoint, knobs: Knobs, plans: list[BankPlan], run: Run
+) -> tuple[list[LayerStream], Windows | None]:
+    """Put a stream in the place of every switch: the streams in the order of the layers, and their windows if they check
+    several at once. A layer whose experts all fit keeps mlx-lm's own module, on the slots."""
+    modules = dict(model.named_modules())
     streams, replaced, asking = [], [], []
-    for number, layer in enumerate(source.layers):
-        path, module, block = found[number]
+    for number, (layer, (path, module)) in enumerate(zip(source.layers, switches(model, source), strict=True)):
         banks = []
         for plan in (p for p in plans if p.layer == number):
             policy, slot_of = run.policy.layer(number), run.slot_of[number]
@@ -368,7 +383,7 @@ def _put_streams(model: nn.Module, source: Checkpoint, knobs: Knobs, plans: list
         stock = stream.complete and len(banks) == 1
         replaced.append((path, banks[0].inner if stock else StreamingSwitch(stream)))
         if not stream.complete:
-            asking.append((stream, block, path))
+            asking.append((stream, modules[path.rpartition(".")[0]], path))
     if knobs.prefetch != "off":
         why = prefetch_of(
             knobs.prefetch, [(stream, block, path.rpartition(".")[2]) for stream, block, path in asking],
@@ -378,9 +393,9 @@ def _put_streams(model: nn.Module, source: Checkpoint, knobs: Knobs, plans: list
         if why is not None:
             raise KnobError(f"prefetch={knobs.prefetch} is not possible for {source.architecture}: {why}; use off")
     model.update_modules(tree_unflatten(replaced))
-    if knobs.sync_window != 1:
-        Windows(model, {path: stream for stream, _, path in asking}, knobs.sync_window, run)
-    return streams
+    if knobs.sync_window == 1:
+        return streams, None
+    return streams, Windows(model, {path: stream for stream, _, path in asking}, knobs.sync_window, run)
 
 
 def _is_last(path: str, modules: dict[str, Any]) -> bool:

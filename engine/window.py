@@ -101,7 +101,7 @@ class Windows:
         while (missing := (run.slot_of[rows[first:], ids[first:]] < 0).any(axis=1)).any():
             passes += 1
             first += int(np.argmax(missing))
-            shown = self.oracle(ids, first)
+            shown = self.oracle(ids, first, passes - 1)
             if before is None:
                 before, behind, foretold = run.slot_of.copy(), first + 1, shown
             out = self._again(asking[first:], shown[first:])
@@ -123,9 +123,10 @@ class Windows:
             self._size = max(1, min(self._most, round(1 / max(self._miss_share, 1e-9))))
         return out
 
-    def oracle(self, ids: np.ndarray, first: int) -> np.ndarray:
-        """What may be believed of the choices `ids` [layers, top-k] of a void pass; up to layer `first` they are true.
-        All of it; a benchmark whose routing does not depend on the hidden state believes less."""
+    def oracle(self, ids: np.ndarray, first: int, void_pass: int) -> np.ndarray:
+        """What may be believed of the choices `ids` [layers, top-k] of the window's void pass number `void_pass`; up to
+        layer `first` they are true. All of it; a benchmark whose routing does not depend on the hidden state believes less.
+        """
         return ids
 
     def _choices(self, asking: list[tuple[int, LayerStream]]) -> np.ndarray:

@@ -51,6 +51,12 @@ def in_turns(arms: list[Arm], rounds: int) -> None:
             arm.figures.append(arm.run())
 
 
+def spread(figures: list[float] | np.ndarray) -> tuple[float, float, float]:
+    """Lower quartile, median and upper quartile."""
+    low, middle, high = np.quantile(figures, [0.25, 0.5, 0.75])
+    return float(low), float(middle), float(high)
+
+
 def ratios(arm: Arm, base: Arm) -> tuple[float, float, float]:
     """Median and quartiles of the arm's figures over the base's of the same round."""
     shares = [a / b for a, b in zip(arm.figures, base.figures, strict=True)]
