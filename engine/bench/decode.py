@@ -143,7 +143,8 @@ def _row(arm: Arm, base: Arm, plain: list[float], expert_bytes: float) -> dict[s
     io = np.array([s.misses * expert_bytes / s.tokens / GB for s in arm.stats]) / np.array(plain)
     speed = np.array(arm.tok_s)
     row: dict[str, Any] = {
-        "cached": arm.cached, "window": arm.window, "cache_gb": arm.engine.knobs.cache_gb, "foresight": arm.foresight, "decode_tok_s": spread(arm.tok_s),
+        "cached": arm.cached, "window": arm.window, "cache_gb": arm.engine.knobs.cache_gb,
+        "foresight": arm.foresight, "decode_tok_s": spread(arm.tok_s),
         "share_of_resident": spread(speed * compute), "share_of_serial": spread(speed * (io + compute)),
         "share_of_overlapped": spread(speed * np.maximum(io, compute)), "hit_rate": stats.hit_rate,
         "missing_mb_per_token": stats.misses * expert_bytes / stats.tokens / 1e6,
