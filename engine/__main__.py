@@ -89,16 +89,16 @@ def bench(args: argparse.Namespace) -> None:
     from .judge import Judge
 
     if args.what == "io":
-        knobs = Knobs(
-            cache_gb=1, **{n: getattr(args, n) for n in ("read_threads", "read_block_kib", "io_mode") if getattr(args, n)}
-        )
-        path = args.path or args.model
-        result = bench_io(path, knobs, rounds=args.rounds, mib=args.mib, expert_kib=args.expert_kib)
+        of_reads = ("read_threads", "read_block_kib", "io_mode", "ssd_gbps")
+        knobs = Knobs(**{n: v for n, v in _knobs_given(args).items() if n in of_reads}, cache_gb=1)
+        rounds = args.rounds or (5 if knobs.ssd_gbps else 24)
+        result = bench_io(args.path or args.model, knobs, rounds=rounds, mib=args.mib, expert_kib=args.expert_kib)
     else:
         given = {**_knobs_given(args), "cache_gb": 1.0}
         judge = Judge.load(args.judge)
+        rounds = args.rounds or 5
         result = bench_decode(
-            args.path or args.model, Knobs(**given), judge, rounds=args.rounds, cached=args.cached, resident=args.resident
+            args.path or args.model, Knobs(**given), judge, rounds=rounds, cached=args.cached, resident=args.resident
         )
     print_json(result)
 
@@ -143,8 +143,8 @@ def _parser() -> argparse.ArgumentParser:
         if command is bench:
             sub.add_argument("what", choices=("io", "decode"))
             sub.add_argument("path", type=Path, nargs="?", help="checkpoint folder (io: or any large file)")
-            sub.add_argument("--rounds", type=int, default=5, help="turns of each arm")
-            sub.add_argument("--mib", type=int, default=256, help="io: read this much a turn")
+            sub.add_argument("--rounds", type=int, help="turns of each arm (default: 5; io 24)")
+            sub.add_argument("--mib", type=int, default=128, help="io: read this much a turn; more with many threads")
             sub.add_argument("--expert-kib", type=int, help="io: slices of this size instead of the checkpoint's experts")
             sub.add_argument(
                 "--cached", type=float, nargs="+", default=[1.0, 0.5, 0.25, 0.125], help="decode: shares cached"

@@ -207,7 +207,10 @@ class Reader:
         self._close_files.atexit = False
         try:
             for file in files:
-                self._fds.append(_open(file, direct))
+                self._fds.append(open_file(file, direct))
+                if not direct and hasattr(os, "posix_fadvise"):
+                    # Readahead takes what lies behind an expert for its continuation: up to 2.4 times the bytes asked for.
+                    os.posix_fadvise(self._fds[-1], 0, 0, os.POSIX_FADV_RANDOM)
             memory = [_memory_alignment(fd, file) if direct else 1 for fd, file in zip(self._fds, files, strict=True)]
         except Exception:
             self._close_files()
@@ -354,7 +357,8 @@ def _address(view: memoryview) -> int:
     return ctypes.addressof(ctypes.c_char.from_buffer(view))
 
 
-def _open(file: Path, direct: bool) -> int:
+def open_file(file: Path, direct: bool) -> int:
+    """A file descriptor for reading, past the page cache if `direct`. Raises `KnobError`, `ReadError`."""
     flags = os.O_RDONLY | (os.O_DIRECT if direct and sys.platform != "darwin" else 0)
     try:
         fd = os.open(file, flags)

@@ -11,6 +11,7 @@ caller keeps that promise by evaluating a layer's output before it asks the same
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
@@ -27,6 +28,7 @@ STORED = {"F32": mx.float32, "F16": mx.float16, "BF16": mx.bfloat16, "U32": mx.u
 RAW = {mx.float32: np.float32, mx.float16: np.float16, mx.bfloat16: np.uint16, mx.uint32: np.uint32, mx.int32: np.int32,
        mx.uint8: np.uint8}  # fmt: skip
 FILL_AT_ONCE = 32  # experts; each may have staging memory
+PAGE = 4096
 
 
 def slot_dtype(tensor: ExpertTensor, compute: mx.Dtype | None) -> mx.Dtype:
@@ -35,14 +37,26 @@ def slot_dtype(tensor: ExpertTensor, compute: mx.Dtype | None) -> mx.Dtype:
 
 
 class SlotArray:
-    """One tensor of a bank: the MLX array `[slots, *shape]` and, per slot, a writable numpy view of its memory."""
+    """One tensor of a bank: the MLX array `[slots, *shape]` and, per slot, a writable numpy view of its memory.
 
-    def __init__(self, slots: int, shape: tuple[int, ...], dtype: mx.Dtype) -> None:
-        raw = mx.zeros((slots, *shape), dtype=mx.uint16 if dtype == mx.bfloat16 else dtype)
-        mx.eval(raw)
+    The first slot's address modulo 4096 is `phase`, as far as the type's size allows; on a GPU, whose kernels may count on
+    whole cache lines, it is 0. With the phase of the tensor's offset in the file, direct reads need no copy, and copies from
+    the page cache run at 12.5 GB/s where they run at 3 to 6 if the address is 8 to 24 bytes further (Zen 4), which is where
+    MLX's allocator puts arrays on the CPU. The array is a slice of a larger one.
+    """
+
+    def __init__(self, slots: int, shape: tuple[int, ...], dtype: mx.Dtype, phase: int = 0) -> None:
+        stored = mx.uint16 if dtype == mx.bfloat16 else dtype
+        count = slots * math.prod(shape)
+        memory = mx.zeros(count + PAGE // stored.size, stored)
+        mx.eval(memory)
+        address = host_view(memory).ctypes.data
+        start = ((phase if mx.default_device() == mx.Device(mx.cpu) else 0) - address) % PAGE // stored.size
+        raw = memory[start : start + count].reshape(slots, *shape)
+        self.array = raw.view(dtype)
+        mx.eval(raw, self.array)
         self.memory = host_view(raw)
-        self.array = raw.view(dtype) if dtype == mx.bfloat16 else raw
-        mx.eval(self.array)
+        assert self.memory.ctypes.data == address + start * stored.size, "MLX copied the slice"
 
     @property
     def slot_bytes(self) -> int:
@@ -89,9 +103,11 @@ class Bank:
         self._stats = stats
         self._coming: dict[int, tuple[Load, bytearray | None]] = {}  # expert -> its load and staging memory
         self._arrays: dict[str, SlotArray] = {}
+        first = table.members[:1]
+        phases = {t.name: int(t.offset[first][0]) % PAGE for t in layer.tensors if len(first) and self._goes_straight(t)}
         for name, shape, dtype in slot_tensors(layer, requantize, compute):
             projection, tensor = name.split(".")
-            self._arrays[name] = SlotArray(table.slots, shape, dtype)
+            self._arrays[name] = SlotArray(table.slots, shape, dtype, phases.get(name, 0))
             inner[projection][tensor] = self._arrays[name].array
 
     @property
