@@ -12,6 +12,7 @@ threads: a read is not finished before a disk of that speed would have finished 
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import fcntl
@@ -36,6 +37,7 @@ from .stats import Stats
 ALIGNMENT = 4096
 F_NOCACHE = 48  # macOS, <sys/fcntl.h>; Python has no name for it on Linux
 AT_EMPTY_PATH, STATX_DIOALIGN, DIO_MEM_ALIGN = 0x1000, 0x2000, 0x98  # Linux, <linux/stat.h>; the last is a field's place
+PR_SET_TIMERSLACK = 29  # Linux, <linux/prctl.h>; nanoseconds
 
 Deliver = Callable[[memoryview, memoryview], None]
 
@@ -268,6 +270,7 @@ class Reader:
                     continue
 
     def _work(self) -> None:
+        _sleep_precisely()
         scratch = memoryview(mmap.mmap(-1, self._block_bytes + 2 * ALIGNMENT))
         while (load := self._next()) is not None:
             block = load.take()
@@ -326,11 +329,14 @@ def _lay_out(
 
 
 def _read_fully(fd: int, into: list[memoryview], offset: int, needed: int, alignment: int) -> None:
-    """preadv until `needed` bytes are there. A short read is gone on with where it stopped, in units of `alignment`; EINTR
-    is retried by Python."""
+    """preadv until `needed` bytes are there. A short read is gone on with where it stopped, in units of `alignment`; one
+    that a signal interrupted is made again."""
     done = 0
     while done < needed:
-        count = os.preadv(fd, into, offset + done)
+        try:
+            count = os.preadv(fd, into, offset + done)
+        except InterruptedError:
+            continue
         if done + count < needed:
             count -= count % alignment
             into = _skip(into, count)
@@ -391,6 +397,12 @@ def _memory_alignment(fd: int, file: Path) -> int:
     if alignment == 0:
         raise _not_direct(file, "its file system reads it through the page cache")
     return int(alignment)
+
+
+def _sleep_precisely() -> None:
+    """Have Linux end this thread's sleeps on time: it may take 50 us longer over each to save power. macOS has no prctl."""
+    with contextlib.suppress(AttributeError):
+        ctypes.CDLL(None).prctl(PR_SET_TIMERSLACK, 1)
 
 
 def _close(fds: list[int]) -> None:
