@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -16,7 +17,7 @@ import numpy as np
 from ..checkpoint import Checkpoint
 from ..errors import CheckpointError
 from ..knobs import GB, Knobs
-from ..reader import Piece, Reader
+from ..reader import Piece, Reader, open_file
 from ..slots import PAGE, SlotArray
 from ..stats import Stats
 from . import PLAIN_BLOCK, Arm, disk_bytes, drop_cache, in_turns, plain_reads, ratios
@@ -176,6 +177,8 @@ def _experts(path: Path, expert_kib: int | None) -> tuple[tuple[Path, ...], list
         files = source.files
     else:
         files = tuple(sorted(path.glob("*.safetensors"))) if path.is_dir() else (path,)
+        for file in files:
+            os.close(open_file(file, direct=False))
         size = (expert_kib or 1024) * 1024
         groups = [[(n, at, size)] for n, f in enumerate(files) for at in range(0, f.stat().st_size - size + 1, size)]
     if not groups:
