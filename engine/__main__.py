@@ -97,11 +97,10 @@ def bench(args: argparse.Namespace) -> None:
     elif args.what == "io":
         from .bench.io import bench_io
 
-        knobs = Knobs(
-            cache_gb=1, **{n: getattr(args, n) for n in ("read_threads", "read_block_kib", "io_mode") if getattr(args, n)}
-        )
-        path = args.path or args.model
-        print_json(bench_io(path, knobs, rounds=args.rounds, mib=args.mib, expert_kib=args.expert_kib))
+        of_reads = ("read_threads", "read_block_kib", "io_mode", "ssd_gbps")
+        knobs = Knobs(**{n: v for n, v in _knobs_given(args).items() if n in of_reads}, cache_gb=1)
+        rounds = args.rounds or (5 if knobs.ssd_gbps else 24)
+        print_json(bench_io(args.path or args.model, knobs, rounds=rounds, mib=args.mib, expert_kib=args.expert_kib))
     else:
         print_json(_bench_decode(args))
 
@@ -121,7 +120,7 @@ def _bench_decode(args: argparse.Namespace) -> dict[str, Any]:
         )
     return bench_decode(
         args.path or args.model, Knobs(**given), judge=None if trace else Judge.load(args.judge), trace=trace,
-        foresight=args.foresight, rounds=args.rounds, cached=args.cached, windows=windows, resident=args.resident,
+        foresight=args.foresight, rounds=args.rounds or 5, cached=args.cached, windows=windows, resident=args.resident,
         tokens=args.tokens,
     )  # fmt: skip
 
@@ -186,8 +185,8 @@ def _parser() -> argparse.ArgumentParser:
         if command is bench:
             sub.add_argument("what", choices=("io", "decode", "make"))
             sub.add_argument("path", type=Path, nargs="?", help="checkpoint folder (io: or any large file)")
-            sub.add_argument("--rounds", type=int, default=5, help="turns of each arm")
-            sub.add_argument("--mib", type=int, default=256, help="io: read this much a turn")
+            sub.add_argument("--rounds", type=int, help="turns of each arm (default: 5; io 24)")
+            sub.add_argument("--mib", type=int, default=128, help="io: read this much a turn; more with many threads")
             sub.add_argument("--expert-kib", type=int, help="io: slices of this size instead of the checkpoint's experts")
             sub.add_argument(
                 "--cached", type=float, nargs="+", default=[1.0, 0.5, 0.25, 0.125], help="decode: shares cached"

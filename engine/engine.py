@@ -9,6 +9,7 @@ reference that every lossless setting must equal to the last bit.
 from __future__ import annotations
 
 import copy
+import functools
 import itertools
 import re
 import time
@@ -338,6 +339,7 @@ def _run_for(source: Checkpoint, knobs: Knobs) -> Run:
         block_bytes=knobs.read_block_kib * 1024,
         direct=knobs.io_mode == "direct",
         gbps=knobs.ssd_gbps,
+        deliver=_device_copy() if backend() == "cuda" else None,
     )
     experts = max(layer.experts for layer in source.layers)
     return Run(len(source.layers), experts, knobs.evict_half_life, reader, stats)
@@ -362,6 +364,13 @@ def switches(model: nn.Module, source: Checkpoint) -> list[tuple[str, Any]]:
             f"checkpoint {source.path}: {len(source.layers)} layers of experts, but the model has {len(found)}"
         )
     return [found[number] for number in range(len(found))]
+
+
+@functools.cache
+def _device_copy() -> Any:
+    from .cuda import DeviceCopy
+
+    return DeviceCopy()
 
 
 def _put_streams(

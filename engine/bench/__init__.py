@@ -9,12 +9,16 @@ quartiles. Absolute figures are of this machine and this moment; the shares are 
 
 from __future__ import annotations
 
+import ctypes
+import functools
 import json
 import mmap
 import os
 import statistics
+import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,8 +26,10 @@ from typing import Any
 import numpy as np
 
 from ..knobs import Knobs
+from ..reader import open_file
 
 PLAIN_BLOCK = 8 << 20
+MS_INVALIDATE = 2  # macOS, <sys/mman.h>
 
 
 @dataclass
@@ -64,51 +70,74 @@ def ratios(arm: Arm, base: Arm) -> tuple[float, float, float]:
     return float(middle), float(low), float(high)
 
 
-def plain_reads(files: tuple[Path, ...], knobs: Knobs, limit: int) -> int:
-    """Read up to `limit` bytes of the files from their start in 8 MiB blocks, `read_threads` of them side by side."""
-    flags = os.O_RDONLY | (getattr(os, "O_DIRECT", 0) if knobs.io_mode == "direct" else 0)
-    fds = [os.open(f, flags) for f in files]
+def plain_reads(files: tuple[Path, ...], knobs: Knobs, limit: int, first: int = 0) -> int:
+    """Read up to `limit` bytes of the files in 8 MiB blocks, `read_threads` of them side by side, from block number `first`
+    on and from the start again after the last. Returns the bytes read."""
+    fds = [open_file(f, knobs.io_mode == "direct") for f in files]
     blocks = [(fd, at) for fd, f in zip(fds, files, strict=True) for at in range(0, f.stat().st_size, PLAIN_BLOCK)]
-    blocks = blocks[: -(-limit // PLAIN_BLOCK)]
-    todo, done, lock = iter(blocks), [0], threading.Lock()
+    first %= len(blocks)
+    blocks = (blocks[first:] + blocks[:first])[: -(-limit // PLAIN_BLOCK)]
+    todo, lock = iter(blocks), threading.Lock()
 
-    def work() -> None:
-        buffer = memoryview(mmap.mmap(-1, PLAIN_BLOCK))
+    def work(buffer: memoryview) -> int:
+        done = 0
         while True:
             with lock:
                 block = next(todo, None)
             if block is None:
-                return
-            count = os.preadv(block[0], [buffer], block[1])
-            with lock:
-                done[0] += count
+                return done
+            done += os.preadv(block[0], [buffer], block[1])
 
-    threads = [threading.Thread(target=work) for _ in range(knobs.read_threads)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(knobs.read_threads) as pool:
+        nbytes = sum(pool.map(work, _plain_buffers(knobs.read_threads)))
     for fd in fds:
         os.close(fd)
-    return done[0]
+    return nbytes
 
 
-def drop_cache(files: tuple[Path, ...]) -> None:
-    """Ask the system to forget the files' pages; only written-back ones go, and only where there is posix_fadvise."""
-    if hasattr(os, "posix_fadvise"):
-        for file in files:
-            fd = os.open(file, os.O_RDONLY)
-            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
-            os.close(fd)
+@functools.cache
+def _plain_buffers(number: int) -> list[memoryview]:
+    """Page-aligned memory that was written before, so that no read pays for its first use."""
+    buffers = [mmap.mmap(-1, PLAIN_BLOCK) for _ in range(number)]
+    for buffer in buffers:
+        buffer.write(bytes(PLAIN_BLOCK))
+    return [memoryview(buffer) for buffer in buffers]
 
 
-def disk_bytes() -> int:
-    """Bytes this process had fetched from storage so far, where the system says (Linux)."""
+def drop_cache(files: Iterable[Path], libc: Any = None) -> str:
+    """Have the system forget the files' pages, so that the next reads come from the disk; only pages that were written
+    back go. Returns how it was done, or `not possible`.
+
+    Linux: posix_fadvise. macOS has no such call: there a shared mapping of the file is invalidated with msync, as its
+    manual says (not yet run on a Mac).
+    """
+    if sys.platform == "darwin":
+        libc = libc or ctypes.CDLL(None)
+        return "msync" if all(_invalidate(file, libc) for file in files) else "not possible"
+    if not hasattr(os, "posix_fadvise"):
+        return "not possible"
+    for file in files:
+        fd = os.open(file, os.O_RDONLY)
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+        os.close(fd)
+    return "posix_fadvise"
+
+
+def _invalidate(file: Path, libc: Any) -> bool:
+    if file.stat().st_size == 0:  # cannot be mapped
+        return True
+    with file.open("rb") as f, mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ) as pages:
+        address = np.frombuffer(pages, np.uint8).ctypes.data
+        return bool(libc.msync(ctypes.c_void_p(address), ctypes.c_size_t(len(pages)), MS_INVALIDATE) == 0)
+
+
+def disk_bytes() -> int | None:
+    """Bytes this process had fetched from storage so far; None where the system does not say (only Linux does)."""
     try:
         with open("/proc/self/io") as f:
             return next(int(line.split()[1]) for line in f if line.startswith("read_bytes"))
     except OSError:
-        return 0
+        return None
 
 
 def print_json(result: dict[str, Any]) -> None:

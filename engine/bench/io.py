@@ -1,92 +1,186 @@
-"""bench io: the reader against plain large reads of the same files, in one run."""
+"""bench io: the reader against plain large reads of the same files, in one run; or against the bandwidth it should hold."""
 
 from __future__ import annotations
 
+import itertools
+import math
+import os
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import mlx.core as mx
 import numpy as np
 
 from ..checkpoint import Checkpoint
 from ..errors import CheckpointError
 from ..knobs import GB, Knobs
-from ..reader import Piece, Reader
+from ..reader import Piece, Reader, open_file
+from ..slots import PAGE, SlotArray
 from ..stats import Stats
-from . import Arm, disk_bytes, drop_cache, in_turns, plain_reads, ratios
+from . import PLAIN_BLOCK, Arm, disk_bytes, drop_cache, in_turns, plain_reads, ratios
+
+Group = list[tuple[int, int, int]]  # file, offset and bytes of an expert's tensors
+BURST = 4  # experts asked for at once
 
 
 def bench_io(path: Path, knobs: Knobs, *, rounds: int, mib: int, expert_kib: int | None) -> dict[str, Any]:
-    """Experts in random order through the reader, against plain sequential reads of the same files in 8 MiB blocks with
-    as many threads. The page cache is dropped before every turn; whether that reached the disk is in `disk_share`."""
-    files, pieces = _ranges(path, expert_kib, mib << 20)
-    expert_bytes = sum(len(p.into) for p in pieces[0])
-    total = sum(len(p.into) for group in pieces for p in group)
-    seen: list[float] = []
+    """Experts in random order through the reader into slots, against plain reads of the same files in 8 MiB blocks, in
+    order from a random place on, with as many threads. The page cache is dropped before every turn; whether that reached
+    the disk is in `disk_share`. With `ssd_gbps`: the bandwidth held, against the one asked for."""
+    files, groups = _experts(path, expert_kib)
+    bench = _Bench(files, groups, knobs)
+    try:
+        if knobs.ssd_gbps is not None:
+            return bench.held(knobs.ssd_gbps, rounds)
+        return bench.share(rounds, mib << 20)
+    finally:
+        bench.reader.close()
 
-    def turn(read: Callable[[], int]) -> float:
-        drop_cache(files)
-        before, begin = disk_bytes(), time.perf_counter()
-        nbytes = read()
-        seconds = time.perf_counter() - begin
-        seen.append((disk_bytes() - before) / nbytes)
-        return nbytes / seconds / GB
 
-    def ours() -> int:
-        reader = _reader(files, knobs)
-        loads = [reader.submit(group, "expert") for group in pieces]
+class _Bench:
+    """A reader, as an engine has one, and slots for the experts of one turn."""
+
+    def __init__(self, files: tuple[Path, ...], groups: list[Group], knobs: Knobs) -> None:
+        self.files, self.groups, self.knobs = files, groups, knobs
+        self.expert_bytes = statistics.mean(sum(n for _, _, n in group) for group in groups)
+        self.reader = Reader(
+            files, Stats(), threads=knobs.read_threads, block_bytes=knobs.read_block_kib * 1024,
+            direct=knobs.io_mode == "direct", gbps=knobs.ssd_gbps,
+        )  # fmt: skip
+        self._rng = np.random.default_rng(0)
+        self._order = self._shuffled()
+
+    def share(self, rounds: int, turn_bytes: int) -> dict[str, Any]:
+        knobs = self.knobs
+        number = self._make_slots(max(turn_bytes, 4 * knobs.read_threads * PLAIN_BLOCK))
+        turn_bytes = int(number * self.expert_bytes)
+        dropped, seen = "", []
+
+        def turn(read: Callable[[], int]) -> float:
+            nonlocal dropped
+            dropped = drop_cache(self.files)
+            before, begin = disk_bytes(), time.perf_counter()
+            nbytes = read()
+            seconds = time.perf_counter() - begin
+            after = disk_bytes()
+            if before is not None and after is not None:
+                seen.append((after - before) / nbytes)
+            return nbytes / seconds / GB
+
+        def plain() -> int:
+            return plain_reads(self.files, knobs, turn_bytes, int(self._rng.integers(1 << 30)))
+
+        arms = [Arm("reader", lambda: turn(lambda: self.read(number))), Arm("plain", lambda: turn(plain))]
+        in_turns(arms, rounds)
+        measured, ceiling = arms[0].median, arms[1].median
+        _, low, high = ratios(arms[0], arms[1])
+        disk_share = statistics.median(seen) if seen else None
+        self._headline(rounds, turn_bytes)
+        names = "measured: experts in random order", "ceiling: plain 8 MiB reads in order"
+        for arm, what in zip(arms, names, strict=True):
+            print(f"  {what:<38}{arm.median:8.3f} GB/s  ({arm.quartiles[0]:.3f} .. {arm.quartiles[1]:.3f})")
+        print(f"  share of the ceiling                  {measured / ceiling:8.3f}       ({low:.3f} .. {high:.3f})")
+        told = "   (unknown here)" if disk_share is None else f"{disk_share:8.3f} of those read"
+        print(f"  bytes that came from the disk         {told}; cache dropped by: {dropped}")
+        return self._result() | {
+            "measured_gbps": measured, "ceiling_gbps": ceiling, "share": measured / ceiling,
+            "share_quartiles": [low, high], "disk_share": disk_share, "drop_cache": dropped,
+        }  # fmt: skip
+
+    def held(self, asked_gbps: float, rounds: int) -> dict[str, Any]:
+        """About a second's worth of experts a turn: asked for at once, and a few at a time with pauses that do not count.
+        The page cache is left as it is, so that the disk is in the way as little as can be."""
+        number = self._make_slots(int(max(asked_gbps * GB, BURST * self.expert_bytes)))
+
+        def at_once() -> float:
+            begin = time.perf_counter()
+            nbytes = self.read(number)
+            return nbytes / (time.perf_counter() - begin) / GB / asked_gbps
+
+        def in_bursts() -> float:
+            nbytes, seconds = 0, 0.0
+            for begin in range(0, number, BURST):
+                time.sleep(self._rng.uniform(0, 0.05))
+                started = time.perf_counter()
+                nbytes += self.read(min(BURST, number - begin))
+                seconds += time.perf_counter() - started
+            return nbytes / seconds / GB / asked_gbps
+
+        arms = [Arm("at once", at_once), Arm("in bursts", in_bursts)]
+        in_turns(arms, rounds)
+        nbytes = int(number * self.expert_bytes)
+        begin = time.perf_counter()
+        ceiling = plain_reads(self.files, self.knobs, max(nbytes, 256 << 20)) / (time.perf_counter() - begin) / GB
+        self._headline(rounds, nbytes)
+        print(f"  asked for                             {asked_gbps:8.3f} GB/s")
+        for arm, what in zip(arms, ("held, all asked for at once", f"held, {BURST} at a time, with pauses"), strict=True):
+            low, high = arm.quartiles
+            print(f"  {what:<38}{arm.median:8.3f} of it    ({low:.3f} .. {high:.3f})")
+        print(f"  plain 8 MiB reads, unlimited          {ceiling:8.3f} GB/s")
+        held = {"held_share": arms[0].median, "held_share_in_bursts": arms[1].median}
+        return self._result() | {"ssd_gbps": asked_gbps, **held, "ceiling_gbps": ceiling}
+
+    def read(self, number: int) -> int:
+        """Read the next `number` experts; returns their bytes."""
+        loads, nbytes = [], 0
+        for slot in range(number):
+            pieces = [
+                Piece(file, offset, array.memory[slot, :size].data)
+                for (file, offset, size), array in zip(next(self._order), self._slots, strict=False)
+            ]
+            nbytes += sum(len(p.into) for p in pieces)
+            loads.append(self.reader.submit(pieces, "expert"))
         for load in loads:
             load.wait()
-        reader.close()
-        return total
+        return nbytes
 
-    arms = [Arm("reader", lambda: turn(ours)), Arm("plain", lambda: turn(lambda: plain_reads(files, knobs, total)))]
-    in_turns(arms, rounds)
-    share, low, high = ratios(arms[0], arms[1])
-    how = f"{knobs.io_mode}, {knobs.read_threads} threads, {rounds} rounds of {total / (1 << 20):.0f} MiB"
-    print(f"experts of {expert_bytes / 1024:.0f} KiB, {how}")
-    for arm, what in zip(arms, ("measured: experts in random order", "ceiling: plain 8 MiB reads in order"), strict=True):
-        print(f"  {what:<38}{arm.median:8.3f} GB/s  ({arm.quartiles[0]:.3f} .. {arm.quartiles[1]:.3f})")
-    print(f"  share of the ceiling                  {share:8.3f}       ({low:.3f} .. {high:.3f})")
-    print(f"  bytes that came from the disk         {statistics.median(seen):8.3f} of those read")
-    return {
-        "bench": "io", "expert_kib": expert_bytes / 1024, "io_mode": knobs.io_mode, "read_threads": knobs.read_threads,
-        "read_block_kib": knobs.read_block_kib, "measured_gbps": arms[0].median, "ceiling_gbps": arms[1].median,
-        "share": share, "share_quartiles": [low, high], "disk_share": statistics.median(seen),
-    }  # fmt: skip
+    def _make_slots(self, nbytes: int) -> int:
+        """Slots for about `nbytes` of experts, but not for more than there are; returns their number."""
+        number = min(len(self.groups), math.ceil(nbytes / self.expert_bytes))
+        sizes = [max(n for _, _, n in tensor) for tensor in itertools.zip_longest(*self.groups, fillvalue=(0, 0, 0))]
+        phases = [offset % PAGE for _, offset, _ in max(self.groups, key=len)]
+        self._slots = [SlotArray(number, (n,), mx.uint8, phase) for n, phase in zip(sizes, phases, strict=True)]
+        return number
+
+    def _shuffled(self) -> Iterator[Group]:
+        while True:
+            for i in self._rng.permutation(len(self.groups)):
+                yield self.groups[i]
+
+    def _headline(self, rounds: int, turn_bytes: int) -> None:
+        knobs = self.knobs
+        print(
+            f"experts of {self.expert_bytes / 1024:.0f} KiB, {knobs.io_mode}, {knobs.read_threads} threads, "
+            f"blocks of {knobs.read_block_kib} KiB, {rounds} rounds of {turn_bytes / (1 << 20):.0f} MiB"
+        )
+
+    def _result(self) -> dict[str, Any]:
+        knobs = self.knobs
+        return {
+            "bench": "io", "expert_kib": self.expert_bytes / 1024, "io_mode": knobs.io_mode,
+            "read_threads": knobs.read_threads, "read_block_kib": knobs.read_block_kib,
+        }  # fmt: skip
 
 
-def _ranges(path: Path, expert_kib: int | None, limit: int) -> tuple[tuple[Path, ...], list[list[Piece]]]:
-    """The files and, in random order, the pieces of up to `limit` bytes of experts: the checkpoint's own, or equal
-    slices of `expert_kib` of any file."""
-    rng = np.random.default_rng(0)
+def _experts(path: Path, expert_kib: int | None) -> tuple[tuple[Path, ...], list[Group]]:
+    """The files and the ranges of all experts: the checkpoint's own, or equal slices of `expert_kib` of any file."""
     if path.is_dir() and expert_kib is None:
         source = Checkpoint.open(path)
-        groups = []
-        for layer in source.layers:
-            for e in range(layer.experts):
-                groups.append([(int(t.file[e]), int(t.offset[e]), t.nbytes) for t in layer.tensors])
+        groups = [
+            [(int(t.file[e]), int(t.offset[e]), t.nbytes) for t in layer.tensors]
+            for layer in source.layers
+            for e in range(layer.experts)
+        ]
         files = source.files
     else:
         files = tuple(sorted(path.glob("*.safetensors"))) if path.is_dir() else (path,)
+        for file in files:
+            os.close(open_file(file, direct=False))
         size = (expert_kib or 1024) * 1024
         groups = [[(n, at, size)] for n, f in enumerate(files) for at in range(0, f.stat().st_size - size + 1, size)]
     if not groups:
         raise CheckpointError(f"{path} holds no experts and no {expert_kib or 1024} KiB to read; give a larger file")
-    order = rng.permutation(len(groups))
-    chosen, total = [], 0
-    for i in order:
-        if total >= limit:
-            break
-        chosen.append([Piece(file, at, memoryview(bytearray(n))) for file, at, n in groups[i]])
-        total += sum(n for _, _, n in groups[i])
-    return files, chosen
-
-
-def _reader(files: tuple[Path, ...], knobs: Knobs) -> Reader:
-    return Reader(
-        files, Stats(), threads=knobs.read_threads, block_bytes=knobs.read_block_kib * 1024,
-        direct=knobs.io_mode == "direct", gbps=knobs.ssd_gbps,
-    )  # fmt: skip
+    return files, groups

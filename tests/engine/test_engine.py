@@ -223,6 +223,7 @@ def test_direct_reads_whole_pages(path: Path, quarter: float) -> None:
 
 def test_threads_are_started(path: Path, quarter: float) -> None:
     with load(path, Knobs(cache_gb=quarter, read_threads=3)) as engine:
+        engine.logits([1, 2, 3])
         assert engine._run is not None and len(engine._run.reader._threads) == 3
 
 
