@@ -71,7 +71,7 @@ def footprint(checkpoint: str | Path | Checkpoint, knobs: Knobs | None = None) -
     banks = _banks(checkpoint, knobs, None)
     least = sum(b.least * b.slot_bytes for b in banks)
     everything = sum(len(b.members) * b.slot_bytes for b in banks)
-    scale = 2 if compute_dtype() == mx.float32 and _is_16_bit(checkpoint) else 1
+    scale = 2 if compute_dtype() is not None and _is_16_bit(checkpoint) else 1
     resident = (checkpoint.total_bytes - checkpoint.expert_bytes) * scale
     cached = everything if knobs.cache_gb is None else min(everything, knobs.cache_gb * GB)
     return Footprint(
