@@ -11,6 +11,7 @@ caller keeps that promise by evaluating a layer's output before it asks the same
 
 from __future__ import annotations
 
+import contextlib
 import math
 from dataclasses import dataclass
 from time import perf_counter
@@ -20,6 +21,7 @@ import mlx.core as mx
 import numpy as np
 
 from .checkpoint import FLOATS, ExpertLayer, ExpertTensor
+from .errors import ReadError
 from .evict import SlotTable
 from .reader import Load, Piece, Reader
 from .stats import Stats
@@ -120,6 +122,16 @@ class Bank:
         """No read is under way."""
         return not self._coming
 
+    def take_in(self) -> None:
+        """Settle the reads that have ended by now."""
+        for expert in [e for e, (load, _) in self._coming.items() if load.ended is not None]:
+            with contextlib.suppress(ReadError):  # nobody asked for it yet; who does will have it read again
+                self.settle(np.array([expert]))
+
+    def waits_for(self, experts: np.ndarray) -> bool:
+        """Whether the reads of one of `experts` are under way."""
+        return not self._coming.keys().isdisjoint(experts.tolist())
+
     def fill(self, experts: np.ndarray, reader: Reader) -> None:
         """Load `experts` into free slots, in their order, a few at a time; before the first token."""
         for begin in range(0, len(experts), FILL_AT_ONCE):
@@ -127,21 +139,27 @@ class Bank:
             self.request(some, reader)
             self.settle(some)
 
-    def request(self, experts: np.ndarray, reader: Reader, keep: np.ndarray | None = None) -> None:
+    def request(
+        self, experts: np.ndarray, reader: Reader, keep: np.ndarray | None = None, *, speculative: bool = False
+    ) -> None:
         """Give `experts` (distinct members, at most as many as slots) their slots, and queue the reads of those not there.
 
-        None of them pushes out another, nor one of `keep`: experts whose output is still to be computed.
+        None of them pushes out another, nor one of `keep`: experts whose output is still to be computed. `speculative` reads
+        wait for all others; asking for an expert again without it makes up for that.
         """
         kept = experts if keep is None else np.union1d(experts, keep)
         if self.table.guessed:
-            self._came_true(self.table.guessed.keys() & set(experts.tolist()), reader)
+            self._came_true(self.table.guessed.keys() & set(experts.tolist()))
+        if not speculative:
+            for expert in self._coming.keys() & set(experts.tolist()):
+                reader.hurry(self._coming[expert][0])
         for expert in map(int, experts[self.table.slot_of[experts] < 0]):
             slot, victim = self.table.demand(expert, kept)
             if victim in self._coming:
                 load, _ = self._coming.pop(victim)
                 load.cancel()
                 load.join()  # what had begun still writes into the slot
-            self._queue(expert, slot, reader, speculative=False)
+            self._queue(expert, slot, reader, speculative=speculative)
 
     def settle(self, experts: np.ndarray) -> None:
         """Return when all of `experts` are in their slots. Raises `ReadError` if one cannot be read."""
@@ -186,8 +204,8 @@ class Bank:
         self._stats.prefetch_bytes += issued
         return issued
 
-    def _came_true(self, experts: set[int], reader: Reader) -> None:
-        """Demand what is left of guesses that came true; count them, and how long their reads had run by now."""
+    def _came_true(self, experts: set[int]) -> None:
+        """Count guesses that came true, and how long their reads had run by now."""
         now = perf_counter()
         loads = [self._coming[e][0] for e in experts if e in self._coming]
         begun = [load.begun for load in loads if load.begun is not None]
@@ -196,8 +214,6 @@ class Bank:
             self._stats.prefetch_hidden_ms += (ended - min(begun)) * 1e3
         self._stats.prefetch_useful += len(experts)
         self._stats.prefetch_useful_bytes += len(experts) * self.layer.expert_bytes
-        for load in loads:
-            reader.hurry(load)
         for expert in experts:
             del self.table.guessed[expert]
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from time import perf_counter
+from typing import TYPE_CHECKING
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -20,6 +21,9 @@ from .prefetch import Foretelling, Prefetch
 from .reader import Reader
 from .slots import Bank
 from .stats import Stats
+
+if TYPE_CHECKING:
+    from .window import Windows
 
 
 class Run:
@@ -63,15 +67,15 @@ class Run:
 class LayerStream:
     """The banks of one layer and the way of a token through them.
 
-    While `optimistic`, every chosen expert is taken to be in its slot, and the choice is left in `asked` for
-    `engine.window` to check. `last`: no layer comes after it.
+    While it is part of a `window` of layers, that decides how a token goes through, by the choice left in `asked`. `last`:
+    no layer comes after it.
     """
 
     def __init__(self, number: int, banks: list[Bank], run: Run, *, last: bool) -> None:
         self.number = number
         self.banks = banks
         self.prefetch: Prefetch | None = None
-        self.optimistic = False
+        self.window: Windows | None = None
         self.asked = mx.array([], dtype=mx.uint32)
         self._run = run
         self._last = last
@@ -92,11 +96,10 @@ class LayerStream:
     def __call__(self, x: mx.array, indices: mx.array) -> mx.array:
         if self._run.unused and self._last:
             return mx.zeros((*indices.shape, x.shape[-1]), x.dtype)
-        if self.optimistic:
-            self.asked = indices.reshape(-1)
-            return self._on_device(x, indices)
+        if self.window is not None:
+            return self.window.through(self, x, indices)
         if self.complete:
-            return self._on_device(x, indices)
+            return self.on_device(x, indices)
         decoding = indices.size == indices.shape[-1]
         foretellings = self.prefetch.ask(x) if self.prefetch is not None and decoding else []
         begin = perf_counter()
@@ -114,7 +117,11 @@ class LayerStream:
             self.prefetch.hear(foretellings)
             self.prefetch.check(ids, self._slot_of, {e for bank in self.banks for e in bank.table.guessed})
         self._count(ids, needed)
-        batches = list(self._batches(needed))
+        return self.on_host(x, ids, foretellings)
+
+    def on_host(self, x: mx.array, ids: np.ndarray, foretellings: list[Foretelling] | None = None) -> mx.array:
+        """Compute with the choice `ids` [..., top-k] known: read what is missing, then use the slots' numbers."""
+        batches = list(self._batches(np.unique(ids)))
         if len(batches) == 1:
             bank, experts = batches[0]
             bank.request(experts, self._run.reader)
@@ -125,20 +132,21 @@ class LayerStream:
         self._read_ahead(foretellings)
         return y
 
-    def request(self, experts: np.ndarray) -> None:
+    def request(self, experts: np.ndarray, *, speculative: bool) -> None:
         """Queue the reads of those of `experts` (distinct, at most top-k) that are not cached."""
         for number, bank in enumerate(self.banks):
-            bank.request(experts[self._bank_of[experts] == number], self._run.reader)
+            bank.request(experts[self._bank_of[experts] == number], self._run.reader, speculative=speculative)
+
+    def waits_for(self, experts: np.ndarray) -> bool:
+        """Whether the reads of one of `experts` are under way."""
+        return any(bank.waits_for(experts) for bank in self.banks)
 
     @property
     def settled(self) -> bool:
-        """No read of this layer is under way."""
+        """No read of this layer is under way any more."""
+        for bank in self.banks:
+            bank.take_in()
         return all(bank.settled for bank in self.banks)
-
-    def settle(self, experts: np.ndarray) -> None:
-        """Return when all of `experts` are in their slots. Raises `ReadError`."""
-        for number, bank in enumerate(self.banks):
-            bank.settle(experts[self._bank_of[experts] == number])
 
     def guess(self, experts: np.ndarray, most_bytes: float) -> int:
         """Read `experts` on speculation that the next token wants them, up to `most_bytes`; returns the bytes."""
@@ -148,7 +156,7 @@ class LayerStream:
             issued += bank.guess(members, self._run.position + 1, self._run.reader, most_bytes - issued)
         return issued
 
-    def _on_device(self, x: mx.array, indices: mx.array) -> mx.array:
+    def on_device(self, x: mx.array, indices: mx.array) -> mx.array:
         """Compute with the expert-to-slot table on the device. A missing expert gives slot 0: void, but harmless."""
         if not self._tables or any(bank.changed for bank in self.banks):
             slots = np.maximum(self._slot_of, 0)
@@ -200,8 +208,8 @@ class LayerStream:
         back = mx.array(np.argsort(np.concatenate(order)))
         return mx.concatenate(outputs)[back].reshape(*ids.shape, -1)
 
-    def _read_ahead(self, foretellings: list[Foretelling]) -> None:
-        if self.prefetch is not None:
+    def _read_ahead(self, foretellings: list[Foretelling] | None) -> None:
+        if self.prefetch is not None and foretellings:
             self.prefetch.read_ahead(foretellings, self._run.position + 1)
 
 

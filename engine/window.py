@@ -3,9 +3,13 @@
 Reading a router's choice back to the host drains the device's queue, and at one sync a layer that, not the disk, is the
 first wall (on an H200 it leaves 26 to 38 % of the resident speed). So the table from expert to slot lives on the device,
 and a window of layers is queued as if every chosen expert were in its slot. At the window's end the choices come back in
-one sync. If an expert was missing, everything from the first layer that missed it is void: the caches (attention, latent,
-recurrent) are set back, the missing experts of the whole window, as the void pass saw them, are read together, and the
-window runs again from that layer, until a pass has no miss. The pass that is kept had none: the result is exact.
+one sync. If none was missing, that was all.
+
+Otherwise everything from the first layer that missed an expert is void: the caches (attention, latent, recurrent) are set
+back, and the window runs again from there. The void pass was not for nothing: it showed nearly all the experts that the
+rest of the window needs, and they are read together, at full queue depth. In the second run a layer that still waits for
+reads is asked what it chooses, because it has to wait anyway: what was not foreseen is then read ahead of the rest. The
+others are queued as before and checked with the next sync. What is kept never missed an expert: the result is exact.
 
 The layers of mlx-lm's models are called one after the other with the same hidden state handed on; that is checked in every
 call, and a model that does otherwise is refused.
@@ -13,7 +17,6 @@ call, and a model that does otherwise is refused.
 
 from __future__ import annotations
 
-import contextlib
 import re
 from dataclasses import dataclass
 from typing import Any
@@ -22,7 +25,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
-from .errors import KnobError, ReadError
+from .errors import KnobError
 from .switch import LayerStream, Run
 
 ALL, AUTO = 0, -1
@@ -43,6 +46,13 @@ class Call:
         return type(self.layer).plain(self.layer, self.x, *self.args, **self.kwargs)
 
 
+class _Void(Exception):
+    """A layer that was queued earlier in this pass had missed an expert: number `first` of those that ask."""
+
+    def __init__(self, first: int) -> None:
+        self.first = first
+
+
 class Windows:
     """The windows of one engine. `size` is the layers with experts that one check covers; ALL and AUTO are possible.
 
@@ -57,6 +67,10 @@ class Windows:
         self._size = self._most if size in (ALL, AUTO) else min(size, self._most)
         self._open: list[Call] = []
         self._handed_on: mx.array | None = None
+        self._asking: list[tuple[int, LayerStream]] = []  # position in `_open` and stream of the layers that may miss
+        self._unchecked: list[int] = []  # of these, by number, the ones whose choice is not known yet
+        self._ids = np.empty((0, 0), np.int32)  # what they chose, as far as it is known
+        self._again = False
         self._stream_of: dict[int, LayerStream] = {}
         layers = _layers(model, streams, self._stream_of)
         self._first, self._last = layers[0], layers[-1]
@@ -66,62 +80,38 @@ class Windows:
     def call(self, layer: Any, x: mx.array, args: tuple[Any, ...], kwargs: dict[str, Any]) -> mx.array:
         """Stands for `layer(x, *args, **kwargs)`; a decoded token's call becomes part of a window."""
         if layer is self._first:
-            self._open.clear()  # a pass that an error cut off may have left some
+            self._begin()  # a pass that an error cut off may have left some
         elif x is not self._handed_on:
             raise KnobError(f"sync_window is not possible here: {type(layer).__name__} is not in a plain chain; use 1")
         decoding = x.size == x.shape[-1] and not self._run.unused
         stream = self._stream_of.get(id(layer))
         if stream is not None:
-            stream.optimistic = decoding and not stream.complete
+            stream.window = self if decoding and not stream.complete else None
         this = Call(layer, x, args, kwargs, _snapshots([*args, *kwargs.values()]) if decoding else [])
-        out = this.run()
         if decoding:
             self._open.append(this)
-            if layer is self._last or len(self._asking()) >= self._size:
-                out = self._checked(out)
-                self._open.clear()
+        out = this.run()
+        if decoding and (layer is self._last or len(self._asking) >= self._size):
+            out = self._checked(out)
+            self._begin()
         self._handed_on = out
         return out
 
-    def _asking(self) -> list[tuple[int, LayerStream]]:
-        """Position in the window and stream of the layers whose experts may be missing."""
-        found = ((i, self._stream_of.get(id(call.layer))) for i, call in enumerate(self._open))
-        return [(i, stream) for i, stream in found if stream is not None and stream.optimistic]
-
-    def _checked(self, out: mx.array) -> mx.array:
-        """The output of a pass over the open window in which no expert was missing; `out` is that of the first pass."""
-        run, stats = self._run, self._run.stats
-        asking = self._asking()
-        if not asking:
-            return out
-        rows = np.array([stream.number for _, stream in asking])[:, None]
-        before: np.ndarray | None = None  # what was cached when the window began
-        behind, first, passes = len(asking), 0, 1
-        ids = self._choices(asking)
-        while (missing := (run.slot_of[rows[first:], ids[first:]] < 0).any(axis=1)).any():
-            passes += 1
-            first += int(np.argmax(missing))
-            shown = self.oracle(ids, first, passes - 1)
-            if before is None:
-                before, behind, foretold = run.slot_of.copy(), first + 1, shown
-            out = self._again(asking[first:], shown[first:])
-            ids = np.concatenate([ids[:first], self._choices(asking[first:])])
-        stats.windows += 1
-        stats.passes += passes
-        run.use(rows, ids, run.position + 1)
-        missed = 0 if before is None else int((before[rows, ids] < 0).sum())
-        stats.hits += ids.size - missed
-        stats.misses += missed
-        if before is not None:
-            pairs = zip(foretold[behind:], ids[behind:], strict=True)
-            stats.foreseen += sum(len(np.intersect1d(a, b)) for a, b in pairs)
-            stats.foreseen_of += ids[behind:].size
-        if self._auto:
-            share = 0.0 if before is None else float((before[rows, ids] < 0).any(axis=1).mean())
-            new = 1 - 0.5 ** (len(asking) / (AUTO_HALF_LIFE * self._most))
-            self._miss_share += new * (share - self._miss_share)
-            self._size = max(1, min(self._most, round(1 / max(self._miss_share, 1e-9))))
-        return out
+    def through(self, stream: LayerStream, x: mx.array, indices: mx.array) -> mx.array:
+        """The experts' output for a token, for a layer in the open window."""
+        stream.asked = indices.reshape(-1)
+        if not self._again:
+            self._asking.append((len(self._open) - 1, stream))
+            self._unchecked.append(len(self._asking) - 1)
+            return stream.on_device(x, indices)
+        number = next(n for n, (_, s) in enumerate(self._asking) if s is stream)
+        self._unchecked.append(number)
+        if stream.settled:
+            return stream.on_device(x, indices)
+        first = self._check()
+        if first is not None and first < number:
+            raise _Void(first)
+        return stream.on_host(x, self._ids[number].reshape(indices.shape))
 
     def oracle(self, ids: np.ndarray, first: int, void_pass: int) -> np.ndarray:
         """What may be believed of the choices `ids` [layers, top-k] of the window's void pass number `void_pass`; up to
@@ -129,42 +119,87 @@ class Windows:
         """
         return ids
 
-    def _choices(self, asking: list[tuple[int, LayerStream]]) -> np.ndarray:
-        """What the layers chose in the pass just queued, int32 [layers, top-k]: the one sync of a pass."""
+    def _begin(self) -> None:
+        self._open.clear()
+        self._asking.clear()
+        self._unchecked.clear()
+        self._again = False
+
+    def _checked(self, out: mx.array) -> mx.array:
+        """The output of a run over the open window in which no expert was missing; `out` is that of the first pass."""
+        if not self._asking:
+            return out
+        run, stats = self._run, self._run.stats
+        self._ids = np.empty((len(self._asking), 0), np.int32)
+        first, passes = self._check(), 1
+        before = run.slot_of.copy() if first is not None else run.slot_of
+        foretold = self._ids
+        behind = len(self._asking)
+        while first is not None:
+            shown = self.oracle(self._ids, first, passes)
+            if passes == 1:
+                foretold, behind = shown, first + 1
+            for number in range(first, len(self._asking)):
+                self._asking[number][1].request(shown[number], speculative=number > first)
+            passes += 1
+            out, first = self._run_again(first)
+        rows = np.array([stream.number for _, stream in self._asking])[:, None]
+        missed = before[rows, self._ids] < 0
+        stats.windows += 1
+        stats.passes += passes
+        stats.misses += int(missed.sum())
+        stats.hits += int(missed.size - missed.sum())
+        run.use(rows, self._ids, run.position + 1)
+        pairs = zip(foretold[behind:], self._ids[behind:], strict=True)
+        stats.foreseen += sum(len(np.intersect1d(a, b)) for a, b in pairs)
+        stats.foreseen_of += self._ids[behind:].size
+        if self._auto:
+            new = 1 - 0.5 ** (len(self._asking) / (AUTO_HALF_LIFE * self._most))
+            self._miss_share += new * (float(missed.any(axis=1).mean()) - self._miss_share)
+            self._size = max(1, min(self._most, round(1 / max(self._miss_share, 1e-9))))
+        return out
+
+    def _check(self) -> int | None:
+        """Learn what the unchecked layers chose, in one sync; the number of the first that missed an expert, if one did."""
+        numbers, streams = self._unchecked, [self._asking[n][1] for n in self._unchecked]
+        self._unchecked = []
+        if not numbers:
+            return None
         with self._run.stats.timed("sync_ms"):
-            chosen = mx.stack([stream.asked for _, stream in asking])
+            chosen = mx.stack([stream.asked for stream in streams])
             mx.eval(chosen)
-        return np.array(chosen).astype(np.int32)
+        seen = np.array(chosen).astype(np.int32)
+        if self._ids.size == 0:
+            self._ids = seen
+        else:
+            self._ids = self._ids.copy()
+            self._ids[numbers] = seen
+        missing = (self._run.slot_of[np.array([s.number for s in streams])[:, None], seen] < 0).any(axis=1)
+        for i, stream in enumerate(streams):
+            missing[i] |= not stream.settled and stream.waits_for(seen[i])
+        return numbers[int(np.argmax(missing))] if missing.any() else None
 
-    def _again(self, asking: list[tuple[int, LayerStream]], wanted: np.ndarray) -> mx.array:
-        """Run the window again from the first of the layers `asking`, with the caches set back and `wanted` read.
-
-        A layer is queued as soon as its experts are there: it is computed while those of the layers behind it are read.
-        """
+    def _run_again(self, first: int) -> tuple[mx.array, int | None]:
+        """Run the window again from the layer that is number `first` of those that ask, with the caches set back. Its
+        output, and the number of the first layer that missed an expert this time."""
+        self._again = True
+        self._unchecked = []
         stats = self._run.stats
-        first = asking[0][0]
-        void = self._open[first:]
-        waits = {position: (stream, ids) for (position, stream), ids in zip(asking, wanted, strict=True)}
-        for stream, ids in waits.values():
-            stream.request(ids)
-        stats.void_layers += len(void)
+        void = self._open[self._asking[first][0] :]
+        hits = stats.hits
         out = void[0].x
         try:
-            for position, call in enumerate(void, start=first):
-                if position in waits:
-                    stream, ids = waits.pop(position)
-                    if not stream.settled:
-                        mx.async_eval(out)
-                    stream.settle(ids)
+            for call in void:
+                stats.void_layers += 1
                 for cache, state in call.caches:
                     cache.__dict__.update(_copied(state))
                 call.x = out
                 out = call.run()
+        except _Void as missed:
+            return out, missed.first
         finally:
-            for stream, ids in waits.values():  # after an error: what is on its way must not pass for a hit later
-                with contextlib.suppress(ReadError):
-                    stream.settle(ids)
-        return out
+            stats.hits = hits
+        return out, self._check()
 
 
 def _layers(model: nn.Module, streams: dict[str, LayerStream], stream_of: dict[int, LayerStream]) -> list[Any]:

@@ -209,16 +209,18 @@ class Forced:
 
     def _believed(self, ids: np.ndarray, first: int, void_pass: int) -> np.ndarray:
         """Of the layers behind `first`, each expert stays with the probability that this void pass foresees it; in the
-        place of the others stands a random one. The same expert is missed by every pass that foresees less."""
+        place of the others stands what the layer chose for another, random token, as the void passes of a real model show
+        experts that are often used. An expert that one pass foresees, so does every later one that foresees more."""
         assert self._foresight is not None
         rng = np.random.default_rng(self._token)
-        draws, others = rng.random(ids.shape), rng.integers(0, self._ids.max() + 1, ids.shape)
+        draws, other = rng.random(ids.shape), int(rng.integers(len(self._ids)))
         wrong = draws >= self._foresight[min(void_pass, len(self._foresight)) - 1]
         wrong[: first + 1] = False
-        taken = (others[..., None] == ids[:, None, :]).any(axis=-1)
-        shown = np.where(wrong & ~taken, others, ids).astype(np.int32)
-        for layer in np.flatnonzero((np.diff(np.sort(shown, axis=-1), axis=-1) == 0).any(axis=-1)):
-            shown[layer] = ids[layer]  # two draws fell on one expert
+        shown = np.array(ids)
+        for layer, rank in zip(*np.nonzero(wrong), strict=True):
+            stand_in = self._ids[other, layer, rank]
+            if stand_in not in ids[layer] and stand_in not in shown[layer]:
+                shown[layer, rank] = stand_in
         return shown
 
 
