@@ -9,21 +9,25 @@ dependency (CUDA Driver API: cuMemcpyHtoD, cuMemAdvise; addresses of managed mem
 from __future__ import annotations
 
 import ctypes
+import mmap
 import threading
 from typing import Any
 
 import mlx.core as mx
-import numpy as np
 
 from .errors import HeadraceError
 
+NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING: does not wait for MLX's streams
+
 
 class DeviceCopy:
-    """`copy(into, source)` brings host bytes into managed memory without moving its pages; any thread may call it."""
+    """A `reader.Delivery` into managed memory that does not move its pages."""
 
     def __init__(self) -> None:
         mx.eval(mx.zeros(1))  # MLX makes the device's primary context
         self._driver: Any = ctypes.CDLL("libcuda.so.1")
+        self._driver.cuMemcpyAsync.argtypes = (ctypes.c_uint64, ctypes.c_uint64, ctypes.c_size_t, ctypes.c_void_p)
+        self._driver.cuStreamSynchronize.argtypes = (ctypes.c_void_p,)
         self._context = ctypes.c_void_p()
         device = ctypes.c_int()
         self._check(self._driver.cuInit(0), "cuInit")
@@ -31,15 +35,21 @@ class DeviceCopy:
         self._check(self._driver.cuDevicePrimaryCtxRetain(ctypes.byref(self._context), device), "cuDevicePrimaryCtxRetain")
         self._thread = threading.local()
 
+    def staging(self, nbytes: int) -> memoryview:
+        """Page-locked memory, which the copy engine reads directly; for the calling thread."""
+        stream = ctypes.c_void_p()
+        self._check(self._driver.cuCtxSetCurrent(self._context), "cuCtxSetCurrent")
+        self._check(self._driver.cuStreamCreate(ctypes.byref(stream), NON_BLOCKING), "cuStreamCreate")
+        self._thread.stream = stream
+        memory = memoryview(mmap.mmap(-1, nbytes))
+        address = ctypes.c_void_p(_address(memory))
+        self._check(self._driver.cuMemHostRegister_v2(address, ctypes.c_size_t(nbytes), 0), "cuMemHostRegister")
+        self._thread.staging = _Staging(memory, self._driver, address)
+        return memory
+
     def __call__(self, into: memoryview, source: memoryview) -> None:
-        """Copy `source` (host) to `into` (a view of an MLX array); both are as long. Returns when it is there."""
-        stream = getattr(self._thread, "stream", None)
-        if stream is None:
-            stream = self._thread.stream = ctypes.c_void_p()
-            self._check(self._driver.cuCtxSetCurrent(self._context), "cuCtxSetCurrent")
-            self._check(self._driver.cuStreamCreate(ctypes.byref(stream), 1), "cuStreamCreate")
-        target, origin = (ctypes.c_uint64(_address(view)) for view in (into, source))
-        self._check(self._driver.cuMemcpyAsync(target, origin, ctypes.c_size_t(len(into)), stream), "cuMemcpyAsync")
+        stream = self._thread.stream
+        self._check(self._driver.cuMemcpyAsync(_address(into), _address(source), len(into), stream), "cuMemcpyAsync")
         self._check(self._driver.cuStreamSynchronize(stream), "cuStreamSynchronize")
 
     def _check(self, code: int, what: str) -> None:
@@ -47,5 +57,15 @@ class DeviceCopy:
             raise HeadraceError(f"CUDA: {what} failed with code {code}; restart the process")
 
 
+class _Staging:
+    """Page-locked memory of one thread; given back when the thread ends."""
+
+    def __init__(self, memory: memoryview, driver: Any, address: ctypes.c_void_p) -> None:
+        self._memory, self._driver, self._address = memory, driver, address
+
+    def __del__(self) -> None:
+        self._driver.cuMemHostUnregister(self._address)
+
+
 def _address(view: memoryview) -> int:
-    return int(np.frombuffer(view, np.uint8).ctypes.data)
+    return ctypes.addressof(ctypes.c_char.from_buffer(view))

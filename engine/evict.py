@@ -35,10 +35,6 @@ class DecayedFrequency:
         """The warmth that `expert` would have after a use at token `time`."""
         return float(np.logaddexp2(self.warmth[expert], time / self._half_life))
 
-    def coldest(self, experts: np.ndarray) -> int:
-        """Position in `experts` of the one to push out; the first of equals."""
-        return int(np.argmin(self.warmth[experts]))
-
 
 class SlotTable:
     """The books of one bank: `slots` slots for the experts `members` of a layer, of which `pinned` never leave.
@@ -61,19 +57,33 @@ class SlotTable:
         self._pinned[pinned] = True
         self.loose = self.slots - len(pinned)
 
-    def demand(self, expert: int, keep: np.ndarray) -> tuple[int, int]:
-        """Give `expert` a slot; returns it and who left it (-1: nobody). None of `keep` leaves."""
-        victim = self._coldest(keep)
-        assert victim is not None, "more experts at once than the bank has slots"
-        return self._put(expert, victim), victim
+    def demand(self, experts: np.ndarray, keep: np.ndarray) -> list[tuple[int, int, int]]:
+        """Give those of `experts` (distinct) that have none a slot each: the expert, its slot and who left it (-1: nobody).
+        None of `keep` leaves."""
+        missing = experts[self.slot_of[experts] < 0].tolist()
+        if not missing:
+            return []
+        free = int(np.count_nonzero(self._expert_in < 0))
+        victims = [-1] * min(free, len(missing))
+        if len(victims) < len(missing):
+            candidates = self._may_leave(keep)
+            coldest = np.argsort(self.policy.warmth[candidates], kind="stable")[: len(missing) - len(victims)]
+            victims += candidates[coldest].tolist()
+        assert len(victims) == len(missing), "more experts at once than the bank has slots"
+        return [(expert, self._put(expert, victim), victim) for expert, victim in zip(missing, victims, strict=True)]
 
     def guess(self, expert: int, time: int, keep: np.ndarray) -> tuple[int, int] | None:
         """Give `expert` a slot on speculation that token `time` uses it; None if that would push out a warmer expert, one
         of `keep` or another guess for that token."""
         guesses = [e for e, meant in self.guessed.items() if meant >= time]
-        victim = self._coldest(np.append(keep, guesses).astype(int))
-        if victim is None or (victim >= 0 and self.policy.warmth[victim] >= self.policy.if_used(expert, time)):
-            return None
+        victim = -1
+        if (self._expert_in >= 0).all():
+            candidates = self._may_leave(np.append(keep, guesses).astype(int))
+            if not len(candidates):
+                return None
+            victim = int(candidates[np.argmin(self.policy.warmth[candidates])])
+            if self.policy.warmth[victim] >= self.policy.if_used(expert, time):
+                return None
         slot = self._put(expert, victim)
         self.guessed[expert] = time
         return slot, victim
@@ -83,14 +93,12 @@ class SlotTable:
         self._expert_in[self.slot_of[expert]] = -1
         self.slot_of[expert] = -1
 
-    def _coldest(self, keep: np.ndarray) -> int | None:
-        """The expert to push out, -1 if a slot is free, None if all must stay."""
-        if (self._expert_in < 0).any():
-            return -1
+    def _may_leave(self, keep: np.ndarray) -> np.ndarray:
+        """The cached experts that are neither pinned nor in `keep`, in the order of their slots."""
         stays = self._pinned.copy()
         stays[keep] = True
-        candidates = self._expert_in[~stays[self._expert_in]]
-        return int(candidates[self.policy.coldest(candidates)]) if len(candidates) else None
+        cached = self._expert_in[self._expert_in >= 0]
+        return cached[~stays[cached]]
 
     def _put(self, expert: int, victim: int) -> int:
         if victim < 0:

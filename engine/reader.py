@@ -17,6 +17,7 @@ import ctypes
 import errno
 import fcntl
 import mmap
+import operator
 import os
 import queue
 import struct
@@ -26,8 +27,8 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -39,11 +40,18 @@ F_NOCACHE = 48  # macOS, <sys/fcntl.h>; Python has no name for it on Linux
 AT_EMPTY_PATH, STATX_DIOALIGN, DIO_MEM_ALIGN = 0x1000, 0x2000, 0x98  # Linux, <linux/stat.h>; the last is a field's place
 PR_SET_TIMERSLACK = 29  # Linux, <linux/prctl.h>; nanoseconds
 
-Deliver = Callable[[memoryview, memoryview], None]
+
+class Delivery(Protocol):
+    """Brings bytes that were read to their place, where `preadv` cannot write there itself; called in the threads."""
+
+    def staging(self, nbytes: int) -> memoryview:
+        """Page-aligned memory to read into first."""
+
+    def __call__(self, into: memoryview, source: memoryview) -> None:
+        """Copy `source`, a part of the staging memory, to `into`; both are as long."""
 
 
-@dataclass(frozen=True)
-class Piece:
+class Piece(NamedTuple):
     """A byte range of a file and the memory it goes to; `into` is writable bytes of exactly the range's length."""
 
     file: int
@@ -51,8 +59,7 @@ class Piece:
     into: memoryview
 
 
-@dataclass(frozen=True)
-class Block:
+class Block(NamedTuple):
     """What one read call fetches: consecutive pieces of one file."""
 
     file: int
@@ -66,7 +73,7 @@ def cut(pieces: list[Piece], block_bytes: int, alignment: int = 1) -> Iterator[B
     the file, so that no two blocks share a page."""
     into: list[memoryview] = []
     file = start = end = stop = -1
-    for piece in sorted(pieces, key=lambda p: (p.file, p.offset)):
+    for piece in sorted(pieces, key=operator.itemgetter(0, 1)):
         offset, rest = piece.offset, piece.into
         while len(rest):
             if into and (piece.file != file or offset != end or end == stop):
@@ -179,8 +186,7 @@ class Reader:
     """`threads` threads over the open `files`, which count what they read in `stats`. They start with the first read.
     Close it when done.
 
-    `deliver(into, source)` brings bytes that were read to their place, where `preadv` cannot write there itself; it is
-    called in the threads. Unset, reads go straight to their place where they can, and are copied where they cannot.
+    Without `deliver`, reads go straight to their place where they can, and are copied where they cannot.
 
     Raises `KnobError` if the file system cannot read past the page cache and `direct` asks for it, `ReadError` if a file
     cannot be opened.
@@ -195,7 +201,7 @@ class Reader:
         block_bytes: int,
         direct: bool,
         gbps: float | None,
-        deliver: Deliver | None = None,
+        deliver: Delivery | None = None,
     ) -> None:
         self.files = files
         self._stats = stats
@@ -271,13 +277,14 @@ class Reader:
 
     def _work(self) -> None:
         _sleep_precisely()
-        scratch = memoryview(mmap.mmap(-1, self._block_bytes + 2 * ALIGNMENT))
+        scratch: memoryview | None = None
         while (load := self._next()) is not None:
             block = load.take()
             if block is None:  # cancelled, or hurried and read already
                 continue
             load.begun = load.begun or time.perf_counter()
             try:
+                scratch = scratch or self._scratch()
                 transferred = self._read(block, scratch)
             except OSError as e:
                 reason = e.strerror or str(e)
@@ -294,6 +301,11 @@ class Reader:
                     self._stats.reads += 1
                     self._stats.bytes_read += transferred
                 load.arrived()
+
+    def _scratch(self) -> memoryview:
+        """One thread's memory for what cannot be read straight to its place."""
+        nbytes = self._block_bytes + 2 * ALIGNMENT
+        return memoryview(mmap.mmap(-1, nbytes)) if self._deliver is None else self._deliver.staging(nbytes)
 
     def _read(self, block: Block, scratch: memoryview) -> int:
         """Read one block to its place; returns the bytes that crossed the bus."""

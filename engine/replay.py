@@ -73,17 +73,14 @@ def hit_rate(trace: Trace, experts: int, slots: int, half_life: float, pinned_sh
         most_used = np.argsort(-np.bincount(seen[seen >= 0], minlength=experts), kind="stable")
         pinned = most_used[: round(pinned_share * slots)] if pinned_share else NOBODY
         table = SlotTable(np.arange(experts), slots, policy, np.full(experts, -1, np.int32), pinned)
-        for expert in pinned:
-            table.demand(int(expert), pinned)
+        table.demand(pinned, pinned)
         for time, ids in enumerate(chosen, start=1):
             if ids[0] < 0:
                 continue
-            missing = ids[table.slot_of[ids] < 0]
+            missing = len(table.demand(ids, ids))
             if time > begin:
-                hits += len(ids) - len(missing)
+                hits += len(ids) - missing
                 requests += len(ids)
-            for expert in missing:
-                table.demand(int(expert), ids)
             policy.use(ids, time)
     return hits / requests
 

@@ -58,6 +58,7 @@ class SlotArray:
         self.array = raw.view(dtype)
         mx.eval(raw, self.array)
         self.memory = host_view(raw)
+        self.bytes = memoryview(self.memory.reshape(-1).view(np.uint8).data)  # all slots, one after the other
         assert self.memory.ctypes.data == address + start * stored.size, "MLX copied the slice"
 
     @property
@@ -111,6 +112,18 @@ class Bank:
             projection, tensor = name.split(".")
             self._arrays[name] = SlotArray(table.slots, shape, dtype, phases.get(name, 0))
             inner[projection][tensor] = self._arrays[name].array
+        self._straight = [
+            (
+                t.file.tolist(),
+                t.offset.tolist(),
+                t.nbytes,
+                memoryview(self._arrays[t.name].memory.reshape(-1).view(np.uint8)),
+            )
+            for t in layer.tensors
+            if self._goes_straight(t)
+        ]
+        self._staged = [t for t in layer.tensors if not self._goes_straight(t)]
+        self._staged_bytes = sum(t.nbytes for t in self._staged)
 
     @property
     def holds_all(self) -> bool:
@@ -130,7 +143,7 @@ class Bank:
 
     def waits_for(self, experts: np.ndarray) -> bool:
         """Whether the reads of one of `experts` are under way."""
-        return not self._coming.keys().isdisjoint(experts.tolist())
+        return bool(self._coming) and not self._coming.keys().isdisjoint(experts.tolist())
 
     def fill(self, experts: np.ndarray, reader: Reader) -> None:
         """Load `experts` into free slots, in their order, a few at a time; before the first token."""
@@ -153,8 +166,7 @@ class Bank:
         if not speculative:
             for expert in self._coming.keys() & set(experts.tolist()):
                 reader.hurry(self._coming[expert][0])
-        for expert in map(int, experts[self.table.slot_of[experts] < 0]):
-            slot, victim = self.table.demand(expert, kept)
+        for expert, slot, victim in self.table.demand(experts, kept):
             if victim in self._coming:
                 load, _ = self._coming.pop(victim)
                 load.cancel()
@@ -219,22 +231,22 @@ class Bank:
 
     def _queue(self, expert: int, slot: int, reader: Reader, *, speculative: bool) -> None:
         self.changed = True
-        staging = bytearray(sum(t.nbytes for t in self.layer.tensors if not self._goes_straight(t)))
-        pieces, conversions, at = [], [], 0
-        for tensor in self.layer.tensors:
-            if self._goes_straight(tensor):
-                into = memoryview(self._arrays[tensor.name].memory[slot]).cast("B")
-            else:
-                into = memoryview(staging)[at : at + tensor.nbytes]
-                at += tensor.nbytes
-                if tensor.projection not in self._requantize or tensor.tensor == "bias":
-                    conversions.append((into, self._arrays[tensor.name].memory[slot], tensor))
+        pieces = [
+            Piece(file[expert], offset[expert], memory[slot * nbytes : (slot + 1) * nbytes])
+            for file, offset, nbytes, memory in self._straight
+        ]
+        staging = bytearray(self._staged_bytes)
+        conversions, at = [], 0
+        for tensor in self._staged:
+            into = memoryview(staging)[at : at + tensor.nbytes]
+            at += tensor.nbytes
             pieces.append(Piece(int(tensor.file[expert]), int(tensor.offset[expert]), into))
+            if tensor.projection not in self._requantize or tensor.tensor == "bias":
+                conversions.append((into, self._arrays[tensor.name].memory[slot], tensor))
 
         def convert() -> None:
             for source, target, tensor in conversions:
                 to_float32(source, tensor, target)
-
             if self.layer.symmetric:
                 self._derive_biases(slot)
 
@@ -263,9 +275,7 @@ class Bank:
     def _quantize_into(self, slot: int, staging: memoryview) -> None:
         parts: dict[str, dict[str, mx.array]] = {}
         at = 0
-        for tensor in self.layer.tensors:
-            if self._goes_straight(tensor):
-                continue
+        for tensor in self._staged:
             if tensor.projection in self._requantize and tensor.tensor != "bias":
                 array = to_mlx(staging[at : at + tensor.nbytes], tensor, self._compute)
                 parts.setdefault(tensor.projection, {})[tensor.tensor] = array

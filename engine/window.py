@@ -30,6 +30,7 @@ from .switch import LayerStream, Run
 
 ALL, AUTO = 0, -1
 AUTO_HALF_LIFE = 8  # tokens
+TOGETHER = 12  # layers handed to the device at a time: it computes them while the next are queued
 
 
 @dataclass
@@ -70,6 +71,7 @@ class Windows:
         self._asking: list[tuple[int, LayerStream]] = []  # position in `_open` and stream of the layers that may miss
         self._unchecked: list[int] = []  # of these, by number, the ones whose choice is not known yet
         self._ids = np.empty((0, 0), np.int32)  # what they chose, as far as it is known
+        self._shown = self._ids  # what was believed of it when it was last read
         self._again = False
         self._stream_of: dict[int, LayerStream] = {}
         layers = _layers(model, streams, self._stream_of)
@@ -102,21 +104,22 @@ class Windows:
         stream.asked = indices.reshape(-1)
         if not self._again:
             self._asking.append((len(self._open) - 1, stream))
-            self._unchecked.append(len(self._asking) - 1)
+            if len(self._asking) % TOGETHER == 0:
+                mx.async_eval(stream.asked)
             return stream.on_device(x, indices)
         number = next(n for n, (_, s) in enumerate(self._asking) if s is stream)
         self._unchecked.append(number)
         if stream.settled:
             return stream.on_device(x, indices)
-        first = self._check()
+        first = self._learn(self._unchecked)
+        self._unchecked = []
         if first is not None and first < number:
             raise _Void(first)
         return stream.on_host(x, self._ids[number].reshape(indices.shape))
 
-    def oracle(self, ids: np.ndarray, first: int, void_pass: int) -> np.ndarray:
-        """What may be believed of the choices `ids` [layers, top-k] of the window's void pass number `void_pass`; up to
-        layer `first` they are true. All of it; a benchmark whose routing does not depend on the hidden state believes less.
-        """
+    def oracle(self, number: int, ids: np.ndarray, void_pass: int) -> np.ndarray:
+        """What may be believed of the choice `ids` of layer `number`, which the window's void pass number `void_pass` showed
+        behind a miss. All of it; a benchmark whose routing does not depend on the hidden state believes less."""
         return ids
 
     def _begin(self) -> None:
@@ -130,54 +133,62 @@ class Windows:
         if not self._asking:
             return out
         run, stats = self._run, self._run.stats
-        self._ids = np.empty((len(self._asking), 0), np.int32)
-        first, passes = self._check(), 1
-        before = run.slot_of.copy() if first is not None else run.slot_of
-        foretold = self._ids
-        behind = len(self._asking)
+        count = len(self._asking)
+        before = run.slot_of.copy()
+        self._ids = np.zeros((count, self._asking[0][1].asked.size), np.int32)
+        self._shown = self._ids.copy()
+        first, passes = None, 1
+        for begin in range(0, count, TOGETHER):
+            numbers = list(range(begin, min(begin + TOGETHER, count)))
+            missed = self._learn(numbers)
+            first = missed if first is None else first
+            if first is not None:
+                self._request(numbers, first, passes)
+        foretold = self._shown.copy()
+        behind = count if first is None else first + 1
         while first is not None:
-            shown = self.oracle(self._ids, first, passes)
-            if passes == 1:
-                foretold, behind = shown, first + 1
-            for number in range(first, len(self._asking)):
-                self._asking[number][1].request(shown[number], speculative=number > first)
-            passes += 1
             out, first = self._run_again(first)
+            passes += 1
+            if first is not None:
+                self._request(list(range(count)), first, passes)
         rows = np.array([stream.number for _, stream in self._asking])[:, None]
-        missed = before[rows, self._ids] < 0
+        absent = before[rows, self._ids] < 0
         stats.windows += 1
         stats.passes += passes
-        stats.misses += int(missed.sum())
-        stats.hits += int(missed.size - missed.sum())
+        stats.misses += int(absent.sum())
+        stats.hits += int(absent.size - absent.sum())
         run.use(rows, self._ids, run.position + 1)
         pairs = zip(foretold[behind:], self._ids[behind:], strict=True)
         stats.foreseen += sum(len(np.intersect1d(a, b)) for a, b in pairs)
         stats.foreseen_of += self._ids[behind:].size
         if self._auto:
             new = 1 - 0.5 ** (len(self._asking) / (AUTO_HALF_LIFE * self._most))
-            self._miss_share += new * (float(missed.any(axis=1).mean()) - self._miss_share)
+            self._miss_share += new * (float(absent.any(axis=1).mean()) - self._miss_share)
             self._size = max(1, min(self._most, round(1 / max(self._miss_share, 1e-9))))
         return out
 
-    def _check(self) -> int | None:
-        """Learn what the unchecked layers chose, in one sync; the number of the first that missed an expert, if one did."""
-        numbers, streams = self._unchecked, [self._asking[n][1] for n in self._unchecked]
-        self._unchecked = []
+    def _learn(self, numbers: list[int]) -> int | None:
+        """Learn what the layers `numbers` chose, in one sync; the first that missed an expert, if one did."""
         if not numbers:
             return None
+        streams = [self._asking[number][1] for number in numbers]
         with self._run.stats.timed("sync_ms"):
             chosen = mx.stack([stream.asked for stream in streams])
             mx.eval(chosen)
         seen = np.array(chosen).astype(np.int32)
-        if self._ids.size == 0:
-            self._ids = seen
-        else:
-            self._ids = self._ids.copy()
-            self._ids[numbers] = seen
-        missing = (self._run.slot_of[np.array([s.number for s in streams])[:, None], seen] < 0).any(axis=1)
+        self._ids[numbers] = seen
+        missed = (self._run.slot_of[np.array([stream.number for stream in streams])[:, None], seen] < 0).any(axis=1)
         for i, stream in enumerate(streams):
-            missing[i] |= not stream.settled and stream.waits_for(seen[i])
-        return numbers[int(np.argmax(missing))] if missing.any() else None
+            missed[i] |= stream.waits_for(seen[i])
+        return numbers[int(np.argmax(missed))] if missed.any() else None
+
+    def _request(self, numbers: list[int], first: int, void_pass: int) -> None:
+        """Queue the reads of what is missing from layer `first` on, which must wait for them, before those behind it."""
+        for number in numbers:
+            if number >= first:
+                ids = self._ids[number]
+                self._shown[number] = ids if number == first else self.oracle(number, ids, void_pass)
+                self._asking[number][1].request(self._shown[number], speculative=number > first)
 
     def _run_again(self, first: int) -> tuple[mx.array, int | None]:
         """Run the window again from the layer that is number `first` of those that ask, with the caches set back. Its
@@ -199,7 +210,7 @@ class Windows:
             return out, missed.first
         finally:
             stats.hits = hits
-        return out, self._check()
+        return out, self._learn(self._unchecked)
 
 
 def _layers(model: nn.Module, streams: dict[str, LayerStream], stream_of: dict[int, LayerStream]) -> list[Any]:

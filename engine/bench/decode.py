@@ -207,20 +207,19 @@ class Forced:
             engine._forward([int(random[self._token])], cache)
         return time.perf_counter() - begin, dataclasses.replace(engine.stats)
 
-    def _believed(self, ids: np.ndarray, first: int, void_pass: int) -> np.ndarray:
-        """Of the layers behind `first`, each expert stays with the probability that this void pass foresees it; in the
-        place of the others stands what the layer chose for another, random token, as the void passes of a real model show
-        experts that are often used. An expert that one pass foresees, so does every later one that foresees more."""
+    def _believed(self, number: int, ids: np.ndarray, void_pass: int) -> np.ndarray:
+        """Each expert stays with the probability that this void pass foresees it; in the place of the others stands what the
+        layer chose for another, random token, as the void passes of a real model show experts that are often used. An
+        expert that one pass foresees, so does every later one that foresees more."""
         assert self._foresight is not None
-        rng = np.random.default_rng(self._token)
-        draws, other = rng.random(ids.shape), int(rng.integers(len(self._ids)))
-        wrong = draws >= self._foresight[min(void_pass, len(self._foresight)) - 1]
-        wrong[: first + 1] = False
+        rng = np.random.default_rng((self._token, number))
+        other = int(rng.integers(len(self._ids)))
+        wrong = rng.random(ids.shape) >= self._foresight[min(void_pass, len(self._foresight)) - 1]
         shown = np.array(ids)
-        for layer, rank in zip(*np.nonzero(wrong), strict=True):
-            stand_in = self._ids[other, layer, rank]
-            if stand_in not in ids[layer] and stand_in not in shown[layer]:
-                shown[layer, rank] = stand_in
+        for rank in np.flatnonzero(wrong):
+            stand_in = self._ids[other, number, rank]
+            if stand_in not in ids and stand_in not in shown:
+                shown[rank] = stand_in
         return shown
 
 

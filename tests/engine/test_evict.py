@@ -29,8 +29,7 @@ def replay(requests: np.ndarray, half_life: float, pinned: np.ndarray = NOBODY, 
     rng = np.random.default_rng(5)
     policy = DecayedFrequency(EXPERTS, half_life)
     table = SlotTable(np.arange(EXPERTS), SLOTS, policy, np.full(EXPERTS, -1, np.int32), pinned)
-    for expert in pinned:
-        table.demand(int(expert), pinned)
+    table.demand(pinned, pinned)
     hits = []
     for t, expert in enumerate(map(int, requests), start=1):
         told = rng.choice(EXPERTS, guesses, replace=False)
@@ -43,8 +42,7 @@ def replay(requests: np.ndarray, half_life: float, pinned: np.ndarray = NOBODY, 
                     assert placed[1] not in told, "pushed out another guess"
         policy.use(np.array([expert]), np.array([t]))
         hits.append(bool(table.slot_of[expert] >= 0))
-        if not hits[-1]:
-            table.demand(expert, np.array([expert]))
+        table.demand(np.array([expert]), np.array([expert]))
         check_books(table, pinned, expert)
     return hits
 

@@ -126,13 +126,17 @@ def test_deliver_brings_every_byte_from_aligned_scratch(file: Path, direct: bool
     """As for memory that `preadv` cannot write: the destination is only a name to the reader."""
     asked: list[int] = []
 
-    def deliver(into: memoryview, source: memoryview) -> None:
-        asked.append(len(into))
-        into[:] = bytes(255 - b for b in source)
+    class Inverted:
+        def staging(self, nbytes: int) -> memoryview:
+            return memoryview(mmap.mmap(-1, nbytes))
+
+        def __call__(self, into: memoryview, source: memoryview) -> None:
+            asked.append(len(into))
+            into[:] = bytes(255 - b for b in source)
 
     ranges = [(5, 20_000), (20_005, 100), (90_000, 4096)]
     parts, buffers = pieces(ranges)
-    r = Reader((file,), Stats(), threads=threads, block_bytes=8192, direct=direct, gbps=None, deliver=deliver)
+    r = Reader((file,), Stats(), threads=threads, block_bytes=8192, direct=direct, gbps=None, deliver=Inverted())
     r.submit(parts, "expert").wait()
     r.close()
     assert sum(asked) == 24_196
@@ -140,11 +144,18 @@ def test_deliver_brings_every_byte_from_aligned_scratch(file: Path, direct: bool
         assert bytes(255 - b for b in buffer) == file.read_bytes()[offset : offset + n]
 
 
-def test_an_error_in_deliver_is_raised_by_wait(file: Path) -> None:
-    def deliver(into: memoryview, source: memoryview) -> None:
-        raise RuntimeError("invalid device pointer")
+@pytest.mark.parametrize("where", ["staging", "copy"])
+def test_an_error_of_the_delivery_is_raised_by_wait(file: Path, where: str) -> None:
+    class Broken:
+        def staging(self, nbytes: int) -> memoryview:
+            if where == "staging":
+                raise RuntimeError("invalid device pointer")
+            return memoryview(mmap.mmap(-1, nbytes))
 
-    r = Reader((file,), Stats(), threads=1, block_bytes=4096, direct=False, gbps=None, deliver=deliver)
+        def __call__(self, into: memoryview, source: memoryview) -> None:
+            raise RuntimeError("invalid device pointer")
+
+    r = Reader((file,), Stats(), threads=1, block_bytes=4096, direct=False, gbps=None, deliver=Broken())
     for _ in range(2):  # the thread is still there
         with pytest.raises(RuntimeError, match="invalid device pointer"):
             r.submit(pieces([(0, 10_000)])[0], "expert").wait()
