@@ -358,6 +358,7 @@ def switches(model: nn.Module, source: Checkpoint) -> list[tuple[str, Any]]:
                 raise CheckpointError(
                     f"checkpoint {source.path}: the experts of {path} are not in a layout that can be streamed"
                 )
+            layer.check_against(module)
             found[source.layers.index(layer)] = (path, module)
     if len(found) != len(source.layers):
         raise CheckpointError(
