@@ -17,7 +17,7 @@ import math
 import re
 from collections import defaultdict
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +60,7 @@ class Checkpoint:
     total_bytes: int  # of the tensors that the model has; multi-token prediction and vision are not counted
     half_bytes: int  # those of them that are 16-bit floats
     header_digest: str
+    tensors: int  # in all files
 
     @classmethod
     def open(cls, path: str | Path) -> Checkpoint:
@@ -77,11 +78,12 @@ class Checkpoint:
         digest.update(b"]]")
         _index_agrees(path, files, tensors)
         text = {**config, **config.get("text_config", {})}
-        kept = {name: entry for name, entry in tensors.items() if _is_kept(name, _layer_count(text))}
+        count = _layer_count(text)
+        kept = {name: entry for name, entry in tensors.items() if _is_kept(name.partition(".experts.")[0], count)}
         total = sum(entry.nbytes for entry in kept.values())
         half = sum(entry.nbytes for entry in kept.values() if entry.dtype in HALF)
         layers = _expert_layers(path, str(config["model_type"]), kept)
-        checkpoint = cls(path, config, files, tuple(layers), total, half, digest.hexdigest())
+        checkpoint = cls(path, config, files, tuple(layers), total, half, digest.hexdigest(), len(tensors))
         if not layers:
             raise CheckpointError(
                 f"checkpoint {path} ({checkpoint.architecture}) has no routed experts that can be streamed; "
@@ -181,6 +183,7 @@ def _index_agrees(path: Path, files: tuple[Path, ...], tensors: dict[str, Entry]
             raise CheckpointError(f"{path / shard} lacks {name!r}, which {index.name} says it has; copy the shard again")
 
 
+@cache
 def _is_kept(name: str, layers: float) -> bool:
     """Whether mlx-lm keeps a tensor: it drops vision towers and multi-token prediction, whose layers come last."""
     if DROPPED.search(name):

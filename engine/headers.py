@@ -8,10 +8,12 @@ Format: https://huggingface.co/docs/safetensors (8 bytes little-endian header le
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import itertools
 import json
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -42,19 +44,32 @@ def read_headers(files: Iterable[Path], feed: Callable[[bytes], None]) -> dict[s
     """Every tensor of the files by name; `feed` (a digest's update) gets what the headers say. Raises `CheckpointError`
     for an unsound header, and for a name that two files have, of which nobody could say which one counts."""
     tensors: dict[str, Entry] = {}
-    for number, file in enumerate(files):
-        header, start, size = _header(file)
-        feed((", " if number else "").encode() + json.dumps(header, sort_keys=True).encode())
-        spans = []
-        for name, described in header.items():
-            dtype, shape, begin, end = _described(file, name, described, size - start)
-            if name in tensors:
-                raise CheckpointError(f"{file}: {name} is in another shard as well; remove one of the two shards")
-            tensors[name] = Entry(dtype, shape, number, start + begin)
-            if begin < end:
-                spans.append((begin, end, name))
-        _no_overlap(file, spans)
+    with _without_collector():
+        for number, file in enumerate(files):
+            header, start, size = _header(file)
+            feed((", " if number else "").encode() + json.dumps(header, sort_keys=True).encode())
+            spans = []
+            for name, described in header.items():
+                dtype, shape, begin, end = _described(file, name, described, size - start)
+                if name in tensors:
+                    raise CheckpointError(f"{file}: {name} is in another shard as well; remove one of the two shards")
+                tensors[name] = Entry(dtype, shape, number, start + begin)
+                if begin < end:
+                    spans.append((begin, end, name))
+            _no_overlap(file, spans)
     return tensors
+
+
+@contextlib.contextmanager
+def _without_collector() -> Iterator[None]:
+    """No garbage collection inside: of a million new objects that all stay it would walk every one again and again."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _header(file: Path) -> tuple[dict[str, Any], int, int]:
@@ -91,7 +106,8 @@ def _described(file: Path, name: str, described: Any, data_bytes: int) -> tuple[
     """Type, shape, begin and end of one tensor, as its entry in the header has them."""
     try:
         dtype, shape, (begin, end) = described["dtype"], tuple(described["shape"]), described["data_offsets"]
-        sound = name.isprintable() and all(type(n) is int and n >= 0 for n in (*shape, begin, end))
+        numbers = (*shape, begin, end)
+        sound = name.isprintable() and {*map(type, numbers)} == {int} and min(numbers) >= 0
         item_bytes = ITEM_BYTES.get(dtype)
     except (KeyError, TypeError, ValueError):
         sound = False
