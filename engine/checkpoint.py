@@ -106,11 +106,16 @@ class Checkpoint:
 
     @property
     def top_k(self) -> int:
-        """Experts chosen for a token in each layer."""
-        for key in TOP_K_KEYS:
-            if self.text_config.get(key):
-                return int(self.text_config[key])
-        raise CheckpointError(f"{self.path}/config.json does not say how many experts a token uses; add {TOP_K_KEYS[0]}")
+        """Experts chosen for a token in each layer; where layers differ, the most."""
+        key = next((key for key in TOP_K_KEYS if self.text_config.get(key)), None)
+        if key is None:
+            raise CheckpointError(f"{self.path}/config.json does not say how many experts a token uses; add {TOP_K_KEYS[0]}")
+        given = self.text_config[key]
+        counts = given if isinstance(given, list) else [given]
+        experts = max(layer.experts for layer in self.layers)
+        if not all(type(count) is int and 0 < count <= experts for count in counts):
+            raise CheckpointError(f"{self.path}/config.json has {key}={given}, not 1 to {experts} experts; copy it again")
+        return int(max(counts))
 
     @property
     def expert_bytes(self) -> int:
@@ -168,17 +173,18 @@ def _index_agrees(path: Path, files: tuple[Path, ...], tensors: dict[str, Entry]
     if not index.exists():
         return
     try:
-        wanted = {str(name): str(shard) for name, shard in json.loads(index.read_text("utf-8"))["weight_map"].items()}
+        shard_of = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        shards = set(shard_of.values())
+        missing = sorted(shards - {file.name for file in files})
     except (ValueError, OSError, KeyError, TypeError, AttributeError, RecursionError) as e:
         raise CheckpointError(f"{index} is damaged; copy it again, or remove it") from e
-    names = [file.name for file in files]
-    shards = set(wanted.values())
-    missing = sorted(shards - set(names))
     if missing:
         raise CheckpointError(
-            f"checkpoint {path} lacks {len(missing)} of {len(shards)} shards ({missing[0]} is the first); copy them there"
+            f"checkpoint {path} lacks {len(missing)} of {len(shards)} shards ({missing[0]!s:.80} is the first); "
+            "copy them there"
         )
-    for name, shard in wanted.items():
+    names = [file.name for file in files]
+    for name, shard in shard_of.items():
         if name not in tensors or names[tensors[name].file] != shard:
             raise CheckpointError(f"{path / shard} lacks {name!r}, which {index.name} says it has; copy the shard again")
 

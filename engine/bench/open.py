@@ -39,10 +39,10 @@ def bench_open(path: Path) -> dict[str, Any]:
 def _in_its_own_process(what: str, path: Path) -> dict[str, Any]:
     root = str(Path(__file__).resolve().parents[2])
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))}
-    done = subprocess.run(
-        [sys.executable, "-m", "engine.bench.open", what, str(path)], stdout=subprocess.PIPE, text=True, env=env, check=False
-    )
-    answer = json.loads(done.stdout.splitlines()[-1]) if done.stdout.strip() else {"error": f"{what} ended: {done.returncode}"}
+    command = [sys.executable, "-m", "engine.bench.open", what, str(path)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=env, check=False)
+    lines = done.stdout.splitlines() or [json.dumps({"error": f"opening {path} ended with status {done.returncode}"})]
+    answer = json.loads(lines[-1])
     if "error" in answer:
         raise HeadraceError(answer["error"])
     return dict(answer)

@@ -69,7 +69,7 @@ def test_streamed_equals_resident(
 ) -> None:
     path = checkpoint(*model)
     sizes = cache_sizes(path)
-    if model[1] == "original":  # its quantized sister runs at all of them: one size a window
+    if any(model[0] == other[0] for other in MODELS[: MODELS.index(model)]):  # a family's first runs at all of them
         sizes = [sizes[(WINDOWS.index(sync_window) + MODELS.index(model)) % 3]]
     for cache_gb in sizes:
         with load(path, Knobs.from_mapping({"cache_gb": cache_gb, "sync_window": sync_window})) as engine:
@@ -88,7 +88,7 @@ def test_with_everything_cached_nothing_is_missed(
         assert engine.stats.misses == 0
 
 
-@pytest.mark.parametrize("sync_window", [2, 4, "all", "auto"])
+@pytest.mark.parametrize("sync_window", [2, "auto"])
 @pytest.mark.parametrize("family", ["kimi_k2", "qwen3_5_moe", "nemotron_h"])
 def test_optimistic_decoding_counts_what_the_classic_recipe_counts(
     checkpoint: Make, resident_logits: Logits, family: str, sync_window: int | str
@@ -135,13 +135,13 @@ def test_kimi_int4_original_under_other_knobs(checkpoint: Make, resident_logits:
         {"read_block_kib": 4}, {"read_threads": 1}, {"io_mode": "direct"}, {"ssd_gbps": 0.5},
     ],
 )  # fmt: skip
-def test_every_lossless_knob_leaves_the_logits_alone(checkpoint: Make, other: dict[str, object]) -> None:
+def test_every_lossless_knob_leaves_the_logits_alone(
+    checkpoint: Make, resident_logits: Logits, other: dict[str, object]
+) -> None:
     path = checkpoint("deepseek_v3", None, True)
-    with load(path) as resident:
-        expected = both_phases(resident)
     for cache_gb in cache_sizes(path)[:2]:
         with load(path, Knobs.from_mapping({"cache_gb": cache_gb, **other})) as engine:
-            assert np.max(np.abs(both_phases(engine) - expected)) == 0
+            assert np.max(np.abs(both_phases(engine) - resident_logits(path))) == 0
 
 
 @pytest.mark.parametrize(
