@@ -68,16 +68,12 @@ def ours(path: Path) -> dict[str, Any]:
 
 def mlx_lm(path: Path) -> dict[str, Any]:
     """Have mlx-lm open the checkpoint after us, and compare every switch with where we say its experts lie."""
-    from ..engine import SwitchGLU, SwitchMLP, _open_model
+    from ..engine import _open_model, switches
 
     source = Checkpoint.open(path)
     begin = time.perf_counter()
-    switches = 0
-    for name, module in _open_model(source).named_modules():
-        if isinstance(module, SwitchGLU | SwitchMLP) and (layer := source.find(name.rpartition(".")[0])):
-            layer.check_against(module)
-            switches += 1
-    return {"s": time.perf_counter() - begin, "peak_gb": peak_memory_bytes() / GB, "switches": switches}
+    found = switches(_open_model(source), source)
+    return {"s": time.perf_counter() - begin, "peak_gb": peak_memory_bytes() / GB, "switches": len(found)}
 
 
 if __name__ == "__main__":
