@@ -44,6 +44,7 @@ LAYER = re.compile(r"(?:^|\.)(\d+)(?:\.|$)")  # the first number in a name
 TOP_K_KEYS = ("num_experts_per_tok", "num_experts_per_token", "moe_topk", "moe_top_k", "top_k_experts", "top_k")
 LAYER_KEYS = ("num_hidden_layers", "num_layers", "n_layer")
 DENSE_KEYS = ("first_k_dense_replace", "num_dense_layers")  # how many layers come before the first with experts
+PATTERN_KEYS = ("moe_layer_freq", "mlp_layer_types", "is_moe_layer")  # which of the others have experts, if not all
 EXPERT_KEYS = ("n_routed_experts", "num_experts", "num_local_experts", "moe_num_experts")
 INNER_KEYS = ("moe_intermediate_size", "expert_ffn_hidden_size")  # of an expert; where there is none, intermediate_size
 OUTER_KEYS = ("hidden_size", "moe_latent_size", "routed_expert_hidden_size")
@@ -294,7 +295,7 @@ def _layers_complete(path: Path, layers: list[ExpertLayer], text: dict[str, Any]
     """Where config.json says which layers have experts by a number of dense ones before, those and no others have them."""
     dense = next((text[key] for key in DENSE_KEYS if type(text.get(key)) is int), None)
     count = _layer_count(text)
-    if dense is None or math.isinf(count) or text.get("moe_layer_freq", 1) != 1:
+    if dense is None or math.isinf(count) or any(text.get(key, 1) != 1 for key in PATTERN_KEYS):
         return
     found = {_layer_number(layer.block) for layer in layers}
     if found != set(range(dense, int(count))):

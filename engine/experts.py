@@ -110,7 +110,7 @@ class ExpertLayer:
     def check_against(self, switch: Any) -> None:
         """Raises `CheckpointError` unless the switch that mlx-lm opened has these very tensors: what it changes on the way
         (transposes, widens, quantizes) is not what streaming would read."""
-        for projection in (name for name in switch if "weight" in switch[name]):
+        for projection in (name for name in switch if isinstance(switch[name], dict) and "weight" in switch[name]):
             module, how = switch[projection], self.quantization(projection) or {}
             found = {
                 name: f"{str(module[name].dtype).rpartition('.')[2]} {list(module[name].shape)}"
