@@ -359,7 +359,6 @@ def switches(model: nn.Module, source: Checkpoint) -> list[tuple[str, Any]]:
                 raise CheckpointError(
                     f"checkpoint {source.path}: the experts of {path} are not in a layout that can be streamed"
                 )
-            layer.check_against(module)
             found[source.layers.index(layer)] = (path, module)
     if len(found) != len(source.layers):
         raise CheckpointError(
@@ -383,6 +382,7 @@ def _put_streams(
     modules = dict(model.named_modules())
     streams, replaced, asking = [], [], []
     for number, (layer, (path, module)) in enumerate(zip(source.layers, switches(model, source), strict=True)):
+        layer.check_against(module)
         banks = []
         for plan in (p for p in plans if p.layer == number):
             policy, slot_of = run.policy.layer(number), run.slot_of[number]

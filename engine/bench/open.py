@@ -62,7 +62,8 @@ def ours(path: Path) -> dict[str, Any]:
         "tensors": source.tensors, "files": len(source.files), "layers": len(source.layers),
         "apparent_gb": sum(file.stat().st_size for file in source.files) / GB,
         "one_token_read_gb": sum(layer.expert_bytes * source.top_k for layer in source.layers) / GB,
-        "experts_gb": source.expert_bytes / GB, "slots": sum(bank.slots for bank in banks),
+        "experts_gb": source.expert_bytes / GB, "one_token_slots_gb": sizes.one_token_gb,
+        "resident_gb": sizes.resident_gb, "slots": sum(bank.slots for bank in banks),
     }  # fmt: skip
 
 
@@ -73,6 +74,8 @@ def mlx_lm(path: Path) -> dict[str, Any]:
     source = Checkpoint.open(path)
     begin = time.perf_counter()
     found = switches(_open_model(source), source)
+    for layer, (_, switch) in zip(source.layers, found, strict=True):
+        layer.check_against(switch)
     return {"s": time.perf_counter() - begin, "peak_gb": peak_memory_bytes() / GB, "switches": len(found)}
 
 

@@ -346,7 +346,6 @@ def test_kimi_in_full(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     )
     assert result["slots"] == 60 * 384 // 2
     assert result["peak_gb"] < 1.5 and result["mlx_lm"]["peak_gb"] < 1.5
-    sizes = footprint(path)
     in_memory = 3 * 2048 * 7168 * (4 + 2 * 32 / 32) / 8 / 1e9  # scales and biases in float32 on the CPU
-    assert sizes.one_token_gb == pytest.approx(60 * 8 * in_memory) and sizes.moe_layers == 60 and sizes.experts == 60 * 384
-    assert sizes.resident_gb == pytest.approx(2 * 23.4, abs=0.1)
+    assert result["one_token_slots_gb"] == pytest.approx(60 * 8 * in_memory)
+    assert result["resident_gb"] == pytest.approx(2 * 23.4, abs=0.1)
