@@ -95,7 +95,7 @@ def bench(args: argparse.Namespace) -> None:
             raise HeadraceError(f"--shape {args.shape} is unknown; {did_you_mean(args.shape, list(SHAPES))}")
         make(args.shape, args.path)
     elif args.what == "open":
-        from .bench.open import bench_open
+        from .bench.opening import bench_open
 
         print_json(bench_open(args.path or args.model))
     elif args.what == "io":

@@ -2,6 +2,8 @@
 
 Each part runs in a process of its own, so that the peak of memory is its own. What the parts are held to is 15 s and
 1.5 GB for opening and planning a checkpoint of 1 T parameters in 200,000 tensors (Kimi K2.5's original).
+
+The file is not called open.py: as `engine.bench.open` it would hide the function of that name in the package's own code.
 """
 
 from __future__ import annotations
@@ -39,7 +41,7 @@ def bench_open(path: Path) -> dict[str, Any]:
 def _in_its_own_process(what: str, path: Path) -> dict[str, Any]:
     root = str(Path(__file__).resolve().parents[2])
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))}
-    command = [sys.executable, "-m", "engine.bench.open", what, str(path)]
+    command = [sys.executable, "-m", "engine.bench.opening", what, str(path)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=env, check=False)
     lines = done.stdout.splitlines() or [json.dumps({"error": f"opening {path} ended with status {done.returncode}"})]
     answer = json.loads(lines[-1])
