@@ -83,7 +83,7 @@ def inspect(args: argparse.Namespace) -> None:
 
 
 def bench(args: argparse.Namespace) -> None:
-    """Measure against a ceiling: the reader (io) or decoding (decode); or make a checkpoint to measure on (make)."""
+    """Measure against a ceiling: the reader (io), decoding (decode), opening (open); or make a checkpoint for it (make)."""
     from .bench import print_json
 
     if args.what == "make":
@@ -94,6 +94,10 @@ def bench(args: argparse.Namespace) -> None:
         if args.shape not in SHAPES:
             raise HeadraceError(f"--shape {args.shape} is unknown; {did_you_mean(args.shape, list(SHAPES))}")
         make(args.shape, args.path)
+    elif args.what == "open":
+        from .bench.opening import bench_open
+
+        print_json(bench_open(args.path or args.model))
     elif args.what == "io":
         from .bench.io import bench_io
 
@@ -183,7 +187,7 @@ def _parser() -> argparse.ArgumentParser:
             sub.add_argument("--temperature", type=float, default=0.0, help="0: always the likeliest token")
             sub.add_argument("--seed", type=int, default=0)
         if command is bench:
-            sub.add_argument("what", choices=("io", "decode", "make"))
+            sub.add_argument("what", choices=("io", "decode", "open", "make"))
             sub.add_argument("path", type=Path, nargs="?", help="checkpoint folder (io: or any large file)")
             sub.add_argument("--rounds", type=int, help="turns of each arm (default: 5; io 24)")
             sub.add_argument("--mib", type=int, default=128, help="io: read this much a turn; more with many threads")

@@ -1,110 +1,53 @@
 """Checkpoint: where every routed expert lies in the safetensors files, read from the headers alone.
 
-Experts are streamed in place, so all that is needed is the byte range of each expert's tensors. Two layouts are known:
+Experts are streamed in place, so all that is needed is the byte range of each expert's tensors. Three layouts are known:
 stacked, as MLX-converted checkpoints have it (`...switch_mlp.gate_proj.weight` of shape [experts, out, in], an expert is
-one slice), and one tensor an expert, as originals on the hub have it (`...experts.7.gate_proj.weight`). Nothing here
-imports MLX; opening the headers of a checkpoint of 1 T parameters (200,000 tensors) is a matter of seconds.
-
-Format: https://huggingface.co/docs/safetensors (8 bytes little-endian header length, JSON header, data).
+one slice); one tensor an expert, as most originals on the hub have it (`...experts.7.gate_proj.weight`); and stacked with
+gate above up in one tensor (`...experts.gate_up_proj` of shape [experts, 2 out, in]), as some originals have it. What
+lies otherwise, or does not agree with itself or with config.json, is refused. Nothing here imports MLX; opening a
+checkpoint of 1 T parameters (200,000 tensors) is a matter of seconds.
 """
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
+import math
 import re
 from collections import defaultdict
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from .errors import CheckpointError
+from .experts import CONVERT, FLOATS, MLX_TYPES, ExpertLayer, ExpertTensor
+from .headers import ITEM_BYTES, Entry, read_headers
 
-ITEM_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "U32": 4, "I32": 4, "U16": 2, "I16": 2, "U8": 1, "I8": 1}
-FLOATS = ("F32", "F16", "BF16")
+HALF = FLOATS[1:]
 PROJECTIONS = {"w1": "gate_proj", "w2": "down_proj", "w3": "up_proj"}
+WITHOUT_GATE = {"up_proj": "fc1", "down_proj": "fc2"}  # as mlx-lm's SwitchMLP calls them
 COMPRESSED = {"weight_packed": "weight", "weight_scale": "scales"}  # compressed-tensors INT4, as Kimi K2.5's original
-_NAME = (
-    r"\.(?P<projection>gate_proj|up_proj|down_proj|w1|w2|w3|fc1|fc2)"
-    r"\.(?P<tensor>weight|scales|biases|bias|weight_packed|weight_scale|weight_scale_inv|global_scale)$"
-)
-PER_EXPERT = re.compile(r"^(?P<block>.+)\.experts\.(?P<expert>\d+)" + _NAME)
-STACKED = re.compile(r"^(?P<block>.+)\.(?:switch_mlp|switch_glu|experts)" + _NAME)
+_TENSOR = r"\.(?P<projection>gate_proj|up_proj|down_proj|w1|w2|w3|fc1|fc2)\.(?P<tensor>\w+)$"
+PER_EXPERT = re.compile(r"^(?P<block>.+)\.experts\.(?P<expert>\d+)" + _TENSOR)
+STACKED = re.compile(r"^(?P<block>.+)\.(?:switch_mlp|switch_glu|experts)" + _TENSOR)
+FUSED = re.compile(r"^(?P<block>.+)\.(?:experts|switch_mlp|switch_glu)\.(?P<part>(?:gate_up|gate|up|down)_proj.*)$")
+GRANITE = re.compile(r"^(?P<block>.+\.block_sparse_moe)\.(?P<part>input_linear|output_linear)\.weight$")
+GATE_ABOVE_UP = ("qwen3_5_moe",)  # whose gate_up_proj is [experts, 2 out, in]; others transpose it, or mix the rows
+HALVES = {"gate_up_proj": ("gate_proj", "up_proj"), "input_linear": ("gate_proj", "up_proj"),
+          "down_proj": ("down_proj",), "output_linear": ("down_proj",)}  # fmt: skip
+DROPPED = re.compile(r"(?:^|\.)(?:mtp|vision_tower|vision_model|visual|mm_projector|multi_modal_projector)\.")
+LAYER = re.compile(r"(?:^|\.)(\d+)(?:\.|$)")  # the first number in a name
 TOP_K_KEYS = ("num_experts_per_tok", "num_experts_per_token", "moe_topk", "moe_top_k", "top_k_experts", "top_k")
 LAYER_KEYS = ("num_hidden_layers", "num_layers", "n_layer")
-
-
-@dataclass(frozen=True)
-class ExpertTensor:
-    """One tensor of every expert of a layer, e.g. `gate_proj.weight`: where each expert's part of it lies."""
-
-    projection: str
-    tensor: str
-    dtype: str  # as safetensors names it
-    shape: tuple[int, ...]  # of one expert
-    file: np.ndarray  # [experts] index into Checkpoint.files
-    offset: np.ndarray  # [experts] byte offset in that file
-
-    @property
-    def name(self) -> str:
-        return f"{self.projection}.{self.tensor}"
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of one expert's part."""
-        return int(np.prod(self.shape)) * ITEM_BYTES[self.dtype]
-
-
-@dataclass(frozen=True)
-class ExpertLayer:
-    """The routed experts of one layer. `block` is the module that holds them, e.g. `model.layers.3.mlp`."""
-
-    block: str
-    tensors: tuple[ExpertTensor, ...]
-    symmetric: bool = False  # 4-bit codes around 8: the zero point is not stored, biases are -8 times the scales
-
-    @property
-    def experts(self) -> int:
-        return len(self.tensors[0].file)
-
-    @property
-    def expert_bytes(self) -> int:
-        """Bytes of one expert on disk, all projections."""
-        return sum(t.nbytes for t in self.tensors)
-
-    @property
-    def projections(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(t.projection for t in self.tensors))
-
-    def tensor(self, name: str) -> ExpertTensor | None:
-        """The tensor of that name (`gate_proj.scales`), or None."""
-        return next((t for t in self.tensors if t.name == name), None)
-
-    def input_dims(self, projection: str) -> int:
-        """Columns of a projection's weight before packing: what goes in is what the other side puts out."""
-        other = {"down_proj": "up_proj", "fc2": "fc1", "fc1": "fc2"}.get(projection, "down_proj")
-        weight = self.tensor(f"{other}.weight")
-        if weight is None:
-            raise CheckpointError(f"{self.block} has {projection} but no {other}; copy the missing shards")
-        return weight.shape[0]
-
-    def quantization(self, projection: str) -> dict[str, Any] | None:
-        """group_size, bits and mode of a projection, or None if it is not quantized; the shapes determine them."""
-        weight, scales = self.tensor(f"{projection}.weight"), self.tensor(f"{projection}.scales")
-        if weight is None or scales is None:
-            return None
-        columns = self.input_dims(projection)
-        bits, group_size = weight.shape[-1] * 32 // columns, columns // scales.shape[-1]
-        mode = "affine" if scales.dtype in FLOATS else "nvfp4" if group_size == 16 else f"mxfp{bits}"
-        return {"group_size": group_size, "bits": bits, "mode": mode}
-
-    def bits(self, projection: str) -> int:
-        """Bits of a projection's weight; 16 for any float type that is not quantized."""
-        quantization = self.quantization(projection)
-        return 16 if quantization is None else int(quantization["bits"])
+DENSE_KEYS = ("first_k_dense_replace", "num_dense_layers")  # how many layers come before the first with experts
+PATTERN_KEYS = ("moe_layer_freq", "mlp_layer_types", "is_moe_layer")  # which of the others have experts, if not all
+EXPERT_KEYS = ("n_routed_experts", "num_experts", "num_local_experts", "moe_num_experts")
+INNER_KEYS = ("moe_intermediate_size", "expert_ffn_hidden_size")  # of an expert; where there is none, intermediate_size
+OUTER_KEYS = ("hidden_size", "moe_latent_size", "routed_expert_hidden_size")
 
 
 @dataclass(frozen=True)
@@ -115,8 +58,10 @@ class Checkpoint:
     config: dict[str, Any]
     files: tuple[Path, ...]
     layers: tuple[ExpertLayer, ...]
-    total_bytes: int
+    total_bytes: int  # of the tensors that the model has; multi-token prediction and vision are not counted
+    half_bytes: int  # those of them that are 16-bit floats
     header_digest: str
+    tensors: int  # in all files
 
     @classmethod
     def open(cls, path: str | Path) -> Checkpoint:
@@ -129,16 +74,26 @@ class Checkpoint:
         files = tuple(sorted(path.glob("model*.safetensors")))
         if not files:
             raise CheckpointError(f"checkpoint {path} has no model*.safetensors; copy the model's shards there")
-        _shards_present(path, files)
-        headers = [_header(file) for file in files]
-        total = sum(end - begin for header, _ in headers for begin, end in (h["data_offsets"] for h in header.values()))
-        digest = hashlib.sha256(json.dumps([config, [h for h, _ in headers]], sort_keys=True).encode()).hexdigest()
-        checkpoint = cls(path, config, files, tuple(_expert_layers(path, config, headers)), total, digest)
-        if not checkpoint.layers:
+        digest = hashlib.sha256(f"[{json.dumps(config, sort_keys=True)}, [".encode())
+        tensors = read_headers(files, digest.update)
+        digest.update(b"]]")
+        _index_agrees(path, files, tensors)
+        text = {**config, **config.get("text_config", {})}
+        count = _layer_count(text)
+        kept = {name: entry for name, entry in tensors.items() if _is_kept(name.partition(".experts.")[0], count)}
+        total = sum(entry.nbytes for entry in kept.values())
+        half = sum(entry.nbytes for entry in kept.values() if entry.dtype in HALF)
+        layers = _expert_layers(path, str(config["model_type"]), kept)
+        checkpoint = cls(path, config, files, tuple(layers), total, half, digest.hexdigest(), len(tensors))
+        if not layers:
             raise CheckpointError(
                 f"checkpoint {path} ({checkpoint.architecture}) has no routed experts that can be streamed; "
                 "give a Mixture-of-Experts model, as converted by mlx-lm or with one tensor an expert"
             )
+        for layer in layers:
+            layer.check()
+            _agrees_with_config(path, layer, text, config.get("quantization"))
+        _layers_complete(path, layers, text)
         return checkpoint
 
     @property
@@ -152,16 +107,28 @@ class Checkpoint:
 
     @property
     def top_k(self) -> int:
-        """Experts chosen for a token in each layer."""
-        for key in TOP_K_KEYS:
-            if self.text_config.get(key):
-                return int(self.text_config[key])
-        raise CheckpointError(f"{self.path}/config.json does not say how many experts a token uses; add {TOP_K_KEYS[0]}")
+        """Experts chosen for a token in each layer; where layers differ, the most."""
+        key = next((key for key in TOP_K_KEYS if self.text_config.get(key)), None)
+        if key is None:
+            raise CheckpointError(f"{self.path}/config.json does not say how many experts a token uses; add {TOP_K_KEYS[0]}")
+        given = self.text_config[key]
+        counts = given if isinstance(given, list) else [given]
+        experts = max(layer.experts for layer in self.layers)
+        if not all(type(count) is int and 0 < count <= experts for count in counts):
+            raise CheckpointError(f"{self.path}/config.json has {key}={given}, not 1 to {experts} experts; copy it again")
+        return int(max(counts))
 
     @property
     def expert_bytes(self) -> int:
         """Bytes of all routed experts on disk."""
         return sum(layer.expert_bytes * layer.experts for layer in self.layers)
+
+    def resident_bytes(self, *, widened: bool) -> int:
+        """Bytes of all that is not a routed expert; `widened`: with 16-bit floats in 32."""
+        half = self.half_bytes - sum(
+            t.nbytes * layer.experts for layer in self.layers for t in layer.tensors if t.dtype in HALF
+        )
+        return self.total_bytes - self.expert_bytes + half * widened
 
     @property
     def expert_bits(self) -> int:
@@ -181,93 +148,106 @@ class Checkpoint:
         return digest.hexdigest()[:16]
 
     def find(self, block: str) -> ExpertLayer | None:
-        """The layer whose experts belong to the model's module `block`; prefixes that mlx-lm drops may differ."""
-        tail = block[block.find("layers.") :]
-        exact = [layer for layer in self.layers if layer.block == block]
-        similar = [layer for layer in self.layers if layer.block.endswith("." + tail)]
-        return next(iter(exact or similar), None)
+        """The layer whose experts belong to the model's module `block`; what mlx-lm renames is around the layer's number."""
+        return next((layer for layer in self.layers if _layer_number(layer.block) == _layer_number(block)), None)
 
 
 def _config(path: Path) -> dict[str, Any]:
+    file = path / "config.json"
     try:
-        config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+        config = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError as e:
         raise CheckpointError(f"checkpoint {path} has no config.json; give the folder of a whole model") from e
-    except (ValueError, OSError) as e:
-        raise CheckpointError(f"{path}/config.json cannot be read ({e}); copy it again") from e
-    if not isinstance(config, dict) or "model_type" not in config:
-        raise CheckpointError(f"{path}/config.json names no model_type; give a model that mlx-lm can open")
+    except (ValueError, OSError, RecursionError) as e:
+        raise CheckpointError(f"{file} cannot be read ({e}); copy it again") from e
+    if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
+        raise CheckpointError(f"{file} names no model_type; give a model that mlx-lm can open")
+    for key in ("text_config", "quantization"):
+        if not isinstance(config.get(key, {}), dict):
+            raise CheckpointError(f"{file} has {key}={config[key]!r}, which is no JSON object; copy it again")
     return config
 
 
-def _shards_present(path: Path, files: tuple[Path, ...]) -> None:
+def _index_agrees(path: Path, files: tuple[Path, ...], tensors: dict[str, Entry]) -> None:
+    """Every tensor of the index is in the shard that the index says, if there is an index."""
     index = path / "model.safetensors.index.json"
     if not index.exists():
         return
     try:
-        wanted = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-    except (ValueError, KeyError, AttributeError) as e:
+        shard_of = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        shards = set(shard_of.values())
+        missing = sorted(shards - {file.name for file in files})
+    except (ValueError, OSError, KeyError, TypeError, AttributeError, RecursionError) as e:
         raise CheckpointError(f"{index} is damaged; copy it again, or remove it") from e
-    missing = sorted(wanted - {file.name for file in files})
     if missing:
         raise CheckpointError(
-            f"checkpoint {path} lacks {len(missing)} of {len(wanted)} shards ({missing[0]} is the first); copy them there"
+            f"checkpoint {path} lacks {len(missing)} of {len(shards)} shards ({missing[0]!s:.80} is the first); "
+            "copy them there"
         )
+    names = [file.name for file in files]
+    for name, shard in shard_of.items():
+        if name not in tensors or names[tensors[name].file] != shard:
+            raise CheckpointError(f"{path / shard} lacks {name!r}, which {index.name} says it has; copy the shard again")
 
 
-def _header(file: Path) -> tuple[dict[str, Any], int]:
-    """Header entries without metadata, and the offset at which the data starts."""
-    size = file.stat().st_size
-    with open(file, "rb") as f:
-        length = int.from_bytes(f.read(8), "little")
-        if size < 8 or length > size - 8:
-            raise CheckpointError(f"{file} is truncated: {size} bytes do not hold its header; copy it again")
-        try:
-            header = json.loads(f.read(length))
-        except ValueError as e:
-            raise CheckpointError(f"{file} has a damaged header; copy it again") from e
-    header.pop("__metadata__", None)
-    end = 8 + length + max((h["data_offsets"][1] for h in header.values()), default=0)
-    if end > size:
-        raise CheckpointError(f"{file} is truncated: {size} of {end} bytes; copy it again")
-    return header, 8 + length
+@cache
+def _is_kept(name: str, layers: float) -> bool:
+    """Whether mlx-lm keeps a tensor: it drops vision towers and multi-token prediction, whose layers come last."""
+    if DROPPED.search(name):
+        return False
+    return not (m := LAYER.search(name)) or int(m[1]) < layers
 
 
-def _expert_layers(path: Path, config: dict[str, Any], headers: list[tuple[dict[str, Any], int]]) -> list[ExpertLayer]:
+def _expert_layers(path: Path, architecture: str, tensors: dict[str, Entry]) -> list[ExpertLayer]:
     """Group the expert tensors by block, projection and tensor; order the layers as the model runs them."""
     stacked: dict[str, list[ExpertTensor]] = defaultdict(list)
-    single: dict[str, dict[tuple[str, str], dict[int, tuple[int, int, Any]]]] = defaultdict(lambda: defaultdict(dict))
-    for index, (header, start) in enumerate(headers):
-        for name, entry in header.items():
-            offset = start + entry["data_offsets"][0]
-            if m := PER_EXPERT.match(name):
-                _streamable(path, name, m["tensor"], entry["dtype"])
-                key = PROJECTIONS.get(m["projection"], m["projection"]), m["tensor"]
-                single[m["block"]][key][int(m["expert"])] = (index, offset, entry)
-            elif (m := STACKED.match(name)) and len(entry["shape"]) >= 2:
-                _streamable(path, name, m["tensor"], entry["dtype"])
-                experts, *shape = entry["shape"]
-                step = int(np.prod(shape)) * ITEM_BYTES[entry["dtype"]]
-                stacked[m["block"]].append(
-                    ExpertTensor(
-                        m["projection"], m["tensor"], entry["dtype"], tuple(shape),
-                        np.full(experts, index, np.int32), offset + step * np.arange(experts, dtype=np.int64),
-                    )
-                )  # fmt: skip
+    single: dict[str, dict[tuple[str, str], dict[int, Entry]]] = defaultdict(lambda: defaultdict(dict))
+    for name, entry in tensors.items():
+        if m := PER_EXPERT.match(name):
+            if m["tensor"] == "weight_shape":
+                continue
+            _streamable(path, name, m["tensor"], entry)
+            key = PROJECTIONS.get(m["projection"], m["projection"]), m["tensor"]
+            places, expert = single[m["block"]][key], int(m["expert"])
+            if expert in places:
+                raise CheckpointError(f"checkpoint {path}: {name} is there under two names; copy the model again")
+            places[expert] = entry
+        elif m := STACKED.match(name):
+            _streamable(path, name, m["tensor"], entry, least_dims=2)
+            stacked[m["block"]].append(_slices(m["projection"], m["tensor"], entry))
+        elif m := GRANITE.match(name) or FUSED.match(name):
+            halves = HALVES.get(m["part"], ()) if m.re is GRANITE or architecture in GATE_ABOVE_UP else ()
+            if not halves or len(entry.shape) != 3 or entry.shape[1] % len(halves):
+                raise CheckpointError(
+                    f"checkpoint {path}: {name} is not one byte range an expert and cannot be streamed in place; {CONVERT}"
+                )
+            _streamable(path, name, "weight", entry)
+            stacked[m["block"]] += [_slices(half, "weight", entry, n, len(halves)) for n, half in enumerate(halves)]
     layers = [ExpertLayer(block, tuple(sorted(t, key=lambda t: t.name))) for block, t in stacked.items()]
-    layers += [_joined(path, block, tensors) for block, tensors in single.items()]
-    used = [layer for layer in layers if _layer_number(layer.block) < _layer_count(config)]
-    for layer in used:
-        if len({len(t.file) for t in layer.tensors}) != 1:
-            raise CheckpointError(f"checkpoint {path}: {layer.block} has tensors of differing numbers of experts")
-    return sorted(used, key=lambda layer: _layer_number(layer.block))
+    layers += [_joined(path, block, parts) for block, parts in single.items()]
+    layers.sort(key=lambda layer: _layer_number(layer.block))
+    for one, other in itertools.pairwise(layers):
+        if _layer_number(one.block) == _layer_number(other.block):
+            raise CheckpointError(f"checkpoint {path} has experts twice, in {one.block} and {other.block}; {CONVERT}")
+    return layers
 
 
-def _joined(path: Path, block: str, tensors: dict[tuple[str, str], dict[int, tuple[int, int, Any]]]) -> ExpertLayer:
+def _slices(projection: str, tensor: str, entry: Entry, part: int = 0, parts: int = 1) -> ExpertTensor:
+    """Of a stacked tensor [experts, rows, ...], the `part`th of each expert's `parts` equal runs of rows."""
+    experts, rows, *rest = entry.shape
+    shape = (rows // parts, *rest)
+    step = math.prod(shape) * ITEM_BYTES[entry.dtype]
+    offset = entry.offset + step * (parts * np.arange(experts, dtype=np.int64) + part)
+    return ExpertTensor(projection, tensor, entry.dtype, shape, np.full(experts, entry.file, np.int32), offset)
+
+
+def _joined(path: Path, block: str, parts: dict[tuple[str, str], dict[int, Entry]]) -> ExpertLayer:
+    """One layer of which every expert has tensors of its own."""
     joined = []
-    experts = 1 + max(e for places in tensors.values() for e in places)
-    for (projection, tensor), places in sorted(tensors.items()):
-        kinds = {(p[2]["dtype"], tuple(p[2]["shape"])) for p in places.values()}
+    experts = 1 + max(e for places in parts.values() for e in places)
+    without_gate = not any(projection == "gate_proj" for projection, _ in parts)
+    for (projection, tensor), places in sorted(parts.items()):
+        kinds = {(entry.dtype, entry.shape) for entry in places.values()}
         if len(places) != experts or len(kinds) != 1:
             raise CheckpointError(
                 f"checkpoint {path}: {block} has {projection}.{tensor} for {len(places)} of {experts} experts "
@@ -275,25 +255,61 @@ def _joined(path: Path, block: str, tensors: dict[tuple[str, str], dict[int, tup
             )
         dtype, shape = kinds.pop()
         dtype = "U32" if tensor == "weight_packed" else dtype
-        file = np.array([places[e][0] for e in range(experts)], np.int32)
-        offset = np.array([places[e][1] for e in range(experts)], np.int64)
-        joined.append(ExpertTensor(projection, COMPRESSED.get(tensor, tensor), dtype, shape, file, offset))
-    return ExpertLayer(block, tuple(joined), symmetric=any(tensor in COMPRESSED for _, tensor in tensors))
+        name = WITHOUT_GATE.get(projection, projection) if without_gate else projection
+        file = np.array([places[e].file for e in range(experts)], np.int32)
+        offset = np.array([places[e].offset for e in range(experts)], np.int64)
+        joined.append(ExpertTensor(name, COMPRESSED.get(tensor, tensor), dtype, shape, file, offset))
+    return ExpertLayer(block, tuple(joined), symmetric=any(tensor in COMPRESSED for _, tensor in parts))
 
 
-def _streamable(path: Path, name: str, tensor: str, dtype: str) -> None:
-    if dtype not in ITEM_BYTES or tensor in ("weight_scale_inv", "global_scale"):
+def _streamable(path: Path, name: str, tensor: str, entry: Entry, least_dims: int = 1) -> None:
+    known = tensor in ("weight", "scales", "biases", "bias", *COMPRESSED)
+    dtypes = ("I32",) if tensor == "weight_packed" else MLX_TYPES
+    if not known or entry.dtype not in dtypes or len(entry.shape) < least_dims or 0 in entry.shape:
+        raise CheckpointError(f"checkpoint {path}: {name} ({entry.dtype}) cannot be streamed in place; {CONVERT}")
+
+
+def _agrees_with_config(path: Path, layer: ExpertLayer, text: dict[str, Any], quantization: dict[str, Any] | None) -> None:
+    """Numbers that config.json gives are those of the shapes; it may leave any of them out."""
+    first, last = ("fc1", "fc2") if "fc1" in layer.projections else ("up_proj", "down_proj")
+    inner_keys = INNER_KEYS if any(text.get(key) for key in INNER_KEYS) else ("intermediate_size",)
+    for what, found, keys in (
+        ("experts", layer.experts, EXPERT_KEYS),
+        ("rows an expert", layer.input_dims(last), inner_keys),
+        ("columns an expert", layer.input_dims(first), OUTER_KEYS),
+    ):
+        given = {key: text[key] for key in keys if type(text.get(key)) is int and text[key] > 0}
+        if given and found not in given.values():
+            raise CheckpointError(
+                f"checkpoint {path}: {layer.block} has {found} {what}, but config.json says "
+                f"{', '.join(f'{key}={value}' for key, value in given.items())}; copy both again"
+            )
+    for projection, holder in itertools.product(layer.projections, ("switch_mlp", "switch_glu", "experts")):
+        name = f"{layer.block}.{holder}.{projection}"
+        said, how = (quantization or {}).get(name), layer.quantization(projection)
+        if isinstance(said, dict) and (how is None or any((said.get(k) or v) != v for k, v in how.items())):
+            raise CheckpointError(f"checkpoint {path}: {name} is {how}, but config.json says {said}; copy both again")
+
+
+def _layers_complete(path: Path, layers: list[ExpertLayer], text: dict[str, Any]) -> None:
+    """Where config.json says which layers have experts by a number of dense ones before, those and no others have them."""
+    dense = next((text[key] for key in DENSE_KEYS if type(text.get(key)) is int), None)
+    count = _layer_count(text)
+    if dense is None or math.isinf(count) or any(text.get(key, 1) != 1 for key in PATTERN_KEYS):
+        return
+    found = {_layer_number(layer.block) for layer in layers}
+    if found != set(range(dense, int(count))):
         raise CheckpointError(
-            f"checkpoint {path}: {name} ({dtype}) cannot be streamed in place; convert the model with mlx_lm.convert"
+            f"checkpoint {path} has experts in {len(found)} layers ({min(found)} to {max(found)}), but config.json says "
+            f"{int(count) - dense} ({dense} to {int(count) - 1}); copy the missing shards, or the right config.json"
         )
 
 
 def _layer_number(block: str) -> int:
-    m = re.search(r"layers\.(\d+)", block)
+    m = LAYER.search(block)
     return int(m[1]) if m else 0
 
 
-def _layer_count(config: dict[str, Any]) -> float:
+def _layer_count(text: dict[str, Any]) -> float:
     """Layers the model runs; checkpoints may hold more (multi-token prediction heads), which mlx-lm drops."""
-    text = {**config, **config.get("text_config", {})}
-    return next((int(text[key]) for key in LAYER_KEYS if text.get(key)), float("inf"))
+    return next((text[key] for key in LAYER_KEYS if type(text.get(key)) is int and text[key] > 0), math.inf)

@@ -309,7 +309,8 @@ def _nll(logits: mx.array, targets: list[int]) -> float:
 def _open_model(source: Checkpoint) -> nn.Module:
     try:
         model, _ = load_model(source.path, lazy=True)
-    except (ValueError, KeyError, TypeError, ImportError, RuntimeError) as e:
+        model(mx.array([[0]]), cache=make_prompt_cache(model))  # computes nothing, but here shapes show that do not fit
+    except Exception as e:  # its classes raise what comes of a wrong config.json, ZeroDivisionError for one
         raise CheckpointError(
             f"checkpoint {source.path}: mlx-lm cannot open {source.architecture} ({_first_line(e)}); "
             "give a model of an architecture that mlx-lm has, complete"
@@ -381,6 +382,7 @@ def _put_streams(
     modules = dict(model.named_modules())
     streams, replaced, asking = [], [], []
     for number, (layer, (path, module)) in enumerate(zip(source.layers, switches(model, source), strict=True)):
+        layer.check_against(module)
         banks = []
         for plan in (p for p in plans if p.layer == number):
             policy, slot_of = run.policy.layer(number), run.slot_of[number]

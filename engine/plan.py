@@ -71,8 +71,7 @@ def footprint(checkpoint: str | Path | Checkpoint, knobs: Knobs | None = None) -
     banks = _banks(checkpoint, knobs, None)
     least = sum(b.least * b.slot_bytes for b in banks)
     everything = sum(len(b.members) * b.slot_bytes for b in banks)
-    scale = 2 if compute_dtype() is not None and _is_16_bit(checkpoint) else 1
-    resident = (checkpoint.total_bytes - checkpoint.expert_bytes) * scale
+    resident = checkpoint.resident_bytes(widened=compute_dtype() is not None)
     cached = everything if knobs.cache_gb is None else min(everything, knobs.cache_gb * GB)
     return Footprint(
         architecture=checkpoint.architecture,
@@ -224,7 +223,3 @@ def _check_bits(checkpoint: Checkpoint, knobs: Knobs) -> None:
                 f"{name}={bits} is above the checkpoint's {checkpoint.expert_bits} bits and has nothing to gain; "
                 f"use at most {checkpoint.expert_bits}"
             )
-
-
-def _is_16_bit(checkpoint: Checkpoint) -> bool:
-    return checkpoint.layers[0].tensors[-1].dtype in ("BF16", "F16")

@@ -10,7 +10,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from tiny import make
+from tiny import make, make_int4, make_original
 
 
 @pytest.fixture(autouse=True)
@@ -21,14 +21,20 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
 
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """`checkpoint(family, bits=None, per_expert=False)`: the folder of a tiny random checkpoint, made on first use."""
+    """`checkpoint(family, bits=None, per_expert=False, group_size=32)`: the folder of a tiny random checkpoint, made on
+    first use. `bits` may also be "original", as the hub has it, or "int4", as Kimi K2.5's is."""
     made: dict[tuple[object, ...], Path] = {}
 
-    def get(family: str = "deepseek_v3", bits: int | str | None = None, per_expert: bool = False) -> Path:
-        key = (family, bits, per_expert)
+    def get(
+        family: str = "deepseek_v3", bits: int | str | None = None, per_expert: bool = False, group_size: int = 32
+    ) -> Path:
+        key = (family, bits, per_expert, group_size)
         if key not in made:
             path = tmp_path_factory.mktemp("checkpoint") / f"{family}-{bits or 'bf16'}"
-            made[key] = make(path, family, bits=bits, per_expert=per_expert)
+            if bits in ("original", "int4"):
+                made[key] = (make_original if bits == "original" else make_int4)(path, family)
+            else:
+                made[key] = make(path, family, bits=bits, per_expert=per_expert, group_size=group_size)
         return made[key]
 
     return get

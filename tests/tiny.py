@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,41 +24,41 @@ CONFIGS: dict[str, dict[str, Any]] = {
     },
     "qwen3_moe": {
         "model_type": "qwen3_moe", "vocab_size": 256, "hidden_size": 64, "intermediate_size": 128,
-        "moe_intermediate_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2,
+        "moe_intermediate_size": 32, "num_hidden_layers": 5, "num_attention_heads": 4, "num_key_value_heads": 2,
         "head_dim": 16, "num_experts": 12, "num_experts_per_tok": 3, "decoder_sparse_step": 1, "mlp_only_layers": [],
         "norm_topk_prob": True, "rms_norm_eps": 1e-6, "rope_theta": 10000.0, "max_position_embeddings": 512,
         "tie_word_embeddings": False,
     },
     "gpt_oss": {
-        "model_type": "gpt_oss", "vocab_size": 256, "hidden_size": 64, "intermediate_size": 32, "num_hidden_layers": 2,
+        "model_type": "gpt_oss", "vocab_size": 256, "hidden_size": 64, "intermediate_size": 32, "num_hidden_layers": 5,
         "num_local_experts": 8, "num_experts_per_tok": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
         "head_dim": 16, "sliding_window": 128, "rope_theta": 10000, "rope_scaling": None,
-        "layer_types": ["sliding_attention", "full_attention"],
+        "layer_types": ["sliding_attention", "full_attention"] * 2 + ["sliding_attention"],
     },
     "mixtral": {
-        "model_type": "mixtral", "vocab_size": 256, "hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 2,
+        "model_type": "mixtral", "vocab_size": 256, "hidden_size": 128, "intermediate_size": 128, "num_hidden_layers": 5,
         "num_attention_heads": 4, "num_key_value_heads": 2, "num_local_experts": 8, "num_experts_per_tok": 2,
     },
     "olmoe": {
-        "model_type": "olmoe", "vocab_size": 256, "hidden_size": 64, "intermediate_size": 32, "num_hidden_layers": 2,
+        "model_type": "olmoe", "vocab_size": 256, "hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 5,
         "num_attention_heads": 4, "rms_norm_eps": 1e-5, "num_experts": 12, "num_experts_per_tok": 3,
     },
     "glm4_moe": {
         "model_type": "glm4_moe", "vocab_size": 256, "hidden_size": 64, "intermediate_size": 96,
         "max_position_embeddings": 512, "moe_intermediate_size": 32, "norm_topk_prob": True, "num_attention_heads": 4,
         "n_group": 1, "head_dim": 16, "topk_group": 1, "n_shared_experts": 1, "n_routed_experts": 12,
-        "routed_scaling_factor": 1.0, "num_experts_per_tok": 3, "first_k_dense_replace": 1, "num_hidden_layers": 3,
+        "routed_scaling_factor": 1.0, "num_experts_per_tok": 3, "first_k_dense_replace": 1, "num_hidden_layers": 6,
         "num_key_value_heads": 2, "rms_norm_eps": 1e-5, "rope_theta": 10000, "rope_scaling": None, "use_qk_norm": True,
         "tie_word_embeddings": False, "attention_bias": False, "partial_rotary_factor": 0.5,
     },
     "minimax": {
         "model_type": "minimax_m2", "vocab_size": 256, "hidden_size": 64, "intermediate_size": 32,
         "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 512, "num_experts_per_tok": 3,
-        "num_local_experts": 12, "shared_intermediate_size": 0, "num_hidden_layers": 2, "rms_norm_eps": 1e-6,
+        "num_local_experts": 12, "shared_intermediate_size": 0, "num_hidden_layers": 5, "rms_norm_eps": 1e-6,
         "rope_theta": 10000, "rotary_dim": 8, "head_dim": 16,
     },
     "granitemoe": {
-        "model_type": "granitemoe", "vocab_size": 256, "hidden_size": 64, "num_hidden_layers": 2, "intermediate_size": 64,
+        "model_type": "granitemoe", "vocab_size": 256, "hidden_size": 64, "num_hidden_layers": 5, "intermediate_size": 64,
         "num_attention_heads": 4, "rms_norm_eps": 1e-6, "logits_scaling": 4.0, "attention_multiplier": 0.1,
         "embedding_multiplier": 2.0, "residual_multiplier": 0.5, "max_position_embeddings": 512,
         "num_key_value_heads": 2, "attention_bias": False, "rope_theta": 10000.0, "num_local_experts": 8,
@@ -64,13 +66,13 @@ CONFIGS: dict[str, dict[str, Any]] = {
     },
     "lfm2_moe": {
         "model_type": "lfm2_moe", "vocab_size": 256, "hidden_size": 64, "intermediate_size": 96,
-        "moe_intermediate_size": 32, "num_hidden_layers": 4, "num_experts": 8, "num_experts_per_tok": 2,
+        "moe_intermediate_size": 32, "num_hidden_layers": 6, "num_experts": 8, "num_experts_per_tok": 2,
         "norm_topk_prob": True, "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 512,
         "use_expert_bias": True, "num_dense_layers": 1, "norm_eps": 1e-5, "conv_bias": False, "conv_L_cache": 3,
-        "layer_types": ["conv", "full_attention", "conv", "full_attention"],
+        "layer_types": ["conv", "full_attention"] * 3,
     },
     "qwen3_next": {
-        "model_type": "qwen3_next", "vocab_size": 256, "hidden_size": 64, "num_hidden_layers": 4,
+        "model_type": "qwen3_next", "vocab_size": 256, "hidden_size": 64, "num_hidden_layers": 5,
         "intermediate_size": 96, "num_attention_heads": 4, "linear_num_value_heads": 4, "linear_num_key_heads": 2,
         "linear_key_head_dim": 16, "linear_value_head_dim": 16, "linear_conv_kernel_dim": 4, "num_experts": 12,
         "num_experts_per_tok": 3, "decoder_sparse_step": 1, "shared_expert_intermediate_size": 32,
@@ -80,7 +82,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     },
     "deepseek_v2": {
         "model_type": "deepseek_v2", "vocab_size": 256, "hidden_size": 64, "intermediate_size": 96,
-        "moe_intermediate_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 4,
+        "moe_intermediate_size": 32, "num_hidden_layers": 6, "num_attention_heads": 4, "num_key_value_heads": 4,
         "n_shared_experts": 1, "n_routed_experts": 12, "kv_lora_rank": 32, "q_lora_rank": 32, "qk_rope_head_dim": 16,
         "v_head_dim": 16, "qk_nope_head_dim": 16, "topk_method": "greedy", "num_experts_per_tok": 3,
         "rope_scaling": {"type": "yarn", "factor": 4, "mscale": 1, "mscale_all_dim": 1},
@@ -91,16 +93,39 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "max_position_embeddings": 512, "num_attention_heads": 4, "num_key_value_heads": 2, "attention_bias": False,
         "mamba_num_heads": 4, "mamba_head_dim": 16, "mamba_proj_bias": False, "ssm_state_size": 16, "conv_kernel": 4,
         "n_groups": 1, "mlp_bias": False, "layer_norm_epsilon": 1e-5, "use_bias": False, "use_conv_bias": True,
-        "hybrid_override_pattern": ["M", "E", "*", "E"], "head_dim": 16, "moe_intermediate_size": 32,
+        "hybrid_override_pattern": list("ME*EMEEME"), "head_dim": 16, "moe_intermediate_size": 32,
         "moe_shared_expert_intermediate_size": 32, "n_group": 1, "n_routed_experts": 8, "n_shared_experts": 1,
         "topk_group": 1, "num_experts_per_tok": 2, "norm_topk_prob": True, "routed_scaling_factor": 1.0,
     },
 }  # fmt: skip
+# deepseek_v3 itself is small, for the other tests; with the same code kimi_k2 has the five layers of experts of the others.
+CONFIGS["kimi_k2"] = {**CONFIGS["deepseek_v3"], "model_type": "kimi_k2", "num_hidden_layers": 6}
+CONFIGS["kimi_k25"] = {"model_type": "kimi_k25", "text_config": CONFIGS["kimi_k2"]}
 CONFIGS["glm4_moe_lite"] = {
-    **CONFIGS["deepseek_v3"], "model_type": "glm4_moe_lite", "rope_theta": 10000.0, "max_position_embeddings": 512,
-    "num_hidden_layers": 3, "num_nextn_predict_layers": 0,
+    **CONFIGS["kimi_k2"], "model_type": "glm4_moe_lite", "rope_theta": 10000.0, "max_position_embeddings": 512,
+    "num_nextn_predict_layers": 0,
 }  # fmt: skip
-CONFIGS["kimi_k25"] = {"model_type": "kimi_k25", "text_config": {**CONFIGS["deepseek_v3"], "model_type": "kimi_k2"}}
+CONFIGS["qwen3_5_moe"] = {
+    "model_type": "qwen3_5_moe",
+    "text_config": {
+        **CONFIGS["qwen3_next"], "model_type": "qwen3_5_moe_text", "full_attention_interval": 4,
+        "rope_parameters": {"type": "default", "rope_theta": 10000, "partial_rotary_factor": 0.5,
+                            "mrope_section": [2, 1, 1]},
+    },
+}  # fmt: skip
+
+# How originals on the hub spell an expert's projections, where they differ from mlx-lm.
+SPELLING = {
+    "nemotron_h": {"fc1": "up_proj", "fc2": "down_proj"},
+    **{f: {"gate_proj": "w1", "down_proj": "w2", "up_proj": "w3"} for f in ("mixtral", "minimax", "lfm2_moe")},
+}
+# Where originals keep a layer for multi-token prediction, which mlx-lm drops.
+PREDICTION = {
+    "deepseek_v3": "model.layers.61.", "glm4_moe": "model.layers.6.", "glm4_moe_lite": "model.layers.6.",
+    "qwen3_next": "mtp.layers.0.", "qwen3_5_moe": "mtp.layers.0.", "nemotron_h": "mtp.layers.0.",
+}  # fmt: skip
+ORIGINALS = ("deepseek_v2", "deepseek_v3", "glm4_moe", "glm4_moe_lite", "granitemoe", "kimi_k2", "kimi_k25", "lfm2_moe",
+             "minimax", "mixtral", "nemotron_h", "olmoe", "qwen3_5_moe", "qwen3_moe", "qwen3_next")  # fmt: skip
 
 
 def make(
@@ -128,14 +153,7 @@ def make(
     mx.eval(model.parameters())
     path.mkdir(parents=True, exist_ok=True)
     if per_expert:
-        flat = {}
-        for name, value in tree_flatten(model.parameters()):
-            if ".switch_mlp." in name:
-                for e in range(value.shape[0]):
-                    flat[name.replace(".switch_mlp.", f".experts.{e}.")] = value[e]
-            else:
-                flat[name] = value
-        write_in_order(path / "model.safetensors", flat)
+        write_in_order(path / "model.safetensors", _one_tensor_an_expert(dict(tree_flatten(model.parameters())), family))
     else:
         save_model(path, model, donate_model=False)
     save_config(config, path / "config.json")
@@ -152,9 +170,80 @@ def _mixed(path: str, module: Any) -> bool | dict[str, Any]:
     return {"group_size": 32, "bits": bits, "mode": "affine"}
 
 
-def make_int4(path: Path, family: str = "deepseek_v3") -> Path:
+def make_original(path: Path, family: str) -> Path:
+    """The checkpoint that `make` makes in bf16, as originals on the hub have it: what mlx-lm's `sanitize` does is undone,
+    and what it drops (multi-token prediction, vision) is there."""
+    make(path, family)
+    weights = dict(mx.load(str(path / "model.safetensors")))
+    if family in ("granitemoe", "qwen3_5_moe"):
+        weights = _gate_above_up(weights, *(("input_linear.weight", "output_linear.weight") if family == "granitemoe"
+                                            else ("experts.gate_up_proj", "experts.down_proj")))  # fmt: skip
+    weights = _one_tensor_an_expert(weights, family)
+    for name in list(weights):
+        if name.endswith("embed_q.weight"):
+            keys, values = weights.pop(name), weights.pop(name.replace("embed_q", "unembed_out"))
+            joined = mx.concatenate([keys.swapaxes(-1, -2), values], axis=1)
+            weights[name.replace("embed_q", "kv_b_proj")] = joined.reshape(-1, joined.shape[-1])
+        elif "conv1d.weight" in name or name.endswith("conv.conv.weight"):
+            weights[name] = weights[name].swapaxes(1, 2)
+        elif family in ("qwen3_next", "qwen3_5_moe") and "norm.weight" in name and "linear_attn" not in name:
+            weights[name] = weights[name] - 1
+    if family in PREDICTION:
+        last = max((n for n in weights if "experts" in n), key=lambda n: int(re.search(r"layers\.(\d+)", n)[1]))
+        last = last[: re.search(r"layers\.\d+\.", last).end()]
+        weights.update({PREDICTION[family] + n[len(last) :]: -v for n, v in weights.items() if n.startswith(last)})
+    if family == "qwen3_5_moe":
+        renamed = {n.replace("language_model.model.", "model.language_model."): v for n, v in weights.items()}
+        weights = {n.removeprefix("language_model."): v for n, v in renamed.items()}
+        weights["model.visual.blocks.0.norm1.weight"] = mx.ones(64)
+    if family == "kimi_k25":
+        weights |= {"vision_tower.blocks.0.norm1.weight": mx.ones(64), "mm_projector.linear_1.weight": mx.ones((64, 64))}
+    write_in_order(path / "model.safetensors", weights)
+    return path
+
+
+def _one_tensor_an_expert(weights: dict[str, mx.array], family: str) -> dict[str, mx.array]:
+    out = {}
+    for name, value in weights.items():
+        block, stacked, rest = name.partition(".switch_mlp.")
+        projection, _, tensor = rest.partition(".")
+        if not stacked:
+            out[name] = value
+        for expert in range(value.shape[0] if stacked else 0):
+            spelled = SPELLING.get(family, {}).get(projection, projection)
+            out[f"{block}.experts.{expert}.{spelled}.{tensor}"] = value[expert]
+    return out
+
+
+def _gate_above_up(weights: dict[str, mx.array], both: str, down: str) -> dict[str, mx.array]:
+    for name in [n for n in weights if n.endswith("switch_mlp.gate_proj.weight")]:
+        block = name.removesuffix("switch_mlp.gate_proj.weight")
+        halves = [weights.pop(f"{block}switch_mlp.{projection}.weight") for projection in ("gate_proj", "up_proj")]
+        weights[block + both] = mx.concatenate(halves, axis=1)
+        weights[block + down] = weights.pop(f"{block}switch_mlp.down_proj.weight")
+    return weights
+
+
+def make_gpt_oss_original(path: Path) -> Path:
+    """gpt_oss as on the hub: mxfp4 blocks with the rows of gate and up in turns, so that neither is one byte range."""
+    make(path, "gpt_oss", bits="mxfp4")
+    weights = dict(mx.load(str(path / "model.safetensors")))
+    for name in [n for n in weights if ".experts." in n]:
+        value = weights.pop(name)
+        if name.endswith(".weight"):
+            value = value.view(mx.uint8).reshape(*value.shape[:2], -1, 16)
+        kind = {"weight": "_blocks", "scales": "_scales", "bias": "_bias"}[name.rpartition(".")[2]]
+        weights[name.rpartition(".")[0] + kind] = value
+    for up in [n for n in weights if "up_proj" in n]:
+        turns = mx.stack([weights.pop(up.replace("up_proj", "gate_proj")), weights.pop(up)], axis=2)
+        weights[up.replace("up_proj", "gate_up_proj")] = turns.reshape(turns.shape[0], -1, *turns.shape[3:])
+    write_in_order(path / "model.safetensors", weights)
+    return path
+
+
+def make_int4(path: Path, family: str = "kimi_k25") -> Path:
     """Kimi K2.5's own layout: experts in compressed-tensors INT4 (groups of 32, no zero point), all else in bf16."""
-    make(path, family, per_expert=True)
+    make_original(path, family)
     file = path / "model.safetensors"
     weights = dict(mx.load(str(file)))
     for name in [n for n in weights if ".experts." in n and n.endswith("_proj.weight")]:
@@ -168,14 +257,16 @@ def make_int4(path: Path, family: str = "deepseek_v3") -> Path:
         weights[f"{name}_shape"] = mx.array(value.shape, dtype=mx.int32)
     write_in_order(file, weights)
     config = json.loads((path / "config.json").read_text())
-    config["quantization_config"] = {"quant_method": "compressed-tensors", "format": "pack-quantized"}
+    config.get("text_config", config)["quantization_config"] = {
+        "quant_method": "compressed-tensors", "format": "pack-quantized"
+    }  # fmt: skip
     (path / "config.json").write_text(json.dumps(config))
     return path
 
 
 def write_in_order(path: Path, weights: dict[str, mx.array]) -> None:
     """A safetensors file ordered by name, as the hub's are, so that an expert's tensors touch; MLX's own order is random."""
-    names = {mx.bfloat16: "BF16", mx.float32: "F32", mx.uint32: "U32", mx.int32: "I32"}
+    names = {mx.bfloat16: "BF16", mx.float32: "F32", mx.uint32: "U32", mx.int32: "I32", mx.uint8: "U8"}
     header, data = {}, b""
     for name, value in sorted(weights.items()):
         content = np.array(value.view(mx.uint16) if value.dtype == mx.bfloat16 else value).tobytes()
@@ -184,6 +275,7 @@ def write_in_order(path: Path, weights: dict[str, mx.array]) -> None:
         data += content
     encoded = json.dumps({"__metadata__": {"format": "mlx"}, **header}).encode()
     path.write_bytes(len(encoded).to_bytes(8, "little") + encoded + data)
+    path.with_name("model.safetensors.index.json").unlink(missing_ok=True)  # it would list what was there before
 
 
 def byte_tokenizer(path: Path) -> None:
@@ -195,3 +287,72 @@ def byte_tokenizer(path: Path) -> None:
     tokenizer.save(str(path / "tokenizer.json"))
     described = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<eos>", "model_max_length": 4096}
     (path / "tokenizer_config.json").write_text(json.dumps(described))
+
+
+KIMI_K25 = {
+    "model_type": "kimi_k25",
+    "text_config": {
+        "model_type": "kimi_k2", "vocab_size": 163840, "hidden_size": 7168, "intermediate_size": 18432,
+        "moe_intermediate_size": 2048, "num_hidden_layers": 61, "num_attention_heads": 64, "num_key_value_heads": 64,
+        "n_shared_experts": 1, "n_routed_experts": 384, "routed_scaling_factor": 2.827, "kv_lora_rank": 512,
+        "q_lora_rank": 1536, "qk_rope_head_dim": 64, "v_head_dim": 128, "qk_nope_head_dim": 128, "n_group": 1,
+        "topk_group": 1, "num_experts_per_tok": 8, "moe_layer_freq": 1, "first_k_dense_replace": 1,
+        "max_position_embeddings": 262144, "rms_norm_eps": 1e-5, "rope_theta": 50000.0, "rope_scaling": None,
+        "quantization_config": {"quant_method": "compressed-tensors", "format": "pack-quantized"},
+    },
+}  # fmt: skip
+
+
+def make_sparse_kimi(path: Path) -> Path:
+    """The full shape of Kimi K2.5's original, one shard a layer: 208,215 tensors and 594 GB, all of it holes."""
+    path.mkdir(parents=True)
+    (path / "config.json").write_text(json.dumps(KIMI_K25))
+    index = {}
+    for layer in range(61):
+        header, at = {}, 0
+        for name, dtype, shape in _kimi_tensors(layer):
+            nbytes = int(np.prod(shape)) * {"BF16": 2, "F32": 4, "I32": 4}[dtype]
+            header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [at, at + nbytes]}
+            at += nbytes
+        file = path / f"model-{layer + 1:05}-of-00061.safetensors"
+        encoded = json.dumps(header).encode()
+        with open(file, "wb") as f:
+            f.write(len(encoded).to_bytes(8, "little") + encoded)
+            f.truncate(8 + len(encoded) + at)
+        index.update(dict.fromkeys(header, file.name))
+    (path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
+    return path
+
+
+def _kimi_tensors(layer: int) -> Iterator[tuple[str, str, list[int]]]:
+    """Name, type and shape of every tensor of one layer; the embeddings come with the first, the head with the last."""
+    c = KIMI_K25["text_config"]
+    hidden, heads, rope, latent = c["hidden_size"], c["num_attention_heads"], c["qk_rope_head_dim"], c["kv_lora_rank"]
+    block = f"language_model.model.layers.{layer}."
+    if layer == 0:
+        yield "language_model.model.embed_tokens.weight", "BF16", [c["vocab_size"], hidden]
+    for name, shape in (
+        ("input_layernorm", [hidden]), ("post_attention_layernorm", [hidden]),
+        ("self_attn.q_a_proj", [c["q_lora_rank"], hidden]), ("self_attn.q_a_layernorm", [c["q_lora_rank"]]),
+        ("self_attn.q_b_proj", [heads * (c["qk_nope_head_dim"] + rope), c["q_lora_rank"]]),
+        ("self_attn.kv_a_proj_with_mqa", [latent + rope, hidden]), ("self_attn.kv_a_layernorm", [latent]),
+        ("self_attn.kv_b_proj", [heads * (c["qk_nope_head_dim"] + c["v_head_dim"]), latent]),
+        ("self_attn.o_proj", [hidden, heads * c["v_head_dim"]]),
+    ):  # fmt: skip
+        yield f"{block}{name}.weight", "BF16", shape
+    dense = layer < c["first_k_dense_replace"]
+    width = c["intermediate_size"] if dense else c["moe_intermediate_size"]
+    shapes = {"gate_proj": [width, hidden], "up_proj": [width, hidden], "down_proj": [hidden, width]}
+    for projection, (rows, columns) in shapes.items():
+        yield f"{block}mlp.{'' if dense else 'shared_experts.'}{projection}.weight", "BF16", [rows, columns]
+        for expert in range(0 if dense else c["n_routed_experts"]):
+            name = f"{block}mlp.experts.{expert}.{projection}.weight"
+            yield f"{name}_packed", "I32", [rows, columns // 8]
+            yield f"{name}_scale", "BF16", [rows, columns // 32]
+            yield f"{name}_shape", "I32", [2]
+    if not dense:
+        yield f"{block}mlp.gate.weight", "BF16", [c["n_routed_experts"], hidden]
+        yield f"{block}mlp.gate.e_score_correction_bias", "F32", [c["n_routed_experts"]]
+    if layer == c["num_hidden_layers"] - 1:
+        yield "language_model.model.norm.weight", "BF16", [hidden]
+        yield "language_model.lm_head.weight", "BF16", [c["vocab_size"], hidden]

@@ -2,6 +2,7 @@
 
     python -m engine bench io PATH      the reader against plain large reads of the same files
     python -m engine bench decode PATH  decoding at several cache sizes against the resident model
+    python -m engine bench open PATH    opening and planning, with its own peak of memory
 
 Machines are shared and noisy: what is compared is measured in one process, in turns, and reported as a median with its
 quartiles. Absolute figures are of this machine and this moment; the shares are what carries over.

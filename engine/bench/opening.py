@@ -1,0 +1,88 @@
+"""bench open: what opening and planning a checkpoint takes, and what mlx-lm's lazy opening adds; no weight is read.
+
+Each part runs in a process of its own, so that the peak of memory is its own. What the parts are held to is 15 s and
+1.5 GB for opening and planning a checkpoint of 1 T parameters in 200,000 tensors (Kimi K2.5's original).
+
+The file is not called open.py: as `engine.bench.open` it would hide the function of that name in the package's own code.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from ..checkpoint import Checkpoint
+from ..errors import HeadraceError
+from ..knobs import GB, Knobs
+from ..memory import peak_memory_bytes
+
+BOUND_S, BOUND_GB = 15.0, 1.5
+
+
+def bench_open(path: Path) -> dict[str, Any]:
+    """Seconds and peak memory (of a whole process, interpreter and MLX included) of opening and planning `path`, and of
+    opening it with mlx-lm after that."""
+    result = {"bench": "open", "bound_s": BOUND_S, "bound_gb": BOUND_GB, **_in_its_own_process("ours", path)}
+    result["mlx_lm"] = _in_its_own_process("mlx_lm", path)
+    print(f"{result['tensors']} tensors in {result['files']} files of {result['apparent_gb']:.1f} GB")
+    print(f"  {'':<34}{'s':>8}{'peak GB':>10}")
+    seconds = result["open_s"] + result["plan_s"]
+    print(f"  {'open and plan':<34}{seconds:8.2f}{result['peak_gb']:10.3f}")
+    print(f"  {'bound for 1 T parameters':<34}{BOUND_S:8.2f}{BOUND_GB:10.3f}")
+    print(f"  {'mlx-lm, lazily, and the two agree':<34}{result['mlx_lm']['s']:8.2f}{result['mlx_lm']['peak_gb']:10.3f}")
+    return result
+
+
+def _in_its_own_process(what: str, path: Path) -> dict[str, Any]:
+    root = str(Path(__file__).resolve().parents[2])
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))}
+    command = [sys.executable, "-m", "engine.bench.opening", what, str(path)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=env, check=False)
+    lines = done.stdout.splitlines() or [json.dumps({"error": f"opening {path} ended with status {done.returncode}"})]
+    answer = json.loads(lines[-1])
+    if "error" in answer:
+        raise HeadraceError(answer["error"])
+    return dict(answer)
+
+
+def ours(path: Path) -> dict[str, Any]:
+    """Open a checkpoint, add up its sizes, and deal out slots for half of its experts."""
+    from ..plan import footprint, plan_banks
+
+    begin = time.perf_counter()
+    source = Checkpoint.open(path)
+    opened = time.perf_counter()
+    sizes = footprint(source)
+    banks = plan_banks(source, Knobs(cache_gb=max(sizes.one_token_gb, sizes.all_experts_gb / 2)), None)
+    return {
+        "open_s": opened - begin, "plan_s": time.perf_counter() - opened, "peak_gb": peak_memory_bytes() / GB,
+        "tensors": source.tensors, "files": len(source.files), "layers": len(source.layers),
+        "apparent_gb": sum(file.stat().st_size for file in source.files) / GB,
+        "one_token_read_gb": sum(layer.expert_bytes * source.top_k for layer in source.layers) / GB,
+        "experts_gb": source.expert_bytes / GB, "one_token_slots_gb": sizes.one_token_gb,
+        "resident_gb": sizes.resident_gb, "slots": sum(bank.slots for bank in banks),
+    }  # fmt: skip
+
+
+def mlx_lm(path: Path) -> dict[str, Any]:
+    """Have mlx-lm open the checkpoint after us, and compare every switch with where we say its experts lie."""
+    from ..engine import _open_model, switches
+
+    source = Checkpoint.open(path)
+    begin = time.perf_counter()
+    found = switches(_open_model(source), source)
+    for layer, (_, switch) in zip(source.layers, found, strict=True):
+        layer.check_against(switch)
+    return {"s": time.perf_counter() - begin, "peak_gb": peak_memory_bytes() / GB, "switches": len(found)}
+
+
+if __name__ == "__main__":
+    try:
+        print(json.dumps({"ours": ours, "mlx_lm": mlx_lm}[sys.argv[1]](Path(sys.argv[2]))))
+    except HeadraceError as e:
+        print(json.dumps({"error": str(e)}))
