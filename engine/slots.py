@@ -58,12 +58,12 @@ class SlotArray:
         self.array = raw.view(dtype)
         mx.eval(raw, self.array)
         self.memory = host_view(raw)
-        self.bytes = memoryview(self.memory.reshape(-1).view(np.uint8).data)  # all slots, one after the other
         assert self.memory.ctypes.data == address + start * stored.size, "MLX copied the slice"
 
     @property
-    def slot_bytes(self) -> int:
-        return self.memory[0].nbytes
+    def memory_bytes(self) -> memoryview:
+        """All slots as bytes, one after the other."""
+        return self.memory.reshape(-1).view(np.uint8).data
 
 
 def host_view(array: mx.array) -> np.ndarray:
@@ -113,12 +113,7 @@ class Bank:
             self._arrays[name] = SlotArray(table.slots, shape, dtype, phases.get(name, 0))
             inner[projection][tensor] = self._arrays[name].array
         self._straight = [
-            (
-                t.file.tolist(),
-                t.offset.tolist(),
-                t.nbytes,
-                memoryview(self._arrays[t.name].memory.reshape(-1).view(np.uint8)),
-            )
+            (t.file.tolist(), t.offset.tolist(), t.nbytes, self._arrays[t.name].memory_bytes)
             for t in layer.tensors
             if self._goes_straight(t)
         ]
