@@ -83,6 +83,7 @@ class LayerStream:
         self._only = banks[0] if len(banks) == 1 else None
         self._bank_of = np.zeros(len(self._slot_of), np.int8)
         self._tables: list[mx.array] = []
+        self._is_there: mx.array | None = None
         for position, bank in enumerate(banks):
             self._bank_of[bank.table.members] = position
         self._is_second = mx.array(self._bank_of == 1)
@@ -157,16 +158,17 @@ class LayerStream:
         return issued
 
     def on_device(self, x: mx.array, indices: mx.array) -> mx.array:
-        """Compute with the expert-to-slot table on the device. A missing expert gives slot 0: void, but harmless."""
+        """Compute with the expert-to-slot table on the device. The output of a missing expert is 0: void, but the layers
+        behind then show more of what they will choose than with another expert's output in its place."""
         if not self._tables or any(bank.changed for bank in self.banks):
             slots = np.maximum(self._slot_of, 0)
             self._tables = [mx.array(np.where(self._bank_of == n, slots, 0)) for n in range(len(self.banks))]
+            self._is_there = None if self.complete else mx.array(self._slot_of >= 0)
             for bank in self.banks:
                 bank.changed = False
         outputs = [bank.inner(x, table[indices]) for bank, table in zip(self.banks, self._tables, strict=True)]
-        if len(outputs) == 1:
-            return outputs[0]
-        return mx.where(self._is_second[indices][..., None], outputs[1], outputs[0])
+        y = outputs[0] if len(outputs) == 1 else mx.where(self._is_second[indices][..., None], outputs[1], outputs[0])
+        return y if self._is_there is None else mx.where(self._is_there[indices][..., None], y, 0)
 
     def _count(self, ids: np.ndarray, needed: np.ndarray) -> None:
         """Tell the policy what was chosen, each token at its own time, and count hits and misses."""

@@ -18,7 +18,9 @@ call, and a model that does otherwise is refused.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
+from time import perf_counter
 from typing import Any
 
 import mlx.core as mx
@@ -29,7 +31,6 @@ from .errors import KnobError
 from .switch import LayerStream, Run
 
 ALL, AUTO = 0, -1
-AUTO_HALF_LIFE = 8  # tokens
 TOGETHER = 12  # layers handed to the device at a time: it computes them while the next are queued
 
 
@@ -54,18 +55,47 @@ class _Void(Exception):
         self.first = first
 
 
-class Windows:
-    """The windows of one engine. `size` is the layers with experts that one check covers; ALL and AUTO are possible.
+class Auto:
+    """Chooses between checking every layer and once a token, by the time that tokens took of late.
 
-    AUTO follows the recent share of layers that miss an expert, so that about one layer of a window does.
+    Which is faster depends on how often something is missing, on the disk, and on what a sync costs on this device; so both
+    are tried on TRIED tokens each, and the faster one is kept for PERIOD tokens before both are tried again.
     """
+
+    TRIED, PERIOD = 4, 64
+
+    def __init__(self, most: int, clock: Callable[[], float] = perf_counter) -> None:
+        self._sizes = (1, most)
+        self._clock = clock
+        self._token = 0
+        self._seconds = [0.0, 0.0]
+        self._began: float | None = None
+
+    def size(self, decoding: bool) -> int:
+        """The window for the token that begins now; called at the start of every forward pass."""
+        now, began = self._clock(), self._began
+        self._began = now if decoding else None
+        if not decoding:
+            return self._sizes[1]
+        if began is not None:
+            which, at = divmod(self._token, self.TRIED)
+            if which < 2 and at > 0:  # the first after a change pays for it
+                self._seconds[which] += now - began
+            self._token += 1
+            if self._token == self.PERIOD:
+                self._token, self._seconds = 0, [0.0, 0.0]
+        which = self._token // self.TRIED
+        return self._sizes[which if which < 2 else int(self._seconds[1] < self._seconds[0])]
+
+
+class Windows:
+    """The windows of one engine. `size` is the layers with experts that one check covers; ALL and AUTO are possible."""
 
     def __init__(self, model: nn.Module, streams: dict[str, LayerStream], size: int, run: Run) -> None:
         self._run = run
-        self._auto = size == AUTO
-        self._miss_share = 0.0
-        self._most = len(streams)
-        self._size = self._most if size in (ALL, AUTO) else min(size, self._most)
+        most = len(streams)
+        self._auto = Auto(most) if size == AUTO else None
+        self._size = most if size in (ALL, AUTO) else min(size, most)
         self._open: list[Call] = []
         self._handed_on: mx.array | None = None
         self._asking: list[tuple[int, LayerStream]] = []  # position in `_open` and stream of the layers that may miss
@@ -81,11 +111,13 @@ class Windows:
 
     def call(self, layer: Any, x: mx.array, args: tuple[Any, ...], kwargs: dict[str, Any]) -> mx.array:
         """Stands for `layer(x, *args, **kwargs)`; a decoded token's call becomes part of a window."""
+        decoding = x.size == x.shape[-1] and not self._run.unused
         if layer is self._first:
             self._begin()  # a pass that an error cut off may have left some
+            if self._auto is not None:
+                self._size = self._auto.size(decoding)
         elif x is not self._handed_on:
             raise KnobError(f"sync_window is not possible here: {type(layer).__name__} is not in a plain chain; use 1")
-        decoding = x.size == x.shape[-1] and not self._run.unused
         stream = self._stream_of.get(id(layer))
         if stream is not None:
             stream.window = self if decoding and not stream.complete else None
@@ -161,10 +193,6 @@ class Windows:
         pairs = zip(foretold[behind:], self._ids[behind:], strict=True)
         stats.foreseen += sum(len(np.intersect1d(a, b)) for a, b in pairs)
         stats.foreseen_of += self._ids[behind:].size
-        if self._auto:
-            new = 1 - 0.5 ** (len(self._asking) / (AUTO_HALF_LIFE * self._most))
-            self._miss_share += new * (float(absent.any(axis=1).mean()) - self._miss_share)
-            self._size = max(1, min(self._most, round(1 / max(self._miss_share, 1e-9))))
         return out
 
     def _learn(self, numbers: list[int]) -> int | None:
