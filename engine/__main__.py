@@ -111,7 +111,7 @@ def inspect(args: argparse.Namespace) -> None:
 
 
 def bench(args: argparse.Namespace) -> None:
-    """Measure against a ceiling: io (the reader), decode, open, trace (what one costs); or make a checkpoint for it (make)."""
+    """Measure: io (the reader), decode, open, trace (what one costs); or make a checkpoint to measure on (make)."""
     from .bench import print_json
 
     if args.what == "make":

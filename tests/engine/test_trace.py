@@ -20,6 +20,7 @@ from tiny import CONFIGS
 from engine import HeadraceError, Judge, Knobs, ReadError, footprint, load
 from engine.engine import Engine
 from engine.judge import Text
+from engine.replay import read_trace
 from engine.trace import Outputs
 
 IDS = [int(i) for i in np.random.default_rng(0).integers(0, 250, 90)]
@@ -139,6 +140,27 @@ def test_a_measurement_is_traced_without_its_warm_up(path: Path, tmp_path: Path)
     assert (trace.phase == "decode").sum() == traced.decode_tokens * 3 * 4
     assert trace.token.max() + 1 == 2 * len(TEXT) + traced.decode_tokens
     assert (traced.hits + traced.misses) == (trace.phase == "decode").sum()
+
+
+@pytest.mark.parametrize("cached", [None, 1.2, 9.0])
+def test_what_a_prompt_does_not_need_is_not_in_its_trace(path: Path, tmp_path: Path, cached: float | None) -> None:
+    """`generate` computes the last layer's experts for the last token of the prompt alone."""
+    file = tmp_path / "t.parquet"
+    knobs = Knobs() if cached is None else Knobs(cache_gb=footprint(path).one_token_gb * cached)
+    with load(path, knobs) as engine, engine.trace(file):
+        text = "".join(engine.generate(TEXT, max_tokens=8))
+    trace, prompt = pd.read_parquet(file), len(TEXT)
+    assert text and trace.token.max() + 1 == prompt + 8
+    assert (trace.phase == "prefill").eq(trace.token < prompt).all()
+    tokens = trace.groupby("layer").token.unique()
+    assert [len(t) for t in tokens] == [prompt + 8, prompt + 8, 9] and tokens[2].min() == prompt - 1
+    read = read_trace(file)
+    assert read.prefilled == prompt and read.experts.shape == (prompt + 8, 3, 4)
+    with load(path) as engine, engine.trace(file):
+        engine.logits(engine.encode(TEXT))
+    whole = pd.read_parquet(file)
+    both = trace[trace.phase == "prefill"].merge(whole, on=["token", "layer", "rank"])
+    assert (both.expert_x == both.expert_y).all() and len(both) == (prompt * 2 + 1) * 4
 
 
 def test_the_model_is_left_as_it_was(path: Path, tmp_path: Path) -> None:
