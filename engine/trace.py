@@ -25,7 +25,7 @@ import numpy as np
 from .checkpoint import Checkpoint
 from .errors import HeadraceError
 
-BULK_TOKENS = 64  # of decoding are read back together; a prefill's chunk by itself
+BULK_TOKENS = 16  # of decoding are read back together; a prefill's chunk by itself
 
 
 class TraceWriter:

@@ -11,7 +11,7 @@ from ..judge import Judge
 from ..knobs import Knobs
 from . import Arm, in_turns, ratios
 
-TURNS = 20  # of each arm in a round: they are short, so that both meet the same noise
+TURNS = 80  # of each arm in a round: they are short, so that both meet the same noise
 
 
 def bench_trace(model: Path, knobs: Knobs, judge: Judge, *, rounds: int) -> dict[str, Any]:
@@ -26,6 +26,7 @@ def bench_trace(model: Path, knobs: Knobs, judge: Judge, *, rounds: int) -> dict
 
         def decode(number: int) -> float:
             piece, cache = pieces[number % len(pieces)], make_prompt_cache(engine._model)
+            engine._decode(piece[0], cache)  # finds the processor's caches as the turn before left them
             begin = time.perf_counter()
             for token in piece:
                 engine._decode(token, cache)

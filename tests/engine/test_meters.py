@@ -46,7 +46,9 @@ def path(checkpoint: Callable[..., Path]) -> Path:
     return checkpoint("deepseek_v3", None, True)
 
 
-@pytest.mark.parametrize("knobs", [{}, {"sync_window": 0}, {"prefetch": "stale_gate"}, {"io_mode": "direct"}, {"cache_gb": 1.0}])
+@pytest.mark.parametrize(
+    "knobs", [{}, {"sync_window": 0}, {"prefetch": "stale_gate"}, {"io_mode": "direct"}, {"cache_gb": 1.0}]
+)
 def test_layers_and_tokens_add_up_to_the_measurement(path: Path, knobs: dict[str, Any]) -> None:
     with load(path, Knobs(**{"cache_gb": footprint(path).one_token_gb * 1.2, **knobs})) as engine:
         m = engine.measure(JUDGE)
