@@ -16,11 +16,16 @@ import math
 import sys
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .errors import HeadraceError, did_you_mean
 from .knobs import GB, WORDS, Knobs
+
+if TYPE_CHECKING:
+    from .engine import Engine
+    from .stats import Stats
 
 ROOT = Path(__file__).resolve().parent.parent
 KIMI_MINI = ROOT / "experiments" / "kimi_mini" / "checkpoint"
@@ -45,7 +50,7 @@ def generate(args: argparse.Namespace) -> None:
     from .engine import load
     from .memory import peak_memory_bytes
 
-    with load(args.model, _knobs(args)) as engine:
+    with load(args.model, _knobs(args)) as engine, _traced(engine, args.trace_out):
         stats = engine.stats
         begin = decoding = time.perf_counter()
         prompt_tokens = None
@@ -71,8 +76,31 @@ def measure(args: argparse.Namespace) -> None:
     from .judge import Judge
 
     judge = Judge.load(args.judge)
-    with load(args.model, _knobs(args)) as engine:
-        print(json.dumps(engine.measure(judge).as_dict(), indent=1))
+    with load(args.model, _knobs(args)) as engine, _traced(engine, args.trace_out):
+        measurement = engine.measure(judge)
+    if args.by_layer:
+        _print_layers(engine.decoded)
+    print(json.dumps(measurement.as_dict(), indent=1))
+
+
+def _traced(engine: Engine, path: Path | None) -> AbstractContextManager[None]:
+    return nullcontext() if path is None else engine.trace(path)
+
+
+def _print_layers(stats: Stats) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    rows = stats.by_layer()
+    if not rows:
+        print("nothing is streamed: no layer reads anything")
+        return
+    table = Table(title="decoded tokens by layer", box=None)
+    for name in rows[0]:
+        table.add_column(name, justify="right")
+    for row in rows:
+        table.add_row(*("-" if v is None else f"{v:.3f}" if isinstance(v, float) else str(v) for v in row.values()))
+    Console().print(table)
 
 
 def inspect(args: argparse.Namespace) -> None:
@@ -83,7 +111,7 @@ def inspect(args: argparse.Namespace) -> None:
 
 
 def bench(args: argparse.Namespace) -> None:
-    """Measure against a ceiling: the reader (io), decoding (decode), opening (open); or make a checkpoint for it (make)."""
+    """Measure: io (the reader), decode, open, trace (what one costs); or make a checkpoint to measure on (make)."""
     from .bench import print_json
 
     if args.what == "make":
@@ -105,6 +133,12 @@ def bench(args: argparse.Namespace) -> None:
         knobs = Knobs(**{n: v for n, v in _knobs_given(args).items() if n in of_reads}, cache_gb=1)
         rounds = args.rounds or (5 if knobs.ssd_gbps else 24)
         print_json(bench_io(args.path or args.model, knobs, rounds=rounds, mib=args.mib, expert_kib=args.expert_kib))
+    elif args.what == "trace":
+        from .bench.trace import bench_trace
+        from .judge import Judge
+
+        judge = Judge.load(args.judge)
+        print_json(bench_trace(args.path or args.model, _knobs(args), judge, rounds=args.rounds or 5))
     else:
         print_json(_bench_decode(args))
 
@@ -187,7 +221,7 @@ def _parser() -> argparse.ArgumentParser:
             sub.add_argument("--temperature", type=float, default=0.0, help="0: always the likeliest token")
             sub.add_argument("--seed", type=int, default=0)
         if command is bench:
-            sub.add_argument("what", choices=("io", "decode", "open", "make"))
+            sub.add_argument("what", choices=("io", "decode", "trace", "open", "make"))
             sub.add_argument("path", type=Path, nargs="?", help="checkpoint folder (io: or any large file)")
             sub.add_argument("--rounds", type=int, help="turns of each arm (default: 5; io 24)")
             sub.add_argument("--mib", type=int, default=128, help="io: read this much a turn; more with many threads")
@@ -218,6 +252,10 @@ def _parser() -> argparse.ArgumentParser:
             sub.add_argument("--slots", type=int, nargs="+", help="slots a layer (default: an eighth, a quarter, half)")
             sub.add_argument("--experts", type=int, help="experts a layer (default: as many as occur)")
             sub.add_argument("--half-life", type=float, nargs="+", default=[0.0, 4.0, 16.0, 64.0, math.inf], help="tokens")
+        if command in (generate, measure):
+            sub.add_argument("--trace-out", type=Path, metavar="FILE", help="write the run's routing to this Parquet file")
+        if command is measure:
+            sub.add_argument("--by-layer", action="store_true", help="first print hits, reads and bytes of each layer")
         if command in (measure, bench):
             sub.add_argument("--judge", type=Path, default=JUDGE, help="texts to measure on: YAML, or any text file")
     return parser

@@ -14,6 +14,7 @@ import itertools
 import re
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,8 @@ from .evict import SlotTable
 from .judge import Judge
 from .knobs import GB, Knobs
 from .measurement import Measurement
-from .memory import peak_memory_bytes
+from .memory import disk_bytes_read, page_cache_share, peak_memory_bytes
+from .meters import machine_state
 from .plan import BankPlan, compute_dtype, needs_profile, plan_banks
 from .prefetch import prefetch_of
 from .profile import routing_profile
@@ -41,6 +43,7 @@ from .reader import Reader
 from .slots import Bank
 from .stats import Stats
 from .switch import LayerStream, Run, StreamingSwitch
+from .trace import TraceWriter
 from .window import Windows
 
 WARM_UP_TOKENS = 8
@@ -98,6 +101,7 @@ class Engine:
         self.stats = run.stats if run else Stats()
         self._model = model
         self._run = run
+        self._trace: TraceWriter | None = None
         self._complete = sum(stream.complete for stream in streams)  # layers that are sure to hit
 
     def __enter__(self) -> Engine:
@@ -173,7 +177,7 @@ class Engine:
                 break
             detokenizer.add_token(token)
             yield detokenizer.last_segment
-            logits = self._forward([token], cache)
+            logits = self._decode(token, cache)
         detokenizer.finalize()
         yield detokenizer.last_segment
 
@@ -185,9 +189,11 @@ class Engine:
         """
         texts = [self._tokens_of(t.name, t.prompt, t.continuation) for t in judge.texts]
         self._warm_up(texts[0])
+        at_start = machine_state()
         self.stats.reset()
-        decoded = Stats()
+        decoded = self.decoded = self.stats.copy()
         prefill_s = decode_s = nll = 0.0
+        disk_read = 0
         prefilled = scored = 0
         for prompt, continuation in texts:
             cache = make_prompt_cache(self._model)
@@ -197,15 +203,18 @@ class Engine:
                 nll += _nll(logits, targets[: len(logits)])
                 targets = targets[len(logits) :]
             prefill_s += time.perf_counter() - begin
-            before = copy.copy(self.stats)
+            before = self.stats.copy()
+            disk_read -= disk_bytes_read() or 0
             begin = time.perf_counter()
             for token, target in itertools.pairwise(continuation):
-                nll += _nll(self._forward([token], cache), [target])
+                nll += _nll(self._decode(token, cache), [target])
             decode_s += time.perf_counter() - begin
+            disk_read += disk_bytes_read() or 0
             decoded.add(self.stats, since=before)
             prefilled += len(prompt)
             scored += len(prompt) + len(continuation) - 1
-        self.decoded = decoded
+        at_end, disk = machine_state(), None if disk_bytes_read() is None else disk_read
+        times = decoded.by_token()
         mean = nll / scored
         slots = sum(bank.table.slots for stream in self.streams for bank in stream.banks)
         experts = sum(layer.experts for layer in self.checkpoint.layers)
@@ -213,6 +222,11 @@ class Engine:
             decode_tok_s=decoded.tokens / decode_s,
             prefill_tok_s=prefilled / prefill_s,
             decode_tokens=decoded.tokens,
+            decode_ms_p50=float(np.quantile(times["wall_ms"], 0.5)),
+            decode_ms_p95=float(np.quantile(times["wall_ms"], 0.95)),
+            io_ms_per_token=float(times["io_ms"].mean()),
+            sync_ms_per_token=float(times["sync_ms"].mean()),
+            compute_ms_per_token=float(times["compute_ms"].mean()),
             peak_memory_gb=peak_memory_bytes() / GB,
             mlx_peak_gb=mx.get_peak_memory() / GB,
             perplexity=float(np.exp(mean)),
@@ -226,6 +240,8 @@ class Engine:
             bytes_read=decoded.bytes_read,
             io_ms=decoded.io_ms,
             sync_ms=decoded.sync_ms,
+            disk_bytes_read=disk,
+            page_cache_share=page_cache_share(disk, decoded.bytes_read),
             prefetch_issued=decoded.prefetch_issued,
             prefetch_useful=decoded.prefetch_useful,
             prefetch_recall=decoded.prefetch_recall,
@@ -241,7 +257,31 @@ class Engine:
             cached_share=slots / experts if self.streams else 1.0,
             judge=judge.fingerprint,
             mode=self.mode,
+            thermal_state=at_end.thermal_state,
+            temperature_c=at_end.temperature_c,
+            power_source=at_end.power_source,
+            memory_pressure=at_end.memory_pressure,
+            swap_used_bytes=at_end.swap_used_bytes,
+            **at_end.counts_since(at_start),
         )
+
+    @contextmanager
+    def trace(self, path: str | Path) -> Iterator[None]:
+        """Write the routing of all that is computed inside, a measurement's warm-up apart, to a Parquet file (see
+        `engine.trace`). Raises `HeadraceError` if the file cannot be written; after an error inside none is."""
+        if self._trace is not None:
+            raise HeadraceError(f"the trace {self._trace.path} is being taken; end it before you begin {path}")
+        found = [place for place, _ in switches(self._model, self.checkpoint)]
+        ends = is_last(found[-1], dict(self._model.named_modules()))
+        self._trace = trace = TraceWriter(self._model, self.checkpoint, found, ends, path, self.mode)
+        try:
+            yield
+            trace.finish()
+        except BaseException:
+            trace.abandon()
+            raise
+        finally:
+            self._trace = None
 
     def _tokens_of(self, name: str, prompt: str, continuation: str) -> tuple[list[int], list[int]]:
         tokens = self.encode(prompt), self.encode(continuation, start=False)
@@ -252,11 +292,13 @@ class Engine:
         return tokens
 
     def _warm_up(self, text: tuple[list[int], list[int]]) -> None:
-        """Compile and touch what the first tokens would, outside the measured time."""
+        """Compile and touch what the first tokens would, outside the measured time and the trace."""
+        trace, self._trace = self._trace, None
         cache = make_prompt_cache(self._model)
         list(self._prefill(text[0][:WARM_UP_TOKENS], cache))
         for token in text[1][:WARM_UP_TOKENS]:
-            self._forward([token], cache)
+            self._decode(token, cache)
+        self._trace = trace
 
     def _prefill(self, ids: list[int], cache: list[Any]) -> Iterator[mx.array]:
         for begin in range(0, len(ids), self.knobs.prefill_chunk):
@@ -273,24 +315,30 @@ class Engine:
                 some = ids[begin : begin + self.knobs.prefill_chunk]
                 self._model(mx.array([some]), cache=cache)
                 mx.eval([c.state for c in cache])
-                self._passed(len(some))
+                self._passed(len(some), "prefill", last_layer=False)
         finally:
             if self._run is not None:
                 self._run.unused = False
 
-    def _forward(self, ids: list[int], cache: list[Any]) -> mx.array:
+    def _decode(self, token: int, cache: list[Any]) -> mx.array:
+        with self.stats.timed_token():
+            return self._forward([token], cache, "decode")
+
+    def _forward(self, ids: list[int], cache: list[Any], phase: str = "prefill") -> mx.array:
         """Logits after each of `ids`, float32 [tokens, vocab], evaluated: no queued graph reads a slot any more."""
         logits = self._model(mx.array([ids]), cache=cache)[0].astype(mx.float32)
         mx.eval(logits)
-        self._passed(len(ids))
+        self._passed(len(ids), phase)
         return logits
 
-    def _passed(self, tokens: int) -> None:
+    def _passed(self, tokens: int, phase: str, *, last_layer: bool = True) -> None:
         """Do the books of a forward pass."""
         self.stats.tokens += tokens
         if self._run is not None:
             self._run.end_pass(tokens)
             self.stats.hits += tokens * self.checkpoint.top_k * self._complete
+        if self._trace is not None:
+            self._trace.passed(tokens, phase, last_layer=last_layer)
 
 
 def backend() -> str:
@@ -388,9 +436,10 @@ def _put_streams(
             policy, slot_of = run.policy.layer(number), run.slot_of[number]
             table = SlotTable(plan.members, plan.slots, policy, slot_of, plan.pinned)
             inner = _at_width(module, plan)
-            banks.append(Bank(layer, table, inner, plan.requantize, compute=compute_dtype(), stats=run.stats))
-        stream = LayerStream(number, banks, run, last=_is_last(path, modules))
+            banks.append(Bank(layer, table, inner, plan.requantize, compute=compute_dtype(), stats=run.stats, number=number))
+        stream = LayerStream(number, banks, run, last=is_last(path, modules))
         streams.append(stream)
+        run.stats.layers[number].sure = source.top_k if stream.complete else 0
         stock = stream.complete and len(banks) == 1
         replaced.append((path, banks[0].inner if stock else StreamingSwitch(stream)))
         if not stream.complete:
@@ -409,7 +458,7 @@ def _put_streams(
     return streams, Windows(model, {path: stream for stream, _, path in asking}, knobs.sync_window, run)
 
 
-def _is_last(path: str, modules: dict[str, Any]) -> bool:
+def is_last(path: str, modules: dict[str, Any]) -> bool:
     """Whether the switch at `path` is in the last of the model's layers: nothing but the logits depends on it."""
     layer = re.match(r"(.*\blayers)\.(\d+)\.", path)
     return layer is not None and f"{layer[1]}.{int(layer[2]) + 1}" not in modules

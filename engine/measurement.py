@@ -13,12 +13,20 @@ class Measurement:
 
     Speed and the counters (`hits` .. `foreseen_share`) cover the decoded tokens alone, not prefill or warm-up;
     quality covers every scored token, prefill and decode. Sizes are 10^9 bytes, times are milliseconds.
-    `hit_rate` is null when nothing is streamed: there was nothing to hit.
+    `hit_rate` is null when nothing is streamed: there was nothing to hit. What the system does not say is null.
+
+    A token's wall time (`decode_ms_*`) is its forward pass. What it waits for reads and for the routers' choices comes off
+    that, as does the time for bringing experts to another width; what is left is its compute.
     """
 
     decode_tok_s: float
     prefill_tok_s: float
     decode_tokens: int
+    decode_ms_p50: float
+    decode_ms_p95: float
+    io_ms_per_token: float
+    sync_ms_per_token: float
+    compute_ms_per_token: float
     peak_memory_gb: float  # high-water mark of the whole process, as the system counts it
     mlx_peak_gb: float  # high-water mark of MLX's own allocations
     perplexity: float
@@ -32,6 +40,8 @@ class Measurement:
     bytes_read: int
     io_ms: float
     sync_ms: float
+    disk_bytes_read: int | None  # while decoding, by this process, as the system counts them
+    page_cache_share: float | None  # of the bytes asked for while decoding: those that did not come from the disk
     prefetch_issued: int
     prefetch_useful: int
     prefetch_recall: float | None  # null without prefetch; see Stats for what each says
@@ -47,6 +57,14 @@ class Measurement:
     cached_share: float  # slots as a share of all routed experts
     judge: str  # fingerprint; figures of different judges are not comparable
     mode: str  # which path ran, e.g. "streamed float32 cpu"
+    thermal_state: str | None  # this and the next four: at the end
+    temperature_c: float | None
+    power_source: str | None
+    memory_pressure: str | None
+    swap_used_bytes: int | None
+    throttle_events: int | None  # this and the next two: from start to end
+    swap_in_bytes: int | None
+    swap_out_bytes: int | None
 
     def as_dict(self) -> dict[str, Any]:
         """Name -> value, JSON-ready."""

@@ -1,7 +1,8 @@
-"""High-water marks of this process, as the system counts them.
+"""What the system counts of this process: its high-water mark of memory, and the bytes it had from the disk.
 
-Linux: VmHWM, which unlike `ru_maxrss` does not inherit the parent's peak through fork and exec. macOS: the lifetime
-maximum of the physical footprint, which includes Metal buffers (written from <sys/resource.h>, not yet run on a Mac).
+Linux: VmHWM, which unlike `ru_maxrss` does not inherit the parent's peak through fork and exec, and /proc/self/io. macOS:
+proc_pid_rusage, with the lifetime maximum of the physical footprint, which includes Metal buffers (written from
+<sys/resource.h>, not yet run on a Mac).
 """
 
 from __future__ import annotations
@@ -11,12 +12,26 @@ import os
 import sys
 
 RUSAGE_INFO_V4 = 4
-FOOTPRINT_FIELD = 28  # ri_lifetime_max_phys_footprint: the 29th 64-bit field after the 16 bytes of ri_uuid
+DISK_READ_FIELD = 16  # ri_diskio_bytesread: the 17th 64-bit field after the 16 bytes of ri_uuid
+FOOTPRINT_FIELD = 28  # ri_lifetime_max_phys_footprint
 
 
 def peak_memory_bytes() -> int:
     """The most memory this process ever had, bytes."""
     return _macos_peak() if sys.platform == "darwin" else _linux_peak()
+
+
+def disk_bytes_read() -> int | None:
+    """Bytes that this process, all threads, had from the disk so far; None where the system does not say."""
+    return _macos_disk_read() if sys.platform == "darwin" else _linux_disk_read()
+
+
+def page_cache_share(disk_bytes: int | None, asked_bytes: int) -> float | None:
+    """Share of the bytes asked for that did not come from the disk; None if that is not known or nothing was asked for.
+
+    Not below 0: reading ahead can fetch more than was asked for.
+    """
+    return None if disk_bytes is None or not asked_bytes else max(0.0, 1 - disk_bytes / asked_bytes)
 
 
 def _linux_peak(status: str = "/proc/self/status") -> int:
@@ -27,9 +42,25 @@ def _linux_peak(status: str = "/proc/self/status") -> int:
     raise RuntimeError(f"{status} has no VmHWM")
 
 
+def _linux_disk_read(io: str = "/proc/self/io") -> int | None:
+    try:
+        with open(io) as f:
+            return next((int(line.split()[1]) for line in f if line.startswith("read_bytes:")), None)
+    except OSError:  # a kernel without task accounting, or a sandbox
+        return None
+
+
 def _macos_peak(libproc: ctypes.CDLL | None = None) -> int:
+    return _macos_rusage(FOOTPRINT_FIELD, libproc)
+
+
+def _macos_disk_read(libproc: ctypes.CDLL | None = None) -> int:
+    return _macos_rusage(DISK_READ_FIELD, libproc)
+
+
+def _macos_rusage(field: int, libproc: ctypes.CDLL | None) -> int:
     libproc = libproc or ctypes.CDLL("/usr/lib/libproc.dylib")
     info = (ctypes.c_uint64 * 64)()
     if libproc.proc_pid_rusage(os.getpid(), RUSAGE_INFO_V4, ctypes.byref(info)) != 0:
         raise RuntimeError("proc_pid_rusage failed")
-    return int(info[2 + FOOTPRINT_FIELD])
+    return int(info[2 + field])

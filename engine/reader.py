@@ -92,8 +92,11 @@ def cut(pieces: list[Piece], block_bytes: int, alignment: int = 1) -> Iterator[B
 class Load:
     """One expert on its way in. `wait()` returns once all its blocks have arrived, or raises `ReadError`."""
 
-    def __init__(self, label: str, blocks: Iterator[Block], finish: Callable[[], None] | None, asked: float) -> None:
+    def __init__(
+        self, label: str, blocks: Iterator[Block], finish: Callable[[], None] | None, asked: float, layer: int | None = None
+    ) -> None:
         self.label = label
+        self.layer = layer  # whose reads these are, for the counters
         self.asked = asked  # when, by the clock of the reader's bandwidth
         self._waiting = deque(blocks)
         self._left = len(self._waiting)
@@ -231,12 +234,19 @@ class Reader:
         self._threads: list[threading.Thread] = []
 
     def submit(
-        self, pieces: list[Piece], label: str, *, speculative: bool = False, finish: Callable[[], None] | None = None
+        self,
+        pieces: list[Piece],
+        label: str,
+        *,
+        speculative: bool = False,
+        finish: Callable[[], None] | None = None,
+        layer: int | None = None,
     ) -> Load:
-        """Queue the pieces of one expert. `finish` runs in a reader thread once all are there."""
+        """Queue the pieces of one expert. `finish` runs in a reader thread once all are there; the reads are counted for
+        the layer of that number too."""
         if not self._close_files.alive:
             raise ReadError(f"{label} cannot be read: the reader is closed; load the model again")
-        load = Load(label, cut(pieces, self._block_bytes, self._alignment), finish, self._bandwidth.clock())
+        load = Load(label, cut(pieces, self._block_bytes, self._alignment), finish, self._bandwidth.clock(), layer)
         self._put(load, self._speculative if speculative else self._demand)
         return load
 
@@ -298,8 +308,7 @@ class Reader:
             else:
                 self._bandwidth.finish(transferred, load.asked)
                 with self._lock:
-                    self._stats.reads += 1
-                    self._stats.bytes_read += transferred
+                    self._stats.count_read(load.layer, transferred)
                 load.arrived()
 
     def _scratch(self) -> memoryview:

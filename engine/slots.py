@@ -84,7 +84,8 @@ class Bank:
     """The slots of `table`, for experts of one layer at one width, behind one switch module.
 
     `inner` is mlx-lm's switch module whose projections already have the bank's width; its parameters are replaced by the
-    slot arrays. `requantize` maps a projection to its new width, where that differs from the checkpoint's.
+    slot arrays. `requantize` maps a projection to its new width, where that differs from the checkpoint's. `stats` counts
+    the reads for layer `number`.
     """
 
     def __init__(
@@ -96,6 +97,7 @@ class Bank:
         *,
         compute: mx.Dtype | None,
         stats: Stats,
+        number: int | None = None,
     ) -> None:
         self.layer = layer
         self.table = table
@@ -104,6 +106,7 @@ class Bank:
         self._compute = compute
         self._requantize = requantize
         self._stats = stats
+        self._number = number
         self._coming: dict[int, tuple[Load, bytearray | None]] = {}  # expert -> its load and staging memory
         self._arrays: dict[str, SlotArray] = {}
         first = table.members[:1]
@@ -247,7 +250,7 @@ class Bank:
 
         label = f"{self.layer.block} expert {expert}"
         finish = convert if conversions or self.layer.symmetric else None
-        load = reader.submit(pieces, label, speculative=speculative, finish=finish)
+        load = reader.submit(pieces, label, speculative=speculative, finish=finish, layer=self._number)
         self._coming[expert] = (load, staging if self._requantize else None)
 
     def _derive_biases(self, slot: int) -> None:

@@ -1,13 +1,30 @@
-"""Stats: what the engine counted since it was loaded or since `reset()`."""
+"""Stats: what the engine counted since it was loaded or since `reset()`: in all, by layer, and by decoded token."""
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import time
+from array import array
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
+
+import numpy as np
+
+WAITS = ("io_ms", "sync_ms", "quantize_ms")  # never two of them at once
+
+
+@dataclass
+class LayerCounts:
+    """The part of one layer in the counters of the same name; `sure` hits of each token are counted with the tokens."""
+
+    hits: int = 0
+    misses: int = 0
+    reads: int = 0
+    bytes_read: int = 0
+    sure: int = 0
 
 
 @dataclass
@@ -15,7 +32,8 @@ class Stats:
     """Counters and times of one engine.
 
     A request is one distinct expert of one layer for one forward pass (decoding: one token). It is a hit if its slot was
-    taken when it was asked for, even if a prefetch is still filling it; the wait for that is in `io_ms`.
+    taken when it was asked for, even if a prefetch is still filling it; the wait for that is in `io_ms`. `layers` is
+    numbered as the layers with experts are, from 0; it is empty while everything is resident.
     """
 
     tokens: int = 0
@@ -42,6 +60,8 @@ class Stats:
     void_layers: int = 0  # layers computed in vain: behind the first that missed an expert
     foreseen: int = 0  # experts that the first void pass showed for layers behind the first miss, and that were used
     foreseen_of: int = 0  # all experts that those layers used
+    layers: list[LayerCounts] = field(default_factory=list, repr=False)
+    _tokens: array[float] = field(default_factory=lambda: array("d"), repr=False)  # wall and WAITS of each decoded token
 
     @property
     def hit_rate(self) -> float | None:
@@ -84,17 +104,75 @@ class Stats:
         return _share(self.foreseen, self.foreseen_of)
 
     def as_dict(self) -> dict[str, Any]:
+        """The counters in all and what follows from them."""
         derived = [name for name, value in vars(type(self)).items() if isinstance(value, property)]
-        return {**dataclasses.asdict(self), **{name: getattr(self, name) for name in derived}}
+        return {name: getattr(self, name) for name in (*_COUNTERS, *derived)}
+
+    def by_layer(self) -> list[dict[str, Any]]:
+        """One row a layer, ready for pandas: layer, hits, misses, hit_rate, reads, bytes_read."""
+        rows = []
+        for number, c in enumerate(self.layers):
+            hits = c.hits + c.sure * self.tokens
+            rate = _share(hits, hits + c.misses)
+            rows.append(
+                {
+                    "layer": number, "hits": hits, "misses": c.misses, "hit_rate": rate, "reads": c.reads,
+                    "bytes_read": c.bytes_read,
+                }
+            )  # fmt: skip
+        return rows
+
+    def by_token(self) -> dict[str, np.ndarray]:
+        """Milliseconds of each decoded token, float64 [tokens]: wall_ms, io_ms, sync_ms, quantize_ms, compute_ms.
+
+        Wall is the forward pass from the token's id to its evaluated logits; compute is what is left of it when the waits
+        are taken off. Where the device queues its work, part of the computing is waited for in `sync_ms`.
+        """
+        ms = np.array(self._tokens).reshape(-1, 1 + len(WAITS)).T
+        compute = np.maximum(ms[0] - ms[1:].sum(axis=0), 0)  # the sums are rounded
+        return dict(zip(("wall_ms", *WAITS, "compute_ms"), (*ms, compute), strict=True))
+
+    def count_uses(self, layer: int, hits: int, misses: int) -> None:
+        self.hits += hits
+        self.misses += misses
+        counts = self.layers[layer]
+        counts.hits += hits
+        counts.misses += misses
+
+    def count_read(self, layer: int | None, nbytes: int) -> None:
+        """One read call. Not safe to call from several threads at once."""
+        self.reads += 1
+        self.bytes_read += nbytes
+        if layer is not None:
+            self.layers[layer].reads += 1
+            self.layers[layer].bytes_read += nbytes
+
+    def copy(self) -> Stats:
+        return copy.deepcopy(self)
 
     def reset(self) -> None:
-        for f in dataclasses.fields(self):
-            setattr(self, f.name, f.default)
+        for name in _COUNTERS:
+            setattr(self, name, getattr(Stats, name))
+        self.layers = [LayerCounts(sure=counts.sure) for counts in self.layers]
+        del self._tokens[:]
 
     def add(self, other: Stats, *, since: Stats) -> None:
         """Add what `other` has counted beyond `since`, an earlier copy of it."""
-        for f in dataclasses.fields(self):
-            setattr(self, f.name, getattr(self, f.name) + getattr(other, f.name) - getattr(since, f.name))
+        for name in _COUNTERS:
+            setattr(self, name, getattr(self, name) + getattr(other, name) - getattr(since, name))
+        for mine, now, then in zip(self.layers, other.layers, since.layers, strict=True):
+            for name in ("hits", "misses", "reads", "bytes_read"):
+                setattr(mine, name, getattr(mine, name) + getattr(now, name) - getattr(then, name))
+        self._tokens += other._tokens[len(since._tokens) :]
+
+    @contextmanager
+    def timed_token(self) -> Iterator[None]:
+        """Note how long a decoded token takes, and how much of that it waits."""
+        before = [getattr(self, name) for name in WAITS]
+        started = time.perf_counter()
+        yield
+        wall = (time.perf_counter() - started) * 1e3
+        self._tokens.extend((wall, *(getattr(self, name) - then for name, then in zip(WAITS, before, strict=True))))
 
     @contextmanager
     def timed(self, name: str) -> Iterator[None]:
@@ -108,3 +186,6 @@ class Stats:
 
 def _share(part: float, whole: float) -> float | None:
     return part / whole if whole else None
+
+
+_COUNTERS = tuple(f.name for f in dataclasses.fields(Stats) if f.default is not dataclasses.MISSING)

@@ -20,7 +20,7 @@ from .evict import DecayedFrequency
 from .prefetch import Foretelling, Prefetch
 from .reader import Reader
 from .slots import Bank
-from .stats import Stats
+from .stats import LayerCounts, Stats
 
 if TYPE_CHECKING:
     from .window import Windows
@@ -36,6 +36,7 @@ class Run:
     def __init__(self, layers: int, experts: int, half_life: float, reader: Reader, stats: Stats) -> None:
         self.reader = reader
         self.stats = stats
+        self.stats.layers = [LayerCounts() for _ in range(layers)]
         self.policy = DecayedFrequency((layers, experts), half_life)
         self.slot_of = np.full((layers, experts), -1, np.int32)
         self.uses = np.zeros((layers, experts), np.int64)
@@ -60,7 +61,8 @@ class Run:
             self._hits.clear()
             chosen = np.stack(experts)
             self.use(np.array(layers)[:, None], chosen, self.position + 1)
-            self.stats.hits += chosen.size
+            for layer in layers:
+                self.stats.count_uses(layer, chosen.shape[1], 0)
         self.position += tokens
 
 
@@ -176,8 +178,7 @@ class LayerStream:
         times = np.repeat(self._run.position + np.arange(1, tokens + 1), ids.shape[-1])
         self._run.use(self.number, ids.reshape(-1), times)
         hits = int((self._slot_of[needed] >= 0).sum())
-        self._run.stats.hits += hits
-        self._run.stats.misses += len(needed) - hits
+        self._run.stats.count_uses(self.number, hits, len(needed) - hits)
 
     def _batches(self, needed: np.ndarray) -> Iterator[tuple[Bank, np.ndarray]]:
         """Split the needed experts by bank, and by what a bank can hold at once: cached ones first. Where that is less

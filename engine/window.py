@@ -187,8 +187,8 @@ class Windows:
         absent = before[rows, self._ids] < 0
         stats.windows += 1
         stats.passes += passes
-        stats.misses += int(absent.sum())
-        stats.hits += int(absent.size - absent.sum())
+        for (_, stream), misses in zip(self._asking, absent.sum(axis=1).tolist(), strict=True):
+            stats.count_uses(stream.number, absent.shape[1] - misses, misses)
         run.use(rows, self._ids, run.position + 1)
         pairs = zip(foretold[behind:], self._ids[behind:], strict=True)
         stats.foreseen += sum(len(np.intersect1d(a, b)) for a, b in pairs)

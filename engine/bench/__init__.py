@@ -3,6 +3,7 @@
     python -m engine bench io PATH      the reader against plain large reads of the same files
     python -m engine bench decode PATH  decoding at several cache sizes against the resident model
     python -m engine bench open PATH    opening and planning, with its own peak of memory
+    python -m engine bench trace PATH   decoding with a trace being taken against decoding without
 
 Machines are shared and noisy: what is compared is measured in one process, in turns, and reported as a median with its
 quartiles. Absolute figures are of this machine and this moment; the shares are what carries over.
@@ -130,15 +131,6 @@ def _invalidate(file: Path, libc: Any) -> bool:
     with file.open("rb") as f, mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ) as pages:
         address = np.frombuffer(pages, np.uint8).ctypes.data
         return bool(libc.msync(ctypes.c_void_p(address), ctypes.c_size_t(len(pages)), MS_INVALIDATE) == 0)
-
-
-def disk_bytes() -> int | None:
-    """Bytes this process had fetched from storage so far; None where the system does not say (only Linux does)."""
-    try:
-        with open("/proc/self/io") as f:
-            return next(int(line.split()[1]) for line in f if line.startswith("read_bytes"))
-    except OSError:
-        return None
 
 
 def print_json(result: dict[str, Any]) -> None:

@@ -17,10 +17,11 @@ import numpy as np
 from ..checkpoint import Checkpoint
 from ..errors import CheckpointError
 from ..knobs import GB, Knobs
+from ..memory import disk_bytes_read
 from ..reader import Piece, Reader, open_file
 from ..slots import PAGE, SlotArray
 from ..stats import Stats
-from . import PLAIN_BLOCK, Arm, disk_bytes, drop_cache, in_turns, plain_reads, ratios
+from . import PLAIN_BLOCK, Arm, drop_cache, in_turns, plain_reads, ratios
 
 Group = list[tuple[int, int, int]]  # file, offset and bytes of an expert's tensors
 BURST = 4  # experts asked for at once
@@ -62,10 +63,10 @@ class _Bench:
         def turn(read: Callable[[], int]) -> float:
             nonlocal dropped
             dropped = drop_cache(self.files)
-            before, begin = disk_bytes(), time.perf_counter()
+            before, begin = disk_bytes_read(), time.perf_counter()
             nbytes = read()
             seconds = time.perf_counter() - begin
-            after = disk_bytes()
+            after = disk_bytes_read()
             if before is not None and after is not None:
                 seen.append((after - before) / nbytes)
             return nbytes / seconds / GB

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from engine.__main__ import main
+from engine.replay import read_trace
 
 Capture = pytest.CaptureFixture[str]
 
@@ -30,6 +31,15 @@ def test_measure_and_inspect_print_json(checkpoint: Callable[..., Path], tmp_pat
     (tmp_path / "mine.txt").write_text("The wheel turns when there is water. " * 20)
     assert main(["measure", "--model", path, "--judge", str(tmp_path / "mine.txt")]) == 0
     assert json.loads(capsys.readouterr().out)["perplexity"] > 1
+    command = ["measure", "--model", path, "--judge", str(tmp_path / "mine.txt"), "--by-layer"]
+    assert main([*command, "--cache-gb", "0.0005", "--trace-out", str(tmp_path / "t.parquet")]) == 0
+    table, _, figures = capsys.readouterr().out.partition("{")
+    rows = [line.split() for line in table.splitlines()[2:]]
+    assert [r[0] for r in rows] == ["0", "1", "2"]
+    assert sum(int(r[-1]) for r in rows) == json.loads("{" + figures)["bytes_read"]
+    assert read_trace(tmp_path / "t.parquet").experts.shape[1:] == (3, 4)
+    assert main(command) == 0
+    assert capsys.readouterr().out.startswith("nothing is streamed: no layer reads anything\n{")
     assert main(["inspect", "--model", path, "--expert-bits", "4"]) == 0
     assert json.loads(capsys.readouterr().out)["one_token_gb"] > 0
 
@@ -42,6 +52,7 @@ def test_measure_and_inspect_print_json(checkpoint: Callable[..., Path], tmp_pat
         (["generate", "--prompt", "", "--model", "TINY"], "the prompt is empty"),
         (["measure", "--model", "TINY", "--judge", "none.txt"], "judge none.txt cannot be read"),
         (["measure", "--model", "TINY", "--cache-gb", "1e-6"], "is below one token's experts"),
+        (["generate", "--model", "TINY", "--prompt", "x", "--trace-out", "no/t"], "the trace no/t cannot be written"),
     ],
 )
 def test_mistakes(checkpoint: Callable[..., Path], capsys: Capture, args: list[str], message: str) -> None:
@@ -71,3 +82,15 @@ def test_benchmarks_end_in_one_line_of_json(
     else:
         assert result["share"] == pytest.approx(result["measured_gbps"] / result["ceiling_gbps"], rel=0.5)
         assert result["disk_share"] >= 1 and result["expert_kib"] == 12
+
+
+def test_bench_trace_compares_turns_of_the_same_tokens(
+    checkpoint: Callable[..., Path], tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engine.bench.trace.TURNS", 2)
+    (tmp_path / "mine.txt").write_text("The wheel turns when there is water. " * 20)
+    path = str(checkpoint("deepseek_v3", None, True))
+    assert main(["bench", "trace", path, "--rounds", "2", "--judge", str(tmp_path / "mine.txt")]) == 0
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert result["turns"] == 4 and result["mode"] == "reference float32 cpu"
+    assert 0.1 < result["share"] < 10 and result["share_quartiles"][0] <= result["share"] <= result["share_quartiles"][1]

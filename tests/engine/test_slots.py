@@ -27,7 +27,9 @@ class CountingReader:
     def __init__(self) -> None:
         self.asked: list[tuple[int, bool]] = []
 
-    def submit(self, pieces: list[Any], label: str, *, speculative: bool = False, finish: Any = None) -> Any:
+    def submit(
+        self, pieces: list[Any], label: str, *, speculative: bool = False, finish: Any = None, layer: int | None = None
+    ) -> Any:
         expert = int(label.split()[-1])
         self.asked.append((expert, speculative))
         for piece in pieces:

@@ -1,0 +1,141 @@
+"""Meters of the machine: what makes two runs of the same setting differ. Heat, power, memory pressure and swap.
+
+Every figure comes from a documented interface, and is None where the machine has no such thing or does not say, as virtual
+machines do not. macOS: NSProcessInfo's thermalState (`pmset -g therm` says nothing of Apple silicon), `pmset -g batt`,
+`sysctl` and `vm_stat`; written from their documentation, not yet run on a Mac. Linux: /sys and /proc.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+THERMAL_STATES = ("nominal", "fair", "serious", "critical")  # NSProcessInfoThermalState, from 0
+PRESSURE_LEVELS = {1: "normal", 2: "warning", 4: "critical"}  # kern.memorystatus_vm_pressure_level
+BINARY_UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+
+Run = Callable[[list[str]], str]
+
+
+@dataclass(frozen=True)
+class MachineState:
+    """The machine at one moment. Counts are since it was started; take the difference of two states."""
+
+    thermal_state: str | None = None  # macOS: nominal, fair, serious or critical
+    temperature_c: float | None = None  # Linux: of the hottest zone
+    throttle_events: int | None = None  # Linux: as the logical cores count them, summed
+    power_source: str | None = None  # ac, battery or ups
+    memory_pressure: str | None = None  # macOS: normal, warning or critical
+    swap_used_bytes: int | None = None
+    swap_in_bytes: int | None = None
+    swap_out_bytes: int | None = None
+
+    def counts_since(self, start: MachineState) -> dict[str, int | None]:
+        """What was counted since `start`, by name; None where either state does not know."""
+        pairs = {n: (getattr(self, n), getattr(start, n)) for n in ("throttle_events", "swap_in_bytes", "swap_out_bytes")}
+        return {n: None if now is None or then is None else now - then for n, (now, then) in pairs.items()}
+
+
+def machine_state(*, platform: str = sys.platform, root: Path = Path("/"), run: Run | None = None) -> MachineState:
+    """The state now. `root` holds Linux's /proc and /sys, `run` gives a macOS command's output: fakes go in there.
+
+    Costs under a millisecond on Linux, four short processes on macOS.
+    """
+    return _macos(run or _output) if platform == "darwin" else _linux(root)
+
+
+def _macos(run: Run) -> MachineState:
+    power = re.search(r"drawing from '(\w+) Power'", run(["pmset", "-g", "batt"]))
+    pressure = run(["sysctl", "-n", "kern.memorystatus_vm_pressure_level"]).strip()
+    used = re.search(r"used = ([\d.]+)([KMG])", run(["sysctl", "-n", "vm.swapusage"]))
+    pages = run(["vm_stat"])
+    page = re.search(r"page size of (\d+) bytes", pages)
+
+    def swapped(name: str) -> int | None:
+        count = re.search(rf"^{name}:\s+(\d+)\.", pages, re.MULTILINE)
+        return int(count[1]) * int(page[1]) if count and page else None
+
+    return MachineState(
+        thermal_state=thermal_state(),
+        power_source=power[1].lower() if power else None,
+        memory_pressure=PRESSURE_LEVELS.get(int(pressure)) if pressure.isdigit() else None,
+        swap_used_bytes=round(float(used[1]) * BINARY_UNITS[used[2]]) if used else None,
+        swap_in_bytes=swapped("Swapins"),
+        swap_out_bytes=swapped("Swapouts"),
+    )
+
+
+def thermal_state(objc: ctypes.CDLL | None = None) -> str | None:
+    """`[[NSProcessInfo processInfo] thermalState]` by the Objective-C runtime; None where there is none."""
+    try:
+        if objc is None:
+            ctypes.CDLL("/System/Library/Frameworks/Foundation.framework/Foundation")
+            objc = ctypes.CDLL("/usr/lib/libobjc.A.dylib")
+    except OSError:
+        return None
+    for name in ("objc_getClass", "sel_registerName", "objc_msgSend"):
+        getattr(objc, name).restype = ctypes.c_void_p
+    objc.objc_getClass.argtypes = objc.sel_registerName.argtypes = [ctypes.c_char_p]
+    objc.objc_msgSend.argtypes = [ctypes.c_void_p, ctypes.c_void_p]
+    info = objc.objc_msgSend(objc.objc_getClass(b"NSProcessInfo"), objc.sel_registerName(b"processInfo"))
+    if not info:
+        return None
+    state = objc.objc_msgSend(info, objc.sel_registerName(b"thermalState")) or 0  # as a pointer, 0 is None
+    return THERMAL_STATES[state] if state < len(THERMAL_STATES) else None
+
+
+def _linux(root: Path) -> MachineState:
+    temperatures = [_number(f) for f in root.glob("sys/class/thermal/thermal_zone*/temp")]
+    throttled = [_number(f) for f in root.glob("sys/devices/system/cpu/cpu*/thermal_throttle/*_throttle_count")]
+    vmstat, meminfo = _table(root / "proc/vmstat"), _table(root / "proc/meminfo")
+    page = os.sysconf("SC_PAGE_SIZE")
+    swap = [meminfo.get(name) for name in ("SwapTotal", "SwapFree")]
+    return MachineState(
+        temperature_c=max((t / 1000 for t in temperatures if t is not None), default=None),
+        throttle_events=sum(t for t in throttled if t is not None) if throttled else None,
+        power_source=_linux_power(root / "sys/class/power_supply"),
+        swap_used_bytes=None if swap[0] is None or swap[1] is None else (swap[0] - swap[1]) * 1024,
+        swap_in_bytes=None if "pswpin" not in vmstat else vmstat["pswpin"] * page,
+        swap_out_bytes=None if "pswpout" not in vmstat else vmstat["pswpout"] * page,
+    )
+
+
+def _linux_power(supplies: Path) -> str | None:
+    """ac if a supply is on line, battery if the system's own is discharging; mice and the like do not count."""
+    found = [{name: _text(s / name) for name in ("type", "online", "status", "scope")} for s in supplies.glob("*")]
+    found = [s for s in found if s["scope"] != "Device"]
+    if any(s["type"] in ("Mains", "USB") and s["online"] in ("1", "2") for s in found):
+        return "ac"
+    return "battery" if any(s["type"] == "Battery" and s["status"] == "Discharging" for s in found) else None
+
+
+def _text(file: Path) -> str | None:
+    try:
+        return file.read_text().strip()
+    except (OSError, ValueError):  # a sensor that is there may still refuse to be read
+        return None
+
+
+def _number(file: Path) -> int | None:
+    text = _text(file)
+    return int(text) if text is not None and re.fullmatch(r"-?\d+", text) else None
+
+
+def _table(file: Path) -> dict[str, int]:
+    """Lines of a name and a number, as /proc has them."""
+    lines = re.findall(r"^(\w+):?\s+(\d+)", _text(file) or "", re.MULTILINE)
+    return {name: int(number) for name, number in lines}
+
+
+def _output(command: list[str]) -> str:
+    """What a command prints; nothing if it is not there or fails."""
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return ""
