@@ -58,8 +58,10 @@ class Stats:
     windows: int = 0  # checks of the routers' choice over several layers (sync_window)
     passes: int = 0  # passes over those windows; one each if nothing was missing
     void_layers: int = 0  # layers computed in vain: behind the first that missed an expert
-    foreseen: int = 0  # experts that the first void pass showed for layers behind the first miss, and that were used
+    foreseen: int = 0  # experts that void passes showed for layers behind the miss, and that were used
     foreseen_of: int = 0  # all experts that those layers used
+    foreseen_later: int = 0  # of both, what belongs to a window's second and later void passes
+    foreseen_later_of: int = 0
     layers: list[LayerCounts] = field(default_factory=list, repr=False)
     _tokens: array[float] = field(default_factory=lambda: array("d"), repr=False)  # wall and WAITS of each decoded token
 
@@ -100,8 +102,14 @@ class Stats:
 
     @property
     def foreseen_share(self) -> float | None:
-        """Share of the experts behind a window's first miss that its first, void pass had shown."""
+        """Share of the experts used behind a miss that the void passes had shown."""
         return _share(self.foreseen, self.foreseen_of)
+
+    @property
+    def foreseen_by_pass(self) -> tuple[float | None, float | None]:
+        """The same of a window's first void pass, and of its later ones, which come nearer to the truth."""
+        first = _share(self.foreseen - self.foreseen_later, self.foreseen_of - self.foreseen_later_of)
+        return first, _share(self.foreseen_later, self.foreseen_later_of)
 
     def as_dict(self) -> dict[str, Any]:
         """The counters in all and what follows from them."""

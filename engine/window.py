@@ -176,9 +176,9 @@ class Windows:
             first = missed if first is None else first
             if first is not None:
                 self._request(numbers, first, passes)
-        foretold = self._shown.copy()
-        behind = count if first is None else first + 1
+        void: list[tuple[int, np.ndarray]] = []  # of every void pass, the first layer behind its miss and what was believed
         while first is not None:
+            void.append((first + 1, self._shown.copy()))
             out, first = self._run_again(first)
             passes += 1
             if first is not None:
@@ -190,9 +190,14 @@ class Windows:
         for (_, stream), misses in zip(self._asking, absent.sum(axis=1).tolist(), strict=True):
             stats.count_uses(stream.number, absent.shape[1] - misses, misses)
         run.use(rows, self._ids, run.position + 1)
-        pairs = zip(foretold[behind:], self._ids[behind:], strict=True)
-        stats.foreseen += sum(len(np.intersect1d(a, b)) for a, b in pairs)
-        stats.foreseen_of += self._ids[behind:].size
+        for behind, shown in void:
+            pairs = zip(shown[behind:], self._ids[behind:], strict=True)
+            foreseen, of = sum(len(np.intersect1d(a, b)) for a, b in pairs), self._ids[behind:].size
+            stats.foreseen += foreseen
+            stats.foreseen_of += of
+            if shown is not void[0][1]:
+                stats.foreseen_later += foreseen
+                stats.foreseen_later_of += of
         return out
 
     def _learn(self, numbers: list[int]) -> int | None:

@@ -93,7 +93,7 @@ COLUMNS = (
         "passes that a window of layers took, 1 if nothing was missing; null if sync_window=1",
     ),
     Column("void_layers", "int", "", "layers computed in vain, behind the first that missed an expert"),
-    Column("foreseen_share", "float", "", "share of the experts behind a window's first miss that its void pass had shown"),
+    Column("foreseen_share", "float", "", "share of the experts behind a window's miss that its void passes had shown"),
     Column("slots", "int", "", "experts that fit into the cache, over all layers"),
     Column("cached_share", "float", "", "slots as a share of all routed experts"),
     Column("thermal_state", "str", "", "after the measurement: nominal, fair, serious or critical (macOS)"),

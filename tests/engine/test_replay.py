@@ -146,7 +146,7 @@ def test_bench_decode_with_a_trace(tiny: Path, tmp_path: Path, capsys: Capture) 
     result = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert [row["window"] for row in result["rows"]] == ["-", "-", "1", "all", "all, all foreseen"]
     limited, unlimited = result["rows"][3:]
-    assert unlimited["foreseen_share"] == 1 > limited["foreseen_share"]
+    assert unlimited["foreseen_by_pass"][0] == 1 > limited["foreseen_by_pass"][0]
     assert unlimited["passes_per_window"] <= 2 < limited["passes_per_window"] + 1
     assert main(["bench", "decode", str(tiny), "--trace", str(write(tmp_path / "u.parquet", routing(40, 3, 4, 16)))]) == 2
     assert "does not fit" in capsys.readouterr().err
