@@ -122,6 +122,10 @@ def bench(args: argparse.Namespace) -> None:
         if args.shape not in SHAPES:
             raise HeadraceError(f"--shape {args.shape} is unknown; {did_you_mean(args.shape, list(SHAPES))}")
         make(args.shape, args.path)
+    elif args.what == "hits":
+        from .bench.hits import bench_hits
+
+        print_json(bench_hits(args.path or args.model, _knobs(args), rounds=args.rounds or 20))
     elif args.what == "open":
         from .bench.opening import bench_open
 
@@ -221,7 +225,7 @@ def _parser() -> argparse.ArgumentParser:
             sub.add_argument("--temperature", type=float, default=0.0, help="0: always the likeliest token")
             sub.add_argument("--seed", type=int, default=0)
         if command is bench:
-            sub.add_argument("what", choices=("io", "decode", "trace", "open", "make"))
+            sub.add_argument("what", choices=("io", "decode", "hits", "trace", "open", "make"))
             sub.add_argument("path", type=Path, nargs="?", help="checkpoint folder (io: or any large file)")
             sub.add_argument("--rounds", type=int, help="turns of each arm (default: 5; io 24)")
             sub.add_argument("--mib", type=int, default=128, help="io: read this much a turn; more with many threads")

@@ -34,9 +34,9 @@ from .evict import SlotTable
 from .judge import Judge
 from .knobs import GB, Knobs
 from .measurement import Measurement
-from .memory import disk_bytes_read, page_cache_share, peak_memory_bytes
+from .memory import disk_bytes_read, memory_bytes, page_cache_share, peak_memory_bytes
 from .meters import machine_state
-from .plan import BankPlan, compute_dtype, needs_profile, plan_banks
+from .plan import BankPlan, compute_dtype, footprint, needs_profile, plan_banks
 from .prefetch import prefetch_of
 from .profile import routing_profile
 from .reader import Reader
@@ -58,6 +58,7 @@ def load(checkpoint: str | Path, knobs: Knobs | None = None) -> Engine:
     source = Checkpoint.open(checkpoint)
     streamed = knobs.streams
     plans = plan_banks(source, knobs) if streamed else []
+    _refuse_too_large(source, knobs)
     if streamed and needs_profile(knobs):
         plans = plan_banks(source, knobs, routing_profile(source))
     mx.reset_peak_memory()
@@ -79,6 +80,19 @@ def load(checkpoint: str | Path, knobs: Knobs | None = None) -> Engine:
             run.reader.close()
         raise
     return Engine(source, knobs, model, streams, run, windows)
+
+
+def _refuse_too_large(source: Checkpoint, knobs: Knobs) -> None:
+    """What cannot fit into memory is refused before the first byte is read."""
+    need, have = footprint(source, knobs), memory_bytes() / GB
+    if need.predicted_peak_gb > have:
+        room = have - need.resident_gb
+        remedy = f"set cache_gb below {room:.4g}" if room > need.one_token_gb else "it needs a machine with more"
+        asked = "every expert resident" if knobs.cache_gb is None else f"cache_gb={knobs.cache_gb:g}"
+        raise KnobError(
+            f"{asked} with {need.resident_gb:.4g} GB of other weights takes {need.predicted_peak_gb:.4g} GB, more than the "
+            f"{have:.4g} GB of memory here; {remedy}"
+        )
 
 
 class Engine:

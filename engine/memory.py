@@ -1,4 +1,4 @@
-"""What the system counts of this process: its high-water mark of memory, and the bytes it had from the disk.
+"""What the system counts: memory there is, this process's high-water mark of it, and the bytes it had from the disk.
 
 Linux: VmHWM, which unlike `ru_maxrss` does not inherit the parent's peak through fork and exec, and /proc/self/io. macOS:
 proc_pid_rusage, with the lifetime maximum of the physical footprint, which includes Metal buffers (written from
@@ -7,9 +7,13 @@ proc_pid_rusage, with the lifetime maximum of the physical footprint, which incl
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import sys
+from pathlib import Path
+
+import psutil
 
 RUSAGE_INFO_V4 = 4
 DISK_READ_FIELD = 16  # ri_diskio_bytesread: the 17th 64-bit field after the 16 bytes of ri_uuid
@@ -19,6 +23,15 @@ FOOTPRINT_FIELD = 28  # ri_lifetime_max_phys_footprint
 def peak_memory_bytes() -> int:
     """The most memory this process ever had, bytes."""
     return _macos_peak() if sys.platform == "darwin" else _linux_peak()
+
+
+def memory_bytes() -> int:
+    """Memory of this machine, or of the control group that the process is held in, bytes."""
+    total = int(psutil.virtual_memory().total)
+    for limit in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        with contextlib.suppress(OSError, ValueError):
+            total = min(total, int(Path(limit).read_text()))
+    return total
 
 
 def disk_bytes_read() -> int | None:

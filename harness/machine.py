@@ -12,20 +12,15 @@ from typing import Any
 
 import psutil
 
-from . import ROOT
+from engine.knobs import GB
+from engine.memory import memory_bytes
 
-GB = 1_000_000_000
+from . import ROOT
 
 
 def memory_gb() -> float:
     """Memory of this machine, or of the control group it is held in."""
-    total = psutil.virtual_memory().total
-    for limit in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        try:
-            total = min(total, int(Path(limit).read_text()))
-        except (OSError, ValueError):
-            continue
-    return total / GB
+    return memory_bytes() / GB
 
 
 @functools.cache

@@ -213,13 +213,15 @@ class Forced:
         expert that one pass foresees, so does every later one that foresees more."""
         assert self._foresight is not None
         rng = np.random.default_rng((self._token, number))
-        other = int(rng.integers(len(self._ids)))
         wrong = rng.random(ids.shape) >= self._foresight[min(void_pass, len(self._foresight)) - 1]
         shown = np.array(ids)
-        for rank in np.flatnonzero(wrong):
-            stand_in = self._ids[other, number, rank]
-            if stand_in not in ids and stand_in not in shown:
-                shown[rank] = stand_in
+        for other in rng.permutation(len(self._ids)):
+            for rank in np.flatnonzero(wrong):
+                stand_in = self._ids[other, number, rank]
+                if stand_in not in ids and stand_in not in shown:
+                    shown[rank], wrong[rank] = stand_in, False
+            if not wrong.any():
+                break
         return shown
 
 

@@ -94,3 +94,9 @@ def test_bench_trace_compares_turns_of_the_same_tokens(
     result = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert result["turns"] == 4 and result["mode"] == "reference float32 cpu"
     assert 0.1 < result["share"] < 10 and result["share_quartiles"][0] <= result["share"] <= result["share_quartiles"][1]
+
+
+def test_the_bench_of_hits_has_none_missing(checkpoint: Callable[..., Path], capsys: Capture) -> None:
+    assert main(["bench", "hits", str(checkpoint("deepseek_v3", None, True)), "--rounds", "2"]) == 0
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert result["misses"] == 0 and result["us_per_layer"][1] > 0 and result["layers"] == 3

@@ -12,6 +12,7 @@ from tiny import CONFIGS
 
 from engine import HeadraceError, Judge, JudgeError, KnobError, Knobs, Measurement, ReadError, footprint, load
 from engine.judge import Text
+from engine.window import Auto
 
 TEXT = "The headrace brings the water to the wheel. When it is clean, the stones grind from morning until night. "
 JUDGE = Judge((Text("a", "prose", TEXT, TEXT[:60]), Text("b", "prose", TEXT[::-1], TEXT[30:90])))
@@ -298,3 +299,50 @@ def test_the_routing_profile_is_taken_once(path: Path, monkeypatch: pytest.Monke
     hot = [bank.members for bank in plan_banks(source, Knobs(cold_bits=4, hot_share=0.25), routing_profile(source))[::2]]
     for layer, chosen in zip(uses, hot, strict=True):
         assert len(chosen) == 4 and layer[chosen].min() >= np.delete(layer, chosen).max()
+
+
+@pytest.mark.parametrize("cache_gb", [None, 0.001])
+def test_what_does_not_fit_into_memory_is_refused(
+    path: Path, monkeypatch: pytest.MonkeyPatch, cache_gb: float | None
+) -> None:
+    f = footprint(path)
+    monkeypatch.setattr("engine.engine.memory_bytes", lambda: round((f.resident_gb + 0.0008) * 1e9))
+    with pytest.raises(KnobError, match=r"takes .* GB, more than the .* GB of memory here; set cache_gb below 0.0008"):
+        load(path, Knobs(cache_gb=cache_gb))
+    with load(path, Knobs(cache_gb=0.0006)):
+        pass
+
+
+@pytest.mark.parametrize("family", sorted(CONFIGS))
+def test_a_prompt_in_chunks_is_the_same_streamed(checkpoint: Callable[..., Path], family: str) -> None:
+    path = checkpoint(family, 4)
+    tokens = np.random.default_rng(3).integers(0, 255, 40)
+    with load(path, Knobs(prefill_chunk=16)) as resident:
+        expected = resident.logits(tokens)
+    with load(path, Knobs(cache_gb=footprint(path).one_token_gb, prefill_chunk=16)) as engine:
+        assert np.array_equal(engine.logits(tokens), expected)
+
+
+def test_auto_keeps_the_faster_window() -> None:
+    """A clock that says what a token takes with each size; the faster one changes half way."""
+    now, ms = 0.0, {1: 3.0, 8: 2.0}
+    auto = Auto(8, clock=lambda: now)
+    sizes = []
+    for token in range(256):
+        if token == 128:
+            ms[8] = 5.0
+        sizes.append(auto.size(True))
+        now += ms[sizes[-1]]
+    assert sizes[10:60] == [8] * 50 and sizes[200:250] == [1] * 50
+    assert {1, 8} == set(sizes[64:74])
+
+
+def test_auto_does_not_count_what_was_not_decoding() -> None:
+    now = 0.0
+    auto = Auto(8, clock=lambda: now)
+    for token in range(40):
+        now += {1: 3.0, 8: 2.0}[auto.size(True)]
+        if token % 3 == 0:
+            auto.size(False)
+            now += 1000.0
+    assert auto.size(True) == 8

@@ -120,9 +120,7 @@ def test_corpus_readers() -> None:
 
 # --- the committed checkpoint ---
 
-needs_checkpoint = pytest.mark.skipif(
-    not (proof.CHECKPOINT / "config.json").exists(), reason="no checkpoint trained yet"
-)
+needs_checkpoint = pytest.mark.skipif(not (proof.CHECKPOINT / "config.json").exists(), reason="no checkpoint trained yet")
 
 
 @needs_checkpoint
