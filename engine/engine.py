@@ -8,10 +8,7 @@ reference that every lossless setting must equal to the last bit.
 
 from __future__ import annotations
 
-import copy
-import functools
 import itertools
-import re
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -22,27 +19,22 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
-from mlx.utils import tree_unflatten
 from mlx_lm.models.cache import make_prompt_cache
-from mlx_lm.models.switch_layers import QuantizedSwitchLinear, SwitchGLU, SwitchMLP
 from mlx_lm.sample_utils import make_sampler
-from mlx_lm.utils import load_model, load_tokenizer
+from mlx_lm.utils import load_tokenizer
 
 from .checkpoint import Checkpoint
 from .errors import CheckpointError, HeadraceError, JudgeError, KnobError
-from .evict import SlotTable
 from .judge import Judge
 from .knobs import GB, Knobs
 from .measurement import Measurement
 from .memory import disk_bytes_read, memory_bytes, page_cache_share, peak_memory_bytes
 from .meters import machine_state
-from .plan import BankPlan, compute_dtype, footprint, needs_profile, plan_banks
-from .prefetch import prefetch_of
+from .model import backend, fill, first_line, is_last, lay_out_for_cpu, open_model, put_streams, run_for, switches
+from .plan import compute_dtype, footprint, needs_profile, plan_banks
 from .profile import routing_profile
-from .reader import Reader
-from .slots import Bank
 from .stats import Stats
-from .switch import LayerStream, Run, StreamingSwitch
+from .switch import LayerStream, Run
 from .trace import TraceWriter
 from .window import Windows
 
@@ -62,18 +54,18 @@ def load(checkpoint: str | Path, knobs: Knobs | None = None) -> Engine:
     if streamed and needs_profile(knobs):
         plans = plan_banks(source, knobs, routing_profile(source))
     mx.reset_peak_memory()
-    model = _open_model(source)
-    run = _run_for(source, knobs) if streamed else None
+    model = open_model(source)
+    run = run_for(source, knobs) if streamed else None
     try:
-        streams, windows = _put_streams(model, source, knobs, plans, run) if run is not None else ([], None)
+        streams, windows = put_streams(model, source, knobs, plans, run) if run is not None else ([], None)
         dtype = compute_dtype()
         if dtype is not None:
             model.set_dtype(dtype)
-            _lay_out_for_cpu(model)
+            lay_out_for_cpu(model)
         mx.eval(model.parameters())
         model.eval()
         if run is not None:
-            _fill(streams, plans, run)
+            fill(streams, plans, run)
             run.stats.reset()
     except BaseException:
         if run is not None:
@@ -135,7 +127,7 @@ class Engine:
         try:
             return load_tokenizer(self.checkpoint.path)
         except (OSError, ValueError, ImportError) as e:
-            raise CheckpointError(f"{self.checkpoint.path}: its tokenizer cannot be opened ({_first_line(e)})") from e
+            raise CheckpointError(f"{self.checkpoint.path}: its tokenizer cannot be opened ({first_line(e)})") from e
 
     @property
     def uses(self) -> np.ndarray:
@@ -355,152 +347,7 @@ class Engine:
             self._trace.passed(tokens, phase, last_layer=last_layer)
 
 
-def backend() -> str:
-    """Where MLX computes: cpu, metal or cuda."""
-    if mx.default_device() == mx.Device(mx.cpu):
-        return "cpu"
-    return "metal" if mx.metal.is_available() else "cuda"
-
-
 def _nll(logits: mx.array, targets: list[int]) -> float:
     """Sum of negative log-likelihoods, nats."""
     chosen = mx.take_along_axis(logits, mx.array(targets)[:, None], axis=-1)[:, 0]
     return float(np.sum(np.array(mx.logsumexp(logits, axis=-1) - chosen, dtype=np.float64)))
-
-
-def _open_model(source: Checkpoint) -> nn.Module:
-    try:
-        model, _ = load_model(source.path, lazy=True)
-        model(mx.array([[0]]), cache=make_prompt_cache(model))  # computes nothing, but here shapes show that do not fit
-    except Exception as e:  # its classes raise what comes of a wrong config.json, ZeroDivisionError for one
-        raise CheckpointError(
-            f"checkpoint {source.path}: mlx-lm cannot open {source.architecture} ({_first_line(e)}); "
-            "give a model of an architecture that mlx-lm has, complete"
-        ) from e
-    return model
-
-
-def _lay_out_for_cpu(model: nn.Module) -> None:
-    """Keep matrices column by column in memory, the view of them as it was.
-
-    MLX multiplies float32 on Linux's CPU with the reference BLAS, which sums the products in the same order for either
-    layout, but 1.3 times (one token) to 2.8 times (a prefill) as fast when what it calls B is not transposed.
-    """
-    for module in model.modules():
-        weight = None if isinstance(module, nn.Embedding) else module.get("weight")
-        if weight is not None and weight.ndim == 2 and weight.dtype == mx.float32:
-            module.weight = mx.contiguous(weight.T).T
-            mx.eval(module.weight)
-
-
-def _run_for(source: Checkpoint, knobs: Knobs) -> Run:
-    stats = Stats()
-    reader = Reader(
-        source.files,
-        stats,
-        threads=knobs.read_threads,
-        block_bytes=knobs.read_block_kib * 1024,
-        direct=knobs.io_mode == "direct",
-        gbps=knobs.ssd_gbps,
-        deliver=_device_copy() if backend() == "cuda" else None,
-    )
-    experts = max(layer.experts for layer in source.layers)
-    return Run(len(source.layers), experts, knobs.evict_half_life, reader, stats)
-
-
-def switches(model: nn.Module, source: Checkpoint) -> list[tuple[str, Any]]:
-    """Path and module of every layer's switch, in the order of `source.layers`.
-
-    Raises `CheckpointError` if they are not one to one.
-    """
-    found: dict[int, tuple[str, Any]] = {}
-    for path, module in model.named_modules():
-        if isinstance(module, SwitchGLU | SwitchMLP | StreamingSwitch):
-            layer = source.find(path.rpartition(".")[0])
-            if layer is None:
-                raise CheckpointError(
-                    f"checkpoint {source.path}: the experts of {path} are not in a layout that can be streamed"
-                )
-            found[source.layers.index(layer)] = (path, module)
-    if len(found) != len(source.layers):
-        raise CheckpointError(
-            f"checkpoint {source.path}: {len(source.layers)} layers of experts, but the model has {len(found)}"
-        )
-    return [found[number] for number in range(len(found))]
-
-
-@functools.cache
-def _device_copy() -> Any:
-    from .cuda import DeviceCopy
-
-    return DeviceCopy()
-
-
-def _put_streams(
-    model: nn.Module, source: Checkpoint, knobs: Knobs, plans: list[BankPlan], run: Run
-) -> tuple[list[LayerStream], Windows | None]:
-    """Put a stream in the place of every switch: the streams in the order of the layers, and their windows if they check
-    several at once. A layer whose experts all fit keeps mlx-lm's own module, on the slots."""
-    modules = dict(model.named_modules())
-    streams, replaced, asking = [], [], []
-    for number, (layer, (path, module)) in enumerate(zip(source.layers, switches(model, source), strict=True)):
-        layer.check_against(module)
-        banks = []
-        for plan in (p for p in plans if p.layer == number):
-            policy, slot_of = run.policy.layer(number), run.slot_of[number]
-            table = SlotTable(plan.members, plan.slots, policy, slot_of, plan.pinned)
-            inner = _at_width(module, plan)
-            banks.append(Bank(layer, table, inner, plan.requantize, compute=compute_dtype(), stats=run.stats, number=number))
-        stream = LayerStream(number, banks, run, last=is_last(path, modules))
-        streams.append(stream)
-        run.stats.layers[number].sure = source.top_k if stream.complete else 0
-        stock = stream.complete and len(banks) == 1
-        replaced.append((path, banks[0].inner if stock else StreamingSwitch(stream)))
-        if not stream.complete:
-            asking.append((stream, modules[path.rpartition(".")[0]], path))
-    if knobs.prefetch != "off":
-        why = prefetch_of(
-            knobs.prefetch, [(stream, block, path.rpartition(".")[2]) for stream, block, path in asking],
-            depth=knobs.prefetch_depth, top_k=source.top_k, width=knobs.prefetch_width, cap_mb=knobs.prefetch_cap_mb,
-            stats=run.stats,
-        )  # fmt: skip
-        if why is not None:
-            raise KnobError(f"prefetch={knobs.prefetch} is not possible for {source.architecture}: {why}; use off")
-    model.update_modules(tree_unflatten(replaced))
-    if knobs.sync_window == 1:
-        return streams, None
-    return streams, Windows(model, {path: stream for stream, _, path in asking}, knobs.sync_window, run)
-
-
-def is_last(path: str, modules: dict[str, Any]) -> bool:
-    """Whether the switch at `path` is in the last of the model's layers: nothing but the logits depends on it."""
-    layer = re.match(r"(.*\blayers)\.(\d+)\.", path)
-    return layer is not None and f"{layer[1]}.{int(layer[2]) + 1}" not in modules
-
-
-def _fill(streams: list[LayerStream], plans: list[BankPlan], run: Run) -> None:
-    """Load what stays: layers whose experts all fit, and the pinned experts."""
-    for stream in streams:
-        if stream.complete:
-            stream.fill()
-        else:
-            for bank, plan in zip(stream.banks, (p for p in plans if p.layer == stream.number), strict=True):
-                bank.fill(plan.pinned, run.reader)
-
-
-def _at_width(module: Any, plan: BankPlan) -> Any:
-    """A copy of a switch whose projections have the bank's width; its weights are set by the bank."""
-    inner = copy.copy(module)
-    for name in [n for n in module if isinstance(module[n], nn.Module) and "weight" in module[n]]:
-        old, new = module[name], plan.requantize.get(name)
-        if new is None:
-            inner[name] = copy.copy(old)
-        else:
-            inner[name] = QuantizedSwitchLinear(
-                new.group_size, 1, 1, bias="bias" in old, group_size=new.group_size, bits=new.bits
-            )
-    return inner
-
-
-def _first_line(e: BaseException) -> str:
-    return (str(e).strip().splitlines() or [type(e).__name__])[0]

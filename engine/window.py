@@ -118,14 +118,15 @@ class Windows:
                 self._size = self._auto.size(decoding)
         elif x is not self._handed_on:
             raise KnobError(f"sync_window is not possible here: {type(layer).__name__} is not in a plain chain; use 1")
+        windowed = decoding and self._size > 1
         stream = self._stream_of.get(id(layer))
         if stream is not None:
-            stream.window = self if decoding and not stream.complete else None
-        this = Call(layer, x, args, kwargs, _snapshots([*args, *kwargs.values()]) if decoding else [])
-        if decoding:
+            stream.window = self if windowed else None
+        this = Call(layer, x, args, kwargs, _snapshots([*args, *kwargs.values()]) if windowed else [])
+        if windowed:
             self._open.append(this)
         out = this.run()
-        if decoding and (layer is self._last or len(self._asking) >= self._size):
+        if windowed and (layer is self._last or len(self._asking) >= self._size):
             out = self._checked(out)
             self._begin()
         self._handed_on = out

@@ -32,7 +32,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "gpt_oss": {
         "model_type": "gpt_oss", "vocab_size": 256, "hidden_size": 64, "intermediate_size": 32, "num_hidden_layers": 5,
         "num_local_experts": 8, "num_experts_per_tok": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
-        "head_dim": 16, "sliding_window": 128, "rope_theta": 10000, "rope_scaling": None,
+        "head_dim": 16, "sliding_window": 24, "rope_theta": 10000, "rope_scaling": None,
         "layer_types": ["sliding_attention", "full_attention"] * 2 + ["sliding_attention"],
     },
     "mixtral": {

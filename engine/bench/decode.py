@@ -22,10 +22,11 @@ from mlx.utils import tree_unflatten
 from mlx_lm.models.cache import make_prompt_cache
 
 from ..checkpoint import Checkpoint
-from ..engine import Engine, load, switches
+from ..engine import Engine, load
 from ..errors import HeadraceError
 from ..judge import Judge
 from ..knobs import GB, NEEDS_MISSES, Knobs
+from ..model import switches
 from ..plan import footprint
 from ..replay import Trace
 from ..stats import Stats

@@ -71,11 +71,11 @@ def ours(path: Path) -> dict[str, Any]:
 
 def mlx_lm(path: Path) -> dict[str, Any]:
     """Have mlx-lm open the checkpoint after us, and compare every switch with where we say its experts lie."""
-    from ..engine import _open_model, switches
+    from ..model import open_model, switches
 
     source = Checkpoint.open(path)
     begin = time.perf_counter()
-    found = switches(_open_model(source), source)
+    found = switches(open_model(source), source)
     for layer, (_, switch) in zip(source.layers, found, strict=True):
         layer.check_against(switch)
     return {"s": time.perf_counter() - begin, "peak_gb": peak_memory_bytes() / GB, "switches": len(found)}
