@@ -267,11 +267,12 @@ def _print(result: dict[str, Any]) -> None:
     low, middle, high = result["io_gbps"]
     console = Console()
     console.print(f"{result['mode']}; {result['routing']}; plain reads {middle:.2f} GB/s ({low:.2f} .. {high:.2f})")
+    console.print("ceilings: serial 1/(io + compute), overlapped 1/max(io, compute)")
     if result["foresight"]:
         shares = ", ".join(f"{share:.2f}" for share in result["foresight"])
         console.print(f"void passes may believe a share of {shares} (first pass, later ones) of what they show")
     table = Table(box=None)
-    for name in ("cached", "window", "tok/s", "of resident", "of 1/(io+compute)", "of 1/max", "hit", "passes"):
+    for name in ("cached", "window", "tok/s", "of resident", "of serial", "of overlapped", "hit", "passes"):
         table.add_column(name, justify="left" if name == "cached" else "right")
     for row in result["rows"]:
         table.add_row(
