@@ -67,9 +67,9 @@ class Knobs:
         1, lossless=True, text="layers between checks of what the routers chose; 1: each, all (0): a token, auto (-1)"
     )
     read_block_kib: int = knob(
-        1024, lossless=True, text="largest single read, KiB; an expert is read in such blocks, side by side"
+        4096, lossless=True, text="largest single read, KiB; an expert is read in such blocks, side by side"
     )
-    read_threads: int = knob(4, lossless=True, text="threads that read")
+    read_threads: int = knob(16, lossless=True, text="threads that read")
     io_mode: str = knob("buffered", lossless=True, text="buffered: through the page cache; direct: past it")
     prefill_chunk: int = knob(512, lossless=True, text="tokens a forward pass while a prompt is prefilled")
     ssd_gbps: float | None = knob(
