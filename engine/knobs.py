@@ -71,7 +71,9 @@ class Knobs:
     )
     read_threads: int = knob(16, lossless=True, text="threads that read")
     io_mode: str = knob("buffered", lossless=True, text="buffered: through the page cache; direct: past it")
-    prefill_chunk: int = knob(512, lossless=True, text="tokens a forward pass while a prompt is prefilled; Mamba layers round by it")
+    prefill_chunk: int = knob(
+        512, lossless=True, text="tokens a forward pass while a prompt is prefilled; Mamba layers round by it"
+    )
     ssd_gbps: float | None = knob(
         None, lossless=True, text="hold reads to this bandwidth, 10^9 bytes/s over all threads; unset: as fast as it goes"
     )
