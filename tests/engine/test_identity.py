@@ -156,7 +156,7 @@ def test_a_lossy_model_is_the_same_streamed_and_resident(
         expected = both_phases(resident)
         assert np.max(np.abs(both_phases(reference) - expected)) > 1e-3
     for cache_gb in cache_sizes(path, Knobs(**lossy)):
-        for other in ({"prefetch": "stale_gate"}, {"sync_window": 0}, {"pinned_share": 0.3}):
+        for other in ({"prefetch": "stale_gate"}, {"sync_window": 0}):
             with load(path, Knobs.from_mapping({"cache_gb": cache_gb, **other, **lossy})) as engine:
                 assert np.max(np.abs(both_phases(engine) - expected)) == 0
 

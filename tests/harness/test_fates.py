@@ -25,7 +25,7 @@ FATES = {  # fault: (status, reason)
     "hang": ("timeout", "no result within 6 s (budget.trial_timeout_s)"),
     "burst": ("oom", "are above the limit of 0.6 GB"),
 }
-THREADS = {kind: 9 + i for i, kind in enumerate(FATES)}  # the number of read_threads that brings the fault about
+THREADS = {kind: 20 + i for i, kind in enumerate(FATES)}  # the number of read_threads that brings the fault about
 
 
 @pytest.fixture(scope="module")
