@@ -134,7 +134,9 @@ def bench(args: argparse.Namespace) -> None:
         from .bench.io import bench_io
 
         of_reads = ("read_threads", "read_block_kib", "io_mode", "ssd_gbps")
-        knobs = Knobs(**{n: v for n, v in _knobs_given(args).items() if n in of_reads}, cache_gb=1)
+        given = _knobs_given(args)
+        _refuse("bench io", sorted(given.keys() - set(of_reads)), "measures reads alone")
+        knobs = Knobs(**given, cache_gb=1)
         rounds = args.rounds or (5 if knobs.ssd_gbps else 24)
         print_json(bench_io(args.path or args.model, knobs, rounds=rounds, mib=args.mib, expert_kib=args.expert_kib))
     elif args.what == "trace":
@@ -147,12 +149,22 @@ def bench(args: argparse.Namespace) -> None:
         print_json(_bench_decode(args))
 
 
+def _refuse(command: str, names: list[str], why: str) -> None:
+    """One line for options that a command would ignore."""
+    if names:
+        raise HeadraceError(f"--{names[0].replace('_', '-')} has no effect: {command} {why}; leave it out")
+
+
 def _bench_decode(args: argparse.Namespace) -> dict[str, Any]:
     from .bench.decode import bench_decode
     from .judge import Judge
     from .replay import read_trace
 
-    given = {**_knobs_given(args), "cache_gb": 1.0}
+    given = _knobs_given(args)
+    _refuse("bench decode", ["cache_gb"] * ("cache_gb" in given), "takes shares with --cached")
+    if args.trace is not None:
+        _refuse("bench decode --trace", ["prefetch"] * ("prefetch" in given), "has routing that no router foretells")
+    given["cache_gb"] = 1.0
     windows = args.windows or [given.pop("sync_window", 1)]
     trace = None if args.trace is None else read_trace(args.trace)
     if trace is not None and args.foresight is None and any(w != 1 for w in windows):

@@ -96,6 +96,20 @@ def test_bench_trace_compares_turns_of_the_same_tokens(
     assert 0.1 < result["share"] < 10 and result["share_quartiles"][0] <= result["share"] <= result["share_quartiles"][1]
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["bench", "io", "--sync-window", "all"],
+        ["bench", "decode", "--cache-gb", "0.01"],
+        ["bench", "decode", "--trace", "ROUTING", "--prefetch", "stale_gate"],
+    ],
+)
+def test_a_bench_refuses_what_it_would_ignore(capsys: Capture, options: list[str]) -> None:
+    routing = str(Path(__file__).parents[2] / "experiments" / "kimi_mini" / "routing_trace.parquet")
+    assert main([routing if o == "ROUTING" else o for o in options]) == 2
+    assert "has no effect: bench" in capsys.readouterr().err
+
+
 def test_the_bench_of_hits_has_none_missing(checkpoint: Callable[..., Path], capsys: Capture) -> None:
     assert main(["bench", "hits", str(checkpoint("deepseek_v3", None, True)), "--rounds", "2"]) == 0
     result = json.loads(capsys.readouterr().out.splitlines()[-1])
