@@ -92,6 +92,7 @@ class SlotTable:
         """Take `expert` out of its slot: what is in there is nobody's."""
         self._expert_in[self.slot_of[expert]] = -1
         self.slot_of[expert] = -1
+        self.guessed.pop(expert, None)
 
     def _may_leave(self, keep: np.ndarray) -> np.ndarray:
         """The cached experts that are neither pinned nor in `keep`, in the order of their slots."""

@@ -117,6 +117,14 @@ def test_the_contract(half_life: float, pinned: list[int], guesses: int) -> None
     assert sum(hits) > 0 and (guesses or sum(hits) <= belady(trace()) + len(pinned))
 
 
+def test_a_guess_that_failed_is_no_guess_any_more() -> None:
+    """Else its expert, read for a later demand, would count as a guess that came true."""
+    table = SlotTable(np.arange(EXPERTS), SLOTS, DecayedFrequency(EXPERTS, 1.0), np.full(EXPERTS, -1, np.int32))
+    assert table.guess(3, 1, NOBODY) is not None and table.guessed == {3: 1}
+    table.free(3)
+    assert not table.guessed and table.slot_of[3] == -1
+
+
 def test_many_uses_at_once_count_like_one_by_one() -> None:
     together, singly = DecayedFrequency(8, 4.0), DecayedFrequency(8, 4.0)
     experts, times = np.array([1, 2, 1, 5, 1]), np.array([1, 1, 2, 3, 7])
