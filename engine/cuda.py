@@ -3,7 +3,7 @@
 MLX's unified memory on CUDA is managed memory: when a reader thread writes into a slot, the driver first moves the slot's
 pages to the host, and the GPU moves them back when it next computes, 4 KiB to 2 MiB at a time. Copying from a staging
 buffer with the copy engine writes to the pages where they are. The driver's own library does that without a build
-dependency (CUDA Driver API: cuMemcpyHtoD, cuMemAdvise; addresses of managed memory are valid device addresses).
+dependency (CUDA Driver API: cuMemcpyAsync, cuMemHostRegister; addresses of managed memory are valid device addresses).
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any
 import mlx.core as mx
 
 from .errors import HeadraceError
+from .reader import address
 
 NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING: does not wait for MLX's streams
 
@@ -42,14 +43,14 @@ class DeviceCopy:
         self._check(self._driver.cuStreamCreate(ctypes.byref(stream), NON_BLOCKING), "cuStreamCreate")
         self._thread.stream = stream
         memory = memoryview(mmap.mmap(-1, nbytes))
-        address = ctypes.c_void_p(_address(memory))
-        self._check(self._driver.cuMemHostRegister_v2(address, ctypes.c_size_t(nbytes), 0), "cuMemHostRegister")
-        self._thread.staging = _Staging(memory, self._driver, address)
+        at = ctypes.c_void_p(address(memory))
+        self._check(self._driver.cuMemHostRegister_v2(at, ctypes.c_size_t(nbytes), 0), "cuMemHostRegister")
+        self._thread.staging = _Staging(memory, self._driver, at)
         return memory
 
     def __call__(self, into: memoryview, source: memoryview) -> None:
         stream = self._thread.stream
-        self._check(self._driver.cuMemcpyAsync(_address(into), _address(source), len(into), stream), "cuMemcpyAsync")
+        self._check(self._driver.cuMemcpyAsync(address(into), address(source), len(into), stream), "cuMemcpyAsync")
         self._check(self._driver.cuStreamSynchronize(stream), "cuStreamSynchronize")
 
     def _check(self, code: int, what: str) -> None:
@@ -65,7 +66,3 @@ class _Staging:
 
     def __del__(self) -> None:
         self._driver.cuMemHostUnregister(self._address)
-
-
-def _address(view: memoryview) -> int:
-    return ctypes.addressof(ctypes.c_char.from_buffer(view))

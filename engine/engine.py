@@ -24,13 +24,13 @@ from mlx_lm.sample_utils import make_sampler
 from mlx_lm.utils import load_tokenizer
 
 from .checkpoint import Checkpoint
-from .errors import CheckpointError, HeadraceError, JudgeError, KnobError
+from .errors import CheckpointError, HeadraceError, JudgeError, KnobError, first_line
 from .judge import Judge
 from .knobs import GB, Knobs
 from .measurement import Measurement
 from .memory import disk_bytes_read, memory_bytes, page_cache_share, peak_memory_bytes
 from .meters import machine_state
-from .model import backend, fill, first_line, is_last, lay_out_for_cpu, open_model, put_streams, run_for, switches
+from .model import backend, fill, is_last, lay_out_for_cpu, open_model, put_streams, run_for, switches
 from .plan import compute_dtype, footprint, needs_profile, plan_banks
 from .profile import routing_profile
 from .stats import Stats

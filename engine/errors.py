@@ -30,3 +30,8 @@ def did_you_mean(name: str, known: list[str]) -> str:
 
     close = difflib.get_close_matches(name, known, n=1)
     return f"did you mean {close[0]}?" if close else "choose one of: " + ", ".join(known)
+
+
+def first_line(e: BaseException) -> str:
+    """The first line of an error's message, at most 200 characters; its type if it has none."""
+    return (str(e).strip().splitlines() or [type(e).__name__])[0][:200]

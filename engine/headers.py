@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .errors import CheckpointError
+from .errors import CheckpointError, first_line
 
 ITEM_BYTES = {
     "F64": 8, "I64": 8, "U64": 8, "C64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2, "U16": 2,
@@ -86,7 +86,7 @@ def _header(file: Path) -> tuple[dict[str, Any], int, int]:
                 )
             header = json.loads(f.read(length), object_pairs_hook=_without_repeats)
     except (ValueError, RecursionError) as e:
-        raise CheckpointError(f"{file} has a damaged header ({_first_line(e)}); {AGAIN}") from e
+        raise CheckpointError(f"{file} has a damaged header ({first_line(e)}); {AGAIN}") from e
     except OSError as e:
         raise CheckpointError(f"{file} cannot be read ({e.strerror}); make it a readable file, or {AGAIN}") from e
     if not isinstance(header, dict):
@@ -132,7 +132,3 @@ def _no_overlap(file: Path, spans: list[tuple[int, int, str]]) -> None:
     for (_, end, name), (begin, _, following) in itertools.pairwise(spans):
         if begin < end:
             raise CheckpointError(f"{file}: {name} ends at byte {end}, but {following} begins at {begin}; {AGAIN}")
-
-
-def _first_line(e: BaseException) -> str:
-    return (str(e).splitlines() or [type(e).__name__])[0][:200]

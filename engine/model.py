@@ -19,7 +19,7 @@ from mlx_lm.models.switch_layers import QuantizedSwitchLinear, SwitchGLU, Switch
 from mlx_lm.utils import load_model
 
 from .checkpoint import Checkpoint
-from .errors import CheckpointError, KnobError
+from .errors import CheckpointError, KnobError, first_line
 from .evict import SlotTable
 from .knobs import Knobs
 from .plan import BankPlan, compute_dtype
@@ -170,7 +170,3 @@ def backend() -> str:
     if mx.default_device() == mx.Device(mx.cpu):
         return "cpu"
     return "metal" if mx.metal.is_available() else "cuda"
-
-
-def first_line(e: BaseException) -> str:
-    return (str(e).strip().splitlines() or [type(e).__name__])[0]

@@ -32,6 +32,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from .bandwidth import Bandwidth
 from .errors import KnobError, ReadError
 from .stats import Stats
 
@@ -155,34 +156,6 @@ class Load:
             self._error = e
         self.ended = time.perf_counter()
         self._done.set()
-
-
-class Bandwidth:
-    """A disk of a given speed, one for all threads: `finish(n, asked)` returns when it would have delivered `n` more bytes
-    that it was asked for at `asked`.
-
-    It serves one request after the other, without a pause while there are any: what a sleep takes too long is made up for
-    by the next read. Time in which it was asked for nothing is gone.
-    """
-
-    def __init__(
-        self, gbps: float | None, clock: Callable[[], float] = time.perf_counter, sleep: Callable[[float], None] = time.sleep
-    ) -> None:
-        self.clock = clock
-        self._bytes_per_s = None if gbps is None else gbps * 1e9
-        self._sleep = sleep
-        self._free_at = 0.0
-        self._lock = threading.Lock()
-
-    def finish(self, nbytes: int, asked: float) -> None:
-        if self._bytes_per_s is None:
-            return
-        with self._lock:
-            self._free_at = max(self._free_at, asked) + nbytes / self._bytes_per_s
-            until = self._free_at
-        wait = until - self.clock()
-        if wait > 0:
-            self._sleep(wait)
 
 
 class Reader:
@@ -338,7 +311,7 @@ def _lay_out(
     done, at = 0, block.offset - begin
     for into in block.into:
         first, last = -(-at // alignment) * alignment, (at + len(into)) // alignment * alignment
-        if memory and first < last and (memory == 1 or (_address(into) + first - at) % memory == 0):
+        if memory and first < last and (memory == 1 or (address(into) + first - at) % memory == 0):
             views += [scratch[done:first], into[first - at : last - at]]
             rest += [(into[: first - at], scratch[at:first]), (into[last - at :], scratch[last : at + len(into)])]
             done = last
@@ -380,7 +353,8 @@ def _copy(into: memoryview, source: memoryview) -> None:
     np.copyto(np.frombuffer(into, np.uint8), np.frombuffer(source, np.uint8))  # without the GIL, unlike a memoryview's copy
 
 
-def _address(view: memoryview) -> int:
+def address(view: memoryview) -> int:
+    """Where writable memory begins."""
     return ctypes.addressof(ctypes.c_char.from_buffer(view))
 
 

@@ -144,9 +144,8 @@ class LayerStream:
         """Whether the reads of one of `experts` are under way."""
         return any(bank.waits_for(experts) for bank in self.banks)
 
-    @property
-    def settled(self) -> bool:
-        """No read of this layer is under way any more."""
+    def take_in(self) -> bool:
+        """Settle the reads that have ended by now; whether none of this layer is left under way."""
         for bank in self.banks:
             bank.take_in()
         return all(bank.settled for bank in self.banks)

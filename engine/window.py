@@ -142,7 +142,7 @@ class Windows:
             return stream.on_device(x, indices)
         number = next(n for n, (_, s) in enumerate(self._asking) if s is stream)
         self._unchecked.append(number)
-        if stream.settled:
+        if stream.take_in():
             return stream.on_device(x, indices)
         first = self._learn(self._unchecked)
         self._unchecked = []
@@ -192,8 +192,8 @@ class Windows:
             stats.count_uses(stream.number, absent.shape[1] - misses, misses)
         run.use(rows, self._ids, run.position + 1)
         for behind, shown in void:
-            pairs = zip(shown[behind:], self._ids[behind:], strict=True)
-            foreseen, of = sum(len(np.intersect1d(a, b)) for a, b in pairs), self._ids[behind:].size
+            used = self._ids[behind:]
+            foreseen, of = int((used[..., None] == shown[behind:, None]).any(axis=-1).sum()), used.size
             stats.foreseen += foreseen
             stats.foreseen_of += of
             if shown is not void[0][1]:

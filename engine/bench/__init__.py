@@ -68,8 +68,8 @@ def spread(figures: list[float] | np.ndarray) -> tuple[float, float, float]:
 def ratios(arm: Arm, base: Arm) -> tuple[float, float, float]:
     """Median and quartiles of the arm's figures over the base's of the same round."""
     shares = [a / b for a, b in zip(arm.figures, base.figures, strict=True)]
-    low, middle, high = np.quantile(shares, [0.25, 0.5, 0.75])
-    return float(middle), float(low), float(high)
+    low, middle, high = spread(shares)
+    return middle, low, high
 
 
 def plain_reads(files: tuple[Path, ...], knobs: Knobs, limit: int, first: int = 0) -> int:

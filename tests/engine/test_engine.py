@@ -126,6 +126,12 @@ def test_a_wider_prefetch_recalls_more(path: Path, quarter: float) -> None:
     assert recall == sorted(recall) and recall[-1] == 1  # four times top-k are all 16 experts
 
 
+def test_a_deeper_prefetch_asks_more_layers(path: Path, quarter: float) -> None:
+    """Of three layers the last is foretold by both before it, and the farther one says some other things."""
+    near, far = (measured(path, cache_gb=quarter, prefetch="stale_gate", prefetch_depth=d) for d in (1, 2))
+    assert far.prefetch_recall > near.prefetch_recall and far.prefetch_issued != near.prefetch_issued
+
+
 def test_a_prefetch_cap_holds_for_every_token(path: Path, quarter: float) -> None:
     free = measured(path, cache_gb=quarter, prefetch="stale_gate")
     capped = measured(path, cache_gb=quarter, prefetch="stale_gate", prefetch_cap_mb=0.013)  # one expert of 12,288 bytes

@@ -18,7 +18,8 @@ import pytest
 
 import engine
 from engine import KnobError, Knobs, ReadError, footprint
-from engine.reader import Bandwidth, Block, Piece, Reader, _address, _lay_out, cut
+from engine.bandwidth import Bandwidth
+from engine.reader import Block, Piece, Reader, _lay_out, address, cut
 from engine.stats import Stats
 
 
@@ -91,13 +92,13 @@ def test_direct_reads_go_straight_where_the_address_allows(
     memory = mmap.mmap(-1, 200_000)
     ranges = [(phase, 50_000), (phase + 50_000, 70_001)]
     parts = [Piece(0, offset, memoryview(memory)[offset : offset + n]) for offset, n in ranges]
-    begin = _address(memoryview(memory))
+    begin = address(memoryview(memory))
     straight = 0
     real = os.preadv
 
     def spy(fd: int, into: list[memoryview], offset: int) -> int:
         nonlocal straight
-        straight += sum(len(view) for view in into if begin <= _address(view) < begin + len(memory))
+        straight += sum(len(view) for view in into if begin <= address(view) < begin + len(memory))
         return real(fd, into, offset)
 
     monkeypatch.setattr(os, "preadv", spy)

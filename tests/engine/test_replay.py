@@ -17,11 +17,9 @@ from engine.replay import Trace, belady_hit_rate, hit_rate, overlap, read_trace
 
 Capture = pytest.CaptureFixture[str]
 TINY = {
-    "model_type": "qwen3_moe", "hidden_size": 128, "num_hidden_layers": 4, "intermediate_size": 128,
-    "num_attention_heads": 4, "num_experts": 16, "num_experts_per_tok": 4, "decoder_sparse_step": 1,
-    "mlp_only_layers": [], "moe_intermediate_size": 64, "rms_norm_eps": 1e-6, "vocab_size": 256,
-    "num_key_value_heads": 2, "head_dim": 32, "rope_theta": 10000.0, "tie_word_embeddings": False,
-    "max_position_embeddings": 512, "norm_topk_prob": True,
+    **shapes.SHAPES["qwen3_30b_a3b"], "hidden_size": 128, "num_hidden_layers": 4, "intermediate_size": 128,
+    "num_attention_heads": 4, "num_experts": 16, "num_experts_per_tok": 4, "moe_intermediate_size": 64, "vocab_size": 256,
+    "num_key_value_heads": 2, "head_dim": 32,
 }  # fmt: skip
 
 
