@@ -17,7 +17,6 @@ from engine.knobs import LOSSY, NEEDS_MISSES
 
 from . import ConfigError
 
-PRECISION = LOSSY
 FIELDS = {
     "float": ({"low", "high"}, {"log"}),
     "int": ({"low", "high"}, {"log"}),
@@ -56,7 +55,7 @@ class Entry:
         """The first and the last value; of a precision, the one with fewest bits first and the checkpoint's own last."""
         if not self.values:
             return self.decode(self.low), self.decode(self.high)
-        if self.name in PRECISION:
+        if self.name in LOSSY:
             ranked = sorted(self.values, key=lambda v: (v is None, v or 0))
             return ranked[0], ranked[-1]
         return self.values[0], self.values[-1]
@@ -68,7 +67,7 @@ class Entry:
         if self.values:
             numbers = [v for v in self.values if isinstance(v, int | float)]
             if not numbers or not isinstance(wanted, int | float):
-                return self.values[-1] if self.name in PRECISION else self.values[0]
+                return self.values[-1] if self.name in LOSSY else self.values[0]
             return min(numbers, key=lambda v: abs(v - wanted))
         if wanted is None:
             middle = (self.low * self.high) ** 0.5 if self.log else (self.low + self.high) / 2
@@ -87,7 +86,7 @@ class Space:
     def values(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """Knob values for Optuna's parameters, with the fixed ones and without those that could have no effect."""
         values = effective({**self.fixed, **{e.name: e.decode(params[e.name]) for e in self.entries}})
-        sizes = {k: v for k, v in values.items() if k in (*PRECISION, "cache_gb")}
+        sizes = {k: v for k, v in values.items() if k in (*LOSSY, "cache_gb")}
         if values.get("cache_gb") is not None and self.holds_all(Knobs.from_mapping(sizes)):
             values = effective({k: v for k, v in values.items() if k not in NEEDS_MISSES})
         return values
@@ -111,7 +110,7 @@ class Space:
         Smallest cache with lowest precision, largest with highest, and the two mixed ones span the front's ends.
         """
         cache = [e for e in self.entries if e.name == "cache_gb"]
-        lossy = [e for e in self.entries if e.name in PRECISION]
+        lossy = [e for e in self.entries if e.name in LOSSY]
         corners = [
             {e.name: e.ends()[c] for e in cache} | {e.name: e.ends()[p] for e in lossy}
             for c, p in ((0, 0), (1, 1), (1, 0), (0, 1))
@@ -135,7 +134,7 @@ def effective(values: Mapping[str, Any]) -> dict[str, Any]:
     if kept.get("prefetch", "off") == "off":
         kept = {k: v for k, v in kept.items() if not k.startswith("prefetch_")}
     if kept.get("cache_gb") is None:
-        kept = {k: v for k, v in kept.items() if k in (*PRECISION, "prefill_chunk")}
+        kept = {k: v for k, v in kept.items() if k in (*LOSSY, "prefill_chunk")}
     return kept
 
 
@@ -201,7 +200,7 @@ def _entry(name: str, raw: Mapping[str, Any]) -> Entry:
 
 def _check(where: str, name: str, value: Any) -> None:
     """Raise unless `name=value` is legal for some setting of the other knobs."""
-    others: dict[str, Any] = {"cache_gb": 1.0} if name not in PRECISION else {}
+    others: dict[str, Any] = {"cache_gb": 1.0} if name not in LOSSY else {}
     if name == "hot_share":
         others["cold_bits"] = 2
     if name.startswith("prefetch_"):

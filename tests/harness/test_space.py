@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import optuna
@@ -125,3 +126,20 @@ def test_the_sampler_learns_what_is_infeasible(tmp_path: Path) -> None:
         proposals.tell(rows[-1], rows)
     late = [r["status"] for r in rows[15:]]
     assert late.count("oom") <= 6
+
+
+def test_a_cache_that_holds_all_is_not_tried_with_knobs_that_would_be_idle() -> None:
+    """The engine refuses them; a flat space proposes them all the same."""
+    space = space_from_config(
+        {"cache_gb": {"type": "float", "low": 1, "high": 4}}, {"prefetch": "stale_gate", "read_threads": 2}
+    )
+    space = dataclasses.replace(space, holds_all=lambda knobs: knobs.cache_gb >= 3)
+    assert space.values({"cache_gb": 2.0}) == {"cache_gb": 2.0, "prefetch": "stale_gate", "read_threads": 2}
+    assert space.values({"cache_gb": 3.0}) == {"cache_gb": 3.0, "read_threads": 2}
+
+
+def test_windows_and_prefetch_are_not_tried_together() -> None:
+    both = {"cache_gb": 1.0, "sync_window": 4, "prefetch": "stale_gate", "prefetch_depth": 2}
+    assert effective(both) == {"cache_gb": 1.0, "sync_window": 4}
+    assert effective({**both, "sync_window": 1}) == {**both, "sync_window": 1}
+    assert effective({"cache_gb": 1.0, "prefetch": "off", "prefetch_depth": 2}) == {"cache_gb": 1.0, "prefetch": "off"}
