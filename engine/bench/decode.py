@@ -73,7 +73,7 @@ def bench_decode(
 
     Serial ceiling: 1 / (io + compute), overlapped 1 / max(io, compute). Compute is the resident model's time a token, io
     the bytes that were missing over the bandwidth of plain large reads of the same files (or the one `ssd_gbps` holds);
-    all of the same round.
+    all of the same round. Without the resident model there are no ceilings.
     """
     source = Checkpoint.open(model)
     with contextlib.ExitStack() as stack:
@@ -90,7 +90,8 @@ def bench_decode(
             for arm in arms if number % 2 == 0 else reversed(arms):
                 _turn(arm, judge, tokens)
         expert_bytes = source.expert_bytes / sum(layer.experts for layer in source.layers)
-        rows = [_row(arm, arms[0], plain, expert_bytes) for arm in arms]
+        base = arms[0] if resident else None
+        rows = [_row(arm, base, plain, expert_bytes) for arm in arms]
         result = {
             "bench": "decode", "architecture": source.architecture, "layers": len(source.layers),
             "experts": source.layers[0].experts, "top_k": source.top_k, "expert_bits": source.expert_bits,
@@ -138,22 +139,26 @@ def _turn(arm: Arm, judge: Judge | None, tokens: int) -> None:
         arm.stats.append(arm.engine.decoded)
 
 
-def _row(arm: Arm, base: Arm, plain: list[float], expert_bytes: float) -> dict[str, Any]:
+def _row(arm: Arm, base: Arm | None, plain: list[float], expert_bytes: float) -> dict[str, Any]:
     stats = arm.stats[-1]
-    compute = 1 / np.array(base.tok_s)
     io = np.array([s.misses * expert_bytes / s.tokens / GB for s in arm.stats]) / np.array(plain)
     speed = np.array(arm.tok_s)
     row: dict[str, Any] = {
         "cached": arm.cached, "window": arm.window, "cache_gb": arm.engine.knobs.cache_gb,
         "foresight": arm.foresight, "decode_tok_s": spread(arm.tok_s),
-        "share_of_resident": spread(speed * compute), "share_of_serial": spread(speed * (io + compute)),
-        "share_of_overlapped": spread(speed * np.maximum(io, compute)), "hit_rate": stats.hit_rate,
+        "hit_rate": stats.hit_rate,
         "missing_mb_per_token": stats.misses * expert_bytes / stats.tokens / 1e6,
         "read_mb_per_token": stats.bytes_read / stats.tokens / 1e6, "io_ms_per_token": stats.io_ms / stats.tokens,
         "sync_ms_per_token": stats.sync_ms / stats.tokens, "passes_per_token": stats.passes / stats.tokens or None,
         "passes_per_window": stats.passes_per_window, "void_layers_per_token": stats.void_layers / stats.tokens,
         "foreseen_by_pass": stats.foreseen_by_pass,
     }  # fmt: skip
+    row |= {"share_of_resident": None, "share_of_serial": None, "share_of_overlapped": None}
+    if base is not None:
+        compute = 1 / np.array(base.tok_s)
+        row["share_of_resident"] = spread(speed * compute)
+        row["share_of_serial"] = spread(speed * (io + compute))
+        row["share_of_overlapped"] = spread(speed * np.maximum(io, compute))
     return row
 
 
@@ -281,13 +286,15 @@ def _print(result: dict[str, Any]) -> None:
             f"{row['decode_tok_s'][1]:.1f}",
             _show(row["share_of_resident"]),
             _show(row["share_of_serial"]),
-            f"{row['share_of_overlapped'][1]:.2f}",
+            _show(row["share_of_overlapped"]).partition(" ")[0],
             "-" if row["hit_rate"] is None else f"{row['hit_rate']:.3f}",
             "-" if row["passes_per_token"] is None else f"{row['passes_per_token']:.2f}",
         )
     console.print(table)
 
 
-def _show(figure: tuple[float, float, float]) -> str:
+def _show(figure: tuple[float, float, float] | None) -> str:
+    if figure is None:
+        return "-"
     low, middle, high = figure
     return f"{middle:.2f} ({low:.2f}..{high:.2f})"

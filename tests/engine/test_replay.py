@@ -146,5 +146,9 @@ def test_bench_decode_with_a_trace(tiny: Path, tmp_path: Path, capsys: Capture) 
     limited, unlimited = result["rows"][3:]
     assert unlimited["foreseen_by_pass"][0] == 1 > limited["foreseen_by_pass"][0]
     assert unlimited["passes_per_window"] <= 2 < limited["passes_per_window"] + 1
+    assert limited["share_of_serial"][1] >= limited["share_of_overlapped"][1] > 0
+    assert main(["bench", "decode", str(tiny), "--trace", file, "--rounds", "1", "--tokens", "4", "--cached", "0.5"]) == 0
+    alone = json.loads(capsys.readouterr().out.splitlines()[-1])["rows"][0]
+    assert alone["share_of_resident"] is None and alone["decode_tok_s"][1] > 0
     assert main(["bench", "decode", str(tiny), "--trace", str(write(tmp_path / "u.parquet", routing(40, 3, 4, 16)))]) == 2
     assert "does not fit" in capsys.readouterr().err
