@@ -15,8 +15,8 @@ import json
 import math
 import sys
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -179,6 +179,48 @@ def _bench_decode(args: argparse.Namespace) -> dict[str, Any]:
     )  # fmt: skip
 
 
+def pack(args: argparse.Namespace) -> None:
+    """Pack a checkpoint's experts into a store: one record an expert, with several precisions in it."""
+    from .pack import pack_store, verify_store
+
+    if args.store is None and not args.verify:
+        raise HeadraceError(
+            f"pack {args.checkpoint}: name the folder of the store to make; or --verify a store that is there"
+        )
+    if args.store is not None:
+        with _progress("packing") as progress:
+            done = pack_store(args.checkpoint, args.store, args.levels, workers=args.workers, progress=progress)
+        of_which = f", {done.kept} of them finished before" if done.kept else ""
+        sizes = f"{done.source_bytes / GB:.4g} GB -> {done.store_bytes / GB:.4g} GB"
+        print(f"{args.store}: {done.layers} layers{of_which}, {sizes}")
+        for bits, error in zip(done.levels, done.relative_rmse, strict=True):
+            print(f"{bits} bits: relative RMSE {error:.4f}")
+        print(f"exact at {done.levels[-1]} bits: {done.exact} of {done.projections} projections")
+    if args.verify:
+        path = args.store or args.checkpoint
+        with _progress("verifying") as progress:
+            bad = verify_store(path, progress)
+        for line in bad:
+            print(line)
+        if bad:
+            raise HeadraceError(
+                f"{path}: {len(bad)} sections of records are damaged; copy their files, or pack the model again"
+            )
+        print(f"{path}: every record is as it was packed")
+
+
+@contextmanager
+def _progress(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar with bytes, speed and the time left, on stderr."""
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    columns = (TextColumn(what), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, of: bar.update(task, completed=done, total=of)
+
+
 def replay(args: argparse.Namespace) -> None:
     """Hit rates of a recorded routing trace under eviction's half-lives, beside Belady's optimum."""
     from rich.console import Console
@@ -223,11 +265,11 @@ def _knobs_given(args: argparse.Namespace) -> dict[str, Any]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m engine", description="Stream Mixture-of-Experts models from the SSD.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for command in (generate, measure, inspect, profile, knobs, bench, replay):
+    for command in (generate, measure, inspect, pack, profile, knobs, bench, replay):
         text = (command.__doc__ or "").splitlines()[0]
         sub = commands.add_parser(command.__name__, help=text, description=text)
         sub.set_defaults(command=command)
-        if command not in (knobs, replay):
+        if command not in (knobs, replay, pack):
             sub.add_argument("--model", type=Path, default=KIMI_MINI, help="checkpoint folder (default: kimi_mini)")
         if command in (generate, measure, inspect, bench):
             _add_knobs(sub)
@@ -263,6 +305,17 @@ def _parser() -> argparse.ArgumentParser:
             )
             sub.add_argument("--tokens", type=int, default=64, help="decode --trace: tokens a turn")
             sub.add_argument("--shape", default="qwen3_30b_a3b", help="make: whose shape")
+        if command is pack:
+            sub.add_argument("checkpoint", type=Path, help="checkpoint folder; or with --verify alone a store")
+            sub.add_argument("store", type=Path, nargs="?", help="folder to make; if packing was cut off: to go on with")
+            sub.add_argument(
+                "--levels",
+                type=_levels,
+                metavar="N,N",
+                help="bits, each twice the last (default: to keep the source's)",
+            )
+            sub.add_argument("--workers", type=_positive, help="threads that pack (default: as many as cores)")
+            sub.add_argument("--verify", action="store_true", help="read all records and compare their checksums")
         if command is replay:
             sub.add_argument("trace", type=Path, help="routing trace (Parquet)")
             sub.add_argument("--slots", type=int, nargs="+", help="slots a layer (default: an eighth, a quarter, half)")
@@ -280,12 +333,27 @@ def _parser() -> argparse.ArgumentParser:
 def _add_knobs(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("knobs")
     for f in dataclasses.fields(Knobs):
+        if isinstance(f.default, bool):
+            option = f"--{f.name.replace('_', '-')}"
+            group.add_argument(option, action=argparse.BooleanOptionalAction, help=f.metadata["text"])
+            continue
         words = WORDS.get(f.name)
         kind = _number_or(words) if words else {"str": str, "int": int, "float": float}[str(f.type).split(" |")[0]]
         default = (
             "" if f.default is None else f" (default: {f.default:g})" if kind is not str else f" (default: {f.default})"
         )
         group.add_argument(f"--{f.name.replace('_', '-')}", type=kind, metavar="N", help=f.metadata["text"] + default)
+
+
+def _levels(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split(","))
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number} is below 1")
+    return number
 
 
 def _number_or(words: dict[str, int]) -> Callable[[str], int]:

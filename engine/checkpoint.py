@@ -24,8 +24,9 @@ from typing import Any
 import numpy as np
 
 from .errors import CheckpointError
-from .experts import CONVERT, FLOATS, MLX_TYPES, ExpertLayer, ExpertTensor
+from .experts import CONVERT, FLOATS, FP8, FP8_SCALES, INT4_ZERO, MLX_TYPES, ExpertLayer, ExpertTensor
 from .headers import ITEM_BYTES, Entry, read_headers
+from .store import layer_files, open_layers, read_description
 
 HALF = FLOATS[1:]
 PROJECTIONS = {"w1": "gate_proj", "w2": "down_proj", "w3": "up_proj"}
@@ -36,7 +37,9 @@ PER_EXPERT = re.compile(r"^(?P<block>.+)\.experts\.(?P<expert>\d+)" + _TENSOR)
 STACKED = re.compile(r"^(?P<block>.+)\.(?:switch_mlp|switch_glu|experts)" + _TENSOR)
 FUSED = re.compile(r"^(?P<block>.+)\.(?:experts|switch_mlp|switch_glu)\.(?P<part>(?:gate_up|gate|up|down)_proj.*)$")
 GRANITE = re.compile(r"^(?P<block>.+\.block_sparse_moe)\.(?P<part>input_linear|output_linear)\.weight$")
+MXFP4_BLOCKS = re.compile(r"^(?P<block>.+)\.experts\.(?P<projection>gate_up_proj|down_proj)_(?P<tensor>blocks|scales|bias)$")
 GATE_ABOVE_UP = ("qwen3_5_moe",)  # whose gate_up_proj is [experts, 2 out, in]; others transpose it, or mix the rows
+EXPERT_NAMES = (PER_EXPERT, STACKED, MXFP4_BLOCKS, GRANITE, FUSED)
 HALVES = {"gate_up_proj": ("gate_proj", "up_proj"), "input_linear": ("gate_proj", "up_proj"),
           "down_proj": ("down_proj",), "output_linear": ("down_proj",)}  # fmt: skip
 DROPPED = re.compile(r"(?:^|\.)(?:mtp|vision_tower|vision_model|visual|mm_projector|multi_modal_projector)\.")
@@ -58,15 +61,17 @@ class Checkpoint:
     config: dict[str, Any]
     files: tuple[Path, ...]
     layers: tuple[ExpertLayer, ...]
-    total_bytes: int  # of the tensors that the model has; multi-token prediction and vision are not counted
+    rest_bytes: int  # of the model's tensors but the routed experts; multi-token prediction and vision are not counted
     half_bytes: int  # those of them that are 16-bit floats
     header_digest: str
     tensors: int  # in all files
+    levels: tuple[int, ...] | None = None  # bits that a store has its experts at; None: they are not packed
 
     @classmethod
-    def open(cls, path: str | Path) -> Checkpoint:
+    def open(cls, path: str | Path, *, to_pack: bool = False) -> Checkpoint:
         """Read config.json and all headers. Raises `CheckpointError` for a folder that is missing, truncated, not a
-        Mixture of Experts, or whose experts lie in a layout that cannot be streamed in place."""
+        Mixture of Experts, or whose experts lie in a layout that cannot be streamed in place. `to_pack`: layouts that can
+        only be packed pass too (`engine.sources`); nothing but that can be done with such a checkpoint."""
         path = Path(path).expanduser()
         if not path.is_dir():
             raise CheckpointError(f"checkpoint {path} is not a folder; give the folder that holds config.json")
@@ -74,6 +79,9 @@ class Checkpoint:
         files = tuple(sorted(path.glob("model*.safetensors")))
         if not files:
             raise CheckpointError(f"checkpoint {path} has no model*.safetensors; copy the model's shards there")
+        description = read_description(path)
+        if description is not None:
+            files += layer_files(path, description)
         digest = hashlib.sha256(f"[{json.dumps(config, sort_keys=True)}, [".encode())
         tensors = read_headers(files, digest.update)
         digest.update(b"]]")
@@ -81,18 +89,32 @@ class Checkpoint:
         text = {**config, **config.get("text_config", {})}
         count = _layer_count(text)
         kept = {name: entry for name, entry in tensors.items() if _is_kept(name.partition(".experts.")[0], count)}
-        total = sum(entry.nbytes for entry in kept.values())
-        half = sum(entry.nbytes for entry in kept.values() if entry.dtype in HALF)
-        layers = _expert_layers(path, str(config["model_type"]), kept)
-        checkpoint = cls(path, config, files, tuple(layers), total, half, digest.hexdigest(), len(tensors))
+        if description is None:
+            layers = tuple(_expert_layers(path, str(config["model_type"]), kept, to_pack=to_pack))
+            streamed = [(t.dtype, t.nbytes * layer.experts) for layer in layers for t in layer.tensors]
+        else:
+            layers = open_layers(description, tensors, files)
+            streamed = [
+                (tensors[name].dtype, tensors[name].nbytes) for layer in description.layers for name in layer.tensors
+            ]
+        resident = [(entry.dtype, entry.nbytes) for entry in kept.values()]
+        total, half = (
+            sum(n for dtype, n in resident if dtype in kind) - sum(n for dtype, n in streamed if dtype in kind)
+            for kind in (ITEM_BYTES, HALF)
+        )
+        levels = None if description is None else description.levels
+        checkpoint = cls(path, config, files, layers, total, half, digest.hexdigest(), len(tensors), levels)
         if not layers:
             raise CheckpointError(
                 f"checkpoint {path} ({checkpoint.architecture}) has no routed experts that can be streamed; "
                 "give a Mixture-of-Experts model, as converted by mlx-lm or with one tensor an expert"
             )
         for layer in layers:
-            layer.check()
-            _agrees_with_config(path, layer, text, config.get("quantization"))
+            if layer.only_to_pack:
+                continue
+            if description is None:
+                layer.check()
+            _agrees_with_config(path, layer, text, config.get("quantization") if description is None else None)
         _layers_complete(path, layers, text)
         return checkpoint
 
@@ -125,10 +147,7 @@ class Checkpoint:
 
     def resident_bytes(self, *, widened: bool) -> int:
         """Bytes of all that is not a routed expert; `widened`: with 16-bit floats in 32."""
-        half = self.half_bytes - sum(
-            t.nbytes * layer.experts for layer in self.layers for t in layer.tensors if t.dtype in HALF
-        )
-        return self.total_bytes - self.expert_bytes + half * widened
+        return self.rest_bytes + self.half_bytes * widened
 
     @property
     def expert_bits(self) -> int:
@@ -146,6 +165,21 @@ class Checkpoint:
                     f.seek(at)
                     digest.update(f.read(65536))
         return digest.hexdigest()[:16]
+
+    @cached_property
+    def bit_errors(self) -> np.ndarray | None:
+        """float64 [layers, experts, projections, levels] of a store: squared error of the weights at each level against the
+        source's, relative to their squares; NaN for experts that a layer does not have. None: not a store."""
+        if self.levels is None:
+            return None
+        most = max(layer.experts for layer in self.layers)
+        out = np.full(
+            (len(self.layers), most, max(len(layer.projections) for layer in self.layers), len(self.levels)), np.nan
+        )
+        for number, layer in enumerate(self.layers):
+            assert layer.records is not None
+            out[number, : layer.experts, : len(layer.projections)] = layer.records.errors
+        return out
 
     def find(self, block: str) -> ExpertLayer | None:
         """The layer whose experts belong to the model's module `block`; what mlx-lm renames is around the layer's number."""
@@ -198,7 +232,7 @@ def _is_kept(name: str, layers: float) -> bool:
     return not (m := LAYER.search(name)) or int(m[1]) < layers
 
 
-def _expert_layers(path: Path, architecture: str, tensors: dict[str, Entry]) -> list[ExpertLayer]:
+def _expert_layers(path: Path, architecture: str, tensors: dict[str, Entry], *, to_pack: bool) -> list[ExpertLayer]:
     """Group the expert tensors by block, projection and tensor; order the layers as the model runs them."""
     stacked: dict[str, list[ExpertTensor]] = defaultdict(list)
     single: dict[str, dict[tuple[str, str], dict[int, Entry]]] = defaultdict(lambda: defaultdict(dict))
@@ -206,7 +240,8 @@ def _expert_layers(path: Path, architecture: str, tensors: dict[str, Entry]) -> 
         if m := PER_EXPERT.match(name):
             if m["tensor"] == "weight_shape":
                 continue
-            _streamable(path, name, m["tensor"], entry)
+            if not (to_pack and (entry.dtype == FP8 or m["tensor"] == FP8_SCALES)):
+                _streamable(path, name, m["tensor"], entry)
             key = PROJECTIONS.get(m["projection"], m["projection"]), m["tensor"]
             places, expert = single[m["block"]][key], int(m["expert"])
             if expert in places:
@@ -214,6 +249,8 @@ def _expert_layers(path: Path, architecture: str, tensors: dict[str, Entry]) -> 
             places[expert] = entry
         elif m := STACKED.match(name):
             _streamable(path, name, m["tensor"], entry, least_dims=2)
+            stacked[m["block"]].append(_slices(m["projection"], m["tensor"], entry))
+        elif to_pack and (m := MXFP4_BLOCKS.match(name)):
             stacked[m["block"]].append(_slices(m["projection"], m["tensor"], entry))
         elif m := GRANITE.match(name) or FUSED.match(name):
             halves = HALVES.get(m["part"], ()) if m.re is GRANITE or architecture in GATE_ABOVE_UP else ()
@@ -259,7 +296,8 @@ def _joined(path: Path, block: str, parts: dict[tuple[str, str], dict[int, Entry
         file = np.array([places[e].file for e in range(experts)], np.int32)
         offset = np.array([places[e].offset for e in range(experts)], np.int64)
         joined.append(ExpertTensor(name, COMPRESSED.get(tensor, tensor), dtype, shape, file, offset))
-    return ExpertLayer(block, tuple(joined), symmetric=any(tensor in COMPRESSED for _, tensor in parts))
+    zeros = {tensor.projection: INT4_ZERO for tensor in joined} if any(t in COMPRESSED for _, t in parts) else {}
+    return ExpertLayer(block, tuple(joined), zeros)
 
 
 def _streamable(path: Path, name: str, tensor: str, entry: Entry, least_dims: int = 1) -> None:
@@ -291,7 +329,7 @@ def _agrees_with_config(path: Path, layer: ExpertLayer, text: dict[str, Any], qu
             raise CheckpointError(f"checkpoint {path}: {name} is {how}, but config.json says {said}; copy both again")
 
 
-def _layers_complete(path: Path, layers: list[ExpertLayer], text: dict[str, Any]) -> None:
+def _layers_complete(path: Path, layers: tuple[ExpertLayer, ...], text: dict[str, Any]) -> None:
     """Where config.json says which layers have experts by a number of dense ones before, those and no others have them."""
     dense = next((text[key] for key in DENSE_KEYS if type(text.get(key)) is int), None)
     count = _layer_count(text)

@@ -48,7 +48,7 @@ def load(checkpoint: str | Path, knobs: Knobs | None = None) -> Engine:
     """
     knobs = knobs or Knobs()
     source = Checkpoint.open(checkpoint)
-    streamed = knobs.streams
+    streamed = knobs.streams or source.levels is not None  # a store's experts are ours to read, wherever they stay
     plans = plan_banks(source, knobs) if streamed else []
     _refuse_too_large(source, knobs)
     if streamed and needs_profile(knobs):

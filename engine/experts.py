@@ -6,19 +6,26 @@ Nothing here imports MLX; what MLX can compute with is written down as shapes an
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .errors import CheckpointError
+from .errors import CheckpointError, ReadError
 from .headers import ITEM_BYTES
+
+if TYPE_CHECKING:
+    from .store import Records
 
 FLOATS = ("F32", "F16", "BF16")
 MLX_TYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "U32": "uint32", "U8": "uint8"}
 AFFINE_BITS, AFFINE_GROUPS = (2, 3, 4, 5, 6, 8), (32, 64, 128)
 FLOAT_MODES = {(4, 32): "mxfp4", (8, 32): "mxfp8", (4, 16): "nvfp4"}  # bits and group_size; their scales are uint8
+INT4_BITS, INT4_ZERO = 4, 8.0  # compressed-tensors INT4: no zero points are stored, this is the code of a zero weight
+FP8, FP8_SCALES = "F8_E4M3", "weight_scale_inv"  # DeepSeek's: weights in blocks, each with a scale
 CONVERT = "convert the model with mlx_lm.convert"
 
 
@@ -32,6 +39,10 @@ class ExpertTensor:
     shape: tuple[int, ...]  # of one expert
     file: np.ndarray  # [experts] index into Checkpoint.files
     offset: np.ndarray  # [experts] byte offset in that file
+    parts: tuple[ExpertTensor, ...] = ()  # of codes that come in several pieces: the upper bits, then what is below them
+    bits: int = 0  # of such a code, when whole
+    order: np.ndarray | None = None  # of codes whose columns are reordered: the column of each in a block (engine.nesting)
+    section: int | None = None  # its number in a store's records, whose checksums are known
 
     @cached_property
     def name(self) -> str:
@@ -49,7 +60,14 @@ class ExpertLayer:
 
     block: str
     tensors: tuple[ExpertTensor, ...]
-    symmetric: bool = False  # 4-bit codes around 8: the zero point is not stored, biases are -8 times the scales
+    # Of projections whose biases are not stored: the code of a zero weight; biases are minus that times the scales.
+    zeros: Mapping[str, float] = field(default_factory=dict)
+    records: Records | None = None  # of a store, which has the same experts at other widths too
+
+    @property
+    def only_to_pack(self) -> bool:
+        """The experts lie in a layout that MLX cannot compute with in place."""
+        return any(t.dtype == FP8 or t.tensor == "blocks" for t in self.tensors)
 
     @property
     def experts(self) -> int:
@@ -63,6 +81,20 @@ class ExpertLayer:
     @property
     def projections(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(t.projection for t in self.tensors))
+
+    def verify(self, expert: int, read: list[tuple[int | None, memoryview]]) -> None:
+        """Compare the checksums of what was `read` of an expert, by section. Raises `ReadError` for a difference."""
+        assert self.records is not None
+        for section, view in read:
+            if section is not None and zlib.crc32(view) != self.records.checksums[expert, section]:
+                raise ReadError(
+                    f"{self.block} expert {expert} is damaged: its {self.records.section_name(section)} does not have the "
+                    "checksum that it was packed with; copy the store's file again, or pack the model again"
+                )
+
+    def at(self, widths: Mapping[str, int]) -> ExpertLayer:
+        """The same experts with these bits by projection, as a store has them; without a store, the layer itself."""
+        return self if self.records is None else self.records.layer(widths)
 
     def tensor(self, name: str) -> ExpertTensor | None:
         """The tensor of that name (`gate_proj.scales`), or None."""
@@ -85,6 +117,11 @@ class ExpertLayer:
         bits, group_size = weight.shape[-1] * 32 // columns, columns // scales.shape[-1]
         mode = "affine" if scales.dtype in FLOATS else "nvfp4" if group_size == 16 else f"mxfp{bits}"
         return {"group_size": group_size, "bits": bits, "mode": mode}
+
+    def order(self, projection: str) -> np.ndarray | None:
+        """The column of each code of a projection's weight in a block of them, where they are reordered."""
+        weight = self.tensor(f"{projection}.weight")
+        return None if weight is None else weight.order
 
     def bits(self, projection: str) -> int:
         """Bits of a projection's weight; 16 for any float type that is not quantized."""
@@ -119,7 +156,7 @@ class ExpertLayer:
             }
             own = (t for t in self.tensors if t.projection == projection)
             ours = {t.tensor: f"{MLX_TYPES[t.dtype]} {[self.experts, *t.shape]}" for t in own}
-            if self.symmetric:
+            if projection in self.zeros:
                 ours["biases"] = ours["scales"]
             if found != ours or any(getattr(module, key) not in (how[key], None) for key in how):
                 raise CheckpointError(
@@ -140,9 +177,9 @@ class ExpertLayer:
             dtypes["weight"], shapes["weight"] = ("U32",), (rows, columns * bits // 32)
             dtypes["scales"] = FLOATS if affine else ("U8",)
             shapes["scales"] = (rows, columns // group_size)
-            if affine and not self.symmetric:
+            if affine and projection not in self.zeros:
                 dtypes["biases"], shapes["biases"] = FLOATS, shapes["scales"]
-        if self.symmetric and (how is None or how["bits"] != 4):  # the biases would not be -8 times the scales
+        if projection in self.zeros and (how is None or how["bits"] != 4):  # the biases would not be -8 times the scales
             return False
         if projection == "gate_proj" and rows != self.input_dims("down_proj"):
             return False

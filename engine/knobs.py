@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from .errors import KnobError, did_you_mean
 
 IO_MODES = ("buffered", "direct")
@@ -73,6 +75,9 @@ class Knobs:
     io_mode: str = knob("buffered", lossless=True, text="buffered: through the page cache; direct: past it")
     prefill_chunk: int = knob(
         512, lossless=True, text="tokens a forward pass while a prompt is prefilled; Mamba layers round by it"
+    )
+    verify_reads: bool = knob(
+        False, lossless=True, text="compare what is read of a packed store with its checksums before it is computed with"
     )
     ssd_gbps: float | None = knob(
         None, lossless=True, text="hold reads to this bandwidth, 10^9 bytes/s over all threads; unset: as fast as it goes"
@@ -142,7 +147,8 @@ class Knobs:
         """A knob and its value as a user writes them, e.g. `sync_window=all`."""
         value = getattr(self, name)
         word = next((w for w, v in WORDS.get(name, {}).items() if v == value), None)
-        return f"{name}={word or (f'{value:g}' if isinstance(value, float) else value)}"
+        plain = f"{value:g}" if isinstance(value, float) else str(value).lower() if isinstance(value, bool) else value
+        return f"{name}={word or plain}"
 
     def set_names(self) -> list[str]:
         """The knobs that are not at their default."""
@@ -166,7 +172,8 @@ class Knobs:
         """All knobs as a Markdown table; the README holds it, and a test says when it is stale."""
         lines = ["| knob | default | lossless | what it does |", "|---|---|---|---|"]
         for f in dataclasses.fields(cls):
-            default = "unset" if f.default is None else f.default if isinstance(f.default, str) else f"{f.default:g}"
+            plain = f.default if isinstance(f.default, str) else str(f.default).lower()
+            default = "unset" if f.default is None else plain if isinstance(f.default, bool | str) else f"{f.default:g}"
             lossless = "yes" if f.metadata["lossless"] else "no"
             lines.append(f"| `{f.name}` | {default} | {lossless} | {f.metadata['text']} |")
         return "\n".join(lines)
@@ -193,6 +200,10 @@ def _typed(name: str, annotation: str, value: Any) -> Any:
     if value is None and "None" in annotation:
         return None
     kind = annotation.split(" |")[0]
+    if kind == "bool":
+        if isinstance(value, bool | np.bool_):
+            return bool(value)
+        raise KnobError(f"{name}={value!r} is not a switch; give true or false")
     if isinstance(value, str) and value in WORDS.get(name, {}):
         return WORDS[name][value]
     if kind == "str" and isinstance(value, str):

@@ -13,10 +13,11 @@ from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
-from mlx.utils import tree_unflatten
+import numpy as np
+from mlx.utils import tree_flatten, tree_unflatten
 from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.models.switch_layers import QuantizedSwitchLinear, SwitchGLU, SwitchMLP
-from mlx_lm.utils import load_model
+from mlx_lm.utils import _get_classes, load_model
 
 from .checkpoint import Checkpoint
 from .errors import CheckpointError, KnobError, first_line
@@ -33,7 +34,8 @@ from .window import Windows
 
 def open_model(source: Checkpoint) -> nn.Module:
     try:
-        model, _ = load_model(source.path, lazy=True)
+        classes = _get_classes if source.levels is None else _without_experts
+        model, _ = load_model(source.path, lazy=True, get_model_classes=classes)
         model(mx.array([[0]]), cache=make_prompt_cache(model))  # computes nothing, but here shapes show that do not fit
     except Exception as e:  # its classes raise what comes of a wrong config.json, ZeroDivisionError for one
         raise CheckpointError(
@@ -41,6 +43,21 @@ def open_model(source: Checkpoint) -> nn.Module:
             "give a model of an architecture that mlx-lm has, complete"
         ) from e
     return model
+
+
+def _without_experts(config: dict[str, Any]) -> tuple[type[nn.Module], type]:
+    """mlx-lm's classes for a store: the switches' weights, which no file that mlx-lm opens has, stay as they were made; they
+    are never computed. All others must be there."""
+    model_class, args_class = _get_classes(config)
+
+    class Opened(model_class):  # type: ignore[misc, valid-type]
+        def load_weights(self, weights: Any, strict: bool = True) -> Any:
+            paths = tuple(f"{path}." for path, m in self.named_modules() if isinstance(m, SwitchGLU | SwitchMLP))
+            parameters: Any = tree_flatten(self.parameters())
+            made = [(name, value) for name, value in parameters if name.startswith(paths)]
+            return super().load_weights([*made, *weights], strict)
+
+    return Opened, args_class
 
 
 def lay_out_for_cpu(model: nn.Module) -> None:
@@ -107,13 +124,19 @@ def put_streams(
     modules = dict(model.named_modules())
     streams, replaced, asking = [], [], []
     for number, (layer, (path, module)) in enumerate(zip(source.layers, switches(model, source), strict=True)):
-        layer.check_against(module)
+        if source.levels is None:
+            layer.check_against(module)
         banks = []
         for plan in (p for p in plans if p.layer == number):
             policy, slot_of = run.policy.layer(number), run.slot_of[number]
             table = SlotTable(plan.members, plan.slots, policy, slot_of, plan.pinned)
             inner = _at_width(module, plan)
-            banks.append(Bank(layer, table, inner, plan.requantize, compute=compute_dtype(), stats=run.stats, number=number))
+            banks.append(
+                Bank(
+                    plan.form, table, inner, plan.requantize, compute=compute_dtype(), stats=run.stats, number=number,
+                    verify=knobs.verify_reads,
+                )
+            )  # fmt: skip
         stream = LayerStream(number, banks, run, last=is_last(path, modules))
         streams.append(stream)
         run.stats.layers[number].sure = source.top_k if stream.complete else 0
@@ -154,15 +177,29 @@ def fill(streams: list[LayerStream], plans: list[BankPlan], run: Run) -> None:
 def _at_width(module: Any, plan: BankPlan) -> Any:
     """A copy of a switch whose projections have the bank's width; its weights are set by the bank."""
     inner = copy.copy(module)
-    for name in [n for n in module if isinstance(module[n], nn.Module) and "weight" in module[n]]:
-        old, new = module[name], plan.requantize.get(name)
-        if new is None:
+    for name in plan.form.projections:
+        old, new, order = module[name], plan.requantize.get(name), plan.form.order(name)
+        how = plan.form.quantization(name) if plan.form.records is not None else None
+        if new is not None:
+            how = {"group_size": new.group_size, "bits": new.bits, "mode": "affine"}
+        if how is None:
             inner[name] = copy.copy(old)
         else:
-            inner[name] = QuantizedSwitchLinear(
-                new.group_size, 1, 1, bias="bias" in old, group_size=new.group_size, bits=new.bits
-            )
+            inner[name] = OrderedLinear(how, "bias" in old, order)
     return inner
+
+
+class OrderedLinear(QuantizedSwitchLinear):
+    """mlx-lm's switch projection, on weights whose columns lie in another `order` within blocks (None: in their own)."""
+
+    def __init__(self, how: dict[str, Any], bias: bool, order: np.ndarray | None) -> None:
+        super().__init__(how["group_size"], 1, 1, bias=bias, **how)
+        self._order = None if order is None else mx.array(order.astype(np.uint32))
+
+    def __call__(self, x: mx.array, indices: mx.array, sorted_indices: bool = False) -> mx.array:
+        if self._order is not None:
+            x = x.reshape(*x.shape[:-1], -1, self._order.size)[..., self._order].reshape(x.shape)
+        return super().__call__(x, indices, sorted_indices=sorted_indices)
 
 
 def backend() -> str:

@@ -25,9 +25,11 @@ from .slots import Requantize, slot_bytes
 
 @dataclass
 class BankPlan:
-    """One bank to be: the experts `members` of layer number `layer`, at the width that `requantize` leads to."""
+    """One bank to be: the experts `members` of layer number `layer`, read in `form` and brought to the width that
+    `requantize` leads to."""
 
     layer: int
+    form: ExpertLayer
     members: np.ndarray
     requantize: dict[str, Requantize]
     slot_bytes: int
@@ -107,6 +109,11 @@ def plan_banks(checkpoint: Checkpoint, knobs: Knobs, uses: np.ndarray | None = N
     that would have no effect with this cache.
     """
     _check_bits(checkpoint, knobs)
+    if knobs.verify_reads and checkpoint.levels is None:
+        raise KnobError(
+            f"verify_reads has no effect: {checkpoint.path.name} is no packed store and has no checksums; pack it first "
+            "(python -m engine pack), or leave it unset"
+        )
     banks = _banks(checkpoint, knobs, uses)
     if knobs.cache_gb is None:
         for bank in banks:
@@ -184,10 +191,11 @@ def _banks(checkpoint: Checkpoint, knobs: Knobs, uses: np.ndarray | None) -> lis
         cold = np.setdiff1d(np.arange(layer.experts), hot)
         for members, bits in ((hot, knobs.expert_bits), (cold, knobs.cold_bits)):
             if len(members):
-                requantize = _requantize(layer, bits)
-                size = slot_bytes(layer, requantize, compute_dtype())
+                form = layer if bits is None else layer.at(dict.fromkeys(layer.projections, bits))
+                requantize = _requantize(form, bits)
+                size = slot_bytes(form, requantize, compute_dtype())
                 least = min(checkpoint.top_k, len(members))
-                banks.append(BankPlan(number, members, requantize, size, least, least))
+                banks.append(BankPlan(number, form, members, requantize, size, least, least))
     return banks
 
 
@@ -218,6 +226,11 @@ def _requantize(layer: ExpertLayer, bits: int | None) -> dict[str, Requantize]:
 def _check_bits(checkpoint: Checkpoint, knobs: Knobs) -> None:
     for name in ("expert_bits", "cold_bits"):
         bits = getattr(knobs, name)
+        if bits is not None and checkpoint.levels is not None and bits not in checkpoint.levels:
+            raise KnobError(
+                f"{name}={bits} is not a level of the store {checkpoint.path.name}; use one of "
+                f"{', '.join(map(str, checkpoint.levels))}, or pack the model again with other --levels"
+            )
         if bits is not None and bits > checkpoint.expert_bits:
             raise KnobError(
                 f"{name}={bits} is above the checkpoint's {checkpoint.expert_bits} bits and has nothing to gain; "

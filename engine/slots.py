@@ -12,10 +12,12 @@ caller keeps that promise by evaluating a layer's output before it asks the same
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from time import perf_counter
-from typing import Any
+from typing import Any, NamedTuple
 
 import mlx.core as mx
 import numpy as np
@@ -23,6 +25,7 @@ import numpy as np
 from .checkpoint import FLOATS, ExpertLayer, ExpertTensor
 from .errors import ReadError
 from .evict import SlotTable
+from .nesting import join
 from .reader import Load, Piece, Reader
 from .stats import Stats
 
@@ -31,6 +34,7 @@ RAW = {mx.float32: np.float32, mx.float16: np.float16, mx.bfloat16: np.uint16, m
        mx.uint8: np.uint8}  # fmt: skip
 FILL_AT_ONCE = 32  # experts; each may have staging memory
 PAGE = 4096
+STAGING_ALIGNMENT = 64
 
 
 def slot_dtype(tensor: ExpertTensor, compute: mx.Dtype | None) -> mx.Dtype:
@@ -71,6 +75,13 @@ def host_view(array: mx.array) -> np.ndarray:
     return np.asarray(memoryview(array))  # type: ignore[arg-type]  # it has the buffer protocol, but does not say so
 
 
+class Staged(NamedTuple):
+    """A tensor that reaches its slot by way of staging memory: where in there its parts lie."""
+
+    tensor: ExpertTensor
+    places: tuple[tuple[ExpertTensor, int], ...]
+
+
 @dataclass(frozen=True)
 class Requantize:
     """How one projection's weight gets to another width when it is loaded."""
@@ -85,7 +96,7 @@ class Bank:
 
     `inner` is mlx-lm's switch module whose projections already have the bank's width; its parameters are replaced by the
     slot arrays. `requantize` maps a projection to its new width, where that differs from the checkpoint's. `stats` counts
-    the reads for layer `number`.
+    the reads for layer `number`. `verify`: no expert is computed with whose checksums are not the store's.
     """
 
     def __init__(
@@ -98,6 +109,7 @@ class Bank:
         compute: mx.Dtype | None,
         stats: Stats,
         number: int | None = None,
+        verify: bool = False,
     ) -> None:
         self.layer = layer
         self.table = table
@@ -107,21 +119,29 @@ class Bank:
         self._requantize = requantize
         self._stats = stats
         self._number = number
+        self._verify = verify
         self._coming: dict[int, tuple[Load, bytearray | None]] = {}  # expert -> its load and staging memory
         self._arrays: dict[str, SlotArray] = {}
         first = table.members[:1]
         phases = {t.name: int(t.offset[first][0]) % PAGE for t in layer.tensors if len(first) and self._goes_straight(t)}
         for name, shape, dtype in slot_tensors(layer, requantize, compute):
-            projection, tensor = name.split(".")
+            projection, parameter = name.split(".")
             self._arrays[name] = SlotArray(table.slots, shape, dtype, phases.get(name, 0))
-            inner[projection][tensor] = self._arrays[name].array
+            inner[projection][parameter] = self._arrays[name].array
+        straight = [t for t in layer.tensors if self._goes_straight(t)]
         self._straight = [
-            (t.file.tolist(), t.offset.tolist(), t.nbytes, self._arrays[t.name].memory_bytes)
-            for t in layer.tensors
-            if self._goes_straight(t)
+            (t.file.tolist(), t.offset.tolist(), t.nbytes, self._arrays[t.name].memory_bytes, t.section) for t in straight
         ]
-        self._staged = [t for t in layer.tensors if not self._goes_straight(t)]
-        self._staged_bytes = sum(t.nbytes for t in self._staged)
+        self._staged: list[Staged] = []
+        self._staging_bytes = 0
+        for tensor in layer.tensors:
+            if self._goes_straight(tensor):
+                continue
+            places = []
+            for part in tensor.parts or (tensor,):
+                places.append((part, self._staging_bytes))
+                self._staging_bytes += -(-part.nbytes // STAGING_ALIGNMENT) * STAGING_ALIGNMENT
+            self._staged.append(Staged(tensor, tuple(places)))
 
     @property
     def holds_all(self) -> bool:
@@ -229,55 +249,62 @@ class Bank:
 
     def _queue(self, expert: int, slot: int, reader: Reader, *, speculative: bool) -> None:
         self.changed = True
-        pieces = [
-            Piece(file[expert], offset[expert], memory[slot * nbytes : (slot + 1) * nbytes])
-            for file, offset, nbytes, memory in self._straight
-        ]
-        staging = bytearray(self._staged_bytes)
-        conversions, at = [], 0
-        for tensor in self._staged:
-            into = memoryview(staging)[at : at + tensor.nbytes]
-            at += tensor.nbytes
-            pieces.append(Piece(int(tensor.file[expert]), int(tensor.offset[expert]), into))
-            if tensor.projection not in self._requantize or tensor.tensor == "bias":
-                conversions.append((into, self._arrays[tensor.name].memory[slot], tensor))
-
-        def convert() -> None:
-            for source, target, tensor in conversions:
-                to_float32(source, tensor, target)
-            if self.layer.symmetric:
-                self._derive_biases(slot)
-
+        pieces, checks = [], []
+        for file, offset, nbytes, memory, section in self._straight:
+            into = memory[slot * nbytes : (slot + 1) * nbytes]
+            pieces.append(Piece(file[expert], offset[expert], into))
+            checks.append((section, into))
+        staging = bytearray(self._staging_bytes)
+        conversions: list[Callable[[], None]] = []
+        for tensor, places in self._staged:
+            views = [memoryview(staging)[at : at + part.nbytes] for part, at in places]
+            for (part, _), into in zip(places, views, strict=True):
+                pieces.append(Piece(int(part.file[expert]), int(part.offset[expert]), into))
+                checks.append((part.section, into))
+            target = self._arrays[tensor.name].memory[slot]
+            if tensor.parts:
+                conversions.append(functools.partial(put_together, views, tensor, target))
+            elif tensor.projection not in self._requantize or tensor.tensor == "bias":
+                conversions.append(functools.partial(to_float32, views[0], tensor, target))
         label = f"{self.layer.block} expert {expert}"
-        finish = convert if conversions or self.layer.symmetric else None
-        load = reader.submit(pieces, label, speculative=speculative, finish=finish, layer=self._number)
+        if self._verify:
+            conversions.insert(0, functools.partial(self.layer.verify, expert, checks))
+        if self.layer.zeros:
+            conversions.append(functools.partial(self._derive_biases, slot))
+
+        def finish() -> None:
+            for convert in conversions:
+                convert()
+
+        load = reader.submit(
+            pieces, label, speculative=speculative, finish=finish if conversions else None, layer=self._number
+        )
         self._coming[expert] = (load, staging if self._requantize else None)
 
     def _derive_biases(self, slot: int) -> None:
-        """-8 times the scales: exact in every float type, a change of sign and exponent alone."""
-        for projection in self.layer.projections:
+        """Minus the code of a zero weight times the scales. At INT4's own width that code is 8, and this is exact in every
+        float type: a change of sign and exponent alone."""
+        for projection, zero in self.layer.zeros.items():
             if projection not in self._requantize:
                 scales = self._arrays[f"{projection}.scales"].memory[slot]
                 biases = self._arrays[f"{projection}.biases"].memory[slot]
                 if scales.dtype == np.uint16:  # bfloat16, which numpy does not know
-                    wide = np.left_shift(scales, 16, dtype=np.uint32).view(np.float32) * -8
+                    wide = np.left_shift(scales, 16, dtype=np.uint32).view(np.float32) * np.float32(-zero)
                     np.right_shift(wide.view(np.uint32), 16, out=biases, casting="unsafe")
                 else:
-                    np.multiply(scales, -8, out=biases)
+                    np.multiply(scales, -zero, out=biases)
 
     def _goes_straight(self, tensor: ExpertTensor) -> bool:
-        if tensor.projection in self._requantize and tensor.tensor != "bias":
+        if tensor.parts or (tensor.projection in self._requantize and tensor.tensor != "bias"):
             return False
         return slot_dtype(tensor, self._compute) == STORED[tensor.dtype]
 
     def _quantize_into(self, slot: int, staging: memoryview) -> None:
         parts: dict[str, dict[str, mx.array]] = {}
-        at = 0
-        for tensor in self._staged:
+        for tensor, ((_, at), *_) in self._staged:
             if tensor.projection in self._requantize and tensor.tensor != "bias":
                 array = to_mlx(staging[at : at + tensor.nbytes], tensor, self._compute)
                 parts.setdefault(tensor.projection, {})[tensor.tensor] = array
-            at += tensor.nbytes
         for projection, tensors in parts.items():
             codes = requantized(tensors, self._requantize[projection])
             mx.eval(codes)
@@ -295,7 +322,7 @@ def slot_tensors(
         new = requantize.get(tensor.projection)
         if new is None or tensor.tensor == "bias":
             out.append((tensor.name, tensor.shape, slot_dtype(tensor, compute)))
-            if layer.symmetric and tensor.tensor == "scales":
+            if tensor.projection in layer.zeros and tensor.tensor == "scales":
                 out.append((f"{tensor.projection}.biases", tensor.shape, slot_dtype(tensor, compute)))
         elif tensor.tensor == "weight":
             rows, columns = tensor.shape[0], layer.input_dims(tensor.projection)
@@ -318,6 +345,18 @@ def to_float32(source: memoryview, tensor: ExpertTensor, target: np.ndarray) -> 
         np.left_shift(codes, 16, out=target.view(np.uint32), dtype=np.uint32)
     else:
         target[...] = np.frombuffer(source, np.float16).reshape(tensor.shape)
+
+
+def put_together(views: list[memoryview], tensor: ExpertTensor, target: np.ndarray) -> None:
+    """Codes from the streams of their upper bits and of what is below them."""
+    streams = [np.frombuffer(view, np.uint8) for view in views]
+    out = target.reshape(-1).view(np.uint8)
+    codes = streams[0]
+    for number, lower in enumerate(streams[1:], start=1):
+        into = out if number == len(streams) - 1 else np.empty(len(codes) + len(lower), np.uint8)
+        bits = tensor.bits * len(into) // len(out)
+        join(codes, lower, bits, into)
+        codes = into
 
 
 def to_mlx(source: memoryview, tensor: ExpertTensor, compute: mx.Dtype | None) -> mx.array:

@@ -118,7 +118,7 @@ def test_the_reference_is_mlx_lm_itself(checkpoint: Make, family: str) -> None:
 def test_kimi_int4_original_under_other_knobs(checkpoint: Make, resident_logits: Logits) -> None:
     """compressed-tensors codes and scales, from which the biases are derived."""
     path = checkpoint("kimi_k25", "int4")
-    assert footprint(path).expert_bits == 4 and Checkpoint.open(path).layers[0].symmetric
+    assert footprint(path).expert_bits == 4 and Checkpoint.open(path).layers[0].zeros
     with load(path, Knobs(cache_gb=cache_sizes(path)[0], prefetch="stale_gate")) as engine:
         assert np.max(np.abs(both_phases(engine) - resident_logits(path))) == 0
     with load(path, Knobs(expert_bits=2)) as whole, load(path, Knobs(expert_bits=2, cache_gb=cache_sizes(path)[1])) as part:

@@ -1,0 +1,171 @@
+"""Sources: the experts of any checkpoint as numbers, one expert at a time, to be packed.
+
+What is quantized in MLX's affine way stays what it is, codes and scales; all else becomes float32 weights. That includes two
+layouts which cannot be streamed in place: gpt_oss's original, whose gate and up projections lie row by row in turns, and
+DeepSeek's FP8, whose weights have a scale a block of 128 x 128. All in numpy: worker threads run it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from .errors import CheckpointError
+from .experts import AFFINE_GROUPS, FLOATS, FP8, FP8_SCALES, ExpertLayer, ExpertTensor
+from .grids import from_bytes, to_dtype
+from .nesting import unpack
+
+GROUP_SIZE = 64  # of what has no groups yet, if its width is a multiple
+E2M1 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6], np.float32)  # OCP MX specification 1.0
+
+
+def _e4m3() -> np.ndarray:
+    """Values of the 256 codes of FP8 E4M3 (OCP 8-bit floating point specification 1.0), without infinities."""
+    code = np.arange(256)
+    exponent, mantissa = (code >> 3) & 15, code & 7
+    size = np.where(exponent == 0, mantissa / 8 * 2.0**-6, (1 + mantissa / 8) * 2.0 ** (exponent - 7.0))
+    size[(code & 127) == 127] = np.nan
+    return np.where(code < 128, size, -size).astype(np.float32)
+
+
+E4M3 = _e4m3()
+
+
+@dataclass(frozen=True)
+class Codes:
+    """A projection of one expert as the source has it: codes of `bits` as a stream (uint8 [bytes]), in groups along a row
+    that have a scale and a bias each (float32 [groups]; no biases: the code of a zero weight is the same everywhere)."""
+
+    stream: np.ndarray
+    bits: int
+    scales: np.ndarray
+    biases: np.ndarray | None
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What is known of a projection beforehand. `mode`: affine, or how weights are made of what is stored."""
+
+    rows: int
+    columns: int
+    mode: str
+    bits: int  # of an affine code, else 16
+    group_size: int
+    dtype: str  # of the scales
+    symmetric: bool
+    bias: str | None
+
+
+class SourceLayer:
+    """One layer of experts of a checkpoint that was opened to be packed."""
+
+    def __init__(self, layer: ExpertLayer, block_size: tuple[int, int]) -> None:
+        self.layer = layer
+        self._block_size = block_size
+
+    @cached_property
+    def kinds(self) -> dict[str, Kind]:
+        """The projections, by name. Raises `CheckpointError` for a width that no group fits."""
+        if self.layer.tensor("gate_up_proj.blocks") is not None:
+            return self._interleaved()
+        found = {}
+        for name in self.layer.projections:
+            weight, bias = self._tensor(name, "weight"), self.layer.tensor(f"{name}.bias")
+            how = self.layer.quantization(name)
+            columns = self.layer.input_dims(name)
+            mode = "fp8" if weight.dtype == FP8 else "float" if how is None else str(how["mode"])
+            affine = mode == "affine"
+            scales = self._tensor(name, "scales") if affine else None
+            found[name] = Kind(
+                weight.shape[0], columns, mode, int(how["bits"]) if how is not None and affine else 16,
+                int(how["group_size"]) if how is not None and affine else self._group_size(name, columns),
+                scales.dtype if scales is not None else weight.dtype if weight.dtype in FLOATS else "BF16",
+                name in self.layer.zeros, None if bias is None else bias.dtype,
+            )  # fmt: skip
+            if mode == "fp8":
+                self._check_blocks(name, weight)
+        return found
+
+    def _interleaved(self) -> dict[str, Kind]:
+        found = {}
+        for name, parts in (("gate_up_proj", ("gate_proj", "up_proj")), ("down_proj", ("down_proj",))):
+            blocks, scales = self._tensor(name, "blocks"), self._tensor(name, "scales")
+            bias = self.layer.tensor(f"{name}.bias")
+            rows, groups, half = (*blocks.shape, 0, 0)[:3]
+            if half != 16 or scales.shape != (rows, groups) or {blocks.dtype, scales.dtype} != {"U8"}:
+                raise CheckpointError(
+                    f"{self.layer.block}.{name} has blocks {list(blocks.shape)} and scales {list(scales.shape)}, not rows "
+                    "of groups of 16 bytes; copy the checkpoint again"
+                )
+            for part in parts:
+                size = self._group_size(part, groups * 32)
+                dtype = None if bias is None else bias.dtype
+                found[part] = Kind(rows // len(parts), groups * 32, "mxfp4", 16, size, "BF16", False, dtype)
+        return found
+
+    def _check_blocks(self, name: str, weight: ExpertTensor) -> None:
+        scales = self._tensor(name, FP8_SCALES)
+        wanted = tuple(-(-n // size) for n, size in zip(weight.shape, self._block_size, strict=True))
+        if scales.shape != wanted or scales.dtype not in FLOATS:
+            raise CheckpointError(
+                f"{self.layer.block}.{name}.{FP8_SCALES} is {scales.dtype} {list(scales.shape)}, not floats {list(wanted)} "
+                f"for a weight {list(weight.shape)} in blocks of {list(self._block_size)}; copy the checkpoint again"
+            )
+
+    def _group_size(self, name: str, columns: int) -> int:
+        size = next((size for size in (GROUP_SIZE, *AFFINE_GROUPS) if columns % size == 0), None)
+        if size is None:
+            raise CheckpointError(f"{self.layer.block}.{name} has {columns} columns, no multiple of 32; it cannot be packed")
+        return size
+
+    def _tensor(self, projection: str, tensor: str) -> ExpertTensor:
+        found = self.layer.tensor(f"{projection}.{tensor}")
+        if found is None:
+            raise CheckpointError(f"{self.layer.block}.{projection} has no {tensor}; copy the missing shards")
+        return found
+
+    def decoded(self, stored: dict[str, np.ndarray]) -> dict[str, tuple[Codes | np.ndarray, np.ndarray | None]]:
+        """The projections of an expert whose tensors are `stored` (name -> uint8 [bytes]): codes or float32 weights
+        [rows, columns], and the stored bytes of the linear layer's own bias."""
+        if "gate_up_proj.blocks" in stored:
+            stored = self._taken_apart(stored)
+        return {name: (self._numbers(name, kind, stored), stored.get(f"{name}.bias")) for name, kind in self.kinds.items()}
+
+    def _taken_apart(self, stored: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """gpt_oss's tensors under the names of others, the rows of gate and up, which come in turns, apart."""
+        out = {}
+        for name, raw in stored.items():
+            projection, _, tensor = name.partition(".")
+            tensor = "weight" if tensor == "blocks" else tensor
+            if projection == "down_proj":
+                out[f"down_proj.{tensor}"] = raw
+                continue
+            turns = raw.reshape(self.kinds["gate_proj"].rows, 2, -1)
+            for n, part in enumerate(("gate_proj", "up_proj")):
+                out[f"{part}.{tensor}"] = np.ascontiguousarray(turns[:, n]).reshape(-1)
+        return out
+
+    def _numbers(self, name: str, kind: Kind, stored: dict[str, np.ndarray]) -> Codes | np.ndarray:
+        weight, scales, shape = stored[f"{name}.weight"], stored.get(f"{name}.scales"), (kind.rows, kind.columns)
+        if kind.mode == "affine":
+            assert scales is not None
+            biases = stored.get(f"{name}.biases")
+            return Codes(
+                weight, kind.bits, from_bytes(scales, kind.dtype),
+                None if biases is None else from_bytes(biases, kind.dtype),
+            )  # fmt: skip
+        if kind.mode == "float":
+            return from_bytes(weight, self._tensor(name, "weight").dtype).reshape(shape)
+        if kind.mode == "fp8":
+            tensor = self._tensor(name, FP8_SCALES)
+            factors = from_bytes(stored[tensor.name], tensor.dtype).reshape(tensor.shape)
+            for axis, size in enumerate(self._block_size):
+                factors = np.repeat(factors, size, axis=axis)
+            values = E4M3[weight].reshape(shape) * factors[: shape[0], : shape[1]]
+            return to_dtype(values, "BF16").reshape(shape)  # as mlx-lm converts it
+        assert scales is not None
+        values = E4M3[weight] if kind.mode == "mxfp8" else E2M1[unpack(weight, 4)]
+        factors = E4M3[scales] if kind.mode == "nvfp4" else np.exp2(scales.astype(np.float32) - 127)
+        return (values.reshape(len(factors), -1) * factors[:, None]).reshape(shape)
