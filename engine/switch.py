@@ -131,6 +131,8 @@ class LayerStream:
             self._read_ahead(foretellings)
             bank.settle(experts)
             return bank.inner(x, mx.array(self._slot_of[ids]))
+        if len(batches) == len(self.banks) and ids.size == ids.shape[-1]:
+            return self._at_two_widths(x, ids, batches, foretellings)
         y = self._in_batches(x, ids, batches)
         self._read_ahead(foretellings)
         return y
@@ -188,6 +190,22 @@ class LayerStream:
             size = bank.table.slots if len(wanted) <= bank.table.loose else max(1, bank.table.loose // 2)
             for begin in range(0, len(wanted), size):
                 yield bank, wanted[begin : begin + size]
+
+    def _at_two_widths(
+        self, x: mx.array, ids: np.ndarray, batches: list[tuple[Bank, np.ndarray]], foretellings: list[Foretelling] | None
+    ) -> mx.array:
+        """Compute one token's experts, some of each bank, of which all have slots."""
+        for bank, experts in batches:
+            bank.request(experts, self._run.reader)
+        self._read_ahead(foretellings)
+        flat, outputs, places = ids.reshape(-1), [], []
+        for number, (bank, experts) in enumerate(batches):
+            bank.settle(experts)
+            own = np.flatnonzero(self._bank_of[flat] == number)
+            slots = self._slot_of[flat[own]].reshape(*ids.shape[:-1], -1)
+            outputs.append(bank.inner(x, mx.array(slots)))
+            places.append(own)
+        return mx.concatenate(outputs, axis=-2)[..., mx.array(np.argsort(np.concatenate(places))), :]
 
     def _in_batches(self, x: mx.array, ids: np.ndarray, batches: list[tuple[Bank, np.ndarray]]) -> mx.array:
         """Compute batch by batch on the rows that want its experts, then put the rows back in order."""
