@@ -53,7 +53,9 @@ class SlotTable:
         self.slot_of = slot_of
         self.guessed: dict[int, int] = {}
         self._expert_in = np.full(self.slots, -1, np.int32)
-        self._pinned = np.zeros(len(slot_of), bool)
+        self._lent = len(slot_of)  # stands for an expert in slots that are lent
+        self._pinned = np.zeros(len(slot_of) + 1, bool)
+        self._pinned[self._lent] = True
         self._pinned[pinned] = True
         self.loose = self.slots - len(pinned)
 
@@ -93,6 +95,17 @@ class SlotTable:
         self._expert_in[self.slot_of[expert]] = -1
         self.slot_of[expert] = -1
         self.guessed.pop(expert, None)
+
+    def lend(self, expert: int) -> int:
+        """Take `expert` out of its slot, but let nobody into it until it is given back: what is in there is still read."""
+        slot = int(self.slot_of[expert])
+        self.free(expert)
+        self._expert_in[slot] = self._lent
+        return slot
+
+    def give_back(self, slot: int) -> None:
+        """A slot that was lent is free."""
+        self._expert_in[slot] = -1
 
     def _may_leave(self, keep: np.ndarray) -> np.ndarray:
         """The cached experts that are neither pinned nor in `keep`, in the order of their slots."""
