@@ -2,6 +2,7 @@
 
     python -m engine generate --prompt "The query planner" --cache-gb 0.02
     python -m engine measure --cache-gb 0.02 --judge experiments/prompts/headrace_v1.yaml
+    python -m engine quality experiments/kimi_mini/checkpoint --expert-bits 2
     python -m engine inspect --model ~/models/Kimi-K2.5
 
 Every knob is an option. Without `--model` the embedded kimi_mini is used.
@@ -25,11 +26,13 @@ from .knobs import GB, WORDS, Knobs
 
 if TYPE_CHECKING:
     from .engine import Engine
+    from .quality import Quality
     from .stats import Stats
 
 ROOT = Path(__file__).resolve().parent.parent
 KIMI_MINI = ROOT / "experiments" / "kimi_mini" / "checkpoint"
 JUDGE = ROOT / "experiments" / "prompts" / "headrace_v1.yaml"
+JSON_PROMPTS = ROOT / "experiments" / "prompts" / "json_v1.yaml"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -81,6 +84,54 @@ def measure(args: argparse.Namespace) -> None:
     if args.by_layer:
         _print_layers(engine.decoded)
     print(json.dumps(measurement.as_dict(), indent=1))
+
+
+def quality(args: argparse.Namespace) -> None:
+    """Perplexity, divergence from the reference, top-1 flips, and JSON that parses; the last line is JSON."""
+    from .checkpoint import Checkpoint
+    from .engine import load
+    from .json_share import JsonPrompts
+    from .judge import Judge
+    from .plan import plan_banks
+    from .quality import quality
+    from .reference import reference_file, reference_for
+
+    knobs, judge, source = _knobs(args), Judge.load(args.text), Checkpoint.open(args.path)
+    prompts = None if args.json_prompts == "none" else JsonPrompts.load(args.json_prompts)
+    if knobs.streams:
+        plan_banks(source, knobs)  # refuses knobs that do not fit before the reference is computed
+    source = Checkpoint.open(args.reference) if args.reference else source
+    if not reference_file(source, judge, prompts).exists():
+        print(f"the reference, {source.path}, is computed once", file=sys.stderr)
+    reference = reference_for(source, judge, prompts)
+    with load(args.path, knobs) as engine:
+        result = quality(engine, judge, reference, prompts)
+    _print_quality(result)
+    print(f"reference: {result.reference_mode}, {reference.origin}, {reference.nbytes / 1e6:.3g} MB in memory")
+    print(json.dumps({"quality": str(args.path), "knobs": knobs.as_dict(), **result.as_dict()}))
+
+
+def _print_quality(result: Quality) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    def valid(share: float | None) -> str:
+        return "-" if share is None else f"{round(share * result.json_prompts)} of {result.json_prompts}"
+
+    table = Table(title=f"{result.scored_tokens} tokens, {result.mode}", box=None)
+    for name in ("", "these knobs", "reference"):
+        table.add_column(name, justify="right" if name else "left")
+    for row in (
+        ("perplexity", f"{result.perplexity:.4f} ± {result.perplexity_se:.2f}", f"{result.reference_perplexity:.4f}"),
+        ("nll, nats a token", f"{result.nll:.5f}", f"{math.log(result.reference_perplexity):.5f}"),
+        ("KL, nats a token", f"{result.kl:.3g} ± {result.kl_se:.2g}", ""),
+        ("  at most", f"{result.kl_at_most:.3g}", ""),
+        ("  99th percentile", f"{result.kl_p99:.3g}", ""),
+        ("top-1 flips", f"{result.top1_flips:.2%}", ""),
+        ("JSON that parses", valid(result.json_valid), valid(result.reference_json_valid)),
+    ):
+        table.add_row(*row)
+    Console().print(table)
 
 
 def _traced(engine: Engine, path: Path | None) -> AbstractContextManager[None]:
@@ -265,19 +316,24 @@ def _knobs_given(args: argparse.Namespace) -> dict[str, Any]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m engine", description="Stream Mixture-of-Experts models from the SSD.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for command in (generate, measure, inspect, pack, profile, knobs, bench, replay):
+    for command in (generate, measure, quality, inspect, pack, profile, knobs, bench, replay):
         text = (command.__doc__ or "").splitlines()[0]
         sub = commands.add_parser(command.__name__, help=text, description=text)
         sub.set_defaults(command=command)
-        if command not in (knobs, replay, pack):
+        if command not in (knobs, replay, pack, quality):
             sub.add_argument("--model", type=Path, default=KIMI_MINI, help="checkpoint folder (default: kimi_mini)")
-        if command in (generate, measure, inspect, bench):
+        if command in (generate, measure, quality, inspect, bench):
             _add_knobs(sub)
         if command is generate:
             sub.add_argument("--prompt", required=True)
             sub.add_argument("--max-tokens", type=int, default=64)
             sub.add_argument("--temperature", type=float, default=0.0, help="0: always the likeliest token")
             sub.add_argument("--seed", type=int, default=0)
+        if command is quality:
+            sub.add_argument("path", type=Path, nargs="?", default=KIMI_MINI, help="checkpoint folder (default: kimi_mini)")
+            sub.add_argument("--text", type=Path, default=JUDGE, help="texts to score: YAML, or any text file")
+            sub.add_argument("--reference", type=Path, metavar="PATH", help="compare with this checkpoint (default: PATH)")
+            sub.add_argument("--json-prompts", default=JSON_PROMPTS, metavar="FILE", help="YAML, or none to leave them out")
         if command is bench:
             sub.add_argument("what", choices=("io", "decode", "hits", "trace", "open", "make"))
             sub.add_argument("path", type=Path, nargs="?", help="checkpoint folder (io: or any large file)")

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,7 @@ class Measurement:
     peak_memory_gb: float  # high-water mark of the whole process, as the system counts it
     mlx_peak_gb: float  # high-water mark of MLX's own allocations
     perplexity: float
+    perplexity_se: float  # see `perplexity`
     nll: float  # mean, nats a token
     scored_tokens: int
     hit_rate: float | None
@@ -69,3 +73,13 @@ class Measurement:
     def as_dict(self) -> dict[str, Any]:
         """Name -> value, JSON-ready."""
         return dataclasses.asdict(self)
+
+
+def perplexity(nll: np.ndarray) -> tuple[float, float]:
+    """exp(mean) of the tokens' negative log-likelihoods [tokens, at least 2], nats, and its standard error.
+
+    The error is the mean's, carried through exp to first order. It takes the tokens for independent; those of one text
+    are not, so that it says too little rather than too much.
+    """
+    value = math.exp(nll.mean())
+    return value, value * float(nll.std(ddof=1)) / math.sqrt(len(nll))

@@ -8,15 +8,13 @@ checkpoint's width, and kept in the user's cache folder. It does not depend on a
 from __future__ import annotations
 
 import hashlib
-import os
-import subprocess
-import sys
+import io
 from pathlib import Path
 
 import numpy as np
 
 from .checkpoint import Checkpoint
-from .errors import HeadraceError
+from .kept import compute_apart, keep, kept_file
 from .knobs import Knobs
 
 CALIBRATION = Path(__file__).with_name("calibration.txt")
@@ -26,21 +24,15 @@ def routing_profile(checkpoint: Checkpoint) -> np.ndarray:
     """Uses of every expert on the calibration text, int64 [layers, experts]; measured now if it is not on file."""
     file = profile_file(checkpoint)
     if not file.exists():
-        command = [sys.executable, "-m", "engine", "profile", "--model", str(checkpoint.path)]
-        root = str(Path(__file__).resolve().parent.parent)
-        env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))}
-        done = subprocess.run(command, capture_output=True, text=True, env=env, check=False)
-        if done.returncode:
-            reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
-            raise HeadraceError(f"the routing profile that hot_share and pinned_share need could not be taken: {reason}")
+        what = "the routing profile that hot_share and pinned_share need"
+        compute_apart(what, "engine", "profile", "--model", str(checkpoint.path))
     return np.load(file)
 
 
 def profile_file(checkpoint: Checkpoint) -> Path:
     """Where the profile of this checkpoint and calibration text is kept."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     text = hashlib.sha256(CALIBRATION.read_bytes()).hexdigest()[:8]
-    return cache / "headrace" / f"routing-{checkpoint.fingerprint}-{text}.npy"
+    return kept_file(f"routing-{checkpoint.fingerprint}-{text}.npy")
 
 
 def take_profile(checkpoint: Checkpoint) -> Path:
@@ -52,12 +44,7 @@ def take_profile(checkpoint: Checkpoint) -> Path:
     with load(checkpoint.path, Knobs(cache_gb=footprint(checkpoint).one_token_gb)) as engine:
         engine.logits(engine.encode(CALIBRATION.read_text(encoding="utf-8")))
         uses = engine.uses
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        partial = file.with_name(f".{file.name}.{os.getpid()}")
-        with open(partial, "wb") as f:
-            np.save(f, uses)
-        partial.replace(file)
-    except OSError as e:
-        raise HeadraceError(f"{file.parent} is not writable ({e.strerror}); set XDG_CACHE_HOME to a folder that is") from e
+    content = io.BytesIO()
+    np.save(content, uses)
+    keep(file, content.getvalue())
     return file

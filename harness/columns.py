@@ -62,6 +62,7 @@ COLUMNS = (
     Column("bytes_per_token", "float", "bytes", "read from the disk for each decoded token"),
     Column("prefill_tok_s", "float", "tokens/s", "speed of the prompts"),
     Column("nll", "float", "nats", "mean negative log-likelihood of the scored tokens"),
+    Column("perplexity_se", "float", "", "standard error of perplexity, taking the tokens for independent"),
     Column("scored_tokens", "int", "", "tokens that nll is the mean of, prompts and continuations"),
     Column("decode_tokens", "int", "", "tokens that speed and counters cover"),
     Column("decode_ms_p50", "float", "ms", "wall time of a decoded token, its forward pass alone: median"),

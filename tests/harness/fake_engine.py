@@ -60,7 +60,7 @@ class FakeEngine:
         return Measurement(
             decode_tok_s=100 / (1 + 9 * waits), prefill_tok_s=500.0, decode_tokens=100,
             peak_memory_gb=RESIDENT_GB + (ALL_GB * bits / 8) * share, mlx_peak_gb=0.01, perplexity=perplexity,
-            nll=math.log(perplexity), scored_tokens=400, hit_rate=None if k.cache_gb is None else share,
+            perplexity_se=0.1, nll=math.log(perplexity), scored_tokens=400, hit_rate=None if k.cache_gb is None else share,
             bytes_per_token=1e6 * miss, hits=10, misses=10, reads=10, bytes_read=1000, io_ms=1.0, sync_ms=0.1,
             prefetch_issued=0, prefetch_useful=0, prefetch_recall=None, prefetch_whole_set=None,
             prefetch_precision=None, prefetch_coverage=None, prefetch_hidden_ms=0.0, prefetch_wasted_bytes=0,
