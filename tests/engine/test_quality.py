@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -32,8 +33,8 @@ from engine.reference import (
 )
 
 TEXTS = Judge.load(JUDGE).texts
-SHORT = Judge((TEXTS[0], TEXTS[2]))
-FEW = JsonPrompts(24, JsonPrompts.load(JSON_PROMPTS).prompts[:2])
+SHORT = Judge(tuple(dataclasses.replace(t, prompt=t.prompt[:150]) for t in (TEXTS[0], TEXTS[7])))
+FEW = JsonPrompts(24, JsonPrompts.load(JSON_PROMPTS).prompts[:1])
 TINY_TEXT = "The headrace brings the water to the wheel. When it is clean, the stones grind from morning until night. "
 TINY = Judge((Text("a", "prose", TINY_TEXT, TINY_TEXT[:40]), Text("b", "prose", TINY_TEXT[::-1], TINY_TEXT[30:60])))
 
@@ -41,7 +42,7 @@ TINY = Judge((Text("a", "prose", TINY_TEXT, TINY_TEXT[:40]), Text("b", "prose", 
 @pytest.fixture(scope="module")
 def reference() -> Reference:
     with load(KIMI_MINI) as resident:
-        return take_reference(resident, SHORT, FEW)
+        return take_reference(resident, SHORT)
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +52,7 @@ def tiny(checkpoint: Callable[..., Path]) -> Path:
 
 def judged(path: Path, reference: Reference, judge: Judge = SHORT, **knobs: Any) -> Quality:
     with load(path, Knobs(**knobs)) as loaded:
-        return quality(loaded, judge, reference, FEW if len(reference.json_valid) else None)
+        return quality(loaded, judge, reference)
 
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:
@@ -68,19 +69,18 @@ def whole_divergence(p: np.ndarray, q: np.ndarray) -> np.ndarray:
 def test_perplexity_is_mlx_lms() -> None:
     """On the same tokens, laid out as it wants them: rows of one length."""
     with load(KIMI_MINI) as resident:
-        ids = resident.encode(" ".join(t.prompt for t in TEXTS[:3]))
-        rows = np.array(ids[: len(ids) // 60 * 60]).reshape(-1, 60)
+        ids = resident.encode(TEXTS[0].prompt + TEXTS[1].prompt)[:300]
+        rows = np.array(ids).reshape(-1, 50)
         theirs = eval_ppl(resident._model, mx.array(rows), batch_size=4)
         nll = [token_nll(mx.array(resident.logits(row[:-1])), row[1:].tolist()) for row in rows]
-    assert len(rows) > 5
     assert perplexity(np.concatenate(nll)) == pytest.approx(theirs, rel=1e-6)
 
 
-def test_a_text_has_the_perplexity_that_mlx_lm_gives_it(reference: Reference) -> None:
+def test_a_text_has_the_perplexity_that_mlx_lm_gives_it() -> None:
     """Over all that lies between: chunks, token-by-token decoding, the reference's file."""
-    one = Judge((TEXTS[2],))
+    one = Judge(SHORT.texts[:1])
     with load(KIMI_MINI) as resident:
-        ids = resident.encode(TEXTS[2].prompt) + resident.encode(TEXTS[2].continuation, start=False)
+        ids = resident.encode(one.texts[0].prompt) + resident.encode(one.texts[0].continuation, start=False)
         theirs = eval_ppl(resident._model, mx.array([ids]))
         result = quality(resident, one, take_reference(resident, one))
         measured = resident.measure(one)
@@ -96,11 +96,10 @@ def test_the_reference_is_at_no_distance_from_itself(reference: Reference) -> No
         result = judged(KIMI_MINI, reference, **knobs)
         assert (result.kl, result.kl_se, result.kl_p99, result.top1_flips) == (0, 0, 0, 0)
         assert 0 <= result.kl_at_most < 0.02
-        assert result.json_valid == result.reference_json_valid
 
 
 def test_fewer_bits_are_farther_away(reference: Reference) -> None:
-    by_bits = [judged(KIMI_MINI, reference, expert_bits=bits) for bits in (8, 4, 2)]
+    by_bits = [judged(KIMI_MINI, reference, expert_bits=bits) for bits in (4, 2)]
     for name in ("kl", "kl_at_most", "kl_p99", "top1_flips", "perplexity"):
         values = [getattr(result, name) for result in by_bits]
         assert values == sorted(values) and values[0] < values[-1], name
@@ -171,27 +170,29 @@ def test_a_damaged_file_is_not_used(reference: Reference, tmp_path: Path, damage
 
 
 def test_the_reference_is_computed_once(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In a process of its own; again if the file is damaged or another's; never for other texts, prompts or models."""
+    """And again if the file is damaged or another's."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     source = Checkpoint.open(tiny)
-    first = reference_for(source, TINY)
+    requests = []
+
+    def child(*_: str, given: str) -> None:
+        requests.append(given)
+        monkeypatch.setattr("sys.stdin", io.StringIO(given))
+        assert engine.reference.main() == 0
+
+    monkeypatch.setattr(engine.reference, "compute_apart", child)
+    first = reference_for(source, TINY, FEW)
     with load(tiny) as resident:
-        here = take_reference(resident, TINY)
+        here = take_reference(resident, TINY, FEW)
     assert first.origin == "computed now" and np.array_equal(first.nll, here.nll) and np.array_equal(first.ids, here.ids)
-    file = reference_file(source, TINY)
+    file = reference_file(source, TINY, FEW)
     assert [f.name for f in file.parent.iterdir()] == [file.name]
-
-    def made_here(*_: str, given: str) -> None:
-        file.write_bytes(here.to_bytes())
-
-    monkeypatch.setattr(engine.reference, "compute_apart", lambda *_, **__: pytest.fail("computed again"))
-    assert reference_for(source, TINY).origin == "on file"
-    monkeypatch.setattr(engine.reference, "compute_apart", made_here)
+    assert reference_for(source, TINY, FEW).origin == "on file" and len(requests) == 1
     foreign = dataclasses.replace(here, identity=json.dumps({**json.loads(here.identity), "model": "0" * 16}))
     for content, why in ((file.read_bytes()[:-9], "damaged"), (foreign.to_bytes(), "of another model, text or version")):
         file.write_bytes(content)
-        assert reference_for(source, TINY).origin == f"computed again, because {file} is {why}"
-        assert reference_for(source, TINY).origin == "on file"
+        assert reference_for(source, TINY, FEW).origin == f"computed again, because {file} is {why}"
+        assert reference_for(source, TINY, FEW).origin == "on file"
 
 
 def test_every_model_text_and_prompt_has_a_reference_of_its_own(
@@ -244,6 +245,19 @@ def test_logits_that_are_not_finite_have_no_quality(tiny: Path, monkeypatch: pyt
 )  # fmt: skip
 def test_what_parses(text: str, valid: bool) -> None:
     assert parses(text) == valid
+
+
+def test_completed_objects_are_counted() -> None:
+    """kimi_mini completes the first prompt's, but not within a few tokens, and not where the examples are none."""
+    examples, opened = FEW.prompts[0]
+    prompts = JsonPrompts(24, (*FEW.prompts, ("", '{"the": {')))
+    judge = Judge((Text("a", "prose", "The mill", " stood there"),))
+    with load(KIMI_MINI) as resident:
+        result = quality(resident, judge, take_reference(resident, judge, prompts), prompts)
+        assert not JsonPrompts(5, FEW.prompts).valid(resident).any()
+        assert parses(opened + "".join(resident.generate(examples + opened, 24)))
+    assert result.json_valid == result.reference_json_valid == 0.5 and result.json_prompts == 2
+    assert result.prompts == prompts.fingerprint != FEW.fingerprint
 
 
 def test_the_prompts_are_frozen_and_many() -> None:
