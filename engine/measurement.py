@@ -81,5 +81,5 @@ def perplexity(nll: np.ndarray) -> tuple[float, float]:
     The error is the mean's, carried through exp to first order. It takes the tokens for independent; those of one text
     are not, so that it says too little rather than too much.
     """
-    value = math.exp(nll.mean())
+    value = float(np.exp(nll.mean()))
     return value, value * float(nll.std(ddof=1)) / math.sqrt(len(nll))

@@ -301,7 +301,7 @@ def test_the_routing_profile_is_taken_once(path: Path, monkeypatch: pytest.Monke
     source = Checkpoint.open(path)
     uses = routing_profile(source)
     assert uses.shape == (3, 16) and (uses.sum(axis=1) == uses.sum() / 3).all()
-    monkeypatch.setattr("engine.profile.subprocess.run", lambda *_, **__: pytest.fail("taken again"))
+    monkeypatch.setattr("engine.kept.subprocess.run", lambda *_, **__: pytest.fail("taken again"))
     hot = [bank.members for bank in plan_banks(source, Knobs(cold_bits=4, hot_share=0.25), routing_profile(source))[::2]]
     for layer, chosen in zip(uses, hot, strict=True):
         assert len(chosen) == 4 and layer[chosen].min() >= np.delete(layer, chosen).max()
