@@ -54,8 +54,7 @@ class SlotTable:
         self.guessed: dict[int, int] = {}
         self._expert_in = np.full(self.slots, -1, np.int32)
         self._lent = len(slot_of)  # stands for an expert in slots that are lent
-        self._pinned = np.zeros(len(slot_of) + 1, bool)
-        self._pinned[self._lent] = True
+        self._pinned = np.zeros(len(slot_of), bool)
         self._pinned[pinned] = True
         self.loose = self.slots - len(pinned)
 
@@ -109,7 +108,7 @@ class SlotTable:
 
     def _may_leave(self, keep: np.ndarray) -> np.ndarray:
         """The cached experts that are neither pinned nor in `keep`, in the order of their slots."""
-        stays = self._pinned.copy()
+        stays = np.append(self._pinned, True)  # the last is what is lent
         stays[keep] = True
         cached = self._expert_in[self._expert_in >= 0]
         return cached[~stays[cached]]
