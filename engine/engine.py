@@ -30,7 +30,7 @@ from .knobs import GB, Knobs
 from .measurement import Measurement, perplexity
 from .memory import disk_bytes_read, memory_bytes, page_cache_share, peak_memory_bytes
 from .meters import machine_state
-from .model import backend, fill, is_last, lay_out_for_cpu, open_model, put_streams, run_for, switches
+from .model import backend, fill, is_last, lay_out_for_cpu, open_model, put_gates, put_streams, run_for, switches
 from .plan import compute_dtype, footprint, needs_profile, plan_banks
 from .profile import routing_profile
 from .stats import Stats
@@ -66,6 +66,7 @@ def load(checkpoint: str | Path, knobs: Knobs | None = None) -> Engine:
         mx.eval(model.parameters())
         model.eval()
         if run is not None:
+            put_gates(model, source, knobs, streams)
             fill(streams, plans, run)
             run.stats.reset()
     except BaseException:
@@ -257,6 +258,9 @@ class Engine:
             passes_per_window=decoded.passes_per_window,
             void_layers=decoded.void_layers,
             foreseen_share=decoded.foreseen_share,
+            swapped=decoded.swapped,
+            dropped=decoded.dropped,
+            dropped_share=decoded.dropped_share,
             slots=slots if self.streams else experts,
             cached_share=slots / experts if self.streams else 1.0,
             judge=judge.fingerprint,

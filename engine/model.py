@@ -22,13 +22,14 @@ from mlx_lm.utils import _get_classes, load_model
 from .checkpoint import Checkpoint
 from .errors import CheckpointError, KnobError, first_line
 from .evict import SlotTable
+from .gates import gates_of
 from .knobs import Knobs
 from .plan import BankPlan, compute_dtype
 from .prefetch import prefetch_of
 from .reader import Reader
 from .slots import Bank
 from .stats import Stats
-from .switch import LayerStream, Run, StreamingSwitch
+from .switch import GatedSwitch, LayerStream, Run, StreamingSwitch
 from .window import Windows
 
 
@@ -156,6 +157,30 @@ def put_streams(
     if knobs.sync_window == 1:
         return streams, None
     return streams, Windows(model, {path: stream for stream, _, path in asking}, knobs.sync_window, run)
+
+
+def put_gates(model: nn.Module, source: Checkpoint, knobs: Knobs, streams: list[LayerStream]) -> None:
+    """Have the gate weights decide what the streams read, where a knob says so. The model is loaded: its blocks are asked.
+
+    Raises `KnobError` if they cannot be.
+    """
+    if not knobs.cold_drop and not knobs.cache_prior:
+        return
+    modules = dict(model.named_modules())
+    dims = int(source.text_config["hidden_size"])
+    for stream, (path, _) in zip(streams, switches(model, source), strict=True):
+        if stream.complete:
+            continue
+        owner, _, name = path.rpartition(".")
+        try:
+            stream.gates = gates_of(
+                modules[owner], name, dims=dims, experts=source.layers[stream.number].experts, top_k=source.top_k,
+                cold_drop=knobs.cold_drop, cache_prior=knobs.cache_prior,
+            )  # fmt: skip
+        except ValueError as e:
+            named = knobs.shown("cache_prior" if knobs.cache_prior else "cold_drop")
+            raise KnobError(f"{named} is not possible for {source.architecture}: {e}; leave it at 0") from e
+        modules[owner][name] = GatedSwitch(stream)
 
 
 def is_last(path: str, modules: dict[str, Any]) -> bool:
