@@ -26,7 +26,7 @@ from mlx_lm.utils import load_tokenizer
 from .checkpoint import Checkpoint
 from .errors import CheckpointError, HeadraceError, JudgeError, KnobError, first_line
 from .judge import Judge
-from .knobs import GB, Knobs
+from .knobs import CACHE_DEPENDENT, GB, Knobs
 from .measurement import Measurement, perplexity
 from .memory import disk_bytes_read, memory_bytes, page_cache_share, peak_memory_bytes
 from .meters import machine_state
@@ -164,11 +164,13 @@ class Engine:
         if not ids or wrong is not None:
             what = "no tokens were given" if not ids else f"token id {wrong} is outside 0 .. {vocab - 1}"
             raise HeadraceError(f"logits: {what}; encode the text with this model's tokenizer")
+        self._begin()
         cache = make_prompt_cache(self._model)
         return np.concatenate([np.array(part) for part in self._prefill(ids, cache)])
 
     def generate(self, prompt: str, max_tokens: int = 64, *, temperature: float = 0.0, seed: int = 0) -> Iterator[str]:
         """Continue `prompt`; yields text as it comes, until the end-of-text token or `max_tokens`. Greedy at 0."""
+        self._begin()
         mx.random.seed(seed)
         sampler = make_sampler(temp=temperature)
         detokenizer = self.tokenizer.detokenizer
@@ -280,6 +282,7 @@ class Engine:
         Raises `JudgeError` if a text has too few tokens.
         """
         texts = [self._tokens_of(t.name, t.prompt, t.continuation) for t in judge.texts]
+        self._begin()
         self._warm_up(texts[0])
         return (self._passes(*text) for text in texts)
 
@@ -308,6 +311,14 @@ class Engine:
             raise
         finally:
             self._trace = None
+
+    def _begin(self) -> None:
+        """Where a knob decides by what is cached, begin with the cache as it was after loading: the same tokens give the
+        same logits, whatever was computed before."""
+        if self._run is not None and any(name in CACHE_DEPENDENT for name in self.knobs.lossy):
+            self._run.forget()
+            for stream in self.streams:
+                stream.forget()
 
     def _tokens_of(self, name: str, prompt: str, continuation: str) -> tuple[list[int], list[int]]:
         tokens = self.encode(prompt), self.encode(continuation, start=False)

@@ -40,6 +40,9 @@ class Cap:
         self._nbytes = self._left = nbytes
         self._time = 0
 
+    def forget(self) -> None:
+        self._left, self._time = self._nbytes, 0
+
     def left(self, time: int) -> float:
         if time != self._time:
             self._left, self._time = self._nbytes, time
@@ -59,8 +62,13 @@ class Prefetch:
         self._width = width
         self._cap = cap
         self._stats = stats
+        self.forget()
+
+    def forget(self) -> None:
+        """Begin as if no token had been before."""
         self._foretold: np.ndarray | None = None
         self._recent = np.array([], np.int32)
+        self._cap.forget()
 
     def ask(self, x: mx.array) -> list[Foretelling]:
         """What the layers ahead will choose, by this layer's input `x` of one token."""

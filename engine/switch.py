@@ -56,6 +56,12 @@ class Run:
         """Note that a token's `experts` were all there; counted together at the end of the pass."""
         self._hits.append((layer, experts))
 
+    def forget(self) -> None:
+        """Begin as if no token had been before; `uses` and the counters go on."""
+        self.policy.warmth[:] = -np.inf
+        self.position = 0
+        self._hits.clear()
+
     def end_pass(self, tokens: int) -> None:
         """Do the books of a forward pass over `tokens` tokens."""
         if self._hits:
@@ -98,6 +104,14 @@ class LayerStream:
         """Load all experts, in the order of their numbers; for a layer in which all fit."""
         for bank in self.banks:
             bank.fill(bank.table.members, self._run.reader)
+
+    def forget(self) -> None:
+        """Empty the cache as it was after loading; nothing may be queued that reads it."""
+        if not self.complete:
+            for bank in self.banks:
+                bank.forget()
+        if self.prefetch is not None:
+            self.prefetch.forget()
 
     def __call__(self, x: mx.array, indices: mx.array) -> mx.array:
         if self._run.unused and self._last:
