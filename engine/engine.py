@@ -30,9 +30,21 @@ from .knobs import CACHE_DEPENDENT, GB, Knobs
 from .measurement import Measurement, perplexity
 from .memory import disk_bytes_read, memory_bytes, page_cache_share, peak_memory_bytes
 from .meters import machine_state
-from .model import backend, fill, is_last, lay_out_for_cpu, open_model, put_gates, put_streams, run_for, switches
+from .model import (
+    backend,
+    check_top_k,
+    fill,
+    is_last,
+    lay_out_for_cpu,
+    open_model,
+    put_gates,
+    put_streams,
+    run_for,
+    switches,
+)
 from .plan import compute_dtype, footprint, needs_profile, plan_banks
 from .profile import routing_profile
+from .resident import quantize_resident
 from .stats import Stats
 from .switch import LayerStream, Run
 from .trace import TraceWriter
@@ -48,7 +60,7 @@ def load(checkpoint: str | Path, knobs: Knobs | None = None) -> Engine:
     Raises `CheckpointError` if it cannot be streamed, `KnobError` if a knob does not fit this model.
     """
     knobs = knobs or Knobs()
-    source = Checkpoint.open(checkpoint)
+    source = Checkpoint.open(checkpoint).with_top_k(knobs.top_k)
     streamed = knobs.streams or source.levels is not None  # a store's experts are ours to read, wherever they stay
     plans = plan_banks(source, knobs) if streamed else []
     _refuse_too_large(source, knobs)
@@ -56,12 +68,19 @@ def load(checkpoint: str | Path, knobs: Knobs | None = None) -> Engine:
         plans = plan_banks(source, knobs, routing_profile(source))
     mx.reset_peak_memory()
     model = open_model(source)
+    if knobs.top_k is not None:
+        check_top_k(model, source)
     run = run_for(source, knobs) if streamed else None
     try:
         streams, windows = put_streams(model, source, knobs, plans, run) if run is not None else ([], None)
         dtype = compute_dtype()
         if dtype is not None:
             model.set_dtype(dtype)
+        if knobs.resident_bits is not None:
+            quantize_resident(model, source, knobs.resident_bits)
+            for module in model.modules():  # one by one: no more than one is held as stored and as wanted
+                mx.eval([value for value in module.values() if isinstance(value, mx.array)])
+        if dtype is not None:
             lay_out_for_cpu(model)
         mx.eval(model.parameters())
         model.eval()
@@ -140,7 +159,7 @@ class Engine:
     @property
     def mode(self) -> str:
         """Which path runs, e.g. `streamed float32 cpu buffered`; part of every row of results."""
-        kind = "reference" if not self.streams else "resident" if self.knobs.cache_gb is None else "streamed"
+        kind = "streamed" if self.knobs.cache_gb is not None else "resident" if self.knobs.lossy else "reference"
         dtype = str(compute_dtype() or "as-stored").removeprefix("mlx.core.")
         words = [kind, dtype, backend()]
         if kind == "streamed":

@@ -140,7 +140,7 @@ class Knobs:
             bits = getattr(self, name)
             if bits is not None and bits not in widths:
                 raise KnobError(f"{name}={bits} is not a width MLX has; use one of {', '.join(map(str, widths))}")
-        _in_range("top_k", self.top_k, 0, 1 << 20, "half of the model's own and more are usual")
+        _in_range("top_k", self.top_k, 0, math.inf, "half of the model's own and more are usual, or leave it unset")
         if not 0 <= self.cold_drop <= 1.5:
             raise KnobError(f"cold_drop={self.cold_drop:g} is outside 0 .. 1.5; 0 is without, 0.5 to 1 are usual")
         if not 0 <= self.cache_prior < math.inf:
