@@ -9,6 +9,9 @@ in bulk once the tokens were computed. If a layer is computed again for the same
 one that counts. The gate weight is what the model itself multiplies an expert's output by: the tap hands the outputs on in a
 wrapper that takes note of the factor. A block that does anything else with them first (weights its experts' input, or
 compiles the sum) is found before the run, and its gate weights are null; its ranks are then in the router's order.
+
+It is the router's own choice, whatever `cold_drop` and `cache_prior` make of it: what a plan or a replay has to know, and
+always top-k experts a token. What was left out or swapped is counted in `Stats`.
 """
 
 from __future__ import annotations
