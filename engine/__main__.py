@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .errors import HeadraceError, did_you_mean
-from .knobs import GB, WORDS, Knobs
+from .knobs import GB, LOSSY, WORDS, Knobs
 
 if TYPE_CHECKING:
     from .engine import Engine
@@ -162,7 +162,7 @@ def inspect(args: argparse.Namespace) -> None:
 
 
 def bench(args: argparse.Namespace) -> None:
-    """Measure: io (the reader), decode, open, trace (what one costs); or make a checkpoint to measure on (make)."""
+    """Measure: io (the reader), decode, open, lossy, trace (what one costs); or make a checkpoint to measure on (make)."""
     from .bench import print_json
 
     if args.what == "make":
@@ -190,6 +190,13 @@ def bench(args: argparse.Namespace) -> None:
         knobs = Knobs(**given, cache_gb=1)
         rounds = args.rounds or (5 if knobs.ssd_gbps else 24)
         print_json(bench_io(args.path or args.model, knobs, rounds=rounds, mib=args.mib, expert_kib=args.expert_kib))
+    elif args.what == "lossy":
+        from .bench.lossy import bench_lossy
+        from .judge import Judge
+
+        given = _knobs_given(args)
+        _refuse("bench lossy", [name for name in LOSSY if name in given], "goes through the lossy knobs itself")
+        print_json(bench_lossy(args.path or args.model, given, Judge.load(args.judge)))
     elif args.what == "trace":
         from .bench.trace import bench_trace
         from .judge import Judge
@@ -335,7 +342,7 @@ def _parser() -> argparse.ArgumentParser:
             sub.add_argument("--reference", type=Path, metavar="PATH", help="compare with this checkpoint (default: PATH)")
             sub.add_argument("--json-prompts", default=JSON_PROMPTS, metavar="FILE", help="YAML, or none to leave them out")
         if command is bench:
-            sub.add_argument("what", choices=("io", "decode", "hits", "trace", "open", "make"))
+            sub.add_argument("what", choices=("io", "decode", "hits", "lossy", "trace", "open", "make"))
             sub.add_argument("path", type=Path, nargs="?", help="checkpoint folder (io: or any large file)")
             sub.add_argument("--rounds", type=int, help="turns of each arm (default: 5; io 24)")
             sub.add_argument("--mib", type=int, default=128, help="io: read this much a turn; more with many threads")

@@ -10,6 +10,7 @@ checkpoint of 1 T parameters (200,000 tensors) is a matter of seconds.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import itertools
 import json
@@ -23,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from .errors import CheckpointError
+from .errors import CheckpointError, KnobError
 from .experts import CONVERT, FLOATS, FP8, FP8_SCALES, INT4_ZERO, MLX_TYPES, ExpertLayer, ExpertTensor
 from .headers import ITEM_BYTES, Entry, read_headers
 from .store import layer_files, open_layers, read_description
@@ -139,6 +140,26 @@ class Checkpoint:
         if not all(type(count) is int and 0 < count <= experts for count in counts):
             raise CheckpointError(f"{self.path}/config.json has {key}={given}, not 1 to {experts} experts; copy it again")
         return int(max(counts))
+
+    def with_top_k(self, count: int | None) -> Checkpoint:
+        """The same model with `count` experts chosen for a token, where layers differ at most; None: as it is.
+
+        Raises `KnobError` for more than the model's own.
+        """
+        if count is None:
+            return self
+        if count > self.top_k:
+            raise KnobError(
+                f"top_k={count} is above the {self.top_k} experts a token that {self.path.name} chooses and has nothing to "
+                f"gain; use at most {self.top_k}"
+            )
+        key = next(key for key in TOP_K_KEYS if self.text_config.get(key))
+        given = self.text_config[key]
+        fewer = [min(n, count) for n in given] if isinstance(given, list) else count
+        config = {**self.config, **({key: fewer} if key in self.config else {})}
+        if key in config.get("text_config", {}):
+            config["text_config"] = {**config["text_config"], key: fewer}
+        return dataclasses.replace(self, config=config)
 
     @property
     def expert_bytes(self) -> int:

@@ -26,13 +26,25 @@ from mlx_lm.utils import load_tokenizer
 from .checkpoint import Checkpoint
 from .errors import CheckpointError, HeadraceError, JudgeError, KnobError, first_line
 from .judge import Judge
-from .knobs import GB, Knobs
+from .knobs import CACHE_DEPENDENT, GB, Knobs
 from .measurement import Measurement, perplexity
 from .memory import disk_bytes_read, memory_bytes, page_cache_share, peak_memory_bytes
 from .meters import machine_state
-from .model import backend, fill, is_last, lay_out_for_cpu, open_model, put_streams, run_for, switches
+from .model import (
+    backend,
+    check_top_k,
+    fill,
+    is_last,
+    lay_out_for_cpu,
+    open_model,
+    put_gates,
+    put_streams,
+    run_for,
+    switches,
+)
 from .plan import compute_dtype, footprint, needs_profile, plan_banks
 from .profile import routing_profile
+from .resident import quantize_resident
 from .stats import Stats
 from .switch import LayerStream, Run
 from .trace import TraceWriter
@@ -48,7 +60,7 @@ def load(checkpoint: str | Path, knobs: Knobs | None = None) -> Engine:
     Raises `CheckpointError` if it cannot be streamed, `KnobError` if a knob does not fit this model.
     """
     knobs = knobs or Knobs()
-    source = Checkpoint.open(checkpoint)
+    source = Checkpoint.open(checkpoint).with_top_k(knobs.top_k)
     streamed = knobs.streams or source.levels is not None  # a store's experts are ours to read, wherever they stay
     plans = plan_banks(source, knobs) if streamed else []
     _refuse_too_large(source, knobs)
@@ -56,16 +68,24 @@ def load(checkpoint: str | Path, knobs: Knobs | None = None) -> Engine:
         plans = plan_banks(source, knobs, routing_profile(source))
     mx.reset_peak_memory()
     model = open_model(source)
+    if knobs.top_k is not None:
+        check_top_k(model, source)
     run = run_for(source, knobs) if streamed else None
     try:
         streams, windows = put_streams(model, source, knobs, plans, run) if run is not None else ([], None)
         dtype = compute_dtype()
         if dtype is not None:
             model.set_dtype(dtype)
+        if knobs.resident_bits is not None:
+            quantize_resident(model, source, knobs.resident_bits)
+            for module in model.modules():  # one by one: no more than one is held as stored and as wanted
+                mx.eval([value for value in module.values() if isinstance(value, mx.array)])
+        if dtype is not None:
             lay_out_for_cpu(model)
         mx.eval(model.parameters())
         model.eval()
         if run is not None:
+            put_gates(model, source, knobs, streams)
             fill(streams, plans, run)
             run.stats.reset()
     except BaseException:
@@ -139,7 +159,7 @@ class Engine:
     @property
     def mode(self) -> str:
         """Which path runs, e.g. `streamed float32 cpu buffered`; part of every row of results."""
-        kind = "reference" if not self.streams else "resident" if self.knobs.cache_gb is None else "streamed"
+        kind = "streamed" if self.knobs.cache_gb is not None else "resident" if self.knobs.lossy else "reference"
         dtype = str(compute_dtype() or "as-stored").removeprefix("mlx.core.")
         words = [kind, dtype, backend()]
         if kind == "streamed":
@@ -163,11 +183,13 @@ class Engine:
         if not ids or wrong is not None:
             what = "no tokens were given" if not ids else f"token id {wrong} is outside 0 .. {vocab - 1}"
             raise HeadraceError(f"logits: {what}; encode the text with this model's tokenizer")
+        self._begin()
         cache = make_prompt_cache(self._model)
         return np.concatenate([np.array(part) for part in self._prefill(ids, cache)])
 
     def generate(self, prompt: str, max_tokens: int = 64, *, temperature: float = 0.0, seed: int = 0) -> Iterator[str]:
         """Continue `prompt`; yields text as it comes, until the end-of-text token or `max_tokens`. Greedy at 0."""
+        self._begin()
         mx.random.seed(seed)
         sampler = make_sampler(temp=temperature)
         detokenizer = self.tokenizer.detokenizer
@@ -257,6 +279,9 @@ class Engine:
             passes_per_window=decoded.passes_per_window,
             void_layers=decoded.void_layers,
             foreseen_share=decoded.foreseen_share,
+            swapped=decoded.swapped,
+            dropped=decoded.dropped,
+            dropped_share=decoded.dropped_share,
             slots=slots if self.streams else experts,
             cached_share=slots / experts if self.streams else 1.0,
             judge=judge.fingerprint,
@@ -276,6 +301,7 @@ class Engine:
         Raises `JudgeError` if a text has too few tokens.
         """
         texts = [self._tokens_of(t.name, t.prompt, t.continuation) for t in judge.texts]
+        self._begin()
         self._warm_up(texts[0])
         return (self._passes(*text) for text in texts)
 
@@ -304,6 +330,14 @@ class Engine:
             raise
         finally:
             self._trace = None
+
+    def _begin(self) -> None:
+        """Where a knob decides by what is cached, begin with the cache as it was after loading: the same tokens give the
+        same logits, whatever was computed before."""
+        if self._run is not None and any(name in CACHE_DEPENDENT for name in self.knobs.lossy):
+            self._run.forget()
+            for stream in self.streams:
+                stream.forget()
 
     def _tokens_of(self, name: str, prompt: str, continuation: str) -> tuple[list[int], list[int]]:
         tokens = self.encode(prompt), self.encode(continuation, start=False)

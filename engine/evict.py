@@ -106,6 +106,11 @@ class SlotTable:
         """A slot that was lent is free."""
         self._expert_in[slot] = -1
 
+    def clear(self) -> None:
+        """Take all but the pinned experts out of their slots."""
+        for expert in self._may_leave(NOBODY).tolist():
+            self.free(expert)
+
     def _may_leave(self, keep: np.ndarray) -> np.ndarray:
         """The cached experts that are neither pinned nor in `keep`, in the order of their slots."""
         stays = np.append(self._pinned, True)  # the last is what is lent

@@ -1,8 +1,10 @@
 """Knobs: all that may be set on the streaming engine, and nothing else.
 
 The names are the same in Python, in YAML, in the Parquet columns and on the plots. A knob is *lossless* if it can change
-speed and memory but not one bit of the logits. A value that could have no effect (a streaming knob while everything is
-resident, a `hot_share` without `cold_bits`) is refused instead of ignored.
+speed and memory but not one bit of the logits. Of the lossy ones some decide by what is cached at the moment: with those
+every lossless knob moves quality too, so that quality measured with one cache says nothing of another. A value that could
+have no effect (a streaming knob while everything is resident, a `hot_share` without `cold_bits`) is refused instead of
+ignored.
 """
 
 from __future__ import annotations
@@ -21,13 +23,15 @@ IO_MODES = ("buffered", "direct")
 PREFETCH = ("off", "previous_token", "stale_gate")
 BITS = (2, 3, 4, 5, 6, 8, 16)
 GB = 1_000_000_000
-NEEDS_MISSES = ("evict_half_life", "cache_layer_shape", "pinned_share", "prefetch", "sync_window")  # if all is cached: idle
+NEEDS_MISSES = ("evict_half_life", "cache_layer_shape", "pinned_share", "prefetch", "sync_window",
+                "cold_drop", "cache_prior")  # fmt: skip  # idle while every expert is cached
 WORDS = {"sync_window": {"all": 0, "auto": -1}}  # values that have a name
 
 
-def knob(default: Any, *, lossless: bool, text: str) -> Any:
-    """A dataclass field that carries what the generated tables and `--help` say of the knob."""
-    return dataclasses.field(default=default, metadata={"lossless": lossless, "text": text})
+def knob(default: Any, *, lossless: bool, text: str, by_cache: bool = False) -> Any:
+    """A dataclass field that carries what the generated tables and `--help` say of the knob. `by_cache`: what it does to the
+    logits depends on what is cached."""
+    return dataclasses.field(default=default, metadata={"lossless": lossless, "text": text, "by_cache": by_cache})
 
 
 @dataclass(frozen=True)
@@ -91,6 +95,22 @@ class Knobs:
         lossless=False,
         text="share of each layer's experts, the most used ones, that keep expert_bits; 0.25 if only cold_bits is set",
     )
+    cold_drop: float = knob(
+        0.0,
+        lossless=False,
+        by_cache=True,
+        text="leave out an expert that is not cached and whose share of the token's gate weight is below cold_drop / top-k",
+    )
+    cache_prior: float = knob(
+        0.0,
+        lossless=False,
+        by_cache=True,
+        text="raise the routers' logits of cached experts by so many times the range of the 2 top-k best; top-1 stays",
+    )
+    top_k: int | None = knob(None, lossless=False, text="experts that a token uses in a layer; unset: as the model has it")
+    resident_bits: int | None = knob(
+        None, lossless=False, text="bits of attention, shared experts, dense layers, embeddings and head; unset: as stored"
+    )
 
     def __post_init__(self) -> None:
         for f in dataclasses.fields(self):
@@ -116,10 +136,15 @@ class Knobs:
             value = getattr(self, name)
             if value not in legal:
                 raise KnobError(f"{name}={value} is unknown; {did_you_mean(value, list(legal))}")
-        for name in ("expert_bits", "cold_bits"):
+        for name, widths in (("expert_bits", BITS), ("cold_bits", BITS), ("resident_bits", BITS[:-1])):
             bits = getattr(self, name)
-            if bits is not None and bits not in BITS:
-                raise KnobError(f"{name}={bits} is not a width MLX has; use one of {', '.join(map(str, BITS))}")
+            if bits is not None and bits not in widths:
+                raise KnobError(f"{name}={bits} is not a width MLX has; use one of {', '.join(map(str, widths))}")
+        _in_range("top_k", self.top_k, 0, math.inf, "half of the model's own and more are usual, or leave it unset")
+        if not 0 <= self.cold_drop <= 1.5:
+            raise KnobError(f"cold_drop={self.cold_drop:g} is outside 0 .. 1.5; 0 is without, 0.5 to 1 are usual")
+        if not 0 <= self.cache_prior < math.inf:
+            raise KnobError(f"cache_prior={self.cache_prior:g} is not 0 or above; 0 is without, 0.1 to 1 are usual")
         if self.hot_share is not None and not 0 <= self.hot_share <= 1:
             raise KnobError(f"hot_share={self.hot_share} is outside 0 .. 1; give a share of each layer's experts")
         self._refuse_without_effect()
@@ -133,6 +158,11 @@ class Knobs:
                 "what is needed; set sync_window=1 or prefetch=off"
             )
         for name in self.set_names():
+            if name in CACHE_DEPENDENT and self.sync_window != 1:
+                raise KnobError(
+                    f"{self.shown(name)} is not possible with {self.shown('sync_window')}, which computes layers before it "
+                    "asks what is cached; set sync_window=1"
+                )
             if self.prefetch == "off" and name.startswith("prefetch_"):
                 raise KnobError(f"{name}={getattr(self, name):g} has no effect with prefetch=off; set prefetch=stale_gate")
             if self.cache_gb is None and name in STREAMING:
@@ -140,8 +170,13 @@ class Knobs:
 
     @property
     def streams(self) -> bool:
-        """Whether any expert is streamed or changed; else mlx-lm's own model runs as it is."""
-        return self.cache_gb is not None or any(name in LOSSY for name in self.set_names())
+        """Whether any expert is streamed or changed; else mlx-lm's own model runs, with its own experts."""
+        return self.cache_gb is not None or any(name not in ("top_k", "resident_bits") for name in self.lossy)
+
+    @property
+    def lossy(self) -> dict[str, Any]:
+        """The lossy knobs that are set."""
+        return {name: getattr(self, name) for name in self.set_names() if name in LOSSY}
 
     def shown(self, name: str) -> str:
         """A knob and its value as a user writes them, e.g. `sync_window=all`."""
@@ -190,9 +225,11 @@ class Knobs:
         return 0.25 if self.hot_share is None else self.hot_share
 
 
-# Those of the second list have no effect while every expert is resident.
+# Quality is a matter of the lossy knobs alone unless one of those that depend on the cache is set: then of all of them.
 LOSSY = tuple(f.name for f in dataclasses.fields(Knobs) if not f.metadata["lossless"])
-STREAMING = tuple(n for n in Knobs.names() if n not in (*LOSSY, "cache_gb", "prefill_chunk"))
+CACHE_DEPENDENT = tuple(f.name for f in dataclasses.fields(Knobs) if f.metadata["by_cache"])
+# What has no effect while every expert is resident.
+STREAMING = tuple(n for n in Knobs.names() if n in CACHE_DEPENDENT or n not in (*LOSSY, "cache_gb", "prefill_chunk"))
 
 
 def _typed(name: str, annotation: str, value: Any) -> Any:

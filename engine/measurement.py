@@ -57,6 +57,9 @@ class Measurement:
     passes_per_window: float | None  # null with sync_window=1
     void_layers: int
     foreseen_share: float | None
+    swapped: int  # expert uses that cache_prior changed
+    dropped: int  # expert uses that cold_drop left out
+    dropped_share: float | None  # and their share of the gate weight; null if nothing is streamed
     slots: int  # experts that fit into the cache, over all layers
     cached_share: float  # slots as a share of all routed experts
     judge: str  # fingerprint; figures of different judges are not comparable

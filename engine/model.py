@@ -19,23 +19,25 @@ from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.models.switch_layers import QuantizedSwitchLinear, SwitchGLU, SwitchMLP
 from mlx_lm.utils import _get_classes, load_model
 
-from .checkpoint import Checkpoint
+from .checkpoint import TOP_K_KEYS, Checkpoint
 from .errors import CheckpointError, KnobError, first_line
 from .evict import SlotTable
+from .gates import asking, gates_of
 from .knobs import Knobs
 from .plan import BankPlan, compute_dtype
 from .prefetch import prefetch_of
 from .reader import Reader
 from .slots import Bank
 from .stats import Stats
-from .switch import LayerStream, Run, StreamingSwitch
+from .switch import GatedSwitch, LayerStream, Run, StreamingSwitch
 from .window import Windows
 
 
 def open_model(source: Checkpoint) -> nn.Module:
     try:
         classes = _get_classes if source.levels is None else _without_experts
-        model, _ = load_model(source.path, lazy=True, get_model_classes=classes)
+        config = {key: source.config[key] for key in (*TOP_K_KEYS, "text_config") if key in source.config}  # of the knob
+        model, _ = load_model(source.path, lazy=True, model_config=config, get_model_classes=classes)
         model(mx.array([[0]]), cache=make_prompt_cache(model))  # computes nothing, but here shapes show that do not fit
     except Exception as e:  # its classes raise what comes of a wrong config.json, ZeroDivisionError for one
         raise CheckpointError(
@@ -71,6 +73,22 @@ def lay_out_for_cpu(model: nn.Module) -> None:
         if weight is not None and weight.ndim == 2 and weight.dtype == mx.float32:
             module.weight = mx.contiguous(weight.T).T
             mx.eval(module.weight)
+
+
+def check_top_k(model: nn.Module, source: Checkpoint) -> None:
+    """Raises `KnobError` unless the model's routers choose as many experts as config.json says, the knob included."""
+    modules, dims = dict(model.named_modules()), int(source.text_config["hidden_size"])
+    for path, _ in switches(model, source):
+        owner, _, name = path.rpartition(".")
+        try:
+            chosen = asking(modules[owner], name, weigh=False)(mx.zeros((1, 1, dims))).ids.shape[-1]
+        except Exception:  # whatever a block of a kind unknown to us raises
+            chosen = 0
+        if not 0 < chosen <= source.top_k:
+            raise KnobError(
+                f"top_k={source.top_k} is not possible for {source.architecture}: {type(modules[owner]).__name__} does not "
+                "choose so many experts; leave it unset"
+            )
 
 
 def run_for(source: Checkpoint, knobs: Knobs) -> Run:
@@ -156,6 +174,30 @@ def put_streams(
     if knobs.sync_window == 1:
         return streams, None
     return streams, Windows(model, {path: stream for stream, _, path in asking}, knobs.sync_window, run)
+
+
+def put_gates(model: nn.Module, source: Checkpoint, knobs: Knobs, streams: list[LayerStream]) -> None:
+    """Have the gate weights decide what the streams read, where a knob says so. The model is loaded: its blocks are asked.
+
+    Raises `KnobError` if they cannot be.
+    """
+    if not knobs.cold_drop and not knobs.cache_prior:
+        return
+    modules = dict(model.named_modules())
+    dims = int(source.text_config["hidden_size"])
+    for stream, (path, _) in zip(streams, switches(model, source), strict=True):
+        if stream.complete:
+            continue
+        owner, _, name = path.rpartition(".")
+        try:
+            stream.gates = gates_of(
+                modules[owner], name, dims=dims, experts=source.layers[stream.number].experts, top_k=source.top_k,
+                cold_drop=knobs.cold_drop, cache_prior=knobs.cache_prior,
+            )  # fmt: skip
+        except ValueError as e:
+            named = knobs.shown("cache_prior" if knobs.cache_prior else "cold_drop")
+            raise KnobError(f"{named} is not possible for {source.architecture}: {e}; leave it at 0") from e
+        modules[owner][name] = GatedSwitch(stream)
 
 
 def is_last(path: str, modules: dict[str, Any]) -> bool:

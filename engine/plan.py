@@ -60,12 +60,14 @@ def compute_dtype() -> mx.Dtype | None:
 
 
 def footprint(checkpoint: str | Path | Checkpoint, knobs: Knobs | None = None) -> Footprint:
-    """Sizes of a checkpoint under `knobs`, from its headers. Raises `CheckpointError`, also for an unknown architecture.
+    """Sizes of a checkpoint under `knobs`, from its headers. Raises `CheckpointError`, also for an unknown architecture, and
+    `KnobError` for a `top_k` or `resident_bits` that it cannot have.
 
     A `cache_gb` below `one_token_gb` is not an error here; `load` refuses it.
     """
     knobs = knobs or Knobs()
     checkpoint = checkpoint if isinstance(checkpoint, Checkpoint) else Checkpoint.open(checkpoint)
+    checkpoint = checkpoint.with_top_k(knobs.top_k)
     if not has_architecture(checkpoint.architecture):
         raise CheckpointError(
             f"checkpoint {checkpoint.path}: mlx-lm has no architecture {checkpoint.architecture}; give a model that it has"
@@ -74,6 +76,10 @@ def footprint(checkpoint: str | Path | Checkpoint, knobs: Knobs | None = None) -
     least = sum(b.least * b.slot_bytes for b in banks)
     everything = sum(len(b.members) * b.slot_bytes for b in banks)
     resident = checkpoint.resident_bytes(widened=compute_dtype() is not None)
+    if knobs.resident_bits is not None:
+        from .resident import resident_bytes_at  # opens the model, which takes mlx-lm a second
+
+        resident = resident_bytes_at(checkpoint, knobs.resident_bits)
     cached = everything if knobs.cache_gb is None else min(everything, knobs.cache_gb * GB)
     return Footprint(
         architecture=checkpoint.architecture,

@@ -8,23 +8,21 @@ it, and what was foretold is checked against what came (`Stats`). Decoding only:
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Container
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
-import mlx.nn as nn
 import numpy as np
 
+from .gates import asking, widened
 from .stats import Stats
 
 if TYPE_CHECKING:
     from .switch import LayerStream
 
 Router = Callable[[mx.array], mx.array]
-TOP_K = ("top_k", "num_experts_per_tok", "num_experts_per_token")  # what mlx-lm's blocks and gates call it
 
 
 @dataclass
@@ -41,6 +39,9 @@ class Cap:
     def __init__(self, nbytes: float) -> None:
         self._nbytes = self._left = nbytes
         self._time = 0
+
+    def forget(self) -> None:
+        self._left, self._time = self._nbytes, 0
 
     def left(self, time: int) -> float:
         if time != self._time:
@@ -61,8 +62,13 @@ class Prefetch:
         self._width = width
         self._cap = cap
         self._stats = stats
+        self.forget()
+
+    def forget(self) -> None:
+        """Begin as if no token had been before."""
         self._foretold: np.ndarray | None = None
         self._recent = np.array([], np.int32)
+        self._cap.forget()
 
     def ask(self, x: mx.array) -> list[Foretelling]:
         """What the layers ahead will choose, by this layer's input `x` of one token."""
@@ -123,51 +129,15 @@ def prefetch_of(
     return None
 
 
-class _Asked(Exception):
-    """The router has chosen: the rest of the block need not run."""
-
-    def __init__(self, ids: mx.array) -> None:
-        self.ids = ids
-
-
-class _Asking(nn.Module):
-    """Stands where the switch stood in a copy of a block whose router alone is wanted."""
-
-    def __call__(self, x: mx.array, indices: mx.array) -> mx.array:
-        raise _Asked(indices)
-
-
 def router_of(block: Any, switch: str, top_k: int, wide: int, sample: Any) -> Router | None:
-    """A function from a block's input [1, 1, dims] to the `wide` expert ids that its own router ranks first, or None.
-
-    The block itself is asked, up to the point where it would call its switch: whatever it does to choose, this does too.
-    """
-    asking = copy.copy(block)
-    asking[switch] = _Asking()
-    if wide != top_k and not _widen(asking, top_k, wide):
+    """A function from a block's input [1, 1, dims] to the `wide` expert ids that its own router ranks first, or None."""
+    copied = block if wide == top_k else widened(block, top_k, wide)
+    if copied is None:
         return None
-
-    def route(x: mx.array) -> mx.array:
-        try:
-            asking(x)
-        except _Asked as asked:
-            return asked.ids
-        raise TypeError("the block did not call its switch")
-
+    ask = asking(copied, switch, weigh=False)
     first = sample["gate_proj" if "gate_proj" in sample else "fc1"]
     try:
-        ids = route(mx.zeros((1, 1, first.input_dims)))
+        ids = ask(mx.zeros((1, 1, first.input_dims))).ids
     except Exception:  # whatever a foreign block does not like: it cannot be asked
         return None
-    return route if ids.size == wide else None
-
-
-def _widen(block: Any, top_k: int, wide: int) -> bool:
-    """Have a copied block choose `wide` experts; whether the place where it says how many was found."""
-    places = [(block, name) for name in TOP_K if getattr(block, name, None) == top_k]
-    for child in [n for n in ("gate", "router") if isinstance(block.get(n), nn.Module)]:
-        module = block[child] = copy.copy(block[child])
-        places += [(module, name) for name in TOP_K if getattr(module, name, None) == top_k]
-    for module, name in places:
-        setattr(module, name, wide)
-    return bool(places)
+    return (lambda x: ask(x).ids) if ids.size == wide else None

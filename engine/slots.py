@@ -247,6 +247,16 @@ class Bank:
         self._stats.prefetch_bytes += issued
         return issued
 
+    def forget(self) -> None:
+        """Empty all slots that are not pinned."""
+        for load, _ in self._coming.values():
+            load.cancel()
+        for load, _ in self._coming.values():
+            load.join()  # what had begun still writes into its slot
+        self._coming.clear()
+        self.table.clear()
+        self.changed = True
+
     def _came_true(self, experts: set[int]) -> None:
         """Count guesses that came true, and how long their reads had run by now."""
         now = perf_counter()

@@ -31,7 +31,8 @@ class LayerCounts:
 class Stats:
     """Counters and times of one engine.
 
-    A request is one distinct expert of one layer for one forward pass (decoding: one token). It is a hit if its slot was
+    A request is one distinct expert of one layer for one forward pass (decoding: one token), after `cache_prior` and
+    `cold_drop` have changed the router's choice. It is a hit if its slot was
     taken when it was asked for, even if a prefetch is still filling it; the wait for that is in `io_ms`. `layers` is
     numbered as the layers with experts are, from 0; it is empty while everything is resident.
     """
@@ -55,6 +56,9 @@ class Stats:
     foretold: int = 0  # of these, the ones it foretold
     covered: int = 0  # of these, the ones that were in a slot or on their way thanks to prefetch alone
     uncovered: int = 0  # of these, the ones that were missing all the same
+    swapped: int = 0  # choices of a token that cache_prior changed to a cached expert
+    dropped: int = 0  # choices of a token that cold_drop left out
+    dropped_mass: float = 0.0  # their shares of the token's gate weight in a layer, summed
     windows: int = 0  # checks of the routers' choice over several layers (sync_window)
     passes: int = 0  # passes over those windows; one each if nothing was missing
     void_layers: int = 0  # layers computed in vain: behind the first that missed an expert
@@ -94,6 +98,11 @@ class Stats:
     def prefetch_wasted_bytes(self) -> int:
         """Bytes read on speculation and not used so far."""
         return self.prefetch_bytes - self.prefetch_useful_bytes
+
+    @property
+    def dropped_share(self) -> float | None:
+        """Share of the gate weight that cold_drop left out, of all tokens and layers. None if nothing was streamed."""
+        return _share(self.dropped_mass, self.tokens * len(self.layers))
 
     @property
     def passes_per_window(self) -> float | None:

@@ -7,16 +7,18 @@ into slots, and mlx-lm's own module computes on the slots, so that the result is
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Iterator
 from time import perf_counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
 from .evict import DecayedFrequency
+from .gates import LEFT_OUT, Gates, deferred
 from .prefetch import Foretelling, Prefetch
 from .reader import Reader
 from .slots import Bank
@@ -54,6 +56,12 @@ class Run:
         """Note that a token's `experts` were all there; counted together at the end of the pass."""
         self._hits.append((layer, experts))
 
+    def forget(self) -> None:
+        """Begin as if no token had been before; `uses` and the counters go on."""
+        self.policy.warmth[:] = -np.inf
+        self.position = 0
+        self._hits.clear()
+
     def end_pass(self, tokens: int) -> None:
         """Do the books of a forward pass over `tokens` tokens."""
         if self._hits:
@@ -78,6 +86,7 @@ class LayerStream:
         self.banks = banks
         self.prefetch: Prefetch | None = None
         self.window: Windows | None = None
+        self.gates: Gates | None = None
         self.asked = mx.array([], dtype=mx.uint32)
         self._run = run
         self._last = last
@@ -95,6 +104,14 @@ class LayerStream:
         """Load all experts, in the order of their numbers; for a layer in which all fit."""
         for bank in self.banks:
             bank.fill(bank.table.members, self._run.reader)
+
+    def forget(self) -> None:
+        """Empty the cache as it was after loading; nothing may be queued that reads it."""
+        if not self.complete:
+            for bank in self.banks:
+                bank.forget()
+        if self.prefetch is not None:
+            self.prefetch.forget()
 
     def __call__(self, x: mx.array, indices: mx.array) -> mx.array:
         if self._run.unused and self._last:
@@ -114,8 +131,44 @@ class LayerStream:
             if slots.min() >= 0:
                 self._run.hit(self.number, ids.reshape(-1))
                 return self._only.inner(x, mx.array(slots))
-        ids = ids.astype(np.int32)
-        needed = np.unique(ids)
+        return self._asked_for(x, ids.astype(np.int32), foretellings)
+
+    def weighed(self, x: mx.array, indices: mx.array, weights: mx.array) -> mx.array:
+        """The experts' outputs times their `weights` [..., top-k, 1], with the choice that the gates make of the router's;
+        where that leaves experts out, a single token's have fewer than top-k. Not for windows."""
+        if self._run.unused and self._last:
+            return mx.zeros((*indices.shape, x.shape[-1]), x.dtype)
+        assert self.gates is not None
+        rows, dims = indices.size // indices.shape[-1], x.shape[-1]
+        foretellings = self.prefetch.ask(x) if self.prefetch is not None and rows == 1 else []
+        wide = None if self.gates.candidates is None else self.gates.candidates(x.reshape(1, rows, dims))
+        begin = perf_counter()
+        asked = [] if wide is None else [wide.ids, wide.weights]
+        mx.eval(indices, weights, *asked, *(f.ids for f in foretellings if f.ids is not None))
+        self._run.stats.sync_ms += (perf_counter() - begin) * 1e3
+        ids = np.asarray(indices).astype(np.int32)
+        choice = self.gates.decide(
+            ids.reshape(rows, -1),
+            _as_numpy(weights).reshape(rows, -1),
+            None if wide is None else (np.asarray(wide.ids).reshape(rows, -1), _as_numpy(wide.weights).reshape(rows, -1)),
+            self._slot_of >= 0,
+        )
+        if choice is None:
+            return self._asked_for(x, ids, foretellings) * weights
+        stats = self._run.stats
+        stats.swapped += choice.swapped
+        stats.dropped += choice.dropped
+        stats.dropped_mass += choice.dropped_mass
+        ids, factors = choice.ids, choice.weights
+        if rows == 1:
+            ids, factors = ids[ids != LEFT_OUT], factors[ids != LEFT_OUT]
+        shape = (*indices.shape[:-1], -1)
+        y = self._asked_for(x, ids.reshape(shape), foretellings)
+        return y * mx.array(factors.reshape(*shape, 1)).astype(weights.dtype)
+
+    def _asked_for(self, x: mx.array, ids: np.ndarray, foretellings: list[Foretelling]) -> mx.array:
+        """The output of the experts `ids` [..., any number], and the books of it; 0 for those that are left out."""
+        needed = np.unique(ids[ids != LEFT_OUT])
         if self.prefetch is not None:
             self.prefetch.hear(foretellings)
             self.prefetch.check(ids, self._slot_of, {e for bank in self.banks for e in bank.table.guessed})
@@ -124,8 +177,9 @@ class LayerStream:
 
     def on_host(self, x: mx.array, ids: np.ndarray, foretellings: list[Foretelling] | None = None) -> mx.array:
         """Compute with the choice `ids` [..., top-k] known: read what is missing, then use the slots' numbers."""
-        batches = list(self._batches(np.unique(ids)))
-        if len(batches) == 1:
+        asked = ids[ids != LEFT_OUT]
+        batches = list(self._batches(np.unique(asked)))
+        if len(batches) == 1 and len(asked) == ids.size:
             bank, experts = batches[0]
             bank.request(experts, self._run.reader)
             self._read_ahead(foretellings)
@@ -177,7 +231,8 @@ class LayerStream:
         """Tell the policy what was chosen, each token at its own time, and count hits and misses."""
         tokens = ids.size // ids.shape[-1]
         times = np.repeat(self._run.position + np.arange(1, tokens + 1), ids.shape[-1])
-        self._run.use(self.number, ids.reshape(-1), times)
+        used = ids.reshape(-1) != LEFT_OUT
+        self._run.use(self.number, ids.reshape(-1)[used], times[used])
         hits = int((self._slot_of[needed] >= 0).sum())
         self._run.stats.count_uses(self.number, hits, len(needed) - hits)
 
@@ -208,7 +263,8 @@ class LayerStream:
         return mx.concatenate(outputs, axis=-2)[..., mx.array(np.argsort(np.concatenate(places))), :]
 
     def _in_batches(self, x: mx.array, ids: np.ndarray, batches: list[tuple[Bank, np.ndarray]]) -> mx.array:
-        """Compute batch by batch on the rows that want its experts, then put the rows back in order."""
+        """Compute batch by batch on the rows that want its experts, then put the rows back in order, with 0 for what is left
+        out."""
         flat_x, flat_ids = x.reshape(-1, x.shape[-1]), ids.reshape(-1)
         outputs, order = [], []
         reader = self._run.reader
@@ -225,8 +281,12 @@ class LayerStream:
             mx.eval(y)  # before the bank's slots are filled anew
             outputs.append(y[:, 0])
             order.append(rows)
-        back = mx.array(np.argsort(np.concatenate(order)))
-        return mx.concatenate(outputs)[back].reshape(*ids.shape, -1)
+        computed = np.concatenate(order)
+        if len(computed) < ids.size:
+            outputs.append(mx.zeros((1, outputs[0].shape[-1]), outputs[0].dtype))
+        back = np.full(ids.size, len(computed))
+        back[computed] = np.arange(len(computed))
+        return mx.concatenate(outputs)[mx.array(back)].reshape(*ids.shape, -1)
 
     def _read_ahead(self, foretellings: list[Foretelling] | None) -> None:
         if self.prefetch is not None and foretellings:
@@ -236,9 +296,23 @@ class LayerStream:
 class StreamingSwitch(nn.Module):
     """The module that takes the switch's place in the model. The stream is hidden from MLX's parameter trees."""
 
+    stream: LayerStream
+
     def __init__(self, stream: LayerStream) -> None:
         super().__init__()
         object.__setattr__(self, "stream", stream)
 
     def __call__(self, x: mx.array, indices: mx.array) -> mx.array:
         return self.stream(x, indices)
+
+
+class GatedSwitch(StreamingSwitch):
+    """The same where the gate weights have a say in what is read: its outputs come into being when they are weighed."""
+
+    def __call__(self, x: mx.array, indices: mx.array) -> Any:
+        return deferred(x, indices, functools.partial(self.stream.weighed, x, indices))
+
+
+def _as_numpy(weights: mx.array) -> np.ndarray:
+    """Evaluated gate weights as float32; numpy does not know bfloat16."""
+    return np.array(weights if weights.dtype == mx.float32 else weights.astype(mx.float32))

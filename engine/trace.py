@@ -9,6 +9,9 @@ in bulk once the tokens were computed. If a layer is computed again for the same
 one that counts. The gate weight is what the model itself multiplies an expert's output by: the tap hands the outputs on in a
 wrapper that takes note of the factor. A block that does anything else with them first (weights its experts' input, or
 compiles the sum) is found before the run, and its gate weights are null; its ranks are then in the router's order.
+
+It is the router's own choice, whatever `cold_drop` and `cache_prior` make of it: what a plan or a replay has to know, and
+always top-k experts a token. What was left out or swapped is counted in `Stats`.
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ import numpy as np
 
 from .checkpoint import Checkpoint
 from .errors import HeadraceError
+from .gates import Outputs, weighs
 
 BULK_TOKENS = 16  # of decoding are read back together; a prefill's chunk by itself
 
@@ -145,23 +149,6 @@ class Seen:
         self.weights: mx.array | None = None
 
 
-class Outputs:
-    """A switch's outputs [..., top_k, dims] on their way to the weights [..., top_k, 1] that they are multiplied by."""
-
-    __slots__ = ("_seen", "_y")
-
-    def __init__(self, y: mx.array, seen: Seen) -> None:
-        self._y = y
-        self._seen = seen
-
-    def __mul__(self, factor: mx.array) -> mx.array:
-        self._seen.weights = factor
-        return self._y * factor
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._y, name)
-
-
 class Tap(nn.Module):
     """Stands in front of a switch. Switch and notes are hidden from MLX's parameter trees."""
 
@@ -169,29 +156,20 @@ class Tap(nn.Module):
     seen: Seen
     weighs: bool
 
-    def __init__(self, switch: Any) -> None:
+    def __init__(self, switch: Any, weighs: bool) -> None:
         super().__init__()
-        for name, value in (("switch", switch), ("seen", Seen()), ("weighs", False)):
+        for name, value in (("switch", switch), ("seen", Seen()), ("weighs", weighs)):
             object.__setattr__(self, name, value)
 
     def __call__(self, x: mx.array, indices: mx.array) -> Any:
         y = self.switch(x, indices)
         self.seen.ids, self.seen.weights = indices, None
-        return Outputs(y, self.seen) if self.weighs else y
 
-    def try_weighing(self, block: nn.Module, dims: int) -> None:
-        """Call the block on a made-up input, without computing anything, and see whether it weighs the outputs in the way
-        that `Outputs` can take note of."""
-        switch, weighs = self.switch, False
-        object.__setattr__(self, "weighs", True)
-        object.__setattr__(self, "switch", lambda x, ids: mx.zeros((*ids.shape, x.shape[-1]), dtype=x.dtype))
-        try:
-            block(mx.zeros((1, 1, dims)))
-            weighs = getattr(self.seen.weights, "shape", None) == (*self.seen.ids.shape, 1)
-        except Exception:  # whatever a block of a kind unknown to us raises: it is left alone
-            weighs = False
-        object.__setattr__(self, "switch", switch)
-        object.__setattr__(self, "weighs", weighs)
+        def weighed(weights: mx.array) -> mx.array:
+            self.seen.weights = weights
+            return y * weights
+
+        return Outputs(y, weighed) if self.weighs else y
 
 
 def _put_taps(model: nn.Module, switches: list[str], dims: int) -> list[tuple[nn.Module, str, Tap]]:
@@ -200,8 +178,8 @@ def _put_taps(model: nn.Module, switches: list[str], dims: int) -> list[tuple[nn
     taps = []
     for path in switches:
         owner, _, name = path.rpartition(".")
-        block, tap = modules[owner], Tap(modules[path])
+        block = modules[owner]
+        tap = Tap(modules[path], weighs(block, name, dims))
         setattr(block, name, tap)
-        tap.try_weighing(block, dims)
         taps.append((block, name, tap))
     return taps

@@ -13,7 +13,7 @@ from typing import Any
 
 from engine import KnobError, Knobs
 from engine.errors import did_you_mean
-from engine.knobs import LOSSY, NEEDS_MISSES
+from engine.knobs import CACHE_DEPENDENT, LOSSY, NEEDS_MISSES
 
 from . import ConfigError
 
@@ -52,13 +52,12 @@ class Entry:
         raise ConfigError(f"{self.name}={_show(value)} is outside its search space ({legal}); move it or widen the space")
 
     def ends(self) -> tuple[Any, Any]:
-        """The first and the last value; of a precision, the one with fewest bits first and the checkpoint's own last."""
-        if not self.values:
-            return self.decode(self.low), self.decode(self.high)
+        """The first and the last value; of a lossy knob, the one that loses most first: of a precision that with fewest
+        bits, of one that decides by the cache the largest. The checkpoint's own is last."""
+        ends = self.values or (self.decode(self.low), self.decode(self.high))
         if self.name in LOSSY:
-            ranked = sorted(self.values, key=lambda v: (v is None, v or 0))
-            return ranked[0], ranked[-1]
-        return self.values[0], self.values[-1]
+            ends = tuple(sorted(ends, key=lambda v: (v is None, v or 0), reverse=self.name in CACHE_DEPENDENT))
+        return ends[0], ends[-1]
 
     def nearest(self, wanted: Any) -> Any:
         """`wanted` if the entry holds it, else its value nearest to it (of a choice: the first)."""
@@ -86,7 +85,7 @@ class Space:
     def values(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """Knob values for Optuna's parameters, with the fixed ones and without those that could have no effect."""
         values = effective({**self.fixed, **{e.name: e.decode(params[e.name]) for e in self.entries}})
-        sizes = {k: v for k, v in values.items() if k in (*LOSSY, "cache_gb")}
+        sizes = {k: v for k, v in values.items() if k in (*LOSSY, "cache_gb") and k not in CACHE_DEPENDENT}
         if values.get("cache_gb") is not None and self.holds_all(Knobs.from_mapping(sizes)):
             values = effective({k: v for k, v in values.items() if k not in NEEDS_MISSES})
         return values
@@ -130,11 +129,11 @@ def effective(values: Mapping[str, Any]) -> dict[str, Any]:
     if kept.get("cold_bits") is None:
         kept.pop("hot_share", None)
     if kept.get("sync_window", 1) != 1:
-        kept.pop("prefetch", None)
+        kept = {k: v for k, v in kept.items() if k != "prefetch" and k not in CACHE_DEPENDENT}
     if kept.get("prefetch", "off") == "off":
         kept = {k: v for k, v in kept.items() if not k.startswith("prefetch_")}
     if kept.get("cache_gb") is None:
-        kept = {k: v for k, v in kept.items() if k in (*LOSSY, "prefill_chunk")}
+        kept = {k: v for k, v in kept.items() if k in (*LOSSY, "prefill_chunk") and k not in CACHE_DEPENDENT}
     return kept
 
 
@@ -200,7 +199,7 @@ def _entry(name: str, raw: Mapping[str, Any]) -> Entry:
 
 def _check(where: str, name: str, value: Any) -> None:
     """Raise unless `name=value` is legal for some setting of the other knobs."""
-    others: dict[str, Any] = {"cache_gb": 1.0} if name not in LOSSY else {}
+    others: dict[str, Any] = {"cache_gb": 1.0} if name not in LOSSY or name in CACHE_DEPENDENT else {}
     if name == "hot_share":
         others["cold_bits"] = 2
     if name.startswith("prefetch_"):

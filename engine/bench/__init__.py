@@ -3,6 +3,7 @@
     python -m engine bench io PATH      the reader against plain large reads of the same files
     python -m engine bench decode PATH  decoding at several cache sizes against the resident model
     python -m engine bench open PATH    opening and planning, with its own peak of memory
+    python -m engine bench lossy PATH   what the lossy knobs save and what they cost in quality
     python -m engine bench trace PATH   decoding with a trace being taken against decoding without
 
 Machines are shared and noisy: what is compared is measured in one process, in turns, and reported as a median with its

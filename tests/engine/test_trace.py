@@ -19,9 +19,9 @@ from tiny import CONFIGS
 
 from engine import HeadraceError, Judge, Knobs, ReadError, footprint, load
 from engine.engine import Engine
+from engine.gates import Outputs
 from engine.judge import Text
 from engine.replay import read_trace
-from engine.trace import Outputs
 
 IDS = [int(i) for i in np.random.default_rng(0).integers(0, 250, 90)]
 TEXT = "The headrace brings the water to the wheel. When it is clean, the stones grind from morning until night. "
@@ -194,14 +194,17 @@ def test_a_block_that_weighs_in_a_way_of_its_own_has_no_gate_weights(path: Path,
 
 
 def test_outputs_pass_for_an_array() -> None:
-    class Notes:
-        weights: Any = None
+    noted: list[mx.array] = []
+    y = mx.ones((1, 2, 4))
 
-    notes, y = Notes(), mx.ones((1, 2, 4))
-    out = Outputs(y, notes)  # type: ignore[arg-type]
+    def weighed(weights: mx.array) -> mx.array:
+        noted.append(weights)
+        return y * weights
+
+    out = Outputs(y, weighed)
     assert out.shape == y.shape and out.dtype == y.dtype and out.sum().item() == 8
-    factor = mx.full((1, 2, 1), 3.0)
-    assert (out * factor).sum().item() == 24 and notes.weights is factor
+    weights = mx.full((1, 2, 1), 3.0)
+    assert (out * weights).sum().item() == 24 and noted == [weights]
 
 
 def test_mistakes_are_told_before_anything_is_computed(path: Path, tmp_path: Path) -> None:

@@ -64,7 +64,7 @@ class FakeEngine:
             bytes_per_token=1e6 * miss, hits=10, misses=10, reads=10, bytes_read=1000, io_ms=1.0, sync_ms=0.1,
             prefetch_issued=0, prefetch_useful=0, prefetch_recall=None, prefetch_whole_set=None,
             prefetch_precision=None, prefetch_coverage=None, prefetch_hidden_ms=0.0, prefetch_wasted_bytes=0,
-            passes_per_window=None, void_layers=0, foreseen_share=None,
+            passes_per_window=None, void_layers=0, foreseen_share=None, swapped=0, dropped=0, dropped_share=None,
             slots=10, cached_share=share, judge=judge.fingerprint, mode="fake",
             decode_ms_p50=1.0, decode_ms_p95=2.0, io_ms_per_token=0.01, sync_ms_per_token=0.001,
             compute_ms_per_token=0.9, disk_bytes_read=1000, page_cache_share=0.0, thermal_state=None, temperature_c=None,

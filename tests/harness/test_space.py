@@ -143,3 +143,33 @@ def test_windows_and_prefetch_are_not_tried_together() -> None:
     assert effective(both) == {"cache_gb": 1.0, "sync_window": 4}
     assert effective({**both, "sync_window": 1}) == {**both, "sync_window": 1}
     assert effective({"cache_gb": 1.0, "prefetch": "off", "prefetch_depth": 2}) == {"cache_gb": 1.0, "prefetch": "off"}
+
+
+def test_what_decides_by_the_cache_needs_one_that_misses_and_is_asked_in_every_layer() -> None:
+    knobs = {"cold_drop": 0.5, "cache_prior": 0.1, "top_k": 3}
+    assert effective(knobs) == {"top_k": 3}
+    assert effective({**knobs, "cache_gb": 1.0, "sync_window": 4}) == {"top_k": 3, "cache_gb": 1.0, "sync_window": 4}
+    assert effective({**knobs, "cache_gb": 1.0}) == {**knobs, "cache_gb": 1.0}
+    space = space_from_config({"cache_gb": {"type": "float", "low": 1, "high": 4}}, knobs)
+
+    def holds_all(knobs: Knobs) -> bool:
+        return dataclasses.replace(knobs, cache_gb=None).top_k == 3 and knobs.cache_gb >= 3
+
+    space = dataclasses.replace(space, holds_all=holds_all)
+    assert space.values({"cache_gb": 2.0}) == {**knobs, "cache_gb": 2.0}
+    assert space.values({"cache_gb": 3.0}) == {"top_k": 3, "cache_gb": 3.0}
+
+
+def test_the_corners_of_lossy_knobs_go_from_most_to_no_loss() -> None:
+    space = space_from_config(
+        {
+            "cache_gb": {"type": "float", "low": 1, "high": 4}, "cold_drop": {"type": "float", "low": 0, "high": 1.5},
+            "cache_prior": {"type": "ordinal", "values": [0, 0.1, 1]}, "top_k": {"type": "int", "low": 2, "high": 4},
+            "resident_bits": {"type": "ordinal", "values": [4, 8, None]},
+        },
+        {},
+    )  # fmt: skip
+    worst = {"cold_drop": 1.5, "cache_prior": 1, "top_k": 2, "resident_bits": 4}
+    best = {"cold_drop": 0, "cache_prior": 0, "top_k": 4, "resident_bits": None}
+    points = [space.values(p) for p in space.anchors()]
+    assert {**worst, "cache_gb": 1} in points and {**best, "cache_gb": 4} in points

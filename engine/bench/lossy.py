@@ -1,0 +1,78 @@
+"""bench lossy: what the lossy knobs of run time save in reads and what they cost in quality, one at a time.
+
+Every token goes through the model by itself, the prompts' too (`prefill_chunk=1`), unless told otherwise: in a large chunk
+of a prefill some token wants nearly every expert, so that what is decided by the cache has little left to decide there, and
+the quality of a judge that is mostly prompt would say nothing of decoding.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ..checkpoint import Checkpoint
+from ..judge import Judge
+from ..knobs import Knobs
+from ..plan import footprint
+
+CACHED = 0.25  # share of all experts, unless cache_gb says
+
+
+def bench_lossy(model: Path, given: dict[str, Any], judge: Judge) -> dict[str, Any]:
+    """One measurement a setting, each from an empty cache, with the knobs that are `given`. `read_mb_per_token` and the
+    shares are of the decoded tokens, perplexity and nll (`nll_more`: than without any) of all that the judge scores."""
+    from ..engine import load
+
+    source = Checkpoint.open(model)
+    defaults = {"cache_gb": CACHED * footprint(source).all_experts_gb, "prefill_chunk": 1}
+    knobs = Knobs.from_mapping(defaults | given)
+    rows: list[dict[str, Any]] = []
+    for setting in settings(source.top_k):
+        with load(model, Knobs.from_mapping({**knobs.as_dict(), **setting})) as engine:
+            m = engine.measure(judge)
+            uses = m.decode_tokens * len(source.layers) * engine.checkpoint.top_k
+        rows.append({
+            **setting, "read_mb_per_token": m.bytes_per_token / 1e6, "hit_rate": m.hit_rate,
+            "dropped_share": m.dropped_share, "swapped_share": m.swapped / uses, "perplexity": m.perplexity,
+            "nll_more": m.nll - (rows[0]["nll"] if rows else m.nll), "nll": m.nll, "decode_tok_s": m.decode_tok_s,
+        })  # fmt: skip
+    result = {
+        "bench": "lossy", "model": source.path.resolve().name, "mode": m.mode, "cached_share": m.cached_share,
+        "judge": judge.fingerprint, "scored_tokens": m.scored_tokens, "decode_tokens": m.decode_tokens,
+        "knobs": knobs.as_dict(), "rows": rows,
+    }  # fmt: skip
+    _print(result)
+    return result
+
+
+def settings(top_k: int) -> list[dict[str, float]]:
+    """Nothing, then one knob at a time, and the two that decide by the cache together."""
+    alone: dict[str, list[float]] = {
+        "cold_drop": [0.25, 0.5, 0.75, 1.0],
+        "cache_prior": [0.1, 0.3, 0.5, 1.0],
+        "top_k": list(range(top_k - 1, (top_k - 1) // 2, -1)),
+        "resident_bits": [8, 4],
+    }
+    together = {"cold_drop": 0.5, "cache_prior": 0.3}
+    return [{}, *({name: value} for name, values in alone.items() for value in values), together]
+
+
+def _print(result: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=120)
+    console.print(f"{result['model']}, {result['mode']}, {result['cached_share']:.1%} of the experts cached")
+    table = Table(box=None)
+    table.add_column("setting", no_wrap=True)
+    for name in ("MB/token", "hit rate", "left out", "swapped", "perplexity", "nll", "tok/s"):
+        table.add_column(name, justify="right")
+    for row in result["rows"]:
+        setting = " ".join(f"{name}={row[name]:g}" for name in Knobs.names() if name in row)
+        shares = (f"{row[name]:.1%}" for name in ("dropped_share", "swapped_share"))
+        quality = f"{row['perplexity']:.3f}", f"{row['nll_more']:+.4f}"
+        reads = f"{row['read_mb_per_token']:.3f}", f"{row['hit_rate']:.3f}"
+        table.add_row(setting or "none", *reads, *shares, *quality, f"{row['decode_tok_s']:.1f}")
+    console.print(table)
