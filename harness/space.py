@@ -13,7 +13,7 @@ from typing import Any
 
 from engine import KnobError, Knobs
 from engine.errors import did_you_mean
-from engine.knobs import LOSSY, NEEDS_MISSES
+from engine.knobs import LOSSY, NEEDS_COLD, NEEDS_MISSES
 
 from . import ConfigError
 
@@ -127,8 +127,10 @@ class Space:
 def effective(values: Mapping[str, Any]) -> dict[str, Any]:
     """`values` without those that could have no effect, which `Knobs` refuses: a flat space proposes them all the same."""
     kept = dict(values)
+    if kept.get("bits_plan") is not None:
+        kept = {k: v for k, v in kept.items() if k not in ("expert_bits", "cold_bits")}
     if kept.get("cold_bits") is None:
-        kept.pop("hot_share", None)
+        kept = {k: v for k, v in kept.items() if k not in NEEDS_COLD}
     if kept.get("sync_window", 1) != 1:
         kept.pop("prefetch", None)
     if kept.get("prefetch", "off") == "off":
@@ -201,7 +203,7 @@ def _entry(name: str, raw: Mapping[str, Any]) -> Entry:
 def _check(where: str, name: str, value: Any) -> None:
     """Raise unless `name=value` is legal for some setting of the other knobs."""
     others: dict[str, Any] = {"cache_gb": 1.0} if name not in LOSSY else {}
-    if name == "hot_share":
+    if name in NEEDS_COLD:
         others["cold_bits"] = 2
     if name.startswith("prefetch_"):
         others["prefetch"] = "stale_gate"

@@ -25,7 +25,7 @@ from ..checkpoint import Checkpoint
 from ..engine import Engine, load
 from ..errors import HeadraceError
 from ..judge import Judge
-from ..knobs import GB, NEEDS_MISSES, Knobs
+from ..knobs import GB, LOSSY, NEEDS_MISSES, Knobs
 from ..model import switches
 from ..plan import footprint
 from ..replay import Trace
@@ -110,7 +110,7 @@ def _settings(
 ) -> list[tuple[float | None, Knobs, list[float] | None]]:  # fmt: skip
     """Cached share, knobs and believed foresight of every arm; the first is what the others are compared with."""
     sizes = footprint(source, knobs)
-    lossy = {name: getattr(knobs, name) for name in ("expert_bits", "cold_bits", "hot_share", "prefill_chunk")}
+    lossy = {name: getattr(knobs, name) for name in (*LOSSY, "prefill_chunk")}
     settings: list[tuple[float | None, Knobs, list[float] | None]] = []
     if resident:
         settings.append((None, Knobs(**lossy), None))

@@ -65,7 +65,7 @@ class FakeEngine:
             prefetch_issued=0, prefetch_useful=0, prefetch_recall=None, prefetch_whole_set=None,
             prefetch_precision=None, prefetch_coverage=None, prefetch_hidden_ms=0.0, prefetch_wasted_bytes=0,
             passes_per_window=None, void_layers=0, foreseen_share=None,
-            slots=10, cached_share=share, judge=judge.fingerprint, mode="fake",
+            slots=10, cached_share=share, average_bits=bits, plan_fingerprint=None, judge=judge.fingerprint, mode="fake",
             decode_ms_p50=1.0, decode_ms_p95=2.0, io_ms_per_token=0.01, sync_ms_per_token=0.001,
             compute_ms_per_token=0.9, disk_bytes_read=1000, page_cache_share=0.0, thermal_state=None, temperature_c=None,
             power_source=None, memory_pressure=None, swap_used_bytes=None, throttle_events=None, swap_in_bytes=None,
