@@ -83,15 +83,15 @@ def allocate(
     everything would cost, in bits of weights; never more is spent, and less by no more than one unit would cost.
 
     A unit's importance is the sum over its parts. Units are taken by importance a byte, ties by layer, expert and
-    projection; one that is too large for what is left is passed over. Sums are compared to 12 digits, so that units which
-    only differ by rounding are ties everywhere.
+    projection; one that is too large for what is left is passed over. Sums are compared to 6 digits, so that units which
+    only differ by float32's rounding are ties everywhere.
     """
     over = {"expert": (2,), "layer": (1, 2), "projection": (1,)}[by]
     cost = (high.astype(np.int64) - low) * weights
     unit_cost = cost.sum(axis=over, keepdims=True)
     worth = np.where(cost > 0, importance, 0.0).sum(axis=over, keepdims=True) / np.maximum(unit_cost, 1)
     mantissa, exponent = np.frexp(worth)
-    worth = np.ldexp(np.round(mantissa, 12), exponent)
+    worth = np.ldexp(np.round(mantissa, 6), exponent)
     hot = np.zeros(unit_cost.shape, bool)
     left = round(share * int(cost.sum()))
     for unit in np.argsort(-worth, axis=None, kind="stable"):

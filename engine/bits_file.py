@@ -64,7 +64,7 @@ def load_plan(path: str | Path, checkpoint: Checkpoint) -> BitsPlan:
             raise ValueError(f"its format is {metadata.get('format', 'not said')!s:.40}, not {FORMAT}")
         of, name = metadata["model_fingerprint"], metadata["model"]
         rows: dict[str, Any] = {c: table[c].to_numpy() for c in ("layer", "expert", "projection", "bits", "importance")}
-    except (OSError, ValueError, KeyError) as e:
+    except Exception as e:  # pyarrow raises what comes of damaged bytes
         raise KnobError(f"{said} is no saved plan ({first_line(e)}); {MAKE}") from e
     if of != checkpoint.fingerprint:
         raise KnobError(
@@ -78,7 +78,7 @@ def load_plan(path: str | Path, checkpoint: Checkpoint) -> BitsPlan:
         layer, expert = (rows[name].astype(np.int64) for name in ("layer", "expert"))
         places = layer, expert, np.array([numbers[one][p] for one, p in zip(layer, rows["projection"], strict=True)], int)
         bits[places], importance[places] = rows["bits"], rows["importance"]
-    except (IndexError, KeyError, TypeError, ValueError) as e:
+    except (IndexError, KeyError, TypeError, ValueError, OverflowError) as e:
         raise KnobError(f"{said} is damaged: it has rows of what the model has not ({first_line(e)}); {MAKE}") from e
     plan = BitsPlan(bits, importance, weights)
     missing = int(((bits == 0) & (weights > 0)).sum())

@@ -154,6 +154,11 @@ def plan_banks(
     return banks
 
 
+def experts_gb(checkpoint: Checkpoint, plan: BitsPlan) -> float:
+    """What all experts take in memory with these bits, 10^9 bytes."""
+    return sum(len(bank.members) * bank.slot_bytes for bank in _banks(checkpoint, plan.bits)) / GB
+
+
 def needs_profile(knobs: Knobs) -> bool:
     """Whether bits or slots depend on which experts are used the most."""
     return needs_routing(knobs) or knobs.pinned_share > 0
