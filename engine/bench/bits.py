@@ -85,12 +85,14 @@ def _mixed(source: Checkpoint, knobs: Knobs, draws: int) -> list[Arm]:
             bits = allocate(low, high, weights, chance, knobs.resolved_hot_share, by)
             plans.append(BitsPlan(bits, chance, weights))
         arms.append(Arm(f"{by}, random", plans))
+        seen: set[str] = set()  # a single factor has one order at every exponent
         for freq, gate, error in EXPONENTS:
             if (gate and not np.isfinite(profile.gate_weight).all()) or (error and source.bit_errors is None):
                 continue
             one = dataclasses.replace(knobs, bits_by=by, freq_exponent=freq, gate_exponent=gate, error_exponent=error)
             plan = compute_plan(source, one, profile)
-            if all(plan.digest != arm.plans[0].digest for arm in arms):  # a single factor has one order at every exponent
+            if plan.digest not in seen:
+                seen.add(plan.digest)
                 arms.append(Arm(f"{by}, freq {freq:g} gate {gate:g} error {error:g}", [plan]))
     return arms
 
