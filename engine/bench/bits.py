@@ -37,7 +37,7 @@ class Arm:
 def bench_bits(model: Path, knobs: Knobs, judge: Judge, *, average_bits: list[float], draws: int) -> dict[str, Any]:
     """Perplexity and KL of every arm at every budget, with `expert_bits` and `cold_bits` as the two widths."""
     source = Checkpoint.open(model)
-    arms = _uniform(source, average_bits)
+    arms = _uniform(source, [*average_bits, knobs.cold_bits or 0, knobs.expert_bits or 0])
     for budget in average_bits:
         arms += _mixed(source, dataclasses.replace(knobs, hot_share=hot_share_for(source, knobs, budget)), draws)
     with load(model) as engine:
@@ -61,7 +61,7 @@ def bench_bits(model: Path, knobs: Knobs, judge: Judge, *, average_bits: list[fl
 
 
 def _uniform(source: Checkpoint, average_bits: list[float]) -> list[Arm]:
-    """Every budget that is a width by itself, for all experts."""
+    """Every budget that is a width by itself, and the two widths, for all experts."""
     legal = BITS if source.levels is None else source.levels
     return [
         Arm(f"uniform {bits}", [compute_plan(source, Knobs(expert_bits=bits))])

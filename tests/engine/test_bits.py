@@ -54,8 +54,9 @@ def a_plan(source: Checkpoint, by: str, share: float = 0.5, low: int = 2, high: 
 
 def as_store(source: Checkpoint, seed: int = 0) -> Checkpoint:
     """The checkpoint as if it were packed at 2 and 4 bits, with made-up errors."""
-    errors = np.random.default_rng(seed).random((*weights_of(source).shape, 2)) * [1.0, 0.1]
-    return dataclasses.replace(source, levels=(2, 4), bit_errors=errors)
+    store = dataclasses.replace(source, levels=(2, 4))
+    store.__dict__["bit_errors"] = np.random.default_rng(seed).random((*weights_of(source).shape, 2)) * [1.0, 0.1]
+    return store
 
 
 # --- allocation ---
@@ -362,7 +363,7 @@ def test_exponents_need_their_factor(source: Checkpoint) -> None:
         compute_plan(source, Knobs(cold_bits=2, gate_exponent=1), unweighted)
     with pytest.raises(KnobError, match=r"error_exponent=1 needs the errors of each width, .* pack it, or set"):
         load(source.path, Knobs(cold_bits=2, error_exponent=1, freq_exponent=0))
-    with pytest.raises(KnobError, match=r"cold_bits=3 is none of the levels of .*; use one of 2, 4"):
+    with pytest.raises(KnobError, match=r"cold_bits=3 is not a level of the store .*; use one of 2, 4"):
         compute_plan(as_store(source), Knobs(cold_bits=3))
 
 
@@ -474,8 +475,10 @@ def test_bench_bits_compares_at_equal_bytes(
     command = ["bench", "bits", path, "--rounds", "2", "--average-bits", "3", "--judge", str(tmp_path / "mine.txt")]
     assert main(command) == 0
     result = json.loads(capsys.readouterr().out.splitlines()[-1])
-    stored, uniform, *mixed = result["rows"]
-    assert stored["kl"] == [0.0] and stored["average_bits"] == 16 and uniform["arm"] == "uniform 3"
+    stored, low, uniform, high, *mixed = result["rows"]
+    assert stored["kl"] == [0.0] and stored["average_bits"] == 16
+    assert [row["arm"] for row in (low, uniform, high)] == ["uniform 2", "uniform 3", "uniform 4"]
+    assert low["kl"] > uniform["kl"] > high["kl"]
     assert [row["arm"] for row in mixed] == [
         f"{by}, {how}" for by in BITS_BY for how in ("random", "freq 1 gate 0 error 0")
     ]  # without a store there are no errors to go by
