@@ -347,7 +347,7 @@ def knobs(args: argparse.Namespace) -> None:
 
 
 def profile(args: argparse.Namespace) -> None:
-    """Take the routing profile that hot_share needs; prints its path."""
+    """Take the routing profile that cold_bits and pinned_share need; prints its path."""
     from .checkpoint import Checkpoint
     from .profile import take_profile
 

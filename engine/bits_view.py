@@ -86,10 +86,11 @@ def _draw_bits(fig: Any, ax: Any, bits: np.ndarray, columns: list[str] | None) -
 
 
 def _draw_worth(fig: Any, ax: Any, worth: np.ndarray, columns: list[str] | None) -> None:
-    """Importances on a logarithmic scale; what has none is grey."""
-    from matplotlib.colors import LogNorm
+    """Importances, on a logarithmic scale if they span much; what has none is grey."""
+    from matplotlib.colors import LogNorm, Normalize
 
-    scale = LogNorm(vmin=float(np.quantile(worth[worth > 0], 0.02)))  # a few tiny ones would take most of the colours
+    least = float(np.quantile(worth[worth > 0], 0.02))  # a few tiny ones would take most of the colours
+    scale = LogNorm(vmin=least) if worth.max() > 10 * least else Normalize(vmin=least)
     image = _image(ax, np.where(worth > 0, worth, np.nan), columns, cmap="viridis", norm=scale)
     label = "importance   (grey: none)" if (worth <= 0).any() else "importance"
     fig.colorbar(image, ax=ax, pad=0.015, aspect=14).set_label(label)

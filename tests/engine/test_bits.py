@@ -24,7 +24,8 @@ from engine.bits_file import load_plan, save_plan
 from engine.bits_view import layer_rows, plot_plan
 from engine.judge import Text
 from engine.knobs import BITS_BY
-from engine.plan import plan_banks
+from engine.pack import pack_store
+from engine.plan import plan_banks, plan_bits
 from engine.profile import Profile
 
 Make = Callable[..., Path]
@@ -253,6 +254,32 @@ def test_a_saved_plan_is_the_knobs_it_was_made_from(source: Checkpoint, tmp_path
     with load(source.path) as engine:
         reference = engine.measure(judge)
     assert (reference.average_bits, reference.plan_fingerprint) == (16, None)
+
+
+def test_a_plan_of_a_stores_levels(checkpoint: Make, tmp_path: Path) -> None:
+    """By projection and by its own errors; at either end it is the level by itself."""
+    path = tmp_path / "store"
+    pack_store(checkpoint("qwen3_moe", 4), path, (2, 4))
+    store = Checkpoint.open(path)
+    assert store.bit_errors is not None
+    by_error = {"cold_bits": 2, "bits_by": "projection", "freq_exponent": 0, "error_exponent": 1}
+    plan = plan_bits(store, Knobs.from_mapping({**by_error, "hot_share": 0.5}))
+    hot = plan.bits[:, 0] == 4
+    saved = (store.bit_errors[..., 0] - store.bit_errors[..., 1]).sum(axis=1)
+    assert plan.average_bits == pytest.approx(3, abs=0.1) and hot.sum() == 7  # of 5 layers of 3
+    assert saved[hot].min() >= saved[~hot].max()
+    found = {}
+    for share in (0.0, 0.5, 1.0):
+        knobs = {**by_error, "hot_share": share}
+        with load(path, Knobs.from_mapping(knobs)) as engine:
+            found[share] = engine.logits(TOKENS)
+        cache_gb = footprint(path, Knobs.from_mapping(knobs)).one_token_gb
+        with load(path, Knobs.from_mapping({**knobs, "cache_gb": cache_gb})) as engine:
+            assert np.array_equal(engine.logits(TOKENS), found[share])
+    for share, bits in ((0.0, 2), (1.0, 4)):
+        with load(path, Knobs(expert_bits=bits)) as engine:
+            assert np.array_equal(engine.logits(TOKENS), found[share])
+    assert np.max(np.abs(found[0.5] - found[1.0])) > 1e-3 < np.max(np.abs(found[0.5] - found[0.0]))
 
 
 # --- the file ---
