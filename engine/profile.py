@@ -43,8 +43,10 @@ class Profile:
 
     @classmethod
     def of_trace(cls, path: str | Path, checkpoint: Checkpoint) -> Profile:
-        """Add up a recorded routing (see `engine.trace`). Raises `HeadraceError` for a file that is none, or is of a model
-        with other layers and experts."""
+        """Add up a recorded routing (see `engine.trace`). Layers may be numbered as the model does, if all are there.
+
+        Raises `HeadraceError` for a file that is none, or is of a model with other layers and experts.
+        """
         import pandas as pd
         import pyarrow.parquet as pq
 
@@ -59,6 +61,9 @@ class Profile:
             raise HeadraceError(
                 f"trace {path} cannot be read ({first_line(e)}); give Parquet with layer, expert and gate_weight"
             ) from e
+        numbers = np.unique(layer)
+        if len(numbers) == len(experts):
+            layer = np.searchsorted(numbers, layer)
         inside = (layer >= 0) & (layer < len(experts)) & (expert >= 0)
         if said != [len(experts), max(experts)] or not inside.all() or not (expert < experts[layer]).all() or not len(rows):
             found = [max(said[0], layer.max(initial=-1) + 1), max(said[1], expert.max(initial=-1) + 1)]

@@ -10,6 +10,7 @@ from typing import Any
 
 import mlx.core as mx
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -430,6 +431,8 @@ def test_a_profile_of_a_trace(source: Checkpoint, tmp_path: Path) -> None:
     expert = int(one.expert.iloc[0])
     assert profile.uses[1, expert] == len(one) and profile.uses.sum() == len(rows)
     assert profile.gate_weight[1, expert] == pytest.approx(one.gate_weight.mean(), rel=1e-6)
+    _edit(tmp_path / "t", lambda rows, said: (rows.assign(layer=rows.layer + 1), said))  # as the model numbers them
+    assert Profile.of_trace(tmp_path / "t", source).fingerprint == profile.fingerprint
     _edit(tmp_path / "t", lambda rows, said: (rows.assign(gate_weight=np.float32("nan")), said))
     assert np.isnan(Profile.of_trace(tmp_path / "t", source).gate_weight[profile.uses > 0]).all()
 
@@ -437,7 +440,8 @@ def test_a_profile_of_a_trace(source: Checkpoint, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "edit",
     [
-        lambda rows, said: (rows.assign(layer=rows.layer + 1), {}),
+        lambda rows, said: (rows[rows.layer > 0].assign(layer=rows.layer + 1), {}),
+        lambda rows, said: (pd.concat([rows, rows.assign(layer=3)]), {}),
         lambda rows, said: (rows.assign(expert=rows.expert + 1), said),
         lambda rows, said: (rows.assign(expert=-1), said),
         lambda rows, said: (rows, {**said, b"num_experts": b"128"}),
