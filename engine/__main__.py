@@ -162,7 +162,7 @@ def inspect(args: argparse.Namespace) -> None:
 
 
 def bench(args: argparse.Namespace) -> None:
-    """Measure: io (the reader), decode, open, lossy, trace (what one costs); or make a checkpoint to measure on (make)."""
+    """Measure: io (the reader), decode, open, lossy, bits (plans), trace (what one costs); or make a checkpoint for it."""
     from .bench import print_json
 
     if args.what == "make":
@@ -197,6 +197,15 @@ def bench(args: argparse.Namespace) -> None:
         given = _knobs_given(args)
         _refuse("bench lossy", [name for name in LOSSY if name in given], "goes through the lossy knobs itself")
         print_json(bench_lossy(args.path or args.model, given, Judge.load(args.judge)))
+    elif args.what == "bits":
+        from .bench.bits import bench_bits
+        from .judge import Judge
+
+        given = {"expert_bits": 4, "cold_bits": 2, **_knobs_given(args)}
+        _refuse("bench bits", sorted(given.keys() - {"expert_bits", "cold_bits"}), "tries them all")
+        judge = Judge.load(args.judge)
+        budgets, draws = args.average_bits or [2.5, 3.0], args.rounds or 5
+        print_json(bench_bits(args.path or args.model, Knobs(**given), judge, average_bits=budgets, draws=draws))
     elif args.what == "trace":
         from .bench.trace import bench_trace
         from .judge import Judge
@@ -299,13 +308,53 @@ def replay(args: argparse.Namespace) -> None:
     print(json.dumps({"replay": str(trace.path), "experts": experts, "overlap": overlap(trace), "rows": rows}))
 
 
+def plan(args: argparse.Namespace) -> None:
+    """Say what every expert gets in bits, layer by layer; write it to a file, draw it."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from .bits import hot_share_for
+    from .bits_file import save_plan
+    from .bits_view import layer_rows, plot_plan
+    from .checkpoint import Checkpoint
+    from .plan import experts_gb, needs_profile, plan_bits
+    from .profile import Profile, routing_profile
+
+    checkpoint, given = Checkpoint.open(args.path), _knobs_given(args)
+    _refuse("plan", sorted(given.keys() - set(LOSSY)), "is about bits alone")
+    wanted = Knobs(**given)
+    if args.average_bits is not None:
+        _refuse("plan --average-bits", [name for name in ("hot_share", "bits_plan") if name in given], "says the budget")
+        wanted = dataclasses.replace(wanted, hot_share=hot_share_for(checkpoint, wanted, args.average_bits))
+    bits = plan_bits(checkpoint, wanted)  # what is wrong with the knobs shows before a profile is taken
+    profile = None
+    if args.trace is not None or needs_profile(wanted):
+        profile = routing_profile(checkpoint) if args.trace is None else Profile.of_trace(args.trace, checkpoint)
+        bits = plan_bits(checkpoint, wanted, profile)
+    if args.out is not None:
+        save_plan(args.out, bits, checkpoint, wanted, None if profile is None else profile.fingerprint)
+    if args.plot is not None:
+        plot_plan(bits, checkpoint, args.plot)
+    rows = layer_rows(bits, checkpoint, profile)
+    table = Table(title=f"bits of the routed experts of {checkpoint.path.resolve().name}", box=None)
+    for name in rows[0]:
+        table.add_column(name, justify="right")
+    for row in rows:
+        table.add_row(*("-" if v is None else f"{v:.3f}" if isinstance(v, float) else str(v) for v in row.values()))
+    Console().print(table)
+    size = experts_gb(checkpoint, bits)
+    print(f"{bits.average_bits:.4g} bits on average, {size:.4g} GB for all experts, plan {bits.fingerprint or 'uniform'}")
+    result = {"average_bits": bits.average_bits, "all_experts_gb": size, "plan_fingerprint": bits.fingerprint}
+    print(json.dumps({"plan": str(checkpoint.path), **result, "knobs": {name: getattr(wanted, name) for name in LOSSY}}))
+
+
 def knobs(args: argparse.Namespace) -> None:
     """Print the table of all knobs, as the README has it."""
     print(Knobs.table())
 
 
 def profile(args: argparse.Namespace) -> None:
-    """Take the routing profile that hot_share needs; prints its path."""
+    """Take the routing profile that cold_bits and pinned_share need; prints its path."""
     from .checkpoint import Checkpoint
     from .profile import take_profile
 
@@ -323,14 +372,20 @@ def _knobs_given(args: argparse.Namespace) -> dict[str, Any]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m engine", description="Stream Mixture-of-Experts models from the SSD.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for command in (generate, measure, quality, inspect, pack, profile, knobs, bench, replay):
+    for command in (generate, measure, quality, inspect, plan, pack, profile, knobs, bench, replay):
         text = (command.__doc__ or "").splitlines()[0]
         sub = commands.add_parser(command.__name__, help=text, description=text)
         sub.set_defaults(command=command)
-        if command not in (knobs, replay, pack, quality):
+        if command not in (knobs, replay, pack, plan, quality):
             sub.add_argument("--model", type=Path, default=KIMI_MINI, help="checkpoint folder (default: kimi_mini)")
-        if command in (generate, measure, quality, inspect, bench):
+        if command in (generate, measure, quality, inspect, plan, bench):
             _add_knobs(sub)
+        if command is plan:
+            sub.add_argument("path", type=Path, nargs="?", default=KIMI_MINI, help="checkpoint folder (default: kimi_mini)")
+            sub.add_argument("--average-bits", type=float, metavar="X", help="the budget as average bits, not as hot_share")
+            sub.add_argument("--trace", type=Path, help="routing to go by (Parquet; default: on the calibration text)")
+            sub.add_argument("--out", type=Path, metavar="FILE", help="write the plan to this Parquet file, for bits_plan")
+            sub.add_argument("--plot", type=Path, metavar="FILE", help="draw a heat map into this PNG file")
         if command is generate:
             sub.add_argument("--prompt", required=True)
             sub.add_argument("--max-tokens", type=int, default=64)
@@ -342,9 +397,10 @@ def _parser() -> argparse.ArgumentParser:
             sub.add_argument("--reference", type=Path, metavar="PATH", help="compare with this checkpoint (default: PATH)")
             sub.add_argument("--json-prompts", default=JSON_PROMPTS, metavar="FILE", help="YAML, or none to leave them out")
         if command is bench:
-            sub.add_argument("what", choices=("io", "decode", "hits", "lossy", "trace", "open", "make"))
+            sub.add_argument("what", choices=("io", "decode", "hits", "lossy", "bits", "trace", "open", "make"))
             sub.add_argument("path", type=Path, nargs="?", help="checkpoint folder (io: or any large file)")
-            sub.add_argument("--rounds", type=int, help="turns of each arm (default: 5; io 24)")
+            sub.add_argument("--rounds", type=int, help="turns of each arm; bits: random plans (default: 5; io 24)")
+            sub.add_argument("--average-bits", type=float, nargs="+", metavar="X", help="bits: budgets (default: 2.5 3)")
             sub.add_argument("--mib", type=int, default=128, help="io: read this much a turn; more with many threads")
             sub.add_argument("--expert-kib", type=int, help="io: slices of this size instead of the checkpoint's experts")
             sub.add_argument(

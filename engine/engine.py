@@ -23,6 +23,7 @@ from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.sample_utils import make_sampler
 from mlx_lm.utils import load_tokenizer
 
+from .bits import BitsPlan
 from .checkpoint import Checkpoint
 from .errors import CheckpointError, HeadraceError, JudgeError, KnobError, first_line
 from .judge import Judge
@@ -42,7 +43,7 @@ from .model import (
     run_for,
     switches,
 )
-from .plan import compute_dtype, footprint, needs_profile, plan_banks
+from .plan import compute_dtype, footprint, needs_profile, plan_banks, plan_bits
 from .profile import routing_profile
 from .resident import quantize_resident
 from .stats import Stats
@@ -62,10 +63,13 @@ def load(checkpoint: str | Path, knobs: Knobs | None = None) -> Engine:
     knobs = knobs or Knobs()
     source = Checkpoint.open(checkpoint).with_top_k(knobs.top_k)
     streamed = knobs.streams or source.levels is not None  # a store's experts are ours to read, wherever they stay
-    plans = plan_banks(source, knobs) if streamed else []
+    bits = plan_bits(source, knobs)
+    plans = plan_banks(source, knobs, bits) if streamed else []
     _refuse_too_large(source, knobs)
     if streamed and needs_profile(knobs):
-        plans = plan_banks(source, knobs, routing_profile(source))
+        profile = routing_profile(source)
+        bits = plan_bits(source, knobs, profile)
+        plans = plan_banks(source, knobs, bits, profile)
     mx.reset_peak_memory()
     model = open_model(source)
     if knobs.top_k is not None:
@@ -92,7 +96,7 @@ def load(checkpoint: str | Path, knobs: Knobs | None = None) -> Engine:
         if run is not None:
             run.reader.close()
         raise
-    return Engine(source, knobs, model, streams, run, windows)
+    return Engine(source, knobs, bits, model, streams, run, windows)
 
 
 def _refuse_too_large(source: Checkpoint, knobs: Knobs) -> None:
@@ -115,6 +119,7 @@ class Engine:
         self,
         checkpoint: Checkpoint,
         knobs: Knobs,
+        bits: BitsPlan,
         model: nn.Module,
         streams: list[LayerStream],
         run: Run | None,
@@ -122,6 +127,7 @@ class Engine:
     ) -> None:
         self.checkpoint = checkpoint
         self.knobs = knobs
+        self.bits = bits
         self.streams = streams
         self.windows = windows
         self.decoded = Stats()  # what the last `measure` counted while it decoded
@@ -284,6 +290,8 @@ class Engine:
             dropped_share=decoded.dropped_share,
             slots=slots if self.streams else experts,
             cached_share=slots / experts if self.streams else 1.0,
+            average_bits=self.bits.average_bits,
+            plan_fingerprint=self.bits.fingerprint,
             judge=judge.fingerprint,
             mode=self.mode,
             thermal_state=at_end.thermal_state,

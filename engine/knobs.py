@@ -21,10 +21,12 @@ from .errors import KnobError, did_you_mean
 
 IO_MODES = ("buffered", "direct")
 PREFETCH = ("off", "previous_token", "stale_gate")
+BITS_BY = ("expert", "layer", "projection")
 BITS = (2, 3, 4, 5, 6, 8, 16)
 GB = 1_000_000_000
 NEEDS_MISSES = ("evict_half_life", "cache_layer_shape", "pinned_share", "prefetch", "sync_window",
                 "cold_drop", "cache_prior")  # fmt: skip  # idle while every expert is cached
+NEEDS_COLD = ("hot_share", "bits_by", "freq_exponent", "gate_exponent", "error_exponent")  # else nothing is chosen
 WORDS = {"sync_window": {"all": 0, "auto": -1}}  # values that have a name
 
 
@@ -93,7 +95,24 @@ class Knobs:
     hot_share: float | None = knob(
         None,
         lossless=False,
-        text="share of each layer's experts, the most used ones, that keep expert_bits; 0.25 if only cold_bits is set",
+        text="share of the experts' weights, the most important ones, that keep expert_bits; 0.25 if only cold_bits is set",
+    )
+    bits_by: str = knob(
+        "expert",
+        lossless=False,
+        text="what keeps expert_bits or gets cold_bits as one: an expert, a layer, or one projection of a layer",
+    )
+    freq_exponent: float = knob(
+        1.0, lossless=False, text="importance goes with the share of its layer's uses that an expert has, to this power"
+    )
+    gate_exponent: float = knob(
+        0.0, lossless=False, text="and with the mean gate weight of an expert when it is chosen, to this power"
+    )
+    error_exponent: float = knob(
+        0.0, lossless=False, text="and with the squared error that expert_bits saves over cold_bits, to this power; stores"
+    )
+    bits_plan: str | None = knob(
+        None, lossless=False, text="file of a saved plan, which says every expert's bits; unset: computed from these knobs"
     )
     cold_drop: float = knob(
         0.0,
@@ -132,7 +151,7 @@ class Knobs:
         _in_range("read_block_kib", self.read_block_kib, 3, 1 << 20, "4 KiB is the smallest block, 64 to 8192 are usual")
         _in_range("read_threads", self.read_threads, 0, 256, "1 to 16 are usual")
         _in_range("ssd_gbps", self.ssd_gbps, 0, math.inf, "give GB/s, or leave it unset for no limit")
-        for name, legal in (("io_mode", IO_MODES), ("prefetch", PREFETCH)):
+        for name, legal in (("io_mode", IO_MODES), ("prefetch", PREFETCH), ("bits_by", BITS_BY)):
             value = getattr(self, name)
             if value not in legal:
                 raise KnobError(f"{name}={value} is unknown; {did_you_mean(value, list(legal))}")
@@ -146,12 +165,15 @@ class Knobs:
         if not 0 <= self.cache_prior < math.inf:
             raise KnobError(f"cache_prior={self.cache_prior:g} is not 0 or above; 0 is without, 0.1 to 1 are usual")
         if self.hot_share is not None and not 0 <= self.hot_share <= 1:
-            raise KnobError(f"hot_share={self.hot_share} is outside 0 .. 1; give a share of each layer's experts")
+            raise KnobError(f"hot_share={self.hot_share} is outside 0 .. 1; give a share of the experts' weights")
+        for name in ("freq_exponent", "gate_exponent", "error_exponent"):
+            if not 0 <= getattr(self, name) <= 2:
+                raise KnobError(f"{self.shown(name)} is outside 0 .. 2; 0 ignores that factor, 1 takes it as it is")
+        if self.expert_bits is not None and self.cold_bits is not None and self.cold_bits > self.expert_bits:
+            raise KnobError(f"cold_bits={self.cold_bits} is above expert_bits={self.expert_bits}; swap the two")
         self._refuse_without_effect()
 
     def _refuse_without_effect(self) -> None:
-        if self.hot_share is not None and self.cold_bits is None:
-            raise KnobError(f"hot_share={self.hot_share} has no effect without cold_bits; set cold_bits as well")
         if self.prefetch != "off" and self.sync_window != 1:
             raise KnobError(
                 f"prefetch={self.prefetch} has no effect with {self.shown('sync_window')}, whose void passes foresee "
@@ -163,6 +185,13 @@ class Knobs:
                     f"{self.shown(name)} is not possible with {self.shown('sync_window')}, which computes layers before it "
                     "asks what is cached; set sync_window=1"
                 )
+            if self.bits_plan is not None and name in ("expert_bits", "cold_bits", *NEEDS_COLD):
+                raise KnobError(
+                    f"{self.shown(name)} has no effect with bits_plan={self.bits_plan}, which says every expert's bits; "
+                    "leave one of the two unset"
+                )
+            if self.cold_bits is None and name in NEEDS_COLD:
+                raise KnobError(f"{self.shown(name)} has no effect without cold_bits; set cold_bits as well")
             if self.prefetch == "off" and name.startswith("prefetch_"):
                 raise KnobError(f"{name}={getattr(self, name):g} has no effect with prefetch=off; set prefetch=stale_gate")
             if self.cache_gb is None and name in STREAMING:
@@ -219,7 +248,7 @@ class Knobs:
 
     @property
     def resolved_hot_share(self) -> float:
-        """The share of experts at `expert_bits`: 1 without `cold_bits`, else `hot_share` or its default 0.25."""
+        """The share of the experts' weights at `expert_bits`: 1 without `cold_bits`, else `hot_share` or 0.25."""
         if self.cold_bits is None:
             return 1.0
         return 0.25 if self.hot_share is None else self.hot_share

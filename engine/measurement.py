@@ -62,6 +62,8 @@ class Measurement:
     dropped_share: float | None  # and their share of the gate weight; null if nothing is streamed
     slots: int  # experts that fit into the cache, over all layers
     cached_share: float  # slots as a share of all routed experts
+    average_bits: float  # of the routed experts' weights, all of them
+    plan_fingerprint: str | None  # of their bits; null if all have the same
     judge: str  # fingerprint; figures of different judges are not comparable
     mode: str  # which path ran, e.g. "streamed float32 cpu"
     thermal_state: str | None  # this and the next four: at the end

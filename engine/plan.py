@@ -16,10 +16,13 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 
+from .bits import BitsPlan, compute_plan, needs_routing
+from .bits_file import load_plan
 from .checkpoint import Checkpoint, ExpertLayer
 from .errors import CheckpointError, KnobError
 from .evict import NOBODY
 from .knobs import GB, NEEDS_MISSES, Knobs
+from .profile import Profile
 from .slots import Requantize, slot_bytes
 
 
@@ -48,7 +51,7 @@ class Footprint:
     experts: int  # routed, over all layers
     top_k: int
     expert_bits: int  # of the checkpoint
-    one_token_gb: float  # the smallest legal cache_gb
+    one_token_gb: float  # the smallest cache_gb that is legal, whoever is hot
     all_experts_gb: float  # the cache_gb at which every expert fits
     resident_gb: float  # everything else: attention, routers, shared experts, embeddings
     predicted_peak_gb: float  # resident and cached weights; the interpreter and the activations come on top
@@ -72,7 +75,7 @@ def footprint(checkpoint: str | Path | Checkpoint, knobs: Knobs | None = None) -
         raise CheckpointError(
             f"checkpoint {checkpoint.path}: mlx-lm has no architecture {checkpoint.architecture}; give a model that it has"
         )
-    banks = _banks(checkpoint, knobs, None)
+    banks = _banks(checkpoint, plan_bits(checkpoint, knobs).bits)
     least = sum(b.least * b.slot_bytes for b in banks)
     everything = sum(len(b.members) * b.slot_bytes for b in banks)
     resident = checkpoint.resident_bytes(widened=compute_dtype() is not None)
@@ -107,20 +110,29 @@ def has_architecture(model_type: str) -> bool:
     return model_type in MODEL_REMAPPING
 
 
-def plan_banks(checkpoint: Checkpoint, knobs: Knobs, uses: np.ndarray | None = None) -> list[BankPlan]:
-    """The banks of every layer with their slots. `uses` [layers, experts] is the routing profile, for the knobs that need
-    it; without it the sizes are right, but which experts are hot or pinned is arbitrary.
+def plan_bits(checkpoint: Checkpoint, knobs: Knobs, profile: Profile | None = None) -> BitsPlan:
+    """Every expert's bits: a saved plan, or the one that the knobs describe (see `compute_plan`). Raises `KnobError`."""
+    if knobs.bits_plan is not None:
+        return load_plan(knobs.bits_plan, checkpoint)
+    return compute_plan(checkpoint, knobs, profile)
+
+
+def plan_banks(
+    checkpoint: Checkpoint, knobs: Knobs, plan: BitsPlan | None = None, profile: Profile | None = None
+) -> list[BankPlan]:
+    """The banks of every layer with their slots, for the bits of `plan` (default: of `knobs`, as far as they are known
+    without a profile). `profile` is for pinning; without it, who is pinned is arbitrary.
 
     Raises `KnobError` for a cache below one token's experts, widths that the checkpoint does not have to give, and knobs
     that would have no effect with this cache.
     """
-    _check_bits(checkpoint, knobs)
     if knobs.verify_reads and checkpoint.levels is None:
         raise KnobError(
             f"verify_reads has no effect: {checkpoint.path.name} is no packed store and has no checksums; pack it first "
             "(python -m engine pack), or leave it unset"
         )
-    banks = _banks(checkpoint, knobs, uses)
+    plan = plan or plan_bits(checkpoint, knobs, profile)
+    banks = _banks(checkpoint, plan.bits)
     if knobs.cache_gb is None:
         for bank in banks:
             bank.slots = len(bank.members)
@@ -129,9 +141,10 @@ def plan_banks(checkpoint: Checkpoint, knobs: Knobs, uses: np.ndarray | None = N
     budget = round(knobs.cache_gb * GB) - least
     if budget < 0:
         bits = knobs.expert_bits or checkpoint.expert_bits
+        at = f"{bits} bits" if knobs.bits_plan is None else f"{plan.average_bits:.4g} bits on average"
         raise KnobError(
             f"cache_gb={knobs.cache_gb:g} is below one token's experts ({least / GB:.4g} GB for "
-            f"{checkpoint.path.name} at {bits} bits); raise it or lower expert_bits"
+            f"{checkpoint.path.name} at {at}); raise it or lower expert_bits"
         )
     _deal_out(banks, budget, knobs.cache_layer_shape)
     if all(bank.slots == len(bank.members) for bank in banks):
@@ -143,13 +156,18 @@ def plan_banks(checkpoint: Checkpoint, knobs: Knobs, uses: np.ndarray | None = N
                     f"expert ({everything / GB:.4g} GB); lower cache_gb or leave {name} unset"
                 )
     if knobs.pinned_share:
-        _pin(banks, knobs.pinned_share, uses)
+        _pin(banks, knobs.pinned_share, None if profile is None else profile.uses)
     return banks
 
 
+def experts_gb(checkpoint: Checkpoint, plan: BitsPlan) -> float:
+    """What all experts take in memory with these bits, 10^9 bytes."""
+    return sum(len(bank.members) * bank.slot_bytes for bank in _banks(checkpoint, plan.bits)) / GB
+
+
 def needs_profile(knobs: Knobs) -> bool:
-    """Whether the plan depends on which experts are used the most."""
-    return knobs.cold_bits is not None or knobs.pinned_share > 0
+    """Whether bits or slots depend on which experts are used the most."""
+    return needs_routing(knobs) or knobs.pinned_share > 0
 
 
 def _deal_out(banks: list[BankPlan], budget: int, shape: float) -> None:
@@ -188,33 +206,31 @@ def _pin(banks: list[BankPlan], share: float, uses: np.ndarray | None) -> None:
         )
 
 
-def _banks(checkpoint: Checkpoint, knobs: Knobs, uses: np.ndarray | None) -> list[BankPlan]:
-    """One bank a layer, or a hot and a cold one, with the slots that one token can ask for."""
+def _banks(checkpoint: Checkpoint, bits: np.ndarray) -> list[BankPlan]:
+    """Per layer one bank, or two with the wider one first, with the slots that one token can ask for; `bits` as in
+    `BitsPlan`."""
     banks = []
     for number, layer in enumerate(checkpoint.layers):
-        ranked = np.arange(layer.experts) if uses is None else np.argsort(-uses[number][: layer.experts], kind="stable")
-        hot = np.sort(ranked[: hot_count(layer, knobs)])
-        cold = np.setdiff1d(np.arange(layer.experts), hot)
-        for members, bits in ((hot, knobs.expert_bits), (cold, knobs.cold_bits)):
-            if len(members):
-                form = layer if bits is None else layer.at(dict.fromkeys(layer.projections, bits))
-                requantize = _requantize(form, bits)
-                size = slot_bytes(form, requantize, compute_dtype())
-                least = min(checkpoint.top_k, len(members))
-                banks.append(BankPlan(number, form, members, requantize, size, least, least))
+        rows = bits[number, : layer.experts, : len(layer.projections)]
+        for widths in np.unique(rows, axis=0)[::-1]:
+            members = np.flatnonzero((rows == widths).all(axis=1))
+            banks.append(_bank(checkpoint, number, members, dict(zip(layer.projections, widths.tolist(), strict=True))))
     return banks
 
 
-def hot_count(layer: ExpertLayer, knobs: Knobs) -> int:
-    """How many experts of a layer are hot."""
-    return round(knobs.resolved_hot_share * layer.experts)
+def _bank(checkpoint: Checkpoint, number: int, members: np.ndarray, bits: dict[str, int]) -> BankPlan:
+    """The bank of some experts of a layer whose projections have these `bits`."""
+    form = checkpoint.layers[number].at(bits)
+    requantize = _requantize(form, bits)
+    least = min(checkpoint.top_k, len(members))
+    return BankPlan(number, form, members, requantize, slot_bytes(form, requantize, compute_dtype()), least, least)
 
 
-def _requantize(layer: ExpertLayer, bits: int | None) -> dict[str, Requantize]:
-    """Per projection how to get to `bits`; projections that are no wider already stay as they are."""
+def _requantize(layer: ExpertLayer, widths: dict[str, int]) -> dict[str, Requantize]:
+    """Per projection how to get to its width; those that have it stay as they are."""
     out = {}
-    for projection in layer.projections:
-        if bits is None or bits >= layer.bits(projection):
+    for projection, bits in widths.items():
+        if bits == layer.bits(projection):
             continue
         source = layer.quantization(projection)
         group_size = int(source["group_size"]) if source and source["mode"] == "affine" else 64
@@ -227,18 +243,3 @@ def _requantize(layer: ExpertLayer, bits: int | None) -> dict[str, Requantize]:
             )
         out[projection] = Requantize(group_size, bits, source)
     return out
-
-
-def _check_bits(checkpoint: Checkpoint, knobs: Knobs) -> None:
-    for name in ("expert_bits", "cold_bits"):
-        bits = getattr(knobs, name)
-        if bits is not None and checkpoint.levels is not None and bits not in checkpoint.levels:
-            raise KnobError(
-                f"{name}={bits} is not a level of the store {checkpoint.path.name}; use one of "
-                f"{', '.join(map(str, checkpoint.levels))}, or pack the model again with other --levels"
-            )
-        if bits is not None and bits > checkpoint.expert_bits:
-            raise KnobError(
-                f"{name}={bits} is above the checkpoint's {checkpoint.expert_bits} bits and has nothing to gain; "
-                f"use at most {checkpoint.expert_bits}"
-            )

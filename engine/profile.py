@@ -1,7 +1,7 @@
-"""Routing profile: which experts of each layer are used the most, on a fixed calibration text.
+"""Routing profile: how often each expert of each layer is chosen, and with what gate weight, on a fixed calibration text.
 
-`hot_share` and `pinned_share` need to know the most used experts before the first token. The profile is taken once for a
-checkpoint, in a process of its own (so that it leaves no trace in the memory of a measured run), with all experts at the
+`cold_bits` and `pinned_share` need to know the most important experts before the first token. The profile is taken once for
+a checkpoint, in a process of its own (so that it leaves no trace in the memory of a measured run), with all experts at the
 checkpoint's width, and kept in the user's cache folder. It does not depend on any lossless knob, so quality does not either.
 """
 
@@ -9,30 +9,91 @@ from __future__ import annotations
 
 import hashlib
 import io
+import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from .checkpoint import Checkpoint
+from .errors import HeadraceError, first_line
 from .kept import compute_apart, keep, kept_file
 from .knobs import Knobs
 
 CALIBRATION = Path(__file__).with_name("calibration.txt")
+VERSION = 2  # of the file
 
 
-def routing_profile(checkpoint: Checkpoint) -> np.ndarray:
-    """Uses of every expert on the calibration text, int64 [layers, experts]; measured now if it is not on file."""
+@dataclass(frozen=True)
+class Profile:
+    """Arrays are [layers, experts]; a layer with fewer experts than the largest was never asked for the rest."""
+
+    uses: np.ndarray  # int64
+    gate_weight: np.ndarray  # float64, mean size when chosen, 0 for one that never was; NaN where the block does not weigh
+
+    @property
+    def frequency(self) -> np.ndarray:
+        """Each expert's share of its layer's uses, float64; 0 in a layer without any."""
+        return self.uses / np.maximum(self.uses.sum(axis=1, keepdims=True), 1)
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits over both arrays."""
+        return hashlib.sha256(self.uses.tobytes() + self.gate_weight.tobytes()).hexdigest()[:16]
+
+    @classmethod
+    def of_trace(cls, path: str | Path, checkpoint: Checkpoint) -> Profile:
+        """Add up a recorded routing (see `engine.trace`). Layers may be numbered as the model does, if all are there.
+
+        Raises `HeadraceError` for a file that is none, or is of a model with other layers and experts.
+        """
+        import pandas as pd
+        import pyarrow.parquet as pq
+
+        experts = np.array([one.experts for one in checkpoint.layers])
+        try:
+            metadata = pq.read_schema(path).metadata or {}
+            said = [int(metadata.get(k, n)) for k, n in ((b"num_layers", len(experts)), (b"num_experts", max(experts)))]
+            rows = pd.read_parquet(path, columns=["layer", "expert", "gate_weight"])
+            layer, expert = (rows[name].to_numpy(np.int64) for name in ("layer", "expert"))
+            weight = rows["gate_weight"].to_numpy(np.float64)
+        except (OSError, ValueError, TypeError) as e:
+            raise HeadraceError(
+                f"trace {path} cannot be read ({first_line(e)}); give Parquet with layer, expert and gate_weight"
+            ) from e
+        numbers = np.unique(layer)
+        if len(numbers) == len(experts):
+            layer = np.searchsorted(numbers, layer)
+        inside = (layer >= 0) & (layer < len(experts)) & (expert >= 0)
+        if said != [len(experts), max(experts)] or not inside.all() or not (expert < experts[layer]).all() or not len(rows):
+            found = [max(said[0], layer.max(initial=-1) + 1), max(said[1], expert.max(initial=-1) + 1)]
+            raise HeadraceError(
+                f"trace {path} has {len(rows)} rows of {found[0]} layers of {found[1]} experts, but {checkpoint.path.name} "
+                f"has {len(experts)} of {max(experts)}; record it on this model (--trace-out)"
+            )
+        uses, total = np.zeros((2, len(experts), max(experts)))
+        np.add.at(uses, (layer, expert), 1)
+        np.add.at(total, (layer, expert), np.abs(weight))
+        return cls(uses.astype(np.int64), total / np.maximum(uses, 1))
+
+
+def routing_profile(checkpoint: Checkpoint) -> Profile:
+    """The profile on the calibration text; measured now if it is not on file."""
     file = profile_file(checkpoint)
     if not file.exists():
-        what = "the routing profile that hot_share and pinned_share need"
+        what = "the routing profile that cold_bits and pinned_share need"
         compute_apart(what, "engine", "profile", "--model", str(checkpoint.path))
-    return np.load(file)
+    try:
+        with np.load(file) as arrays:
+            return Profile(arrays["uses"], arrays["gate_weight"])
+    except Exception as e:  # numpy and zipfile raise what comes of damaged bytes
+        raise HeadraceError(f"the routing profile {file} is damaged ({first_line(e)}); remove it") from e
 
 
 def profile_file(checkpoint: Checkpoint) -> Path:
     """Where the profile of this checkpoint and calibration text is kept."""
     text = hashlib.sha256(CALIBRATION.read_bytes()).hexdigest()[:8]
-    return kept_file(f"routing-{checkpoint.fingerprint}-{text}.npy")
+    return kept_file(f"routing-{checkpoint.fingerprint}-{text}-v{VERSION}.npz")
 
 
 def take_profile(checkpoint: Checkpoint) -> Path:
@@ -41,10 +102,12 @@ def take_profile(checkpoint: Checkpoint) -> Path:
     from .plan import footprint
 
     file = profile_file(checkpoint)
-    with load(checkpoint.path, Knobs(cache_gb=footprint(checkpoint).one_token_gb)) as engine:
-        engine.logits(engine.encode(CALIBRATION.read_text(encoding="utf-8")))
-        uses = engine.uses
+    with tempfile.TemporaryDirectory() as folder:
+        trace = Path(folder) / "trace.parquet"
+        with load(checkpoint.path, Knobs(cache_gb=footprint(checkpoint).one_token_gb)) as engine, engine.trace(trace):
+            engine.logits(engine.encode(CALIBRATION.read_text(encoding="utf-8")))
+        profile = Profile.of_trace(trace, checkpoint)
     content = io.BytesIO()
-    np.save(content, uses)
+    np.savez(content, uses=profile.uses, gate_weight=profile.gate_weight)
     keep(file, content.getvalue())
     return file

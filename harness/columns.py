@@ -100,6 +100,8 @@ COLUMNS = (
     Column("dropped_share", "float", "", "their share of the gate weight, of all layers; null if nothing streams"),
     Column("slots", "int", "", "experts that fit into the cache, over all layers"),
     Column("cached_share", "float", "", "slots as a share of all routed experts"),
+    Column("average_bits", "float", "bits", "of the routed experts' weights, all of them; scales and biases not counted"),
+    Column("plan_fingerprint", "str", "", "fingerprint of every expert's bits; null if all have the same"),
     Column("thermal_state", "str", "", "after the measurement: nominal, fair, serious or critical (macOS)"),
     Column("temperature_c", "float", "°C", "of the hottest zone after the measurement (Linux)"),
     Column("throttle_events", "int", "", "of heat during the measurement, as the logical cores count them (Linux)"),

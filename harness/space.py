@@ -13,7 +13,7 @@ from typing import Any
 
 from engine import KnobError, Knobs
 from engine.errors import did_you_mean
-from engine.knobs import CACHE_DEPENDENT, LOSSY, NEEDS_MISSES
+from engine.knobs import CACHE_DEPENDENT, LOSSY, NEEDS_COLD, NEEDS_MISSES
 
 from . import ConfigError
 
@@ -126,8 +126,10 @@ class Space:
 def effective(values: Mapping[str, Any]) -> dict[str, Any]:
     """`values` without those that could have no effect, which `Knobs` refuses: a flat space proposes them all the same."""
     kept = dict(values)
+    if kept.get("bits_plan") is not None:
+        kept = {k: v for k, v in kept.items() if k not in ("expert_bits", "cold_bits")}
     if kept.get("cold_bits") is None:
-        kept.pop("hot_share", None)
+        kept = {k: v for k, v in kept.items() if k not in NEEDS_COLD}
     if kept.get("sync_window", 1) != 1:
         kept = {k: v for k, v in kept.items() if k != "prefetch" and k not in CACHE_DEPENDENT}
     if kept.get("prefetch", "off") == "off":
@@ -200,7 +202,7 @@ def _entry(name: str, raw: Mapping[str, Any]) -> Entry:
 def _check(where: str, name: str, value: Any) -> None:
     """Raise unless `name=value` is legal for some setting of the other knobs."""
     others: dict[str, Any] = {"cache_gb": 1.0} if name not in LOSSY or name in CACHE_DEPENDENT else {}
-    if name == "hot_share":
+    if name in NEEDS_COLD:
         others["cold_bits"] = 2
     if name.startswith("prefetch_"):
         others["prefetch"] = "stale_gate"

@@ -58,7 +58,7 @@ def ours(path: Path) -> dict[str, Any]:
     source = Checkpoint.open(path)
     opened = time.perf_counter()
     sizes = footprint(source)
-    banks = plan_banks(source, Knobs(cache_gb=max(sizes.one_token_gb, sizes.all_experts_gb / 2)), None)
+    banks = plan_banks(source, Knobs(cache_gb=max(sizes.one_token_gb, sizes.all_experts_gb / 2)))
     return {
         "open_s": opened - begin, "plan_s": time.perf_counter() - opened, "peak_gb": peak_memory_bytes() / GB,
         "tensors": source.tensors, "files": len(source.files), "layers": len(source.layers),

@@ -31,9 +31,7 @@ DOCUMENT_END = "\x00"  # between documents in train.txt and heldout.txt; no docu
 HELD_OUT_ONE_IN = 140
 DEDUPE_CHARS = 60
 SOURCE_CAP_BYTES = 24_000_000  # no source may drown the others
-HELD_OUT_DOCUMENT_CHARS = (
-    64_000  # a longer document stays in the training text: one page must not be a third of the test
-)
+HELD_OUT_DOCUMENT_CHARS = 64_000  # a longer document stays in the training text: one page must not be a third of the test
 
 
 @dataclass(frozen=True)
@@ -50,9 +48,7 @@ SOURCES = (
     Source("sqlite3-doc", "public domain"),
     Source("golang-1.19-src", "BSD-3-Clause", r"/(test|testdata|vendor)/|_test\.go$"),
     Source("perl-doc", "Artistic-1.0-Perl", r"perl(gpl|artistic)"),
-    Source(
-        "rust-doc", "MIT OR Apache-2.0", r"/html/(core/(arch|core_arch|core_simd)|src|test|proc_macro)/|/core/simd/"
-    ),
+    Source("rust-doc", "MIT OR Apache-2.0", r"/html/(core/(arch|core_arch|core_simd)|src|test|proc_macro)/|/core/simd/"),
     Source("nodejs-doc", "MIT", r"/all\.html"),
     Source("cmake-doc", "BSD-3-Clause"),
     Source("llvm-19-doc", "Apache-2.0 WITH LLVM-exception"),
@@ -337,8 +333,7 @@ def build(out: Path, workers: int) -> None:
         "# Sources of kimi_mini's text\nWritten by `python -m experiments.kimi_mini.corpus`: Debian packages, the"
         " licence of the documentation taken from\nthem, pages and MB (10^6 bytes) after de-duplication, held-out pages"
         " included."
-        "\n\n| package | version | licence | pages | MB |\n|---|---|---|---|---|\n"
-        + "\n".join([*rows, "", summary, ""])
+        "\n\n| package | version | licence | pages | MB |\n|---|---|---|---|---|\n" + "\n".join([*rows, "", summary, ""])
     )
     print(summary)
 

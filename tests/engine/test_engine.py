@@ -299,12 +299,16 @@ def test_the_routing_profile_is_taken_once(path: Path, monkeypatch: pytest.Monke
     from engine.profile import routing_profile
 
     source = Checkpoint.open(path)
-    uses = routing_profile(source)
+    uses = routing_profile(source).uses
     assert uses.shape == (3, 16) and (uses.sum(axis=1) == uses.sum() / 3).all()
     monkeypatch.setattr("engine.kept.subprocess.run", lambda *_, **__: pytest.fail("taken again"))
-    hot = [bank.members for bank in plan_banks(source, Knobs(cold_bits=4, hot_share=0.25), routing_profile(source))[::2]]
-    for layer, chosen in zip(uses, hot, strict=True):
-        assert len(chosen) == 4 and layer[chosen].min() >= np.delete(layer, chosen).max()
+    profile = routing_profile(source)
+    banks = plan_banks(source, Knobs(cold_bits=4, hot_share=0.25), profile=profile)
+    hot = np.zeros(uses.shape, bool)
+    for bank in banks:
+        hot[bank.layer, bank.members] = not bank.requantize
+    assert hot.sum() == 12 and uses[hot].min() >= uses[~hot].max()
+    assert np.isfinite(profile.gate_weight).all() and ((profile.gate_weight > 0) == (uses > 0)).all()
 
 
 @pytest.mark.parametrize("cache_gb", [None, 0.001])

@@ -1,0 +1,137 @@
+"""bench bits: what plans of bits are worth at equal bytes, against as many bits for all and against chance.
+
+Perplexity and the KL divergence from the checkpoint as it is stored, on the judge's texts. Every plan is saved and loaded
+again, as a user's is. Random plans say what a choice is worth at all: by expert, by layer, by projection.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..bits import BitsPlan, allocate, compute_plan, hot_share_for, widths
+from ..bits_file import save_plan
+from ..checkpoint import Checkpoint
+from ..engine import Engine, load
+from ..judge import Judge
+from ..knobs import BITS, BITS_BY, GB, Knobs
+from ..plan import experts_gb
+from ..profile import routing_profile
+
+EXPONENTS = ((1, 0, 0), (2, 0, 0), (0, 1, 0), (1, 1, 0), (0, 0, 1), (1, 0, 1), (1, 1, 1))  # of frequency, gate, error
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way to spend a budget; several plans of it differ by chance."""
+
+    name: str
+    plans: list[BitsPlan]
+
+
+def bench_bits(model: Path, knobs: Knobs, judge: Judge, *, average_bits: list[float], draws: int) -> dict[str, Any]:
+    """Perplexity and KL of every arm at every budget, with `expert_bits` and `cold_bits` as the two widths."""
+    source = Checkpoint.open(model)
+    arms = _uniform(source, [*average_bits, knobs.cold_bits or 0, knobs.expert_bits or 0])
+    for budget in average_bits:
+        arms += _mixed(source, dataclasses.replace(knobs, hot_share=hot_share_for(source, knobs, budget)), draws)
+    with load(model) as engine:
+        texts = [np.array(engine.encode(text.prompt + text.continuation)) for text in judge.texts]
+        reference = [_log_softmax(engine.logits(ids)) for ids in texts]
+        mode = engine.mode
+    rows = [{"arm": "as stored", "average_bits": engine.bits.average_bits, "gb": experts_gb(source, engine.bits),
+             "perplexity": [_perplexity(reference, texts)], "kl": [0.0], "plans": [engine.bits.fingerprint]}]  # fmt: skip
+    _print(rows[0])
+    for arm in arms:
+        perplexity, kl = zip(*(_figures(source, plan, texts, reference) for plan in arm.plans), strict=True)
+        prints = [plan.fingerprint for plan in arm.plans]
+        row = {"arm": arm.name, "average_bits": arm.plans[0].average_bits, "gb": experts_gb(source, arm.plans[0]),
+               "perplexity": list(perplexity), "kl": list(kl), "plans": prints}  # fmt: skip
+        rows.append(row)
+        _print(row)
+    return {
+        "bench": "bits", "model": source.path.resolve().name, "mode": mode, "judge": judge.fingerprint,
+        "tokens": sum(map(len, texts)), "expert_bits": knobs.expert_bits, "cold_bits": knobs.cold_bits, "rows": rows,
+    }  # fmt: skip
+
+
+def _uniform(source: Checkpoint, average_bits: list[float]) -> list[Arm]:
+    """Every budget that is a width by itself, and the two widths, for all experts."""
+    legal = BITS if source.levels is None else source.levels
+    return [
+        Arm(f"uniform {bits}", [compute_plan(source, Knobs(expert_bits=bits))])
+        for bits in legal
+        if bits in average_bits and bits <= source.expert_bits
+    ]
+
+
+def _mixed(source: Checkpoint, knobs: Knobs, draws: int) -> list[Arm]:
+    """Every way to choose who keeps `expert_bits`, at the budget of `knobs`."""
+    profile = routing_profile(source)
+    low, high = widths(source, knobs.cold_bits), widths(source, knobs.expert_bits)
+    arms = []
+    for by in BITS_BY:
+        plans = []
+        for seed in range(draws):
+            layers, experts, projections = low.shape
+            shape = {"expert": (layers, experts, 1), "layer": (layers, 1, 1), "projection": (layers, 1, projections)}[by]
+            chance = np.broadcast_to(np.random.default_rng(seed).random(shape), low.shape)
+            weights = compute_plan(source, Knobs()).weights
+            bits = allocate(low, high, weights, chance, knobs.resolved_hot_share, by)
+            plans.append(BitsPlan(bits, chance, weights))
+        arms.append(Arm(f"{by}, random", plans))
+        seen: set[str] = set()  # a single factor has one order at every exponent
+        for freq, gate, error in EXPONENTS:
+            if (gate and not np.isfinite(profile.gate_weight).all()) or (error and source.bit_errors is None):
+                continue
+            one = dataclasses.replace(knobs, bits_by=by, freq_exponent=freq, gate_exponent=gate, error_exponent=error)
+            plan = compute_plan(source, one, profile)
+            if plan.digest not in seen:
+                seen.add(plan.digest)
+                arms.append(Arm(f"{by}, freq {freq:g} gate {gate:g} error {error:g}", [plan]))
+    return arms
+
+
+def _figures(
+    source: Checkpoint, plan: BitsPlan, texts: list[np.ndarray], reference: list[np.ndarray]
+) -> tuple[float, float]:
+    """Perplexity, and the mean over all tokens of KL(reference, plan) in nats."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "plan.parquet"
+        save_plan(file, plan, source, Knobs(), None)
+        with load(source.path, Knobs(bits_plan=str(file))) as engine:
+            return _compare(engine, texts, reference)
+
+
+def _compare(engine: Engine, texts: list[np.ndarray], reference: list[np.ndarray]) -> tuple[float, float]:
+    found = [_log_softmax(engine.logits(ids)) for ids in texts]
+    kl = sum(float((np.exp(ours) * (ours - its)).sum(dtype=np.float64)) for ours, its in zip(reference, found, strict=True))
+    return _perplexity(found, texts), kl / sum(map(len, texts))
+
+
+def _log_softmax(logits: np.ndarray) -> np.ndarray:
+    shifted = logits - logits.max(axis=-1, keepdims=True)
+    return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True)))
+
+
+def _perplexity(log_likelihoods: list[np.ndarray], texts: list[np.ndarray]) -> float:
+    pairs = zip(log_likelihoods, texts, strict=True)
+    nll = [-ll[np.arange(len(ids) - 1), ids[1:]] for ll, ids in pairs]
+    return float(np.exp(np.concatenate(nll).mean(dtype=np.float64)))
+
+
+def _print(row: dict[str, Any]) -> None:
+    """A line of the Markdown table; the first also prints its head."""
+    if row["arm"] == "as stored":
+        print("| bits chosen by | average bits | MB | perplexity | KL, nats a token |\n|---|---|---|---|---|")
+    cells = []
+    for figures, digits in ((row["perplexity"], 2), (row["kl"], 4)):
+        low, middle, high = np.quantile(figures, [0, 0.5, 1])
+        spread = f" ({low:.{digits}f} .. {high:.{digits}f})" if len(figures) > 1 else ""
+        cells.append(f"{middle:.{digits}f}{spread}")
+    print(f"| {row['arm']} | {row['average_bits']:.3g} | {row['gb'] * GB / 1e6:.4g} | {' | '.join(cells)} |", flush=True)
