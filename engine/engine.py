@@ -286,6 +286,8 @@ class Engine:
             void_layers=decoded.void_layers,
             foreseen_share=decoded.foreseen_share,
             swapped=decoded.swapped,
+            lowbit=decoded.lowbit,
+            raised=decoded.raised,
             dropped=decoded.dropped,
             dropped_share=decoded.dropped_share,
             slots=slots if self.streams else experts,

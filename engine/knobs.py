@@ -25,7 +25,7 @@ BITS_BY = ("expert", "layer", "projection")
 BITS = (2, 3, 4, 5, 6, 8, 16)
 GB = 1_000_000_000
 NEEDS_MISSES = ("evict_half_life", "cache_layer_shape", "pinned_share", "prefetch", "sync_window",
-                "cold_drop", "cache_prior")  # fmt: skip  # idle while every expert is cached
+                "cold_drop", "cold_lowbit", "cache_prior")  # fmt: skip  # idle while every expert is cached
 NEEDS_COLD = ("hot_share", "bits_by", "freq_exponent", "gate_exponent", "error_exponent")  # else nothing is chosen
 WORDS = {"sync_window": {"all": 0, "auto": -1}}  # values that have a name
 
@@ -120,6 +120,18 @@ class Knobs:
         by_cache=True,
         text="leave out an expert that is not cached and whose share of the token's gate weight is below cold_drop / top-k",
     )
+    cold_lowbit: float = knob(
+        0.0,
+        lossless=False,
+        by_cache=True,
+        text="bring it in at a store's lowest level if its share is below cold_lowbit / top-k; raise it once it is more",
+    )
+    lowbit_share: float = knob(
+        0.25,
+        lossless=False,
+        by_cache=True,
+        text="share of the cache, beyond one token's experts, for those that cold_lowbit has",
+    )
     cache_prior: float = knob(
         0.0,
         lossless=False,
@@ -160,10 +172,13 @@ class Knobs:
             if bits is not None and bits not in widths:
                 raise KnobError(f"{name}={bits} is not a width MLX has; use one of {', '.join(map(str, widths))}")
         _in_range("top_k", self.top_k, 0, math.inf, "half of the model's own and more are usual, or leave it unset")
-        if not 0 <= self.cold_drop <= 1.5:
-            raise KnobError(f"cold_drop={self.cold_drop:g} is outside 0 .. 1.5; 0 is without, 0.5 to 1 are usual")
+        for name in ("cold_drop", "cold_lowbit"):
+            if not 0 <= getattr(self, name) <= 1.5:
+                raise KnobError(f"{self.shown(name)} is outside 0 .. 1.5; 0 is without, 0.5 to 1 are usual")
         if not 0 <= self.cache_prior < math.inf:
             raise KnobError(f"cache_prior={self.cache_prior:g} is not 0 or above; 0 is without, 0.1 to 1 are usual")
+        if not 0 <= self.lowbit_share <= 0.9:
+            raise KnobError(f"lowbit_share={self.lowbit_share:g} is outside 0 .. 0.9; 0.1 to 0.5 are usual")
         if self.hot_share is not None and not 0 <= self.hot_share <= 1:
             raise KnobError(f"hot_share={self.hot_share} is outside 0 .. 1; give a share of the experts' weights")
         for name in ("freq_exponent", "gate_exponent", "error_exponent"):
@@ -179,7 +194,19 @@ class Knobs:
                 f"prefetch={self.prefetch} has no effect with {self.shown('sync_window')}, whose void passes foresee "
                 "what is needed; set sync_window=1 or prefetch=off"
             )
+        if self.cold_lowbit and self.cold_lowbit <= self.cold_drop:
+            raise KnobError(
+                f"cold_lowbit={self.cold_lowbit:g} has no effect with cold_drop={self.cold_drop:g}, which leaves all of "
+                "those experts out; set cold_lowbit above cold_drop"
+            )
+        if not self.cold_lowbit and "lowbit_share" in self.set_names():
+            raise KnobError(f"{self.shown('lowbit_share')} has no effect without cold_lowbit; set cold_lowbit as well")
         for name in self.set_names():
+            if self.cold_lowbit and name in ("cold_bits", "bits_plan", "pinned_share"):
+                raise KnobError(
+                    f"{self.shown(name)} is not possible with cold_lowbit={self.cold_lowbit:g}, which decides each expert's "
+                    "bits by what a token gives it; leave one of the two unset"
+                )
             if name in CACHE_DEPENDENT and self.sync_window != 1:
                 raise KnobError(
                     f"{self.shown(name)} is not possible with {self.shown('sync_window')}, which computes layers before it "

@@ -58,6 +58,8 @@ class Measurement:
     void_layers: int
     foreseen_share: float | None
     swapped: int  # expert uses that cache_prior changed
+    lowbit: int
+    raised: int
     dropped: int  # expert uses that cold_drop left out
     dropped_share: float | None  # and their share of the gate weight; null if nothing is streamed
     slots: int  # experts that fit into the cache, over all layers

@@ -23,7 +23,7 @@ from .checkpoint import TOP_K_KEYS, Checkpoint
 from .errors import CheckpointError, KnobError, first_line
 from .evict import SlotTable
 from .gates import asking, gates_of
-from .knobs import Knobs
+from .knobs import CACHE_DEPENDENT, Knobs
 from .plan import BankPlan, compute_dtype
 from .prefetch import prefetch_of
 from .reader import Reader
@@ -155,7 +155,7 @@ def put_streams(
                     verify=knobs.verify_reads,
                 )
             )  # fmt: skip
-        stream = LayerStream(number, banks, run, last=is_last(path, modules))
+        stream = LayerStream(number, banks, run, last=is_last(path, modules), lowbit=knobs.cold_lowbit > 0)
         streams.append(stream)
         run.stats.layers[number].sure = source.top_k if stream.complete else 0
         stock = stream.complete and len(banks) == 1
@@ -181,7 +181,8 @@ def put_gates(model: nn.Module, source: Checkpoint, knobs: Knobs, streams: list[
 
     Raises `KnobError` if they cannot be.
     """
-    if not knobs.cold_drop and not knobs.cache_prior:
+    named = next((name for name in knobs.lossy if name in CACHE_DEPENDENT), None)
+    if named is None:
         return
     modules = dict(model.named_modules())
     dims = int(source.text_config["hidden_size"])
@@ -192,11 +193,10 @@ def put_gates(model: nn.Module, source: Checkpoint, knobs: Knobs, streams: list[
         try:
             stream.gates = gates_of(
                 modules[owner], name, dims=dims, experts=source.layers[stream.number].experts, top_k=source.top_k,
-                cold_drop=knobs.cold_drop, cache_prior=knobs.cache_prior,
+                knobs=knobs,
             )  # fmt: skip
         except ValueError as e:
-            named = knobs.shown("cache_prior" if knobs.cache_prior else "cold_drop")
-            raise KnobError(f"{named} is not possible for {source.architecture}: {e}; leave it at 0") from e
+            raise KnobError(f"{knobs.shown(named)} is not possible for {source.architecture}: {e}; leave it at 0") from e
         modules[owner][name] = GatedSwitch(stream)
 
 

@@ -78,10 +78,11 @@ class LayerStream:
     """The banks of one layer and the way of a token through them.
 
     While it is part of a `window` of layers, that decides how a token goes through, by the choice left in `asked`. `last`:
-    no layer comes after it.
+    no layer comes after it. `lowbit`: the second of two banks has experts of the first at a store's lowest level, until a
+    token gives them more weight; else every expert has a bank for good.
     """
 
-    def __init__(self, number: int, banks: list[Bank], run: Run, *, last: bool) -> None:
+    def __init__(self, number: int, banks: list[Bank], run: Run, *, last: bool, lowbit: bool = False) -> None:
         self.number = number
         self.banks = banks
         self.prefetch: Prefetch | None = None
@@ -98,7 +99,9 @@ class LayerStream:
         for position, bank in enumerate(banks):
             self._bank_of[bank.table.members] = position
         self._is_second = mx.array(self._bank_of == 1)
-        self.complete = all(bank.holds_all for bank in banks)
+        self._lowbit = lowbit
+        self._lent: dict[int, int] = {}  # slot of the lowest level from which an expert is being raised
+        self.complete = not lowbit and all(bank.holds_all for bank in banks)
 
     def fill(self) -> None:
         """Load all experts, in the order of their numbers; for a layer in which all fit."""
@@ -149,10 +152,13 @@ class LayerStream:
         ids = np.asarray(indices).astype(np.int32)
         choice = self.gates.decide(
             ids.reshape(rows, -1),
-            _as_numpy(weights).reshape(rows, -1),
-            None if wide is None else (np.asarray(wide.ids).reshape(rows, -1), _as_numpy(wide.weights).reshape(rows, -1)),
+            weights_of(weights, rows),
+            None if wide is None else (np.asarray(wide.ids).reshape(rows, -1), weights_of(wide.weights, rows)),
             self._slot_of >= 0,
         )
+        if self._lowbit:
+            given = weights_of(weights, rows) if choice is None else choice.weights
+            self._choose_levels(ids.reshape(rows, -1) if choice is None else choice.ids, given)
         if choice is None:
             return self._asked_for(x, ids, foretellings) * weights
         stats = self._run.stats
@@ -165,6 +171,40 @@ class LayerStream:
         shape = (*indices.shape[:-1], -1)
         y = self._asked_for(x, ids.reshape(shape), foretellings)
         return y * mx.array(factors.reshape(*shape, 1)).astype(weights.dtype)
+
+    def _choose_levels(self, ids: np.ndarray, weights: np.ndarray) -> None:
+        """Say at which level the experts `ids` [tokens, top-k] come in, and raise those that have too low a one."""
+        assert self.gates is not None
+        low = self.banks[1]
+        light = np.isin(np.arange(len(self._slot_of)), self.gates.light(ids, weights, ids.shape[-1]))
+        needed = np.unique(ids[ids != LEFT_OUT])
+        missing = needed[self._slot_of[needed] < 0]
+        raised = needed[(self._slot_of[needed] >= 0) & (self._bank_of[needed] == 1) & ~light[needed]]
+        low.settle(raised)
+        for expert in raised.tolist():
+            if len(ids) == 1:
+                self._lent[expert] = low.table.lend(expert)
+            else:  # more than have slots may come: read the whole
+                low.table.free(expert)
+        self._bank_of[missing] = light[missing]
+        self._bank_of[raised] = 0
+        self._run.stats.raised += len(raised)
+        self._run.stats.lowbit += int((self._bank_of[ids[ids != LEFT_OUT]] == 1).sum())
+
+    def _request(self, bank: Bank, experts: np.ndarray) -> None:
+        upper = (
+            {e: self.banks[1].codes(slot) for e, slot in self._lent.items()} if self._lent and bank is self.banks[0] else {}
+        )
+        bank.request(experts, self._run.reader, upper=upper)
+
+    def _settle(self, bank: Bank, experts: np.ndarray) -> None:
+        try:
+            bank.settle(experts)
+        finally:
+            if bank is self.banks[0]:
+                for slot in self._lent.values():
+                    self.banks[1].table.give_back(slot)
+                self._lent.clear()
 
     def _asked_for(self, x: mx.array, ids: np.ndarray, foretellings: list[Foretelling]) -> mx.array:
         """The output of the experts `ids` [..., any number], and the books of it; 0 for those that are left out."""
@@ -181,9 +221,9 @@ class LayerStream:
         batches = list(self._batches(np.unique(asked)))
         if len(batches) == 1 and len(asked) == ids.size:
             bank, experts = batches[0]
-            bank.request(experts, self._run.reader)
+            self._request(bank, experts)
             self._read_ahead(foretellings)
-            bank.settle(experts)
+            self._settle(bank, experts)
             return bank.inner(x, mx.array(self._slot_of[ids]))
         if len(batches) == len(self.banks) and ids.size == ids.shape[-1]:
             return self._at_two_widths(x, ids, batches, foretellings)
@@ -251,11 +291,11 @@ class LayerStream:
     ) -> mx.array:
         """Compute one token's experts, some of each bank, of which all have slots."""
         for bank, experts in batches:
-            bank.request(experts, self._run.reader)
+            self._request(bank, experts)
         self._read_ahead(foretellings)
         flat, outputs, places = ids.reshape(-1), [], []
         for number, (bank, experts) in enumerate(batches):
-            bank.settle(experts)
+            self._settle(bank, experts)
             own = np.flatnonzero(self._bank_of[flat] == number)
             slots = self._slot_of[flat[own]].reshape(*ids.shape[:-1], -1)
             outputs.append(bank.inner(x, mx.array(slots)))
@@ -313,6 +353,6 @@ class GatedSwitch(StreamingSwitch):
         return deferred(x, indices, functools.partial(self.stream.weighed, x, indices))
 
 
-def _as_numpy(weights: mx.array) -> np.ndarray:
-    """Evaluated gate weights as float32; numpy does not know bfloat16."""
-    return np.array(weights if weights.dtype == mx.float32 else weights.astype(mx.float32))
+def weights_of(weights: mx.array, rows: int) -> np.ndarray:
+    """Evaluated gate weights as float32 [rows, top-k]; numpy does not know bfloat16."""
+    return np.array(weights if weights.dtype == mx.float32 else weights.astype(mx.float32)).reshape(rows, -1)

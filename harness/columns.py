@@ -96,6 +96,8 @@ COLUMNS = (
     Column("void_layers", "int", "", "layers computed in vain, behind the first that missed an expert"),
     Column("foreseen_share", "float", "", "share of the experts behind a window's miss that its void passes had shown"),
     Column("swapped", "int", "", "expert uses that cache_prior changed to a cached expert while decoding"),
+    Column("lowbit", "int", "", "expert uses that cold_lowbit had computed at a store's lowest level while decoding"),
+    Column("raised", "int", "", "experts of which cold_lowbit then read the rest, because a token gave them more weight"),
     Column("dropped", "int", "", "expert uses that cold_drop left out while decoding"),
     Column("dropped_share", "float", "", "their share of the gate weight, of all layers; null if nothing streams"),
     Column("slots", "int", "", "experts that fit into the cache, over all layers"),

@@ -132,6 +132,10 @@ def effective(values: Mapping[str, Any]) -> dict[str, Any]:
         kept = {k: v for k, v in kept.items() if k not in NEEDS_COLD}
     if kept.get("sync_window", 1) != 1:
         kept = {k: v for k, v in kept.items() if k != "prefetch" and k not in CACHE_DEPENDENT}
+    if (kept.get("cold_lowbit") or 0) <= (kept.get("cold_drop") or 0) or kept.get("cold_bits") or kept.get("bits_plan"):
+        kept = {k: v for k, v in kept.items() if k not in ("cold_lowbit", "lowbit_share")}
+    if kept.get("cold_lowbit"):
+        kept.pop("pinned_share", None)
     if kept.get("prefetch", "off") == "off":
         kept = {k: v for k, v in kept.items() if not k.startswith("prefetch_")}
     if kept.get("cache_gb") is None:
@@ -204,6 +208,8 @@ def _check(where: str, name: str, value: Any) -> None:
     others: dict[str, Any] = {"cache_gb": 1.0} if name not in LOSSY or name in CACHE_DEPENDENT else {}
     if name in NEEDS_COLD:
         others["cold_bits"] = 2
+    if name == "lowbit_share":
+        others["cold_lowbit"] = 1.0
     if name.startswith("prefetch_"):
         others["prefetch"] = "stale_gate"
     if name != "cache_gb" or value is not None:
