@@ -5,7 +5,8 @@ by them: `(y * weights[..., None]).sum(-2)`. So a switch can hand on outputs tha
 the weights are there, what to read is decided, and only then experts are read and computed (`Deferred`). That a block of a
 kind unknown to us does just that is tried before the first token, by asking a copy of it (`Asked`).
 
-What is decided (`Gates.decide`), of an expert that is not cached when a token's layer asks for it, the top-1 never:
+What is decided (`Gates.decide`) is of experts that are not cached (have no slot, not even one that a prefetch is still
+filling) when their layer asks for them; never of a token's top-1:
 
 - `cache_prior` (Cache-Prior of arXiv 2412.00099) raises the logit of every cached expert by so many times the range of the
   logits of the token's candidates, which are the 2 top-k that the router ranks first. An uncached expert, the one with the
@@ -195,8 +196,6 @@ class Gates:
 
         `candidates`: the same of the router that was asked for more. None if nothing changes.
         """
-        if cached[ids].all():
-            return None
         first = np.zeros(ids.shape, bool)
         np.put_along_axis(first, weights.argmax(axis=-1, keepdims=True), True, axis=-1)
         chosen, theirs = ids, weights

@@ -265,7 +265,7 @@ class Knobs:
         for f in dataclasses.fields(cls):
             plain = f.default if isinstance(f.default, str) else str(f.default).lower()
             default = "unset" if f.default is None else plain if isinstance(f.default, bool | str) else f"{f.default:g}"
-            lossless = "yes" if f.metadata["lossless"] else "no"
+            lossless = "yes" if f.metadata["lossless"] else "no, by the cache" if f.metadata["by_cache"] else "no"
             lines.append(f"| `{f.name}` | {default} | {lossless} | {f.metadata['text']} |")
         return "\n".join(lines)
 

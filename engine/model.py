@@ -77,7 +77,7 @@ def lay_out_for_cpu(model: nn.Module) -> None:
 
 def check_top_k(model: nn.Module, source: Checkpoint) -> None:
     """Raises `KnobError` unless the model's routers choose as many experts as config.json says, the knob included."""
-    modules, dims = dict(model.named_modules()), int(source.text_config["hidden_size"])
+    modules, dims = dict(model.named_modules()), int(source.text_config.get("hidden_size", 0))
     for path, _ in switches(model, source):
         owner, _, name = path.rpartition(".")
         try:
@@ -185,7 +185,7 @@ def put_gates(model: nn.Module, source: Checkpoint, knobs: Knobs, streams: list[
     if named is None:
         return
     modules = dict(model.named_modules())
-    dims = int(source.text_config["hidden_size"])
+    dims = int(source.text_config.get("hidden_size", 0))
     for stream, (path, _) in zip(streams, switches(model, source), strict=True):
         if stream.complete:
             continue

@@ -116,7 +116,10 @@ class LayerStream:
         if self.prefetch is not None:
             self.prefetch.forget()
 
-    def __call__(self, x: mx.array, indices: mx.array) -> mx.array:
+    def __call__(self, x: mx.array, indices: mx.array, weights: mx.array | None = None) -> mx.array:
+        """The outputs [..., top-k, dims] of the experts `indices`. With the `weights` [..., top-k, 1] that the router gave
+        them the gates decide what is read of what is missing, and it is the outputs times their weights; where that leaves
+        experts out, a single token has fewer than top-k. Not for windows."""
         if self._run.unused and self._last:
             return mx.zeros((*indices.shape, x.shape[-1]), x.dtype)
         if self.window is not None:
@@ -133,44 +136,44 @@ class LayerStream:
             slots = self._slot_of[ids]
             if slots.min() >= 0:
                 self._run.hit(self.number, ids.reshape(-1))
-                return self._only.inner(x, mx.array(slots))
-        return self._asked_for(x, ids.astype(np.int32), foretellings)
+                y = self._only.inner(x, mx.array(slots))
+                return y if weights is None else y * weights
+        ids = ids.astype(np.int32)
+        if weights is not None:
+            ids, weights = self._decided(x, ids, weights)
+        y = self._asked_for(x, ids, foretellings)
+        return y if weights is None else y * weights
 
-    def weighed(self, x: mx.array, indices: mx.array, weights: mx.array) -> mx.array:
-        """The experts' outputs times their `weights` [..., top-k, 1], with the choice that the gates make of the router's;
-        where that leaves experts out, a single token's have fewer than top-k. Not for windows."""
-        if self._run.unused and self._last:
-            return mx.zeros((*indices.shape, x.shape[-1]), x.dtype)
-        assert self.gates is not None
-        rows, dims = indices.size // indices.shape[-1], x.shape[-1]
-        foretellings = self.prefetch.ask(x) if self.prefetch is not None and rows == 1 else []
-        wide = None if self.gates.candidates is None else self.gates.candidates(x.reshape(1, rows, dims))
-        begin = perf_counter()
-        asked = [] if wide is None else [wide.ids, wide.weights]
-        mx.eval(indices, weights, *asked, *(f.ids for f in foretellings if f.ids is not None))
-        self._run.stats.sync_ms += (perf_counter() - begin) * 1e3
-        ids = np.asarray(indices).astype(np.int32)
-        choice = self.gates.decide(
-            ids.reshape(rows, -1),
-            weights_of(weights, rows),
-            None if wide is None else (np.asarray(wide.ids).reshape(rows, -1), weights_of(wide.weights, rows)),
-            self._slot_of >= 0,
-        )
+    def _decided(self, x: mx.array, ids: np.ndarray, weights: mx.array) -> tuple[np.ndarray, mx.array]:
+        """What the gates make of a router's choice and its weights. Nothing is asked if nothing is missing, nor at the lowest
+        level instead of its own."""
+        cached = self._slot_of >= 0
+        if self.gates is None or (cached[ids].all() and not (self._lowbit and self._bank_of[ids].any())):
+            return ids, weights
+        tokens, run, candidates = ids.size // ids.shape[-1], self._run, None
+        asked = [weights]
+        if self.gates.candidates is not None:
+            wide = self.gates.candidates(x.reshape(1, tokens, -1))
+            asked += [wide.ids, wide.weights]
+        with run.stats.timed("sync_ms"):
+            mx.eval(asked)
+        theirs, *others = (_as_numpy(a).reshape(tokens, -1) for a in asked)
+        if others:
+            candidates = others[0].astype(np.int32), others[1]
+        choice = self.gates.decide(ids.reshape(tokens, -1), theirs, candidates, cached)
         if self._lowbit:
-            given = weights_of(weights, rows) if choice is None else choice.weights
-            self._choose_levels(ids.reshape(rows, -1) if choice is None else choice.ids, given)
+            used = (ids.reshape(tokens, -1), theirs) if choice is None else (choice.ids, choice.weights)
+            self._choose_levels(*used)
         if choice is None:
-            return self._asked_for(x, ids, foretellings) * weights
-        stats = self._run.stats
-        stats.swapped += choice.swapped
-        stats.dropped += choice.dropped
-        stats.dropped_mass += choice.dropped_mass
-        ids, factors = choice.ids, choice.weights
-        if rows == 1:
-            ids, factors = ids[ids != LEFT_OUT], factors[ids != LEFT_OUT]
-        shape = (*indices.shape[:-1], -1)
-        y = self._asked_for(x, ids.reshape(shape), foretellings)
-        return y * mx.array(factors.reshape(*shape, 1)).astype(weights.dtype)
+            return ids, weights
+        run.stats.swapped += choice.swapped
+        run.stats.dropped += choice.dropped
+        run.stats.dropped_mass += choice.dropped_mass
+        left, factors = choice.ids, choice.weights
+        if tokens == 1:
+            left, factors = left[left != LEFT_OUT], factors[left != LEFT_OUT]
+        shape = (*ids.shape[:-1], -1)
+        return left.reshape(shape), mx.array(factors.reshape(*shape, 1)).astype(weights.dtype)
 
     def _choose_levels(self, ids: np.ndarray, weights: np.ndarray) -> None:
         """Say at which level the experts `ids` [tokens, top-k] come in, and raise those that have too low a one."""
@@ -350,9 +353,9 @@ class GatedSwitch(StreamingSwitch):
     """The same where the gate weights have a say in what is read: its outputs come into being when they are weighed."""
 
     def __call__(self, x: mx.array, indices: mx.array) -> Any:
-        return deferred(x, indices, functools.partial(self.stream.weighed, x, indices))
+        return deferred(x, indices, functools.partial(self.stream, x, indices))
 
 
-def weights_of(weights: mx.array, rows: int) -> np.ndarray:
-    """Evaluated gate weights as float32 [rows, top-k]; numpy does not know bfloat16."""
-    return np.array(weights if weights.dtype == mx.float32 else weights.astype(mx.float32)).reshape(rows, -1)
+def _as_numpy(array: mx.array) -> np.ndarray:
+    """An evaluated array; numpy does not know bfloat16."""
+    return np.array(array.astype(mx.float32) if array.dtype == mx.bfloat16 else array)
