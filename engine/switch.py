@@ -145,8 +145,8 @@ class LayerStream:
         return y if weights is None else y * weights
 
     def _decided(self, x: mx.array, ids: np.ndarray, weights: mx.array) -> tuple[np.ndarray, mx.array]:
-        """What the gates make of a router's choice and its weights. Nothing is asked if nothing is missing, nor at the lowest
-        level instead of its own."""
+        """What the gates make of a router's choice and its weights. Nothing is asked if nothing is missing or there at the
+        lowest level only."""
         cached = self._slot_of >= 0
         if self.gates is None or (cached[ids].all() and not (self._lowbit and self._bank_of[ids].any())):
             return ids, weights
