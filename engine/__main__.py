@@ -242,6 +242,7 @@ def _bench_decode(args: argparse.Namespace) -> dict[str, Any]:
     return bench_decode(
         args.path or args.model, Knobs(**given), judge=None if trace else Judge.load(args.judge), trace=trace,
         foresight=args.foresight, rounds=args.rounds or 5, cached=args.cached, windows=windows, resident=args.resident,
+        mixed=args.mixed,
         tokens=args.tokens,
     )  # fmt: skip
 
@@ -406,6 +407,7 @@ def _parser() -> argparse.ArgumentParser:
             sub.add_argument(
                 "--cached", type=float, nargs="+", default=[1.0, 0.5, 0.25, 0.125], help="decode: shares cached"
             )
+            sub.add_argument("--mixed", action="store_true", help="decode: at two widths, and half of the experts at each")
             sub.add_argument("--resident", action="store_true", help="decode: beside the resident model")
             sub.add_argument(
                 "--windows",

@@ -67,19 +67,24 @@ def bench_decode(
     cached: list[float],
     windows: list[int],
     resident: bool,
+    mixed: bool,
     tokens: int,
 ) -> dict[str, Any]:
     """Decode with every cached share and every `sync_window`, in turns with the resident model.
 
     Serial ceiling: 1 / (io + compute), overlapped 1 / max(io, compute). Compute is the resident model's time a token, io
     the bytes that were missing over the bandwidth of plain large reads of the same files (or the one `ssd_gbps` holds);
-    all of the same round. Without the resident model there are no ceilings.
+    all of the same round. Without the resident model there are no ceilings. `mixed`: all of it at two widths and at a
+    mixture of them, in the same turns; the resident model at the wider one is what all are compared with.
     """
     source = Checkpoint.open(model)
     with contextlib.ExitStack() as stack:
         arms = [
             Arm(share, stack.enter_context(load(model, k)), believed)
-            for share, k, believed in _settings(source, knobs, cached, windows, resident, trace, foresight)
+            for widths in (mixtures(source, knobs) if mixed else [{}])
+            for share, k, believed in _settings(
+                source, _at_widths(knobs, widths), cached, windows, resident, trace, foresight
+            )
         ]
         if trace is not None:
             for arm in arms:
@@ -102,6 +107,17 @@ def bench_decode(
         }  # fmt: skip
     _print(result)
     return result
+
+
+def mixtures(source: Checkpoint, knobs: Knobs) -> list[dict[str, Any]]:
+    """Two widths by themselves, and half of every layer's experts at each: what a layer of two widths costs. They are
+    `expert_bits` and `cold_bits`, or a store's ends, or the checkpoint's own and 2."""
+    levels = source.levels or (2, source.expert_bits)
+    high, low = knobs.expert_bits or levels[-1], knobs.cold_bits or levels[0]
+    if low >= high:
+        raise HeadraceError(f"--mixed: cold_bits={low} is not below expert_bits={high}; give two widths")
+    mixed = {"expert_bits": high, "cold_bits": low, "hot_share": 0.5, "freq_exponent": 0.0}
+    return [{"expert_bits": high}, {"expert_bits": low}, mixed]
 
 
 def _settings(
@@ -128,6 +144,10 @@ def _settings(
     return settings
 
 
+def _at_widths(knobs: Knobs, widths: dict[str, Any]) -> Knobs:
+    return Knobs.from_mapping({**knobs.as_dict(), **({"cold_bits": None} if widths else {}), **widths})
+
+
 def _turn(arm: Arm, judge: Judge | None, tokens: int) -> None:
     if arm.forced is not None:
         seconds, stats = arm.forced.decode(tokens)
@@ -144,7 +164,8 @@ def _row(arm: Arm, base: Arm | None, plain: list[float], expert_bytes: float) ->
     io = np.array([s.misses * expert_bytes / s.tokens / GB for s in arm.stats]) / np.array(plain)
     speed = np.array(arm.tok_s)
     row: dict[str, Any] = {
-        "cached": arm.cached, "window": arm.window, "cache_gb": arm.engine.knobs.cache_gb,
+        "cached": arm.cached, "average_bits": arm.engine.bits.average_bits, "window": arm.window,
+        "cache_gb": arm.engine.knobs.cache_gb,
         "foresight": arm.foresight, "decode_tok_s": spread(arm.tok_s),
         "hit_rate": stats.hit_rate,
         "missing_mb_per_token": stats.misses * expert_bytes / stats.tokens / 1e6,
@@ -277,11 +298,12 @@ def _print(result: dict[str, Any]) -> None:
         shares = ", ".join(f"{share:.2f}" for share in result["foresight"])
         console.print(f"void passes may believe a share of {shares} (first pass, later ones) of what they show")
     table = Table(box=None)
-    for name in ("cached", "window", "tok/s", "of resident", "of serial", "of overlapped", "hit", "passes"):
+    for name in ("cached", "bits", "window", "tok/s", "of resident", "of serial", "of overlapped", "hit", "passes"):
         table.add_column(name, justify="left" if name == "cached" else "right")
     for row in result["rows"]:
         table.add_row(
             "resident" if row["cached"] is None else f"{row['cached']:.1%}",
+            f"{row['average_bits']:.3g}",
             row["window"],
             f"{row['decode_tok_s'][1]:.1f}",
             _show(row["share_of_resident"]),
