@@ -111,8 +111,9 @@ class LayerStream:
     def forget(self) -> None:
         """Empty the cache as it was after loading; nothing may be queued that reads it."""
         if not self.complete:
-            for bank in self.banks:
+            for position, bank in enumerate(self.banks):
                 bank.forget()
+                self._bank_of[bank.table.members] = position  # guesses go to the level that an expert had last
         if self.prefetch is not None:
             self.prefetch.forget()
 
