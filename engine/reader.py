@@ -223,6 +223,15 @@ class Reader:
         self._put(load, self._speculative if speculative else self._demand)
         return load
 
+    def make(self, target: np.ndarray, fill: Callable[[np.ndarray], None]) -> None:
+        """Have `fill` write what belongs into `target`; called by what finishes a load, in its thread."""
+        if self._deliver is None:
+            fill(target)
+        else:
+            made = np.empty_like(target)
+            fill(made)
+            self._deliver(_bytes_of(target), _bytes_of(made))
+
     def hurry(self, load: Load) -> None:
         """What is left of a speculative load is demanded now."""
         self._put(load, self._demand)
@@ -347,6 +356,10 @@ def _skip(into: list[memoryview], count: int) -> list[memoryview]:
         if dropped < len(view):
             rest.append(view[dropped:])
     return rest
+
+
+def _bytes_of(array: np.ndarray) -> memoryview:
+    return array.reshape(-1).view(np.uint8).data
 
 
 def _copy(into: memoryview, source: memoryview) -> None:

@@ -291,9 +291,9 @@ class Bank:
             target = self._arrays[tensor.name].memory[slot]
             if tensor.parts:
                 streams = views if there is None else [there, *views[known:]]
-                conversions.append(functools.partial(put_together, streams, tensor, target))
+                conversions.append(functools.partial(reader.make, target, functools.partial(put_together, streams, tensor)))
             elif tensor.projection not in self._requantize or tensor.tensor == "bias":
-                conversions.append(functools.partial(to_float32, views[0], tensor, target))
+                conversions.append(functools.partial(reader.make, target, functools.partial(to_float32, views[0], tensor)))
         label = f"{self.layer.block} expert {expert}"
         if self._verify:
             conversions.insert(0, functools.partial(self.layer.verify, expert, checks))

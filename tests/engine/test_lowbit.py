@@ -171,3 +171,9 @@ def test_what_has_no_effect_is_refused(tmp_path_factory: pytest.TempPathFactory,
         everything = footprint(folder / "store").all_experts_gb
         with pytest.raises(KnobError, match="holds every expert"):
             load(folder / "store", Knobs(cache_gb=3 * everything, cold_lowbit=1.0))
+
+
+def test_every_call_begins_with_the_cache_as_loaded(store: Path) -> None:
+    with load(store, small(store, cold_lowbit=1.0, prefetch="stale_gate")) as engine:
+        first, second = engine.logits(TOKENS), engine.logits(TOKENS)
+    assert np.array_equal(first, second)
