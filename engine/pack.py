@@ -39,7 +39,7 @@ PARTIAL = ".{}.partial"
 COPIED = (".json", ".txt", ".model", ".jinja", ".py", ".tiktoken", ".md")  # files beside the weights that a store has too
 SHARD_BYTES = 5_000_000_000
 COPY_BYTES = 1 << 20
-AT_ONCE = 1 << 16  # weights: what is computed of them stays in the cache
+AT_ONCE = 1 << 18  # weights: what is computed of them stays in the cache
 BLOCK_SIZE = (128, 128)  # of FP8, where config.json does not say
 Progress = Callable[[int, int], None]  # bytes of source done, of how many
 
@@ -360,13 +360,12 @@ def make_record(
             end = min(begin + step, projection.rows)
             numbers = layer.rows(projection.name, stored, begin, end)
             into = {key: part[begin:end] for key, part in rows.items()}
-            squared_errors, squares = _nest(projection, target.levels, numbers, into)
+            try:
+                squared_errors, squares = _nest(projection, target.levels, numbers, into)
+            except FloatingPointError as e:
+                raise CheckpointError(f"{target.block}.{projection.name}: {e}; copy the checkpoint again") from e
             errors[number] += squared_errors
             energy += squares
-        if not np.isfinite(energy):
-            raise CheckpointError(
-                f"{target.block}.{projection.name} has weights that are not finite numbers; copy the checkpoint again"
-            )
         errors[number] /= energy or 1.0
     checksums = [zlib.crc32(record[s.offset : s.offset + s.nbytes].data) for s in target.sections]
     return record, [*checksums, zlib.crc32(errors.tobytes())], errors
@@ -386,7 +385,7 @@ def _nest(
     in_codes = np.divide(1, scale, out=np.zeros_like(scale), where=scale != 0)
     errors = []
     for level, bits in enumerate(levels):
-        scales, biases, error = whole.scales, whole.biases, whole.errors
+        scales, biases, squared = whole.scales, whole.biases, whole.errors
         if bits < top:
             sums = whole.sums[level]
             line = grids.fit(sums, size, (zero_code(bits), zero_code(top)) if projection.symmetric else None)
@@ -395,28 +394,31 @@ def _nest(
                 biases = scales * np.float32(-zero_code(bits))
             else:
                 biases = grids.to_dtype(bias + scale * line.offset, dtype)
-            error = grids.error(sums, size, scales * in_codes, (biases - bias) * in_codes)
+            squared = grids.error(sums, size, scales * in_codes, (biases - bias) * in_codes) * scale**2
         into["scales", level][:] = grids.to_bytes(scales, dtype).reshape(len(into["scales", level]), -1)
         if not projection.symmetric:
             into["biases", level][:] = grids.to_bytes(biases, dtype).reshape(len(into["biases", level]), -1)
-        errors.append(float((error * scale**2).sum()))
+        errors.append(float(squared.sum()))
     stream = whole.stream
     for level in range(len(levels) - 1, -1, -1):
         codes = into["codes", level]
         stream, lower = halve(stream, levels[level]) if level else (stream, stream)
         codes[:] = lower.reshape(codes.shape)
     first = whole.sums[0]
-    return errors, float((first.vv * scale**2 + 2 * first.v * scale * bias + size * bias**2).sum())
+    energy = float((first.vv * scale**2 + 2 * first.v * scale * bias + size * bias**2).sum())
+    if not np.isfinite(energy):
+        raise FloatingPointError("scales or biases are not finite")
+    return errors, energy
 
 
 class _Whole(NamedTuple):
-    """Some rows at the highest level. Sums and errors are in units of the codes."""
+    """Some rows at the highest level."""
 
     scales: np.ndarray  # float32 [groups]
     biases: np.ndarray
     stream: np.ndarray  # of codes, uint8 [bytes]
-    sums: list[grids.Sums]  # of the weights and the codes of each level below
-    errors: np.ndarray  # squared, [groups]
+    sums: list[grids.Sums]  # of the weights, in units of the codes, and the codes of each level below
+    errors: np.ndarray  # squared, in units of the weights, [groups]
 
 
 def _kept(projection: Projection, levels: tuple[int, ...], numbers: Codes) -> _Whole:
@@ -440,11 +442,13 @@ def _kept(projection: Projection, levels: tuple[int, ...], numbers: Codes) -> _W
 def _chosen(projection: Projection, levels: tuple[int, ...], weights: np.ndarray) -> _Whole:
     """Codes for weights that are not quantized, or not in a way that can be kept."""
     top, weights = levels[-1], weights.reshape(-1, projection.group_size)
-    codes, scales, biases = grids.quantize(weights, top, levels[0], projection.dtype)
-    values = (weights - biases[:, None]) * (1 / scales)[:, None]
-    sums = [grids.sums(values, (codes >> np.uint8(top - bits)).astype(np.float32)) for bits in levels[:-1]]
-    values -= codes
-    return _Whole(scales, biases, pack(codes.reshape(-1), top), sums, np.vecdot(values, values))
+    codes, scales, biases, errors = grids.quantize(weights, top, levels[0], projection.dtype)
+    values = weights - biases[:, None]
+    values *= (1 / scales)[:, None]
+    sums: list[grids.Sums] = []
+    for bits in levels[:-1]:
+        sums.append(grids.sums(values, grids.upper_bits(codes, top - bits), sums[0] if sums else None))
+    return _Whole(scales, biases, pack(codes.astype(np.uint8).reshape(-1), top), sums, errors)
 
 
 def _weights(numbers: Codes, size: int) -> np.ndarray:
