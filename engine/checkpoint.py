@@ -27,7 +27,7 @@ import numpy as np
 from .errors import CheckpointError, KnobError
 from .experts import CONVERT, FLOATS, FP8, FP8_SCALES, INT4_ZERO, MLX_TYPES, ExpertLayer, ExpertTensor
 from .headers import ITEM_BYTES, Entry, read_headers
-from .store import layer_files, open_layers, read_description
+from .store import Description, layer_files, open_layers, read_description
 
 HALF = FLOATS[1:]
 PROJECTIONS = {"w1": "gate_proj", "w2": "down_proj", "w3": "up_proj"}
@@ -66,7 +66,7 @@ class Checkpoint:
     half_bytes: int  # those of them that are 16-bit floats
     header_digest: str
     tensors: int  # in all files
-    levels: tuple[int, ...] | None = None  # bits that a store has its experts at; None: they are not packed
+    store: Description | None = None  # None: the experts are not packed
 
     @classmethod
     def open(cls, path: str | Path, *, to_pack: bool = False) -> Checkpoint:
@@ -98,13 +98,14 @@ class Checkpoint:
             streamed = [
                 (tensors[name].dtype, tensors[name].nbytes) for layer in description.layers for name in layer.tensors
             ]
-        resident = [(entry.dtype, entry.nbytes) for entry in kept.values()]
+        resident = [  # mlx-lm widens FP8 to bfloat16 when it opens it
+            ("BF16", 2 * entry.nbytes) if entry.dtype == FP8 else (entry.dtype, entry.nbytes) for entry in kept.values()
+        ]
         total, half = (
             sum(n for dtype, n in resident if dtype in kind) - sum(n for dtype, n in streamed if dtype in kind)
             for kind in (ITEM_BYTES, HALF)
         )
-        levels = None if description is None else description.levels
-        checkpoint = cls(path, config, files, layers, total, half, digest.hexdigest(), len(tensors), levels)
+        checkpoint = cls(path, config, files, layers, total, half, digest.hexdigest(), len(tensors), description)
         if not layers:
             raise CheckpointError(
                 f"checkpoint {path} ({checkpoint.architecture}) has no routed experts that can be streamed; "
@@ -115,9 +116,14 @@ class Checkpoint:
                 continue
             if description is None:
                 layer.check()
-            _agrees_with_config(path, layer, text, config.get("quantization") if description is None else None)
+            agrees_with_config(path, layer, text, config.get("quantization") if description is None else None)
         _layers_complete(path, layers, text)
         return checkpoint
+
+    @property
+    def levels(self) -> tuple[int, ...] | None:
+        """Bits that a store has its experts at; None: they are not packed."""
+        return None if self.store is None else self.store.levels
 
     @property
     def architecture(self) -> str:
@@ -328,7 +334,7 @@ def _streamable(path: Path, name: str, tensor: str, entry: Entry, least_dims: in
         raise CheckpointError(f"checkpoint {path}: {name} ({entry.dtype}) cannot be streamed in place; {CONVERT}")
 
 
-def _agrees_with_config(path: Path, layer: ExpertLayer, text: dict[str, Any], quantization: dict[str, Any] | None) -> None:
+def agrees_with_config(path: Path, layer: ExpertLayer, text: dict[str, Any], quantization: dict[str, Any] | None) -> None:
     """Numbers that config.json gives are those of the shapes; it may leave any of them out."""
     first, last = ("fc1", "fc2") if "fc1" in layer.projections else ("up_proj", "down_proj")
     inner_keys = INNER_KEYS if any(text.get(key) for key in INNER_KEYS) else ("intermediate_size",)

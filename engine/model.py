@@ -27,7 +27,7 @@ from .knobs import CACHE_DEPENDENT, Knobs
 from .plan import BankPlan, compute_dtype
 from .prefetch import prefetch_of
 from .reader import Reader
-from .slots import Bank
+from .slots import STORED, Bank
 from .stats import Stats
 from .switch import GatedSwitch, LayerStream, Run, StreamingSwitch
 from .window import Windows
@@ -35,7 +35,7 @@ from .window import Windows
 
 def open_model(source: Checkpoint) -> nn.Module:
     try:
-        classes = _get_classes if source.levels is None else _without_experts
+        classes = functools.partial(_without_experts, source) if source.store is not None else _get_classes
         config = {key: source.config[key] for key in (*TOP_K_KEYS, "text_config") if key in source.config}  # of the knob
         model, _ = load_model(source.path, lazy=True, model_config=config, get_model_classes=classes)
         model(mx.array([[0]]), cache=make_prompt_cache(model))  # computes nothing, but here shapes show that do not fit
@@ -47,17 +47,35 @@ def open_model(source: Checkpoint) -> nn.Module:
     return model
 
 
-def _without_experts(config: dict[str, Any]) -> tuple[type[nn.Module], type]:
+def _without_experts(source: Checkpoint, config: dict[str, Any]) -> tuple[type[nn.Module], type]:
     """mlx-lm's classes for a store: the switches' weights, which no file that mlx-lm opens has, stay as they were made; they
-    are never computed. All others must be there."""
+    are never computed. All others must be there.
+
+    What mlx-lm renames and converts on the way may depend on names of experts' tensors being there. Zeros under the names
+    that the checkpoint had them by go that way with the others, and are dropped at its end."""
+    assert source.store is not None
+    tensors = source.store.source_tensors
     model_class, args_class = _get_classes(config)
 
     class Opened(model_class):  # type: ignore[misc, valid-type]
+        def sanitize(self, weights: dict[str, mx.array]) -> dict[str, mx.array]:
+            if not hasattr(super(), "sanitize"):
+                return weights
+            zeros: dict[str, mx.array] = {}
+            for t in tensors:
+                value = mx.zeros(t.shape, STORED.get(t.dtype, mx.uint8))  # FP8 comes as bytes
+                zeros |= dict.fromkeys([t.name.replace("*", str(n)) for n in range(t.experts)] or [t.name], value)
+            cleaned = super().sanitize({**zeros, **weights})
+            paths = self._switch_paths()
+            return {name: value for name, value in cleaned.items() if not name.startswith(paths)}
+
         def load_weights(self, weights: Any, strict: bool = True) -> Any:
-            paths = tuple(f"{path}." for path, m in self.named_modules() if isinstance(m, SwitchGLU | SwitchMLP))
             parameters: Any = tree_flatten(self.parameters())
-            made = [(name, value) for name, value in parameters if name.startswith(paths)]
+            made = [(name, value) for name, value in parameters if name.startswith(self._switch_paths())]
             return super().load_weights([*made, *weights], strict)
+
+        def _switch_paths(self) -> tuple[str, ...]:
+            return tuple(f"{path}." for path, m in self.named_modules() if isinstance(m, SwitchGLU | SwitchMLP))
 
     return Opened, args_class
 

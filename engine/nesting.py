@@ -14,12 +14,13 @@ MLX packs codes of any width as one little-endian stream of bits (mx.quantize).
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 
 BLOCK = 32  # columns within which the order changes
 CHUNK = 1 << 15  # words put together at a time: what that takes stays in the cache
-UNIT_BYTES = {2: 1, 3: 3, 4: 1, 5: 5, 6: 3}  # by width: the fewest bytes that hold a whole number of codes
-WORD = {1: np.uint8, 3: np.uint32, 5: np.uint64}
+UNITS = {2: 4, 3: 8, 4: 2, 5: 8, 6: 4}  # by width: the fewest codes, a power of two, that fill whole bytes
 
 
 def _words(stream: np.ndarray, bits: int) -> np.ndarray:
@@ -103,28 +104,33 @@ def unpack(stream: np.ndarray, bits: int) -> np.ndarray:
     """The codes of a stream (uint8 [bytes]) of `bits`-bit codes, uint8 [codes]."""
     if bits == 8:
         return stream
-    unit = UNIT_BYTES[bits]
-    parts = stream.reshape(-1, unit)
-    words = parts[:, 0].astype(WORD[unit])
-    for byte in range(1, unit):
-        words |= np.left_shift(parts[:, byte], 8 * byte, dtype=words.dtype)
-    codes = np.empty((len(words), 8 * unit // bits), np.uint8)
-    for n in range(codes.shape[1]):
-        np.right_shift(words, words.dtype.type(n * bits), out=codes[:, n], casting="unsafe")
-    codes &= np.uint8((1 << bits) - 1)
-    return codes.reshape(-1)
+    codes = UNITS[bits]
+    units = np.zeros((stream.size * 8 // (bits * codes), codes), np.uint8)
+    units[:, : codes * bits // 8] = stream.reshape(len(units), -1)
+    words = units.view(f"<u{codes}").reshape(-1)
+    for low, high, gap in reversed(_moves(bits)):
+        words = (words & low) | ((words & high) << gap)
+    return words.view(np.uint8)
 
 
 def pack(codes: np.ndarray, bits: int) -> np.ndarray:
     """Undo `unpack`; all codes must be below 2^bits."""
     if bits == 8:
         return codes
-    unit = UNIT_BYTES[bits]
-    parts = codes.reshape(-1, 8 * unit // bits)
-    words = parts[:, 0].astype(WORD[unit])
-    for n in range(1, parts.shape[1]):
-        words |= np.left_shift(parts[:, n], n * bits, dtype=words.dtype)
-    out = np.empty((len(words), unit), np.uint8)
-    for byte in range(unit):
-        np.right_shift(words, words.dtype.type(8 * byte), out=out[:, byte], casting="unsafe")
-    return out.reshape(-1)
+    words = codes.view(f"<u{UNITS[bits]}")
+    for low, high, gap in _moves(bits):
+        words = (words & low) | ((words >> gap) & high)
+    return np.ascontiguousarray(words.view(np.uint8).reshape(len(words), -1)[:, : UNITS[bits] * bits // 8]).reshape(-1)
+
+
+@functools.cache
+def _moves(bits: int) -> list[tuple[np.unsignedinteger, np.unsignedinteger, np.unsignedinteger]]:
+    """How a unit of codes with a byte each in a word comes together: of neighbouring runs of codes, each time twice as long,
+    the upper one (a mask of where it goes) moves down to the lower one (a mask of where it is) by a number of bits."""
+    codes, moves, run = UNITS[bits], [], 1
+    word = np.dtype(f"<u{codes}").type
+    while run < codes:
+        low = sum(((1 << (run * bits)) - 1) << at for at in range(0, 8 * codes, 16 * run))
+        moves.append((word(low), word(low << (run * bits)), word(run * (8 - bits))))
+        run *= 2
+    return moves

@@ -86,7 +86,7 @@ class SourceLayer:
             )  # fmt: skip
             if mode == "fp8":
                 self._check_blocks(name, weight)
-        return found
+        return self._sound(found)
 
     def _interleaved(self) -> dict[str, Kind]:
         found = {}
@@ -103,7 +103,33 @@ class SourceLayer:
                 size = self._group_size(part, groups * 32)
                 dtype = None if bias is None else bias.dtype
                 found[part] = Kind(rows // len(parts), groups * 32, "mxfp4", 16, size, "BF16", False, dtype)
-        return found
+        return self._sound(found)
+
+    def _sound(self, kinds: dict[str, Kind]) -> dict[str, Kind]:
+        """Raises `CheckpointError` unless the projections fit; opening has not checked what can only be packed."""
+        last = kinds.get("down_proj") or kinds.get("fc2")
+        first = [kind for kind in kinds.values() if kind is not last]
+        names = set(kinds) in ({"gate_proj", "up_proj", "down_proj"}, {"fc1", "fc2"})
+        sizes = names and last is not None and all((k.rows, k.columns) == (last.columns, last.rows) for k in first)
+        if not sizes or any(len(t.file) != self.layer.experts for t in self.layer.tensors) or not self._all_whole(kinds):
+            described = ", ".join(f"{t.name} {t.dtype} {[len(t.file), *t.shape]}" for t in self.layer.tensors)
+            raise CheckpointError(
+                f"{self.layer.block} has {described}: they do not fit each other; copy the checkpoint again"
+            )
+        return kinds
+
+    def _all_whole(self, kinds: dict[str, Kind]) -> bool:
+        """Whether biases have a float a row, and what is not quantized has all its columns."""
+        for name, kind in kinds.items():
+            bias, parts = self.layer.tensor(f"{name}.bias"), 1
+            if self._gate_with_up(name):
+                bias, parts = self.layer.tensor("gate_up_proj.bias"), 2
+            weight = self.layer.tensor(f"{name}.weight")
+            if bias is not None and (bias.dtype not in FLOATS or bias.shape != (kind.rows * parts,)):
+                return False
+            if kind.mode in ("fp8", "float") and (weight is None or weight.shape != (kind.rows, kind.columns)):
+                return False
+        return True
 
     def _check_blocks(self, name: str, weight: ExpertTensor) -> None:
         scales = self._tensor(name, FP8_SCALES)
@@ -126,46 +152,58 @@ class SourceLayer:
             raise CheckpointError(f"{self.layer.block}.{projection} has no {tensor}; copy the missing shards")
         return found
 
-    def decoded(self, stored: dict[str, np.ndarray]) -> dict[str, tuple[Codes | np.ndarray, np.ndarray | None]]:
-        """The projections of an expert whose tensors are `stored` (name -> uint8 [bytes]): codes or float32 weights
-        [rows, columns], and the stored bytes of the linear layer's own bias."""
-        if "gate_up_proj.blocks" in stored:
-            stored = self._taken_apart(stored)
-        return {name: (self._numbers(name, kind, stored), stored.get(f"{name}.bias")) for name, kind in self.kinds.items()}
+    def tensors(self, projection: str) -> tuple[ExpertTensor, ...]:
+        """The stored tensors that a projection is made of."""
+        name = "gate_up_proj" if self._gate_with_up(projection) else projection
+        return tuple(t for t in self.layer.tensors if t.projection == name)
 
-    def _taken_apart(self, stored: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """gpt_oss's tensors under the names of others, the rows of gate and up, which come in turns, apart."""
-        out = {}
-        for name, raw in stored.items():
-            projection, _, tensor = name.partition(".")
-            tensor = "weight" if tensor == "blocks" else tensor
-            if projection == "down_proj":
-                out[f"down_proj.{tensor}"] = raw
-                continue
-            turns = raw.reshape(self.kinds["gate_proj"].rows, 2, -1)
-            for n, part in enumerate(("gate_proj", "up_proj")):
-                out[f"{part}.{tensor}"] = np.ascontiguousarray(turns[:, n]).reshape(-1)
-        return out
+    def bias(self, projection: str, stored: dict[str, np.ndarray]) -> np.ndarray | None:
+        """The linear layer's own bias as it is stored (uint8 [bytes]), if it has one."""
+        name = "gate_up_proj" if self._gate_with_up(projection) else projection
+        found = stored.get(f"{name}.bias")
+        if found is None or not self._gate_with_up(projection):
+            return found
+        return np.ascontiguousarray(self._turn(projection, found)).reshape(-1)
 
-    def _numbers(self, name: str, kind: Kind, stored: dict[str, np.ndarray]) -> Codes | np.ndarray:
-        weight, scales, shape = stored[f"{name}.weight"], stored.get(f"{name}.scales"), (kind.rows, kind.columns)
+    def rows(self, projection: str, stored: dict[str, np.ndarray], begin: int, end: int) -> Codes | np.ndarray:
+        """Rows `begin` to `end` of a projection of the expert whose tensors are `stored` (name -> uint8 [bytes]): codes, or
+        float32 weights [rows, columns]."""
+        kind = self.kinds[projection]
+        shape = (end - begin, kind.columns)
+        if self.layer.tensor(f"{projection}.blocks") is not None or self._gate_with_up(projection):
+            weight = self._mxfp4(projection, stored, "blocks", begin, end)
+            scales = self._mxfp4(projection, stored, "scales", begin, end)
+        else:
+            weight = stored[f"{projection}.weight"].reshape(kind.rows, -1)[begin:end].reshape(-1)
+            scales = stored.get(f"{projection}.scales", np.empty(0, np.uint8)).reshape(kind.rows, -1)[begin:end].reshape(-1)
         if kind.mode == "affine":
-            assert scales is not None
-            biases = stored.get(f"{name}.biases")
-            return Codes(
-                weight, kind.bits, from_bytes(scales, kind.dtype),
-                None if biases is None else from_bytes(biases, kind.dtype),
-            )  # fmt: skip
+            biases = stored.get(f"{projection}.biases")
+            if biases is not None:
+                biases = from_bytes(biases.reshape(kind.rows, -1)[begin:end].reshape(-1), kind.dtype)
+            return Codes(weight, kind.bits, from_bytes(scales, kind.dtype), biases)
         if kind.mode == "float":
-            return from_bytes(weight, self._tensor(name, "weight").dtype).reshape(shape)
+            return from_bytes(weight, self._tensor(projection, "weight").dtype).reshape(shape)
         if kind.mode == "fp8":
-            tensor = self._tensor(name, FP8_SCALES)
+            tensor = self._tensor(projection, FP8_SCALES)
             factors = from_bytes(stored[tensor.name], tensor.dtype).reshape(tensor.shape)
-            for axis, size in enumerate(self._block_size):
-                factors = np.repeat(factors, size, axis=axis)
-            values = E4M3[weight].reshape(shape) * factors[: shape[0], : shape[1]]
-            return to_dtype(values, "BF16").reshape(shape)  # as mlx-lm converts it
-        assert scales is not None
-        values = E4M3[weight] if kind.mode == "mxfp8" else E2M1[unpack(weight, 4)]
+            high, wide = self._block_size
+            factors = np.repeat(factors[np.arange(begin, end) // high], wide, axis=1)[:, : kind.columns]
+            return to_dtype(E4M3.take(weight).reshape(shape) * factors, "BF16").reshape(shape)  # as mlx-lm converts it
+        values = E4M3.take(weight) if kind.mode == "mxfp8" else E2M1.take(unpack(weight, 4))
         factors = E4M3[scales] if kind.mode == "nvfp4" else np.exp2(scales.astype(np.float32) - 127)
         return (values.reshape(len(factors), -1) * factors[:, None]).reshape(shape)
+
+    def _gate_with_up(self, projection: str) -> bool:
+        """Whether the rows of gate and up come in turns, in one tensor."""
+        return projection != "down_proj" and self.layer.tensor("gate_up_proj.blocks") is not None
+
+    def _turn(self, projection: str, stored: np.ndarray) -> np.ndarray:
+        """A projection's own rows of a tensor whose rows come in turns: uint8 [rows, bytes]."""
+        return stored.reshape(self.kinds[projection].rows, 2, -1)[:, ("gate_proj", "up_proj").index(projection)]
+
+    def _mxfp4(self, projection: str, stored: dict[str, np.ndarray], tensor: str, begin: int, end: int) -> np.ndarray:
+        if self._gate_with_up(projection):
+            own = self._turn(projection, stored[f"gate_up_proj.{tensor}"])
+        else:
+            own = stored[f"{projection}.{tensor}"].reshape(self.kinds[projection].rows, -1)
+        return np.ascontiguousarray(own[begin:end]).reshape(-1)

@@ -9,9 +9,9 @@ expert at the lowest level (2 bits, say), the whole is the highest level. A leve
 
 Each level has twice the bits of the one before, and its codes are put together from two streams (`engine.nesting`). In a
 folder with the resident tensors, config and tokenizer, `store.json` says what lies where; the records of a layer are one
-tensor `BLOCK.experts.records` (uint8 [experts, bytes]) of an ordinary safetensors file, beside `checksums` (uint32
-[experts, sections], CRC-32) and `errors` (float64 [experts, projections, levels]: squared error of the weights relative to
-their squares).
+tensor `BLOCK.experts.records` (uint8 [experts, bytes]) of an ordinary safetensors file, beside `errors` (float64 [experts,
+projections, levels]: squared error of the weights relative to their squares) and `checksums` (uint32 [experts, sections
++ 1], CRC-32; the last is that of the expert's errors). The file's header names the store that it belongs to.
 """
 
 from __future__ import annotations
@@ -31,14 +31,16 @@ from typing import Any
 import numpy as np
 
 from .errors import CheckpointError, first_line
-from .experts import INT4_BITS, INT4_ZERO, ExpertLayer, ExpertTensor
+from .experts import AFFINE_GROUPS, FLOATS, INT4_BITS, INT4_ZERO, ExpertLayer, ExpertTensor
 from .headers import ITEM_BYTES, Entry
 from .nesting import column_order
 
-FORMAT = 1
+FORMAT = 2
 NAME = "store.json"
 PAGE = 4096
 CHAINS = ((2, 4), (3, 6), (4, 8), (2, 4, 8))
+DIGITS = 16  # of a digest
+NOBODY = "0" * DIGITS
 
 
 @dataclass(frozen=True)
@@ -118,24 +120,39 @@ class Layer:
         return {
             base + "records": ("U8", (self.experts, self.record_bytes)),
             base + "errors": ("F64", (self.experts, len(self.projections), len(self.levels))),
-            base + "checksums": ("U32", (self.experts, len(self.sections))),
+            base + "checksums": ("U32", (self.experts, len(self.sections) + 1)),
         }
 
-    @cached_property
-    def header(self) -> bytes:
-        """What the file begins with, filled up so that the data begin with a page."""
+    def header(self, store: str) -> bytes:
+        """What the file begins with, filled up so that the data begin with a page; `store` is the description's digest."""
         entries, at = {}, 0
         for name, (dtype, shape) in self.tensors.items():
             end = at + math.prod(shape) * ITEM_BYTES[dtype]
             entries[name] = {"dtype": dtype, "shape": shape, "data_offsets": [at, end]}
             at = end
-        described = json.dumps({"__metadata__": {"format": "headrace records"}, **entries}).encode()
+        described = json.dumps({"__metadata__": {"format": "headrace records", "store": store}, **entries}).encode()
         length = -(-(8 + len(described)) // PAGE) * PAGE - 8
         return length.to_bytes(8, "little") + described.ljust(length)
 
+    def opened(self) -> ExpertLayer:
+        """Its experts at the highest level as tensors, without a file: shapes and types are right, places are not."""
+        records = Records(self, Path(self.file), *(Entry(dtype, shape, 0, 0) for dtype, shape in self.tensors.values()))
+        return records.layer(dict.fromkeys((p.name for p in self.projections), self.levels[-1]))
+
     @property
     def file_bytes(self) -> int:
-        return len(self.header) + sum(math.prod(shape) * ITEM_BYTES[dtype] for dtype, shape in self.tensors.values())
+        return len(self.header(NOBODY)) + sum(math.prod(shape) * ITEM_BYTES[dtype] for dtype, shape in self.tensors.values())
+
+
+@dataclass(frozen=True)
+class SourceTensor:
+    """A tensor of experts as the checkpoint had it. Where each expert has one of its own, `experts` is how many there are,
+    and `*` stands in the name for the expert's number."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    experts: int = 0
 
 
 @dataclass(frozen=True)
@@ -144,43 +161,84 @@ class Description:
 
     levels: tuple[int, ...]
     source: str  # fingerprint of the checkpoint that was packed
+    source_tensors: tuple[SourceTensor, ...]  # mlx-lm looks at their names when it opens what is left
     layers: tuple[Layer, ...]
 
-    def as_json(self) -> str:
+    @cached_property
+    def content(self) -> dict[str, Any]:
         layers = [
             {"block": layer.block, "file": layer.file, "experts": layer.experts,
              "projections": [asdict(p) for p in layer.projections]}
             for layer in self.layers
         ]  # fmt: skip
-        content = {"format": FORMAT, "levels": list(self.levels), "source": self.source, "layers": layers}
-        return json.dumps({**content, "digest": _digest(content)}, indent=1) + "\n"
+        source_tensors = [[t.name, t.dtype, list(t.shape), t.experts] for t in self.source_tensors]
+        return {
+            "format": FORMAT, "levels": list(self.levels), "source": self.source, "layers": layers,
+            "source_tensors": source_tensors,
+        }  # fmt: skip
+
+    @cached_property
+    def digest(self) -> str:
+        """What the store is told from every other by."""
+        return _digest(self.content)
+
+    def as_json(self) -> str:
+        return json.dumps({**self.content, "digest": self.digest}, indent=1) + "\n"
 
 
 def _digest(content: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:DIGITS]
 
 
 def read_description(path: Path) -> Description | None:
     """The description in the folder `path`, None if it is no store. Raises `CheckpointError` for another version of the
     format and for a damaged file."""
     file = path / NAME
-    if not file.exists():
-        return None
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-        version, digest = content["format"], content.pop("digest")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError, RecursionError) as e:
         raise CheckpointError(f"{file} is damaged ({first_line(e)}); copy it again, or pack the model again") from e
-    if version != FORMAT:
+    version, digest = (content.get(key) if isinstance(content, dict) else None for key in ("format", "digest"))
+    if type(version) is int and version != FORMAT:
         raise CheckpointError(f"{file} is of format {version}, this version reads {FORMAT}; pack the model again")
-    if digest != _digest(content):
-        raise CheckpointError(f"{file} is damaged (its digest is not {digest}); copy it again, or pack the model again")
+    if version is None or digest != _digest({key: content[key] for key in content if key != "digest"}):
+        raise CheckpointError(
+            f"{file} is damaged (its digest is not {digest!s:.{DIGITS}}); copy it again, or pack the model again"
+        )
+    try:
+        return _described(content)
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as e:
+        raise CheckpointError(f"{file} describes no store ({first_line(e)}); pack the model again") from e
+
+
+def _described(content: dict[str, Any]) -> Description:
+    """The description in the content of a file; an error of Python's if it makes no sense."""
     levels = tuple(content["levels"])
+    check_chain(levels)
     layers = tuple(
         Layer(found["block"], found["file"], found["experts"], tuple(Projection(**p) for p in found["projections"]), levels)
         for found in content["layers"]
     )
-    return Description(levels, content["source"], layers)
+    for layer in layers:
+        names = {p.name for p in layer.projections}
+        counts = [layer.experts, *(n for p in layer.projections for n in (p.rows, p.columns))]
+        if not (
+            names in ({"gate_proj", "up_proj", "down_proj"}, {"fc1", "fc2"}) and len(layer.projections) == len(names)
+            and all(type(n) is int and 0 < n < 1 << 31 for n in counts) and Path(layer.file).name == layer.file
+            and all(
+                p.group_size in AFFINE_GROUPS and p.columns % p.group_size == 0 and p.dtype in FLOATS
+                and p.bias in (None, *FLOATS) and {type(p.symmetric), type(p.exact)} == {bool}
+                for p in layer.projections
+            )
+        ):  # fmt: skip
+            raise ValueError(f"{layer.block!s:.80} has impossible projections")
+    tensors = tuple(
+        SourceTensor(str(name), str(dtype), tuple(shape), experts)
+        for name, dtype, shape, experts in content["source_tensors"]
+    )
+    return Description(levels, str(content["source"]), tensors, layers)
 
 
 def layer_files(path: Path, description: Description) -> tuple[Path, ...]:
@@ -197,19 +255,18 @@ def layer_files(path: Path, description: Description) -> tuple[Path, ...]:
 
 def open_layers(description: Description, tensors: dict[str, Entry], files: tuple[Path, ...]) -> tuple[ExpertLayer, ...]:
     """The layers of experts at the highest level, from the headers of the `files`, which `tensors` numbers. Raises
-    `CheckpointError` if they do not have what the description says."""
+    `CheckpointError` if a layer's file is not the one that was packed with this description."""
     out = []
+    named = {file.name: file for file in files}
     for layer in description.layers:
-        for name, (dtype, shape) in layer.tensors.items():
-            entry = tensors.get(name)
-            if entry is None or (entry.dtype, entry.shape) != (dtype, shape) or files[entry.file].name != layer.file:
-                has = "nothing" if entry is None else f"{entry.dtype} {list(entry.shape)}"
+        file, header = named[layer.file], layer.header(description.digest)
+        with open(file, "rb") as f:
+            if f.read(len(header)) != header:
                 raise CheckpointError(
-                    f"{files[0].parent / layer.file} has {has} for {name}, not {dtype} {list(shape)}: it is another "
-                    "store's; copy it again, or pack the model again"
+                    f"{file} is not of this store: its header is another one; copy it again, or pack the model again"
                 )
         records, errors, checksums = (tensors[name] for name in layer.tensors)
-        found = Records(layer, files[records.file], records, errors, checksums)
+        found = Records(layer, file, records, errors, checksums)
         out.append(found.layer(dict.fromkeys((p.name for p in layer.projections), description.levels[-1])))
     return tuple(out)
 
@@ -227,7 +284,7 @@ class Records:
 
     @cached_property
     def checksums(self) -> np.ndarray:
-        """uint32 [experts, sections]"""
+        """uint32 [experts, sections + 1]; the last is that of the errors."""
         return self._load(self._checksums, np.uint32)
 
     @cached_property
@@ -236,14 +293,16 @@ class Records:
         return self._load(self._errors, np.float64)
 
     def damage(self, fd: int, expert: int) -> list[str]:
-        """Read a whole record and compare its checksums: a line for each section that is not what was packed."""
+        """Read a whole record and compare its checksums: a line for each part that is not what was packed."""
         at = self._records.offset + expert * self._layer.record_bytes
-        record = os.pread(fd, self._layer.used_bytes, at)
-        return [
-            f"{self.file.name}: {self._layer.block} expert {expert}, {self.section_name(number)} is damaged"
-            for number, s in enumerate(self._layer.sections)
-            if zlib.crc32(memoryview(record)[s.offset : s.offset + s.nbytes]) != self.checksums[expert, number]
-        ]
+        record = memoryview(os.pread(fd, self._layer.record_bytes, at))
+        parts = [record[s.offset : s.offset + s.nbytes] for s in self._layer.sections]
+        sums = [*map(zlib.crc32, parts), zlib.crc32(self.errors[expert].tobytes())]
+        names = [*map(self.section_name, range(len(parts))), "the figures of its errors"]
+        bad = [name for name, found, packed in zip(names, sums, self.checksums[expert], strict=True) if found != packed]
+        if any(record[self._layer.used_bytes :]):
+            bad.append("what fills its last page")
+        return [f"{self.file.name}: {self._layer.block} expert {expert}: {name} is damaged" for name in bad]
 
     def section_name(self, number: int) -> str:
         """What a section is, for people: `gate_proj scales of 2 bits`."""
