@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from .errors import CheckpointError, KnobError
-from .experts import CONVERT, FLOATS, FP8, FP8_SCALES, INT4_ZERO, MLX_TYPES, ExpertLayer, ExpertTensor
+from .experts import CONVERT, FLOATS, FP8, FP8_SCALES, INT4_ZERO, MLX_TYPES, PACK, ExpertLayer, ExpertTensor
 from .headers import ITEM_BYTES, Entry, read_headers
 from .store import Description, layer_files, open_layers, read_description
 
@@ -282,8 +282,9 @@ def _expert_layers(path: Path, architecture: str, tensors: dict[str, Entry], *, 
         elif m := GRANITE.match(name) or FUSED.match(name):
             halves = HALVES.get(m["part"], ()) if m.re is GRANITE or architecture in GATE_ABOVE_UP else ()
             if not halves or len(entry.shape) != 3 or entry.shape[1] % len(halves):
+                remedy = PACK if MXFP4_BLOCKS.match(name) else CONVERT
                 raise CheckpointError(
-                    f"checkpoint {path}: {name} is not one byte range an expert and cannot be streamed in place; {CONVERT}"
+                    f"checkpoint {path}: {name} is not one byte range an expert and cannot be streamed in place; {remedy}"
                 )
             _streamable(path, name, "weight", entry)
             stacked[m["block"]] += [_slices(half, "weight", entry, n, len(halves)) for n, half in enumerate(halves)]
@@ -331,7 +332,8 @@ def _streamable(path: Path, name: str, tensor: str, entry: Entry, least_dims: in
     known = tensor in ("weight", "scales", "biases", "bias", *COMPRESSED)
     dtypes = ("I32",) if tensor == "weight_packed" else MLX_TYPES
     if not known or entry.dtype not in dtypes or len(entry.shape) < least_dims or 0 in entry.shape:
-        raise CheckpointError(f"checkpoint {path}: {name} ({entry.dtype}) cannot be streamed in place; {CONVERT}")
+        remedy = PACK if entry.dtype == FP8 or tensor == FP8_SCALES else CONVERT
+        raise CheckpointError(f"checkpoint {path}: {name} ({entry.dtype}) cannot be streamed in place; {remedy}")
 
 
 def agrees_with_config(path: Path, layer: ExpertLayer, text: dict[str, Any], quantization: dict[str, Any] | None) -> None:

@@ -62,7 +62,8 @@ def load(checkpoint: str | Path, knobs: Knobs | None = None) -> Engine:
     """
     knobs = knobs or Knobs()
     source = Checkpoint.open(checkpoint).with_top_k(knobs.top_k)
-    streamed = knobs.streams or source.levels is not None  # a store's experts are ours to read, wherever they stay
+    # A store's experts are ours to read, wherever they stay; what has no checksums is refused by the plan.
+    streamed = knobs.streams or knobs.verify_reads or source.levels is not None
     bits = plan_bits(source, knobs)
     plans = plan_banks(source, knobs, bits) if streamed else []
     _refuse_too_large(source, knobs)

@@ -27,6 +27,7 @@ FLOAT_MODES = {(4, 32): "mxfp4", (8, 32): "mxfp8", (4, 16): "nvfp4"}  # bits and
 INT4_BITS, INT4_ZERO = 4, 8.0  # compressed-tensors INT4: no zero points are stored, this is the code of a zero weight
 FP8, FP8_SCALES = "F8_E4M3", "weight_scale_inv"  # DeepSeek's: weights in blocks, each with a scale
 CONVERT = "convert the model with mlx_lm.convert"
+PACK = "pack the model first (python -m engine pack)"
 
 
 @dataclass(frozen=True)

@@ -285,7 +285,8 @@ class Knobs:
 LOSSY = tuple(f.name for f in dataclasses.fields(Knobs) if not f.metadata["lossless"])
 CACHE_DEPENDENT = tuple(f.name for f in dataclasses.fields(Knobs) if f.metadata["by_cache"])
 # What has no effect while every expert is resident.
-STREAMING = tuple(n for n in Knobs.names() if n in CACHE_DEPENDENT or n not in (*LOSSY, "cache_gb", "prefill_chunk"))
+WHILE_RESIDENT = (*LOSSY, "cache_gb", "prefill_chunk", "verify_reads")
+STREAMING = tuple(n for n in Knobs.names() if n in CACHE_DEPENDENT or n not in WHILE_RESIDENT)
 
 
 def _typed(name: str, annotation: str, value: Any) -> Any:

@@ -10,7 +10,9 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from tiny import make, make_int4, make_original
+from tiny import make, make_fp8, make_gpt_oss_original, make_int4, make_original
+
+from engine.pack import pack_store
 
 
 @pytest.fixture(autouse=True)
@@ -22,7 +24,7 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """`checkpoint(family, bits=None, per_expert=False, group_size=32)`: the folder of a tiny random checkpoint, made on
-    first use. `bits` may also be "original", as the hub has it, or "int4", as Kimi K2.5's is."""
+    first use. `bits` may also be "original", as the hub has it, "int4", as Kimi K2.5's is, or "fp8", as DeepSeek's are."""
     made: dict[tuple[object, ...], Path] = {}
 
     def get(
@@ -31,10 +33,26 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
         key = (family, bits, per_expert, group_size)
         if key not in made:
             path = tmp_path_factory.mktemp("checkpoint") / f"{family}-{bits or 'bf16'}"
-            if bits in ("original", "int4"):
-                made[key] = (make_original if bits == "original" else make_int4)(path, family)
+            if (family, bits) == ("gpt_oss", "original"):
+                made[key] = make_gpt_oss_original(path)
+            elif bits in ("original", "int4", "fp8"):
+                made[key] = {"original": make_original, "int4": make_int4, "fp8": make_fp8}[str(bits)](path, family)
             else:
                 made[key] = make(path, family, bits=bits, per_expert=per_expert, group_size=group_size)
         return made[key]
+
+    return get
+
+
+@pytest.fixture(scope="session")
+def store(checkpoint: Callable[..., Path]) -> Callable[..., Path]:
+    """`store(family, bits, ..., levels=None)`: the folder of the store packed from such a checkpoint, on first use."""
+
+    def get(*model: object, levels: tuple[int, ...] | None = None) -> Path:
+        source = checkpoint(*model)
+        path = source.with_name(f"{source.name}-store-{'-'.join(map(str, levels or ()))}")
+        if not path.exists():
+            pack_store(source, path, levels)
+        return path
 
     return get

@@ -129,20 +129,21 @@ ORIGINALS = ("deepseek_v2", "deepseek_v3", "glm4_moe", "glm4_moe_lite", "granite
 
 
 def make(
-    path: Path, family: str, *, bits: int | str | None = None, per_expert: bool = False, group_size: int = 32, seed: int = 0
-) -> Path:
+    path: Path, family: str, *, bits: int | str | None = None, per_expert: bool = False, group_size: int = 32, seed: int = 0,
+    sizes: dict[str, int] | None = None, dtype: mx.Dtype = mx.bfloat16,
+) -> Path:  # fmt: skip
     """A checkpoint of `family` in `path`: bf16, affine `bits`, a mode such as "mxfp4", or "mixed" (widths that differ by
     layer and projection); stacked as MLX has it, or one tensor an expert as the hub's originals have it. Its tokenizer
-    has one token a byte."""
+    has one token a byte. `sizes` replace those of the family's configuration."""
     mx.random.seed(seed)
-    config = dict(CONFIGS[family])
+    config = {**CONFIGS[family], **(sizes or {})}
     model_class, args_class = _get_classes(config)
     model = model_class(args_class.from_dict(config))
     # Norms stay 1; the rest is scaled so that activations neither die out nor explode, and routing does not collapse.
     random = [(k, v if "norm" in k else mx.random.normal(v.shape) * (v.shape[-1] ** -0.5 if v.ndim > 1 else 0.1))
               for k, v in tree_flatten(model.parameters())]  # fmt: skip
     model.load_weights(random)
-    model.set_dtype(mx.bfloat16)
+    model.set_dtype(dtype)
     if bits == "mixed":
         model, config = quantize_model(model, config, group_size=group_size, bits=4, quant_predicate=_mixed)
     elif isinstance(bits, str):
@@ -170,10 +171,10 @@ def _mixed(path: str, module: Any) -> bool | dict[str, Any]:
     return {"group_size": 32, "bits": bits, "mode": "affine"}
 
 
-def make_original(path: Path, family: str) -> Path:
+def make_original(path: Path, family: str, sizes: dict[str, int] | None = None) -> Path:
     """The checkpoint that `make` makes in bf16, as originals on the hub have it: what mlx-lm's `sanitize` does is undone,
     and what it drops (multi-token prediction, vision) is there."""
-    make(path, family)
+    make(path, family, sizes=sizes)
     weights = dict(mx.load(str(path / "model.safetensors")))
     if family in ("granitemoe", "qwen3_5_moe"):
         weights = _gate_above_up(weights, *(("input_linear.weight", "output_linear.weight") if family == "granitemoe"
@@ -264,14 +265,46 @@ def make_int4(path: Path, family: str = "kimi_k25") -> Path:
     return path
 
 
+def make_fp8(path: Path, family: str) -> Path:
+    """DeepSeek's own layout: linear layers in FP8 (E4M3) with a scale for each block of 128 x 128, experts among them, all
+    else in bf16; no side of an expert is a multiple of 128."""
+    inner = "intermediate_size" if family == "minimax" else "moe_intermediate_size"
+    make_original(path, family, {"hidden_size": 192, inner: 160})
+    file = path / "model.safetensors"
+    weights = dict(mx.load(str(file)))
+    linear = re.compile(r".*\.(\w+_proj|q_[ab]_proj|kv_a_proj_with_mqa|w[123])\.weight$")
+    for name in [n for n in weights if linear.match(n)]:
+        value = weights[name].astype(mx.float32)
+        rows, columns = (-(-n // 128) for n in value.shape)
+        padded = mx.pad(value, [(0, rows * 128 - value.shape[0]), (0, columns * 128 - value.shape[1])])
+        blocks = padded.reshape(rows, 128, columns, 128)
+        scale = mx.abs(blocks).max(axis=(1, 3)) / 448  # the largest value of E4M3
+        codes = mx.to_fp8(blocks / scale[:, None, :, None]).reshape(padded.shape)
+        weights[name] = codes[: value.shape[0], : value.shape[1]]
+        weights[f"{name}_scale_inv"] = scale
+    write_in_order(file, weights)
+    config = json.loads((path / "config.json").read_text())
+    config["quantization_config"] = {
+        "quant_method": "fp8", "fmt": "e4m3", "activation_scheme": "dynamic", "weight_block_size": [128, 128]
+    }  # fmt: skip
+    (path / "config.json").write_text(json.dumps(config))
+    return path
+
+
 def write_in_order(path: Path, weights: dict[str, mx.array]) -> None:
-    """A safetensors file ordered by name, as the hub's are, so that an expert's tensors touch; MLX's own order is random."""
-    names = {mx.bfloat16: "BF16", mx.float32: "F32", mx.uint32: "U32", mx.int32: "I32", mx.uint8: "U8"}
+    """A safetensors file ordered by name, as the hub's are, so that an expert's tensors touch; MLX's own order is random.
+    Bytes that have block scales are FP8."""
+    names = {mx.bfloat16: "BF16", mx.float16: "F16", mx.float32: "F32", mx.uint32: "U32", mx.int32: "I32", mx.uint8: "U8"}
     header, data = {}, b""
     for name, value in sorted(weights.items()):
         content = np.array(value.view(mx.uint16) if value.dtype == mx.bfloat16 else value).tobytes()
         offsets = [len(data), len(data) + len(content)]
-        header[name] = {"dtype": names[value.dtype], "shape": list(value.shape), "data_offsets": offsets}
+        fp8 = f"{name}_scale_inv" in weights
+        header[name] = {
+            "dtype": "F8_E4M3" if fp8 else names[value.dtype],
+            "shape": list(value.shape),
+            "data_offsets": offsets,
+        }
         data += content
     encoded = json.dumps({"__metadata__": {"format": "mlx"}, **header}).encode()
     path.write_bytes(len(encoded).to_bytes(8, "little") + encoded + data)
