@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parent.parent
 KIMI_MINI = ROOT / "experiments" / "kimi_mini" / "checkpoint"
+LOG_SECONDS = 30  # between lines of progress where there is no terminal
 JUDGE = ROOT / "experiments" / "prompts" / "headrace_v1.yaml"
 JSON_PROMPTS = ROOT / "experiments" / "prompts" / "json_v1.yaml"
 
@@ -271,22 +272,49 @@ def pack(args: argparse.Namespace) -> None:
         for line in bad:
             print(line)
         if bad:
-            raise HeadraceError(
-                f"{path}: {len(bad)} sections of records are damaged; copy their files, or pack the model again"
-            )
-        print(f"{path}: every record is as it was packed")
+            raise HeadraceError(f"{path}: {len(bad)} parts are damaged; copy their files again, or pack the model again")
+        print(f"{path}: everything is as it was packed")
 
 
 @contextmanager
 def _progress(what: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar with bytes, speed and the time left, on stderr."""
+    """From the first bytes on: a bar with speed and time left on a terminal, else, for a log, a line now and then."""
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-    columns = (TextColumn(what), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(what, total=None)
-        yield lambda done, of: bar.update(task, completed=done, total=of)
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield _lines(what)
+        return
+    columns = TextColumn(what), BarColumn(None), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn(compact=True)
+    bar = Progress(*columns, console=console, expand=True)
+    task = bar.add_task(what, total=None)
+
+    def update(done: int, of: int) -> None:
+        bar.update(task, completed=done, total=of)
+        bar.start()
+
+    try:
+        yield update
+    finally:
+        bar.stop()
+
+
+def _lines(what: str) -> Callable[[int, int], None]:
+    begun = told = 0.0
+    first = -1
+
+    def update(done: int, of: int) -> None:
+        nonlocal begun, told, first
+        now = time.monotonic()
+        if first < 0:
+            begun, told, first = now, now, done
+        if now - told >= LOG_SECONDS and done > first:
+            speed, told = (done - first) / (now - begun), now
+            figures = f"{done / GB:.1f} of {of / GB:.1f} GB, {speed / 1e6:.0f} MB/s, {(of - done) / speed / 60:.0f} min left"
+            print(f"{what}: {figures}", file=sys.stderr, flush=True)
+
+    return update
 
 
 def replay(args: argparse.Namespace) -> None:

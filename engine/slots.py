@@ -25,6 +25,7 @@ import numpy as np
 from .checkpoint import FLOATS, ExpertLayer, ExpertTensor
 from .errors import ReadError
 from .evict import SlotTable
+from .grids import to_bytes
 from .nesting import join
 from .reader import Load, Piece, Reader
 from .stats import Stats
@@ -318,7 +319,7 @@ class Bank:
                 biases = self._arrays[f"{projection}.biases"].memory[slot]
                 if scales.dtype == np.uint16:  # bfloat16, which numpy does not know
                     wide = np.left_shift(scales, 16, dtype=np.uint32).view(np.float32) * np.float32(-zero)
-                    np.right_shift(wide.view(np.uint32), 16, out=biases, casting="unsafe")
+                    biases[...] = to_bytes(wide, "BF16").view(np.uint16).reshape(biases.shape)
                 else:
                     np.multiply(scales, -zero, out=biases)
 

@@ -357,7 +357,7 @@ def zero_code(bits: int) -> float:
 def check_chain(levels: tuple[int, ...]) -> None:
     """Raises `CheckpointError` for levels that do not nest."""
     if levels not in CHAINS:
-        known = ", ".join(",".join(map(str, chain)) for chain in CHAINS)
+        known = " or ".join(",".join(map(str, chain)) for chain in CHAINS)
         nested = all(b == 2 * a for a, b in itertools.pairwise(levels)) and len(levels) > 1
         why = "are not widths that MLX computes with" if nested else "do not nest: each must be twice the one before"
         raise CheckpointError(f"--levels {','.join(map(str, levels))} {why}; give one of {known}")

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tiny import make, make_int4
+from tiny import make
 
 from engine import Checkpoint, CheckpointError, HeadraceError, KnobError, Knobs, ReadError, footprint, load
 from engine import pack as packing
@@ -95,7 +95,7 @@ def test_verify_names_every_damaged_part(packed: Path, capsys: pytest.CaptureFix
     lines = [line for line in out.splitlines() if line.endswith("is damaged")]
     named = {f"{layer.records.file.name}: {layer.block} expert {e}: {what} is damaged" for e, what in expected}
     assert status == 2 and set(lines) == {*named, f"{shard.name}: what is not routed experts is damaged"}
-    assert len(lines) == 7 and err.count("\n") == 1 and "7 parts are damaged; copy their files" in err
+    assert len(lines) == 7 and err.count("\n") == 1 and "7 parts are damaged; copy their files again" in err
 
 
 @pytest.mark.parametrize("bits", [2, None])
@@ -114,9 +114,8 @@ def test_a_damaged_record_is_never_computed_with(packed: Path, bits: int | None,
             with pytest.raises(ReadError, match=r"model\.layers\.2\.mlp expert \d+ is damaged: its up_proj scales") as e:
                 engine.logits(TOKENS)
             assert "copy the store's file again" in one_line(e)
-        table = engine.streams[2].banks[0].table
-        assert (table.slot_of < 0).all()  # no slot passes for a hit later
-        assert all(bank.settled for stream in engine.streams for bank in stream.banks)
+        bank = engine.streams[2].banks[0]
+        assert {*np.flatnonzero(bank.table.slot_of >= 0).tolist()} <= bank._coming.keys()  # none passes for a hit later
     with pytest.raises(ReadError, match="up_proj scales"):
         load(packed, Knobs(verify_reads=True, **lossy))
     with load(packed, Knobs.from_mapping(knobs)) as engine:  # not asked for, it is not noticed
@@ -165,7 +164,7 @@ def test_layer_of_another_store(packed: Path, tmp_path: Path, store: Make) -> No
 @pytest.mark.parametrize("at", [3, 8, 100, 4090])
 def test_damaged_header_of_a_layer(packed: Path, at: int) -> None:
     flip(layer_file(packed), at, 1)
-    with pytest.raises(CheckpointError, match=layer_file(packed).name) as e:
+    with pytest.raises(CheckpointError, match=r"experts-0000\d-of-00005") as e:
         load(packed)
     one_line(e)
 
@@ -215,17 +214,17 @@ def test_missing_checksums_of_the_rest(packed: Path) -> None:
 @pytest.mark.parametrize(
     ("levels", "message"),
     [
-        ("2,5", "do not nest: each must be twice the one before; give one of 2,4 3,6 4,8 2,4,8"), ("4", "do not nest"),
-        ("4,2", "do not nest"), ("1,2,4", "are not widths that MLX computes with"), ("8,16", "are not widths"),
-        ("3,6,12", "are not widths"), ("2,2", "do not nest"), ("0,0", "do not nest"),
+        ("2,5", "do not nest: each must be twice the one before; give one of 2,4 or 3,6 or 4,8 or 2,4,8"),
+        ("4", "do not nest"), ("4,2", "do not nest"), ("2,2", "do not nest"), ("0,0", "are not widths"),
+        ("1,2,4", "are not widths that MLX computes with"), ("8,16", "are not widths"), ("3,6,12", "are not widths"),
     ],
 )  # fmt: skip
 def test_levels_that_do_not_nest(
     checkpoint: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str], levels: str, message: str
 ) -> None:
     status, _, err = command(capsys, "pack", checkpoint("qwen3_moe", 4), tmp_path / "store", "--levels", levels)
-    assert (status, err.count("\n")) == (2, 1) and message.replace(" 3", ", 3") or message in err
-    assert f"--levels {levels} {message.partition(':')[0]}" in err and not (tmp_path / "store").exists()
+    assert (status, err.count("\n")) == (2, 1) and f"--levels {levels} {message}" in err
+    assert not (tmp_path / "store").exists()
 
 
 @pytest.mark.parametrize("levels", ["2;4", "", "a,b", "2,,4"])
@@ -389,7 +388,7 @@ pack.pack_store(sys.argv[1], sys.argv[2])
     ("rename", 0), ("rename", 1), ("rename", 3), ("pwrite", 30), ("rename", 6), ("fsync", 12), ("pwrite", 60),
 ])  # fmt: skip
 def test_killed_it_goes_on_where_it_stopped(checkpoint: Make, store: Make, tmp_path: Path, place: str, after: int) -> None:
-    """kill -9 at any point; layers that were finished stay the very files they were, and the store is the same at the end."""
+    """kill -9 at any point: layers that were finished stay the files they were, and the store ends the same."""
     source, path = checkpoint("qwen3_moe", 4), tmp_path / "store"
     process = subprocess.run([sys.executable, "-c", KILLED, source, path, str(after), place], cwd=ROOT, check=False)
     assert process.returncode == -signal.SIGKILL
@@ -481,4 +480,3 @@ def test_description_as_documented(store: Make) -> None:
     names = {t.name for t in described.source_tensors}
     assert "language_model.model.layers.1.mlp.experts.*.gate_proj.weight_packed" in names
     assert {t.experts for t in described.source_tensors} == {16}
-    assert make_int4.__doc__ is not None and "INT4" in make_int4.__doc__
