@@ -15,11 +15,13 @@ MLX packs codes of any width as one little-endian stream of bits (mx.quantize).
 from __future__ import annotations
 
 import functools
+import threading
 
 import numpy as np
 
 BLOCK = 32  # columns within which the order changes
-CHUNK = 1 << 15  # words put together at a time: what that takes stays in the cache
+CHUNK = 1 << 17  # words put together at a time
+_scratch = threading.local()
 UNITS = {2: 4, 3: 8, 4: 2, 5: 8, 6: 4}  # by width: the fewest codes, a power of two, that fill whole bytes
 
 
@@ -41,21 +43,34 @@ def _store(words: np.ndarray, out: np.ndarray) -> None:
         np.right_shift(words, 8 * byte, out=triples[:, byte], casting="unsafe")
 
 
-def _masks(bits: int) -> tuple[np.unsignedinteger, np.unsignedinteger, np.unsignedinteger]:
-    """The lower and upper halves of all codes of a word, and half a code's width."""
-    word = np.uint32 if bits == 6 else np.uint64
-    size, half = (24 if bits == 6 else 64), bits // 2
-    lower = sum(((1 << half) - 1) << at for at in range(0, size, bits))
-    return word(lower), word(lower << half), word(half)
+def _exchange(x: np.ndarray, y: np.ndarray, bits: int, out_x: np.ndarray, out_y: np.ndarray) -> None:
+    """Exchange the upper halves of the codes in `x` with the lower halves of those in `y`, word by word. It undoes itself.
+
+    Few operations on long runs: between any two a thread may have to wait for the interpreter's lock.
+    """
+    word = x.dtype.type
+    half = word(bits // 2)
+    lower = word(sum(((1 << int(half)) - 1) << at for at in range(0, 24 if bits == 6 else 64, bits)))
+    room = getattr(_scratch, "words", None)
+    if room is None:
+        room = _scratch.words = np.empty(CHUNK, np.uint64)
+    for at in range(0, len(x), CHUNK):
+        run = slice(at, at + CHUNK)
+        apart = room.view(word)[: len(x[run])]
+        np.right_shift(x[run], half, out=apart)
+        np.bitwise_xor(apart, y[run], out=apart)
+        np.bitwise_and(apart, lower, out=apart)
+        np.bitwise_xor(y[run], apart, out=out_y[run])
+        np.left_shift(apart, half, out=apart)
+        np.bitwise_xor(x[run], apart, out=out_x[run])
 
 
 def halve(stream: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray]:
     """The upper and the lower stream of a stream of `bits`-bit codes (4, 6 or 8), all uint8 [bytes]; the length must be a
     multiple of 32 codes."""
     words = _words(stream, bits)
-    a, b = words[0::2], words[1::2]
-    lower, upper, half = _masks(bits)
-    high, low = ((a & upper) >> half) | (b & upper), (a & lower) | ((b & lower) << half)
+    high, low = np.empty((2, len(words) // 2), words.dtype)
+    _exchange(words[0::2], words[1::2], bits, low, high)
     if bits != 6:
         return high.view(np.uint8), low.view(np.uint8)
     out = np.empty((2, len(high) * 3), np.uint8)
@@ -66,28 +81,11 @@ def halve(stream: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray]:
 
 def join(high: np.ndarray, low: np.ndarray, bits: int, out: np.ndarray) -> None:
     """Undo `halve` into `out` (uint8 [bytes], as long as both together)."""
-    lower, upper, half = _masks(bits)
+    highs, lows = _words(high, bits), _words(low, bits)
+    words = np.empty(2 * len(highs), highs.dtype) if bits == 6 else out.view("<u8")
+    _exchange(lows, highs, bits, words[0::2], words[1::2])
     if bits == 6:
-        h, w = _words(high, bits), _words(low, bits)
-        words = np.empty(2 * len(h), np.uint32)
-        words[0::2] = ((h & lower) << half) | (w & lower)
-        words[1::2] = (h & upper) | ((w & upper) >> half)
         _store(words, out)
-        return
-    highs, lows, wide = high.view("<u8"), low.view("<u8"), out.view("<u8")
-    a, b = wide[0::2], wide[1::2]
-    first, second = np.empty(CHUNK, np.uint64), np.empty(CHUNK, np.uint64)
-    for at in range(0, len(highs), CHUNK):
-        h, w = highs[at : at + CHUNK], lows[at : at + CHUNK]
-        x, y = first[: len(h)], second[: len(h)]
-        np.bitwise_and(h, lower, out=x)
-        np.left_shift(x, half, out=x)
-        np.bitwise_and(w, lower, out=y)
-        np.bitwise_or(x, y, out=a[at : at + CHUNK])
-        np.bitwise_and(w, upper, out=x)
-        np.right_shift(x, half, out=x)
-        np.bitwise_and(h, upper, out=y)
-        np.bitwise_or(x, y, out=b[at : at + CHUNK])
 
 
 def column_order(bits: int, times: int) -> np.ndarray:
