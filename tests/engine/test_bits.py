@@ -28,6 +28,7 @@ from engine.knobs import BITS_BY
 from engine.pack import pack_store
 from engine.plan import plan_banks, plan_bits
 from engine.profile import Profile
+from engine.store import Description
 
 Make = Callable[..., Path]
 Capture = pytest.CaptureFixture[str]
@@ -56,7 +57,7 @@ def a_plan(source: Checkpoint, by: str, share: float = 0.5, low: int = 2, high: 
 
 def as_store(source: Checkpoint, seed: int = 0) -> Checkpoint:
     """The checkpoint as if it were packed at 2 and 4 bits, with made-up errors."""
-    store = dataclasses.replace(source, levels=(2, 4))
+    store = dataclasses.replace(source, store=Description((2, 4), "made up", (), ()))
     store.__dict__["bit_errors"] = np.random.default_rng(seed).random((*weights_of(source).shape, 2)) * [1.0, 0.1]
     return store
 

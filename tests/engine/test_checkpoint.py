@@ -151,7 +151,7 @@ def test_a_type_that_cannot_be_streamed(damaged: Path) -> None:
     weights = mx.load(str(damaged / "model.safetensors"))
     weights["model.layers.2.mlp.experts.3.up_proj.weight_scale_inv"] = mx.ones((1, 1))
     mx.save_safetensors(str(damaged / "model.safetensors"), weights)
-    with pytest.raises(CheckpointError, match=r"weight_scale_inv \(F32\) cannot be streamed in place; convert"):
+    with pytest.raises(CheckpointError, match=r"weight_scale_inv \(F32\) cannot be streamed in place; pack the model first"):
         Checkpoint.open(damaged)
 
 
@@ -309,7 +309,7 @@ def test_an_original_whose_experts_are_no_byte_ranges(tmp_path: Path) -> None:
     """gpt_oss: mlx-lm opens it, but the rows of gate and up are in turns; one line names the tensor and the remedy."""
     path = make_gpt_oss_original(tmp_path / "gpt_oss")
     load_model(path)
-    with pytest.raises(CheckpointError, match=r"mlp\.experts\.\w+_proj_\w+ is not one byte range.*mlx_lm\.convert") as e:
+    with pytest.raises(CheckpointError, match=r"mlp\.experts\.\w+_proj_\w+ is not one byte range.*pack the model") as e:
         load(path)
     one_line(e)
 

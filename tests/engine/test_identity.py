@@ -183,6 +183,6 @@ def test_a_wrong_expert_is_noticed(
     for cache_gb in cache_sizes(path)[:2]:
         with load(path, Knobs.from_mapping({"cache_gb": cache_gb, "sync_window": sync_window})) as engine:
             bank = engine.streams[0].banks[0]
-            offsets = bank._straight[0][1] if bank._straight else bank._staged[0].offset
+            offsets = bank._straight[0][1] if bank._straight else bank._staged[0].places[0][0].offset
             offsets[:] = np.roll(offsets, 1)
             assert np.max(np.abs(both_phases(engine) - resident_logits(path))) > 1e-3
