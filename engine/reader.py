@@ -139,6 +139,11 @@ class Load:
             self.arrived(dropped, ReadError(f"{self.label} was not read: its load was cancelled"))
         return dropped > 0
 
+    @property
+    def failed(self) -> bool:
+        """It has ended, and not all of it is there."""
+        return self._done.is_set() and self._error is not None
+
     def wait(self) -> None:
         self.join()
         if self._error is not None:

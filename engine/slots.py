@@ -191,8 +191,12 @@ class Bank:
         kept = experts if keep is None else np.union1d(experts, keep)
         if self.table.guessed:
             self._came_true(self.table.guessed.keys() & set(experts.tolist()))
-        if not speculative:
-            for expert in self._coming.keys() & set(experts.tolist()):
+        for expert in self._coming.keys() & set(experts.tolist()):
+            if self._coming[expert][0].failed:  # of an earlier pass, that another error ended: read again
+                del self._coming[expert]
+                self.table.free(expert)
+                self.changed = True
+            elif not speculative:
                 reader.hurry(self._coming[expert][0])
         for expert, slot, victim in self.table.demand(experts, kept):
             if victim in self._coming:
