@@ -26,6 +26,7 @@ class CountingReader:
 
     def __init__(self) -> None:
         self.asked: list[tuple[int, bool]] = []
+        self.broken = False
 
     def submit(
         self, pieces: list[Any], label: str, *, speculative: bool = False, finish: Any = None, layer: int | None = None
@@ -34,7 +35,10 @@ class CountingReader:
         self.asked.append((expert, speculative))
         for piece in pieces:
             piece.into[:] = bytes([expert]) * len(piece.into)
-        return SimpleNamespace(wait=lambda: None, join=lambda: None, cancel=lambda: False, begun=1.0, ended=2.0)
+        failed = self.broken
+        return SimpleNamespace(
+            wait=lambda: None, join=lambda: None, cancel=lambda: False, begun=1.0, ended=2.0, failed=failed
+        )
 
     def hurry(self, load: Any) -> None:
         pass
@@ -79,6 +83,15 @@ def test_what_is_asked_for_is_in_its_slot(bank: Bank, reader: CountingReader) ->
         memory = np.array(bank.inner["up_proj"]["weight"])
         assert all((memory[slot] == expert).all() for slot, expert in zip(slots, wanted, strict=True))
     assert len(reader.asked) < 500
+
+
+def test_what_failed_while_nobody_waited_is_read_again(bank: Bank, reader: CountingReader) -> None:
+    reader.broken = True
+    bank.request(np.array([5]), reader)  # type: ignore[arg-type]
+    reader.broken = False
+    use(bank, reader, 1, 5)
+    use(bank, reader, 2, 5)
+    assert reader.asked == [(5, False)] * 2 and bank.table.slot_of[5] >= 0
 
 
 def test_the_coldest_goes_first(bank: Bank, reader: CountingReader) -> None:
