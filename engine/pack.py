@@ -39,7 +39,7 @@ PARTIAL = ".{}.partial"
 COPIED = (".json", ".txt", ".model", ".jinja", ".py", ".tiktoken", ".md")  # files beside the weights that a store has too
 SHARD_BYTES = 5_000_000_000
 COPY_BYTES = 1 << 20
-AT_ONCE = 1 << 18  # weights: what is computed of them stays in the cache
+AT_ONCE = 1 << 19  # weights: fewer, and threads wait for each other more than they work; more, and memory does
 BLOCK_SIZE = (128, 128)  # of FP8, where config.json does not say
 Progress = Callable[[int, int], None]  # bytes of source done, of how many
 
@@ -443,7 +443,7 @@ def _chosen(projection: Projection, levels: tuple[int, ...], weights: np.ndarray
     """Codes for weights that are not quantized, or not in a way that can be kept."""
     top, weights = levels[-1], weights.reshape(-1, projection.group_size)
     codes, scales, biases, errors = grids.quantize(weights, top, levels[0], projection.dtype)
-    values = weights - biases[:, None]
+    values = np.subtract(weights, biases[:, None], out=grids.memory("at", weights.shape))
     values *= (1 / scales)[:, None]
     sums: list[grids.Sums] = []
     for bits in levels[:-1]:
