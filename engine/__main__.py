@@ -178,6 +178,16 @@ def bench(args: argparse.Namespace) -> None:
         from .bench.hits import bench_hits
 
         print_json(bench_hits(args.path or args.model, _knobs(args), rounds=args.rounds or 20))
+    elif args.what == "grids":
+        from .bench.grids import bench_grids
+
+        _refuse("bench grids", sorted(_knobs_given(args)), "measures weights alone")
+        print_json(bench_grids(args.path or args.model))
+    elif args.what == "pack":
+        from .bench.packing import bench_pack
+
+        _refuse("bench pack", sorted(_knobs_given(args)), "measures packing alone")
+        print_json(bench_pack(args.path or args.model, rounds=args.rounds or 5, mib=args.mib))
     elif args.what == "open":
         from .bench.opening import bench_open
 
@@ -426,7 +436,9 @@ def _parser() -> argparse.ArgumentParser:
             sub.add_argument("--reference", type=Path, metavar="PATH", help="compare with this checkpoint (default: PATH)")
             sub.add_argument("--json-prompts", default=JSON_PROMPTS, metavar="FILE", help="YAML, or none to leave them out")
         if command is bench:
-            sub.add_argument("what", choices=("io", "decode", "hits", "lossy", "bits", "trace", "open", "make"))
+            sub.add_argument(
+                "what", choices=("io", "decode", "hits", "lossy", "bits", "trace", "open", "make", "grids", "pack")
+            )
             sub.add_argument("path", type=Path, nargs="?", help="checkpoint folder (io: or any large file)")
             sub.add_argument("--rounds", type=int, help="turns of each arm; bits: random plans (default: 5; io 24)")
             sub.add_argument("--average-bits", type=float, nargs="+", metavar="X", help="bits: budgets (default: 2.5 3)")

@@ -144,15 +144,10 @@ class Quantized(NamedTuple):
 
 def quantize(weights: np.ndarray, bits: int, lowest: int, dtype: str) -> Quantized:
     """Codes and grids for float32 weights. Raises `FloatingPointError` if they are not finite."""
-    low, high = _extremes(weights)
-    if not np.isfinite(high - low).all():
-        raise FloatingPointError("weights are not finite")
-    scale, bias = _mlx_grid(low, high, bits, dtype)
-    codes = _codes(weights, scale, bias, bits, memory("as_mlx", weights.shape))
-    as_mlx = Quantized(codes, scale, bias, _errors(weights, codes, scale, bias))
+    as_mlx = on_mlx_grid(weights, bits, dtype)
     if (lowest, bits) != SHAPED:
         return as_mlx
-    shaped = _shaped(weights, low, high, bits, lowest, dtype)
+    shaped = _shaped(weights, bits, lowest, dtype)
     lost = (shaped.errors - as_mlx.errors).astype(np.float64)
     if lost.sum() > 0:
         order = np.argsort(-lost)
@@ -162,8 +157,19 @@ def quantize(weights: np.ndarray, bits: int, lowest: int, dtype: str) -> Quantiz
     return shaped
 
 
-def _shaped(weights: np.ndarray, low: np.ndarray, high: np.ndarray, bits: int, lowest: int, dtype: str) -> Quantized:
+def on_mlx_grid(weights: np.ndarray, bits: int, dtype: str) -> Quantized:
+    """The same as mx.quantize has them. Raises `FloatingPointError` if weights are not finite."""
+    low, high = _extremes(weights)
+    if not np.isfinite(high - low).all():
+        raise FloatingPointError("weights are not finite")
+    scale, bias = _mlx_grid(low, high, bits, dtype)
+    codes = _codes(weights, scale, bias, bits, memory("as_mlx", weights.shape))
+    return Quantized(codes, scale, bias, _errors(weights, codes, scale, bias))
+
+
+def _shaped(weights: np.ndarray, bits: int, lowest: int, dtype: str) -> Quantized:
     """Steps 1 and 2 of the above."""
+    low, high = _extremes(weights)
     unit = np.maximum((high - low) / np.float32((1 << bits) - 1), SMALLEST)
     at = np.subtract(weights, low[:, None], out=memory("at", weights.shape))
     at *= (1 / unit)[:, None]  # 0 to the highest code, whatever the weights are

@@ -76,7 +76,7 @@ def pack_store(
         raise HeadraceError(f"{store} is the checkpoint itself; give another folder for the store")
     if levels is not None:
         check_chain(levels)
-    layers = [SourceLayer(layer, _block_size(source)) for layer in source.layers]
+    layers = [SourceLayer(layer, block_size(source)) for layer in source.layers]
     resident, experts = _sorted_out(source)
     description = _describe(source, layers, experts, levels)
     for layer in description.layers:
@@ -105,7 +105,8 @@ def pack_store(
     )  # fmt: skip
 
 
-def _block_size(source: Checkpoint) -> tuple[int, int]:
+def block_size(source: Checkpoint) -> tuple[int, int]:
+    """Rows and columns that share a scale in FP8."""
     how = source.text_config.get("quantization_config")
     found = how.get("weight_block_size", BLOCK_SIZE) if isinstance(how, dict) else BLOCK_SIZE
     if not (isinstance(found, list | tuple) and len(found) == 2 and all(type(n) is int and n > 0 for n in found)):

@@ -6,6 +6,8 @@
     python -m engine bench lossy PATH   what the lossy knobs save and what they cost in quality
     python -m engine bench trace PATH   decoding with a trace being taken against decoding without
     python -m engine bench bits PATH    quality of plans of bits at equal bytes
+    python -m engine bench grids PATH   what the levels of packed records lose, beside MLX's own and the best possible
+    python -m engine bench pack         packing against copying, and what verify_reads costs
 
 Machines are shared and noisy: what is compared is measured in one process, in turns, and reported as a median with its
 quartiles. Absolute figures are of this machine and this moment; the shares are what carries over.

@@ -1,0 +1,147 @@
+"""bench grids: what the levels of a packed record lose, beside MLX's own quantization and beside the best that is possible.
+
+Made-up weights (Gaussian; Laplace and Student's t with 4 degrees of freedom, with heavier tails) and a checkpoint's experts
+in groups of 32, 64 and 128. All figures are relative root mean square errors of the weights; scales and biases of the
+made-up ones are not rounded. The best two-bit grid of a group is found by trying every way to cut its sorted weights into
+four runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+
+from .. import grids
+from ..checkpoint import Checkpoint
+from ..experts import AFFINE_GROUPS
+from ..pack import block_size
+from ..sources import Codes, SourceLayer
+
+LOW, HIGH = grids.SHAPED[0], grids.SHAPED[1]
+WEIGHTS = 1 << 20  # of each kind
+LIMIT_WEIGHTS = {32: 1 << 16, 64: 1 << 15, 128: 1 << 13}  # of those, for the best grid, which takes long
+EVERY = 8  # of a checkpoint's experts, one
+DRAWS: dict[str, Callable[[np.random.Generator, int], np.ndarray]] = {
+    "Gaussian": lambda rng, n: rng.standard_normal(n), "Student's t, 4": lambda rng, n: rng.standard_t(4, n),
+    "Laplace": lambda rng, n: rng.laplace(size=n),
+}  # fmt: skip
+SHARES = {
+    "min_max": "min-max", "prefix_of_mlx": "MLX's prefix", "prefix": "prefix", "prefix_in_32": "in 32s", "best": "best",
+}  # fmt: skip
+
+
+def bench_grids(path: Path, weights: int = WEIGHTS) -> dict[str, Any]:
+    """A row for each kind of weights and group size: relative root mean square errors, and the prefix's and the best grid's
+    as shares of mx.quantize's at 2 bits, the whole's of mx.quantize's at 4."""
+    rows = []
+    rng = np.random.default_rng(0)
+    for name, draw in DRAWS.items():
+        drawn = draw(rng, weights).astype(np.float32)
+        rows += [_row(name, drawn.reshape(-1, size), "F32") for size in AFFINE_GROUPS]
+    for size in AFFINE_GROUPS:
+        groups = list(_groups_of(path, size))
+        if groups:
+            rows.append(_row(Checkpoint.open(path).path.parent.name, np.concatenate(groups), "BF16"))
+    _print(rows)
+    return {"bench": "grids", "rows": rows}
+
+
+def _groups_of(path: Path, size: int) -> Iterator[np.ndarray]:
+    """float32 [groups, size] of some experts of a checkpoint whose rows can be cut so."""
+    source = Checkpoint.open(path, to_pack=True)
+    for layer in source.layers:
+        numbers = SourceLayer(layer, block_size(source))
+        for name, kind in numbers.kinds.items():
+            for expert in range(0, layer.experts if kind.columns % size == 0 else 0, EVERY):
+                stored = {}
+                for t in numbers.tensors(name):
+                    with open(source.files[t.file[expert]], "rb") as f:
+                        f.seek(int(t.offset[expert]))
+                        stored[t.name] = np.frombuffer(f.read(t.nbytes), np.uint8)
+                rows = numbers.rows(name, stored, 0, kind.rows)
+                if not isinstance(rows, Codes):
+                    yield rows.reshape(-1, size)
+
+
+def _row(name: str, weights: np.ndarray, dtype: str) -> dict[str, Any]:
+    energy, size = float(np.square(weights, dtype=np.float64).sum()), weights.shape[1]
+    least = weights[:: max(1, weights.size // LIMIT_WEIGHTS[size])]
+    found = grids.quantize(weights, HIGH, LOW, dtype)
+    shaped, whole = np.array(found.codes), float(found.errors.sum(dtype=np.float64))
+    errors = {
+        "min_max": _squares(weights, _min_max(weights)), "mlx_low": _squares(weights, _mlx(weights, LOW, dtype)),
+        "prefix_of_mlx": _prefix(weights, grids.on_mlx_grid(weights, HIGH, dtype).codes), "prefix": _prefix(weights, shaped),
+        "prefix_in_32": _prefix(weights.reshape(-1, 32), shaped.reshape(-1, 32)),
+        "best": _squares(weights, _mlx(weights, LOW, dtype)) * _best(least) / _squares(least, _mlx(least, LOW, dtype)),
+        "mlx_high": _squares(weights, _mlx(weights, HIGH, dtype)), "whole": whole,
+    }  # fmt: skip
+    row: dict[str, Any] = {"weights": name, "group_size": size}
+    row |= {key: float(np.sqrt(error / energy)) for key, error in errors.items()}
+    shares = {f"{key}_share": row[key] / row["mlx_low"] for key in SHARES}
+    return row | shares | {"whole_share": row["whole"] / row["mlx_high"]}
+
+
+def _squares(weights: np.ndarray, found: np.ndarray) -> float:
+    return float(np.square(found - weights, dtype=np.float64).sum())
+
+
+def _min_max(weights: np.ndarray) -> np.ndarray:
+    low, high = weights.min(axis=1, keepdims=True), weights.max(axis=1, keepdims=True)
+    scale = np.maximum((high - low) / ((1 << LOW) - 1), grids.SMALLEST)
+    return np.rint((weights - low) / scale) * scale + low
+
+
+def _mlx(weights: np.ndarray, bits: int, dtype: str) -> np.ndarray:
+    kind = mx.bfloat16 if dtype == "BF16" else mx.float32
+    codes, scales, biases = mx.quantize(mx.array(weights).astype(kind), group_size=weights.shape[1], bits=bits)
+    wide = scales.astype(mx.float32), biases.astype(mx.float32)
+    return np.array(mx.dequantize(codes, *wide, group_size=weights.shape[1], bits=bits))
+
+
+def _prefix(weights: np.ndarray, codes: np.ndarray) -> float:
+    """Squared error of the upper bits of codes with the best scale and bias."""
+    sums = grids.sums(weights, grids.upper_bits(codes, HIGH - LOW))
+    line = grids.fit(sums, weights.shape[1])
+    return float(grids.error(sums, weights.shape[1], line.slope, line.offset).sum(dtype=np.float64))
+
+
+def _best(weights: np.ndarray) -> float:
+    """The least squared error that four evenly spaced values, chosen for each group, can have."""
+    size = weights.shape[1]
+    cuts = np.arange(size + 1)
+    first, second, third = (c.reshape(-1) for c in np.meshgrid(cuts, cuts, cuts, indexing="ij"))
+    ordered = (first <= second) & (second <= third)
+    first, second, third = first[ordered], second[ordered], third[ordered]
+    counts = size - np.stack([first, second, third])
+    h, hh = counts.sum(axis=0), (counts * np.array([[1], [3], [5]])).sum(axis=0)  # of the codes 0, 1, 2 and 3
+    spread = np.where((rest := hh - h**2 / size) > 0, rest, np.inf)
+    total = 0.0
+    for group in np.sort(weights.astype(np.float64), axis=1):
+        group -= group.mean()
+        behind = np.append(np.cumsum(group[::-1])[::-1], 0.0)
+        together = behind[first] + behind[second] + behind[third]
+        total += float((group**2).sum() - (together**2 / spread).max())
+    return total
+
+
+def _print(rows: list[dict[str, Any]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title="relative RMSE of mx.quantize, and shares of it", box=None)
+    for title in ("weights", "group", "2 bits", *SHARES.values(), "4 bits", "whole"):
+        table.add_column(title, justify="left" if title == "weights" else "right")
+    for row in rows:
+        shares = (f"{row[f'{key}_share']:.3f}" for key in SHARES)
+        high = f"{row['mlx_high']:.4f}", f"{row['whole_share']:.3f}"
+        table.add_row(row["weights"], str(row["group_size"]), f"{row['mlx_low']:.4f}", *shares, *high)
+    console = Console()
+    console.print(table)
+    console.print(
+        "of 2 bits: from min to max; the prefix of mx.quantize's own 4 bits; the prefix of ours, and with scales for groups "
+        "of 32; the best that any 2-bit grid can be. Of 4 bits: the whole of ours."
+    )

@@ -1,0 +1,194 @@
+"""bench pack: packing against a plain copy of the same file, and what it costs to compare checksums on every read.
+
+Sources are made up: one layer of experts in the shape of Kimi K2's, in each layout that there is to pack. Both arms read
+from the page cache and write to the disk until it has everything; packing is told in bytes of its source.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+import time
+import zlib
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+from mlx_lm.models.cache import make_prompt_cache
+
+from ..checkpoint import Checkpoint
+from ..engine import Engine, load
+from ..errors import CheckpointError
+from ..grids import to_bytes
+from ..headers import ITEM_BYTES
+from ..knobs import GB, Knobs
+from ..pack import COPY_BYTES, pack_store, verify_store
+from ..plan import footprint
+from . import Arm, in_turns, ratios, spread
+
+ROWS, COLUMNS, EXPERTS = 2048, 7168, 4  # experts: at the least
+POOL = 1 << 22  # weights that are drawn; they repeat
+TOKENS = 64
+# What each expert has of each projection: name of the tensor, its type, and how many weights share one item of it.
+SOURCES: dict[str, list[tuple[str, str, int]]] = {
+    "4-bit affine": [("weight", "U32", 8), ("scales", "BF16", 64), ("biases", "BF16", 64)],
+    "INT4": [("weight_packed", "I32", 8), ("weight_scale", "BF16", 32)],
+    "8-bit affine": [("weight", "U32", 4), ("scales", "BF16", 64), ("biases", "BF16", 64)],
+    "bf16": [("weight", "BF16", 1)], "FP8": [("weight", "F8_E4M3", 1), ("weight_scale_inv", "F32", 128 * 128)],
+    "mxfp4": [("weight", "U32", 8), ("scales", "U8", 32)],
+}  # fmt: skip
+
+
+def bench_pack(path: Path, *, rounds: int, mib: int) -> dict[str, Any]:
+    """MB/s of source for every layout beside copying it, GB/s of checksums, and the decoding speed of `path`, packed, with
+    `verify_reads` and without; medians and quartiles of `rounds` rounds. What a core packs in a second of its own does not
+    depend on who else has work for it."""
+    cores = os.cpu_count() or 1
+    print(f"{cores} cores; MB/s of source, median (and quartiles) of {rounds} rounds")
+    rows = []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for what in SOURCES:
+            _made_up(folder / "source", what, mib << 20)
+            row = _row(what, folder, rounds)
+            rows.append(row)
+            (low, pack, high), (_, copy, _), (_, core, _) = row["pack_mb_s"], row["copy_mb_s"], row["pack_mb_s_a_core"]
+            print(f"  {what:<14}packed {pack:5.0f} ({low:.0f} .. {high:.0f}), a core {core:4.0f}; copied {copy:5.0f}")
+            shutil.rmtree(folder / "source")
+        verify = _verify(path, folder / "packed", rounds)
+    return {"bench": "pack", "cores": cores, "rounds": rounds, "rows": rows, "verify": verify}
+
+
+def _row(what: str, folder: Path, rounds: int) -> dict[str, Any]:
+    source, store, copy = folder / "source", folder / "store", folder / "copy"
+    megabytes = (source / "model.safetensors").stat().st_size / 1e6
+    a_core: list[float] = []
+
+    def pack() -> float:
+        shutil.rmtree(store, ignore_errors=True)
+        begin, at_work = time.perf_counter(), time.process_time()
+        pack_store(source, store)
+        a_core.append(megabytes / (time.process_time() - at_work))
+        return megabytes / (time.perf_counter() - begin)
+
+    arms = [Arm("pack", pack), Arm("copy", lambda: megabytes / _seconds_to_copy(source, copy))]
+    in_turns(arms, rounds)
+    share, low, high = ratios(*arms)
+    return {
+        "source": what, "mb": megabytes, "pack_mb_s": spread(arms[0].figures), "pack_mb_s_a_core": spread(a_core),
+        "copy_mb_s": spread(arms[1].figures), "share_of_copy": [low, share, high],
+    }  # fmt: skip
+
+
+def _seconds_to_copy(source: Path, copy: Path) -> float:
+    copy.unlink(missing_ok=True)
+    begin = time.perf_counter()
+    with open(source / "model.safetensors", "rb") as f, open(copy, "wb") as out:
+        while part := f.read(COPY_BYTES):
+            out.write(part)
+        out.flush()
+        os.fsync(out.fileno())
+    return time.perf_counter() - begin
+
+
+def _made_up(path: Path, what: str, nbytes: int) -> Path:
+    """A checkpoint of one layer and about `nbytes`."""
+    per_expert = what in ("INT4", "FP8")
+    items = sum(-(-ROWS * COLUMNS // shared) * ITEM_BYTES[dtype] for _, dtype, shared in SOURCES[what])
+    experts = max(EXPERTS, round(nbytes / (3 * items)))
+    config = {
+        "model_type": "deepseek_v3" if per_expert else "qwen3_moe", "num_hidden_layers": 1, "num_experts_per_tok": 2,
+        "n_routed_experts": experts, "num_experts": experts, "hidden_size": COLUMNS, "moe_intermediate_size": ROWS,
+        "first_k_dense_replace": 0, "vocab_size": 256,
+    }  # fmt: skip
+    header: dict[str, Any] = {}
+    contents: list[tuple[str, str, int]] = []
+    for projection, shape in {
+        "down_proj": (COLUMNS, ROWS),
+        "gate_proj": (ROWS, COLUMNS),
+        "up_proj": (ROWS, COLUMNS),
+    }.items():
+        for expert in range(experts) if per_expert else [None]:
+            for tensor, dtype, shared in SOURCES[what]:
+                owner = f"switch_mlp.{projection}" if expert is None else f"experts.{expert}.{projection}"
+                one = [n // 128 for n in shape] if shared == 128 * 128 else [shape[0], shape[1] // shared]
+                whole = one if per_expert else [experts, *one]
+                begin = sum(len_ for _, _, len_ in contents)
+                length = int(np.prod(whole)) * ITEM_BYTES[dtype]
+                header[f"model.layers.0.mlp.{owner}.{tensor}"] = {
+                    "dtype": dtype, "shape": whole, "data_offsets": [begin, begin + length]
+                }  # fmt: skip
+                contents.append((tensor, dtype, length))
+    path.mkdir()
+    (path / "config.json").write_text(json.dumps(config))
+    encoded = json.dumps(header).encode()
+    rng = np.random.default_rng(0)
+    with open(path / "model.safetensors", "wb") as f:
+        f.write(len(encoded).to_bytes(8, "little") + encoded)
+        for tensor, dtype, length in contents:
+            pool = _content(tensor, dtype, rng)
+            for at in range(0, length, len(pool)):
+                f.write(pool[: length - at])
+    return path
+
+
+def _content(tensor: str, dtype: str, rng: np.random.Generator) -> bytes:
+    """Bytes of a tensor, to be repeated: random codes, scales and biases of one sensible value, weights of variance 4e-4."""
+    if dtype == "F8_E4M3":
+        return rng.integers(0, 120, POOL, np.uint8).tobytes()
+    if dtype in ("U32", "I32"):
+        return rng.bytes(POOL)
+    if dtype == "U8":
+        return bytes([120]) * POOL
+    values = np.full(POOL, -0.03 if tensor == "biases" else 0.004, np.float32)
+    return to_bytes(
+        rng.standard_normal(POOL, np.float32) * np.float32(0.02) if tensor == "weight" else values, dtype
+    ).tobytes()
+
+
+def _verify(path: Path, store: Path, rounds: int) -> dict[str, Any]:
+    """CRC-32 in GB/s of one core, reading and comparing a whole store in GB/s, and decoding with and without."""
+    block = np.random.default_rng(0).integers(0, 256, 64 << 20, np.uint8).data
+    begin = time.perf_counter()
+    zlib.crc32(block)
+    crc_gbps = len(block) / (time.perf_counter() - begin) / GB
+    if Checkpoint.open(path, to_pack=True).levels is not None:
+        raise CheckpointError(f"bench pack: {path} is a packed store; give the checkpoint that it was made from")
+    pack_store(path, store)
+    opened, sizes = Checkpoint.open(store), footprint(store)
+    begin = time.perf_counter()
+    damaged = verify_store(store)
+    store_gbps = opened.expert_bytes / (time.perf_counter() - begin) / GB
+    assert not damaged
+    cache_gb = (sizes.one_token_gb + sizes.all_experts_gb) / 4
+    tokens = np.random.default_rng(1).integers(0, int(opened.text_config["vocab_size"]), TOKENS).tolist()
+    with (
+        load(store, Knobs(cache_gb=cache_gb)) as plain,
+        load(store, Knobs(cache_gb=cache_gb, verify_reads=True)) as verified,
+    ):
+        arms = [Arm("without", lambda: _tok_s(plain, tokens)), Arm("with", lambda: _tok_s(verified, tokens))]
+        in_turns(arms, rounds + 1)
+        for arm in arms:
+            del arm.figures[0]  # warms up
+        read = verified.stats.bytes_read / verified.stats.tokens
+    share, low, high = ratios(arms[1], arms[0])
+    print(f"checksums: {crc_gbps:.2f} GB/s a core; a whole store read and compared: {store_gbps:.2f} GB/s")
+    print(
+        f"verify_reads: {arms[1].median:.1f} tok/s, {arms[0].median:.1f} without, a share of {share:.3f} ({low:.3f} .. "
+        f"{high:.3f}) with {read / 1e6:.1f} MB read a token"
+    )
+    return {
+        "crc32_gbps": crc_gbps, "verify_gbps": store_gbps, "tok_s_without": spread(arms[0].figures),
+        "tok_s_with": spread(arms[1].figures), "share": [low, share, high], "read_mb_per_token": read / 1e6,
+    }  # fmt: skip
+
+
+def _tok_s(engine: Engine, tokens: list[int]) -> float:
+    cache: list[Any] = make_prompt_cache(engine._model)
+    begin = time.perf_counter()
+    for token in tokens:
+        mx.eval(engine._decode(token, cache))
+    return len(tokens) / (time.perf_counter() - begin)
