@@ -26,11 +26,11 @@ WEIGHTS = 1 << 20  # of each kind
 LIMIT_WEIGHTS = {32: 1 << 16, 64: 1 << 15, 128: 1 << 13}  # of those, for the best grid, which takes long
 EVERY = 8  # of a checkpoint's experts, one
 DRAWS: dict[str, Callable[[np.random.Generator, int], np.ndarray]] = {
-    "Gaussian": lambda rng, n: rng.standard_normal(n), "Student's t, 4": lambda rng, n: rng.standard_t(4, n),
+    "Gaussian": lambda rng, n: rng.standard_normal(n), "t (4)": lambda rng, n: rng.standard_t(4, n),
     "Laplace": lambda rng, n: rng.laplace(size=n),
 }  # fmt: skip
 SHARES = {
-    "min_max": "min-max", "prefix_of_mlx": "MLX's prefix", "prefix": "prefix", "prefix_in_32": "in 32s", "best": "best",
+    "min_max": "min-max", "prefix_of_mlx": "of MLX", "prefix": "prefix", "prefix_in_32": "in 32s", "best": "best",
 }  # fmt: skip
 
 
@@ -45,7 +45,7 @@ def bench_grids(path: Path, weights: int = WEIGHTS) -> dict[str, Any]:
     for size in AFFINE_GROUPS:
         groups = list(_groups_of(path, size))
         if groups:
-            rows.append(_row(Checkpoint.open(path).path.parent.name, np.concatenate(groups), "BF16"))
+            rows.append(_row(Checkpoint.open(path, to_pack=True).architecture, np.concatenate(groups), "BF16"))
     _print(rows)
     return {"bench": "grids", "rows": rows}
 
@@ -132,9 +132,9 @@ def _print(rows: list[dict[str, Any]]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title="relative RMSE of mx.quantize, and shares of it", box=None)
-    for title in ("weights", "group", "2 bits", *SHARES.values(), "4 bits", "whole"):
-        table.add_column(title, justify="left" if title == "weights" else "right")
+    table = Table(title="relative RMSE of mx.quantize, and shares of it", box=None, pad_edge=False)
+    for title in ("weights", "of", "2 bits", *SHARES.values(), "4 bits", "whole"):
+        table.add_column(title, justify="left" if title == "weights" else "right", no_wrap=True)
     for row in rows:
         shares = (f"{row[f'{key}_share']:.3f}" for key in SHARES)
         high = f"{row['mlx_high']:.4f}", f"{row['whole_share']:.3f}"
