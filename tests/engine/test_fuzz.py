@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 import shutil
 import tempfile
@@ -18,6 +19,7 @@ from hypothesis import strategies as st
 from mlx_lm.utils import load_model
 
 from engine import HeadraceError, Knobs, footprint, load
+from engine.pack import verify_store
 
 TOKENS = [7, 80, 200, 3, 80, 41]
 DTYPES = ["F32", "F16", "BF16", "U32", "I32", "U8", "I8", "F64", "F8_E4M3", "BOOL", "U33", None]
@@ -165,3 +167,71 @@ def test_changed_configuration(base: tuple[Path, float], key: int, value: Any) -
         shutil.copy(base[0] / "model.safetensors", folder)
         (Path(folder) / "config.json").write_text(json.dumps(config))
         refused_or_right(Path(folder), base[1])
+
+
+# --- stores ---
+
+KEYS = st.sampled_from(["layers", "levels", "projections", "rows", "columns", "file", "source_tensors"])
+PLACES = st.lists(st.one_of(st.integers(0, 9), KEYS), max_size=5)
+OTHERS = [[], {}, "BF16", "F8_E4M3", "../x", "store.json", [2, 4], [4, 2], [[]], 1e400, "gate_proj", 1 << 40]
+VALUES = st.one_of(NUMBERS, st.sampled_from(OTHERS))
+
+
+@pytest.fixture(scope="module")
+def packed(store: Callable[..., Path]) -> Path:
+    return store("qwen3_moe", 4)
+
+
+@QUICK
+@given(place=PLACES, value=VALUES, drop=st.booleans(), signed=st.booleans())
+def test_changed_descriptions(packed: Path, place: list[int | str], value: Any, drop: bool, signed: bool) -> None:
+    """Somewhere in store.json another value, or none; `signed`: with a digest that says it is right."""
+    content = json.loads((packed / "store.json").read_text())
+    before, at = json.dumps(content), content
+    for step in [0, *place]:
+        if not isinstance(at, dict | list) or not at:
+            break
+        parent, keys = at, sorted(at) if isinstance(at, dict) else list(range(len(at)))
+        key = step if step in keys else keys[(step if isinstance(step, int) else len(step)) % len(keys)]
+        at = parent[key]
+    if drop:
+        del parent[key]
+    else:
+        parent[key] = value
+    if signed:
+        content.pop("digest", None)
+        encoded = json.dumps(content, sort_keys=True).encode()
+        content["digest"] = hashlib.sha256(encoded).hexdigest()[:16]
+    with tempfile.TemporaryDirectory() as folder:
+        copy_of = Path(folder)
+        for file in packed.iterdir():
+            (copy_of / file.name).symlink_to(file)
+        (copy_of / "store.json").unlink()
+        (copy_of / "store.json").write_text(json.dumps(content))
+        unchanged = json.dumps(json.loads(json.dumps(content))) == before
+        found = outcome(lambda: np.array(len(verify_store(copy_of))))
+        assert (found is None) != unchanged
+
+
+@QUICK
+@given(which=st.integers(0, 99), where=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
+def test_no_bit_of_a_store_flips_unnoticed(packed: Path, which: int, where: float, bit: int) -> None:
+    files = sorted(file for file in packed.iterdir() if file.suffix == ".safetensors" or file.name == "store.json")
+    chosen = files[which % len(files)]
+    content = bytearray(chosen.read_bytes())
+    content[int(where * len(content))] ^= 1 << bit
+    with tempfile.TemporaryDirectory() as folder:
+        for file in packed.iterdir():
+            (Path(folder) / file.name).symlink_to(file)
+        (Path(folder) / chosen.name).unlink()
+        (Path(folder) / chosen.name).write_bytes(content)
+        found = outcome(lambda: np.array(len(verify_store(folder))))
+        same = chosen.name == "store.json" and json.loads(chosen.read_text()) == _or_none(bytes(content))
+        assert found is None or found == 1 or (same and found == 0)
+
+
+def _or_none(content: bytes) -> Any:
+    try:
+        return json.loads(content)
+    except ValueError:
+        return None
