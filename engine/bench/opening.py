@@ -77,7 +77,8 @@ def mlx_lm(path: Path) -> dict[str, Any]:
     begin = time.perf_counter()
     found = switches(open_model(source), source)
     for layer, (_, switch) in zip(source.layers, found, strict=True):
-        layer.check_against(switch)
+        if source.levels is None:  # a store's experts mlx-lm does not open
+            layer.check_against(switch)
     return {"s": time.perf_counter() - begin, "peak_gb": peak_memory_bytes() / GB, "switches": len(found)}
 
 

@@ -276,6 +276,9 @@ def test_what_can_only_be_packed(checkpoint: Make, store: Make, model: tuple[Any
     assert off(logits(eight), expected) < off(logits(four), expected) < off(logits(four, expert_bits=2), expected)
     assert np.array_equal(streamed(four), logits(four))
     assert verify_store(eight) == []
+    with load(four) as engine:  # mlx-lm widens what is in FP8
+        resident = sum(value.nbytes for value in parameters(engine._model).values())
+    assert footprint(four).resident_gb * 1e9 == pytest.approx(resident, rel=0.02)
 
 
 @pytest.mark.parametrize("dtype", [mx.float16, mx.float32])
