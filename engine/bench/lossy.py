@@ -33,7 +33,7 @@ def bench_lossy(model: Path, given: dict[str, Any], judge: Judge) -> dict[str, A
             uses = m.decode_tokens * len(source.layers) * engine.checkpoint.top_k
         rows.append({
             **setting, "read_mb_per_token": m.bytes_per_token / 1e6, "hit_rate": m.hit_rate,
-            "dropped_share": m.dropped_share, "swapped_share": m.swapped / uses, "lowbit_share": m.lowbit / uses,
+            "dropped_share": m.dropped_share, "swapped_share": m.swapped / uses, "low_share": m.lowbit / uses,
             "raised_share": m.raised / uses, "perplexity": m.perplexity,
             "nll_more": m.nll - (rows[0]["nll"] if rows else m.nll), "nll": m.nll, "decode_tok_s": m.decode_tok_s,
         })  # fmt: skip
@@ -74,7 +74,7 @@ def _print(result: dict[str, Any]) -> None:
         table.add_column(name, justify="right")
     for row in result["rows"]:
         setting = " ".join(f"{name}={row[name]:g}" for name in Knobs.names() if name in row)
-        shares = (f"{row[name]:.1%}" for name in ("dropped_share", "swapped_share", "lowbit_share"))
+        shares = (f"{row[name]:.1%}" for name in ("dropped_share", "swapped_share", "low_share"))
         quality = f"{row['perplexity']:.3f}", f"{row['nll_more']:+.4f}"
         reads = f"{row['read_mb_per_token']:.3f}", f"{row['hit_rate']:.3f}"
         table.add_row(setting or "none", *reads, *shares, *quality, f"{row['decode_tok_s']:.1f}")
