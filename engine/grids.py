@@ -279,16 +279,25 @@ def _mlx_grid(low: np.ndarray, high: np.ndarray, bits: int, dtype: str) -> tuple
 
 
 def to_dtype(values: np.ndarray, dtype: str) -> np.ndarray:
-    """float32 values rounded to what BF16, F16 or F32 can hold."""
-    return from_bytes(to_bytes(values, dtype), dtype)
+    """float32 values rounded to nearest among those that BF16, F16 or F32 can hold; a copy."""
+    if dtype == "F16":
+        return values.astype(np.float16).astype(np.float32)
+    found = np.array(values, np.float32)
+    if dtype == "BF16":
+        bits = found.view(np.uint32)
+        up = bits >> 16
+        up &= 1
+        up += 0x7FFF
+        bits += up
+        bits &= 0xFFFF0000
+    return found
 
 
 def to_bytes(values: np.ndarray, dtype: str) -> np.ndarray:
     """float32 values as they lie in a file: uint8 [bytes], rounded to nearest."""
     if dtype == "BF16":
-        bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
-        rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
-        return rounded.astype(np.uint16).view(np.uint8).reshape(-1)
+        upper = to_dtype(values, dtype).view(np.uint32) >> 16
+        return upper.astype(np.uint16).view(np.uint8).reshape(-1)
     return np.ascontiguousarray(values, np.float16 if dtype == "F16" else np.float32).view(np.uint8).reshape(-1)
 
 

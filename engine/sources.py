@@ -15,7 +15,6 @@ import numpy as np
 from .errors import CheckpointError
 from .experts import AFFINE_GROUPS, FLOATS, FP8, FP8_SCALES, ExpertLayer, ExpertTensor
 from .grids import from_bytes, to_dtype
-from .nesting import unpack
 
 GROUP_SIZE = 64  # of what has no groups yet, if its width is a multiple
 E2M1 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6], np.float32)  # OCP MX specification 1.0
@@ -30,7 +29,13 @@ def _e4m3() -> np.ndarray:
     return np.where(code < 128, size, -size).astype(np.float32)
 
 
+def _pairs(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Two values for each pair of codes, the first one in the lower bits, as one number of 64 bits: looked up at once."""
+    return np.stack(np.meshgrid(first, second), axis=-1).view(np.uint64).reshape(-1)
+
+
 E4M3 = _e4m3()
+E4M3_PAIRS, E2M1_PAIRS = _pairs(E4M3, E4M3), _pairs(E2M1, E2M1)
 
 
 @dataclass(frozen=True)
@@ -188,8 +193,10 @@ class SourceLayer:
             factors = from_bytes(stored[tensor.name], tensor.dtype).reshape(tensor.shape)
             high, wide = self._block_size
             factors = np.repeat(factors[np.arange(begin, end) // high], wide, axis=1)[:, : kind.columns]
-            return to_dtype(E4M3.take(weight).reshape(shape) * factors, "BF16").reshape(shape)  # as mlx-lm converts it
-        values = E4M3.take(weight) if kind.mode == "mxfp8" else E2M1.take(unpack(weight, 4))
+            return to_dtype(_values(weight, E4M3_PAIRS).reshape(shape) * factors, "BF16").reshape(
+                shape
+            )  # as mlx-lm converts it
+        values = _values(weight, E4M3_PAIRS if kind.mode == "mxfp8" else E2M1_PAIRS)
         factors = E4M3[scales] if kind.mode == "nvfp4" else np.exp2(scales.astype(np.float32) - 127)
         return (values.reshape(len(factors), -1) * factors[:, None]).reshape(shape)
 
@@ -207,3 +214,8 @@ class SourceLayer:
         else:
             own = stored[f"{projection}.{tensor}"].reshape(self.kinds[projection].rows, -1)
         return np.ascontiguousarray(own[begin:end]).reshape(-1)
+
+
+def _values(codes: np.ndarray, pairs: np.ndarray) -> np.ndarray:
+    """float32 values of codes of 8 bits or of 4 (uint8 [bytes], an even number of codes)."""
+    return pairs.take(codes if len(pairs) == 256 else codes.view("<u2")).view(np.float32)
