@@ -282,7 +282,7 @@ def pack(args: argparse.Namespace) -> None:
         for line in bad:
             print(line)
         if bad:
-            raise HeadraceError(f"{path}: {len(bad)} parts are damaged; copy their files again, or pack the model again")
+            raise HeadraceError(f"{path}: damaged parts: {len(bad)}; copy their files again, or pack the model again")
         print(f"{path}: everything is as it was packed")
 
 

@@ -95,7 +95,7 @@ def test_verify_names_every_damaged_part(packed: Path, capsys: pytest.CaptureFix
     lines = [line for line in out.splitlines() if line.endswith("is damaged")]
     named = {f"{layer.records.file.name}: {layer.block} expert {e}: {what} is damaged" for e, what in expected}
     assert status == 2 and set(lines) == {*named, f"{shard.name}: what is not routed experts is damaged"}
-    assert len(lines) == 7 and err.count("\n") == 1 and "7 parts are damaged; copy their files again" in err
+    assert len(lines) == 7 and err.count("\n") == 1 and "damaged parts: 7; copy their files again" in err
 
 
 @pytest.mark.parametrize("bits", [2, None])
