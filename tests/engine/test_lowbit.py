@@ -177,3 +177,12 @@ def test_every_call_begins_with_the_cache_as_loaded(store: Path) -> None:
     with load(store, small(store, cold_lowbit=1.0, prefetch="stale_gate")) as engine:
         first, second = engine.logits(TOKENS), engine.logits(TOKENS)
     assert np.array_equal(first, second)
+
+
+def test_lowbit_share_moves_slots_between_the_levels(store: Path) -> None:
+    cache_gb = 0.9 * footprint(store).all_experts_gb
+    slots = []
+    for share in (0.0, 0.9):
+        with load(store, Knobs(cache_gb=cache_gb, cold_lowbit=1.0, lowbit_share=share)) as engine:
+            slots.append([sum(stream.banks[number].table.slots for stream in engine.streams) for number in (0, 1)])
+    assert slots[0][0] > slots[1][0] and slots[0][1] < slots[1][1]
