@@ -19,10 +19,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from .errors import HeadraceError, did_you_mean
-from .knobs import GB, LOSSY, WORDS, Knobs
+from .bench.command import add_bench_options, bench
+from .errors import HeadraceError
+from .knobs import GB, LOSSY, Knobs
+from .options import add_knobs, knobs_given, knobs_of, refuse_ignored
 
 if TYPE_CHECKING:
     from .engine import Engine
@@ -54,7 +56,7 @@ def generate(args: argparse.Namespace) -> None:
     from .engine import load
     from .memory import peak_memory_bytes
 
-    with load(args.model, _knobs(args)) as engine, _traced(engine, args.trace_out):
+    with load(args.model, knobs_of(args)) as engine, _traced(engine, args.trace_out):
         stats = engine.stats
         begin = decoding = time.perf_counter()
         prompt_tokens = None
@@ -80,7 +82,7 @@ def measure(args: argparse.Namespace) -> None:
     from .judge import Judge
 
     judge = Judge.load(args.judge)
-    with load(args.model, _knobs(args)) as engine, _traced(engine, args.trace_out):
+    with load(args.model, knobs_of(args)) as engine, _traced(engine, args.trace_out):
         measurement = engine.measure(judge)
     if args.by_layer:
         _print_layers(engine.decoded)
@@ -97,7 +99,7 @@ def quality(args: argparse.Namespace) -> None:
     from .quality import quality
     from .reference import reference_file, reference_for
 
-    knobs, judge, source = _knobs(args), Judge.load(args.text), Checkpoint.open(args.path)
+    knobs, judge, source = knobs_of(args), Judge.load(args.text), Checkpoint.open(args.path)
     prompts = None if args.json_prompts == "none" else JsonPrompts.load(args.json_prompts)
     if knobs.streams:
         plan_banks(source, knobs)  # refuses knobs that do not fit before the reference is computed
@@ -159,103 +161,7 @@ def inspect(args: argparse.Namespace) -> None:
     """Sizes of a checkpoint under the knobs, from its headers, as JSON."""
     from .plan import footprint
 
-    print(json.dumps(dataclasses.asdict(footprint(args.model, _knobs(args))), indent=1))
-
-
-def bench(args: argparse.Namespace) -> None:
-    """Measure: io (the reader), decode, open, lossy, bits (plans), trace (what one costs); or make a checkpoint for it."""
-    from .bench import print_json
-
-    if args.what == "make":
-        from .bench.shapes import SHAPES, make
-
-        if args.path is None:
-            raise HeadraceError(f"bench make: name the folder to write --shape {args.shape} to")
-        if args.shape not in SHAPES:
-            raise HeadraceError(f"--shape {args.shape} is unknown; {did_you_mean(args.shape, list(SHAPES))}")
-        make(args.shape, args.path)
-    elif args.what == "hits":
-        from .bench.hits import bench_hits
-
-        print_json(bench_hits(args.path or args.model, _knobs(args), rounds=args.rounds or 20))
-    elif args.what == "grids":
-        from .bench.grids import bench_grids
-
-        _refuse("bench grids", sorted(_knobs_given(args)), "measures weights alone")
-        print_json(bench_grids(args.path or args.model))
-    elif args.what == "pack":
-        from .bench.packing import bench_pack
-
-        _refuse("bench pack", sorted(_knobs_given(args)), "measures packing alone")
-        print_json(bench_pack(args.path or args.model, rounds=args.rounds or 5, mib=args.mib))
-    elif args.what == "open":
-        from .bench.opening import bench_open
-
-        print_json(bench_open(args.path or args.model))
-    elif args.what == "io":
-        from .bench.io import bench_io
-
-        of_reads = ("read_threads", "read_block_kib", "io_mode", "ssd_gbps")
-        given = _knobs_given(args)
-        _refuse("bench io", sorted(given.keys() - set(of_reads)), "measures reads alone")
-        knobs = Knobs(**given, cache_gb=1)
-        rounds = args.rounds or (5 if knobs.ssd_gbps else 24)
-        print_json(bench_io(args.path or args.model, knobs, rounds=rounds, mib=args.mib, expert_kib=args.expert_kib))
-    elif args.what == "lossy":
-        from .bench.lossy import bench_lossy
-        from .judge import Judge
-
-        given = _knobs_given(args)
-        _refuse("bench lossy", [name for name in LOSSY if name in given], "goes through the lossy knobs itself")
-        print_json(bench_lossy(args.path or args.model, given, Judge.load(args.judge)))
-    elif args.what == "bits":
-        from .bench.bits import bench_bits
-        from .judge import Judge
-
-        given = {"expert_bits": 4, "cold_bits": 2, **_knobs_given(args)}
-        _refuse("bench bits", sorted(given.keys() - {"expert_bits", "cold_bits"}), "tries them all")
-        judge = Judge.load(args.judge)
-        budgets, draws = args.average_bits or [2.5, 3.0], args.rounds or 5
-        print_json(bench_bits(args.path or args.model, Knobs(**given), judge, average_bits=budgets, draws=draws))
-    elif args.what == "trace":
-        from .bench.trace import bench_trace
-        from .judge import Judge
-
-        judge = Judge.load(args.judge)
-        print_json(bench_trace(args.path or args.model, _knobs(args), judge, rounds=args.rounds or 5))
-    else:
-        print_json(_bench_decode(args))
-
-
-def _refuse(command: str, names: list[str], why: str) -> None:
-    """One line for options that a command would ignore."""
-    if names:
-        raise HeadraceError(f"--{names[0].replace('_', '-')} has no effect: {command} {why}; leave it out")
-
-
-def _bench_decode(args: argparse.Namespace) -> dict[str, Any]:
-    from .bench.decode import bench_decode
-    from .judge import Judge
-    from .replay import read_trace
-
-    given = _knobs_given(args)
-    _refuse("bench decode", ["cache_gb"] * ("cache_gb" in given), "takes shares with --cached")
-    if args.trace is not None:
-        _refuse("bench decode --trace", ["prefetch"] * ("prefetch" in given), "has routing that no router foretells")
-    given["cache_gb"] = 1.0
-    windows = args.windows or [given.pop("sync_window", 1)]
-    trace = None if args.trace is None else read_trace(args.trace)
-    if trace is not None and args.foresight is None and any(w != 1 for w in windows):
-        raise HeadraceError(
-            "--trace with windows needs --foresight: the shares of the experts behind a miss that void passes show, first "
-            "pass and later ones; measure them with bench decode --windows all on a trained model (foreseen, in its JSON)"
-        )
-    return bench_decode(
-        args.path or args.model, Knobs(**given), judge=None if trace else Judge.load(args.judge), trace=trace,
-        foresight=args.foresight, rounds=args.rounds or 5, cached=args.cached, windows=windows, resident=args.resident,
-        mixed=args.mixed,
-        tokens=args.tokens,
-    )  # fmt: skip
+    print(json.dumps(dataclasses.asdict(footprint(args.model, knobs_of(args))), indent=1))
 
 
 def pack(args: argparse.Namespace) -> None:
@@ -359,11 +265,13 @@ def plan(args: argparse.Namespace) -> None:
     from .plan import experts_gb, needs_profile, plan_bits
     from .profile import Profile, routing_profile
 
-    checkpoint, given = Checkpoint.open(args.path), _knobs_given(args)
-    _refuse("plan", sorted(given.keys() - set(LOSSY)), "is about bits alone")
+    checkpoint, given = Checkpoint.open(args.path), knobs_given(args)
+    refuse_ignored("plan", sorted(given.keys() - set(LOSSY)), "is about bits alone")
     wanted = Knobs(**given)
     if args.average_bits is not None:
-        _refuse("plan --average-bits", [name for name in ("hot_share", "bits_plan") if name in given], "says the budget")
+        refuse_ignored(
+            "plan --average-bits", [name for name in ("hot_share", "bits_plan") if name in given], "says the budget"
+        )
         wanted = dataclasses.replace(wanted, hot_share=hot_share_for(checkpoint, wanted, args.average_bits))
     bits = plan_bits(checkpoint, wanted)  # what is wrong with the knobs shows before a profile is taken
     profile = None
@@ -400,14 +308,6 @@ def profile(args: argparse.Namespace) -> None:
     print(take_profile(Checkpoint.open(args.model)))
 
 
-def _knobs(args: argparse.Namespace) -> Knobs:
-    return Knobs(**_knobs_given(args))
-
-
-def _knobs_given(args: argparse.Namespace) -> dict[str, Any]:
-    return {name: getattr(args, name) for name in Knobs.names() if getattr(args, name) is not None}
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m engine", description="Stream Mixture-of-Experts models from the SSD.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -418,7 +318,7 @@ def _parser() -> argparse.ArgumentParser:
         if command not in (knobs, replay, pack, plan, quality):
             sub.add_argument("--model", type=Path, default=KIMI_MINI, help="checkpoint folder (default: kimi_mini)")
         if command in (generate, measure, quality, inspect, plan, bench):
-            _add_knobs(sub)
+            add_knobs(sub)
         if command is plan:
             sub.add_argument("path", type=Path, nargs="?", default=KIMI_MINI, help="checkpoint folder (default: kimi_mini)")
             sub.add_argument("--average-bits", type=float, metavar="X", help="the budget as average bits, not as hot_share")
@@ -436,36 +336,7 @@ def _parser() -> argparse.ArgumentParser:
             sub.add_argument("--reference", type=Path, metavar="PATH", help="compare with this checkpoint (default: PATH)")
             sub.add_argument("--json-prompts", default=JSON_PROMPTS, metavar="FILE", help="YAML, or none to leave them out")
         if command is bench:
-            sub.add_argument(
-                "what", choices=("io", "decode", "hits", "lossy", "bits", "trace", "open", "make", "grids", "pack")
-            )
-            sub.add_argument("path", type=Path, nargs="?", help="checkpoint folder (io: or any large file)")
-            sub.add_argument("--rounds", type=int, help="turns of each arm; bits: random plans (default: 5; io 24)")
-            sub.add_argument("--average-bits", type=float, nargs="+", metavar="X", help="bits: budgets (default: 2.5 3)")
-            sub.add_argument("--mib", type=int, default=128, help="io: read this much a turn; more with many threads")
-            sub.add_argument("--expert-kib", type=int, help="io: slices of this size instead of the checkpoint's experts")
-            sub.add_argument(
-                "--cached", type=float, nargs="+", default=[1.0, 0.5, 0.25, 0.125], help="decode: shares cached"
-            )
-            sub.add_argument("--mixed", action="store_true", help="decode: at two widths, and half of the experts at each")
-            sub.add_argument("--resident", action="store_true", help="decode: beside the resident model")
-            sub.add_argument(
-                "--windows",
-                type=_number_or(WORDS["sync_window"]),
-                nargs="+",
-                metavar="N",
-                help="decode: several sync_window",
-            )
-            sub.add_argument("--trace", type=Path, help="decode: force the routing from a recorded trace (Parquet)")
-            sub.add_argument(
-                "--foresight",
-                type=float,
-                nargs="+",
-                metavar="SHARE",
-                help="decode --trace: what void passes may believe, by pass",
-            )
-            sub.add_argument("--tokens", type=int, default=64, help="decode --trace: tokens a turn")
-            sub.add_argument("--shape", default="qwen3_30b_a3b", help="make: whose shape")
+            add_bench_options(sub)
         if command is pack:
             sub.add_argument("checkpoint", type=Path, help="checkpoint folder; or with --verify alone a store")
             sub.add_argument("store", type=Path, nargs="?", help="folder to make; if packing was cut off: to go on with")
@@ -491,21 +362,6 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_knobs(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("knobs")
-    for f in dataclasses.fields(Knobs):
-        if isinstance(f.default, bool):
-            option = f"--{f.name.replace('_', '-')}"
-            group.add_argument(option, action=argparse.BooleanOptionalAction, help=f.metadata["text"])
-            continue
-        words = WORDS.get(f.name)
-        kind = _number_or(words) if words else {"str": str, "int": int, "float": float}[str(f.type).split(" |")[0]]
-        default = (
-            "" if f.default is None else f" (default: {f.default:g})" if kind is not str else f" (default: {f.default})"
-        )
-        group.add_argument(f"--{f.name.replace('_', '-')}", type=kind, metavar="N", help=f.metadata["text"] + default)
-
-
 def _levels(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in text.split(","))
 
@@ -514,15 +370,6 @@ def _positive(text: str) -> int:
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError(f"{number} is below 1")
-    return number
-
-
-def _number_or(words: dict[str, int]) -> Callable[[str], int]:
-    """An option's type that takes a whole number or one of `words`."""
-
-    def number(text: str) -> int:
-        return words[text] if text in words else int(text)
-
     return number
 
 
