@@ -9,20 +9,35 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import pyarrow as pa
 
 from engine import Knobs
 
-SCHEMA_VERSION = 1
-OBJECTIVES: dict[str, Literal["maximize", "minimize"]] = {
+from . import ResultsError
+
+SCHEMA_VERSION = 2
+Direction = Literal["maximize", "minimize"]
+METRICS: dict[str, Direction] = {  # what a study may optimise
     "decode_tok_s": "maximize",
+    "prefill_tok_s": "maximize",
+    "ttft_ms": "minimize",
     "peak_memory_gb": "minimize",
     "perplexity": "minimize",
+    "kl": "minimize",
+    "bytes_per_token": "minimize",
 }
-STATUSES = ("ok", "infeasible", "oom", "timeout", "crash")
-ORIGINS = ("reference", "anchor", "sampler")
+QUALITY = ("perplexity", "kl", "json_valid")  # what the lossy knobs alone decide
+CONSTRAINABLE = (*METRICS, "json_valid")
+OBJECTIVES = {name: METRICS[name] for name in ("decode_tok_s", "peak_memory_gb", "perplexity")}  # if a study says nothing
+# Not run: infeasible (a limit, foreseen by arithmetic), dominated (a ceiling, likewise). Ended early: stopped (too slow).
+STATUSES = ("ok", "infeasible", "dominated", "stopped", "oom", "timeout", "hang", "crash", "wrong")
+NOT_RUN = ("infeasible", "dominated")
+ORIGINS = (
+    *("reference", "anchor", "sampler", "random", "proposer"),  # who chose the setting: its run 0
+    *("repeat", "sentinel", "confirm", "again"),  # why it is measured once more
+)
 KINDS = {"float": pa.float64(), "int": pa.int64(), "str": pa.string(), "bool": pa.bool_(), "time": pa.timestamp("us", "UTC")}
 
 
@@ -49,15 +64,40 @@ def _unit(name: str) -> str:
 
 
 COLUMNS = (
-    Column("trial", "int", "", "number in the study, 0 is the reference; stable over restarts"),
-    Column("status", "str", "", "ok, infeasible (foreseen, not run), oom, timeout or crash"),
+    Column("row_id", "str", "", "identity of the row, the same in every merged set; null in version 1"),
+    Column("schema_version", "int", "", "version of these columns that the row was written with"),
+    Column("trial", "int", "", "number of the setting in the study, 0 is the reference; stable over restarts"),
+    Column("run", "int", "", "which measurement of the setting: 0 the first, 1 .. the repeats"),
+    Column("round", "int", "", "round of the search, 1 the first"),
+    Column(
+        "status",
+        "str",
+        "",
+        "ok; not run: infeasible, dominated (both foreseen); ended early: stopped; else oom, timeout, hang, crash or wrong",
+    ),
     Column("status_reason", "str", "", "one line on why it is not ok"),
-    Column("origin", "str", "", "who chose the setting: reference, anchor or sampler"),
-    Column("attempt", "int", "", "1, or more if a start of this trial was cut off before"),
+    Column("origin", "str", "", f"who chose the setting, or why it is measured once more: {', '.join(ORIGINS)}"),
+    Column("proposer", "str", "", "what proposed: a sampler's name, or the command outside"),
+    Column("attempt", "int", "", "1, or more if a start of this run was cut off before"),
+    Column("objectives", "str", "", "the study's objectives, by comma; null in version 1: the three default ones"),
+    Column("feasible", "bool", "", "whether all of the study's constraints hold; null without figures"),
+    Column("violated", "str", "", "the constraints that do not"),
+    Column("suspect", "str", "", "why this run is not to be trusted: heat, swap, battery, load; drift is in the sentinels"),
+    Column("drift", "float", "", "of a sentinel: its speed as a multiple of the earlier ones' median"),
+    Column("drift_since", "time", "UTC", "of a sentinel that drifted: runs started from then on are suspect"),
+    Column("quality_of", "int", "", "trial whose run measured this lossy setting's quality, if it is not this one"),
+    Column("saved_s", "float", "s", "time that was not spent, estimated: not run, stopped early, or quality known"),
+    Column("note", "str", "", "what the proposer said of it"),
+    Column("log_tail", "str", "", "the last lines of the log of a run that went wrong"),
     *_knob_columns(),
-    Column("decode_tok_s", "float", "tokens/s", "speed of the decoded tokens (objective: more)"),
-    Column("peak_memory_gb", "float", "GB", "high-water mark of the trial's process (objective: less)"),
+    Column("decode_tok_s", "float", "tokens/s", "speed of the timed tokens (objective: more); so far, if stopped"),
+    Column("decode_tok_s_low", "float", "tokens/s", "95 % interval within this run, by block bootstrap of token times"),
+    Column("decode_tok_s_high", "float", "tokens/s", "the same, upper end; differences between runs are larger"),
+    Column("peak_memory_gb", "float", "GB", "high-water mark of the run's process (objective: less)"),
     Column("perplexity", "float", "", "exp of nll (objective: less)"),
+    Column("kl", "float", "nats", "mean KL divergence from the reference's next-token distribution; null if not asked for"),
+    Column("json_valid", "float", "", "share of the JSON prompts completed to a valid object; null if not asked for"),
+    Column("ttft_ms", "float", "ms", "time to first token: prefill of a prompt, median of the judge's texts"),
     Column("hit_rate", "float", "", "share of expert uses found in the cache while decoding; null if nothing streams"),
     Column("bytes_per_token", "float", "bytes", "read from the disk for each decoded token"),
     Column("prefill_tok_s", "float", "tokens/s", "speed of the prompts"),
@@ -65,6 +105,7 @@ COLUMNS = (
     Column("perplexity_se", "float", "", "standard error of perplexity, taking the tokens for independent"),
     Column("scored_tokens", "int", "", "tokens that nll is the mean of, prompts and continuations"),
     Column("decode_tokens", "int", "", "tokens that speed and counters cover"),
+    Column("timed_nll", "float", "nats", "mean over the timed texts alone: what lossless knobs must not change"),
     Column("decode_ms_p50", "float", "ms", "wall time of a decoded token, its forward pass alone: median"),
     Column("decode_ms_p95", "float", "ms", "the same, 95th percentile"),
     Column("io_ms_per_token", "float", "ms", "of it waited for reads, mean"),
@@ -104,6 +145,18 @@ COLUMNS = (
     Column("cached_share", "float", "", "slots as a share of all routed experts"),
     Column("average_bits", "float", "bits", "of the routed experts' weights, all of them; scales and biases not counted"),
     Column("plan_fingerprint", "str", "", "fingerprint of every expert's bits; null if all have the same"),
+    Column("warm_up_tokens", "int", "", "decoded before the clock started"),
+    Column("timed_tokens", "int", "", "to be decoded against the clock; null: all continuations"),
+    Column("page_cache", "str", "", "how the run began: cold, warm or as_is"),
+    Column("page_cached_before", "float", "", "share of the checkpoint's files in the page cache before the run"),
+    Column("page_cached_after", "float", "", "and after it"),
+    Column("load_before", "float", "cores", "busy cores before the run: the load of others"),
+    Column("load_during", "float", "cores", "busy cores during the run without those of the run itself"),
+    Column("available_gb_before", "float", "GB", "memory available before the run"),
+    Column("thermal_state_before", "str", "", "as thermal_state, before the run"),
+    Column("temperature_c_before", "float", "°C", "as temperature_c, before the run"),
+    Column("power_source_before", "str", "", "as power_source, before the run"),
+    Column("waited_s", "float", "s", "waited for a cool and quiet machine, and to cool down"),
     Column("thermal_state", "str", "", "after the measurement: nominal, fair, serious or critical (macOS)"),
     Column("temperature_c", "float", "°C", "of the hottest zone after the measurement (Linux)"),
     Column("throttle_events", "int", "", "of heat during the measurement, as the logical cores count them (Linux)"),
@@ -118,7 +171,8 @@ COLUMNS = (
     Column("started_at", "time", "UTC", "start of the trial"),
     Column("study", "str", "", "name of the study"),
     Column("seed", "int", "", "the study's seed"),
-    Column("sampler", "str", "", "what proposed, for origin sampler"),
+    Column("sampler", "str", "", "sampler in use"),
+    Column("sampler_seed", "int", "", "its seed for this setting"),
     Column("space", "str", "", "fingerprint of search space and fixed knobs"),
     Column("judge", "str", "", "fingerprint of texts and metric; rows of different judges are not comparable"),
     Column("quality", "str", "", "the judge's file, and how many of its texts if not all"),
@@ -142,6 +196,16 @@ COLUMNS = (
     Column("optuna", "str", "", "version"),
 )
 NAMES = tuple(c.name for c in COLUMNS)
+
+
+def objectives_of(df: Any) -> dict[str, Direction]:
+    """The objectives that the rows of a data frame share. Raises `ResultsError` if there are several sets."""
+    said = set(df["objectives"].dropna().unique()) if "objectives" in df else set()
+    if len(said) > 1:
+        raise ResultsError(f"rows with different objectives ({'; '.join(sorted(said))}) cannot be compared; keep one's")
+    return {name: METRICS[name] for name in said.pop().split(",")} if said else dict(OBJECTIVES)
+
+
 SCHEMA = pa.schema(
     [
         pa.field(c.name, KINDS[c.kind], c.name not in ("trial", "status", "origin"), {"unit": c.unit, "text": c.text})

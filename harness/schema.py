@@ -13,6 +13,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, OmegaConf
 
 from . import ROOT, ConfigError
+from .columns import OBJECTIVES
 
 
 @dataclass
@@ -25,9 +26,67 @@ class Study:
 
 @dataclass
 class Budget:
-    trials: int = 24  # rows wanted in this study, all runs of the command together
-    hours: float | None = None  # wall clock of this run of the command; null: no limit
+    trials: int = 24  # settings to try, all runs of the command together; sentinels and confirmation come on top
+    hours: float | None = None  # wall clock of this run of the command, all included; null: no limit
     trial_timeout_s: float = 120.0
+    hang_s: float | None = None  # without a sign of life from the engine for so long it hangs; null: trial_timeout_s alone
+
+
+@dataclass
+class Sampler:
+    name: str = "auto"  # auto: gp where it leads, else tpe; or the name of any of Optuna's samplers
+    options: dict[str, Any] = field(default_factory=dict)  # its keyword arguments, if it is named
+    random_every: int = 10  # every so many-th trial is drawn at random, to know what the sampler is worth; 0: none
+
+
+@dataclass
+class Protocol:
+    warm_up_tokens: int = 8  # decoded before the clock starts
+    timed_tokens: int | None = None  # decoded against the clock; null: all of the judge's continuations
+    repeats: int = 1  # runs of each setting, each in a process of its own
+    page_cache: str = "as_is"  # cold: the checkpoint's files are dropped from it before a run; warm: read into it; as_is
+    cool_down_s: float = 0.0  # between runs
+    stop_error: float = 0.01  # probability of stopping a run early that could have entered the front; 0: never stop
+
+
+@dataclass
+class Sentinel:
+    every: int = 8  # runs between measurements of the default configuration; 0: none
+    drift: float = 0.15  # a change of its speed beyond this share, and beyond its noise, makes the runs between suspect
+
+
+@dataclass
+class Confirm:
+    share: float = (
+        0.5  # runs for confirmation, at most, as a share of the settings tried (of the hours: of the time); 0: none
+    )
+    runs: int = 2  # least fresh runs of a confirmed point
+    within: float = 0.05  # of a truly better point's speed, a point of the front may fall short
+    error: float = 0.05  # probability that it falls short by more, at most
+
+
+@dataclass
+class Proposer:
+    command: str | None = None  # gets the study so far as JSON on its input and answers with proposals as JSON
+    every: int = 8  # settings between its calls
+    timeout_s: float = 300.0
+
+
+@dataclass
+class Guards:
+    min_disk_gb: float = 1.0  # free where results are written
+    min_free_memory_share: float = 0.05  # of the machine's, before a trial
+    allow_battery: bool = False
+    max_load: float | None = None  # foreign load, in busy cores, above which a run is suspect; null: half of the cores
+    wait_s: float = 600.0  # how long to wait for a cool, quiet machine before a run; then it is run and marked suspect
+    alone: bool = True  # refuse to run while another search runs on this machine
+    keep_awake: bool = True  # hold off the machine's sleep
+
+
+@dataclass
+class Storage:
+    url: str | None = None  # postgresql://...: machines of one kind share the study; null: study.db beside the rows
+    stale_s: float = 120.0  # without a beat for so long, another machine's trial is taken over
 
 
 @dataclass
@@ -50,22 +109,34 @@ class Device:
 class Quality:
     text: str = MISSING  # the judge: a YAML list of prompts, or any text file
     most: int | None = None  # at most this many of its texts, evenly chosen: a long judge makes long trials; null: all
+    json_prompts: str | None = None  # prompts for json_valid; needed if it is constrained
 
 
 @dataclass
 class EngineSeam:
-    module: str = "engine"  # any module with `load` and `footprint` as the engine has them
+    module: str = "engine"  # MODULE, or MODULE:CLASS, with `load` and `footprint` as the engine has them
+    command: str | None = None  # or a command that gets a request as JSON on its input and answers with figures as JSON
 
 
 @dataclass
 class Config:
     results_dir: str = MISSING
+    rounds: int = 1  # rounds of exploring, reading the result, changing the space and confirming
+    objectives: list[str] = field(default_factory=lambda: list(OBJECTIVES))
+    constraints: list[str] = field(default_factory=list)  # METRIC <= NUMBER, METRIC >= NUMBER, or ... FACTOR * reference
     study: Study = field(default_factory=Study)
     budget: Budget = field(default_factory=Budget)
     model: Model = field(default_factory=Model)
     device: Device = field(default_factory=Device)
     quality: Quality = field(default_factory=Quality)
     engine: EngineSeam = field(default_factory=EngineSeam)
+    sampler: Sampler = field(default_factory=Sampler)
+    protocol: Protocol = field(default_factory=Protocol)
+    sentinel: Sentinel = field(default_factory=Sentinel)
+    confirm: Confirm = field(default_factory=Confirm)
+    proposer: Proposer = field(default_factory=Proposer)
+    guards: Guards = field(default_factory=Guards)
+    storage: Storage = field(default_factory=Storage)
     knobs: dict[str, Any] = field(default_factory=dict)
     search_space: dict[str, Any] = field(default_factory=dict)
 
@@ -74,7 +145,7 @@ def register() -> None:
     """Make the schema, the files of `search_spaces/` and the resolver `${root:}` known to Hydra."""
     OmegaConf.register_new_resolver("root", lambda: str(ROOT), replace=True)
     schema = OmegaConf.structured(Config)
-    for open_group in (schema.knobs, schema.search_space):
+    for open_group in (schema.knobs, schema.search_space, schema.sampler.options):
         OmegaConf.set_struct(open_group, False)  # so that `knobs.ssd_gbps=0.3` needs no `+`
     store = ConfigStore.instance()
     store.store("schema", schema)
