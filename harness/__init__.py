@@ -18,3 +18,7 @@ class ConfigError(HeadraceError):
 
 class ResultsError(HeadraceError):
     """A results folder that cannot be used: not writable, damaged, in use, or of another study."""
+
+
+class StudyStopped(HeadraceError):
+    """A study that ended itself before its budget was spent: what it met would have spoilt the rest of the night."""

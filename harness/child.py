@@ -6,7 +6,7 @@ is killed with all it started. Watching costs two small reads of /proc every ten
 
 from __future__ import annotations
 
-import contextlib
+import itertools
 import json
 import math
 import os
@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,26 +24,30 @@ import psutil
 from engine import CheckpointError
 
 from . import ROOT
-from .columns import OBJECTIVES
+from .processes import end_group
 
 GB = 1_000_000_000
 POLL_S = 0.1
+TAIL_LINES = 12
 OUT_OF_MEMORY = ("[malloc] Unable to allocate", "Insufficient Memory", "MemoryError", "out of memory", "bad_alloc")
 
 
 class Interrupted(Exception):
-    """The search was told to stop at once; the trial was killed and has no row."""
+    """The search was told to stop at once; the run was killed and has no row."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """A trial's fate: status and its reason, figures if ok, and what was seen from outside."""
+    """A run's fate: status and its reason, figures if ok or stopped, and what was seen from outside."""
 
     status: str
     reason: str | None = None
     figures: Mapping[str, Any] = field(default_factory=dict)
+    token_ms: Sequence[float] = ()
     seen_peak_gb: float | None = None
     wall_s: float = 0.0
+    score_s: float | None = None  # of it spent on quality alone
+    log_tail: str | None = None
 
 
 def run_child(
@@ -51,91 +55,120 @@ def run_child(
     log: Path,
     *,
     timeout_s: float,
+    hang_s: float | None,
     limit_gb: float,
+    needed: Sequence[str],
     interrupted: Callable[[], bool],
     started: Callable[[int], None],
+    tick: Callable[[], None] = lambda: None,
 ) -> Outcome:
-    """Measure what `request` asks for. `started` is told the process id; raises `Interrupted` when `interrupted()`, and
-    `CheckpointError` if the engine cannot open the checkpoint at all."""
-    result = request.with_name("result.json")
-    result.unlink(missing_ok=True)
+    """Measure what `request` asks for; figures that are `needed` must be finite. `started` is told the process id, `tick`
+    is called as long as it runs. Raises `Interrupted` when `interrupted()`, and `CheckpointError` if the engine cannot open
+    the checkpoint at all."""
+    result, beat = request.with_name("result.json"), request.with_name("beat")
+    for file in (result, beat):
+        file.unlink(missing_ok=True)
     log.parent.mkdir(exist_ok=True)
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))}
     begin = time.monotonic()
-    peak, verdict = 0.0, ""
+    peak, verdict = 0.0, None
     with open(log, "wb") as out:
         command = [sys.executable, "-m", "harness.trial", str(request), str(result)]
         child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=out, stderr=out, env=env, start_new_session=True)
         try:
             started(child.pid)
             process = psutil.Process(child.pid)
-            while child.poll() is None:
-                peak = max(peak, _peak_gb(process))
+            for turn in itertools.count():
+                if child.poll() is not None or verdict:
+                    break
                 if interrupted():
                     raise Interrupted
+                peak = max(peak, _peak_gb(process, with_children=turn % 10 == 9))
+                took, silent = time.monotonic() - begin, _silent_s(beat, begin)
                 if peak > limit_gb:
-                    verdict = "oom"
-                elif time.monotonic() - begin > timeout_s:
-                    verdict = "timeout"
-                if verdict:
-                    break
-                time.sleep(POLL_S)
+                    verdict = "oom", f"{peak:.3g} GB are above the limit of {limit_gb:.3g} GB"
+                elif took > timeout_s:
+                    verdict = "timeout", f"no result within {timeout_s:g} s (budget.trial_timeout_s)"
+                elif hang_s is not None and silent > hang_s:
+                    verdict = "hang", f"no sign of life for {hang_s:g} s (budget.hang_s)"
+                else:
+                    tick()
+                    time.sleep(POLL_S)
         finally:
-            _kill_group(child)
+            end_group(child.pid)
+            if child.stdin:
+                child.stdin.close()
+            child.wait()
     wall = time.monotonic() - begin
-    if verdict == "oom":
-        return Outcome("oom", f"{peak:.3g} GB are above the limit of {limit_gb:.3g} GB", {}, peak, wall)
-    if verdict == "timeout":
-        return Outcome("timeout", f"no result within {timeout_s:g} s (budget.trial_timeout_s)", {}, peak, wall)
-    status, reason, figures = _read(result, child.returncode, log)
-    return Outcome(status, reason, figures, max(peak, figures.get("peak_memory_gb") or 0.0) or None, wall)
+    if verdict:
+        return Outcome(*verdict, seen_peak_gb=peak, wall_s=wall, log_tail=_tail(log))
+    answer = json.loads(result.read_text()) if result.exists() else {}
+    status, reason = _fate(answer, child.returncode, log, needed)
+    figures = answer.get("figures", {}) if status in ("ok", "stopped") else {}
+    return Outcome(
+        status,
+        reason,
+        figures,
+        answer.get("token_ms") or (),
+        max(peak, figures.get("peak_memory_gb") or 0.0) or None,
+        wall,
+        answer.get("score_s"),
+        None if status in ("ok", "stopped") else _tail(log),
+    )
 
 
-def _peak_gb(process: psutil.Process) -> float:
-    """High-water mark of resident memory; where the system does not keep one, what is resident now."""
+def _silent_s(beat: Path, begin: float) -> float:
+    """Time since the engine's last sign of life; its start is one."""
     try:
-        with open(f"/proc/{process.pid}/status") as f:
-            return next((int(line.split()[1]) * 1024 / GB for line in f if line.startswith("VmHWM")), 0.0)
+        return min(time.time() - beat.stat().st_mtime, time.monotonic() - begin)
     except OSError:
-        pass
+        return time.monotonic() - begin
+
+
+def _peak_gb(process: psutil.Process, *, with_children: bool) -> float:
+    """High-water mark of resident memory; where the system does not keep one, what is resident now. Looking for what it
+    started costs more, and is done less often."""
     try:
-        return process.memory_info().rss / GB
+        others = process.children(recursive=True) if with_children else []
+        below = sum(child.memory_info().rss for child in others) / GB
+        try:
+            with open(f"/proc/{process.pid}/status") as f:
+                return below + next((int(line.split()[1]) * 1024 / GB for line in f if line.startswith("VmHWM")), 0.0)
+        except OSError:
+            return below + process.memory_info().rss / GB
     except psutil.Error:
         return 0.0
 
 
-def _kill_group(child: subprocess.Popen[bytes]) -> None:
-    """End the child and all it started, and collect it."""
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(child.pid, signal.SIGKILL)
-    if child.stdin:
-        child.stdin.close()
-    child.wait()
-
-
-def _read(result: Path, code: int, log: Path) -> tuple[str, str | None, dict[str, Any]]:
-    """Status, reason and figures of a child that ended by itself."""
-    answer = json.loads(result.read_text()) if result.exists() else {}
+def _fate(answer: Mapping[str, Any], code: int, log: Path, needed: Sequence[str]) -> tuple[str, str | None]:
+    """Status and reason of a child that ended by itself."""
     if "figures" in answer:
-        figures = answer["figures"]
-        for name in OBJECTIVES:
-            if not math.isfinite(figures[name]):
-                return "infeasible", f"{name} is {figures[name]}", {}
-        return "ok", None, figures
+        figures, early = answer["figures"], bool(answer.get("ended_early"))
+        for name in needed if not early else ["decode_tok_s"]:
+            value = figures.get(name)
+            if value is None or not math.isfinite(value):
+                return "crash", f"{name} is {'missing' if value is None else value}"
+        return ("stopped", "too slow to enter the front") if early else ("ok", None)
     if answer.get("error") == "CheckpointError":  # no setting can help: the end of the study, not of a trial
         raise CheckpointError(answer["reason"])
     if "error" in answer:
-        status = {"KnobError": "infeasible", "MemoryError": "oom"}.get(answer["error"], "crash")
-        return status, answer["reason"], {}
+        return {"KnobError": "infeasible", "MemoryError": "oom"}.get(answer["error"], "crash"), answer["reason"]
     last = _last_line(log)
     if code == -signal.SIGKILL:
-        return "oom", "killed by the system (SIGKILL), as it does when memory runs out", {}
+        return "oom", "killed by the system (SIGKILL), as it does when memory runs out"
     if any(sign in last for sign in OUT_OF_MEMORY):
-        return "oom", last, {}
+        return "oom", last
     how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
-    return "crash", f"{how}: {last}" if last else how, {}
+    return "crash", f"{how}: {last}" if last else how
 
 
 def _last_line(log: Path) -> str:
-    lines = log.read_text(errors="replace").strip().splitlines()
-    return lines[-1].strip()[:300] if lines else ""
+    return _tail(log).rpartition("\n")[2].strip()[:300]
+
+
+def _tail(log: Path) -> str:
+    """The last lines of a log."""
+    with open(log, "rb") as f:
+        f.seek(max(0, os.fstat(f.fileno()).st_size - 8000))
+        lines = f.read().decode(errors="replace").strip().splitlines()
+    return "\n".join(lines[-TAIL_LINES:])

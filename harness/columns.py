@@ -8,7 +8,10 @@ The schema is always given to Parquet: a first row whose column is all null woul
 from __future__ import annotations
 
 import dataclasses
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Literal
 
 import pyarrow as pa
@@ -86,6 +89,7 @@ COLUMNS = (
     Column("drift", "float", "", "of a sentinel: its speed as a multiple of the earlier ones' median"),
     Column("drift_since", "time", "UTC", "of a sentinel that drifted: runs started from then on are suspect"),
     Column("quality_of", "int", "", "trial whose run measured this lossy setting's quality, if it is not this one"),
+    Column("score_s", "float", "s", "of wall_s: spent on quality alone, after the clock stopped"),
     Column("saved_s", "float", "s", "time that was not spent, estimated: not run, stopped early, or quality known"),
     Column("note", "str", "", "what the proposer said of it"),
     Column("log_tail", "str", "", "the last lines of the log of a run that went wrong"),
@@ -213,6 +217,20 @@ SCHEMA = pa.schema(
     ],
     {"schema_version": str(SCHEMA_VERSION)},
 )
+
+
+TIMES = tuple(c.name for c in COLUMNS if c.kind == "time")
+
+
+def packed(row: Mapping[str, Any]) -> str:
+    """A row as text, for the storage."""
+    return json.dumps({k: v.isoformat() if isinstance(v, datetime) else v for k, v in row.items() if v is not None})
+
+
+def unpacked(text: str) -> dict[str, Any]:
+    """The row of such a text."""
+    said = json.loads(text)
+    return {c.name: said.get(c.name) for c in COLUMNS} | {k: datetime.fromisoformat(said[k]) for k in TIMES if k in said}
 
 
 def markdown() -> str:

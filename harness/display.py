@@ -16,8 +16,9 @@ from rich.text import Text
 from engine import Knobs
 
 from .front import front
+from .known import tried
 from .plan import Plan
-from .proposals import Proposal
+from .runner import Job
 from .tables import RESIDENT, frame, front_table, number, setting, trial_line
 
 Row = dict[str, Any]
@@ -47,13 +48,13 @@ class Lines:
         print(f"{self._headline}note: {text}", flush=True)
         self._headline = ""
 
-    def begin(self, proposal: Proposal, rows: list[Row]) -> None:
+    def begin(self, job: Job, rows: list[Row]) -> None:
         print(end=self._headline, flush=True)
         self._headline = ""
 
     def end(self, row: Row, rows: list[Row]) -> None:
         names = [e.name for e in self._plan.space.entries]
-        print(trial_line(row, len(rows), self._plan.trials, names), flush=True)
+        print(trial_line(row, tried(rows), self._plan.trials, names), flush=True)
 
 
 class Panel:
@@ -62,7 +63,7 @@ class Panel:
     def __init__(self, plan: Plan, console: Console) -> None:
         self._plan, self._console = plan, console
         self._rows: list[Row] = []
-        self._proposal: Proposal | None = None
+        self._job: Job | None = None
         self._begun = self._start = time.monotonic()
         self._done_here = 0
         self._notes: list[str] = []
@@ -77,18 +78,18 @@ class Panel:
         for text in (headline(self._plan), *(f"note: {n}" for n in self._notes)):
             self._console.print(text, markup=False, highlight=False)
 
-    def begin(self, proposal: Proposal, rows: list[Row]) -> None:
-        self._proposal, self._begun = proposal, time.monotonic()
+    def begin(self, job: Job, rows: list[Row]) -> None:
+        self._job, self._begun = job, time.monotonic()
         self._take(rows)
 
     def end(self, row: Row, rows: list[Row]) -> None:
-        self._proposal = None
+        self._job = None
         self._done_here += 1
         self._take(rows)
 
     def render(self) -> RenderableType:
         """The panel as of now; Rich asks for it twice a second."""
-        plan, done = self._plan, len(self._rows)
+        plan, done = self._plan, tried(self._rows)
         bar = Table.grid(expand=True, padding=(0, 1, 0, 0))
         bar.add_column(ratio=1)
         bar.add_column(no_wrap=True, justify="right")
@@ -97,8 +98,8 @@ class Panel:
         bad = {r["status"] for r in self._rows} - {"ok"}
         counts = "".join(f"   {sum(r['status'] == s for r in self._rows)} {s}" for s in sorted(bad))
         parts.append(Text(f"best {self._best} tok/s   front {self._size}{counts}", no_wrap=True, overflow="ellipsis"))
-        if self._proposal:
-            parts.append(Text(self._now(self._proposal), no_wrap=True, overflow="ellipsis"))
+        if self._job:
+            parts.append(Text(self._now(self._job), no_wrap=True, overflow="ellipsis"))
         parts += [Text(f"note: {n}", style="italic") for n in self._notes]
         return Group(*parts, Text(""), self._table)
 
@@ -115,20 +116,22 @@ class Panel:
             else Text("the front appears with the first trials", style="dim")
         )
 
-    def _now(self, proposal: Proposal) -> str:
+    def _now(self, job: Job) -> str:
         took = time.monotonic() - self._begun
-        what = RESIDENT if proposal.origin == "reference" else self._setting(proposal)
-        return f"trial {proposal.trial} ({proposal.origin}, {took:.0f} s)  {what}"
+        origin = job.origin or job.proposal.origin
+        what = RESIDENT if origin == "reference" else self._setting(job)
+        run = f" run {job.run}" if job.run else ""
+        return f"trial {job.proposal.trial}{run} ({origin}, {took:.0f} s)  {what}"
 
-    def _setting(self, proposal: Proposal) -> str:
-        return setting(Knobs.from_mapping(proposal.values).as_dict(), [e.name for e in self._plan.space.entries])
+    def _setting(self, job: Job) -> str:
+        return setting(Knobs.from_mapping(job.proposal.values).as_dict(), [e.name for e in self._plan.space.entries])
 
     def _left(self) -> str:
         """Time left at the pace of this run, within budget.hours."""
         elapsed = time.monotonic() - self._start
         if not self._done_here:
             return f"{clock(elapsed)} elapsed"
-        left = elapsed / self._done_here * (self._plan.trials - len(self._rows))
+        left = elapsed / self._done_here * max(0, self._plan.trials - tried(self._rows))
         hours = self._plan.config["budget"]["hours"]
         if hours:
             left = min(left, max(0.0, hours * 3600 - elapsed))

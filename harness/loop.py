@@ -1,47 +1,66 @@
 """The loop of a study: propose, measure in a child, write the row, tell. Killed at any moment, it goes on where it was.
 
 The order is the guarantee: a proposal is in the storage before its child starts, its row is on the disk before Optuna is
-told, and what differs at the next start is put right from the rows. `running.json` counts the starts of a trial: one that
-ended its search or the machine three times is not tried a fourth time.
+told, and what differs at the next start is put right from the rows. All that the loop decides (whether a sentinel is due,
+what to confirm, which round it is in) it reads off the rows, so that a search that was killed decides as one that was not.
 """
 
 from __future__ import annotations
 
-import json
+import contextlib
+import itertools
+import logging
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol, TypeVar
 
-import psutil
+import optuna
+import sqlalchemy
 
-from engine import CheckpointError, Knobs
+from engine.errors import first_line
 
-from . import machine
-from .child import Interrupted, Outcome, run_child
-from .columns import NAMES
-from .manifest import JUDGE, locked, settle, write_json
+from . import ResultsError, StudyStopped, machine
+from .child import Interrupted
+from .columns import NOT_RUN
+from .confirm import next_sweep
+from .guards import check_disk, keep_awake, machine_lock
+from .known import settings_of, tried
+from .ledger import mend
+from .log import close_log, open_log, streak
+from .manifest import locked, settle
 from .plan import Plan, check_writable
-from .proposals import SAMPLER, Proposal, Proposals
-from .rows import read_rows, set_damaged_aside, write_row
+from .points import noise, suspects
+from .proposals import Proposal, Proposals, Search, open_storage
+from .rows import compact, read_rows, refresh, set_damaged_aside, write_row, write_tokens
+from .runner import Job, Row, Runner
+from .schema import Guards
+from .sentinel import drifted, due, judge_sentinel, sentinel_trial
+from .shared import Shared, owner_of, settle_shared
+from .spaces import Round, rounds
+from .state import write_state
+from .tables import frame
 
-MAX_STARTS = 3
-Row = dict[str, Any]
+MOST_FAILURES = 10  # in a row, of one cause
+MOST_DRAWS = 20  # settings that are not run, for each that is
+MOST_AGAIN = 0.5  # runs to measure suspect settings again, as a share of the settings
+MOST_AGAIN_EACH = 2
+PATIENCE_S = 600  # with a shared database that cannot be reached
+T = TypeVar("T")
 
 
 class Watcher(Protocol):
     """Who is told how the study goes: see `harness.display`."""
 
     def note(self, text: str) -> None: ...
-    def begin(self, proposal: Proposal, rows: list[Row]) -> None: ...
+    def begin(self, job: Job, rows: list[Row]) -> None: ...
     def end(self, row: Row, rows: list[Row]) -> None: ...
 
 
 @dataclass
 class Stop:
-    """What the user asked for with Ctrl-C: `soon` after this trial, `now` at once."""
+    """What the user asked for with Ctrl-C: `soon` after this run, `now` at once."""
 
     soon: bool = False
     now: bool = False
@@ -49,156 +68,308 @@ class Stop:
 
 def run_study(plan: Plan, watcher: Watcher, stop: Stop, warn: Callable[[str], None]) -> list[Row]:
     """Measure until the budget is spent or `stop` says so; returns the study's rows. Raises `HeadraceError`."""
-    hours = plan.config["budget"]["hours"]
-    deadline = time.monotonic() + 3600 * (float("inf") if hours is None else hours)
     check_writable(plan.folder)
-    with locked(plan.folder):
+    guards = Guards(**plan.config["guards"])
+    with contextlib.ExitStack() as held:
+        held.enter_context(locked(plan.folder))
+        if guards.alone:
+            held.enter_context(machine_lock(plan.folder))
         settle(plan)
+        log = open_log(plan.folder)
+        held.callback(close_log, log)
         for line in set_damaged_aside(plan.folder):
             warn(line)
-        rows = read_rows(plan.folder)
-        _note_changes(plan, rows, watcher)
-        proposals = Proposals(plan.folder, plan.space, plan.seed, plan.anchors, rows)
-        jobs = _jobs(plan, proposals, rows, watcher)
-        while len(rows) < plan.trials and not (stop.soon or stop.now) and time.monotonic() < deadline:
-            proposal = next(jobs)
-            watcher.begin(proposal, rows)
+            log.warning(line)
+        if guards.keep_awake:
+            held.enter_context(keep_awake(log.info))
+        night = Night(plan, guards, watcher, stop, log)
+        try:
+            night.search()
+        except BaseException as e:
+            night.state("failed", message=str(e) or type(e).__name__)
+            log.error("%s: %s", type(e).__name__, e)
+            raise
+        finally:
+            with contextlib.suppress(ResultsError):  # of a full disk, which was said
+                compact(plan.folder)
+        night.state("stopped" if stop.soon or stop.now or not night.complete else "finished")
+        log.info("%s with %d rows", "finished" if night.complete else "stopped", len(night.rows))
+    return night.rows
+
+
+class Night:
+    """One run of the command over a study."""
+
+    def __init__(self, plan: Plan, guards: Guards, watcher: Watcher, stop: Stop, log: logging.Logger) -> None:
+        self.plan, self.guards, self.watcher, self.stop, self.log = plan, guards, watcher, stop, log
+        self.rows: list[Row] = read_rows(plan.folder)
+        self.complete = False  # the whole budget of trials is spent
+        url = plan.config["storage"]["url"]
+        self._storage = open_storage(plan.folder, url)
+        self._owner = owner_of(plan.folder) if url else ""
+        self._shared: Shared | None = None
+        self._others: list[Row] = []  # of other machines
+        self._since, self._begin = datetime.now(UTC), time.monotonic()
+        self._first_round = rounds(plan)[-1].number
+        self._sweeps = 0
+        self._proposals: Proposals | None = None
+        self._runner = Runner(plan, self._sampler_name, lambda: stop.now, self._note, self._begun)
+        self._note_changes()
+
+    def search(self) -> None:
+        """Round by round until the budget is spent."""
+        while not (self.complete or self._ended()):
+            one = rounds(self.plan)[-1]
+            if one.verdict(self.plan) is not None and one.number < self.plan.rounds:
+                one = self._next_round(one)
+            self._proposals = self._proposals_of(one)
+            self._note(self._proposals.why)
+            self._explore(one)
+            if self._ended() and not self._out_of_time(one, confirmed=False):
+                return
+            self._confirm(one)
+            if self._ended():
+                return
+            self._conclude(one)
+            self.complete = one.number >= self.plan.rounds
+
+    # The phases of a round.
+
+    def _explore(self, one: Round) -> None:
+        wanted = self.plan.trials * min(one.number, self.plan.rounds) // self.plan.rounds
+        jobs = self._jobs(one)
+        while not self._ended() and not self._out_of_time(one, confirmed=False):
+            elsewhere = self._look_at_others()
+            if self._tried() + elsewhere < wanted:
+                self._do(next(jobs), "exploring")
+            elif elsewhere:  # they may vanish
+                time.sleep(1)
+            else:
+                return
+
+    def _look_at_others(self) -> int:
+        """Take up what other machines told; returns how many trials run there."""
+        if self._shared is None:
+            return 0
+        shared = self._shared
+        if count := self._patiently(shared.take_over):
+            self._note(f"{count} trials of a machine that vanished are put up again")
+        self._others = self._patiently(shared.rows)
+        return self._patiently(shared.running)
+
+    def _patiently(self, what: Callable[[], T]) -> T:
+        """Wait for a shared database that is away for a while."""
+        for attempt in itertools.count():
             try:
-                row = _measure(plan, proposal, stop)
-            except Interrupted:
-                break
-            write_row(plan.folder, row)
-            rows.append(row)
-            rows.sort(key=lambda r: r["trial"])
-            proposals.tell(row, rows)
-            _running(plan).unlink(missing_ok=True)
-            watcher.end(row, rows)
-    return rows
+                return what()
+            except (optuna.exceptions.StorageInternalError, sqlalchemy.exc.DBAPIError) as e:
+                if self._shared is None or attempt >= PATIENCE_S / 5 or self.stop.now:
+                    raise StudyStopped(
+                        f"the storage cannot be reached ({first_line(e)}); all rows are on the disk: run it again"
+                    ) from e
+                if not attempt:
+                    self._note(f"the storage cannot be reached ({first_line(e)}); trying again for {PATIENCE_S} s")
+                time.sleep(5)
+        raise AssertionError("unreachable")
 
+    @property
+    def known(self) -> list[Row]:
+        """All rows there are, those of other machines among them."""
+        return sorted([*self.rows, *self._others], key=lambda r: (r["trial"], r["run"])) if self._others else self.rows
 
-def _jobs(plan: Plan, proposals: Proposals, rows: list[Row], watcher: Watcher) -> Iterator[Proposal]:
-    """The reference, what an earlier run left open, then new proposals without end."""
-    if not any(row["origin"] == "reference" for row in rows):
-        if plan.reference_gb <= plan.limit_gb:
-            yield Proposal(0, "reference", {})
-        else:
-            watcher.note(
-                f"no reference: with everything resident it would take {plan.reference_gb:.3g} GB, "
-                f"above the limit of {plan.limit_gb:.3g} GB"
+    def _jobs(self, one: Round) -> Iterator[Job]:
+        """The reference, what an earlier run left open, then new proposals without end, with what is due between them."""
+        assert self._proposals is not None
+        if not any(row["origin"] == "reference" for row in self.rows):
+            if self.plan.reference_gb <= self.plan.limit_gb:
+                yield Job(Proposal(0, "reference", {}), round=one.number)
+            else:
+                self._note(
+                    f"no reference: with everything resident it would take {self.plan.reference_gb:.3g} GB, "
+                    f"above the limit of {self.plan.limit_gb:.3g} GB"
+                )
+        for proposal in self._proposals.pending(self.rows):
+            yield Job(proposal, round=one.number)
+        while True:
+            yield self._due(one) or Job(self._patiently(self._proposals.ask), round=one.number)
+            self._refuse_hopeless_space()
+
+    def _due(self, one: Round) -> Job | None:
+        """What is to be measured once more before a new setting is: a repeat, the sentinel, a suspect run."""
+        config = self.plan.config
+        newest = max((r for r in self.rows if r["run"] == 0), key=lambda r: r["started_at"], default=None)
+        if newest is not None and newest["status"] == "ok":
+            repeats = sum(r["trial"] == newest["trial"] and r["origin"] == "repeat" for r in self.rows)
+            if repeats < config["protocol"]["repeats"] - 1:
+                return self._once_more(newest["trial"], "repeat", one)
+        if due(self.rows, sentinel_trial(self.known), config["sentinel"]["every"]):
+            trial = sentinel_trial(self.known)
+            assert trial is not None
+            return self._once_more(trial, "sentinel", one)
+        for trial in self._suspects():
+            return self._once_more(trial, "again", one)
+        return None
+
+    def _confirm(self, one: Round) -> None:
+        """Measure again what looks like the front, until it is stable or the runs set aside for that are spent."""
+        rules = self.plan.config["confirm"]
+        budget = round(
+            rules["share"] * sum(r["round"] == one.number and r["run"] == 0 and r["wall_s"] > 0 for r in self.rows)
+        )
+        while not self._ended() and not self._out_of_time(one, confirmed=True):
+            spent = sum(r["origin"] == "confirm" and r["round"] == one.number for r in self.rows)
+            trials = next_sweep(
+                frame(self.known), runs=rules["runs"], within=rules["within"], error=rules["error"],
+                spent=spent, budget=budget, sweep=self._sweeps,
+            )  # fmt: skip
+            self._sweeps += 1
+            own = {r["trial"] for r in self.rows}  # each machine confirms what it measured
+            if not own.intersection(trials):
+                return
+            for trial in (t for t in trials if t in own):
+                if self._ended() or self._out_of_time(one, confirmed=True):
+                    return
+                while (job := self._due(one)) is not None and not self._ended():
+                    self._do(job, "confirming")
+                self._do(self._once_more(trial, "confirm", one), "confirming")
+
+    def _do(self, job: Job, phase: str) -> None:
+        """Measure one job: its row is on the disk before anybody is told."""
+        check_disk(self.guards, self.plan.folder)
+        self.state(phase, job)
+        self.watcher.begin(job, self.rows)
+        beating = self._shared.beating(job.proposal.trial) if self._shared else contextlib.nullcontext()
+        try:
+            with beating:
+                row, tokens = self._runner.run(job, self.known)
+        except Interrupted:
+            return
+        if row["origin"] == "sentinel":
+            judge_sentinel(row, self.known, self.plan.config["sentinel"]["drift"], noise(frame(self.known))["decode_tok_s"])
+        if tokens:
+            write_tokens(self.plan.folder, row["row_id"], row["trial"], row["run"], tokens)
+        write_row(self.plan.folder, row)
+        self.rows.append(row)
+        self.rows.sort(key=lambda r: (r["trial"], r["run"]))
+        assert self._proposals is not None
+        proposals = self._proposals
+        self._patiently(lambda: proposals.tell(row, self.known))
+        (self.plan.folder / "running.json").unlink(missing_ok=True)
+        refresh(self.plan.folder)
+        mend(self.plan.folder, self.rows)
+        self.log.info("trial %s %s %s %s", job.name, row["origin"], row["status"], row["status_reason"] or "")
+        self.watcher.end(row, self.rows)
+        count, why = streak(self.rows, self._since)
+        if count >= MOST_FAILURES:
+            raise StudyStopped(
+                f"{count} runs failed in a row with one cause ({why}); mend it, then run the same command again"
             )
-    yield from proposals.pending(rows)
-    while True:
-        yield proposals.ask()
 
+    def _once_more(self, trial: int, origin: str, one: Round) -> Job:
+        """The next run of a trial that was measured before."""
+        runs = [r for r in self.known if r["trial"] == trial]
+        first = runs[0]
+        proposal = Proposal(trial, origin, settings_of(first), first["proposer"] or "", "", first["sampler_seed"])
+        return Job(proposal, 1 + max(r["run"] for r in runs), origin, one.number)
 
-def _measure(plan: Plan, proposal: Proposal, stop: Stop) -> Row:
-    """One trial's row: foreseen as impossible, given up after too many starts, or measured in a child."""
-    started_at = datetime.now(UTC)
-    reason, predicted = plan.forbidden(proposal.values)
-    attempt = _starts(plan, proposal.trial) + 1
-    if reason:
-        outcome = Outcome("infeasible", reason)
-    elif attempt > MAX_STARTS:
-        outcome = Outcome(
-            "crash", f"the search ended {MAX_STARTS} times while it ran; see logs/trial-{proposal.trial:06d}.log"
+    def _suspects(self) -> list[int]:
+        """The trials to measure again now: none while the machine is as it was when they became suspect."""
+        doubted = any(r["suspect"] is not None or r["drift_since"] is not None for r in self.rows)
+        if not doubted or drifted(self.rows):
+            return []
+        again = [r["trial"] for r in self.rows if r["origin"] == "again"]
+        if len(again) >= MOST_AGAIN * self.plan.trials:
+            return []
+        return [t for t in suspects(frame(self.rows)) if again.count(t) < MOST_AGAIN_EACH]
+
+    # The rounds.
+
+    def _proposals_of(self, one: Round) -> Proposals:
+        plan, config = self.plan, self.plan.config
+        search = Search(
+            plan.objectives, plan.constraints, config["sampler"]["name"], config["sampler"]["options"],
+            config["sampler"]["random_every"], plan.seed, plan.limit_gb,
+        )  # fmt: skip
+        name = plan.name if one.number == 1 else f"{plan.name} round {one.number}"
+        anchors = plan.anchors if one.number == 1 else []
+        proposals = Proposals(
+            self._storage, name, search, one.space, anchors, self.rows, dropped=one.dropped, owner=self._owner
         )
-    else:
-        outcome = _run(plan, proposal, attempt, stop)
-    return _row(plan, proposal, outcome, started_at, min(attempt, MAX_STARTS), predicted)
+        if self._owner:
+            settle_shared(proposals.study, plan)
+            self._shared = Shared(proposals.study, self._owner, config["storage"]["stale_s"])
+        return proposals
 
+    # Budgets.
 
-def _run(plan: Plan, proposal: Proposal, attempt: int, stop: Stop) -> Outcome:
-    running = _running(plan)
-    request = {
-        "trial": proposal.trial,
-        "attempt": attempt,
-        "engine": plan.config["engine"]["module"],
-        "checkpoint": str(plan.checkpoint),
-        "judge": str(plan.folder / JUDGE),
-        "knobs": proposal.values,
-    }
-    write_json(running, request)
-    try:
-        return run_child(
-            running,
-            plan.folder / "logs" / f"trial-{proposal.trial:06d}.log",
-            timeout_s=plan.config["budget"]["trial_timeout_s"],
-            limit_gb=plan.limit_gb,
-            interrupted=lambda: stop.now,
-            started=lambda pid: write_json(running.with_name("child.json"), _process(pid)),
+    def _tried(self) -> int:
+        """Settings that were run, the reference among them."""
+        return tried(self.known)
+
+    def _refuse_hopeless_space(self) -> None:
+        idle = sum(r["run"] == 0 and r["status"] in NOT_RUN for r in self.rows)
+        if idle > MOST_DRAWS * max(10, self._tried()):
+            last = next(r for r in reversed(self.rows) if r["status"] in NOT_RUN)
+            raise StudyStopped(
+                f"{idle} settings were drawn that cannot run, and {self._tried()} that can (the last: "
+                f"{last['status_reason']}); narrow the search space, or allow more memory"
+            )
+
+    def _ended(self) -> bool:
+        return self.stop.soon or self.stop.now
+
+    def _out_of_time(self, one: Round, *, confirmed: bool) -> bool:
+        """Whether this round's share of the hours is over; before confirmation, the part without it."""
+        hours, share = self.plan.config["budget"]["hours"], self.plan.config["confirm"]["share"]
+        if hours is None:
+            return False
+        rounds_here = self.plan.rounds - self._first_round + 1
+        each = 3600 * hours / max(1, rounds_here)
+        end = each * (one.number - self._first_round) + each * (1 if confirmed else 1 / (1 + share))
+        return time.monotonic() - self._begin >= end
+
+    # What is said of it.
+
+    def state(self, phase: str, job: Job | None = None, message: str = "") -> None:
+        """Tell `harness.status`."""
+        write_state(
+            self.plan.folder,
+            phase=phase,
+            since=time.time(),
+            started=self._since.timestamp(),
+            trials_wanted=self.plan.trials,
+            trials_done=self._tried(),
+            hours=self.plan.config["budget"]["hours"],
+            message=message,
+            **(
+                {}
+                if job is None
+                else {
+                    "round": job.round,
+                    "trial": job.proposal.trial,
+                    "run": job.run,
+                    "origin": job.origin or job.proposal.origin,
+                }
+            ),
         )
-    except (Interrupted, CheckpointError):
-        write_json(running, {**request, "attempt": attempt - 1})  # not the setting's fault: it keeps its starts
-        raise
 
+    def _note(self, text: str) -> None:
+        self.log.info(text)
+        self.watcher.note(text)
 
-def _starts(plan: Plan, trial: int) -> int:
-    """How often this trial was started without an end; a child that outlived its search is ended."""
-    running = _running(plan)
-    if not running.exists():
-        return 0
-    _end_orphan(running.with_name("child.json"))
-    request = json.loads(running.read_text())
-    return int(request["attempt"]) if request["trial"] == trial else 0
+    def _begun(self, job: Job, pid: int) -> None:
+        self.log.info("trial %s runs in process %d", job.name, pid)
 
+    def _sampler_name(self) -> str:
+        assert self._proposals is not None
+        return self._proposals.sampler
 
-def _end_orphan(path: Path) -> None:
-    try:
-        child = json.loads(path.read_text())
-        process = psutil.Process(child["pid"])
-        if process.create_time() == child["created"]:
-            process.kill()
-            process.wait(10)
-    except (OSError, psutil.Error):
-        pass
-
-
-def _process(pid: int) -> dict[str, Any]:
-    return {"pid": pid, "created": psutil.Process(pid).create_time()}
-
-
-def _running(plan: Plan) -> Path:
-    return plan.folder / "running.json"
-
-
-def _row(plan: Plan, proposal: Proposal, outcome: Outcome, started_at: datetime, attempt: int, predicted: float) -> Row:
-    config = plan.config
-    row: Row = dict.fromkeys(NAMES)
-    row.update(Knobs.from_mapping(proposal.values).as_dict())
-    row.update(outcome.figures)
-    row.update(machine.identity())
-    row.update(
-        trial=proposal.trial,
-        status=outcome.status,
-        status_reason=outcome.reason,
-        origin=proposal.origin,
-        attempt=attempt,
-        predicted_peak_gb=predicted,
-        seen_peak_gb=outcome.seen_peak_gb,
-        wall_s=outcome.wall_s,
-        started_at=started_at,
-        study=plan.name,
-        seed=plan.seed,
-        sampler=SAMPLER,
-        space=plan.space_fingerprint,
-        judge=plan.judge.fingerprint,
-        quality=plan.judge_name,
-        model=config["model"]["name"],
-        architecture=plan.architecture,
-        model_fingerprint=plan.model_fingerprint,
-        device=config["device"]["name"],
-        limit_gb=plan.limit_gb,
-        engine=config["engine"]["module"],
-    )
-    return row
-
-
-def _note_changes(plan: Plan, rows: list[Row], watcher: Watcher) -> None:
-    """Things that do not forbid to go on, but that a reader of the rows wants to know."""
-    now = machine.identity()
-    before = {row["commit"] for row in rows} - {now["commit"], None}
-    if before:
-        watcher.note(f"earlier rows were measured with commit {', '.join(sorted(c[:9] for c in before))}")
-    asked = plan.config["device"]["memory_gb"]
-    if asked and asked > machine.memory_gb():
-        watcher.note(f"device.memory_gb={asked:g} is more than this machine has ({machine.memory_gb():.1f} GB)")
+    def _note_changes(self) -> None:
+        """Things that do not forbid to go on, but that a reader of the rows wants to know."""
+        now = machine.identity()
+        before = {row["commit"] for row in self.rows} - {now["commit"], None}
+        if before:
+            self._note(f"earlier rows were measured with commit {', '.join(sorted(c[:9] for c in before))}")
+        asked = self.plan.config["device"]["memory_gb"]
+        if asked and asked > machine.memory_gb():
+            self._note(f"device.memory_gb={asked:g} is more than this machine has ({machine.memory_gb():.1f} GB)")

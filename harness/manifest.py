@@ -21,6 +21,7 @@ from . import ResultsError
 from .plan import Plan
 from .rows import sync_folder
 
+VERSION = 2  # of what a study's folder holds
 JUDGE = "judge.yaml"  # the texts in use, kept beside the rows
 
 
@@ -48,38 +49,52 @@ def settle(plan: Plan) -> None:
     identity = plan.identity()
     if path.exists():
         try:
-            old = json.loads(path.read_text())["identity"]
+            manifest = json.loads(path.read_text())
+            old, version = manifest["identity"], manifest.get("version", 1)
         except (ValueError, KeyError) as e:
             raise ResultsError(f"{path} is damaged; restore it, or start another study with study.name=OTHER") from e
-        changes = _changes(old, json.loads(json.dumps(identity)))
-        if changes:
+        if version != VERSION:
             raise ResultsError(
-                f"{plan.folder} holds another study: {'; '.join(changes)}; undo that, or start another with study.name=OTHER"
+                f"{plan.folder} was written by version {version} of the search, this is version {VERSION}; start another "
+                "study with study.name=OTHER (python -m harness.report still reads the old one)"
+            )
+        found = changes(old, json.loads(json.dumps(identity)))
+        if found:
+            raise ResultsError(
+                f"{plan.folder} holds another study: {'; '.join(found)}; undo that, or start another with study.name=OTHER"
             )
     elif any((plan.folder / "trials").glob("*.parquet")):
         raise ResultsError(f"{plan.folder} has trials but no manifest.json; restore it, or choose study.name=OTHER")
     texts = [dataclasses.asdict(text) for text in plan.judge.texts]
     (plan.folder / JUDGE).write_text(yaml.safe_dump(texts, allow_unicode=True, sort_keys=False), encoding="utf-8")
-    write_json(path, {"identity": identity, "config": dict(plan.config)})
+    write_json(path, {"version": VERSION, "identity": identity, "config": dict(plan.config)})
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write a JSON file whole or not at all, and wait until the disk has it."""
+    write_text(path, json.dumps(content, indent=2))
+
+
+def write_text(path: Path, content: str) -> None:
+    """Write a file whole or not at all, and wait until the disk has it. Raises `ResultsError` if it cannot be written."""
     tmp = path.with_name(f".{path.name}.tmp")
-    with open(tmp, "w") as f:
-        json.dump(content, f, indent=2)
-        f.flush()
-        os.fsync(f.fileno())
-    os.replace(tmp, path)
-    sync_folder(path.parent)
+    try:
+        with open(tmp, "w", encoding="utf-8") as f:
+            f.write(content)
+            f.flush()
+            os.fsync(f.fileno())
+        os.replace(tmp, path)
+        sync_folder(path.parent)
+    except OSError as e:
+        raise ResultsError(f"{path} cannot be written ({e.strerror}); make room, then run the same command again") from e
 
 
-def _changes(old: Any, new: Any, name: str = "") -> list[str]:
+def changes(old: Any, new: Any, name: str = "") -> list[str]:
     """`name was A and is now B` for every leaf that differs; a list is a leaf."""
     if not (isinstance(old, dict) and isinstance(new, dict)):
         return [] if old == new else [f"{name} was {_show(old)} and is now {_show(new)}"]
     keys = [k for k in {**old, **new} if old.get(k) != new.get(k) or (k in old) != (k in new)]
-    below = (_changes(old.get(k), new.get(k), k if name in ("", "space") else f"{name}.{k}") for k in keys)
+    below = (changes(old.get(k), new.get(k), k if name in ("", "space") else f"{name}.{k}") for k in keys)
     return [line for lines in below for line in lines]
 
 

@@ -19,10 +19,22 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from engine import CheckpointError, Judge, Knobs
+from engine.knobs import CACHE_DEPENDENT
 
 from . import ConfigError, ResultsError, machine
-from .columns import OBJECTIVES
+from .columns import QUALITY, Direction
+from .constraints import Constraint, constraints_from_config, objectives_from_config
 from .space import Space, canonical, space_from_config
+
+PAGE_CACHE = ("as_is", "cold", "warm")
+LEAST = {
+    **{"budget.trials": 1, "budget.hours": 0, "budget.trial_timeout_s": 1, "budget.hang_s": 1, "rounds": 1},
+    **{"quality.most": 1, "study.seed": 0, "sampler.random_every": 0, "protocol.warm_up_tokens": 0},
+    **{"protocol.timed_tokens": 1, "protocol.repeats": 1, "protocol.cool_down_s": 0, "sentinel.every": 0},
+    **{"sentinel.drift": 0, "confirm.share": 0, "confirm.runs": 1, "proposer.every": 1, "proposer.timeout_s": 1},
+    **{"guards.min_disk_gb": 0, "guards.max_load": 0, "guards.wait_s": 0, "storage.stale_s": 1},
+}
+SHARES = ("confirm.within", "confirm.error", "protocol.stop_error", "guards.min_free_memory_share")
 
 
 @dataclass(frozen=True)
@@ -41,6 +53,9 @@ class Plan:
     reference_gb: float  # predicted peak with everything resident
     limit_gb: float
     folder: Path
+    objectives: Mapping[str, Direction]
+    constraints: tuple[Constraint, ...]
+    bounds: Mapping[str, float]  # what the names in a space's bounds stand for, GB or cores
 
     @property
     def name(self) -> str:
@@ -55,6 +70,26 @@ class Plan:
         return int(self.config["budget"]["trials"])
 
     @property
+    def rounds(self) -> int:
+        return int(self.config["rounds"])
+
+    @property
+    def json_prompts(self) -> str | None:
+        """The file of the JSON prompts, if a constraint asks for what they tell."""
+        wanted = any(c.metric == "json_valid" for c in self.constraints)
+        return str(Path(self.config["quality"]["json_prompts"]).expanduser().absolute()) if wanted else None
+
+    @property
+    def wants_kl(self) -> bool:
+        return "kl" in self.objectives or any(c.metric == "kl" for c in self.constraints)
+
+    @property
+    def memory_bound_gb(self) -> float:
+        """What a trial may take at most, by the machine and by the study's constraints."""
+        bounds = [c.number for c in self.constraints if c.metric == "peak_memory_gb" and c.upper and not c.relative]
+        return min([self.limit_gb, *bounds])
+
+    @property
     def space_fingerprint(self) -> str:
         return hashlib.sha256(canonical(self.identity()["space"]).encode()).hexdigest()[:16]
 
@@ -64,7 +99,9 @@ class Plan:
             "model": self.model_fingerprint,
             "judge": self.judge.fingerprint,
             "engine": self.config["engine"]["module"],
-            "objectives": dict(OBJECTIVES),
+            "objectives": ",".join(self.objectives),
+            "constraints": [c.text for c in self.constraints],
+            "protocol": {k: self.config["protocol"][k] for k in ("warm_up_tokens", "timed_tokens", "page_cache")},
             "seed": self.seed,
             "space": {"search_space": self.space.as_dict(), "knobs": dict(self.space.fixed)},
             "machine": {name: machine.identity()[name] for name in ("cpu", "cores")},
@@ -79,9 +116,9 @@ class Plan:
                 f"cache_gb={knobs.cache_gb:g} is below one token's experts ({need.one_token_gb:.4g} GB)",
                 need.predicted_peak_gb,
             )
-        if need.predicted_peak_gb > self.limit_gb:
+        if need.predicted_peak_gb > self.memory_bound_gb:
             return (
-                f"would take {need.predicted_peak_gb:.3g} GB, above the limit of {self.limit_gb:.3g} GB",
+                f"would take {need.predicted_peak_gb:.3g} GB, above the limit of {self.memory_bound_gb:.3g} GB",
                 need.predicted_peak_gb,
             )
         return None, need.predicted_peak_gb
@@ -91,8 +128,8 @@ def plan_from_config(config: DictConfig) -> Plan:
     """Check a composed configuration. Raises `ConfigError`, `CheckpointError` or `JudgeError`."""
     c: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     _check_numbers(c)
-    space = space_from_config(c["search_space"], c["knobs"])
-    anchors = [_anchor(space, i, values) for i, values in enumerate(c["study"]["anchors"])]
+    objectives = objectives_from_config(c["objectives"])
+    constraints = constraints_from_config(c["constraints"], c["quality"]["json_prompts"])
     judge_path = Path(c["quality"]["text"]).expanduser()
     judge, judge_name = _some(Judge.load(judge_path), judge_path.stem, c["quality"]["most"])
     engine = _engine(c["engine"]["module"])
@@ -100,6 +137,17 @@ def plan_from_config(config: DictConfig) -> Plan:
     if not checkpoint.exists():
         raise CheckpointError(_needs(c, checkpoint))
     whole = engine.footprint(checkpoint, Knobs())
+    memory = c["device"]["memory_gb"] or machine.memory_gb()
+    limit = memory * c["device"]["usable_share"]
+    bounds = {
+        "one_token": whole.one_token_gb,
+        "all_experts": whole.all_experts_gb,
+        "memory_gb": memory,
+        "limit_gb": limit,
+        "cores": machine.identity()["cores"],
+    }
+    space = space_from_config(c["search_space"], c["knobs"], bounds)
+    anchors = [_anchor(space, i, values) for i, values in enumerate(c["study"]["anchors"])]
 
     @functools.cache
     def all_experts_gb(precision: Knobs) -> float:
@@ -109,29 +157,55 @@ def plan_from_config(config: DictConfig) -> Plan:
         return knobs.cache_gb is not None and knobs.cache_gb >= all_experts_gb(dataclasses.replace(knobs, cache_gb=None))
 
     space = dataclasses.replace(space, holds_all=holds_all)
-    limit = (c["device"]["memory_gb"] or machine.memory_gb()) * c["device"]["usable_share"]
     folder = Path(c["results_dir"]).expanduser().absolute() / c["study"]["name"]
     plan = Plan(
         c, space, [*space.anchors(), *anchors], engine, checkpoint, judge, judge_name,
-        whole.architecture, whole.fingerprint, whole.predicted_peak_gb, limit, folder,
+        whole.architecture, whole.fingerprint, whole.predicted_peak_gb, limit, folder, objectives, constraints, bounds,
     )  # fmt: skip
     _check_cache(plan)
+    _check_together(plan)
     return plan
+
+
+def _check_together(plan: Plan) -> None:
+    """What one part of the configuration asks of another."""
+    c = plan.config
+    if c["storage"]["url"] and plan.rounds > 1:
+        raise ConfigError(
+            f"rounds={plan.rounds} with storage.url: machines that share a study search one space; set rounds=1"
+        )
+    if plan.reference_gb > plan.limit_gb:
+        for one in plan.constraints:
+            if one.relative and one.metric not in QUALITY:
+                raise ConfigError(
+                    f"constraint '{one.text}' needs the reference, which would take {plan.reference_gb:.3g} GB of at most "
+                    f"{plan.limit_gb:.3g} GB; give a number"
+                )
+    lossy = [e.name for e in plan.space.entries if e.name in CACHE_DEPENDENT]
+    if lossy and plan.space.fixed.get("prefill_chunk") != 1:
+        raise ConfigError(
+            f"search_space.{lossy[0]}: its cost shows in decoded tokens, and the judge's prompts are prefilled in "
+            "chunks; score them token by token with knobs.prefill_chunk=1"
+        )
 
 
 def _check_numbers(c: Any) -> None:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", c["study"]["name"]):
         raise ConfigError(f"study.name={c['study']['name']} names a folder: use letters, digits, '.', '_' and '-'")
-    budget, device = c["budget"], c["device"]
-    for key, value, least in (
-        ("budget.trials", budget["trials"], 1),
-        ("budget.hours", budget["hours"], 0),
-        ("budget.trial_timeout_s", budget["trial_timeout_s"], 1),
-        ("quality.most", c["quality"]["most"], 1),
-        ("study.seed", c["study"]["seed"], 0),
-    ):
+    device = c["device"]
+    for key, least in LEAST.items():
+        group, _, name = key.rpartition(".")
+        value = c[group][name] if group else c[name]
         if value is not None and not value >= least:
             raise ConfigError(f"{key}={value:g} is below {least}; raise it")
+    for key in SHARES:
+        group, _, name = key.rpartition(".")
+        if not 0 <= c[group][name] <= 1:
+            raise ConfigError(f"{key}={c[group][name]:g} is outside 0 .. 1; give a share")
+    if c["protocol"]["page_cache"] not in PAGE_CACHE:
+        raise ConfigError(
+            f"protocol.page_cache={c['protocol']['page_cache']} is unknown; choose one of: {', '.join(PAGE_CACHE)}"
+        )
     if device["memory_gb"] is not None and not device["memory_gb"] > 0:
         raise ConfigError(
             f"device.memory_gb={device['memory_gb']:g} is not above 0; give GB, or null for what this machine has"

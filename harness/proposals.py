@@ -1,36 +1,40 @@
-"""What to try next: an Optuna study in SQLite, asked and told, that survives being killed at any moment.
+"""What to try next: an Optuna study, asked and told, that survives being killed at any moment.
 
-A row's number is given to an Optuna trial as its attribute `trial` once its setting is accepted; a trial without it never
-ran. The storage holds what was proposed, the Parquet rows what came of it; where they differ, the rows are right, and a
-lost storage is made anew from them.
+A proposal gets its trial number, the user attribute `trial`, once its setting is accepted; an Optuna trial without it never
+ran. The storage holds what was proposed, the Parquet rows what came of it; where they differ the rows are right, and a lost
+storage is made anew from them. Each round of a search has an Optuna study of its own, into which the earlier settings that
+its space still holds are carried.
 
-An out-of-memory, infeasible, timed-out or crashed trial is told as complete, with the worst values seen so far and a
-violated constraint. Told as failed it would be invisible to the sampler, which then comes back to it again and again.
+What could not run, or ended badly, is told as complete, with the worst values seen so far and a violated constraint. Told as
+failed it would be invisible to the sampler, which then comes back to it again and again. The study's constraints are told as
+constraints. FAIL is what a setting gets that was drawn although it had been tried, and a trial whose machine vanished.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import math
 import sqlite3
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from . import ResultsError
-from .columns import OBJECTIVES
-from .space import Entry, Space, canonical
+from engine.errors import first_line
 
-SAMPLER = "tpe"
+from . import ConfigError, ResultsError
+from .columns import NOT_RUN, Direction, packed
+from .constraints import Constraint
+from .known import reference_figures
+from .samplers import is_random_control, sampler_for, seed_for
+from .space import Space, canonical
+
 TRIES = 8  # draws before a setting that was tried before is measured again
-MULTIVARIATE_BELOW = 100  # jointly modelled knobs are ahead in short studies, independent ones in long ones
+BAD = {"maximize": 0.0, "minimize": 1e9}  # told of a figure as long as no trial has one
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
@@ -38,90 +42,185 @@ warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning
 
 @dataclass(frozen=True)
 class Proposal:
-    """One setting to measure as the row `trial`."""
+    """One setting to measure as trial `trial`, and who chose it."""
 
     trial: int
     origin: str
     values: dict[str, Any]
+    proposer: str = ""
+    note: str = ""
+    seed: int | None = None  # of the sampler
+    starts: int = 0  # on machines that vanished with it
+
+
+@dataclass(frozen=True)
+class Search:
+    """What the sampler has to know of a study, and how it is chosen."""
+
+    objectives: Mapping[str, Direction]
+    constraints: tuple[Constraint, ...] = ()
+    sampler: str = "auto"
+    options: Mapping[str, Any] | None = None
+    random_every: int = 0
+    seed: int = 0
+    limit_gb: float = math.inf
 
 
 class Proposals:
-    """The Optuna study of one folder. `rows` are the rows that the folder holds already."""
+    """The Optuna study `name` in `storage`. `rows` are the rows there are; of each trial the first run counts."""
 
     def __init__(
-        self, folder: Path, space: Space, seed: int, anchors: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any]]
+        self,
+        storage: optuna.storages.BaseStorage,
+        name: str,
+        search: Search,
+        space: Space,
+        anchors: Sequence[Mapping[str, Any]] = (),
+        rows: Sequence[Mapping[str, Any]] = (),
+        *,
+        dropped: Set[str] = frozenset(),
+        owner: str = "",
     ) -> None:
-        self._space, self._seed = space, seed
-        self._distributions = {e.name: distribution(e) for e in space.entries}
-        self._study = _open(folder / "study.db")
-        self._adopt(rows)
+        self._search, self._space, self._dropped, self._owner = search, space, dropped, owner
+        self._tried: dict[int, str] = {}
+        self.sampler = self.why = ""  # which sampler is in use, and why
+        self._study = optuna.create_study(
+            study_name=name, storage=storage, directions=[*search.objectives.values()], load_if_exists=True
+        )
+        self._adopt([row for row in rows if not row["run"]])
         self._enqueue(anchors)
+        self._sampler(control=False)
 
     def pending(self, rows: Sequence[Mapping[str, Any]]) -> list[Proposal]:
-        """Accepted settings that have no row: their search was killed, or their row was lost."""
+        """Accepted settings of ours that have no row: their search was killed, or their row was lost."""
         done = {row["trial"] for row in rows}
         return [
-            Proposal(t.user_attrs["trial"], t.user_attrs["origin"], self._space.values(t.params))
+            self._proposal(t)
             for t in self._accepted()
-            if t.user_attrs["trial"] not in done
+            if t.user_attrs["trial"] not in done and t.user_attrs.get("owner", self._owner) == self._owner
         ]
 
+    def offer(self, values: Mapping[str, Any], proposer: str, note: str = "") -> bool:
+        """Put a setting from outside before what the sampler has; False if it was tried. Raises `ConfigError`."""
+        params = self._space.params(values)
+        if canonical(self._space.values(params)) in self._known():
+            return False
+        attributes = {"origin": "proposer", "proposer": proposer, "note": note}
+        self._study.enqueue_trial(dict(params), user_attrs=attributes)
+        return True
+
     def ask(self) -> Proposal:
-        """A new setting: anchors first, then the sampler's. One that was tried before is drawn anew a few times."""
-        tried = {canonical(self._space.values(t.params)) for t in self._accepted()}
-        number = 1 + max((t.user_attrs["trial"] for t in self._accepted()), default=0)
+        """A new setting: anchors and offers first, then the sampler's. One that was tried is drawn anew a few times."""
         for attempt in range(TRIES):
-            self._study.sampler = self._sampler()
-            trial = self._study.ask(self._distributions)
-            values = self._space.values(trial.params)
-            if "origin" not in trial.user_attrs:
-                trial.set_user_attr("origin", "sampler")
-            if canonical(values) not in tried or attempt == TRIES - 1:
-                trial.set_user_attr("trial", number)
-                return Proposal(number, trial.user_attrs["origin"], values)
+            known = self._known()
+            number = self._first + len(self.trials)
+            control = is_random_control(number, self._search.random_every)
+            seed = self._sampler(control=control)
+            trial = self._study.ask()
+            values = self._space.values(self._space.suggest(trial))
+            if canonical(values) not in known or attempt == TRIES - 1:
+                if "origin" not in trial.user_attrs:
+                    trial.set_user_attr("origin", "random" if control else "sampler")
+                    trial.set_user_attr("proposer", "random" if control else self.sampler)
+                    trial.set_user_attr("seed", seed)
+                trial.set_user_attr("owner", self._owner)
+                trial.set_user_attr("trial", self._first + trial.number)
+                return self._proposal(self._study.trials[trial.number])
             self._study.tell(trial, state=TrialState.FAIL)
         raise AssertionError("unreachable")
 
     def tell(self, row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> None:
-        """Report a row; `rows` are all so far, from which a trial without figures gets the worst values."""
-        trial = next((t for t in self._accepted() if t.user_attrs["trial"] == row["trial"]), None)
-        if trial is None or trial.state.is_finished():
+        """Report a trial's first run; `rows` are all so far, from which a trial without figures gets the worst values."""
+        trial = next((t for t in reversed(self._accepted()) if t.user_attrs["trial"] == row["trial"]), None)
+        if row["run"] or trial is None or trial.state.is_finished():
             return  # the reference, or a row that was measured again: Optuna keeps what it was told first
-        optuna.trial.Trial(self._study, trial._trial_id).set_constraint("infeasible", constraint(row))
-        self._study.tell(trial.number, told_values(row, rows))
+        told = optuna.trial.Trial(self._study, trial._trial_id)
+        for name, value in self._constraints(row, rows).items():
+            told.set_constraint(name, value)
+        if self._owner:
+            told.set_user_attr("row", packed(row))
+        self._study.tell(trial.number, told_values(row, rows, self._search.objectives))
 
     @property
     def trials(self) -> list[FrozenTrial]:
         """Optuna's own view, for those who look."""
         return self._study.get_trials(deepcopy=False)
 
-    def _accepted(self) -> list[FrozenTrial]:
-        return [t for t in self.trials if "trial" in t.user_attrs]
+    @property
+    def study(self) -> optuna.Study:
+        """The Optuna study itself."""
+        return self._study
 
-    def _sampler(self) -> optuna.samplers.BaseSampler:
-        """Seeded by the number of trials, so that a resumed study goes on like an uninterrupted one."""
-        count = len(self.trials)
-        seed = int.from_bytes(hashlib.sha256(f"{self._seed}/{count}".encode()).digest()[:4], "big")
-        return optuna.samplers.TPESampler(seed=seed, multivariate=count < MULTIVARIATE_BELOW)
+    def _proposal(self, trial: FrozenTrial) -> Proposal:
+        a = trial.user_attrs
+        values = self._space.values(trial.params)
+        return Proposal(
+            a["trial"], a["origin"], values, a.get("proposer", ""), a.get("note", ""), a.get("seed"), a.get("starts", 0)
+        )
+
+    def _accepted(self) -> list[FrozenTrial]:
+        return [t for t in self.trials if "trial" in t.user_attrs and "carried" not in t.user_attrs]
+
+    def _known(self) -> set[str]:
+        """The settings that were accepted so far, also those that were carried here."""
+        for t in self.trials[len(self._tried) :]:
+            if t.state == TrialState.WAITING or (t.state == TrialState.RUNNING and "trial" not in t.user_attrs):
+                break
+            self._tried[t.number] = canonical(self._space.values(t.params)) if "trial" in t.user_attrs else ""
+        rest = self.trials[len(self._tried) :]
+        return {*self._tried.values(), *(canonical(self._space.values(t.params)) for t in rest if "trial" in t.user_attrs)}
+
+    def _sampler(self, *, control: bool) -> int:
+        """Set the sampler, seeded by the number of trials, so that a resumed study goes on like an uninterrupted one."""
+        s, count = self._search, len(self.trials)
+        seed = seed_for(s.seed, self._first + count)
+        name, options = ("random", {}) if control else (s.sampler, dict(s.options or {}))
+        self._study.sampler, why = sampler_for(
+            name, options, seed=seed, space_flat=self._space.flat, trials_so_far=count, objectives=len(s.objectives)
+        )
+        if not control:
+            self.why, self.sampler = why, type(self._study.sampler).__name__.removesuffix("Sampler").lower()
+        return seed
 
     def _adopt(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Make the storage agree with the rows: drop what was never accepted, tell and add what was measured."""
+        """Make the storage agree with the rows: end what was never accepted, tell and add what was measured."""
         for trial in self.trials:
-            if trial.state == TrialState.RUNNING and "trial" not in trial.user_attrs:
+            if trial.state == TrialState.RUNNING and "trial" not in trial.user_attrs and not self._owner:
                 self._study.tell(trial.number, state=TrialState.FAIL)
-        known = {t.user_attrs["trial"] for t in self._accepted()}
+        if "first" not in self._study.user_attrs:
+            known = {t.user_attrs.get("trial") for t in self.trials}
+            for row in rows:
+                if row["trial"] not in known and row["origin"] != "reference":
+                    self._carry(row, rows)
+            top = max((row["trial"] for row in rows), default=0)
+            self._study.set_user_attr("first", top + 1 - len(self.trials))  # the number of its Optuna trial 0
+        self._first = int(self._study.user_attrs["first"])
         for row in rows:
             self.tell(row, rows)
-            if row["origin"] != "reference" and row["trial"] not in known:
-                self._study.add_trial(
-                    create_trial(
-                        values=told_values(row, rows),
-                        params=self._space.params(self._space.from_row(row)),
-                        distributions=self._distributions,
-                        user_attrs={"trial": row["trial"], "origin": row["origin"]},
-                        constraints={"infeasible": constraint(row)},
-                    )
+
+    def _carry(self, row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> None:
+        """Add a measured setting, if this space holds it: what does not move here must be at the value it is held at."""
+        values = self._space.from_row(row)
+        held = {k: v for k, v in self._space.fixed.items() if k not in self._dropped}
+        if any(row[name] != value for name, value in held.items() if row.get(name) is not None):
+            return
+        with contextlib.suppress(ConfigError):
+            params = self._space.params(values)
+            self._study.add_trial(
+                create_trial(
+                    values=told_values(row, rows, self._search.objectives),
+                    params=dict(params),
+                    distributions={name: d for name, d in self._space.distributions().items() if name in params},
+                    user_attrs={"trial": row["trial"], "origin": row["origin"], "carried": True},
+                    constraints=self._constraints(row, rows),
                 )
+            )
+
+    def _constraints(self, row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+        """Above 0 means violated. Every trial has them all: one without counts as feasible. What is not known is 0."""
+        reference = reference_figures(rows)
+        told = {c.text: c.excess(row.get(c.metric), reference) or 0.0 for c in self._search.constraints}
+        return {"possible": impossible(row, self._search.limit_gb), **told}
 
     def _enqueue(self, anchors: Sequence[Mapping[str, Any]]) -> None:
         alive = [t for t in self.trials if t.state != TrialState.FAIL]
@@ -129,52 +228,75 @@ class Proposals:
         for params in anchors:
             if canonical(params) not in present:
                 present.append(canonical(params))
-                self._study.enqueue_trial(dict(params), user_attrs={"origin": "anchor"})
+                self._study.enqueue_trial(dict(params), user_attrs={"origin": "anchor", "proposer": "anchor"})
 
 
-def distribution(entry: Entry) -> BaseDistribution:
-    """How Optuna sees an entry: an ordered choice is the index of its value."""
-    if entry.type == "ordinal":
-        return IntDistribution(0, len(entry.values) - 1)
-    if entry.type == "choice":
-        return CategoricalDistribution(entry.values)
-    if entry.type == "int":
-        return IntDistribution(int(entry.low), int(entry.high), log=entry.log)
-    return FloatDistribution(entry.low, entry.high, log=entry.log)
+def impossible(row: Mapping[str, Any], limit_gb: float) -> float:
+    """The constraint that every trial has: above 0 if it could not run, by how much of the limit where memory was why."""
+    if row["status"] in ("ok", "stopped", "dominated"):
+        return -1.0
+    peak = max(row["seen_peak_gb"] or 0.0, row["predicted_peak_gb"] or 0.0)
+    over = peak / limit_gb - 1 if math.isfinite(limit_gb) else 0.0
+    return over if over > 0 else 1.0 if row["status"] != "oom" else 0.1
 
 
-def constraint(row: Mapping[str, Any]) -> float:
-    """Above 0 means infeasible. Every trial has it: one without counts as feasible."""
-    return -1.0 if row["status"] == "ok" else 1.0
-
-
-def told_values(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> list[float]:
+def told_values(
+    row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], objectives: Mapping[str, Direction]
+) -> list[float]:
     """The objectives as Optuna is told them: measured ones, or the worst that any row has; before that, plain bad ones."""
-    if row["status"] == "ok":
-        return [row[name] for name in OBJECTIVES]
-    fallback = {"decode_tok_s": 0.0, "peak_memory_gb": row["limit_gb"], "perplexity": 1e3}
     values = []
-    for name, direction in OBJECTIVES.items():
-        seen = [r[name] for r in rows if r["status"] == "ok" and math.isfinite(r[name])]
-        worst = min if direction == "maximize" else max
-        values.append(worst(seen) if seen else fallback[name])
+    for name, direction in objectives.items():
+        own = row[name] if row["status"] in ("ok", "stopped", *NOT_RUN) else None
+        if own is None or not math.isfinite(own):
+            seen = [r[name] for r in rows if r["status"] == "ok" and r[name] is not None and math.isfinite(r[name])]
+            worst = min if direction == "maximize" else max
+            own = worst(seen) if seen else BAD[direction]
+        values.append(float(own))
     return values
 
 
-def _open(path: Path) -> optuna.Study:
-    """The study in this SQLite file, made if it is not there; a damaged file is set aside, for the rows can rebuild it."""
+def open_storage(folder: Path, url: str | None = None) -> optuna.storages.BaseStorage:
+    """The storage of a study: its SQLite file, or the database of `url`. A damaged file is set aside, for the rows can
+    rebuild it. Raises `ResultsError` or, for a database, `ConfigError`."""
+    if url is not None:
+        return _database(url)
+    path = folder / "study.db"
     if path.exists() and not _is_sound(path):
         for part in path.parent.glob(path.name + "*"):
             part.replace(part.with_name(f"damaged-{part.name}"))
     try:
         with contextlib.closing(sqlite3.connect(path, timeout=60)) as connection:
             connection.execute("PRAGMA journal_mode=WAL")
-        storage = optuna.storages.RDBStorage(f"sqlite:///{path}", engine_kwargs={"connect_args": {"timeout": 60}})
-        return optuna.create_study(
-            study_name="headrace", storage=storage, directions=[*OBJECTIVES.values()], load_if_exists=True
-        )
+        return optuna.storages.RDBStorage(f"sqlite:///{path}", engine_kwargs={"connect_args": {"timeout": 60}})
+    except RuntimeError as e:  # Optuna's word for tables of another version
+        raise ResultsError(f"{path} was written by another version of Optuna ({first_line(e)}); use study.name=OTHER") from e
     except (sqlite3.Error, optuna.exceptions.StorageInternalError) as e:
         raise ResultsError(f"{path} cannot be used ({' '.join(str(e).split())[:120]}); free it, or remove it") from e
+
+
+def _database(url: str) -> optuna.storages.BaseStorage:
+    import sqlalchemy
+
+    try:
+        place = sqlalchemy.engine.make_url(url)
+    except sqlalchemy.exc.ArgumentError as e:
+        raise ConfigError("storage.url cannot be read; write postgresql://USER:PASSWORD@HOST:PORT/DATABASE") from e
+    shown = place.render_as_string(hide_password=True)
+    if not place.drivername.startswith("postgresql"):
+        raise ConfigError(f"storage.url={shown} is not of a database that machines can share; give postgresql://...")
+    if place.drivername == "postgresql":
+        place = place.set(drivername="postgresql+psycopg")
+    try:
+        return optuna.storages.RDBStorage(
+            place.render_as_string(hide_password=False), engine_kwargs={"pool_pre_ping": True, "pool_size": 4}
+        )
+    except (ImportError, sqlalchemy.exc.NoSuchModuleError) as e:
+        raise ConfigError(f"storage.url={shown} needs a driver ({first_line(e)}); pip install -e '.[shared]'") from e
+    except RuntimeError as e:
+        raise ConfigError(f"storage.url={shown} was set up by another version of Optuna ({first_line(e)})") from e
+    except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError) as e:
+        reason = first_line(e.__cause__ or e)[:160]
+        raise ConfigError(f"storage.url={shown} cannot be reached ({reason}); start it, or name another") from e
 
 
 def _is_sound(path: Path) -> bool:

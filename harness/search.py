@@ -4,8 +4,9 @@
     python -m harness.search study=demo budget.trials=40 results_dir=/tmp/results
 
 Hydra composes the study from `experiments/` and `search_spaces/`; `--help` shows all there is to choose from. The same
-command again goes on where it stopped. Ctrl-C ends after the trial that runs, a second one at once. Exit status: 0, 2 for
-a user's mistake (one line on stderr), 130 if stopped.
+command again goes on where it stopped. Ctrl-C ends after the run that goes on, a second one at once. Exit status: 0, the
+budget is spent (trials or hours); 1, the study ended itself (ten failures of one cause); 2, a user's mistake or a resource
+that is missing (one line on stderr); 130, stopped by the user.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from engine import HeadraceError
 
-from . import ROOT, ConfigError
+from . import ROOT, ConfigError, StudyStopped
 from .compose import GROUPS, explain
 
 _status = 0  # the worst of the studies of this command; Hydra's return value is lost in a multirun
@@ -51,7 +52,7 @@ def run(config: DictConfig) -> int:
         stop.now = stop.soon or number == signal.SIGTERM
         stop.soon = True
         if not stop.now:
-            watcher.note("stopping after this trial; Ctrl-C again stops at once")
+            watcher.note("stopping after this run; Ctrl-C again stops at once")
 
     before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -65,9 +66,9 @@ def run(config: DictConfig) -> int:
 
 
 def fail(error: HeadraceError) -> int:
-    """Say a user's mistake; returns the exit status for it."""
+    """Say what ended the command; returns the exit status for it."""
     print(error, file=sys.stderr)
-    return 2
+    return 1 if isinstance(error, StudyStopped) else 2
 
 
 def main() -> int:

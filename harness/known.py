@@ -1,0 +1,103 @@
+"""What need not be measured because it is known: quality of a lossy setting, and trials that cannot enter the front.
+
+Lossless knobs cannot change an answer, so quality belongs to the lossy setting (with the model and the judge): it is
+measured once, and each later row says whose figure it has. Knobs that decide by what is cached make quality depend on all
+knobs; then only the same setting has the same quality.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from engine import Knobs
+from engine.knobs import CACHE_DEPENDENT, LOSSY
+
+from .columns import METRICS, NOT_RUN, QUALITY
+from .space import canonical, effective
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Row = Mapping[str, Any]
+SAME_NLL = 2e-3  # nats: what rounding in another order may change; a wrong expert changes a hundred times as much
+
+
+def settings_of(row: Row) -> dict[str, Any]:
+    """The knob values of a row, without those that had no effect."""
+    return effective({name: row[name] for name in Knobs.names() if row.get(name) is not None})
+
+
+def tried(rows: Sequence[Row]) -> int:
+    """How many settings were run, the reference among them: what `budget.trials` counts."""
+    return sum(r["run"] == 0 and r["status"] not in NOT_RUN for r in rows)
+
+
+def quality_key(values: Row) -> str:
+    """One text for one quality: the lossy knobs in effect, and all knobs where one decides by the cache."""
+    knobs = Knobs.from_mapping(values)
+    by_cache = any(name in CACHE_DEPENDENT for name in knobs.lossy)
+    return canonical(knobs.as_dict() if by_cache else knobs.lossy)
+
+
+def quality_source(rows: Sequence[Row], values: Row) -> Row | None:
+    """The row whose run measured the quality of this setting; None if none has yet."""
+    key = quality_key(values)
+    scored = (r for r in rows if r["status"] == "ok" and r["quality_of"] is None and r["perplexity"] is not None)
+    return next((r for r in scored if quality_key(settings_of(r)) == key), None)
+
+
+def wrong_answer(source: Row, figures: Row) -> str | None:
+    """Why the answers of a run are not those of the row with the same quality; None if they are, or neither says."""
+    before, now = source.get("timed_nll"), figures.get("timed_nll")
+    if before is None or now is None or abs(now - before) <= SAME_NLL:
+        return None
+    return (
+        f"nll {now:.6g} over the timed tokens, but trial {source['trial']}, which lossless knobs alone tell apart from it, "
+        f"had {before:.6g}: an answer is wrong"
+    )
+
+
+def reference_figures(rows: Sequence[Row]) -> dict[str, Any]:
+    """What a constraint's `reference` stands for: the reference's figures, or of quality, which lossless knobs cannot
+    change, those of any setting without a lossy knob. None where nothing says."""
+    default = Knobs().as_dict()
+    exact = [r for r in rows if r["status"] == "ok" and all(r[name] == default[name] for name in LOSSY)]
+    exact.sort(key=lambda r: (r["origin"] != "reference", r["trial"], r["run"]))
+    reference = next((r for r in exact if r["origin"] == "reference"), None)
+    figures = {name: None if reference is None else reference[name] for name in METRICS}
+    for name in QUALITY:
+        figures[name] = next((r[name] for r in exact if r[name] is not None), None)
+    return figures
+
+
+def speed_to_beat(points: pd.DataFrame, objectives: Sequence[str], predicted_gb: float, quality: Row | None) -> float | None:
+    """The decode speed below which a setting cannot enter the front: that of the fastest point that takes no more memory
+    than it surely will, at no worse quality. None where that cannot be said.
+
+    Its memory is at least what arithmetic foresees plus the least that any run had on top of that.
+    """
+    bounded = {"decode_tok_s", "peak_memory_gb", *QUALITY}
+    wanted = [name for name in objectives if name in QUALITY]
+    if "decode_tok_s" not in objectives or not set(objectives) <= bounded or points.empty:
+        return None
+    if wanted and quality is None:
+        return None
+    rivals = points[(points["feasible"] != False) & ~points["suspect"].astype(bool)]  # noqa: E712
+    if "peak_memory_gb" in objectives:
+        on_top = float((rivals["peak_memory_gb"] - rivals["predicted_peak_gb"]).min())
+        rivals = rivals[rivals["peak_memory_gb"] <= predicted_gb + max(0.0, on_top)]
+    for name in wanted:
+        assert quality is not None
+        if quality[name] is None:
+            return None
+        worse = rivals[name] < quality[name] if METRICS[name] == "maximize" else rivals[name] > quality[name]
+        rivals = rivals[~worse]
+    return float(rivals["decode_tok_s_low"].max()) if len(rivals) else None
+
+
+def typical_s(rows: Sequence[Row]) -> float | None:
+    """How long a whole run takes: the median of those that ended well. None before the first."""
+    times = [r["wall_s"] for r in rows if r["status"] == "ok" and r["wall_s"] is not None and r["origin"] != "reference"]
+    return statistics.median(times) if times else None

@@ -1,0 +1,248 @@
+"""One run: foreseen, guarded, measured in a child, judged, and made a row.
+
+A run ends as a row, whatever becomes of it; only the user's wish to stop at once leaves none. Before the child starts, its
+setting is on the disk (`running.json`, the crash journal): a run that took the machine down is a crash when the search comes
+back, and is not tried again; one that merely lost its search is tried again, three times at most.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from engine import CheckpointError, Knobs
+
+from . import machine
+from .child import Interrupted, Outcome, run_child
+from .columns import NAMES, QUALITY, SCHEMA_VERSION
+from .constraints import judge_row
+from .guards import Watch, wait_until_quiet
+from .intervals import speed_interval
+from .known import quality_source, reference_figures, speed_to_beat, typical_s, wrong_answer
+from .manifest import JUDGE, write_json
+from .plan import Plan
+from .points import noise, points
+from .processes import alive, end_group
+from .proposals import Proposal
+from .schema import Guards
+from .tables import frame
+
+MAX_STARTS = 3
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to measure: run `run` of a proposal, in a round, and why (the proposal's origin, or sentinel, confirm ...)."""
+
+    proposal: Proposal
+    run: int = 0
+    origin: str = ""
+    round: int = 1
+
+    @property
+    def name(self) -> str:
+        return f"{self.proposal.trial:06d}-{self.run:02d}"
+
+
+@dataclass
+class Runner:
+    """Measures the jobs of one study."""
+
+    plan: Plan
+    sampler: Callable[[], str]  # the one in use
+    interrupted: Callable[[], bool]
+    note: Callable[[str], None]
+    begun: Callable[[Job, int], None] = field(default=lambda job, pid: None)  # the child runs
+
+    def run(self, job: Job, rows: Sequence[Row]) -> tuple[Row, Sequence[float]]:
+        """The job's row and its tokens' times, ms. Raises `Interrupted`, or `HeadraceError` for what ends the study."""
+        plan, values = self.plan, job.proposal.values
+        reason, predicted = plan.forbidden(values)
+        attempt, fell = self._starts(job)
+        attempt += job.proposal.starts
+        source = quality_source(rows, values) if job.proposal.trial or job.run else None
+        facts: Row = {"started_at": datetime.now(UTC), "predicted_peak_gb": predicted, "attempt": min(attempt, MAX_STARTS)}
+        tokens: Sequence[float] = ()
+        if reason:
+            outcome = Outcome("infeasible", reason)
+        elif fell:
+            outcome = Outcome("crash", "the machine went down while it ran")
+        elif attempt > MAX_STARTS:
+            outcome = Outcome("crash", f"the search ended {MAX_STARTS} times while it ran; see logs/{self._log(job).name}")
+        else:
+            stop = self._stop(job, rows, predicted, source)
+            outcome, facts = self._measure(job, attempt, source, stop, facts)
+            tokens = outcome.token_ms
+        row = self._row(job, outcome, facts)
+        if source is not None and row["status"] in ("ok", "stopped"):
+            self._take_quality(row, source)
+        if row["status"] == "ok":
+            row["feasible"], row["violated"] = judge_row(plan.constraints, row, reference_figures([*rows, row]))
+        row["saved_s"] = self._saved(row, rows, outcome)
+        return row, tokens
+
+    def _measure(
+        self, job: Job, attempt: int, source: Row | None, stop: Mapping[str, float] | None, facts: Row
+    ) -> tuple[Outcome, Row]:
+        plan, config = self.plan, self.plan.config
+        guards = Guards(**config["guards"])
+        self._cool_down(config["protocol"]["cool_down_s"])
+        quiet = wait_until_quiet(guards, note=self.note, interrupted=self.interrupted)
+        if self.interrupted():
+            raise Interrupted
+        facts = {**facts, **quiet.seen.columns(), "waited_s": quiet.waited_s, "started_at": datetime.now(UTC)}
+        protocol = {k: config["protocol"][k] for k in ("warm_up_tokens", "timed_tokens", "page_cache")}
+        request = {
+            "trial": job.proposal.trial,
+            "run": job.run,
+            "attempt": attempt,
+            "boot_id": machine.boot_id(),
+            "engine": config["engine"]["module"],
+            "command": config["engine"]["command"],
+            "checkpoint": str(plan.checkpoint),
+            "judge": str(plan.folder / JUDGE),
+            "knobs": job.proposal.values,
+            "protocol": {**protocol, "score": source is None},
+            "quality": {"kl": plan.wants_kl, "json_prompts": plan.json_prompts} if source is None else None,
+            "stop": stop,
+            "beat": str(plan.folder / "beat"),
+        }
+        running = plan.folder / "running.json"
+        write_json(running, request)
+        watch = Watch(guards)
+
+        def started(pid: int) -> None:
+            write_json(running.with_name("child.json"), {"pid": pid, "created": psutil.Process(pid).create_time()})
+            self.begun(job, pid)
+
+        try:
+            outcome = run_child(
+                running,
+                self._log(job),
+                timeout_s=config["budget"]["trial_timeout_s"],
+                hang_s=config["budget"]["hang_s"],
+                limit_gb=plan.limit_gb,
+                needed=[name for name in plan.objectives if source is None or name not in QUALITY],
+                interrupted=self.interrupted,
+                started=started,
+                tick=watch.look,
+            )
+        except (Interrupted, CheckpointError):
+            write_json(running, {**request, "attempt": attempt - 1})  # not the setting's fault: it keeps its starts
+            raise
+        seen = watch.end(outcome.figures)
+        facts = {**facts, **seen, "suspect": quiet.reason or seen["suspect"]}
+        if outcome.status == "ok" and source is not None and (why := wrong_answer(source, outcome.figures)):
+            outcome = Outcome(
+                "wrong", why, seen_peak_gb=outcome.seen_peak_gb, wall_s=outcome.wall_s, log_tail=outcome.log_tail
+            )
+        return outcome, facts
+
+    def _cool_down(self, seconds: float) -> None:
+        end = time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0 and not self.interrupted():
+            time.sleep(min(left, 0.2))
+
+    def _stop(self, job: Job, rows: Sequence[Row], predicted: float, source: Row | None) -> dict[str, float] | None:
+        """What the child needs to stop a run that cannot enter the front any more."""
+        error = self.plan.config["protocol"]["stop_error"]
+        if not error or job.run or job.origin in ("reference", "anchor") or len(rows) < 8:
+            return None
+        df = frame(rows)
+        beat = speed_to_beat(points(df), list(self.plan.objectives), predicted, source)
+        return None if beat is None else {"below_tok_s": beat, "error": error, "noise": noise(df)["decode_tok_s"]}
+
+    def _take_quality(self, row: Row, source: Row) -> None:
+        row["quality_of"] = source["trial"]
+        for name in (*QUALITY, "perplexity_se", "nll", "scored_tokens"):
+            row[name] = source[name]
+
+    def _saved(self, row: Row, rows: Sequence[Row], outcome: Outcome) -> float | None:
+        """Seconds not spent: on a run that was not made or not finished, or on a quality that was known."""
+        typical = typical_s(rows)
+        if row["status"] in ("infeasible", "dominated") and not row["wall_s"]:
+            return typical
+        if row["status"] == "stopped":
+            return None if typical is None else max(0.0, typical - row["wall_s"])
+        if row["quality_of"] is not None:
+            scored = [r["score_s"] for r in rows if r["score_s"] is not None]
+            return statistics.median(scored) if scored else None
+        return None
+
+    def _starts(self, job: Job) -> tuple[int, bool]:
+        """The number of this start of a run (those before were cut off), and whether the machine went down with the last
+        one. A child that outlived its search is ended."""
+        running = self.plan.folder / "running.json"
+        try:
+            request = json.loads(running.read_text())
+        except (OSError, ValueError):
+            return 1, False
+        _end_orphan(running.with_name("child.json"))
+        if (request["trial"], request["run"]) != (job.proposal.trial, job.run):
+            return 1, False
+        fell = request["attempt"] > 0 and None not in (request["boot_id"], machine.boot_id())
+        return int(request["attempt"]) + 1, fell and request["boot_id"] != machine.boot_id()
+
+    def _log(self, job: Job) -> Path:
+        return self.plan.folder / "logs" / f"trial-{job.name}.log"
+
+    def _row(self, job: Job, outcome: Outcome, facts: Mapping[str, Any]) -> Row:
+        plan, config = self.plan, self.plan.config
+        row: Row = dict.fromkeys(NAMES)
+        row.update(Knobs.from_mapping(job.proposal.values).as_dict())
+        row.update({k: v for k, v in outcome.figures.items() if k in row})
+        row.update(machine.identity())
+        row.update(facts)
+        if outcome.token_ms:
+            _, row["decode_tok_s_low"], row["decode_tok_s_high"] = speed_interval(outcome.token_ms)
+        row.update(
+            row_id=uuid.uuid4().hex,
+            schema_version=SCHEMA_VERSION,
+            trial=job.proposal.trial,
+            run=job.run,
+            round=job.round,
+            status=outcome.status,
+            status_reason=outcome.reason,
+            origin=job.origin or job.proposal.origin,
+            proposer=job.proposal.proposer or None,
+            note=job.proposal.note or None,
+            log_tail=outcome.log_tail,
+            objectives=",".join(plan.objectives),
+            seen_peak_gb=outcome.seen_peak_gb,
+            wall_s=outcome.wall_s,
+            score_s=outcome.score_s,
+            study=plan.name,
+            seed=plan.seed,
+            sampler=self.sampler(),
+            sampler_seed=job.proposal.seed,
+            space=plan.space_fingerprint,
+            judge=plan.judge.fingerprint,
+            quality=plan.judge_name,
+            model=config["model"]["name"],
+            architecture=plan.architecture,
+            model_fingerprint=plan.model_fingerprint,
+            device=config["device"]["name"],
+            limit_gb=plan.limit_gb,
+            engine=config["engine"]["command"] or config["engine"]["module"],
+            **{k: config["protocol"][k] for k in ("warm_up_tokens", "timed_tokens", "page_cache")},
+        )
+        return row
+
+
+def _end_orphan(path: Path) -> None:
+    try:
+        child = json.loads(path.read_text())
+        if alive(child["pid"], child["created"]):
+            end_group(child["pid"])
+    except (OSError, ValueError, KeyError, psutil.Error):
+        pass

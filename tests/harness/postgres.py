@@ -1,0 +1,57 @@
+"""A real PostgreSQL of the system's packages, in a folder of its own, for as long as a test wants it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+
+def binaries() -> Path | None:
+    """The folder with initdb and postgres; None if PostgreSQL is not installed."""
+    found = [Path(p).resolve().parent for p in [shutil.which("initdb")] if p]
+    found += sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
+    return next((f for f in found if (f / "postgres").exists() and (f / "initdb").exists()), None)
+
+
+@contextlib.contextmanager
+def postgres() -> Iterator[str]:
+    """The URL of a fresh database; the server ends with the block. It refuses to run as root, and so runs as nobody then."""
+    where = binaries()
+    assert where is not None
+    as_root = os.geteuid() == 0
+    folder = Path(tempfile.mkdtemp(prefix="headrace-pg-"))
+    account = pwd.getpwnam("nobody") if as_root else None
+    if account:
+        os.chown(folder, account.pw_uid, account.pw_gid)
+    who = {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []} if account else {}
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    data = folder / "data"
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    subprocess.run([where / "initdb", "-D", data, "-U", "headrace", "-A", "trust", "-N"], check=True, cwd=folder, **quiet, **who)
+    options = ["-c", "fsync=off", "-c", "listen_addresses=127.0.0.1", "-k", str(folder), "-p", str(port)]
+    server = subprocess.Popen([where / "postgres", "-D", data, *options], cwd=folder, **quiet, **who)
+    try:
+        for _ in range(200):
+            ready = subprocess.run([where / "pg_isready", "-h", "127.0.0.1", "-p", str(port)], **quiet, check=False)
+            if ready.returncode == 0:
+                break
+            server.poll()
+            subprocess.run(["sleep", "0.05"], check=True)
+        subprocess.run(
+            [where / "createdb", "-h", "127.0.0.1", "-p", str(port), "-U", "headrace", "headrace"], check=True, **quiet
+        )
+        yield f"postgresql://headrace@127.0.0.1:{port}/headrace"
+    finally:
+        server.send_signal(signal.SIGINT)  # fast: it does not wait for those who are connected
+        server.wait(20)
+        shutil.rmtree(folder, ignore_errors=True)
