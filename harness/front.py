@@ -1,96 +1,183 @@
-"""The front: which trials no other trial beats, its knee, its hypervolume, and the best trial under a memory budget.
+"""The front: which points no other beats, which of them are confirmed; its knee, its hypervolume, the best under a budget.
 
-Every function takes rows as `read_trials` gives them and looks at status ok alone. The reference (everything resident) is
-what the front is compared with, not a member. Rows of different judges are refused.
+Every function takes rows as `read_trials` gives them, of a study with any two or three objectives, and puts each trial's
+runs together (`harness.points`). The reference (everything resident) is what the front is compared with, not a member;
+infeasible points and those whose runs are all suspect are left out. Rows of different judges are refused.
+
+Two notions of being beaten, for speed is noisy:
+
+- By estimates: another point is no worse in all objectives and better in one; memory that differs by less than its noise
+  counts as equal.
+- In doubt: the probability, from the estimates and the pooled noise, that some other point is truly no worse in all and
+  faster by more than `within`. A member is confirmed when it has `runs` fresh runs and its doubt is at most `error`.
+
+The front holds the points that none beats by estimates, without those that are beaten more likely than not
+(`doubt > LEFT_OUT`: many near rivals, each a little slower, one of which will be faster). A member that is not confirmed
+stays and is marked, for most have no rival near and are only waiting for their fresh runs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from . import ResultsError
-from .columns import OBJECTIVES
+from .columns import METRICS, objectives_of
+from .points import SPEEDS, points
 from .rows import one_judge
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from .columns import Direction
+
+RUNS, WITHIN, ERROR = 2, 0.05, 0.05  # of a confirmed point, unless the study says otherwise
+LEFT_OUT = 0.5
+EQUAL = 2.0  # standard errors within which memory counts as equal
+DRAWS = 1000
+LEAST = 1e-9  # a KL divergence or a count of bytes below this is as good as this
+
 
 def measured(df: pd.DataFrame) -> pd.DataFrame:
-    """The streamed rows that have figures."""
+    """The streamed, feasible, trusted points that have figures for all objectives."""
     one_judge(df)
-    return df[(df["status"] == "ok") & (df["origin"] != "reference")]
+    every = points(df)
+    whole = every[list(objectives_of(df))].notna().all(axis=1)
+    return every[whole & every["feasible"] & ~every["suspect"] & (every["origin"] != "reference")]
 
 
-def losses(df: pd.DataFrame) -> np.ndarray:
-    """(rows, 3): speed, memory and perplexity, each so that less is better."""
-    signs = [-1.0 if direction == "maximize" else 1.0 for direction in OBJECTIVES.values()]
-    return df[list(OBJECTIVES)].to_numpy(float) * signs
+def reference(df: pd.DataFrame) -> pd.DataFrame:
+    """The reference as a point: one line, or none if it was not measured."""
+    every = points(df)
+    return every[every["origin"] == "reference"]
 
 
-def front(df: pd.DataFrame) -> pd.DataFrame:
-    """The rows that no other dominates (none is as good in all objectives and better in one), fastest first."""
-    rows = measured(df)
-    values = losses(rows)
-    beaten = [bool(((values <= v).all(1) & (values < v).any(1)).any()) for v in values]
-    return rows[~np.array(beaten, bool)].sort_values("decode_tok_s", ascending=False, kind="stable")
+def losses(some: pd.DataFrame, objectives: Sequence[str]) -> np.ndarray:
+    """(points, objectives): each so that less is better."""
+    signs = [-1.0 if METRICS[name] == "maximize" else 1.0 for name in objectives]
+    return some[list(objectives)].to_numpy(float) * signs
+
+
+def front(df: pd.DataFrame, *, runs: int = RUNS, within: float = WITHIN, error: float = ERROR) -> pd.DataFrame:
+    """The points of the front, best in the first objective first, with `doubt` and `confirmed`."""
+    every, objectives = measured(df), objectives_of(df)
+    duels = Duels(every, list(objectives), within)
+    out = every.iloc[duels.members()].assign(doubt=duels.doubt(duels.members()))
+    out = out[out["doubt"] <= LEFT_OUT]
+    out["confirmed"] = (out["fresh_runs"] >= runs) & (out["doubt"] <= error)
+    first = next(iter(objectives))
+    return out.sort_values(first, ascending=objectives[first] == "minimize", kind="stable")
+
+
+class Duels:
+    """Every point against every other, by position in `some`: who beats whom by estimates, and with what probability."""
+
+    def __init__(self, some: pd.DataFrame, objectives: Sequence[str], within: float) -> None:
+        signs = np.array([-1.0 if METRICS[name] == "maximize" else 1.0 for name in objectives])
+        self._logs = np.log(np.maximum(some[list(objectives)].to_numpy(float), LEAST)) * signs
+        self.se = some[[f"{name}_rel_se" for name in objectives]].to_numpy(float)
+        self._fast = np.array([name in SPEEDS for name in objectives])
+        self._margin = float(np.log1p(within))
+        draws = np.random.default_rng(0).standard_normal((DRAWS, *self._logs[:, self._fast].shape), dtype=np.float32)
+        self._drawn = self._logs[:, self._fast] + draws * self.se[:, self._fast]
+        self.beaten = np.array([self._beaten(i) for i in range(len(some))], bool)
+
+    def doubt(self, which: Iterable[int]) -> np.ndarray:
+        """For each of the points: the probability that some other is truly better by more than `within`."""
+        return np.array([self.wins(i)[1].any(axis=1).mean() for i in which])
+
+    def members(self) -> np.ndarray:
+        """Positions of the points that none beats by estimates."""
+        return np.flatnonzero(~self.beaten)
+
+    def wins(self, i: int) -> tuple[np.ndarray, np.ndarray]:
+        """Rivals of point i (positions), and (draws, rivals): in which draws each is truly better by more than `within`."""
+        no_worse = (self._logs <= self._logs[i] + self._equal(i))[:, ~self._fast].all(axis=1)
+        gap = (self._logs - self._logs[i])[:, self._fast] - 4 * np.hypot(self.se, self.se[i])[:, self._fast]
+        rivals = np.flatnonzero(no_worse & (gap < 0).all(axis=1))
+        rivals = rivals[rivals != i]
+        ahead = self._drawn[:, [i]] - self._drawn[:, rivals]
+        return rivals, (ahead >= 0).all(axis=2) & (ahead > self._margin).any(axis=2)
+
+    def _beaten(self, i: int) -> bool:
+        equal = self._equal(i)
+        others = self._logs - self._logs[i]
+        return bool(((others <= equal).all(axis=1) & (others < -equal).any(axis=1)).any())
+
+    def _equal(self, i: int) -> np.ndarray:
+        """(points, objectives): differences from point i that count as none; zero for speeds."""
+        return np.where(self._fast, 0.0, EQUAL * np.hypot(self.se, self.se[i]))
 
 
 def knee(df: pd.DataFrame) -> int | None:
-    """Index label of the front's knee: the row nearest to the ideal point, in three objectives. None without a front.
+    """Trial number of the front's knee: the point nearest to the ideal one. None without a front.
 
     Each objective (perplexity by its logarithm) is scaled over the front to 0 at its best and 1 at its worst; the ideal is
-    (0, 0, 0) and the distance Euclidean: the compromise solution (Yu and Zeleny, 1973). The farthest point from the plane
+    0 in all and the distance Euclidean: the compromise solution (Yu and Zeleny, 1973). The farthest point from the plane
     through the front's extremes, the other usual definition, is an extreme itself wherever the front is not convex.
     """
-    rows = front(df)
-    if rows.empty:
+    best, objectives = front(df), list(objectives_of(df))
+    if best.empty:
         return None
-    values = losses(rows)
-    values[:, 2] = np.log(values[:, 2])
+    values = losses(best, objectives)
+    if "perplexity" in objectives:
+        values[:, objectives.index("perplexity")] = np.log(best["perplexity"])
     span = np.ptp(values, axis=0)
     scaled = (values - values.min(0)) / np.where(span > 0, span, 1)
-    return rows.index[int((scaled**2).sum(1).argmin())]
+    return int(best.index[(scaled**2).sum(1).argmin()])
 
 
-def reference_point(*frames: pd.DataFrame) -> tuple[float, float, float]:
-    """(tokens/s, GB, perplexity) a tenth worse than the worst of all the frames' fronts: a shared corner to measure from."""
+def reference_point(*frames: pd.DataFrame) -> tuple[float, ...]:
+    """In the order of the objectives, a tenth worse than the worst of all the frames' fronts: a shared corner."""
     one_judge(*frames)
-    worst = np.max([losses(front(df)).max(0) for df in frames if len(front(df))], axis=0)
-    return -worst[0] / 1.1, worst[1] * 1.1, worst[2] * 1.1
+    objectives = shared_objectives(*frames)
+    worst = np.max([losses(front(df), objectives).max(0) for df in frames if len(front(df))], axis=0)
+    return tuple(
+        float(-w / 1.1 if METRICS[name] == "maximize" else w * 1.1) for name, w in zip(objectives, worst, strict=True)
+    )
+
+
+def shared_objectives(*frames: pd.DataFrame) -> list[str]:
+    """The objectives of all frames. Raises `ResultsError` if they differ."""
+    sets = {",".join(objectives_of(df)) for df in frames}
+    if len(sets) > 1:
+        raise ResultsError(f"rows with different objectives ({'; '.join(sorted(sets))}) cannot be compared; keep one's")
+    return sets.pop().split(",")
 
 
 def hypervolume(df: pd.DataFrame, reference: Sequence[float]) -> float:
-    """Volume (tokens/s x GB x perplexity) that the front dominates up to `reference`; points beyond it count nothing."""
-    corner = np.array([-reference[0], reference[1], reference[2]])
-    points = losses(front(df))
-    return _volume(points[(points < corner).all(1)], corner)
+    """Volume, in the product of the objectives' units, that the front dominates up to `reference`, a figure for each
+    objective; points beyond it count nothing."""
+    objectives = objectives_of(df)
+    signs = [-1.0 if direction == "maximize" else 1.0 for direction in objectives.values()]
+    return volume(losses(front(df), list(objectives)), np.array(reference, float) * signs)
 
 
-def _volume(points: np.ndarray, corner: np.ndarray) -> float:
-    """Exact, by slicing along the last objective: between two neighbours' heights the cross-section is constant."""
+def volume(points: np.ndarray, corner: np.ndarray) -> float:
+    """Volume between losses (points, objectives) and a corner; exact, by slicing along the last objective: between two
+    neighbours' heights the cross-section is constant."""
+    points = points[(points < corner).all(1)]
     if not len(points):
         return 0.0
     if len(corner) == 1:
         return float(corner[0] - points.min())
     points = points[points[:, -1].argsort()]
     heights = np.append(points[:, -1], corner[-1])
-    slices = (_volume(points[: i + 1, :-1], corner[:-1]) * h for i, h in enumerate(np.diff(heights)) if h > 0)
+    slices = (volume(points[: i + 1, :-1], corner[:-1]) * h for i, h in enumerate(np.diff(heights)) if h > 0)
     return float(sum(slices))
 
 
 def best_under(df: pd.DataFrame, memory_gb: float, max_perplexity: float | None = None) -> pd.Series:
-    """The fastest row whose process stayed within `memory_gb` (and, if given, `max_perplexity`)."""
-    rows = measured(df)
-    rows = rows[rows["peak_memory_gb"] <= memory_gb]
+    """The fastest point whose process stayed within `memory_gb` (and, if given, `max_perplexity`)."""
+    every = measured(df)
+    some = every[every["peak_memory_gb"] <= memory_gb]
     if max_perplexity is not None:
-        rows = rows[rows["perplexity"] <= max_perplexity]
-    if rows.empty:
-        least = measured(df)["peak_memory_gb"].min()
+        some = some[some["perplexity"] <= max_perplexity]
+    if some.empty:
+        least = every["peak_memory_gb"].min()
         raise ResultsError(
             f"no trial stays within {memory_gb:g} GB and the perplexity asked for; the least is {least:.3g} GB"
         )
-    return rows.loc[rows["decode_tok_s"].idxmax()]
+    return some.loc[some["decode_tok_s"].idxmax()]

@@ -7,6 +7,7 @@ import hashlib
 import importlib.metadata
 import platform
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,40 @@ def memory_gb() -> float:
     return memory_bytes() / GB
 
 
+def available_gb(group: Path = Path("/sys/fs/cgroup")) -> float:
+    """Memory that is available, caches of files counted in; `group` holds the control group's counters."""
+    available = float(psutil.virtual_memory().available)
+    try:
+        limit, used = (int((group / name).read_text()) for name in ("memory.max", "memory.current"))
+        stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        available = min(available, limit - used + int(stat["active_file"]) + int(stat["inactive_file"]))
+    except (OSError, ValueError, KeyError):  # no limit, which reads "max", or none of that kind
+        pass
+    return available / GB
+
+
+@functools.cache
+def boot_id() -> str | None:
+    """What differs after each start of the machine (Linux, macOS); None where the system does not say."""
+    try:
+        if sys.platform == "darwin":
+            ask = ["sysctl", "-n", "kern.bootsessionuuid"]
+            return subprocess.run(ask, capture_output=True, text=True, check=False).stdout.strip() or None
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return None
+
+
+def host() -> str:
+    """Fingerprint of this machine's name."""
+    return hashlib.sha256(platform.node().encode()).hexdigest()[:8]
+
+
 @functools.cache
 def identity() -> dict[str, Any]:
     """The columns machine .. os and commit .. optuna. The host's name is hashed: rows are meant to be shared."""
     return {
-        "machine": hashlib.sha256(platform.node().encode()).hexdigest()[:8],
+        "machine": host(),
         "cpu": _cpu(),
         "cores": psutil.cpu_count() or 1,
         "machine_memory_gb": round(memory_gb(), 1),

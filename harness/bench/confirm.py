@@ -1,0 +1,204 @@
+"""What confirmation is worth: studies on engines of known truth with injected noise, in this process.
+
+    python -m harness.bench confirm --noise 0.1 --trials 120 --seeds 10
+
+A point of the reported front is true if no other measured setting is, without noise, as good in all objectives and faster
+by more than 5 %. Hypervolume is that of the front's true figures, as a share of what the best choice among the measured
+settings would have. One run in twenty is a hiccup, 30 % slower; memory differs by 0.5 % from run to run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ..columns import METRICS
+from ..confirm import next_sweep
+from ..front import front, losses, volume
+from ..points import SPEEDS
+
+Figures = dict[str, float]
+BITS = (2, 3, 4, 6, 8)
+DIMENSIONS = 6
+WITHIN = 0.05
+
+
+def cache(x: np.ndarray) -> Figures:
+    """A streaming engine: cache, bits, and three I/O settings that only speed knows."""
+    bits = BITS[min(4, int(x[0] * 5))]
+    miss = (1 - x[1]) ** 1.5 * bits / 8
+    waits = miss * (1 + 0.5 * abs(x[2] - 0.6) + 0.4 * abs(x[3] - 0.3)) / (0.4 + min(x[4], 0.6))
+    return figures(100 / (1 + 9 * waits), 10 + 40 * x[1] * bits / 8, 4 + 12 * 2.0**-bits)
+
+
+def dense(x: np.ndarray) -> Figures:
+    """Speed is bought with memory and with perplexity at nearly every setting: a large front."""
+    idle = ((x[2:] - 0.5) ** 2).sum()
+    return figures(20 * np.exp(1.2 * x[0] + 0.8 * x[1] - 0.2 * idle), 10 * np.exp(x[0]), 4 * np.exp(x[1]))
+
+
+def sparse(x: np.ndarray) -> Figures:
+    """Most settings waste speed and memory alike: a small front."""
+    idle = ((x[2:] - 0.5) ** 2).sum()
+    return figures(40 * np.exp(0.5 * x[0] - 2 * idle), 10 * np.exp(x[0] + idle), 4 * np.exp(0.5 * (x[1] - x[0]) ** 2))
+
+
+def lossless(x: np.ndarray) -> Figures:
+    """A few sizes and qualities, many I/O settings each: within each, the fastest of many near rivals."""
+    size, quality = int(x[0] * 4), int(x[1] * 3)
+    idle = ((x[2:] - 0.5) ** 2).sum()
+    return figures(20 * np.exp(0.2 * size + 0.15 * quality - 0.5 * idle), 10 + 4 * size, 4 + quality)
+
+
+def figures(speed: float, memory_gb: float, perplexity: float) -> Figures:
+    return {"decode_tok_s": float(speed), "peak_memory_gb": float(memory_gb), "perplexity": float(perplexity)}
+
+
+TRUTHS: dict[str, Callable[[np.ndarray], Figures]] = {f.__name__: f for f in (cache, dense, sparse, lossless)}
+
+
+class Study:
+    """Rows of a study on a truth, without engine or storage: settings proposed, then confirmed."""
+
+    def __init__(self, truth: str, objectives: Sequence[str], noise: float, trials: int, seed: int, sampler: str) -> None:
+        self._rng = np.random.default_rng(seed)
+        self._noise, self._objectives = noise, tuple(objectives)
+        self._rows: list[dict[str, Any]] = []
+        self.truths: list[Figures] = []
+        propose = _propose(sampler, self._rng, seed, self._objectives)
+        for trial in range(1, trials + 1):
+            x, tell = propose()
+            self.truths.append(TRUTHS[truth](x))
+            tell(self.run(trial, "sampler"))
+
+    @property
+    def rows(self) -> pd.DataFrame:
+        return pd.DataFrame(self._rows)
+
+    def run(self, trial: int, origin: str) -> Figures:
+        """Measure a trial once more; returns what was seen."""
+        seen = dict(self.truths[trial - 1])
+        for name, figure in seen.items():
+            sd = self._noise if name in SPEEDS else 0.005 if name == "peak_memory_gb" else 0.0
+            hiccup = 0.7 if name in SPEEDS and self._noise and self._rng.random() < 0.05 else 1.0
+            seen[name] = figure * hiccup * float(np.exp(sd * self._rng.standard_normal()))
+        run = sum(row["trial"] == trial for row in self._rows)
+        self._rows.append(
+            {"trial": trial, "run": run, "status": "ok", "origin": origin, "judge": "truth", "suspect": None,
+             "started_at": datetime(2026, 1, 1, tzinfo=UTC) + timedelta(minutes=len(self._rows)),
+             "objectives": ",".join(self._objectives), **seen}
+        )  # fmt: skip
+        return seen
+
+    def confirm(self, budget: int) -> int:
+        """Confirm until stable or the budget is spent; returns the runs that it took."""
+        spent = sweep = 0
+        while trials := next_sweep(self.rows, spent=spent, budget=budget, sweep=sweep):
+            for trial in trials:
+                self.run(trial, "confirm")
+            spent, sweep = spent + len(trials), sweep + 1
+        return spent
+
+    def true_share(self, trials: Sequence[int]) -> float:
+        """Share of `trials` that no measured setting truly beats by more than 5 % in speed."""
+        logs = np.log(losses(pd.DataFrame(self.truths), self._objectives) * self._signs) * self._signs
+        fast = np.array([name in SPEEDS for name in self._objectives])
+        beaten = [
+            ((logs <= logs[t - 1]).all(1) & (logs < logs[t - 1] - np.log1p(WITHIN))[:, fast].any(1)).any() for t in trials
+        ]
+        return 1 - float(np.mean(beaten)) if beaten else 1.0
+
+    def true_volume(self, trials: Sequence[int]) -> float:
+        """Hypervolume of the true figures of `trials`, as a share of all settings'."""
+        every = losses(pd.DataFrame(self.truths), self._objectives)
+        corner = np.where(self._signs > 0, every.max(0) * 1.1, every.max(0) / 1.1)
+        return volume(every[[t - 1 for t in trials]], corner) / volume(every, corner)
+
+    @property
+    def _signs(self) -> np.ndarray:
+        return np.array([-1.0 if METRICS[name] == "maximize" else 1.0 for name in self._objectives])
+
+
+Tell = Callable[[Figures], None]
+
+
+def _propose(sampler: str, rng: np.random.Generator, seed: int, objectives: Sequence[str]) -> Callable[[], tuple[Any, Tell]]:
+    if sampler == "random":
+        return lambda: (rng.random(DIMENSIONS), lambda seen: None)
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study(
+        directions=[METRICS[name] for name in objectives], sampler=optuna.samplers.TPESampler(seed=seed)
+    )
+
+    def propose() -> tuple[np.ndarray, Tell]:
+        trial = study.ask()
+        x = np.array([trial.suggest_float(f"x{i}", 0, 1) for i in range(DIMENSIONS)])
+        return x, lambda seen: study.tell(trial, [seen[name] for name in objectives]) and None
+
+    return propose
+
+
+def compare(truth: str, objectives: Sequence[str], noise: float, trials: int, seed: int, share: float, sampler: str) -> Figures:
+    """One study before and after confirmation."""
+    study = Study(truth, objectives, noise, trials, seed, sampler)
+    single = study.rows
+    before = plain_front(single, objectives)
+    spent = study.confirm(round(share * trials))
+    after = front(study.rows)
+    sure = list(after.index[after["confirmed"]])
+    return {
+        "true_before": study.true_share(before), "true": study.true_share(list(after.index)),
+        "true_confirmed": study.true_share(sure), "volume_before": study.true_volume(before),
+        "volume": study.true_volume(list(after.index)), "size_before": len(before), "size": len(after),
+        "confirmed": len(sure), "runs": spent,
+    }  # fmt: skip
+
+
+def plain_front(rows: pd.DataFrame, objectives: Sequence[str]) -> list[int]:
+    """What a study without a notion of noise would report: the trials that none beats by its single run."""
+    seen = losses(rows, objectives)
+    return [int(t) for t, v in zip(rows["trial"], seen, strict=True) if not ((seen <= v).all(1) & (seen < v).any(1)).any()]
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Print the table, and as the last line all figures as JSON; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m harness.bench confirm", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--noise", type=float, default=0.1, help="relative standard deviation of speed (default: 0.1)")
+    parser.add_argument("--trials", type=int, default=120, help="settings of a study (default: 120)")
+    parser.add_argument("--seeds", type=int, default=10, help="studies of each truth (default: 10)")
+    parser.add_argument("--share", type=float, default=0.5, help="confirmation runs, as a share of trials (default: 0.5)")
+    parser.add_argument("--truth", choices=[*TRUTHS, "all"], default="all", help="engine of known truth (default: all)")
+    parser.add_argument("--sampler", choices=["random", "tpe"], default="random", help="what proposes (default: random)")
+    parser.add_argument(
+        "--objectives", default="decode_tok_s,peak_memory_gb,perplexity", help="two or three of them, by comma"
+    )
+    args = parser.parse_args(argv)
+    objectives = args.objectives.split(",")
+    print(f"{args.trials} trials, {args.sampler}, {args.noise:.0%} noise on speed, objectives {args.objectives}")
+    print("truth      true within 5 %: without   with (worst)  its confirmed   hypervolume   front (confirmed)  runs")
+    results = {}
+    for truth in TRUTHS if args.truth == "all" else [args.truth]:
+        found = pd.DataFrame(
+            [compare(truth, objectives, args.noise, args.trials, s, args.share, args.sampler) for s in range(args.seeds)]
+        )
+        m = results[truth] = found.mean().to_dict() | {"true_worst": float(found["true"].min())}
+        print(
+            f"{truth:10} {m['true_before']:23.3f}  {m['true']:.3f} ({m['true_worst']:.3f})  {m['true_confirmed']:13.3f}"
+            f"   {m['volume_before']:.3f} {m['volume']:.3f}  {m['size']:9.1f} ({m['confirmed']:.1f})  {m['runs']:8.1f}",
+            flush=True,
+        )
+    print(json.dumps({k: {n: round(v, 4) for n, v in m.items()} for k, m in results.items()}))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

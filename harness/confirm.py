@@ -1,0 +1,74 @@
+"""Confirmation: which trials to measure again, and in which order, until the front is what it is beyond noise.
+
+A point was taken for a member of the front, or for none, on the strength of single runs. Which of these judgements could
+fall? For every plausible member p (none beats it by estimates, or it is beaten by so little that it may belong) and every
+rival q, the estimates and the pooled noise give the probability that q is truly no worse and faster by more than `within`.
+Where it is near a half, a run of either is worth most: w = P (1 - P), shared between the two as one more run would reduce
+the variance of their difference. A trial's worth is the sum over its pairs: the rule of optimal computing budget allocation
+(Chen et al., 2000), one step ahead. Members that merely lack their `runs` fresh runs come after those.
+
+Nothing is kept between sweeps: all follows from the rows, so that a resumed study goes on.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .columns import objectives_of
+from .front import ERROR, LEFT_OUT, RUNS, WITHIN, Duels, measured
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+HOPELESS = 0.95  # a point in more doubt than this is no plausible member
+SHARE = 0.15  # of the budget, the most that one sweep spends: what it shows decides the next
+LEAST_WORTH = 0.002  # below it a run would decide nothing
+
+
+def next_sweep(
+    df: pd.DataFrame,
+    *,
+    runs: int = RUNS,
+    within: float = WITHIN,
+    error: float = ERROR,
+    spent: int,
+    budget: int,
+    sweep: int,
+) -> list[int]:
+    """Trial numbers in the order to measure them, each at most once, every other sweep reversed.
+
+    Empty when the front is stable (every member has `runs` fresh runs and their mean doubt is at most `error`), and when
+    `spent` of `budget` runs are spent; never more than are left.
+    """
+    some = measured(df)
+    left = min(budget - spent, max(4, round(SHARE * budget)))
+    if left <= 0 or some.empty:
+        return []
+    duels = Duels(some, list(objectives_of(df)), within)
+    fresh, n = some["fresh_runs"].to_numpy(int), some["runs"].to_numpy(int)
+    n = np.where(fresh >= 2, fresh, n)
+    variance = 1.0 / n
+    gain = variance / (n + 1)  # by one more run
+    worth, members = np.zeros(len(some)), np.zeros(len(some), bool)
+    doubts = []
+    for i in range(len(some)):
+        rivals, wins = duels.wins(i)
+        doubt = float(wins.any(axis=1).mean()) if len(rivals) else 0.0
+        if doubt > HOPELESS:
+            continue
+        if not duels.beaten[i] and doubt <= LEFT_OUT:
+            members[i] = True
+            doubts.append(doubt)
+        p = wins.mean(axis=0)
+        weight = p * (1 - p) / (variance[i] + variance[rivals])
+        worth[i] += (weight * gain[i]).sum()
+        np.add.at(worth, rivals, weight * gain[rivals])
+    lacking = members & (fresh < runs)
+    if not lacking.any() and np.mean(doubts) <= error:
+        return []
+    wanted = (worth > LEAST_WORTH) | lacking
+    order = sorted(np.flatnonzero(wanted), key=lambda i: (-worth[i], i))[:left]
+    trials = [int(some.index[i]) for i in order]
+    return trials[::-1] if sweep % 2 else trials
