@@ -17,7 +17,9 @@ from .errors import CheckpointError, HeadraceError, JudgeError, KnobError, ReadE
 from .judge import Judge
 from .knobs import Knobs
 from .measurement import Measurement
+from .page_cache import prepare_page_cache
 from .plan import Footprint, footprint
+from .protocol import Protocol
 
 __all__ = [
     "Checkpoint",
@@ -30,9 +32,11 @@ __all__ = [
     "KnobError",
     "Knobs",
     "Measurement",
+    "Protocol",
     "ReadError",
     "footprint",
     "load",
+    "prepare_page_cache",
 ]
 
 if TYPE_CHECKING:

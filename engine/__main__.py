@@ -80,13 +80,17 @@ def measure(args: argparse.Namespace) -> None:
     """One pass over the judge's texts; the measurement as JSON."""
     from .engine import load
     from .judge import Judge
+    from .page_cache import prepare_page_cache
+    from .protocol import Protocol
 
-    judge = Judge.load(args.judge)
-    with load(args.model, knobs_of(args)) as engine, _traced(engine, args.trace_out):
-        measurement = engine.measure(judge)
+    judge, knobs = Judge.load(args.judge), knobs_of(args)
+    protocol = Protocol(args.warm_up_tokens, args.timed_tokens, args.page_cache)
+    how = prepare_page_cache(args.model, protocol.page_cache, knobs.io_mode)
+    with load(args.model, knobs) as engine, _traced(engine, args.trace_out):
+        measurement = engine.measure(judge, protocol)
     if args.by_layer:
         _print_layers(engine.decoded)
-    print(json.dumps(measurement.as_dict(), indent=1))
+    print(json.dumps({**measurement.as_dict(), "protocol": protocol.as_dict(), "page_cache_by": how}, indent=1))
 
 
 def quality(args: argparse.Namespace) -> None:
@@ -357,6 +361,18 @@ def _parser() -> argparse.ArgumentParser:
             sub.add_argument("--trace-out", type=Path, metavar="FILE", help="write the run's routing to this Parquet file")
         if command is measure:
             sub.add_argument("--by-layer", action="store_true", help="first print hits, reads and bytes of each layer")
+            sub.add_argument(
+                "--warm-up-tokens", type=int, default=8, metavar="N", help="decoded before the clock (default: 8)"
+            )
+            sub.add_argument(
+                "--timed-tokens", type=int, metavar="N", help="decoded against the clock (default: all there are)"
+            )
+            sub.add_argument(
+                "--page-cache",
+                default="as_is",
+                metavar="STATE",
+                help="before loading: cold (drop the checkpoint's files), warm (read them through) or as_is (default)",
+            )
         if command in (measure, bench):
             sub.add_argument("--judge", type=Path, default=JUDGE, help="texts to measure on: YAML, or any text file")
     return parser

@@ -9,8 +9,7 @@ reference that every lossless setting must equal to the last bit.
 from __future__ import annotations
 
 import itertools
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -28,9 +27,9 @@ from .checkpoint import Checkpoint
 from .errors import CheckpointError, HeadraceError, JudgeError, KnobError, first_line
 from .judge import Judge
 from .knobs import CACHE_DEPENDENT, GB, Knobs
-from .measurement import Measurement, perplexity
-from .memory import disk_bytes_read, memory_bytes, page_cache_share, peak_memory_bytes
-from .meters import machine_state
+from .measurement import Measurement
+from .measuring import measure
+from .memory import memory_bytes
 from .model import (
     backend,
     check_top_k,
@@ -43,15 +42,16 @@ from .model import (
     run_for,
     switches,
 )
+from .page_cache import cached_share
 from .plan import compute_dtype, footprint, needs_profile, plan_banks, plan_bits
 from .profile import routing_profile
+from .protocol import Protocol
 from .resident import quantize_resident
 from .stats import Stats
 from .switch import LayerStream, Run
 from .trace import TraceWriter
 from .window import Windows
 
-WARM_UP_TOKENS = 8
 Scored = Iterator[tuple[mx.array, list[int]]]
 
 
@@ -62,6 +62,7 @@ def load(checkpoint: str | Path, knobs: Knobs | None = None) -> Engine:
     """
     knobs = knobs or Knobs()
     source = Checkpoint.open(checkpoint).with_top_k(knobs.top_k)
+    cached = cached_share(source.files)
     # A store's experts are ours to read, wherever they stay; what has no checksums is refused by the plan.
     streamed = knobs.streams or knobs.verify_reads or source.levels is not None
     bits = plan_bits(source, knobs)
@@ -97,7 +98,7 @@ def load(checkpoint: str | Path, knobs: Knobs | None = None) -> Engine:
         if run is not None:
             run.reader.close()
         raise
-    return Engine(source, knobs, bits, model, streams, run, windows)
+    return Engine(source, knobs, bits, model, streams, run, windows, cached)
 
 
 def _refuse_too_large(source: Checkpoint, knobs: Knobs) -> None:
@@ -125,12 +126,14 @@ class Engine:
         streams: list[LayerStream],
         run: Run | None,
         windows: Windows | None,
+        page_cached_before: float | None = None,
     ) -> None:
         self.checkpoint = checkpoint
         self.knobs = knobs
         self.bits = bits
         self.streams = streams
         self.windows = windows
+        self.page_cached_before = page_cached_before  # share of the checkpoint's files, before they were loaded
         self.decoded = Stats()  # what the last `measure` counted while it decoded
         self.stats = run.stats if run else Stats()
         self._model = model
@@ -217,103 +220,30 @@ class Engine:
         detokenizer.finalize()
         yield detokenizer.last_segment
 
-    def measure(self, judge: Judge) -> Measurement:
-        """One pass over the judge's texts: prompts are prefilled, continuations decoded token by token, and every token
-        after a text's first is scored. Speed and counters are of the decoding alone; a few tokens warm up first.
+    def measure(
+        self, judge: Judge, protocol: Protocol | None = None, keep_going: Callable[[list[float]], bool] | None = None
+    ) -> Measurement:
+        """Decode the judge's texts against the clock, as the protocol has it (see `engine.measuring`).
 
-        perplexity = exp(mean negative log-likelihood). Raises `JudgeError` if a text has too few tokens.
+        `keep_going` gets the milliseconds of the timed tokens after each of them; when it says no the measurement ends with
+        what it has. perplexity = exp(mean negative log-likelihood). Raises `JudgeError` if a text has too few tokens, or all
+        of them together fewer than are to be timed.
         """
-        texts = self.teacher_forced(judge)
-        at_start = machine_state()
-        self.stats.reset()
-        decoded = self.decoded = self.stats.copy()
-        prefill_s = decode_s = 0.0
-        disk_read = 0
-        nll: list[np.ndarray] = []
-        prefilled = 0
-        for prompt, continuation in texts:
-            before = self.stats.tokens
-            begin = time.perf_counter()
-            nll += [token_nll(logits, targets) for logits, targets in prompt]
-            prefill_s += time.perf_counter() - begin
-            prefilled += self.stats.tokens - before
-            counted = self.stats.copy()
-            disk_read -= disk_bytes_read() or 0
-            begin = time.perf_counter()
-            nll += [token_nll(logits, targets) for logits, targets in continuation]
-            decode_s += time.perf_counter() - begin
-            disk_read += disk_bytes_read() or 0
-            decoded.add(self.stats, since=counted)
-        at_end, disk = machine_state(), None if disk_bytes_read() is None else disk_read
-        times = decoded.by_token()
-        terms = np.concatenate(nll)
-        value, error = perplexity(terms)
-        slots = sum(bank.table.slots for stream in self.streams for bank in stream.banks)
-        experts = sum(layer.experts for layer in self.checkpoint.layers)
-        return Measurement(
-            decode_tok_s=decoded.tokens / decode_s,
-            prefill_tok_s=prefilled / prefill_s,
-            decode_tokens=decoded.tokens,
-            decode_ms_p50=float(np.quantile(times["wall_ms"], 0.5)),
-            decode_ms_p95=float(np.quantile(times["wall_ms"], 0.95)),
-            io_ms_per_token=float(times["io_ms"].mean()),
-            sync_ms_per_token=float(times["sync_ms"].mean()),
-            compute_ms_per_token=float(times["compute_ms"].mean()),
-            peak_memory_gb=peak_memory_bytes() / GB,
-            mlx_peak_gb=mx.get_peak_memory() / GB,
-            perplexity=value,
-            perplexity_se=error,
-            nll=float(terms.mean()),
-            scored_tokens=len(terms),
-            hit_rate=decoded.hit_rate if self.knobs.cache_gb is not None else None,
-            bytes_per_token=decoded.bytes_read / decoded.tokens,
-            hits=decoded.hits,
-            misses=decoded.misses,
-            reads=decoded.reads,
-            bytes_read=decoded.bytes_read,
-            io_ms=decoded.io_ms,
-            sync_ms=decoded.sync_ms,
-            disk_bytes_read=disk,
-            page_cache_share=page_cache_share(disk, decoded.bytes_read),
-            prefetch_issued=decoded.prefetch_issued,
-            prefetch_useful=decoded.prefetch_useful,
-            prefetch_recall=decoded.prefetch_recall,
-            prefetch_whole_set=decoded.prefetch_whole_set,
-            prefetch_precision=decoded.prefetch_precision,
-            prefetch_coverage=decoded.prefetch_coverage,
-            prefetch_hidden_ms=decoded.prefetch_hidden_ms,
-            prefetch_wasted_bytes=decoded.prefetch_wasted_bytes,
-            passes_per_window=decoded.passes_per_window,
-            void_layers=decoded.void_layers,
-            foreseen_share=decoded.foreseen_share,
-            swapped=decoded.swapped,
-            lowbit=decoded.lowbit,
-            raised=decoded.raised,
-            dropped=decoded.dropped,
-            dropped_share=decoded.dropped_share,
-            slots=slots if self.streams else experts,
-            cached_share=slots / experts if self.streams else 1.0,
-            average_bits=self.bits.average_bits,
-            plan_fingerprint=self.bits.fingerprint,
-            judge=judge.fingerprint,
-            mode=self.mode,
-            thermal_state=at_end.thermal_state,
-            temperature_c=at_end.temperature_c,
-            power_source=at_end.power_source,
-            memory_pressure=at_end.memory_pressure,
-            swap_used_bytes=at_end.swap_used_bytes,
-            **at_end.counts_since(at_start),
-        )
+        return measure(self, judge, protocol or Protocol(), keep_going)
 
-    def teacher_forced(self, judge: Judge) -> Iterator[tuple[Scored, Scored]]:
+    def continuation_tokens(self, judge: Judge) -> int:
+        """How many tokens the judge's continuations have the engine decode. Raises `JudgeError` for too short a text."""
+        return sum(len(continuation) - 1 for _, continuation in self._tokens_of(judge))
+
+    def teacher_forced(self, judge: Judge, protocol: Protocol | None = None) -> Iterator[tuple[Scored, Scored]]:
         """Warm up; then, text by text, the pass over its prompt, in chunks, and that over its continuation, token by
         token: iterators of logits, float32 [tokens, vocab], and the tokens that follow, to be run through in this order.
 
         Raises `JudgeError` if a text has too few tokens.
         """
-        texts = [self._tokens_of(t.name, t.prompt, t.continuation) for t in judge.texts]
+        texts = self._tokens_of(judge)
         self._begin()
-        self._warm_up(texts[0])
+        self._warm_up(texts, (protocol or Protocol()).warm_up_tokens)
         return (self._passes(*text) for text in texts)
 
     def _passes(self, prompt: list[int], continuation: list[int]) -> tuple[Scored, Scored]:
@@ -350,21 +280,29 @@ class Engine:
             for stream in self.streams:
                 stream.forget()
 
-    def _tokens_of(self, name: str, prompt: str, continuation: str) -> tuple[list[int], list[int]]:
-        tokens = self.encode(prompt), self.encode(continuation, start=False)
-        if len(tokens[0]) < 1 or len(tokens[1]) < 2:
-            raise JudgeError(
-                f"text {name} has too few tokens ({len(tokens[0])} + {len(tokens[1])}, at least 1 + 2); lengthen it"
-            )
-        return tokens
+    def _tokens_of(self, judge: Judge) -> list[tuple[list[int], list[int]]]:
+        texts = []
+        for text in judge.texts:
+            tokens = self.encode(text.prompt), self.encode(text.continuation, start=False)
+            if len(tokens[0]) < 1 or len(tokens[1]) < 2:
+                raise JudgeError(
+                    f"text {text.name} has too few tokens ({len(tokens[0])} + {len(tokens[1])}, at least 1 + 2); lengthen it"
+                )
+            texts.append(tokens)
+        return texts
 
-    def _warm_up(self, text: tuple[list[int], list[int]]) -> None:
-        """Compile and touch what the first tokens would, outside the measured time and the trace."""
+    def _warm_up(self, texts: list[tuple[list[int], list[int]]], tokens: int) -> None:
+        """Compile and touch what the first tokens would, outside the measured time and the trace: a prompt of at most so
+        many tokens, then as many decoded ones, from one text after the other and from the first again."""
         trace, self._trace = self._trace, None
-        cache = make_prompt_cache(self._model)
-        list(self._prefill(text[0][:WARM_UP_TOKENS], cache))
-        for token in text[1][:WARM_UP_TOKENS]:
-            self._decode(token, cache)
+        for prompt, continuation in itertools.cycle(texts):
+            if tokens <= 0:
+                break
+            cache = make_prompt_cache(self._model)
+            list(self._prefill(prompt[:tokens], cache))
+            for token in continuation[:tokens]:
+                self._decode(token, cache)
+            tokens -= len(continuation)
         self._trace = trace
 
     def _prefill(self, ids: list[int], cache: list[Any]) -> Iterator[mx.array]:
@@ -406,13 +344,3 @@ class Engine:
             self.stats.hits += tokens * self.checkpoint.top_k * self._complete
         if self._trace is not None:
             self._trace.passed(tokens, phase, last_layer=last_layer)
-
-
-def token_nll(logits: mx.array, targets: list[int]) -> np.ndarray:
-    """Negative log-likelihoods of `targets` under float32 logits [targets, vocab], nats, float64 [targets].
-
-    The log-sum is MLX's in float32, as in mlx-lm's perplexity. On the CPU it adds one by one: with a vocabulary of 4,096
-    the mean comes out about 1e-5 too low.
-    """
-    chosen = mx.take_along_axis(logits, mx.array(targets)[:, None], axis=-1)[:, 0]
-    return np.array(mx.logsumexp(logits, axis=-1) - chosen, dtype=np.float64)

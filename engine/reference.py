@@ -26,12 +26,13 @@ from pathlib import Path
 import numpy as np
 
 from .checkpoint import Checkpoint
-from .engine import Engine, load, token_nll
+from .engine import Engine, load
 from .errors import HeadraceError
 from .json_share import JsonPrompts
 from .judge import Judge, Text
 from .kept import compute_apart, keep, kept_file
 from .knobs import GB, Knobs
+from .measuring import token_nll
 from .memory import memory_bytes
 from .model import backend
 from .plan import compute_dtype, footprint

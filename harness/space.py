@@ -1,55 +1,132 @@
-"""The search space: which knobs may move, how far, and how Optuna sees them.
+"""The search space: which knobs may move, how far and under which conditions, and how Optuna sees them.
 
 An ordered choice is shown to the sampler as the index of its value, so that it learns the order and a later value
 appended to the list is legal. A float is rounded to four digits before it is used: nobody needs cache_gb=0.0123456789.
+
+An entry of `search_space` in YAML is one of
+
+    cache_gb: {type: float, low: 12, high: 60, log: true}     also step; int likewise
+    cache_gb: [one_token, 0.75 * memory_gb]                   a range, short; of whole numbers if the knob is one
+    sync_window: {type: ordinal, values: [1, 4, all]}         ordered
+    io_mode: {type: choice, values: [buffered, direct]}
+    prefetch_depth: {type: int, low: 1, high: 4, when: {prefetch: stale_gate}}
+    read_threads: 8                                           fixed
+
+`when` names other knobs of the space and the value, or list of values, under which alone the knob exists; several must all
+hold. A bound is NUMBER, NAME or NUMBER * NAME, where the names stand for what machine and model have (`BOUNDS`).
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
-from collections.abc import Callable, Mapping
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from engine import KnobError, Knobs
 from engine.errors import did_you_mean
-from engine.knobs import CACHE_DEPENDENT, LOSSY, NEEDS_COLD, NEEDS_MISSES
+from engine.knobs import CACHE_DEPENDENT, LOSSY, NEEDS_COLD, NEEDS_MISSES, WORDS
 
 from . import ConfigError
 
+if TYPE_CHECKING:
+    from optuna.distributions import BaseDistribution
+    from optuna.trial import BaseTrial
+
 FIELDS = {
-    "float": ({"low", "high"}, {"log"}),
-    "int": ({"low", "high"}, {"log"}),
-    "ordinal": ({"values"}, set()),
-    "choice": ({"values"}, set()),
+    "float": ({"low", "high"}, {"log", "step", "when"}),
+    "int": ({"low", "high"}, {"log", "step", "when"}),
+    "ordinal": ({"values"}, {"when"}),
+    "choice": ({"values"}, {"when"}),
 }
+BOUNDS = {
+    "one_token": "GB of the experts that one token asks for, as stored",
+    "all_experts": "GB of all routed experts, as stored",
+    "memory_gb": "GB of the machine",
+    "limit_gb": "GB that a trial may use",
+    "cores": "logical cores",
+}
+BOUND = re.compile(r"(?:(-?\d+(?:\.\d*)?|-?\.\d+)\s*\*\s*)?([A-Za-z_]\w*)")
+WHOLE = {f.name for f in dataclasses.fields(Knobs) if str(f.type).startswith("int")}
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One knob that moves: a range of numbers, or a tuple of values."""
+    """One knob that moves: a range of numbers (in steps from `low`, if it has a step), or a tuple of values. It exists where
+    each knob in `when` has one of the values given there."""
 
     name: str
     type: str
     low: float = 0
     high: float = 0
     log: bool = False
+    step: float | None = None
     values: tuple[Any, ...] = ()
+    when: tuple[tuple[str, tuple[Any, ...]], ...] = ()
+
+    def exists(self, values: Mapping[str, Any]) -> bool:
+        """Whether these values of the other entries meet its conditions."""
+        return all(parent in values and values[parent] in legal for parent, legal in self.when)
+
+    @property
+    def single(self) -> bool:
+        """Whether it has one value, so that there is nothing to choose."""
+        return len(self.values) == 1 or (not self.values and self.low == self.high)
 
     def decode(self, raw: Any) -> Any:
         """The knob's value for what Optuna suggested."""
         if self.values:
             return self.values[raw] if self.type == "ordinal" else raw
-        if self.type == "int":
-            return int(raw)
-        return min(max(float(f"{raw:.4g}"), self.low), self.high)
+        if self.step is not None:
+            raw = float(f"{self.low + round((raw - self.low) / self.step) * self.step:.10g}")
+        elif self.type == "float":
+            raw = float(f"{raw:.4g}")
+        raw = min(max(raw, self.low), self.high)
+        return int(raw) if self.type == "int" else float(raw)
 
     def encode(self, value: Any) -> Any:
         """What Optuna is told for a knob's value; raises `ConfigError` for one outside the entry."""
-        if value in self.values or (not self.values and isinstance(value, int | float) and self.low <= value <= self.high):
+        value = _worded(self.name, value)
+        if self.values and value in self.values:
             return self.values.index(value) if self.type == "ordinal" else value
+        number = not self.values and isinstance(value, int | float) and self.low <= value <= self.high
+        if number and (self.step is None or math.isclose(self.decode(value), value, rel_tol=1e-9)):
+            return value
         legal = ", ".join(map(_show, self.values)) or f"{self.low:g} .. {self.high:g}"
+        legal += f" in steps of {self.step:g}" if self.step else ""
         raise ConfigError(f"{self.name}={_show(value)} is outside its search space ({legal}); move it or widen the space")
+
+    def suggest(self, trial: BaseTrial) -> Any:
+        """Ask an Optuna trial for it: `distribution`, define-by-run."""
+        if self.type == "ordinal":
+            return trial.suggest_int(self.name, 0, len(self.values) - 1)
+        if self.type == "choice":
+            return trial.suggest_categorical(self.name, self.values)
+        if self.type == "int":
+            return trial.suggest_int(self.name, int(self.low), int(self.high), step=int(self.step or 1), log=self.log)
+        return trial.suggest_float(self.name, self.low, self.high, step=self.step, log=self.log)
+
+    def distribution(self) -> BaseDistribution:
+        """How Optuna sees it."""
+        from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+        if self.type == "ordinal":
+            return IntDistribution(0, len(self.values) - 1)
+        if self.type == "choice":
+            return CategoricalDistribution(self.values)
+        if self.type == "int":
+            return IntDistribution(int(self.low), int(self.high), step=int(self.step or 1), log=self.log)
+        return FloatDistribution(self.low, self.high, step=self.step, log=self.log)
+
+    def as_config(self) -> dict[str, Any]:
+        """As in YAML."""
+        raw: dict[str, Any] = {"type": self.type}
+        raw |= {"values": list(self.values)} if self.values else {"low": self.low, "high": self.high, "log": self.log}
+        raw |= {} if self.step is None else {"step": self.step}
+        return raw | ({"when": {parent: list(legal) for parent, legal in self.when}} if self.when else {})
 
     def ends(self) -> tuple[Any, Any]:
         """The first and the last value; of a lossy knob, the one that loses most first: of a precision that with fewest
@@ -76,32 +153,65 @@ class Entry:
 
 @dataclass(frozen=True)
 class Space:
-    """The knobs that move (`entries`) and those that are held (`fixed`)."""
+    """The knobs that move (`entries`, a knob behind those that its condition names) and those that are held (`fixed`)."""
 
     entries: tuple[Entry, ...]
     fixed: Mapping[str, Any]
     holds_all: Callable[[Knobs], bool] = field(default=lambda _: False, compare=False)  # is every expert cached?
 
+    @property
+    def flat(self) -> bool:
+        """Whether no knob has a condition."""
+        return not any(e.when for e in self.entries)
+
     def values(self, params: Mapping[str, Any]) -> dict[str, Any]:
-        """Knob values for Optuna's parameters, with the fixed ones and without those that could have no effect."""
-        values = effective({**self.fixed, **{e.name: e.decode(params[e.name]) for e in self.entries}})
+        """Knob values for Optuna's parameters, with the fixed ones and without those that could have no effect. A knob whose
+        condition does not hold needs no parameter and gets no value."""
+        values = effective({**self.fixed, **self._walk(lambda e: _given(e, params))[1]})
         sizes = {k: v for k, v in values.items() if k in (*LOSSY, "cache_gb") and k not in CACHE_DEPENDENT}
         if values.get("cache_gb") is not None and self.holds_all(Knobs.from_mapping(sizes)):
             values = effective({k: v for k, v in values.items() if k not in NEEDS_MISSES})
         return values
 
     def params(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """Optuna's parameters for knob values; a knob that is not given is at its default, or the nearest to it."""
+        """Optuna's parameters for knob values; a knob that is not given is at its default, or the nearest to it. Raises
+        `ConfigError` for a value outside the space, and for one of a knob whose condition does not hold."""
         for name in values:
-            if name not in {e.name for e in self.entries}:
-                raise ConfigError(f"{name} is not in the search space; {did_you_mean(name, [e.name for e in self.entries])}")
-        defaults = Knobs().as_dict()
-        return {e.name: e.encode(values[e.name] if e.name in values else e.nearest(defaults[e.name])) for e in self.entries}
+            self.entry(name)
+        params, got = self._walk(lambda e: _nearest(e, values))
+        for name in sorted(set(values) - set(params)):
+            unmet = [(k, v) for k, v in self.entry(name).when if k not in got or got[k] not in v]
+            rule = " and ".join(f"{k}={'|'.join(map(_show, v))}" for k, v in unmet)
+            raise ConfigError(f"{name}={_show(values[name])} exists only with {rule}; set that too or leave {name} out")
+        return params
+
+    def entry(self, name: str) -> Entry:
+        """The entry of this name. Raises `ConfigError` if there is none."""
+        entry = next((e for e in self.entries if e.name == name), None)
+        if entry is None:
+            raise ConfigError(f"{name} is not in the search space; {did_you_mean(name, [e.name for e in self.entries])}")
+        return entry
+
+    def active(self, values: Mapping[str, Any]) -> tuple[str, ...]:
+        """The names of the entries whose conditions hold under these knob values."""
+        names: list[str] = []
+        for e in self.entries:
+            if e.exists({name: values[name] for name in names if name in values}):
+                names.append(e.name)
+        return tuple(names)
+
+    def suggest(self, trial: BaseTrial) -> dict[str, Any]:
+        """Ask an Optuna trial for the knobs that exist, one after the other; their values, as `values` gives them."""
+        return self.values(self._walk(lambda e: e.suggest(trial))[0])
+
+    def distributions(self) -> dict[str, BaseDistribution]:
+        """How Optuna sees the entries, those with a condition too."""
+        return {e.name: e.distribution() for e in self.entries}
 
     def from_row(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """The values of a Parquet row that `params` can take back: those of the space, without what had no effect."""
-        held = {e.name for e in self.entries}
-        return {k: row[k] for k in effective({k: row[k] for k in Knobs.names()}) if k in held}
+        held = effective({k: row[k] for k in Knobs.names()})
+        return {k: held[k] for k in self.active(held) if k in held}
 
     def anchors(self) -> list[dict[str, Any]]:
         """The first trials: the defaults, then the corners of {cache_gb} x {precision}, all else at its default.
@@ -114,13 +224,97 @@ class Space:
             {e.name: e.ends()[c] for e in cache} | {e.name: e.ends()[p] for e in lossy}
             for c, p in ((0, 0), (1, 1), (1, 0), (0, 1))
         ]
-        points = [self.params(values) for values in ({}, *corners)]
+        points = [self._walk(lambda e, v=values: _nearest(e, v))[0] for values in ({}, *corners)]  # type: ignore[misc]
         seen = {canonical(self.values(p)): p for p in reversed(points)}
         return [p for p in points if seen[canonical(self.values(p))] is p]
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, for the manifest and the fingerprint."""
-        return {e.name: {"type": e.type} | ({"values": list(e.values)} if e.values else _range(e)) for e in self.entries}
+        """The entries in plain values, for the manifest and the fingerprint."""
+        return {e.name: e.as_config() for e in self.entries}
+
+    def as_config(self) -> dict[str, Any]:
+        """Entries and fixed knobs in plain values, from which `space_from_config` makes the same space again."""
+        return {**self.as_dict(), **self.fixed}
+
+    def widen(self, name: str, side: str, factor: float, bounds: Mapping[str, float] | None = None) -> Space:
+        """A range `factor` times as long (a logarithmic one in its logarithm), grown at its `low` or `high` side as far as
+        is legal: by the knob itself and, for cache_gb, by `bounds`. An ordered list gets one more value, as its last two
+        suggest. Raises `ConfigError` if nothing beyond is legal."""
+        entry = self.entry(name)
+        if side not in ("low", "high"):
+            raise ConfigError(f"side={side} is unknown; {did_you_mean(side, ['low', 'high'])}")
+        if not 1 < factor < math.inf:
+            raise ConfigError(f"factor={factor:g} does not widen {name}; give one above 1")
+        if entry.values:
+            return self._with(name, entry.as_config() | {"values": list(_longer(entry, side))})
+        end, other = (entry.low, entry.high) if side == "low" else (entry.high, entry.low)
+        if entry.log:
+            wanted = other * (end / other) ** factor
+        else:
+            wanted = other + (end - other) * factor
+            step = entry.step or 0
+            wanted = end + math.copysign(max(step, abs(wanted - end) // step * step), wanted - end) if step else wanted
+        if name == "cache_gb" and bounds:
+            least = bounds.get("one_token", 0.0)
+            most = min(bounds.get("limit_gb", math.inf), bounds.get("all_experts", math.inf))
+            wanted = max(wanted, least) if side == "low" else min(wanted, most)
+        wanted = _farthest(entry, end, wanted)
+        if not (wanted < end if side == "low" else wanted > end):
+            raise ConfigError(
+                f"{name} cannot be widened: beyond its {side}={end:g} nothing is legal; leave it, or narrow it"
+            )
+        return self._with(name, entry.as_config() | {side: wanted})
+
+    def narrow(
+        self, name: str, low: float | None = None, high: float | None = None, values: Sequence[Any] | None = None
+    ) -> Space:
+        """A range within the old one, or some of the old values. Raises `ConfigError` if it is not within, or empty."""
+        entry = self.entry(name)
+        if entry.values:
+            if low is not None or high is not None or values is None:
+                raise ConfigError(
+                    f"{name} has values, no range; narrow it to some of: {', '.join(map(_show, entry.values))}"
+                )
+            kept = [entry.decode(entry.encode(v)) for v in values]
+            return self._with(name, entry.as_config() | {"values": [v for v in entry.values if v in kept]})
+        if values is not None or (low is None and high is None):
+            raise ConfigError(f"{name} is a range, it has no list of values; narrow it with low and high")
+        ends = (entry.low if low is None else low, entry.high if high is None else high)
+        if not entry.low <= ends[0] < ends[1] <= entry.high:
+            raise ConfigError(
+                f"{name} cannot be narrowed to {ends[0]:g} .. {ends[1]:g}; stay within {entry.low:g} .. {entry.high:g}, "
+                "low below high, or fix it"
+            )
+        if entry.step:
+            ends = (entry.low + math.ceil((ends[0] - entry.low) / entry.step - 1e-9) * entry.step, ends[1])
+        return self._with(name, entry.as_config() | {"low": ends[0], "high": ends[1]})
+
+    def fix(self, name: str, value: Any) -> Space:
+        """The knob held at `value`; one with a condition keeps it, and its only value."""
+        entry = self.entry(name)
+        raw = entry.as_config()
+        return self._with(name, {"type": "ordinal", "values": [value], "when": raw["when"]} if entry.when else value)
+
+    def drop(self, name: str) -> Space:
+        """The knob held at its default."""
+        if name == "cache_gb":
+            raise ConfigError("cache_gb cannot be dropped: without it nothing is streamed; fix it at a size")
+        return self.fix(name, Knobs().as_dict()[name])
+
+    def _with(self, name: str, raw: Any) -> Space:
+        """Another space, checked like a user's; knobs whose condition can hold no more are gone."""
+        config = self.as_config() | {name: raw}
+        return dataclasses.replace(_space(config, {}, None, never_refused=False), holds_all=self.holds_all)
+
+    def _walk(self, raw: Callable[[Entry], Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Optuna's parameters and the knobs' values of all entries that exist, if `raw` gives each its parameter."""
+        params: dict[str, Any] = {}
+        values: dict[str, Any] = {}
+        for e in self.entries:
+            if e.exists(values):
+                params[e.name] = raw(e)
+                values[e.name] = e.decode(params[e.name])
+        return params, values
 
 
 def effective(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -128,6 +322,8 @@ def effective(values: Mapping[str, Any]) -> dict[str, Any]:
     kept = dict(values)
     if kept.get("bits_plan") is not None:
         kept = {k: v for k, v in kept.items() if k not in ("expert_bits", "cold_bits")}
+    if kept.get("cold_bits") and (kept.get("expert_bits") or math.inf) < kept["cold_bits"]:
+        kept["cold_bits"] = None  # nothing is colder than hot
     if kept.get("cold_bits") is None:
         kept = {k: v for k, v in kept.items() if k not in NEEDS_COLD}
     if kept.get("sync_window", 1) != 1:
@@ -148,26 +344,96 @@ def canonical(values: Mapping[str, Any]) -> str:
     return json.dumps(dict(values), sort_keys=True)
 
 
-def space_from_config(config: Mapping[str, Any], fixed: Mapping[str, Any]) -> Space:
-    """Read and check `search_space` and `knobs`. Raises `ConfigError` with one line that names entry, limit and remedy."""
-    for where, names in (("knobs", fixed), ("search_space", config)):
+def space_from_config(
+    config: Mapping[str, Any], fixed: Mapping[str, Any], bounds: Mapping[str, float] | None = None
+) -> Space:
+    """Read and check `search_space` and `knobs`. `bounds` has the figures of machine and model that bounds may name
+    (`BOUNDS`). Raises `ConfigError` with one line that names entry, limit and remedy."""
+    return _space(config, fixed, bounds, never_refused=True)
+
+
+def _space(
+    config: Mapping[str, Any], fixed: Mapping[str, Any], bounds: Mapping[str, float] | None, never_refused: bool
+) -> Space:
+    for place, names in (("knobs", fixed), ("search_space", config)):
         for name in names:
             if name not in Knobs.names():
-                raise ConfigError(f"{where}.{name}: {name} is not a knob; {did_you_mean(str(name), list(Knobs.names()))}")
+                raise ConfigError(f"{place}.{name}: {name} is not a knob; {did_you_mean(str(name), list(Knobs.names()))}")
     for name in sorted(set(fixed) & set(config)):
         raise ConfigError(f"knobs.{name}={fixed[name]} is in the search space too; fix it with search_space.{name}=VALUE")
-    plain = {k: v for k, v in config.items() if not isinstance(v, Mapping)}
-    space = Space(tuple(_entry(k, v) for k, v in config.items() if isinstance(v, Mapping)), {**fixed, **plain})
+    held = {name: _check(f"knobs.{name}", name, value) for name, value in fixed.items()}
+    entries = {}
+    for name, raw in config.items():
+        if isinstance(raw, Mapping | list | tuple):
+            entries[name] = _entry(name, raw if isinstance(raw, Mapping) else _short(name, raw), bounds)
+        else:
+            held[name] = _check(f"search_space.{name}", name, raw)
+    space = Space(_conditioned(entries, held, never_refused), held)
     if not space.entries:
         raise ConfigError("search_space has no knob that moves; choose one with search_space=NAME")
-    for name, value in space.fixed.items():
-        _check(f"{'knobs' if name in fixed else 'search_space'}.{name}", name, value)
+    if all(e.single for e in space.entries):
+        names = ", ".join(e.name for e in space.entries)
+        raise ConfigError(f"search_space leaves nothing to choose: {names} can have one value each; widen one")
     for params in space.anchors():
         _knobs("search_space", space.values(params))
     return space
 
 
-def _entry(name: str, raw: Mapping[str, Any]) -> Entry:
+def _conditioned(entries: Mapping[str, Entry], held: Mapping[str, Any], never_refused: bool) -> tuple[Entry, ...]:
+    """The entries that can exist, each behind those that its condition names. What a held knob decides is decided here."""
+    for entry in entries.values():
+        for parent, _ in entry.when:
+            if parent not in {**entries, **held}:
+                raise ConfigError(
+                    f"search_space.{entry.name}.when.{parent}: {parent} is neither in the search space nor fixed; "
+                    "add it or drop the condition"
+                )
+    kept: dict[str, Entry] = {}
+    never: set[str] = set()
+    waiting = dict(entries)
+    while waiting:
+        ready = [e for e in waiting.values() if not any(parent in waiting for parent, _ in e.when)]
+        if not ready:
+            circle = [n for n in waiting if any(n in dict(e.when) for e in waiting.values())]
+            raise ConfigError(f"search_space: the conditions of {' and '.join(circle)} go in a circle; drop one's when")
+        entry = ready[0]
+        del waiting[entry.name]
+        when = []
+        for parent, legal in entry.when:
+            possible = tuple(v for v in legal if parent in kept and _holds(kept[parent], v))
+            if parent in kept and possible:
+                when.append((parent, possible))
+            elif parent not in held or held[parent] not in legal:
+                never.add(entry.name)
+            if parent in kept and not possible and never_refused:
+                raise ConfigError(
+                    f"search_space.{entry.name}.when.{parent}={'|'.join(map(_show, legal))} never holds: {parent} has no "
+                    f"such value in the search space; give it one or drop {entry.name}"
+                )
+        if entry.name not in never:
+            kept[entry.name] = dataclasses.replace(entry, when=tuple(when))
+    return tuple(kept.values())
+
+
+def _holds(entry: Entry, value: Any) -> bool:
+    try:
+        entry.encode(value)
+    except ConfigError:
+        return False
+    return True
+
+
+def _short(name: str, raw: Sequence[Any]) -> dict[str, Any]:
+    """`[low, high]` in full."""
+    if len(raw) != 2 or not all(isinstance(b, int | float | str) and not isinstance(b, bool) for b in raw):
+        given = _show(list(raw))
+        raise ConfigError(
+            f"search_space.{name}={given} is not a range [low, high]; write {{type: ordinal, values: {given}}} for values"
+        )
+    return {"type": "int" if name in WHOLE else "float", "low": raw[0], "high": raw[1]}
+
+
+def _entry(name: str, raw: Mapping[str, Any], bounds: Mapping[str, float] | None) -> Entry:
     where, kind = f"search_space.{name}", raw.get("type")
     if kind not in FIELDS:
         raise ConfigError(f"{where}.type={_show(kind)} is unknown; choose one of: {', '.join(FIELDS)}")
@@ -177,34 +443,88 @@ def _entry(name: str, raw: Mapping[str, Any]) -> Entry:
         raise ConfigError(f"{where} lacks {key}; a {kind} needs {' and '.join(sorted(needed, reverse=True))}")
     for key in sorted(given - needed - optional):
         raise ConfigError(f"{where}.{key} is not a key of a {kind}; {did_you_mean(key, sorted(needed | optional))}")
+    when = _when(where, raw.get("when"))
     if "values" in needed:
         values = raw["values"]
         if not isinstance(values, list | tuple) or not values or any(isinstance(v, list | dict) for v in values):
             raise ConfigError(f"{where}.values={_show(values)} is not a list of values; write [a, b, c]")
-        if len(set(values)) < len(values):
+        legal = tuple(_check(where, name, v) for v in values)
+        if len(set(legal)) < len(legal):
             raise ConfigError(f"{where}.values={_show(list(values))} holds a value twice; drop one")
-        entry = Entry(name, kind, values=tuple(values))
-        checked = entry.values
-    else:
-        low, high, log = raw["low"], raw["high"], raw.get("log", False)
-        for key, number in (("low", low), ("high", high)):
-            if isinstance(number, bool) or not isinstance(number, int if kind == "int" else int | float):
-                raise ConfigError(f"{where}.{key}={_show(number)} is not a{' whole' if kind == 'int' else ''} number")
-        if not isinstance(log, bool):
-            raise ConfigError(f"{where}.log={_show(log)} is neither true nor false")
-        if low > high:
-            raise ConfigError(f"{where}.low={low:g} is above its high={high:g}; lower one or raise the other")
-        if log and low <= 0:
-            raise ConfigError(f"{where}.low={low:g} has no logarithm; raise it above 0 or drop log")
-        entry = Entry(name, kind, low=low, high=high, log=log)
-        checked = (low, high)
-    for value in checked:
-        _check(where, name, value)
-    return entry
+        return Entry(name, kind, values=legal, when=when)
+    if kind == "float" and name in WHOLE:
+        raise ConfigError(f"{where}.type=float: {name} is a whole number; use int")
+    low, low_shown = _bound(f"{where}.low", raw["low"], kind, bounds, up=True)
+    high, high_shown = _bound(f"{where}.high", raw["high"], kind, bounds, up=False)
+    log, step = raw.get("log", False), raw.get("step")
+    if not isinstance(log, bool):
+        raise ConfigError(f"{where}.log={_show(log)} is neither true nor false")
+    if low > high:
+        raise ConfigError(f"{where}.low={low_shown} is above its high={high_shown}; lower one or raise the other")
+    if log and low <= 0:
+        raise ConfigError(f"{where}.low={low_shown} has no logarithm; raise it above 0 or drop log")
+    if step is not None:
+        if isinstance(step, bool) or not isinstance(step, int if kind == "int" else int | float) or not 0 < step < math.inf:
+            raise ConfigError(f"{where}.step={_show(step)} is not a{' whole' if kind == 'int' else ''} number above 0")
+        if log:
+            raise ConfigError(f"{where}.step={step:g} does not go with log; drop one of the two")
+        if step > high - low > 0:
+            raise ConfigError(f"{where}.step={step:g} is longer than its range {low_shown} .. {high_shown}; shorten it")
+        high = float(f"{low + math.floor((high - low) / step + 1e-9) * step:.10g}")
+        high = int(high) if kind == "int" else high
+    inside = range(int(low), int(high) + 1, int(step or 1)) if kind == "int" else ()
+    for value, shown in ((low, low_shown), (high, high_shown), *((v, v) for v in inside[: 1 << 10])):
+        _check(where if shown in (f"{value:g}", value) else f"{where}: {shown}", name, value)
+    return Entry(name, kind, low=low, high=high, log=log, step=step, when=when)
 
 
-def _check(where: str, name: str, value: Any) -> None:
-    """Raise unless `name=value` is legal for some setting of the other knobs."""
+def _bound(where: str, raw: Any, kind: str, bounds: Mapping[str, float] | None, up: bool) -> tuple[float, str]:
+    """A bound's number and how to show it. One that was computed is rounded into the range: to four digits, or a whole."""
+    if isinstance(raw, str):
+        match = BOUND.fullmatch(raw.strip())
+        if not match or match[2] not in BOUNDS:
+            hint = did_you_mean(match[2], list(BOUNDS)) if match else f"names are {', '.join(BOUNDS)}"
+            raise ConfigError(f"{where}={raw} is not a number, a known name or NUMBER * NAME; {hint}")
+        if bounds is None or match[2] not in bounds:
+            raise ConfigError(f"{where}={raw}: {match[2]} is not known without a machine and a model; give a number")
+        exact = float(match[1] or 1) * bounds[match[2]]
+        number = _rounded(exact, up, whole=kind == "int")
+        return number, f"{raw} ({number:g})"
+    if isinstance(raw, bool) or not isinstance(raw, int if kind == "int" else int | float) or not math.isfinite(raw):
+        raise ConfigError(f"{where}={_show(raw)} is not a{' whole' if kind == 'int' else ''} number")
+    return raw, f"{raw:g}"
+
+
+def _rounded(number: float, up: bool, whole: bool) -> float:
+    toward = math.ceil if up else math.floor
+    if whole:
+        return toward(number)
+    unit = 10.0 ** (math.floor(math.log10(abs(number))) - 3) if number else 1.0
+    nearest = round(number / unit)
+    steps = nearest if math.isclose(nearest, number / unit, rel_tol=1e-9) else toward(number / unit)
+    return float(f"{steps * unit:.4g}")
+
+
+def _when(where: str, raw: Any) -> tuple[tuple[str, tuple[Any, ...]], ...]:
+    if raw is None:
+        return ()
+    if not isinstance(raw, Mapping) or not raw:
+        raise ConfigError(f"{where}.when={_show(raw)} is not a condition; write when: {{KNOB: VALUE}} or {{KNOB: [A, B]}}")
+    conditions = []
+    for parent, legal in raw.items():
+        if parent not in Knobs.names():
+            raise ConfigError(
+                f"{where}.when.{parent}: {parent} is not a knob; {did_you_mean(str(parent), list(Knobs.names()))}"
+            )
+        values = legal if isinstance(legal, list | tuple) else [legal]
+        if not values or any(isinstance(v, list | Mapping) for v in values):
+            raise ConfigError(f"{where}.when.{parent}={_show(legal)} is neither a value nor a list of values")
+        conditions.append((str(parent), tuple(_check(f"{where}.when.{parent}", parent, v) for v in values)))
+    return tuple(conditions)
+
+
+def _check(where: str, name: str, value: Any) -> Any:
+    """`value` as the knob has it. Raises unless `name=value` is legal for some setting of the other knobs."""
     others: dict[str, Any] = {"cache_gb": 1.0} if name not in LOSSY or name in CACHE_DEPENDENT else {}
     if name in NEEDS_COLD:
         others["cold_bits"] = 2
@@ -212,8 +532,9 @@ def _check(where: str, name: str, value: Any) -> None:
         others["cold_lowbit"] = 1.0
     if name.startswith("prefetch_"):
         others["prefetch"] = "stale_gate"
-    if name != "cache_gb" or value is not None:
-        _knobs(where, {**others, name: value})
+    if name == "cache_gb" and value is None:
+        return None
+    return getattr(_knobs(where, {**others, name: value}), name)
 
 
 def _knobs(where: str, values: Mapping[str, Any]) -> Knobs:
@@ -223,8 +544,62 @@ def _knobs(where: str, values: Mapping[str, Any]) -> Knobs:
         raise ConfigError(f"{where}: {e}") from e
 
 
-def _range(entry: Entry) -> dict[str, Any]:
-    return {"low": entry.low, "high": entry.high, "log": entry.log}
+def _given(entry: Entry, params: Mapping[str, Any]) -> Any:
+    if entry.name not in params:
+        raise ConfigError(f"a setting lacks {entry.name}, which its other knobs call for; give it")
+    return params[entry.name]
+
+
+def _nearest(entry: Entry, values: Mapping[str, Any]) -> Any:
+    """An entry's parameter for these values, where it is not given for its default or the nearest to that."""
+    return entry.encode(values[entry.name] if entry.name in values else entry.nearest(Knobs().as_dict()[entry.name]))
+
+
+def _legal(name: str, value: Any) -> bool:
+    try:
+        _check(name, name, value)
+    except ConfigError:
+        return False
+    return True
+
+
+def _farthest(entry: Entry, end: float, wanted: float) -> float:
+    """The legal value nearest to `wanted` on the way there from the legal `end`; rounded towards `end`."""
+    whole = entry.type == "int"
+    far = wanted
+    if not _legal(entry.name, round(far) if whole else far):
+        near = end
+        for _ in range(60):
+            middle = (near + far) / 2
+            near, far = (middle, far) if _legal(entry.name, round(middle) if whole else middle) else (near, middle)
+        far = near
+    if entry.step:
+        return end + math.copysign(math.floor(abs(far - end) / entry.step + 1e-9) * entry.step, far - end)
+    rounded = _rounded(far, up=far < end, whole=whole)
+    return rounded if _legal(entry.name, rounded) else end
+
+
+def _longer(entry: Entry, side: str) -> tuple[Any, ...]:
+    """The list with one more value behind its end: by the ratio of the last two, else by their difference."""
+    forward = entry.values if side == "high" else entry.values[::-1]
+    last = forward[-2:]
+    if entry.type == "ordinal" and len(last) == 2 and all(isinstance(v, int | float) for v in last):
+        before, end = last
+        for more in (end * end / before if before else end, 2 * end - before):
+            more = float(f"{more:.4g}") if entry.name not in WHOLE else more
+            whole = float(more).is_integer()
+            if (whole or entry.name not in WHOLE) and more not in forward and _legal(entry.name, more):
+                longer = (*forward, int(more) if entry.name in WHOLE else more)
+                return longer if side == "high" else longer[::-1]
+    shown = ", ".join(map(_show, entry.values))
+    raise ConfigError(
+        f"{entry.name} ({shown}) cannot be widened at its {side} end: nothing beyond is legal; narrow it or leave it"
+    )
+
+
+def _worded(name: str, value: Any) -> Any:
+    """A value that has a name, e.g. sync_window=all, as the number that the knob has."""
+    return WORDS.get(name, {}).get(value, value) if isinstance(value, str) else value
 
 
 def _show(value: Any) -> str:

@@ -15,15 +15,13 @@ quartiles. Absolute figures are of this machine and this moment; the shares are 
 
 from __future__ import annotations
 
-import ctypes
 import functools
 import json
 import mmap
 import os
 import statistics
-import sys
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,7 +33,6 @@ from ..knobs import Knobs
 from ..reader import open_file
 
 PLAIN_BLOCK = 8 << 20
-MS_INVALIDATE = 2  # macOS, <sys/mman.h>
 
 
 @dataclass
@@ -108,33 +105,6 @@ def _plain_buffers(number: int) -> list[memoryview]:
     for buffer in buffers:
         buffer.write(bytes(PLAIN_BLOCK))
     return [memoryview(buffer) for buffer in buffers]
-
-
-def drop_cache(files: Iterable[Path], libc: Any = None) -> str:
-    """Have the system forget the files' pages, so that the next reads come from the disk; only pages that were written
-    back go. Returns how it was done, or `not possible`.
-
-    Linux: posix_fadvise. macOS has no such call: there a shared mapping of the file is invalidated with msync, as its
-    manual says (not yet run on a Mac).
-    """
-    if sys.platform == "darwin":
-        libc = libc or ctypes.CDLL(None)
-        return "msync" if all(_invalidate(file, libc) for file in files) else "not possible"
-    if not hasattr(os, "posix_fadvise"):
-        return "not possible"
-    for file in files:
-        fd = os.open(file, os.O_RDONLY)
-        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
-        os.close(fd)
-    return "posix_fadvise"
-
-
-def _invalidate(file: Path, libc: Any) -> bool:
-    if file.stat().st_size == 0:  # cannot be mapped
-        return True
-    with file.open("rb") as f, mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ) as pages:
-        address = np.frombuffer(pages, np.uint8).ctypes.data
-        return bool(libc.msync(ctypes.c_void_p(address), ctypes.c_size_t(len(pages)), MS_INVALIDATE) == 0)
 
 
 def print_json(result: dict[str, Any]) -> None:

@@ -27,10 +27,11 @@ from ..errors import HeadraceError
 from ..judge import Judge
 from ..knobs import CACHE_DEPENDENT, GB, LOSSY, NEEDS_MISSES, Knobs
 from ..model import switches
+from ..page_cache import drop_cache
 from ..plan import footprint
 from ..replay import Trace
 from ..stats import Stats
-from . import drop_cache, plain_reads, spread
+from . import plain_reads, spread
 
 WARM_UP = 16  # tokens at the least before the clock starts
 PLAIN_MIB = 512

@@ -18,10 +18,11 @@ from ..checkpoint import Checkpoint
 from ..errors import CheckpointError
 from ..knobs import GB, Knobs
 from ..memory import disk_bytes_read
+from ..page_cache import drop_cache
 from ..reader import Piece, Reader, open_file
 from ..slots import PAGE, SlotArray
 from ..stats import Stats
-from . import PLAIN_BLOCK, Arm, drop_cache, in_turns, plain_reads, ratios
+from . import PLAIN_BLOCK, Arm, in_turns, plain_reads, ratios
 
 Group = list[tuple[int, int, int]]  # file, offset and bytes of an expert's tensors
 BURST = 4  # experts asked for at once

@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 
 from engine import Knobs, ReadError
-from engine.bench import Arm, drop_cache, in_turns, packing, plain_reads, ratios
+from engine.bench import Arm, in_turns, packing, plain_reads, ratios
 from engine.bench.grids import _best as best_grid
 from engine.bench.grids import bench_grids
 from engine.bench.io import bench_io
+from engine.page_cache import drop_cache
 
 
 @pytest.fixture
@@ -50,7 +51,7 @@ def test_plain_reads_take_every_byte_once(files: tuple[Path, ...], io_mode: str,
 
 def test_linux_drops_pages_with_posix_fadvise(files: tuple[Path, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[int, ...]] = []
-    monkeypatch.setattr("engine.bench.sys.platform", "linux")
+    monkeypatch.setattr("engine.page_cache.sys.platform", "linux")
     monkeypatch.setattr(os, "POSIX_FADV_DONTNEED", 4, raising=False)
     monkeypatch.setattr(os, "posix_fadvise", lambda fd, *rest: asked.append((os.fstat(fd).st_size, *rest)), raising=False)
     assert drop_cache(files) == "posix_fadvise"
@@ -68,7 +69,7 @@ def test_macos_drops_pages_with_msync(files: tuple[Path, ...], monkeypatch: pyte
         return 0
 
     (files[0].parent / "empty").touch()
-    monkeypatch.setattr("engine.bench.sys.platform", "darwin")
+    monkeypatch.setattr("engine.page_cache.sys.platform", "darwin")
     assert drop_cache([*files, files[0].parent / "empty"], SimpleNamespace(msync=msync)) == "msync"
     assert asked == [(0, file.stat().st_size, 2) for file in files]
     assert drop_cache(files, SimpleNamespace(msync=lambda *_: -1)) == "not possible"

@@ -17,10 +17,10 @@ from mlx_lm.perplexity import eval_ppl
 import engine.reference
 from engine import Checkpoint, HeadraceError, Judge, JudgeError, Knobs, footprint, load
 from engine.__main__ import JSON_PROMPTS, JUDGE, KIMI_MINI, main
-from engine.engine import token_nll
 from engine.json_share import JsonPrompts, parses
 from engine.judge import Text
 from engine.measurement import perplexity
+from engine.measuring import token_nll
 from engine.quality import Quality, quality
 from engine.reference import (
     Reference,

@@ -1,0 +1,146 @@
+"""Which of Optuna's samplers proposes, and why.
+
+`auto` goes by what was measured (`python -m harness.bench samplers`): with ordered choices as integers and anchors, Optuna's
+GP sampler reaches in 100 trials what TPE needs 200 for, but its asking slows with the trials, it draws conditional knobs at
+random, and it needs torch and SciPy (the extra `gp`). TPE with the same encoding is what runs else. The others are there
+by name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import optuna
+from optuna.samplers import BaseSampler
+
+from engine.errors import did_you_mean, first_line
+
+from . import ConfigError
+
+GP_BELOW = 250  # trials; from there on asking GP costs many seconds and TPE has caught up
+MULTIVARIATE_BELOW = 100  # jointly modelled knobs are ahead in short studies, independent ones in long ones
+CLASSES: dict[str, type[BaseSampler]] = {
+    name.removesuffix("Sampler").lower(): getattr(optuna.samplers, name)
+    for name in optuna.samplers.__all__
+    if name.endswith("Sampler") and not name.startswith("Base")
+}
+CANNOT = {
+    "grid": "tries all combinations in order, which is more than any night",
+    "bruteforce": "tries all combinations, which is more than any night, and has no end of float ranges",
+    "partialfixed": "only wraps another; fix knobs with search_space.KNOB=VALUE and name the other",
+}
+EXTRA = "pip install -e '.[gp]'"
+PLAIN = {"int": (int,), "float": (int, float), "bool": (bool,), "str": (str,), "None": (type(None),)}
+
+
+def sampler_for(
+    name: str,
+    options: Mapping[str, Any],
+    *,
+    seed: int,
+    space_flat: bool,
+    trials_so_far: int,
+    objectives: int,
+    torch: bool,
+) -> tuple[BaseSampler, str]:
+    """The sampler for the next trial, and a line that says which and why. `torch`: whether `has_torch`.
+
+    Raises `ConfigError` for a name or an option that Optuna does not have, or that cannot serve.
+    """
+    key = name.lower().removesuffix("sampler")
+    if key == "auto":
+        if options:
+            raise ConfigError(f"sampler.options.{next(iter(options))} needs a sampler by name; give sampler.name, e.g. tpe")
+        key, why = _auto(space_flat, trials_so_far, torch)
+    else:
+        _check(name, key, objectives, torch)
+        why = "by name" + ("" if key != "gp" or space_flat else "; it draws knobs with a condition at random")
+    given = {**_defaults(key, space_flat, trials_so_far), **_checked(key, options), "seed": seed}
+    try:
+        sampler = CLASSES[key](**given)
+    except (ValueError, TypeError, ImportError) as e:
+        raise ConfigError(f"sampler.name={name} refuses its options ({first_line(e)}); change sampler.options") from e
+    if key == "gp":
+        _one_thread()
+    return sampler, f"sampler {key}: {why}"
+
+
+def has_torch() -> bool:
+    """Whether the GP sampler can run: torch is there, and SciPy, which it needs as well."""
+    return all(importlib.util.find_spec(module) for module in ("torch", "scipy"))
+
+
+def seed_for(study_seed: int, count: int) -> int:
+    """The seed of a draw behind `count` others: fixed, and another one after a resume."""
+    return int.from_bytes(hashlib.sha256(f"{study_seed}/{count}".encode()).digest()[:4], "big")
+
+
+def is_random_control(number: int, every: int) -> bool:
+    """Whether trial `number` (1 ..) is one of those drawn at random, to know what the sampler is worth."""
+    return every > 0 and number > 0 and number % every == 0
+
+
+def _auto(space_flat: bool, trials_so_far: int, torch: bool) -> tuple[str, str]:
+    if not torch:
+        return "tpe", f"torch is not installed ({EXTRA} for gp)"
+    if not space_flat:
+        return "tpe", "some knobs have conditions, which gp would draw at random"
+    if trials_so_far >= GP_BELOW:
+        return "tpe", f"{trials_so_far} trials, and from {GP_BELOW} on asking gp takes too long"
+    return "gp", f"torch is installed, the space is flat, fewer than {GP_BELOW} trials"
+
+
+def _check(name: str, key: str, objectives: int, torch: bool) -> None:
+    if key not in CLASSES:
+        raise ConfigError(
+            f"sampler.name={name} is unknown; {did_you_mean(key, ['auto', *sorted(set(CLASSES) - set(CANNOT))])}"
+        )
+    if key in CANNOT:
+        raise ConfigError(f"sampler.name={name} cannot serve: it {CANNOT[key]}; use auto")
+    if key == "cmaes" and objectives > 1:
+        raise ConfigError(f"sampler.name={name} has a single objective, this study has {objectives}; use auto")
+    if key == "gp" and not torch:
+        raise ConfigError(f"sampler.name={name} needs torch and SciPy; {EXTRA}, or use auto")
+
+
+def _defaults(key: str, space_flat: bool, trials_so_far: int) -> dict[str, Any]:
+    if key == "tpe":
+        multivariate = trials_so_far < MULTIVARIATE_BELOW
+        return {"multivariate": multivariate, "group": multivariate and not space_flat, "warn_independent_sampling": False}
+    if key in ("gp", "qmc"):
+        return {"warn_independent_sampling": False}
+    return {}
+
+
+def _checked(key: str, options: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The options, each one that the class has and that plain YAML can give."""
+    kinds = {
+        p.name: str(p.annotation).split(" | ")
+        for p in inspect.signature(CLASSES[key]).parameters.values()
+        if p.name != "seed" and set(str(p.annotation).split(" | ")) <= set(PLAIN)
+    }
+    for option, value in options.items():
+        where = f"sampler.options.{option}"
+        if option == "seed":
+            raise ConfigError(f"{where}={value}: seeds come from the study's; give study.seed")
+        if option not in kinds:
+            hint = did_you_mean(str(option), sorted(kinds)) if kinds else "it has none"
+            raise ConfigError(f"{where} is not an option of {key}; {hint}")
+        legal = tuple(t for kind in kinds[option] for t in PLAIN[kind])
+        if not isinstance(value, legal) or (isinstance(value, bool) and bool not in legal):
+            raise ConfigError(f"{where}={value} is not of type {' or '.join(kinds[option])}")
+        least = 0 if option == "n_startup_trials" or float in legal else 1
+        if isinstance(value, int | float) and not isinstance(value, bool) and not value >= least:
+            raise ConfigError(f"{where}={value} is below {least}; raise it")
+    return options
+
+
+def _one_thread() -> None:
+    """GP works on many small matrices; torch's threads and BLAS's in each other's way cost it more than they bring."""
+    import torch
+
+    torch.set_num_threads(1)
