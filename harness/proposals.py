@@ -30,7 +30,7 @@ from . import ConfigError, ResultsError
 from .columns import NOT_RUN, Direction, packed
 from .constraints import Constraint
 from .known import reference_figures
-from .samplers import is_random_control, sampler_for, seed_for
+from .samplers import has_torch, is_random_control, sampler_for, seed_for
 from .space import Space, canonical
 
 TRIES = 8  # draws before a setting that was tried before is measured again
@@ -117,7 +117,7 @@ class Proposals:
             control = is_random_control(number, self._search.random_every)
             seed = self._sampler(control=control)
             trial = self._study.ask()
-            values = self._space.values(self._space.suggest(trial))
+            values = self._space.suggest(trial)
             if canonical(values) not in known or attempt == TRIES - 1:
                 if "origin" not in trial.user_attrs:
                     trial.set_user_attr("origin", "random" if control else "sampler")
@@ -176,7 +176,13 @@ class Proposals:
         seed = seed_for(s.seed, self._first + count)
         name, options = ("random", {}) if control else (s.sampler, dict(s.options or {}))
         self._study.sampler, why = sampler_for(
-            name, options, seed=seed, space_flat=self._space.flat, trials_so_far=count, objectives=len(s.objectives)
+            name,
+            options,
+            seed=seed,
+            space_flat=self._space.flat,
+            trials_so_far=count,
+            objectives=len(s.objectives),
+            torch=has_torch(),
         )
         if not control:
             self.why, self.sampler = why, type(self._study.sampler).__name__.removesuffix("Sampler").lower()

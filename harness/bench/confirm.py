@@ -147,7 +147,9 @@ def _propose(sampler: str, rng: np.random.Generator, seed: int, objectives: Sequ
     return propose
 
 
-def compare(truth: str, objectives: Sequence[str], noise: float, trials: int, seed: int, share: float, sampler: str) -> Figures:
+def compare(
+    truth: str, objectives: Sequence[str], noise: float, trials: int, seed: int, share: float, sampler: str
+) -> Figures:
     """One study before and after confirmation."""
     study = Study(truth, objectives, noise, trials, seed, sampler)
     single = study.rows
