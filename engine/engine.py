@@ -42,7 +42,7 @@ from .model import (
     run_for,
     switches,
 )
-from .page_cache import cached_share
+from .page_cache import cached_share, weight_files
 from .plan import compute_dtype, footprint, needs_profile, plan_banks, plan_bits
 from .profile import routing_profile
 from .protocol import Protocol
@@ -61,8 +61,8 @@ def load(checkpoint: str | Path, knobs: Knobs | None = None) -> Engine:
     Raises `CheckpointError` if it cannot be streamed, `KnobError` if a knob does not fit this model.
     """
     knobs = knobs or Knobs()
+    cached = cached_share(weight_files(checkpoint))  # before the headers are read
     source = Checkpoint.open(checkpoint).with_top_k(knobs.top_k)
-    cached = cached_share(source.files)
     # A store's experts are ours to read, wherever they stay; what has no checksums is refused by the plan.
     streamed = knobs.streams or knobs.verify_reads or source.levels is not None
     bits = plan_bits(source, knobs)

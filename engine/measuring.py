@@ -21,7 +21,7 @@ from .knobs import GB
 from .measurement import Measurement, perplexity
 from .memory import disk_bytes_read, page_cache_share, peak_memory_bytes
 from .meters import machine_state
-from .page_cache import cached_share
+from .page_cache import cached_share, weight_files
 from .protocol import Protocol
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def measure(
         if not going or len(token_ms) == timed_tokens:
             break
     at_end, peak, mlx_peak = machine_state(), peak_memory_bytes(), mx.get_peak_memory()
-    cached_after = cached_share(engine.checkpoint.files)
+    cached_after = cached_share(weight_files(engine.checkpoint.path))
     timed = np.concatenate(nll)
     disk = None if disk_bytes_read() is None else disk_read
     times = decoded.by_token()

@@ -194,12 +194,17 @@ def reference_for(checkpoint: Checkpoint, judge: Judge, prompts: JsonPrompts | N
             return Reference.read(file, identity)
         except HeadraceError as e:
             origin = f"computed again, because {e}"
+    compute_reference(checkpoint, judge, prompts)
+    return dataclasses.replace(Reference.read(file, identity), origin=origin)
+
+
+def compute_reference(checkpoint: Checkpoint, judge: Judge, prompts: JsonPrompts | None = None) -> None:
+    """Compute the reference in a process of its own and keep it: this process's memory stays as it is."""
     request = {
         "checkpoint": str(checkpoint.path), "texts": [[t.name, t.kind, t.prompt, t.continuation] for t in judge.texts],
         "prompts": [prompts.max_tokens, prompts.prompts] if prompts else None,
     }  # fmt: skip
     compute_apart("the reference", "engine.reference", given=json.dumps(request))
-    return dataclasses.replace(Reference.read(file, identity), origin=origin)
 
 
 def reference_file(checkpoint: Checkpoint, judge: Judge, prompts: JsonPrompts | None = None) -> Path:

@@ -139,7 +139,7 @@ def test_the_page_cache_is_dropped_and_filled(path: Path) -> None:
     assert cached_share(files) == 0
     with load(path, Knobs(cache_gb=footprint(path).one_token_gb)) as engine:
         m = engine.measure(JUDGE, Protocol(timed_tokens=5))
-    assert m.page_cached_before < 0.2 < m.page_cached_after  # the headers were read before
+    assert m.page_cached_before == 0 < m.page_cached_after
     assert prepare_page_cache(path, "as_is") == "as_is"
 
 
