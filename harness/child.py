@@ -118,11 +118,11 @@ def run_child(
 
 
 def _silent_s(beat: Path, begin: float) -> float:
-    """Time since the engine's last sign of life; its start is one."""
+    """Time since the engine's last sign of life; 0 before the first, which an engine that never gives any does not have."""
     try:
         return min(time.time() - beat.stat().st_mtime, time.monotonic() - begin)
     except OSError:
-        return time.monotonic() - begin
+        return 0.0
 
 
 def _peak_gb(process: psutil.Process, *, with_children: bool) -> float:

@@ -300,6 +300,12 @@ class Night:
             self._shared = Shared(proposals.study, self._owner, config["storage"]["stale_s"])
         return proposals
 
+    def _next_round(self, one: Round) -> Round:
+        raise NotImplementedError
+
+    def _conclude(self, one: Round) -> None:
+        one.end(self.plan, {"kept": True})
+
     # Budgets.
 
     def _tried(self) -> int:

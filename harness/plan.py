@@ -8,12 +8,10 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
-import importlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -24,6 +22,7 @@ from engine.knobs import CACHE_DEPENDENT
 from . import ConfigError, ResultsError, machine
 from .columns import QUALITY, Direction
 from .constraints import Constraint, constraints_from_config, objectives_from_config
+from .seam import CommandEngine, PythonEngine, engine_at
 from .space import Space, canonical, space_from_config
 
 PAGE_CACHE = ("as_is", "cold", "warm")
@@ -44,7 +43,7 @@ class Plan:
     config: Mapping[str, Any]
     space: Space
     anchors: list[dict[str, Any]]  # Optuna's parameters of the first trials
-    engine: ModuleType
+    engine: PythonEngine | CommandEngine
     checkpoint: Path
     judge: Judge  # the texts in use
     judge_name: str
@@ -98,7 +97,7 @@ class Plan:
         return {
             "model": self.model_fingerprint,
             "judge": self.judge.fingerprint,
-            "engine": self.config["engine"]["module"],
+            "engine": self.config["engine"]["command"] or self.config["engine"]["module"],
             "objectives": ",".join(self.objectives),
             "constraints": [c.text for c in self.constraints],
             "protocol": {k: self.config["protocol"][k] for k in ("warm_up_tokens", "timed_tokens", "page_cache")},
@@ -132,7 +131,7 @@ def plan_from_config(config: DictConfig) -> Plan:
     constraints = constraints_from_config(c["constraints"], c["quality"]["json_prompts"])
     judge_path = Path(c["quality"]["text"]).expanduser()
     judge, judge_name = _some(Judge.load(judge_path), judge_path.stem, c["quality"]["most"])
-    engine = _engine(c["engine"]["module"])
+    engine = _engine(c["engine"])
     checkpoint = Path(c["model"]["path"]).expanduser().absolute()
     if not checkpoint.exists():
         raise CheckpointError(_needs(c, checkpoint))
@@ -229,16 +228,10 @@ def _anchor(space: Space, number: int, values: Mapping[str, Any]) -> dict[str, A
         raise ConfigError(f"study.anchors[{number}]: {e}") from e
 
 
-@functools.cache
-def _engine(name: str) -> ModuleType:
-    try:
-        module = importlib.import_module(name)
-    except ModuleNotFoundError as e:
-        raise ConfigError(f"engine.module={name} cannot be imported ({e}); leave it at engine, or name your module") from e
-    for function in ("load", "footprint"):
-        if not hasattr(module, function):
-            raise ConfigError(f"engine.module={name} has no function {function}; it needs load and footprint")
-    return module
+def _engine(seam: Mapping[str, Any]) -> PythonEngine | CommandEngine:
+    if seam["command"] is not None and seam["module"] != "engine":
+        raise ConfigError(f"engine.command and engine.module={seam['module']} are two engines; give one of them")
+    return engine_at(seam["module"]) if seam["command"] is None else CommandEngine(seam["command"])
 
 
 def _needs(c: Any, checkpoint: Path) -> str:

@@ -29,7 +29,7 @@ class Budget:
     trials: int = 24  # settings to try, all runs of the command together; sentinels and confirmation come on top
     hours: float | None = None  # wall clock of this run of the command, all included; null: no limit
     trial_timeout_s: float = 120.0
-    hang_s: float | None = None  # without a sign of life from the engine for so long it hangs; null: trial_timeout_s alone
+    hang_s: float | None = None  # an engine that gave signs of life and then none for so long hangs; null: never
 
 
 @dataclass

@@ -10,7 +10,8 @@ The request: `checkpoint`, `judge` (path), `knobs`, and `engine` (see `harness.s
 null}, and `beat`, a file that is touched when loading is done and then, at most every second, while the engine works. An
 engine that gives no sign of life never makes that file.
 
-The result: `figures` (names of columns), `token_ms` (a list; null if the engine does not say), `ended_early`, `protocol`
+The result: `figures` (names of columns), `token_ms` (a list; null if the engine does not say), `ended_early`, `score_s` (the
+time after the last timed token, which quality took; null if the engine does not say when that was), `protocol`
 (as measured by, or "engine's own" if the engine takes none) and `page_cache_by` (how it was prepared). Or `error` (its
 class's name) and `reason` (one line).
 """
@@ -57,9 +58,9 @@ def _measure(request: dict[str, Any]) -> dict[str, Any]:
         answer = CommandEngine(request["command"]).ask(request)
         if "error" in answer:
             return {"error": str(answer["error"]), "reason": " ".join(str(answer.get("reason", "")).split())[:300]}
-        measurement, followed = Measurement.from_mapping(answer), False
+        measurement, followed, score_s = Measurement.from_mapping(answer), False, None
     else:
-        measurement, followed = _run(request, knobs, protocol)
+        measurement, followed, score_s = _run(request, knobs, protocol)
     figures = measurement.as_dict()
     for name, value in _quality_asked(request).items():
         if value and figures[name] is None and protocol.score and not measurement.ended_early:
@@ -71,13 +72,14 @@ def _measure(request: dict[str, Any]) -> dict[str, Any]:
         "figures": figures,
         "token_ms": None if measurement.token_ms is None else list(measurement.token_ms),
         "ended_early": measurement.ended_early,
+        "score_s": score_s if protocol.score else None,
         "protocol": protocol.as_dict() if followed else ENGINES_OWN,
         "page_cache_by": by,
     }
 
 
-def _run(request: dict[str, Any], knobs: Knobs, protocol: Protocol) -> tuple[Measurement, bool]:
-    """The measurement of an engine in this process, and whether it followed the protocol."""
+def _run(request: dict[str, Any], knobs: Knobs, protocol: Protocol) -> tuple[Measurement, bool, float | None]:
+    """The measurement of an engine in this process, whether it followed the protocol, and how long quality took."""
     engine, judge = engine_at(request["engine"]), Judge.load(request["judge"])
     asked = _quality_asked(request)
     if request["engine"] == "engine" and asked["kl"]:
@@ -94,7 +96,11 @@ def _run(request: dict[str, Any], knobs: Knobs, protocol: Protocol) -> tuple[Mea
     early = _early(request.get("stop"), protocol, loaded, judge)
     by_quality = hasattr(loaded, "teacher_forced") and any(asked.values())  # an engine that engine.quality can ask
 
+    last = 0.0
+
     def keep_going(token_ms: list[float]) -> bool:
+        nonlocal last
+        last = time.perf_counter()
         beat()
         return early is None or early(token_ms)
 
@@ -105,7 +111,7 @@ def _run(request: dict[str, Any], knobs: Knobs, protocol: Protocol) -> tuple[Mea
     measurement = Measurement.from_mapping(answer) if isinstance(answer, Mapping) else answer
     if by_quality and not measurement.ended_early:
         measurement = _with_quality(measurement, loaded, judge, request)
-    return measurement, "protocol" in wanted
+    return measurement, "protocol" in wanted, time.perf_counter() - last if last else None
 
 
 def _quality_asked(request: dict[str, Any]) -> dict[str, bool]:
