@@ -22,6 +22,7 @@ from engine.errors import did_you_mean, first_line
 from . import ConfigError
 
 GP_BELOW = 250  # trials; from there on asking GP costs many seconds and TPE has caught up
+ASK_SHARE = 0.02  # of a trial, what asking may take
 MULTIVARIATE_BELOW = 100  # jointly modelled knobs are ahead in short studies, independent ones in long ones
 CLASSES: dict[str, type[BaseSampler]] = {
     name.removesuffix("Sampler").lower(): getattr(optuna.samplers, name)
@@ -46,8 +47,10 @@ def sampler_for(
     trials_so_far: int,
     objectives: int,
     torch: bool,
+    ask_share: float = 0.0,
 ) -> tuple[BaseSampler, str]:
-    """The sampler for the next trial, and a line that says which and why. `torch`: whether `has_torch`.
+    """The sampler for the next trial, and a line that says which and why. `torch`: whether `has_torch`; `ask_share`:
+    what asking took last, as a share of a trial: beyond `ASK_SHARE` auto takes the cheap one.
 
     Raises `ConfigError` for a name or an option that Optuna does not have, or that cannot serve.
     """
@@ -55,7 +58,7 @@ def sampler_for(
     if key == "auto":
         if options:
             raise ConfigError(f"sampler.options.{next(iter(options))} needs a sampler by name; give sampler.name, e.g. tpe")
-        key, why = _auto(space_flat, trials_so_far, torch)
+        key, why = _auto(space_flat, trials_so_far, torch, ask_share)
     else:
         _check(name, key, objectives, torch)
         why = "by name" + ("" if key != "gp" or space_flat else "; it draws knobs with a condition at random")
@@ -84,13 +87,15 @@ def is_random_control(number: int, every: int) -> bool:
     return every > 0 and number > 0 and number % every == 0
 
 
-def _auto(space_flat: bool, trials_so_far: int, torch: bool) -> tuple[str, str]:
+def _auto(space_flat: bool, trials_so_far: int, torch: bool, ask_share: float) -> tuple[str, str]:
     if not torch:
         return "tpe", f"torch is not installed ({EXTRA} for gp)"
     if not space_flat:
         return "tpe", "some knobs have conditions, which gp would draw at random"
     if trials_so_far >= GP_BELOW:
         return "tpe", f"{trials_so_far} trials, and from {GP_BELOW} on asking gp takes too long"
+    if ask_share > ASK_SHARE:
+        return "tpe", f"asking gp took {ask_share:.1%} of a trial, above {ASK_SHARE:.0%}"
     return "gp", f"torch is installed, the space is flat, fewer than {GP_BELOW} trials"
 
 
@@ -110,7 +115,7 @@ def _check(name: str, key: str, objectives: int, torch: bool) -> None:
 def _defaults(key: str, space_flat: bool, trials_so_far: int) -> dict[str, Any]:
     if key == "tpe":
         multivariate = trials_so_far < MULTIVARIATE_BELOW
-        return {"multivariate": multivariate, "group": multivariate and not space_flat, "warn_independent_sampling": False}
+        return {"multivariate": multivariate, "group": multivariate and not space_flat}
     if key in ("gp", "qmc"):
         return {"warn_independent_sampling": False}
     return {}

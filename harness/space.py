@@ -355,19 +355,19 @@ def space_from_config(
 def _space(
     config: Mapping[str, Any], fixed: Mapping[str, Any], bounds: Mapping[str, float] | None, never_refused: bool
 ) -> Space:
-    for place, names in (("knobs", fixed), ("search_space", config)):
-        for name in names:
+    for place, known in (("knobs", fixed), ("search_space", config)):
+        for name in known:
             if name not in Knobs.names():
                 raise ConfigError(f"{place}.{name}: {name} is not a knob; {did_you_mean(str(name), list(Knobs.names()))}")
     for name in sorted(set(fixed) & set(config)):
         raise ConfigError(f"knobs.{name}={fixed[name]} is in the search space too; fix it with search_space.{name}=VALUE")
     held = {name: _check(f"knobs.{name}", name, value) for name, value in fixed.items()}
-    entries = {}
-    for name, raw in config.items():
-        if isinstance(raw, Mapping | list | tuple):
-            entries[name] = _entry(name, raw if isinstance(raw, Mapping) else _short(name, raw), bounds)
+    entries: dict[str, Entry] = {}
+    for name, given in config.items():
+        if isinstance(given, Mapping | list | tuple):
+            entries[name] = _entry(name, given if isinstance(given, Mapping) else _short(name, given), bounds)
         else:
-            held[name] = _check(f"search_space.{name}", name, raw)
+            held[name] = _check(f"search_space.{name}", name, given)
     space = Space(_conditioned(entries, held, never_refused), held)
     if not space.entries:
         raise ConfigError("search_space has no knob that moves; choose one with search_space=NAME")

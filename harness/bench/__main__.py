@@ -1,0 +1,33 @@
+"""The command line of the benchmarks. A module here has `add(subparsers)`, which sets `run`: a function of the arguments."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from engine import HeadraceError
+
+from . import ask, samplers
+
+MODULES = (samplers, ask)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one benchmark; 0, or 2 after a user's error, which is one line on stderr."""
+    parser = argparse.ArgumentParser("python -m harness.bench", description="Benchmarks of the search.")
+    sub = parser.add_subparsers(required=True, metavar="WHAT")
+    for module in MODULES:
+        module.add(sub)
+    args = parser.parse_args(argv)
+    try:
+        args.run(args)
+    except HeadraceError as e:
+        print(f"error: {e}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,184 @@
+"""What the samplers find in equal budgets, on the fake engine of `truth`.
+
+    python -m harness.bench samplers --seeds 5 --trials 200
+    python -m harness.bench samplers --memory-limit 36 --trials 100
+
+The figure is the hypervolume of the reported front, by its members' true values, as a share of the best possible one: a
+sampler is judged by what its user gets, while it sees noise. With a limit of memory, trials above it are lost: `infeasible`
+tells them as this search does, complete with the worst values seen and a violated constraint, `fail` as failed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import statistics
+import time
+import warnings
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.trial import Trial, TrialState
+
+from engine.errors import did_you_mean
+
+from .. import ConfigError
+from ..columns import OBJECTIVES
+from ..samplers import has_torch, is_random_control, sampler_for, seed_for
+from ..space import Space, effective
+from . import truth
+
+MARKS = (25, 50, 100, 200)
+RANDOM_EVERY = 10
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A way to search: a sampler for seed and number of trials so far, our encoding and anchors or plain Optuna."""
+
+    sampler: Callable[[int, int], optuna.samplers.BaseSampler]
+    ours: bool
+    reseeded: bool = True  # a new sampler for each trial, as in the search
+    random_every: int = 0
+
+
+def _named(name: str) -> Callable[[int, int], optuna.samplers.BaseSampler]:
+    def sampler(seed: int, count: int) -> optuna.samplers.BaseSampler:
+        return sampler_for(
+            name, {}, seed=seed, space_flat=True, trials_so_far=count, objectives=3, torch=has_torch()
+        )[0]  # fmt: skip
+
+    return sampler
+
+
+ARMS = {
+    "auto": Arm(_named("auto"), ours=True, random_every=RANDOM_EVERY),
+    "gp": Arm(_named("gp"), ours=True),
+    "tpe": Arm(_named("tpe"), ours=True),
+    "plain-tpe": Arm(lambda seed, _: optuna.samplers.TPESampler(seed=seed), ours=False, reseeded=False),
+    "plain-nsgaii": Arm(lambda seed, _: optuna.samplers.NSGAIISampler(seed=seed), ours=False, reseeded=False),
+    "random": Arm(lambda seed, _: optuna.samplers.RandomSampler(seed=seed), ours=False, reseeded=False),
+}
+
+
+def add(sub: Any) -> None:
+    parser = sub.add_parser("samplers", help="hypervolume after equal budgets", description=__doc__,
+                            formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    parser.add_argument("--samplers", nargs="+", default=list(ARMS), metavar="NAME", help=f"of {', '.join(ARMS)}")
+    parser.add_argument("--seeds", type=int, default=5, metavar="N", help="searches of each sampler (default: 5)")
+    parser.add_argument("--trials", type=int, default=200, metavar="N", help="of each search (default: 200)")
+    parser.add_argument("--noise", type=float, default=0.04, metavar="X", help="relative noise of speed (default: 0.04)")
+    parser.add_argument("--memory-limit", type=float, metavar="GB", help="trials above it are lost; 36: half of the space")
+    parser.add_argument(
+        "--tell", nargs="+", choices=("infeasible", "fail"), default=["infeasible"], help="how lost ones are told"
+    )
+    parser.add_argument("--jobs", type=int, default=2, metavar="N", help="searches side by side (default: 2)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write every search's figures there")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> None:
+    for name in args.samplers:
+        if name not in ARMS:
+            raise ConfigError(f"--samplers {name} is unknown; {did_you_mean(name, list(ARMS))}")
+    for option in ("seeds", "trials", "jobs"):
+        if getattr(args, option) < 1:
+            raise ConfigError(f"--{option} {getattr(args, option)} is below 1; raise it")
+    names = list(args.samplers)
+    if not has_torch() and "gp" in names:
+        names.remove("gp")
+        print("gp is left out: torch and SciPy are not installed (pip install -e '.[gp]')")
+    limit = math.inf if args.memory_limit is None else args.memory_limit
+    turns = [(n, tell, s, args.trials, args.noise, limit) for s in range(args.seeds) for n in names for tell in args.tell]
+    with ProcessPoolExecutor(args.jobs, mp_context=get_context("spawn")) as pool:
+        results = list(pool.map(_search, *zip(*turns, strict=True)))
+    if args.json:
+        args.json.write_text(json.dumps({"ideal": truth.ideal(limit), "noise": args.noise, "searches": results}, indent=1))
+    _print(results, args.trials, limit)
+
+
+def _search(name: str, tell: str, seed: int, trials: int, noise: float, limit: float) -> dict[str, Any]:
+    return search(ARMS[name], seed, trials, noise, limit, tell) | {"sampler": name}
+
+
+def search(
+    arm: Arm, seed: int, trials: int, noise: float, limit: float = math.inf, tell: str = "infeasible"
+) -> dict[str, Any]:
+    """One search: hypervolume shares at the marks, what asking took, how many trials were lost to the limit."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+    space, rng = truth.space(), np.random.default_rng(seed)
+    study = optuna.create_study(directions=[*OBJECTIVES.values()], sampler=arm.sampler(seed, 0))
+    for params in space.anchors() if arm.ours else []:
+        study.enqueue_trial(params)
+    seen, true, ask_s, lost = [], [], [], 0
+    shares: dict[int, float] = {}
+    for number in range(1, trials + 1):
+        begin = time.perf_counter()
+        if is_random_control(number, arm.random_every):
+            study.sampler = optuna.samplers.RandomSampler(seed=seed_for(seed, number))
+        elif arm.reseeded:
+            study.sampler = arm.sampler(seed_for(seed, number), number - 1)
+        trial = study.ask()
+        values = space.suggest(trial) if arm.ours else plain(trial, space)
+        ask_s.append(time.perf_counter() - begin)
+        exact, figures = truth.truth(values), truth.measure(values, rng, noise)
+        fits = exact["peak_memory_gb"] <= limit
+        lost += not fits
+        if fits:
+            seen.append(truth.losses(figures))
+            true.append(truth.losses(exact))
+        if tell == "fail" and not fits:
+            study.tell(trial, state=TrialState.FAIL)
+        else:
+            trial.set_constraint("infeasible", -1.0 if fits else 1.0)
+            study.tell(trial, list(figures.values()) if fits else _worst(seen))
+        if number in MARKS or number == trials:
+            front = np.array(true).reshape(-1, 3)[truth.nondominated(np.array(seen).reshape(-1, 3))]
+            shares[number] = truth.hypervolume(front) / truth.ideal(limit)
+    return {"seed": seed, "tell": tell, "share": shares, "ask_ms": 1e3 * statistics.fmean(ask_s),
+            "ask_ms_last": 1e3 * statistics.median(ask_s[-10:]), "lost": lost}  # fmt: skip
+
+
+def plain(trial: Trial, space: Space) -> dict[str, Any]:
+    """As one would write it with Optuna's tutorial: every list of values a category, no anchors."""
+    values = {
+        e.name: trial.suggest_categorical(e.name, e.values) if e.values else e.suggest(trial) for e in space.entries
+    }  # fmt: skip
+    return effective(values)
+
+
+def _worst(seen: list[tuple[float, ...]]) -> list[float]:
+    signs = [-1.0 if direction == "maximize" else 1.0 for direction in OBJECTIVES.values()]
+    losses = np.max(seen, axis=0) if seen else np.array([-truth.WORST[0], *truth.WORST[1:]])
+    return [float(v) for v in losses * signs]
+
+
+def _print(results: list[dict[str, Any]], trials: int, limit: float) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    marks = sorted({m for m in MARKS if m < trials} | {trials})
+    finite = math.isfinite(limit)
+    table = Table(title="hypervolume of the reported front, share of the best possible: median (lowest .. highest)")
+    for head in ("sampler", *(["told as", f"lost of {trials}"] if finite else []), *map(str, marks), "ask ms", "last 10"):
+        table.add_column(head, justify="right" if head != "sampler" else "left")
+    for name, tell in dict.fromkeys((r["sampler"], r["tell"]) for r in results):
+        mine = [r for r in results if (r["sampler"], r["tell"]) == (name, tell)]
+        cells = [name] + ([tell, _spread([r["lost"] for r in mine], "{:.0f}")] if finite else [])
+        cells += [_spread([r["share"][m] for r in mine], "{:.3f}") for m in marks]
+        cells += [f"{statistics.median(r[k] for r in mine):.0f}" for k in ("ask_ms", "ask_ms_last")]
+        table.add_row(*cells)
+    Console(width=None if Console().is_terminal else 140).print(table)
+
+
+def _spread(figures: list[float], form: str) -> str:
+    shown = (form.format(f) for f in (statistics.median(figures), min(figures), max(figures)))
+    return "{} ({} .. {})".format(*shown) if len(figures) > 1 else form.format(figures[0])
