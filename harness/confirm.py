@@ -17,13 +17,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .columns import objectives_of
-from .front import ERROR, LEFT_OUT, RUNS, WITHIN, Duels, measured
+from .front import ERROR, RUNS, WITHIN, Duels, measured
 
 if TYPE_CHECKING:
     import pandas as pd
 
-HOPELESS = 0.95  # a point in more doubt than this is no plausible member
-SHARE = 0.15  # of the budget, the most that one sweep spends: what it shows decides the next
+HOPELESS = 0.7  # a beaten point in more doubt than this is no plausible member
+SHARE = 0.1  # of the budget, the most that one sweep spends: what it shows decides the next
+TINY = 1e-12
 LEAST_WORTH = 0.002  # below it a run would decide nothing
 
 
@@ -48,21 +49,22 @@ def next_sweep(
         return []
     duels = Duels(some, list(objectives_of(df)), within)
     fresh, n = some["fresh_runs"].to_numpy(int), some["runs"].to_numpy(int)
-    n = np.where(fresh >= 2, fresh, n)
-    variance = 1.0 / n
-    gain = variance / (n + 1)  # by one more run
+    one_run = duels.se**2 * np.where(fresh >= 2, fresh, n)[:, None]  # variance of a single run
+    variance = (duels.spread**2).max(axis=1)
+    gain = variance**2 / (variance + one_run.max(axis=1) + TINY)  # of the variance, by one more run
     worth, members = np.zeros(len(some)), np.zeros(len(some), bool)
     doubts = []
     for i in range(len(some)):
         rivals, wins = duels.wins(i)
         doubt = float(wins.any(axis=1).mean()) if len(rivals) else 0.0
-        if doubt > HOPELESS:
-            continue
-        if not duels.beaten[i] and doubt <= LEFT_OUT:
+        if not duels.beaten[i]:
             members[i] = True
             doubts.append(doubt)
+        if (duels.beaten[i] and doubt > HOPELESS) or not len(rivals):
+            continue
         p = wins.mean(axis=0)
-        weight = p * (1 - p) / (variance[i] + variance[rivals])
+        unsure = p * (1 - p)
+        weight = doubt * (1 - doubt) ** 3 * unsure / (unsure.sum() + TINY) / (variance[i] + variance[rivals] + TINY)
         worth[i] += (weight * gain[i]).sum()
         np.add.at(worth, rivals, weight * gain[rivals])
     lacking = members & (fresh < runs)

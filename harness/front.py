@@ -11,15 +11,16 @@ Two notions of being beaten, for speed is noisy:
 - In doubt: the probability, from the estimates and the pooled noise, that some other point is truly no worse in all and
   faster by more than `within`. A member is confirmed when it has `runs` fresh runs and its doubt is at most `error`.
 
-The front holds the points that none beats by estimates, without those that are beaten more likely than not
-(`doubt > LEFT_OUT`: many near rivals, each a little slower, one of which will be faster). A member that is not confirmed
-stays and is marked, for most have no rival near and are only waiting for their fresh runs.
+The front holds the points that none beats by estimates: of these, once any was measured afresh, the least doubtful ones as
+long as their mean doubt, the share of false members to be expected, is at most `error`. The rest are undecided between near
+rivals (`candidates`): it is better to name fewer. A member that is not confirmed is marked, for most have no near rival and
+only lack fresh runs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -34,9 +35,9 @@ if TYPE_CHECKING:
     from .columns import Direction
 
 RUNS, WITHIN, ERROR = 2, 0.05, 0.05  # of a confirmed point, unless the study says otherwise
-LEFT_OUT = 0.5
 EQUAL = 2.0  # standard errors within which memory counts as equal
 DRAWS = 1000
+LEAST_SCATTER = 0.02  # of true speeds about what like points have
 LEAST = 1e-9  # a KL divergence or a count of bytes below this is as good as this
 
 
@@ -62,11 +63,21 @@ def losses(some: pd.DataFrame, objectives: Sequence[str]) -> np.ndarray:
 
 def front(df: pd.DataFrame, *, runs: int = RUNS, within: float = WITHIN, error: float = ERROR) -> pd.DataFrame:
     """The points of the front, best in the first objective first, with `doubt` and `confirmed`."""
+    some = candidates(df, runs=runs, within=within, error=error)
+    return some[some["reported"]].drop(columns="reported")
+
+
+def candidates(df: pd.DataFrame, *, runs: int = RUNS, within: float = WITHIN, error: float = ERROR) -> pd.DataFrame:
+    """The points that none beats by estimates, with `doubt`, `confirmed` and `reported` (on the front)."""
     every, objectives = measured(df), objectives_of(df)
     duels = Duels(every, list(objectives), within)
-    out = every.iloc[duels.members()].assign(doubt=duels.doubt(duels.members()))
-    out = out[out["doubt"] <= LEFT_OUT]
+    doubt = duels.doubt(duels.members())
+    out = every.iloc[duels.members()].assign(doubt=doubt, reported=True)
     out["confirmed"] = (out["fresh_runs"] >= runs) & (out["doubt"] <= error)
+    if len(out) and out["fresh_runs"].any():
+        order = out["doubt"].sort_values(kind="stable")
+        sure = order.index[order.expanding().mean() <= error]
+        out["reported"] = out.index.isin([*sure, order.index[0]])
     first = next(iter(objectives))
     return out.sort_values(first, ascending=objectives[first] == "minimize", kind="stable")
 
@@ -80,8 +91,12 @@ class Duels:
         self.se = some[[f"{name}_rel_se" for name in objectives]].to_numpy(float)
         self._fast = np.array([name in SPEEDS for name in objectives])
         self._margin = float(np.log1p(within))
+        believed, spread = self._logs.copy(), self.se.copy()
+        for k in np.flatnonzero(self._fast):
+            believed[:, k], spread[:, k] = shrunk(self._logs[:, k], self.se[:, k], self._logs[:, ~self._fast])
+        self.believed, self.spread = believed, spread
         draws = np.random.default_rng(0).standard_normal((DRAWS, *self._logs[:, self._fast].shape), dtype=np.float32)
-        self._drawn = self._logs[:, self._fast] + draws * self.se[:, self._fast]
+        self._drawn = believed[:, self._fast] + draws * spread[:, self._fast]
         self.beaten = np.array([self._beaten(i) for i in range(len(some))], bool)
 
     def doubt(self, which: Iterable[int]) -> np.ndarray:
@@ -95,7 +110,7 @@ class Duels:
     def wins(self, i: int) -> tuple[np.ndarray, np.ndarray]:
         """Rivals of point i (positions), and (draws, rivals): in which draws each is truly better by more than `within`."""
         no_worse = (self._logs <= self._logs[i] + self._equal(i))[:, ~self._fast].all(axis=1)
-        gap = (self._logs - self._logs[i])[:, self._fast] - 4 * np.hypot(self.se, self.se[i])[:, self._fast]
+        gap = (self.believed - self.believed[i])[:, self._fast] - 4 * np.hypot(self.spread, self.spread[i])[:, self._fast]
         rivals = np.flatnonzero(no_worse & (gap < 0).all(axis=1))
         rivals = rivals[rivals != i]
         ahead = self._drawn[:, [i]] - self._drawn[:, rivals]
@@ -111,14 +126,44 @@ class Duels:
         return np.where(self._fast, 0.0, EQUAL * np.hypot(self.se, self.se[i]))
 
 
-def knee(df: pd.DataFrame) -> int | None:
-    """Trial number of the front's knee: the point nearest to the ideal one. None without a front.
+def shrunk(values: np.ndarray, se: np.ndarray, like: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Logarithms of a speed drawn towards what points of like memory and quality have; mean and spread of the belief.
+
+    The first run of the fastest points was lucky more often than not. How much so depends on how far apart points lie
+    that are alike in all else: where that is less than the noise, a single fast run says little. So (Fay and Herriot, 1979):
+    a quadratic in the other objectives' logarithms, the scatter of true speeds about it found from the residuals, and each
+    point between its own estimate and the quadratic by the weight of the two variances.
+    """
+    features = _quadratic(like)
+    if len(values) < 3 * features.shape[1]:
+        return values, se
+    scatter = float(np.var(values))
+    for _ in range(5):
+        w = 1 / np.sqrt(scatter + se**2)
+        fit = features @ np.linalg.lstsq(features * w[:, None], values * w, rcond=None)[0]
+        residuals = values - fit
+        total = (1.4826 * np.median(np.abs(residuals))) ** 2 * len(values) / (len(values) - features.shape[1])
+        scatter = max(float(total - np.median(se**2)), LEAST_SCATTER**2)
+    own = scatter / (scatter + se**2)
+    return fit + own * residuals, np.sqrt(own) * se
+
+
+def _quadratic(x: np.ndarray) -> np.ndarray:
+    """(points, features): 1, and each column standardised, squared and multiplied with the others."""
+    span = x.std(axis=0)
+    z = ((x - x.mean(axis=0)) / np.where(span > 0, span, 1))[:, span > 0]
+    products = [z[:, i] * z[:, j] for i in range(z.shape[1]) for j in range(i, z.shape[1])]
+    return np.column_stack([np.ones(len(x)), z, *products])
+
+
+def knee(df: pd.DataFrame, **rules: Any) -> int | None:
+    """Trial number of the knee of `front(df, **rules)`: the point nearest to the ideal one. None without a front.
 
     Each objective (perplexity by its logarithm) is scaled over the front to 0 at its best and 1 at its worst; the ideal is
     0 in all and the distance Euclidean: the compromise solution (Yu and Zeleny, 1973). The farthest point from the plane
     through the front's extremes, the other usual definition, is an extreme itself wherever the front is not convex.
     """
-    best, objectives = front(df), list(objectives_of(df))
+    best, objectives = front(df, **rules), list(objectives_of(df))
     if best.empty:
         return None
     values = losses(best, objectives)

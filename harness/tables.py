@@ -1,4 +1,4 @@
-"""Rows as text: the front as a table, one trial as a line. Widths follow the terminal; nothing is said by colour alone."""
+"""Rows and points as text: the front as a table, one run as a line. Widths follow the terminal; colour alone says nothing."""
 
 from __future__ import annotations
 
@@ -13,13 +13,22 @@ from rich.text import Text
 
 from engine import Knobs
 
-from .columns import NAMES
-from .front import front, knee
+from .columns import METRICS, NAMES, OBJECTIVES, objectives_of
+from .front import front, knee, reference
+from .points import SPEEDS
 from .space import effective
 
-FIGURES = {"decode_tok_s": "tok/s", "peak_memory_gb": "GB", "perplexity": "perplexity"}
+SHORT = {
+    "decode_tok_s": "tok/s",
+    "prefill_tok_s": "prefill/s",
+    "ttft_ms": "ttft ms",
+    "peak_memory_gb": "GB",
+    "perplexity": "ppl",
+    "kl": "kl",
+    "bytes_per_token": "bytes/token",
+}
 KNEE = "◆ knee"
-FIGURES_WIDTH = 52  # of the columns before the knobs
+FIGURES_WIDTH = 68  # of the columns before the knobs, at most
 RESIDENT = "everything resident"
 
 
@@ -39,8 +48,19 @@ def number(value: Any, digits: int = 3) -> str:
 
 def setting(row: Mapping[str, Any], names: Sequence[str]) -> str:
     """`name=value` for the given knobs, without those that had no effect."""
-    live = effective({n: (None if row[n] != row[n] else row[n]) for n in Knobs.names()})
+    live = _live(row)
     return " ".join(f"{n}={'unset' if live[n] is None else number(live[n], 4)}" for n in names if n in live)
+
+
+def options(row: Mapping[str, Any]) -> str:
+    """A row's or point's setting as options of `python -m engine`, ready to paste; defaults are left out."""
+    typed = {n: v for n, v in _live(row).items() if v is not None}
+    knobs = Knobs.from_mapping({n: v.item() if hasattr(v, "item") else v for n, v in typed.items()})
+    parts = []
+    for name in knobs.set_names():
+        option, value = name.replace("_", "-"), getattr(knobs, name)
+        parts.append((f"--{option}" if value else f"--no-{option}") if isinstance(value, bool) else f"--{option} {value}")
+    return " ".join(parts)
 
 
 def varying(df: pd.DataFrame) -> list[str]:
@@ -48,28 +68,43 @@ def varying(df: pd.DataFrame) -> list[str]:
     return [n for n in Knobs.names() if df[n].nunique(dropna=False) > 1]
 
 
-def front_table(df: pd.DataFrame, width: int, *, most: int | None = None) -> RenderableType:
-    """The front, fastest first, with knee and reference marked: a column a knob where they fit, else settings below.
+def with_interval(row: Mapping[str, Any], metric: str) -> str:
+    """A metric with half its 95 % interval, `45.2 ±1.3`; the figure alone where runs do not differ."""
+    value, low, high = (float(row[f"{metric}{end}"]) for end in ("", "_low", "_high"))
+    half = (high - low) / 2
+    if metric not in SPEEDS or not half > 0:
+        return number(value, 4)
+    decimals = max(0, len(number(value, 3).partition(".")[2]))
+    return f"{value:.{decimals}f} ±{half:.{decimals}f}"
 
-    A live view asks for `most` rows, and then gets no settings below.
+
+def front_table(df: pd.DataFrame, width: int, *, most: int | None = None, **rules: Any) -> RenderableType:
+    """The front, best in the first objective first, with knee and reference marked, speeds with their intervals, and how
+    many runs each point has: a column a knob where they fit, else settings below.
+
+    A live view asks for `most` rows, and then gets no settings below. `rules` are those of `front`.
     """
-    best, marked = front(df), knee(df)
+    best, marked, objectives = front(df, **rules), knee(df, **rules), list(objectives_of(df))
     shown = best if most is None else best.head(most)
-    reference = df[(df["origin"] == "reference") & (df["status"] == "ok")]
     names = varying(best)
     columns = names if width >= FIGURES_WIDTH + sum(len(n) + 1 for n in names) else []
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
-    for name in ("trial", *FIGURES.values(), "hit", "", *columns):
+    for name in ("trial", *(SHORT[n] for n in objectives), "hit", "runs", "", *columns):
         table.add_column(name, justify="right" if name else "left", no_wrap=True)
-    for label, row in pd.concat([shown, reference]).iterrows():
+    for label, row in pd.concat([shown, reference(df)]).iterrows():
         is_reference = row["origin"] == "reference"
+        sure = "" if is_reference or row["confirmed"] else " ?"
         tag = "reference" if is_reference else KNEE if label == marked else ""
-        figures = [number(row[n], 4) for n in FIGURES] + [number(row["hit_rate"], 2)]
+        figures = [with_interval(row, n) for n in objectives]
+        cells = [*figures, number(row["hit_rate"], 2), f"{row['runs']}{sure}", tag]
         style = "bold" if tag == KNEE else "dim" if is_reference else ""
-        table.add_row(str(row["trial"]), *figures, tag, *[_cell(row, n) for n in columns], style=style)
-    if len(shown) < len(best):
-        return Group(table, Text(f"… and {len(best) - len(shown)} more", style="dim"))
-    return table if columns or most is not None else Group(table, Text(), _settings(shown, names))
+        table.add_row(str(row["trial"]), *cells, *[_cell(row, n) for n in columns], style=style)
+    below = [Text(f"… and {len(best) - len(shown)} more", style="dim")] if len(shown) < len(best) else []
+    if most is not None:
+        return Group(table, *below) if below else table
+    said = [Text("? unconfirmed: fresh runs are missing, or a rival is too near", style="dim")]
+    parts = [table, *(said if not best["confirmed"].all() else [])]
+    return Group(*parts, *([] if columns else [Text(), _settings(shown, names)]))
 
 
 def _settings(rows: pd.DataFrame, names: Sequence[str]) -> Table:
@@ -82,13 +117,30 @@ def _settings(rows: pd.DataFrame, names: Sequence[str]) -> Table:
 
 
 def trial_line(row: Mapping[str, Any], done: int, wanted: int, names: Sequence[str]) -> str:
-    """One finished trial in one line."""
+    """One finished run in one line."""
+    again = f" run {row['run']} ({row['origin']})" if row.get("run") else ""
     head = f"{done:>{len(str(wanted))}}/{wanted} trial {row['trial']:<3} {row['status']:<10}"
     what = f"reference: {RESIDENT}" if row["origin"] == "reference" else setting(row, names)
     if row["status"] != "ok":
-        return f"{head} {row['status_reason']}  {what}"
-    speed, memory, perplexity = (number(row[n], 4) for n in FIGURES)
-    return f"{head} {speed:>6} tok/s {memory:>7} GB  ppl {perplexity:<6}  {what}"
+        return f"{head}{again} {row['status_reason']}  {what}"
+    said = row.get("objectives")
+    objectives = str(said).split(",") if isinstance(said, str) else list(OBJECTIVES)
+    if objectives == list(OBJECTIVES):
+        speed, memory, perplexity = (number(row[n], 4) for n in OBJECTIVES)
+        figures = f"{speed:>6} tok/s {memory:>7} GB  ppl {perplexity:<6}"
+    else:
+        figures = "  ".join(f"{number(row[n], 4):>6} {SHORT[n]}" for n in objectives)
+    violated = f"  ({row['violated']})" if row.get("violated") else ""
+    return f"{head}{again} {figures}  {what}{violated}"
+
+
+def axis(metric: str) -> str:
+    """A metric as an axis says it."""
+    return f"{metric}   ({'more' if METRICS[metric] == 'maximize' else 'less'} is better)"
+
+
+def _live(row: Mapping[str, Any]) -> dict[str, Any]:
+    return effective({n: (None if row[n] != row[n] else row[n]) for n in Knobs.names()})
 
 
 def _cell(row: Mapping[str, Any], name: str) -> str:
