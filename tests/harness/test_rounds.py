@@ -1,0 +1,172 @@
+"""Reading a round: what is there is found, what is not is left alone, and the space stays legal."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from engine import Knobs
+from harness import ConfigError
+from harness.columns import NAMES, OBJECTIVES
+from harness.rounds import MIN_POINTS, Reading, applied, as_config, checked, next_space, points, read, verdict
+from harness.space import Space, space_from_config
+
+SPACE = space_from_config(
+    {
+        "cache_gb": {"type": "float", "low": 0.005, "high": 0.04, "log": True},
+        "evict_half_life": {"type": "float", "low": 1, "high": 256, "log": True},
+        "read_threads": {"type": "int", "low": 1, "high": 8},
+        "read_block_kib": {"type": "ordinal", "values": [16, 32, 64, 128, 256, 1024]},
+        "io_mode": {"type": "choice", "values": ["buffered", "direct"]},
+        "expert_bits": {"type": "ordinal", "values": [3, 4, 6, 8]},
+    },
+    {},
+)
+LEGAL = {"cache_gb": (0.005, 0.06)}
+Figures = tuple[float, float, float]
+
+
+def row(trial: int, values: dict[str, Any], figures: Figures, **more: Any) -> dict[str, Any]:
+    given = {"trial": trial, "run": 0, "status": "ok", "origin": "sampler", "judge": "j", **Knobs(**values).as_dict()}
+    return {**dict.fromkeys(NAMES), **given, **dict(zip(OBJECTIVES, figures, strict=True)), **more}
+
+
+def frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
+    return pd.DataFrame(rows, columns=list(NAMES))
+
+
+def streamed(values: dict[str, Any], rng: np.random.Generator) -> Figures:
+    """Speed rises with the cache up to its bound and beyond; neither half-life nor io_mode does anything. 10 % noise."""
+    bits = values["expert_bits"]
+    waits = (1 - values["cache_gb"] / (0.16 * bits / 8)) * bits / 8 / math.sqrt(min(values["read_threads"], 4))
+    speed = 100 / (1 + 9 * waits) * math.exp(0.1 * rng.normal())
+    return speed, 0.02 + values["cache_gb"], 4 + 12 * 2.0**-bits
+
+
+def noise(values: dict[str, Any], rng: np.random.Generator) -> Figures:
+    speed, memory, perplexity = np.exp(0.1 * rng.normal(size=3)) * (10, 1, 5)
+    return speed, memory, perplexity
+
+
+def searched(
+    seed: int, response: Callable[..., Figures], count: int = 60, first: int = 1, space: Space = SPACE
+) -> list[dict[str, Any]]:
+    """Rows of trials at the anchors and at random."""
+    rng = np.random.default_rng(seed)
+    draws = [{e.name: _draw(e, rng) for e in space.entries} for _ in range(count)]
+    settings = [space.values(p) for p in [*space.anchors(), *draws][:count]]
+    return [row(first + i, values, response(values, rng)) for i, values in enumerate(settings)]
+
+
+def _draw(e: Any, rng: np.random.Generator) -> Any:
+    if e.values:
+        index = int(rng.integers(len(e.values)))
+        return e.values[index] if e.type == "choice" else index
+    if e.type == "int":
+        return int(rng.integers(e.low, e.high + 1))
+    return float(math.exp(rng.uniform(math.log(e.low), math.log(e.high))))
+
+
+def test_the_bound_and_the_idle_knobs_are_found_in_nine_of_ten_seeds() -> None:
+    readings = [read(frame(searched(seed, streamed)), SPACE, OBJECTIVES) for seed in range(10)]
+    assert sum(any((f.knob, f.side) == ("cache_gb", "high") for f in r.bounds) for r in readings) >= 9
+    assert sum("evict_half_life" in r.never for r in readings) >= 9
+    assert not any({"cache_gb", "expert_bits", "read_threads"} & set(r.never) for r in readings)
+    proposed = [next_space(r, SPACE, LEGAL) for r in readings]
+    wanted = {("widen", "cache_gb"), ("drop", "evict_half_life")}
+    assert sum(wanted <= {(c.kind, c.knob) for c in changes} for changes in proposed) >= 8
+    changes = next(changes for changes in proposed if wanted <= {(c.kind, c.knob) for c in changes})
+    assert next(c for c in changes if c.knob == "cache_gb").now == (0.005, 0.06), "not twice as far: the machine ends at 0.06"
+    assert all(any(digit.isdigit() for digit in c.evidence) for c in changes)
+    after = applied(SPACE, changes)
+    assert space_from_config(as_config(after), {}) == after
+
+
+def test_noise_changes_nothing_in_nine_of_ten_seeds() -> None:
+    proposed = [next_space(read(frame(searched(seed, noise)), SPACE, OBJECTIVES), SPACE, LEGAL) for seed in range(10)]
+    assert sum(not changes for changes in proposed) >= 9
+
+
+def test_few_points_say_nothing() -> None:
+    few = read(frame(searched(0, streamed, MIN_POINTS - 1)), SPACE, OBJECTIVES)
+    assert few == Reading(MIN_POINTS - 1)
+    assert next_space(few, SPACE, LEGAL) == []
+    assert read(frame([]), SPACE, OBJECTIVES) == Reading(0)
+
+
+def test_an_empty_part_is_narrowed_and_a_clear_value_fixed() -> None:
+    def response(values: dict[str, Any], rng: np.random.Generator) -> Figures:
+        bad = (values["evict_half_life"] > 20) + 2 * (values["io_mode"] == "buffered")
+        return 10 * math.exp(-3 * bad + 0.05 * rng.normal()), 1.0, 5.0
+
+    changes = {c.knob: c for c in next_space(read(frame(searched(1, response, 80)), SPACE, OBJECTIVES), SPACE, {})}
+    assert (changes["io_mode"].kind, changes["io_mode"].now) == ("fix", "direct")
+    assert changes["evict_half_life"].kind == "narrow"
+    assert changes["evict_half_life"].now == (1, pytest.approx(40.32, rel=1e-3))
+
+
+def test_rows_not_to_be_trusted_are_left_out_and_runs_are_put_together() -> None:
+    values = {"cache_gb": 0.01, "expert_bits": 4}
+    rows = [
+        row(0, {}, (99, 1, 4), origin="reference"),
+        *(row(1, values, (speed, 1, 4), run=i) for i, speed in enumerate((10, 11, 30))),
+        row(2, values, (50, 1, 4), suspect="heat"),
+        row(3, values, (50, 1, 4), feasible=False),
+        row(4, values, (50, 1, 4), status="stopped"),
+    ]
+    table = points(frame(rows), OBJECTIVES)
+    assert table["decode_tok_s"].to_dict() == {1: 11}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"kind": "grow", "knob": "cache_gb"}, "change kind=grow is unknown"),
+        ({"kind": "fix", "knob": "cach_gb", "value": 1}, "cach_gb is not in the search space; did you mean cache_gb"),
+        ({"kind": "widen", "knob": "cache_gb", "high": 0.07}, "0.07 is outside 0.005 .. 0.06, this machine's limits"),
+        ({"kind": "widen", "knob": "cache_gb", "high": 0.03}, "does not widen"),
+        ({"kind": "widen", "knob": "cache_gb"}, "lacks high and low"),
+        ({"kind": "widen", "knob": "cache_gb", "high": "0.05"}, "are not two numbers"),
+        ({"kind": "narrow", "knob": "cache_gb", "low": 0.04}, "leaves nothing to choose; fix it instead"),
+        ({"kind": "widen", "knob": "expert_bits", "values": [3, 4, 6, 7, 8]}, "expert_bits=7 is not a width MLX has"),
+        ({"kind": "narrow", "knob": "expert_bits", "values": [3, [4]]}, "is not a list of values"),
+        ({"kind": "narrow", "knob": "expert_bits", "high": 4}, "high is not a key here; give values"),
+        ({"kind": "fix", "knob": "io_mode", "value": "mapped"}, "io_mode=mapped is unknown"),
+        ({"kind": "fix", "knob": "io_mode"}, "lacks value"),
+        ({"kind": "widen", "knob": "read_threads", "high": 300}, "read_threads=300 is out of range"),
+    ],
+)
+def test_changes_pass_the_checks_of_a_user(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as e:
+        checked(change, SPACE, LEGAL)
+    assert "\n" not in str(e.value)
+
+
+def test_the_last_knob_that_moves_stays() -> None:
+    alone = space_from_config({"cache_gb": {"type": "float", "low": 0.01, "high": 0.02}}, {})
+    with pytest.raises(ConfigError, match="no knob that moves"):
+        checked({"kind": "drop", "knob": "cache_gb"}, alone, {})
+
+
+def test_a_round_is_kept_for_more_than_its_noise() -> None:
+    values = {"cache_gb": 0.01, "expert_bits": 4}
+
+    def confirmed(trial: int, speed: float, memory: float, spread: float = 0.02) -> list[dict[str, Any]]:
+        factors = (1.3, 1 - spread, 1, 1 + spread)  # the first run is what the trial was chosen by: flattered
+        return [row(trial, values, (speed * f, memory, 4), run=i) for i, f in enumerate(factors)]
+
+    before = confirmed(1, 10, 1) + confirmed(2, 20, 2)
+    better = verdict(frame(before), frame([*before, *confirmed(3, 30, 2)]), OBJECTIVES)
+    assert better.kept
+    assert better.after > better.before
+    assert "kept" in better.evidence
+    assert not verdict(frame(before), frame([*before, *confirmed(3, 20.1, 2)]), OBJECTIVES).kept
+    assert not verdict(frame(before), frame([*before, *confirmed(3, 24, 2, spread=0.4)]), OBJECTIVES).kept
+    assert not verdict(frame(before), frame([*before, row(3, values, (60, 2, 4))]), OBJECTIVES).kept, "not confirmed"
+    assert not verdict(frame(before), frame(before), OBJECTIVES).kept
+    assert verdict(frame([]), frame(before), OBJECTIVES).kept
