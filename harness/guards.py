@@ -305,11 +305,19 @@ def keep_awake(note: Note, platform: str = sys.platform) -> Iterator[None]:
         yield
     finally:
         if holder:
-            if holder.stdin:
-                holder.stdin.close()
-            else:
-                holder.terminate()
-            holder.wait()
+            _end(holder)
+
+
+def _end(holder: subprocess.Popen[bytes]) -> None:
+    for pipe in filter(None, (holder.stdin, holder.stdout, holder.stderr)):
+        pipe.close()
+    if holder.stdin is None:  # caffeinate; the others end with their input
+        holder.terminate()
+    try:
+        holder.wait(INHIBIT_S)
+    except subprocess.TimeoutExpired:
+        holder.kill()
+        holder.wait()
 
 
 def _caffeinate() -> tuple[subprocess.Popen[bytes] | None, str | None]:
