@@ -62,7 +62,7 @@ class Machine(Meters):
 
 def quiet(m: Machine, config: Guards = CONFIG, **more: object) -> tuple[guards.Quiet, list[str]]:
     notes: list[str] = []
-    return wait_until_quiet(config, note=notes.append, meters=m, now=m.now, sleep=m.sleep, **more), notes  # type: ignore[arg-type]
+    return wait_until_quiet(config, note=notes.append, meters=m, **more), notes  # type: ignore[arg-type]
 
 
 def test_a_quiet_machine_is_not_waited_for() -> None:
@@ -152,7 +152,7 @@ def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
 
 
 def watched(m: Machine, seconds: float = 60, **figures: object) -> dict[str, object]:
-    watch = Watch(CONFIG, quiet(Machine())[0], m, m.now)
+    watch = Watch(CONFIG, quiet(Machine())[0], m)
     while m.time < seconds:
         m.sleep(0.1)
         watch.look()
@@ -197,14 +197,14 @@ def test_the_load_of_a_run_is_its_mean_and_the_engine_knows_better() -> None:
     assert row["load_during"] == pytest.approx(6, abs=0.1)
     assert row["suspect"] == "load: others kept 6.0 of 8 cores busy, above 4"
     assert watched(Machine(), throttle_events=2)["suspect"] == "heat: throttled 2 times"
-    watch = Watch(CONFIG, quiet(Machine(load=8))[0], m, m.now)
+    watch = Watch(CONFIG, quiet(Machine(load=8))[0], m)
     m.sleep(1)
     assert str(watch.end({})["suspect"]) == "before: others keep 8.0 of 8 cores busy, above 4 (guards.max_load)"
 
 
 def test_a_process_of_ours_that_ended_uncounted_leaves_no_load() -> None:
     m = Machine()
-    load = Load(m, m.now)
+    load = Load(m)
     m.sleep(2)
     m.own -= 10
     assert load.sample() is None
