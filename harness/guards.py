@@ -43,12 +43,18 @@ Note = Callable[[str], None]
 
 
 class Meters:
-    """What the guards ask of the system. `roots` are the processes that count as ours, with all their descendants."""
+    """What the guards ask of the system, its clock too. `roots` are the processes that count as ours, with descendants."""
 
     def __init__(self, *roots: int) -> None:
         self.roots = roots or (os.getpid(),)
         self.cores = psutil.cpu_count() or 1
         self.memory_gb = machine.memory_gb()
+
+    def now(self) -> float:
+        return time.monotonic()
+
+    def sleep(self, seconds: float) -> None:
+        time.sleep(seconds)
 
     def state(self) -> MachineState:
         return machine_state()
@@ -85,14 +91,14 @@ def _spent_s(process: psutil.Process) -> float:
 class Load:
     """Cores that others keep busy, on average since it was made and since the last sample."""
 
-    def __init__(self, meters: Meters, now: Callable[[], float] = time.monotonic) -> None:
-        self._meters, self._now = meters, now
-        self._at, self._busy = now(), meters.busy_s()
+    def __init__(self, meters: Meters) -> None:
+        self._meters = meters
+        self._at, self._busy = meters.now(), meters.busy_s()
         self._core_s = self._seconds = 0.0
 
     def sample(self) -> float | None:
         """Busy cores of others since the last sample; None if that is not known."""
-        at, busy = self._now(), self._meters.busy_s()
+        at, busy = self._meters.now(), self._meters.busy_s()
         seconds, ours = at - self._at, busy[1] - self._busy[1]
         others = busy[0] - self._busy[0] - ours
         self._at, self._busy = at, busy
@@ -127,10 +133,10 @@ class Look:
         }
 
 
-def look(meters: Meters, sleep: Callable[[float], object] = time.sleep, now: Callable[[], float] = time.monotonic) -> Look:
+def look(meters: Meters) -> Look:
     """Look at the machine for half a second."""
-    start, load = meters.state(), Load(meters, now)
-    sleep(LOOK_S)
+    start, load = meters.state(), Load(meters)
+    meters.sleep(LOOK_S)
     busy, state = load.sample(), meters.state()
     return Look(busy, meters.available_gb(), state, state.counts_since(start))
 
@@ -193,8 +199,6 @@ def wait_until_quiet(
     *,
     note: Note = lambda text: None,
     meters: Meters | None = None,
-    now: Callable[[], float] = time.monotonic,
-    sleep: Callable[[float], object] = time.sleep,
     interrupted: Callable[[], bool] = lambda: False,
 ) -> Quiet:
     """Wait until the machine is cool, quiet, on mains power and has memory, for `wait_s` at most or until `interrupted()`.
@@ -203,11 +207,11 @@ def wait_until_quiet(
     machine, and no time if `wait_s` is 0: then others' load before the run stays unknown.
     """
     meters = meters or Meters()
-    begin, told = now(), ""
+    begin, told = meters.now(), ""
     while True:
-        seen = look(meters, sleep, now) if config.wait_s else glance(meters)
+        seen = look(meters) if config.wait_s else glance(meters)
         trouble = unquiet(config, seen, meters.cores, meters.memory_gb)
-        waited = now() - begin if told else 0.0
+        waited = meters.now() - begin if told else 0.0
         if trouble is None:
             if told:
                 note(f"quiet again after {waited:.0f} s")
@@ -223,7 +227,7 @@ def wait_until_quiet(
         if word != told:
             note(f"waiting for a quiet machine, {config.wait_s:g} s at most: {text}")
             told = word
-        sleep(PAUSE_S)
+        meters.sleep(PAUSE_S)
 
 
 class Watch:
@@ -232,21 +236,19 @@ class Watch:
     `look` may be called often: it does something every two seconds.
     """
 
-    def __init__(
-        self, config: Guards, quiet: Quiet, meters: Meters | None = None, now: Callable[[], float] = time.monotonic
-    ) -> None:
-        self._config, self._quiet, self._meters, self._now = config, quiet, meters or Meters(), now
+    def __init__(self, config: Guards, quiet: Quiet, meters: Meters | None = None) -> None:
+        self._config, self._quiet, self._meters = config, quiet, meters or Meters()
         self._start = self._state = self._meters.state()
-        self._load = Load(self._meters, now)
-        self._next_load, self._next_state = now() + PAUSE_S, now() + STATE_S
+        self._load = Load(self._meters)
+        self._next_load, self._next_state = self._meters.now() + PAUSE_S, self._meters.now() + STATE_S
         self._seen = [self._start]
 
     def look(self) -> None:
         """To be called while the run goes on."""
-        if self._now() >= self._next_load:
+        if self._meters.now() >= self._next_load:
             self._load.sample()
-            self._next_load = self._now() + PAUSE_S
-        if self._now() >= self._next_state:
+            self._next_load = self._meters.now() + PAUSE_S
+        if self._meters.now() >= self._next_state:
             self._take_state()
 
     def end(self, figures: Mapping[str, Any]) -> dict[str, Any]:
@@ -267,7 +269,7 @@ class Watch:
     def _take_state(self) -> None:
         self._state = self._meters.state()
         self._seen.append(self._state)
-        self._next_state = self._now() + STATE_S
+        self._next_state = self._meters.now() + STATE_S
 
 
 def suspicions(config: Guards, row: Mapping[str, Any], seen: Sequence[MachineState], cores: int) -> list[str]:
@@ -305,11 +307,19 @@ def keep_awake(note: Note, platform: str = sys.platform) -> Iterator[None]:
         yield
     finally:
         if holder:
-            if holder.stdin:
-                holder.stdin.close()
-            else:
-                holder.terminate()
-            holder.wait()
+            _end(holder)
+
+
+def _end(holder: subprocess.Popen[bytes]) -> None:
+    for pipe in filter(None, (holder.stdin, holder.stdout, holder.stderr)):
+        pipe.close()
+    if holder.stdin is None:  # caffeinate; the others end with their input
+        holder.terminate()
+    try:
+        holder.wait(INHIBIT_S)
+    except subprocess.TimeoutExpired:
+        holder.kill()
+        holder.wait()
 
 
 def _caffeinate() -> tuple[subprocess.Popen[bytes] | None, str | None]:
