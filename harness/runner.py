@@ -63,8 +63,9 @@ class Runner:
     interrupted: Callable[[], bool]
     note: Callable[[str], None]
     begun: Callable[[Job, int], None] = field(default=lambda job, pid: None)  # the child runs
+    _patient: bool = True
 
-    def run(self, job: Job, rows: Sequence[Row]) -> tuple[Row, Sequence[float]]:
+    def run(self, job: Job, rows: Sequence[Mapping[str, Any]]) -> tuple[Row, Sequence[float]]:
         """The job's row and its tokens' times, ms. Raises `Interrupted`, or `HeadraceError` for what ends the study."""
         plan, values = self.plan, job.proposal.values
         reason, predicted = plan.forbidden(values)
@@ -92,15 +93,18 @@ class Runner:
         return row, tokens
 
     def _measure(
-        self, job: Job, attempt: int, source: Row | None, stop: Mapping[str, float] | None, facts: Row
+        self, job: Job, attempt: int, source: Mapping[str, Any] | None, stop: Mapping[str, float] | None, facts: Row
     ) -> tuple[Outcome, Row]:
         plan, config = self.plan, self.plan.config
         guards = Guards(**config["guards"])
+        if not self._patient:  # it waited for this in vain: once is enough until the machine is quiet again
+            guards.wait_s = 0.0
         self._cool_down(config["protocol"]["cool_down_s"])
         quiet = wait_until_quiet(guards, note=self.note, interrupted=self.interrupted)
         if self.interrupted():
             raise Interrupted
-        facts = {**facts, **quiet.seen.columns(), "waited_s": quiet.waited_s, "started_at": datetime.now(UTC)}
+        self._patient = quiet.reason is None
+        facts = {**facts, "started_at": datetime.now(UTC)}
         protocol = {k: config["protocol"][k] for k in ("warm_up_tokens", "timed_tokens", "page_cache")}
         request = {
             "trial": job.proposal.trial,
@@ -119,7 +123,7 @@ class Runner:
         }
         running = plan.folder / "running.json"
         write_json(running, request)
-        watch = Watch(guards)
+        watch = Watch(guards, quiet)
 
         def started(pid: int) -> None:
             write_json(running.with_name("child.json"), {"pid": pid, "created": psutil.Process(pid).create_time()})
@@ -140,8 +144,7 @@ class Runner:
         except (Interrupted, CheckpointError):
             write_json(running, {**request, "attempt": attempt - 1})  # not the setting's fault: it keeps its starts
             raise
-        seen = watch.end(outcome.figures)
-        facts = {**facts, **seen, "suspect": quiet.reason or seen["suspect"]}
+        facts = {**facts, **watch.end(outcome.figures)}
         if outcome.status == "ok" and source is not None and (why := wrong_answer(source, outcome.figures)):
             outcome = Outcome(
                 "wrong", why, seen_peak_gb=outcome.seen_peak_gb, wall_s=outcome.wall_s, log_tail=outcome.log_tail
@@ -153,7 +156,7 @@ class Runner:
         while (left := end - time.monotonic()) > 0 and not self.interrupted():
             time.sleep(min(left, 0.2))
 
-    def _stop(self, job: Job, rows: Sequence[Row], predicted: float, source: Row | None) -> dict[str, float] | None:
+    def _stop(self, job: Job, rows: Sequence[Mapping[str, Any]], predicted: float, source: Mapping[str, Any] | None) -> dict[str, float] | None:
         """What the child needs to stop a run that cannot enter the front any more."""
         error = self.plan.config["protocol"]["stop_error"]
         if not error or job.run or job.origin in ("reference", "anchor") or len(rows) < 8:
@@ -162,12 +165,12 @@ class Runner:
         beat = speed_to_beat(points(df), list(self.plan.objectives), predicted, source)
         return None if beat is None else {"below_tok_s": beat, "error": error, "noise": noise(df)["decode_tok_s"]}
 
-    def _take_quality(self, row: Row, source: Row) -> None:
+    def _take_quality(self, row: Row, source: Mapping[str, Any]) -> None:
         row["quality_of"] = source["trial"]
         for name in (*QUALITY, "perplexity_se", "nll", "scored_tokens"):
             row[name] = source[name]
 
-    def _saved(self, row: Row, rows: Sequence[Row], outcome: Outcome) -> float | None:
+    def _saved(self, row: Row, rows: Sequence[Mapping[str, Any]], outcome: Outcome) -> float | None:
         """Seconds not spent: on a run that was not made or not finished, or on a quality that was known."""
         typical = typical_s(rows)
         if row["status"] in ("infeasible", "dominated") and not row["wall_s"]:

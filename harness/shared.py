@@ -122,7 +122,7 @@ class Shared:
             self._study.tell(t.number, state=TrialState.FAIL)
         except (ValueError, RuntimeError, optuna.exceptions.UpdateFinishedTrialError):
             return 0  # another machine was faster, or its own came back
-        kept = {k: t.user_attrs[k] for k in ("origin", "proposer", "note", "seed") if k in t.user_attrs}
+        kept: dict[str, Any] = {k: t.user_attrs[k] for k in ("origin", "proposer", "note", "seed") if k in t.user_attrs}
         starts = 1 + t.user_attrs.get("starts", 0)
         self._study.enqueue_trial(t.params, user_attrs={**kept, "starts": starts, "vanished": t.number})
         return 1

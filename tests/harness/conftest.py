@@ -39,6 +39,12 @@ def arguments(place: Path, *overrides: str) -> list[str]:
         "model.path": str(place / "checkpoint"),
         "quality.text": str(place / "judge.txt"),
         "results_dir": str(place / "results"),
+        "confirm.share": "0",  # these have tests of their own
+        "sentinel.every": "0",
+        "guards.wait_s": "0",  # the suite shares its machine, and tests run side by side
+        "guards.max_load": "99",
+        "guards.alone": "false",
+        "guards.keep_awake": "false",
     }
     return [*overrides, *(f"{k}={v}" for k, v in defaults.items() if k not in given)]
 

@@ -42,7 +42,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
     out, err = process.communicate(timeout=200)
     assert (process.returncode, err) == (0, "")
     folder = place / "results" / "demo"
-    told = optuna.load_study(study_name="headrace", storage=f"sqlite:///{folder / 'study.db'}").get_trials()
+    told = optuna.load_study(study_name="demo", storage=f"sqlite:///{folder / 'study.db'}").get_trials()
     return read_trials(folder), {t.user_attrs["trial"]: t for t in told if "trial" in t.user_attrs}, out
 
 

@@ -20,7 +20,7 @@ from harness.rows import part_path, read_trials
 
 
 def storage(folder: Path) -> optuna.Study:
-    return optuna.load_study(study_name="headrace", storage=f"sqlite:///{folder / 'study.db'}")
+    return optuna.load_study(study_name="demo", storage=f"sqlite:///{folder / 'study.db'}")
 
 
 def finished(folder: Path) -> dict[int, tuple[dict, list[float]]]:
