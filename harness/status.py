@@ -213,7 +213,7 @@ def lines(facts: Row) -> list[tuple[str, str]]:
         STOPPED: "stopped before its budget was spent; the same command goes on",
         ERROR: "ended by an error",
         GONE: "CRASHED",
-        UNKNOWN: "not to be seen: no state.json says that one runs; the same command goes on",
+        UNKNOWN: "none runs, as far as can be seen (no state.json); the same command goes on",
     }
     said.append(("search", heads[facts["search"]] + (f": {facts['message']}" if facts["message"] else "")))
     done = f"{p['trials_done']}" + (f" of {p['trials_wanted']}" if p["trials_wanted"] else "") + " trials"
@@ -239,7 +239,7 @@ def lines(facts: Row) -> list[tuple[str, str]]:
         said.append(("suspect", _counted(rows["suspect"])))
     if rows["sentinels"]:
         drift = "" if rows["sentinel_drift"] is None else f", the last at {rows['sentinel_drift']:.2f} of those before"
-        said.append(("sentinel", f"{rows['sentinels']} runs, {rows['sentinels_drifted']} drifted{drift}"))
+        said.append(("sentinel", f"{rows['sentinels']} measured, {rows['sentinels_drifted']} drifted{drift}"))
     if rows["saved_s"]:
         said.append(("saved", f"{rows['saved_s'] / 3600:.2g} h by not measuring what is known"))
     low = f", BELOW guards.min_disk_gb={h['min_disk_gb']:g}" if h["disk_low"] else ""
@@ -289,6 +289,8 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--json", action="store_true", help="one JSON document a study, each on a line")
     parser.add_argument("--watch", type=float, metavar="S", help="again every S seconds, until none of the searches runs")
     given = parser.parse_args(arguments)
+    if given.watch is not None and not given.watch > 0:
+        parser.error(f"--watch {given.watch:g} is no time to wait; give seconds above 0")
     console = Console()
     try:
         folders = [find(name) for name in given.study]

@@ -156,7 +156,7 @@ def test_health_names_what_is_wrong(study: Path) -> None:
     assert said["heat"] == "serious"
     put(study, 6, origin="sentinel", drift=1.02)
     put(study, 7, origin="sentinel", drift=0.8, drift_since=datetime.now(UTC))
-    assert dict(status.lines(facts(study)))["sentinel"] == "2 runs, 1 drifted, the last at 0.80 of those before"
+    assert dict(status.lines(facts(study)))["sentinel"] == "2 measured, 1 drifted, the last at 0.80 of those before"
 
 
 def test_the_command_line(study: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -174,6 +174,9 @@ def test_the_command_line(study: Path, monkeypatch: pytest.MonkeyPatch, capsys: 
     out, err = capsys.readouterr()
     assert (out, err.count("\n")) == ("", 1)
     assert "nigth is no study" in err and "did you mean night?" in err
+    with pytest.raises(SystemExit) as usage:
+        status.main(["night", "--watch", "-1"])
+    assert usage.value.code == 2
     with pytest.raises(SystemExit) as usage:
         status.main(["--help"])
     assert usage.value.code == 0
