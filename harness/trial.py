@@ -18,6 +18,7 @@ class's name) and `reason` (one line).
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import inspect
 import json
 import os
@@ -86,20 +87,21 @@ def _run(request: dict[str, Any], knobs: Knobs, protocol: Protocol) -> tuple[Mea
     takes = inspect.signature(loaded.measure).parameters
     all_names = any(p.kind is p.VAR_KEYWORD for p in takes.values())
     wanted = {name for name in ("protocol", "keep_going") if all_names or name in takes}
+    ours = hasattr(loaded, "teacher_forced")  # then its counters are a sign of life, and engine.quality can ask it
     beat = Beat(request.get("beat"))
-    if hasattr(loaded, "stats") or "keep_going" in wanted:
+    if ours or "keep_going" in wanted:
         beat.now()
-    if hasattr(loaded, "stats"):
+    if ours:
         beat.watch(lambda: (loaded.stats.tokens, loaded.stats.bytes_read))
     early = _early(request.get("stop"), protocol, loaded, judge)
-    by_quality = hasattr(loaded, "teacher_forced") and any(asked.values())  # an engine that engine.quality can ask
+    by_quality = ours and any(asked.values())
 
     def keep_going(token_ms: list[float]) -> bool:
         beat()
         return early is None or early(token_ms)
 
     # What is asked beyond perplexity takes a pass of its own over all texts, which gives perplexity as well.
-    follow = Protocol(**{**protocol.as_dict(), "score": protocol.score and not asked["kl"]}) if by_quality else protocol
+    follow = dataclasses.replace(protocol, score=False) if by_quality and asked["kl"] else protocol
     given = {"protocol": follow, "keep_going": keep_going}
     answer = loaded.measure(judge, **{name: given[name] for name in wanted})
     measurement = Measurement.from_mapping(answer) if isinstance(answer, Mapping) else answer
@@ -132,8 +134,6 @@ def _have_reference(request: dict[str, Any], judge: Judge) -> None:
 
 def _with_quality(measurement: Measurement, loaded: Any, judge: Judge, request: dict[str, Any]) -> Measurement:
     """The measurement with what is asked for beyond perplexity; with KL, perplexity is of the same pass."""
-    import dataclasses
-
     prompts = _json_prompts(request)
     if not _quality_asked(request)["kl"]:
         return dataclasses.replace(measurement, json_valid=float(prompts.valid(loaded).mean()))
