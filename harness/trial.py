@@ -51,6 +51,8 @@ def measure(request: dict[str, Any]) -> dict[str, Any]:
 def _measure(request: dict[str, Any]) -> dict[str, Any]:
     knobs = Knobs.from_mapping(request["knobs"])
     protocol = Protocol.from_mapping(request.get("protocol") or {})
+    if request.get("engine") == "engine" and _quality_asked(request)["kl"]:
+        _have_reference(request)  # reads the whole checkpoint: before the page cache is prepared
     by = prepare_page_cache(request["checkpoint"], protocol.page_cache, knobs.io_mode)
     files = weight_files(request["checkpoint"])
     cached_before = cached_share(files)
@@ -81,8 +83,6 @@ def _run(request: dict[str, Any], knobs: Knobs, protocol: Protocol) -> tuple[Mea
     """The measurement of an engine in this process, and whether it followed the protocol."""
     engine, judge = engine_at(request["engine"]), Judge.load(request["judge"])
     asked = _quality_asked(request)
-    if request["engine"] == "engine" and asked["kl"]:
-        _have_reference(request, judge)
     loaded = engine.load(request["checkpoint"], knobs)
     takes = inspect.signature(loaded.measure).parameters
     all_names = any(p.kind is p.VAR_KEYWORD for p in takes.values())
@@ -122,12 +122,13 @@ def _json_prompts(request: dict[str, Any]) -> Any:
     return JsonPrompts.load(path) if path else None
 
 
-def _have_reference(request: dict[str, Any], judge: Judge) -> None:
+def _have_reference(request: dict[str, Any]) -> None:
     """See to it that the reference is on file, before a model is in memory; this process does not open it yet."""
     from engine import Checkpoint
     from engine.reference import compute_reference, reference_file
 
-    source, prompts = Checkpoint.open(request["checkpoint"]), _json_prompts(request)
+    source, judge = Checkpoint.open(request["checkpoint"]), Judge.load(request["judge"])
+    prompts = _json_prompts(request)
     if not reference_file(source, judge, prompts).exists():
         compute_reference(source, judge, prompts)
 
