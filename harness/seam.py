@@ -101,7 +101,7 @@ def engine_at(name: str) -> PythonEngine:
 
 
 class CommandEngine:
-    """An engine behind a command line, which is split as a shell would. Raises `ConfigError` for a command that cannot be."""
+    """An engine behind a command line, split into words as a shell would. Raises `ConfigError` if that cannot be."""
 
     def __init__(self, command: str) -> None:
         try:

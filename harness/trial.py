@@ -19,6 +19,7 @@ class's name) and `reason` (one line).
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import inspect
 import json
 import os
@@ -51,6 +52,8 @@ def measure(request: dict[str, Any]) -> dict[str, Any]:
 def _measure(request: dict[str, Any]) -> dict[str, Any]:
     knobs = Knobs.from_mapping(request["knobs"])
     protocol = Protocol.from_mapping(request.get("protocol") or {})
+    if request.get("engine") == "engine" and _quality_asked(request)["kl"]:
+        _have_reference(request)  # reads the whole checkpoint: before the page cache is prepared
     by = prepare_page_cache(request["checkpoint"], protocol.page_cache, knobs.io_mode)
     files = weight_files(request["checkpoint"])
     cached_before = cached_share(files)
@@ -82,19 +85,18 @@ def _run(request: dict[str, Any], knobs: Knobs, protocol: Protocol) -> tuple[Mea
     """The measurement of an engine in this process, whether it followed the protocol, and how long quality took."""
     engine, judge = engine_at(request["engine"]), Judge.load(request["judge"])
     asked = _quality_asked(request)
-    if request["engine"] == "engine" and asked["kl"]:
-        _have_reference(request, judge)
     loaded = engine.load(request["checkpoint"], knobs)
     takes = inspect.signature(loaded.measure).parameters
     all_names = any(p.kind is p.VAR_KEYWORD for p in takes.values())
     wanted = {name for name in ("protocol", "keep_going") if all_names or name in takes}
+    ours = hasattr(loaded, "teacher_forced")  # then its counters are a sign of life, and engine.quality can ask it
     beat = Beat(request.get("beat"))
-    if hasattr(loaded, "stats") or "keep_going" in wanted:
+    if ours or "keep_going" in wanted:
         beat.now()
-    if hasattr(loaded, "stats"):
+    if ours:
         beat.watch(lambda: (loaded.stats.tokens, loaded.stats.bytes_read))
     early = _early(request.get("stop"), protocol, loaded, judge)
-    by_quality = hasattr(loaded, "teacher_forced") and any(asked.values())  # an engine that engine.quality can ask
+    by_quality = ours and any(asked.values())
 
     last = 0.0
 
@@ -105,7 +107,7 @@ def _run(request: dict[str, Any], knobs: Knobs, protocol: Protocol) -> tuple[Mea
         return early is None or early(token_ms)
 
     # What is asked beyond perplexity takes a pass of its own over all texts, which gives perplexity as well.
-    follow = Protocol(**{**protocol.as_dict(), "score": protocol.score and not asked["kl"]}) if by_quality else protocol
+    follow = dataclasses.replace(protocol, score=False) if by_quality and asked["kl"] else protocol
     given = {"protocol": follow, "keep_going": keep_going}
     answer = loaded.measure(judge, **{name: given[name] for name in wanted})
     measurement = Measurement.from_mapping(answer) if isinstance(answer, Mapping) else answer
@@ -126,20 +128,19 @@ def _json_prompts(request: dict[str, Any]) -> Any:
     return JsonPrompts.load(path) if path else None
 
 
-def _have_reference(request: dict[str, Any], judge: Judge) -> None:
+def _have_reference(request: dict[str, Any]) -> None:
     """See to it that the reference is on file, before a model is in memory; this process does not open it yet."""
     from engine import Checkpoint
     from engine.reference import compute_reference, reference_file
 
-    source, prompts = Checkpoint.open(request["checkpoint"]), _json_prompts(request)
+    source, judge = Checkpoint.open(request["checkpoint"]), Judge.load(request["judge"])
+    prompts = _json_prompts(request)
     if not reference_file(source, judge, prompts).exists():
         compute_reference(source, judge, prompts)
 
 
 def _with_quality(measurement: Measurement, loaded: Any, judge: Judge, request: dict[str, Any]) -> Measurement:
     """The measurement with what is asked for beyond perplexity; with KL, perplexity is of the same pass."""
-    import dataclasses
-
     prompts = _json_prompts(request)
     if not _quality_asked(request)["kl"]:
         return dataclasses.replace(measurement, json_valid=float(prompts.valid(loaded).mean()))
