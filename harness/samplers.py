@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import inspect
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -64,7 +65,9 @@ def sampler_for(
         why = "by name" + ("" if key != "gp" or space_flat else "; it draws knobs with a condition at random")
     given = {**_defaults(key, space_flat, trials_so_far), **_checked(key, options), "seed": seed}
     try:
-        sampler = CLASSES[key](**given)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            sampler = CLASSES[key](**given)
     except (ValueError, TypeError, ImportError) as e:
         raise ConfigError(f"sampler.name={name} refuses its options ({first_line(e)}); change sampler.options") from e
     if key == "gp":
