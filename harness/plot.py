@@ -146,11 +146,10 @@ def _titles(ax: Axes, df: pd.DataFrame, best: pd.DataFrame) -> None:
     counted = f"{trials} trials" + (f" in {runs} runs" if runs > trials else "")
     sure = int(best["confirmed"].sum())
     ax.set_title(
-        f"{counted}, {len(best)} on the front, {sure} confirmed{reads}{drifted}", loc="left", fontsize=9, color=GREY
+        f"{first['study']}: {first['model']} on {first['device']}", loc="left", fontsize=13, fontweight="bold", pad=22
     )
-    ax.figure.suptitle(  # type: ignore[union-attr]
-        f"{first['study']}: {first['model']} on {first['device']}", x=0.01, ha="left", fontsize=13, fontweight="bold"
-    )
+    said = f"{counted}, {len(best)} on the front, {sure} confirmed{reads}{drifted}"
+    ax.annotate(said, (0, 1), (0, 8), "axes fraction", textcoords="offset points", fontsize=9, color=GREY)
 
 
 Named = tuple["pd.Series", str, str]

@@ -1,4 +1,4 @@
-"""The end of a study: its front as a table, the knee marked, the plot and where everything lies.
+"""The end of a study: its front as a table, the knee marked, the plots, what the night was like and what it was worth.
 
 python -m harness.report results/demo
 """
@@ -10,39 +10,137 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 from rich.console import Console
 
 from engine import HeadraceError
 
-from .front import front
-from .plot import plot_front
+from .columns import NOT_RUN, objectives_of
+from .front import candidates, front, knee, losses, measured, volume
+from .plot import plot_front, plot_night
+from .points import noise, suspects
 from .rows import read_rows, read_trials
-from .tables import frame, front_table
+from .tables import SHORT, frame, front_table, options
+
+ARMS = ("anchor", "sampler", "random", "proposer")  # who chooses settings
 
 
-def report(folder: Path, rows: Sequence[Mapping[str, Any]], wanted: int | None = None) -> None:
-    """Print the front of a study's rows, draw its plot and say where rows and plot are."""
+def report(folder: Path, rows: Sequence[Mapping[str, Any]], wanted: int | None = None, **rules: Any) -> None:
+    """Print the front of a study's rows, draw its plots and say where rows and plots are. `rules` are those of `front`."""
     console = Console()
     if not console.is_terminal:
         console = Console(width=200)
     say = lambda text="": console.print(text, markup=False, highlight=False, soft_wrap=True)  # noqa: E731
     df = frame(rows)
-    statuses = df["status"].value_counts()
+    trials = df["trial"].nunique()
     say()
-    say(f"{len(df)} trials: " + (", ".join(f"{n} {status}" for status, n in statuses.items()) or "none yet"))
-    best = front(df) if len(df) else df
+    for line in counts(df):
+        say(line)
+    best = front(df, **rules) if len(df) else df
     if len(best):
-        say(f"front of {len(best)}, fastest first:")
+        say(f"front of {len(best)}, {int(best['confirmed'].sum())} confirmed, best first:")
         say()
-        console.print(front_table(df, console.width))
+        console.print(front_table(df, console.width, **rules))
         say()
-        say(f"plot  {_short(plot_front(df, folder / 'front.png'))}")
+        for line in (*undecided(df, **rules), *worth(df, **rules), *saved(df), *health(df)):
+            say(line)
+        say("to use one:  python -m engine generate --prompt TEXT, with")
+        marked = knee(df, **rules)
+        for label, point in best.iterrows():
+            say(f"  {label:>4}{' ◆' if label == marked else '  '} {options(point)}")
+        say()
+        say(f"plot  {_short(plot_front(df, folder / 'front.png', **rules))}")
     elif len(df):
         reason = df["status_reason"].dropna().iloc[-1] if df["status_reason"].notna().any() else "no streamed trial yet"
         say(f"no trial on the front yet; the last said: {reason}")
+    if len(df) and (night := plot_night(df, folder / "night.png")):
+        say(f"night {_short(night)}")
     say(f"rows  {_short(folder / 'trials')}")
-    if wanted is not None and len(df) >= wanted:
+    if wanted is not None and trials >= wanted:
         say(f"done; for more: budget.trials={wanted * 2}")
+
+
+def counts(df: pd.DataFrame) -> list[str]:
+    """Trials by the status of their first run, and the runs on top by what they were for."""
+    first = df[df["run"].fillna(0) == 0]
+    by = ", ".join(f"{n} {status}" for status, n in first["status"].value_counts().items())
+    more = df[df["run"].fillna(0) > 0]
+    lines = [f"{len(first)} trials: {by or 'none yet'}"]
+    if len(more):
+        lines.append(f"{len(more)} runs more: " + ", ".join(f"{n} {o}" for o, n in more["origin"].value_counts().items()))
+    if n := int((first["feasible"] == False).sum()):  # noqa: E712 (null is not False)
+        violated = first["violated"].dropna().mode()
+        lines.append(f"{n} against a constraint" + (f", most often {violated.iloc[0]}" if len(violated) else ""))
+    return lines
+
+
+def undecided(df: pd.DataFrame, **rules: Any) -> list[str]:
+    """What may belong to the front, but has rivals too near."""
+    some = candidates(df, **rules)
+    left = some.index[~some["reported"]]
+    if not len(left):
+        return []
+    names = ", ".join(str(t) for t in sorted(left)[:12]) + (", ..." if len(left) > 12 else "")
+    return [f"undecided between near rivals, so not on it: {names}; more confirmation would tell (confirm.share)"]
+
+
+def worth(df: pd.DataFrame, **rules: Any) -> list[str]:
+    """What each arm that chose settings brought: its points on the front, and the hypervolume that would be lost without
+    them, each by trial."""
+    best, objectives = front(df, **rules), list(objectives_of(df))
+    every = measured(df)
+    origin = df.sort_values(["trial", "run"]).drop_duplicates("trial").set_index("trial")["origin"]
+    values = losses(best, objectives)
+    corner = losses(every, objectives).max(0)
+    corner = corner + 0.1 * np.abs(corner)
+    whole = volume(values, corner)
+    arms = [arm for arm in ARMS if (origin == arm).any()]
+    if len(arms) < 2 or not whole > 0:
+        return []
+    lines = ["what each arm was worth, by trial it chose:"]
+    for arm in arms:
+        trials, mine = int((origin == arm).sum()), (best["origin"] == arm).to_numpy(bool)
+        lost = (whole - volume(values[~mine], corner)) / whole
+        lines.append(
+            f"  {arm:9} {mine.sum():3} of {trials:4} on the front ({mine.sum() / trials:5.1%}),"
+            f" {lost:6.1%} of the hypervolume ({lost / trials:.2%} a trial)"
+        )
+    return lines
+
+
+def saved(df: pd.DataFrame) -> list[str]:
+    """Time that was not spent, by reason."""
+    spared = df["saved_s"].fillna(0)
+    if not spared.sum() > 0:
+        return []
+    kinds = df["status"].where(df["status"].isin([*NOT_RUN, "stopped"]), "known")
+    names = {"infeasible": "not run (no room)", "dominated": "not run (hopeless)", "stopped": "stopped early"}
+    sums = spared.groupby(kinds.map(names).fillna("quality known")).sum()
+    parts = ", ".join(f"{_time(s)} {what}" for what, s in sums.items() if s > 0)
+    return [f"saved {_time(spared.sum())} of {_time(spared.sum() + df['wall_s'].sum())}: {parts}"]
+
+
+def health(df: pd.DataFrame) -> list[str]:
+    """Noise found, the sentinel's drift, and what is suspect and not yet measured again."""
+    lines, found = [], noise(df)
+    known = [f"{SHORT[m]} {row['sd']:.1%}" for m, row in found.iterrows() if row["runs"] and row["sd"] > 0]
+    if known:
+        lines.append(f"noise from run to run: {', '.join(known)} ({int(found['runs'].max())} runs)")
+    drift = df["drift"].dropna()
+    if len(drift):
+        n = int(df["drift_since"].notna().sum())
+        lines.append(
+            f"sentinel at {drift.min():.0%} to {drift.max():.0%} of itself over {len(drift)} measurements"
+            + (f", {n} of them beyond its limit" if n else "")
+        )
+    if waiting := suspects(df):
+        lines.append(f"suspect and not yet measured again: trial {', '.join(map(str, waiting))}")
+    return lines
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds / 3600:.1f} h" if seconds >= 3600 else f"{seconds / 60:.1f} min" if seconds >= 60 else f"{seconds:.0f} s"
 
 
 def _short(path: Path) -> str:
