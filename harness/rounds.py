@@ -552,7 +552,7 @@ def verdict(before: pd.DataFrame, after: pd.DataFrame, objectives: Mapping[str, 
 
     before, after: the rows at the round's start and at its end (all of them). Both fronts are computed from what is known
     at the end, so that a run that measures an old trial again is no gain. A trial with fresh runs (`run` above 0) counts by
-    those alone, for the first run is what it was chosen by; once any trial has them, trials without do not count. The noise
+    those alone, for the first run is what it was chosen by; once any trial was confirmed, trials without do not count. The noise
     is a bootstrap: each trial's objectives are drawn anew, log-normally, with the spread between runs of one trial (pooled
     over all trials with several) or that of its speed's interval within the run, whichever is larger.
     """
@@ -586,7 +586,7 @@ def _estimates(df: pd.DataFrame, objectives: Mapping[str, Direction]) -> tuple[p
     """Objectives of the trials that count, and the relative standard deviation of each: (trials, objectives) both."""
     rows = trusted(df, objectives).astype(dict.fromkeys(objectives, float))
     runs = rows["run"].fillna(0)
-    fresh = rows[runs > 0] if (runs > 0).any() else rows
+    fresh = rows[runs > 0] if (rows["origin"] == "confirm").any() else rows
     grouped = fresh.groupby("trial")[list(objectives)]
     centre, count = grouped.mean(), grouped.size().to_numpy(float)[:, None]
     logs = np.log(rows[list(objectives)].clip(lower=1e-300))

@@ -3,73 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
+from synthetic import LEGAL, SPACE, Figures, frame, noise, row, searched, streamed
 
-from engine import Knobs
 from harness import ConfigError
-from harness.columns import NAMES, OBJECTIVES
+from harness.columns import OBJECTIVES
 from harness.rounds import MIN_POINTS, Reading, applied, as_config, checked, next_space, points, read, verdict
-from harness.space import Space, space_from_config
-
-SPACE = space_from_config(
-    {
-        "cache_gb": {"type": "float", "low": 0.005, "high": 0.04, "log": True},
-        "evict_half_life": {"type": "float", "low": 1, "high": 256, "log": True},
-        "read_threads": {"type": "int", "low": 1, "high": 8},
-        "read_block_kib": {"type": "ordinal", "values": [16, 32, 64, 128, 256, 1024]},
-        "io_mode": {"type": "choice", "values": ["buffered", "direct"]},
-        "expert_bits": {"type": "ordinal", "values": [3, 4, 6, 8]},
-    },
-    {},
-)
-LEGAL = {"cache_gb": (0.005, 0.06)}
-Figures = tuple[float, float, float]
-
-
-def row(trial: int, values: dict[str, Any], figures: Figures, **more: Any) -> dict[str, Any]:
-    given = {"trial": trial, "run": 0, "status": "ok", "origin": "sampler", "judge": "j", **Knobs(**values).as_dict()}
-    return {**dict.fromkeys(NAMES), **given, **dict(zip(OBJECTIVES, figures, strict=True)), **more}
-
-
-def frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
-    return pd.DataFrame(rows, columns=list(NAMES))
-
-
-def streamed(values: dict[str, Any], rng: np.random.Generator) -> Figures:
-    """Speed rises with the cache up to its bound and beyond; neither half-life nor io_mode does anything. 10 % noise."""
-    bits = values["expert_bits"]
-    waits = (1 - values["cache_gb"] / (0.16 * bits / 8)) * bits / 8 / math.sqrt(min(values["read_threads"], 4))
-    speed = 100 / (1 + 9 * waits) * math.exp(0.1 * rng.normal())
-    return speed, 0.02 + values["cache_gb"], 4 + 12 * 2.0**-bits
-
-
-def noise(values: dict[str, Any], rng: np.random.Generator) -> Figures:
-    speed, memory, perplexity = np.exp(0.1 * rng.normal(size=3)) * (10, 1, 5)
-    return speed, memory, perplexity
-
-
-def searched(
-    seed: int, response: Callable[..., Figures], count: int = 60, first: int = 1, space: Space = SPACE
-) -> list[dict[str, Any]]:
-    """Rows of trials at the anchors and at random."""
-    rng = np.random.default_rng(seed)
-    draws = [{e.name: _draw(e, rng) for e in space.entries} for _ in range(count)]
-    settings = [space.values(p) for p in [*space.anchors(), *draws][:count]]
-    return [row(first + i, values, response(values, rng)) for i, values in enumerate(settings)]
-
-
-def _draw(e: Any, rng: np.random.Generator) -> Any:
-    if e.values:
-        index = int(rng.integers(len(e.values)))
-        return e.values[index] if e.type == "choice" else index
-    if e.type == "int":
-        return int(rng.integers(e.low, e.high + 1))
-    return float(math.exp(rng.uniform(math.log(e.low), math.log(e.high))))
+from harness.space import space_from_config
 
 
 def test_the_bound_and_the_idle_knobs_are_found_in_nine_of_ten_seeds() -> None:
@@ -81,7 +24,7 @@ def test_the_bound_and_the_idle_knobs_are_found_in_nine_of_ten_seeds() -> None:
     wanted = {("widen", "cache_gb"), ("drop", "evict_half_life")}
     assert sum(wanted <= {(c.kind, c.knob) for c in changes} for changes in proposed) >= 8
     changes = next(changes for changes in proposed if wanted <= {(c.kind, c.knob) for c in changes})
-    assert next(c for c in changes if c.knob == "cache_gb").now == (0.005, 0.06), "not twice as far: the machine ends at 0.06"
+    assert next(c for c in changes if c.knob == "cache_gb").now == (0.005, 0.06), "the machine ends there"
     assert all(any(digit.isdigit() for digit in c.evidence) for c in changes)
     after = applied(SPACE, changes)
     assert space_from_config(as_config(after), {}) == after
@@ -158,7 +101,10 @@ def test_a_round_is_kept_for_more_than_its_noise() -> None:
 
     def confirmed(trial: int, speed: float, memory: float, spread: float = 0.02) -> list[dict[str, Any]]:
         factors = (1.3, 1 - spread, 1, 1 + spread)  # the first run is what the trial was chosen by: flattered
-        return [row(trial, values, (speed * f, memory, 4), run=i) for i, f in enumerate(factors)]
+        return [
+            row(trial, values, (speed * f, memory, 4), run=i, origin="confirm" if i else "sampler")
+            for i, f in enumerate(factors)
+        ]
 
     before = confirmed(1, 10, 1) + confirmed(2, 20, 2)
     better = verdict(frame(before), frame([*before, *confirmed(3, 30, 2)]), OBJECTIVES)

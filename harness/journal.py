@@ -1,0 +1,202 @@
+"""`journal.md`: one entry a round, for the morning reader: believed, tried, what the numbers said, kept or discarded.
+
+An entry is appended in one piece and never changed. It ends with a mark; what a kill left without its mark is cut off
+before the entry is written again, and a round that has its mark is not written twice.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from .columns import NOT_RUN, Direction
+from .ledger import UNITS
+from .rounds import Change, Reading, Verdict, as_config, losses, on_front, points
+from .rows import sync_folder
+from .space import Space
+from .tables import number, setting
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+NAME = "journal.md"
+
+
+def space_path(round_number: int) -> str:
+    """Where a round's space lies in the study's folder."""
+    return f"rounds/{round_number:02d}/space.yaml"
+
+
+def keep_space(folder: Path, round_number: int, space: Space) -> Path:
+    """Write the space of a round as a file for `search_space`, whole or not at all."""
+    path = folder / space_path(round_number)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tmp = path.with_name(f".{path.name}.tmp")
+    with open(tmp, "w", encoding="utf-8") as f:
+        yaml.safe_dump(as_config(space), f, sort_keys=False, default_flow_style=None, width=120)
+        f.flush()
+        os.fsync(f.fileno())
+    os.replace(tmp, path)
+    sync_folder(path.parent)
+    return path
+
+
+def append(folder: Path, round_number: int, text: str) -> bool:
+    """Add a round's entry (as `entry` gives it); False if the journal has it already."""
+    path = folder / NAME
+    with open(path, "a+b") as f:
+        f.seek(0)
+        old = f.read()
+        if _mark(round_number).encode() in old:
+            return False
+        marks = list(re.finditer(rb"<!-- end of round \d+ -->\n", old))
+        f.truncate(marks[-1].end() if marks else 0)
+        f.write((("\n" if marks else "# Journal\n\n") + text.rstrip("\n") + "\n\n" + _mark(round_number)).encode())
+        f.flush()
+        os.fsync(f.fileno())
+    sync_folder(folder)
+    return True
+
+
+def entry(
+    round_number: int,
+    believed: Sequence[Change],
+    space: Space,
+    before: pd.DataFrame,
+    after: pd.DataFrame,
+    objectives: Mapping[str, Direction],
+    reading: Reading,
+    verdict: Verdict,
+    proposed: Sequence[Change],
+    command: str,
+    refused: Sequence[str] = (),
+) -> str:
+    """A round's entry as Markdown.
+
+    believed: the changes that made this round's space; before, after: all rows at its start and at its end; proposed: the
+    changes that the next round will try; command: repeats the round; refused: what an outside proposer was denied.
+    """
+    rows = after[~after["row_id"].isin(before["row_id"])]
+    changes = [f"- {_text(c)}" for c in believed] or ["- nothing yet: the space as it was given, to explore"]
+    coming = [f"- {_text(c)}" for c in proposed] or ["- the space stays: nothing stands out from chance"]
+    table = ["| knob | values |", "|---|---|", *(f"| `{n}` | {_values(v)} |" for n, v in as_config(space).items())]
+    numbers = [*_fronts(before, after, objectives, space), *_health(rows), *_arms(rows, after, objectives)]
+    outcome = "Kept" if verdict.kept else "Discarded"
+    parts = [
+        f"## Round {round_number}: {outcome.lower()}",
+        "\n".join(["### Believed", *changes]),
+        f"### Tried\n{_tried(rows)}",
+        "\n".join(table),
+        f"The space is `{space_path(round_number)}`; to repeat the round:\n\n    {command}",
+        "\n".join(["### What the numbers said", *numbers]),
+        _importance(reading),
+        *(["\n".join(["Refused from outside:", *(f"- {line}" for line in refused)])] if refused else []),
+        f"### {outcome}\n{verdict.evidence[:1].upper()}{verdict.evidence[1:]}. {_outcome(verdict)}",
+        "\n".join(["### Next", *coming]),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _mark(round_number: int) -> str:
+    return f"<!-- end of round {round_number} -->\n"
+
+
+def _text(change: Change) -> str:
+    return f"{change}" + (f": {change.evidence}" if change.evidence else "")
+
+
+def _values(value: Any) -> str:
+    """An entry of the space, or a held value, in a cell."""
+    if not isinstance(value, Mapping):
+        return f"held at {'unset' if value is None else value}"
+    if "values" in value:
+        return ", ".join("unset" if v is None else str(v) for v in value["values"])
+    return f"{value['low']:g} .. {value['high']:g}{', log' if value.get('log') else ''}"
+
+
+def _tried(rows: pd.DataFrame) -> str:
+    """Counts by origin and status, and the time they took."""
+    trials = rows[rows["run"].fillna(0) == 0]
+    ran = rows[~rows["status"].isin(NOT_RUN)]
+    hours = rows["wall_s"].astype(float).sum() / 3600
+    suspect = int(rows["suspect"].notna().sum())
+    return (
+        f"{len(trials)} settings, {len(ran)} runs in {hours:.2f} h. Chosen by: {_counts(rows['origin'])}. "
+        f"Became of them: {_counts(rows['status'])}; {suspect} suspect."
+    )
+
+
+def _counts(values: pd.Series) -> str:
+    return ", ".join(f"{word} {count}" for word, count in Counter(values).most_common()) or "none"
+
+
+def _fronts(before: pd.DataFrame, after: pd.DataFrame, objectives: Mapping[str, Direction], space: Space) -> list[str]:
+    """The front at the start and at the end, and the setting of its best point for the first objective."""
+    lines = []
+    for word, df in (("before", before), ("after", after)):
+        table = points(df, objectives)
+        best = table[on_front(losses(table, objectives))]
+        if not len(best):
+            lines.append(f"- front {word}: empty")
+            continue
+        ends = {o: float(best[o].max() if d == "maximize" else best[o].min()) for o, d in objectives.items()}
+        said = ", ".join(f"{number(v, 4)} {UNITS[o]}" for o, v in ends.items())
+        lines.append(f"- front {word}: {len(best)} points; the best of each: {said}")
+        if word == "after":
+            first = next(iter(objectives))
+            row = best[best[first] == ends[first]].iloc[0]
+            what = setting(row.to_dict(), [e.name for e in space.entries]) or "no knob of the space has an effect"
+            lines.append(f"- best {first}: trial {row.name}, {number(ends[first], 4)} {UNITS[first]}: `{what}`")
+    return lines
+
+
+def _health(rows: pd.DataFrame) -> list[str]:
+    drift = rows.loc[(rows["origin"] == "sentinel") & (rows["status"] == "ok"), "drift"].dropna().astype(float)
+    if not len(drift):
+        return ["- sentinel: not measured in this round"]
+    low, high = drift.min() - 1, drift.max() - 1
+    return [f"- sentinel: {len(drift)} runs, {low:+.1%} to {high:+.1%} of the earlier ones' median speed"]
+
+
+def _arms(rows: pd.DataFrame, after: pd.DataFrame, objectives: Mapping[str, Direction]) -> list[str]:
+    """What the sampler was worth against the random control: how many of their settings are on the front now."""
+    table = points(after, objectives)
+    front = set(table.index[on_front(losses(table, objectives))])
+    said = []
+    for arm in ("sampler", "random", "proposer"):
+        trials = set(rows.loc[(rows["origin"] == arm) & (rows["run"].fillna(0) == 0), "trial"])
+        if trials:
+            said.append(f"{arm} {len(trials & front)} of {len(trials)}")
+    return [f"- settings now on the front: {', '.join(said)}"] if said else []
+
+
+def _importance(reading: Reading) -> str:
+    """The table of shares, the largest first, with what chance gives in brackets."""
+    if not reading.importance:
+        return f"Importance: not read, {reading.points} points are too few."
+    names = list(reading.explained)
+    order = sorted(reading.importance, key=lambda n: -max(reading.importance[n].values(), default=0.0))
+    lines = [
+        f"Importance, the share of an objective's variance that the knob alone explains, of {reading.points} points "
+        "(in brackets: what a shuffled knob gets in 1 of 100 cases):",
+        "",
+        f"| knob | {' | '.join(names)} |",
+        f"|---|{'---|' * len(names)}",
+    ]
+    for n in order:
+        shares = (f"{reading.importance[n][o]:.1%} ({reading.chance[n][o]:.1%})" for o in names)
+        lines.append(f"| `{n}` | {' | '.join(shares)} |")
+    lines.append(f"| all together | {' | '.join(f'{reading.explained[o]:.1%}' for o in names)} |")
+    return "\n".join(lines)
+
+
+def _outcome(verdict: Verdict) -> str:
+    if verdict.kept:
+        return "The next round starts from this space."
+    return "Its rows stay; the next round starts from the last kept space."
