@@ -3,24 +3,40 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
+import os
 import threading
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pandas as pd
+import polars as pl
 import pyarrow.parquet as pq
 import pytest
 
 from engine import Knobs, Measurement
 from harness import ROOT, ResultsError
-from harness.columns import COLUMNS, NAMES, SCHEMA, markdown
+from harness import rows as rows_module
+from harness.columns import COLUMNS, NAMES, SCHEMA, SCHEMA_VERSION, markdown
 from harness.report import main as report
-from harness.rows import part_path, read_rows, read_trials, set_damaged_aside, write_row
+from harness.rows import (
+    compact,
+    part_path,
+    read_rows,
+    read_tokens,
+    read_trials,
+    refresh,
+    set_damaged_aside,
+    write_row,
+    write_tokens,
+)
 
 
 def row(trial: int, **values: Any) -> dict[str, Any]:
-    given = {"trial": trial, "status": "ok", "origin": "sampler", "judge": "a" * 16, "study": "demo", "model": "m",
+    run = values.get("run", 0)
+    given = {"row_id": f"id-{trial}-{run}", "schema_version": SCHEMA_VERSION, "run": run, "round": 1, "trial": trial, "status": "ok", "origin": "sampler", "judge": "a" * 16, "study": "demo", "model": "m",
              "device": "d", "decode_tok_s": 10.0 + trial, "peak_memory_gb": 1.0 + trial, "perplexity": 4.0, "cache_gb": 0.1,
              "evict_half_life": 16.0, "prefetch_depth": 0, "read_block_kib": 64, "read_threads": 1 + trial,
              "io_mode": "direct", "started_at": datetime(2026, 1, 1, tzinfo=UTC)}  # fmt: skip
@@ -72,7 +88,7 @@ def test_readable_while_written(tmp_path: Path) -> None:
 
 def test_unfinished_writes_are_not_rows(tmp_path: Path) -> None:
     write_row(tmp_path, row(0))
-    leftover = tmp_path / "trials" / ".part-000001.parquet.tmp"
+    leftover = tmp_path / "trials" / ".part-000001-00.parquet.tmp"
     leftover.write_bytes(b"PAR1 half")
     assert len(pd.read_parquet(tmp_path / "trials")) == 1
     assert set_damaged_aside(tmp_path) == []
@@ -86,7 +102,7 @@ def test_a_file_cut_short_is_named_in_one_line(tmp_path: Path, keep: float, caps
     path = part_path(tmp_path, 1)
     whole = path.read_bytes()
     path.write_bytes(whole[: int(keep if keep >= 1 else keep * len(whole))])
-    with pytest.raises(ResultsError, match=r"part-000001\.parquet is cut short or damaged; run its study again"):
+    with pytest.raises(ResultsError, match=r"part-000001-00\.parquet is cut short or damaged; run its study again"):
         read_trials(tmp_path)
     assert report([str(tmp_path)]) == 2
     assert capsys.readouterr().err.count("\n") == 1
@@ -107,5 +123,232 @@ def test_mixed_judges_are_refused_unless_told(tmp_path: Path) -> None:
     assert len(read_trials(tmp_path, mixed_judges=True)) == 2
 
 
+@pytest.mark.parametrize("rows", [1, 3])
+def test_rows_are_never_changed(tmp_path: Path, rows: int) -> None:
+    for run in range(rows):
+        write_row(tmp_path, row(5, run=run))
+    before = read_rows(tmp_path)
+    write_row(tmp_path, row(5))
+    for _ in range(2):
+        with pytest.raises(ResultsError, match=r"trial 5, run 0 of .* has a row already \(id-5-0\) .* give the row other"):
+            write_row(tmp_path, row(5, row_id="other"))
+        with pytest.raises(ResultsError, match="has a row already"):
+            write_tokens(tmp_path, "other", 5, 0, [1.0])
+        compact(tmp_path)
+    assert read_rows(tmp_path) == before
+
+
+def test_compaction_keeps_every_row_once_in_order(tmp_path: Path) -> None:
+    for trial, run in [(2, 0), (0, 0), (1, 0), (0, 1), (1, 11)]:
+        write_row(tmp_path, row(trial, run=run))
+        write_tokens(tmp_path, f"id-{trial}-{run}", trial, run, [1.0, 2.5 + run])
+        refresh(tmp_path)
+        assert len(pd.read_parquet(tmp_path / "trials.parquet")) == len(read_rows(tmp_path))
+    before, tokens = read_rows(tmp_path), read_tokens(tmp_path)
+    assert [(r["trial"], r["run"]) for r in before] == [(0, 0), (0, 1), (1, 0), (1, 11), (2, 0)]
+    assert tokens["wall_ms"].tolist() == [1.0, 2.5, 1.0, 3.5, 1.0, 2.5, 1.0, 13.5, 1.0, 2.5]
+    for keep in (True, False, False):
+        compact(tmp_path, keep_parts=keep)
+        assert len(list(tmp_path.glob("t*/part-*"))) == (10 if keep else 0)
+        assert read_rows(tmp_path) == before
+        pd.testing.assert_frame_equal(read_tokens(tmp_path), tokens)
+    assert len(pd.read_parquet(tmp_path / "tokens.parquet")) == 10
+    pd.testing.assert_frame_equal(read_trials(tmp_path / "trials.parquet"), read_trials(tmp_path))
+
+
+def test_a_part_that_came_from_elsewhere_is_not_taken_for_one_that_is_held(tmp_path: Path) -> None:
+    write_row(tmp_path / "a", row(0))
+    compact(tmp_path / "a")
+    write_row(tmp_path / "b", row(0, row_id="other"))
+    part_path(tmp_path / "b", 0).rename(part_path(tmp_path / "a", 0))
+    compact(tmp_path / "a")
+    assert [r["row_id"] for r in read_rows(tmp_path / "a")] == ["id-0-0", "other"]
+
+
+def test_trials_parquet_lags_little_behind_many_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rows_module, "REFRESH_ROWS", 4)
+    seen = []
+    for trial in range(14):
+        write_row(tmp_path, row(trial))
+        refresh(tmp_path)
+        seen.append(len(pd.read_parquet(tmp_path / "trials.parquet")))
+    assert seen[:5] == [1, 2, 3, 4, 5] and seen == sorted(seen)
+    assert all(have >= trial + 1 - 3 for trial, have in enumerate(seen))
+    assert len(read_rows(tmp_path)) == 14
+
+
+class Killed(BaseException):
+    """Stands for kill -9: what the process would have done after this point is not done."""
+
+
+STEPS = [(os, "replace"), (Path, "unlink"), (rows_module.pq, "write_table")]
+
+
+@pytest.mark.parametrize("fault", [Killed(), OSError(errno.ENOSPC, "No space left on device")], ids=["killed", "full"])
+def test_no_row_is_lost_or_doubled_wherever_it_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: BaseException
+) -> None:
+    """Before each step that changes the disk, one after the other, a search of two trials ends."""
+    count, last = 0, -1
+    for where, name in STEPS:
+        real = getattr(where, name)
+
+        def step(*args: Any, real: Any = real, **kwargs: Any) -> Any:
+            nonlocal count
+            count += 1
+            if count == last:
+                raise fault
+            return real(*args, **kwargs)
+
+        monkeypatch.setattr(where, name, step)
+
+    written = 0
+
+    def session(folder: Path) -> None:
+        nonlocal written
+        for trial in range(2):
+            write_tokens(folder, f"id-{trial}-0", trial, 0, [1.0, 2.0])
+            write_row(folder, row(trial))
+            written = trial + 1
+            refresh(folder)
+        compact(folder)
+
+    session(tmp_path / "whole")
+    steps = count
+    assert steps >= 20
+    for last in range(1, steps + 1):
+        folder, count, written = tmp_path / str(last), 0, 0
+        try:
+            session(folder)
+        except Killed:
+            pass
+        except ResultsError as e:
+            assert "cannot be written (No space left on device); make room, then run the same command again" in str(e)
+        count = -(10**9)
+        rows = read_rows(folder)
+        assert len(rows) in (written, written + 1) and len({r["row_id"] for r in rows}) == len(rows)
+        assert read_tokens(folder).groupby("row_id").size().tolist() == [2] * len(rows)
+        assert set_damaged_aside(folder) == []
+        assert read_rows(folder) == rows
+        session(folder)
+        assert [r["row_id"] for r in read_rows(folder)] == ["id-0-0", "id-1-0"]
+        assert len(pd.read_parquet(folder / "trials.parquet")) == 2
+        assert len(pd.read_parquet(folder / "tokens.parquet")) == 4
+        assert not [p for p in folder.rglob(".*") if p.is_file()] and not list(folder.rglob("part-*"))
+
+
+def test_readers_see_no_row_less_and_none_twice(tmp_path: Path) -> None:
+    """Two writers that compact as they like, against our reader and pandas on the one file."""
+    write_row(tmp_path, row(0))
+    compact(tmp_path)
+
+    def work(first: int) -> None:
+        for trial in range(first, 41, 2):
+            write_row(tmp_path, row(trial))
+            (refresh if trial % 3 else compact)(tmp_path)
+
+    writers = [threading.Thread(target=work, args=(first,)) for first in (1, 2)]
+    for writer in writers:
+        writer.start()
+    ours, whole = [], []
+    while any(writer.is_alive() for writer in writers):
+        ids = [r["row_id"] for r in read_rows(tmp_path)]
+        assert len(set(ids)) == len(ids)
+        ours.append(len(ids))
+        whole.append(len(pd.read_parquet(tmp_path / "trials.parquet")))
+    assert ours == sorted(ours) and whole == sorted(whole) and len(set(ours)) > 3
+    assert [r["trial"] for r in read_rows(tmp_path)] == list(range(41))
+
+
+def test_a_reader_that_is_overtaken_by_a_compaction_looks_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for trial in range(3):
+        write_row(tmp_path, row(trial))
+    real = rows_module._read
+
+    def read(path: Path, *args: Any) -> Any:
+        if path == part_path(tmp_path, 1):
+            monkeypatch.setattr(rows_module, "_read", real)
+            compact(tmp_path)
+        return real(path, *args)
+
+    monkeypatch.setattr(rows_module, "_read", read)
+    assert [r["trial"] for r in read_rows(tmp_path)] == [0, 1, 2]
+    assert rows_module._read is real and not list((tmp_path / "trials").iterdir())
+
+
+def test_tokens_whose_row_was_never_written_are_dropped(tmp_path: Path) -> None:
+    write_tokens(tmp_path, "id-0-0", 0, 0, [1.0, 2.0])
+    write_row(tmp_path, row(0))
+    write_tokens(tmp_path, "dead", 1, 0, [9.0])
+    write_tokens(tmp_path, "on its way", 2, 0, [3.0])
+    os.utime(part_path(tmp_path, 1, 0, "tokens"), (0, 0))
+    compact(tmp_path)
+    assert [p.name for p in (tmp_path / "tokens").iterdir()] == ["part-000002-00.parquet"]
+    assert set(read_tokens(tmp_path)["row_id"]) == set(pd.read_parquet(tmp_path / "tokens.parquet")["row_id"]) == {"id-0-0"}
+    write_row(tmp_path, row(2, row_id="on its way"))
+    assert read_tokens(tmp_path)["wall_ms"].tolist() == [1.0, 2.0, 3.0]
+
+
+def test_pandas_duckdb_and_polars_agree(tmp_path: Path) -> None:
+    write_row(tmp_path, row(0, expert_bits=None, feasible=None, decode_tok_s=None, note="a, \u201cb\u201d"))
+    write_row(tmp_path, row(1, expert_bits=4, feasible=True, decode_tok_s=float("inf")))
+    write_tokens(tmp_path, "id-1-0", 1, 0, [1.5, 2.5])
+    compact(tmp_path)
+    path = str(tmp_path / "trials.parquet")
+    by_pandas = pd.read_parquet(path, dtype_backend="pyarrow")
+    by_duckdb = duckdb.sql(f"FROM '{path}'").to_arrow_table()
+    by_polars = pl.read_parquet(path)
+    told = read_rows(tmp_path)
+    assert by_polars.columns == by_duckdb.column_names == list(by_pandas.columns) == list(NAMES)
+    assert by_polars.to_dicts() == by_duckdb.to_pylist() == told
+    assert [{k: None if v is pd.NA else v for k, v in r.items()} for r in by_pandas.to_dict("records")] == told
+    kinds = {"float": pl.Float64, "int": pl.Int64, "str": pl.String, "bool": pl.Boolean, "time": pl.Datetime("us", "UTC")}
+    assert dict(by_polars.schema) == {c.name: kinds[c.kind] for c in COLUMNS}
+    assert by_duckdb.schema.types == [f.type for f in SCHEMA]
+    mean = f"SELECT avg(wall_ms) FROM '{path}' JOIN '{tmp_path}/tokens.parquet' USING (row_id)"
+    assert duckdb.sql(mean).fetchall() == [(2.0,)]
+
+
+PUBLISHED = ROOT / "results" / "published" / "demo_ssd_0.3"
+
+
+def test_rows_of_version_1_are_read(tmp_path: Path) -> None:
+    old = pq.read_table(PUBLISHED / "trials" / "part-all.parquet")
+    df = read_trials(PUBLISHED)
+    assert tuple(df.columns) == NAMES and df["trial"].tolist() == sorted(old["trial"].to_pylist())
+    assert set(df["run"]) == {0} and set(df["round"]) == {1} and set(df["schema_version"]) == {1}
+    assert df["row_id"].nunique() == len(df) and df["row_id"].str.startswith("v1-").all() and df["objectives"].isna().all()
+    assert read_trials(PUBLISHED)["row_id"].tolist() == df["row_id"].tolist()
+    (tmp_path / "trials").mkdir()
+    for i in range(3):  # as version 1 left them
+        pq.write_table(old.slice(i, 1), tmp_path / "trials" / f"part-{old['trial'][i].as_py():06d}.parquet")
+    before = read_rows(tmp_path)
+    with pytest.raises(ResultsError, match="has a row already"):
+        write_row(tmp_path, row(before[0]["trial"]))
+    write_row(tmp_path, row(99))
+    compact(tmp_path)
+    assert read_rows(tmp_path)[:3] == before and len(read_rows(tmp_path)) == 4
+
+
+def test_a_newer_version_is_refused_and_left_alone(tmp_path: Path) -> None:
+    write_row(tmp_path, row(0))
+    path = part_path(tmp_path, 0)
+    newer = pq.read_table(path).replace_schema_metadata({"schema_version": str(SCHEMA_VERSION + 1)})
+    pq.write_table(newer, path)
+    for read in (read_rows, read_trials, compact, set_damaged_aside):
+        with pytest.raises(ResultsError, match=rf"has rows of version {SCHEMA_VERSION + 1}, .* update headrace"):
+            read(tmp_path)
+    assert path.exists()
+
+
+def test_columns_that_are_not_ours_are_left_out(tmp_path: Path) -> None:
+    write_row(tmp_path, row(0))
+    table = pq.read_table(part_path(tmp_path, 0))
+    pq.write_table(table.append_column("mine", [[1]]), tmp_path / "mine.parquet")
+    assert tuple(read_trials(tmp_path / "mine.parquet").columns) == NAMES
+
+
 def test_the_documented_columns_are_current() -> None:
-    assert markdown() in (ROOT / "results" / "README.md").read_text(), "run python -m harness.columns"
+    text = (ROOT / "results" / "README.md").read_text()
+    assert markdown() in text, "run python -m harness.columns"
+    assert rows_module.markdown() in text, "run python -m harness.rows"

@@ -1,0 +1,134 @@
+"""Merge the rows of several folders or machines into one set, each row once.
+
+    python -m harness.merge OUT IN... [--mixed-machines]
+
+IN are folders of studies or .parquet files; OUT is a new folder (then the tokens come along, and `python -m harness.report
+OUT` reads it) or a new .parquet file. A row keeps its `row_id`, run and study. Where two sets use one trial number for
+different settings, the later set's trial gets a new number. Rows of different judges, models or objectives are refused, and so
+are different kinds of machine (processor, cores) unless --mixed-machines: their speeds are not comparable.
+"""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from engine import HeadraceError, Knobs
+
+from . import ResultsError
+from .columns import OBJECTIVES
+from .rows import TOKENS_SCHEMA, read_table, write_table
+
+ALIKE = {"judge": "judges", "model_fingerprint": "models", "objectives": "sets of objectives"}  # what all rows must share
+
+
+def merge(places: Sequence[Path], *, mixed_machines: bool = False) -> pa.Table:
+    """The rows of all places by trial, then run. Raises `ResultsError` if they are not comparable."""
+    sets = []
+    for place in places:
+        table = read_table(place)
+        if not table.num_rows:
+            raise ResultsError(f"{place} holds no trials; give the folder of a study or a .parquet file")
+        sets.append(table)
+    _check(pa.concat_tables(sets), mixed_machines)
+    return _renumbered(sets).sort_by([(name, "ascending") for name in ("trial", "run", "row_id")])
+
+
+def _check(rows: pa.Table, mixed_machines: bool) -> None:
+    said = {name: set(rows[name].to_pylist()) - {None} for name in ("judge", "model_fingerprint")}
+    said["objectives"] = {o or ",".join(OBJECTIVES) for o in rows["objectives"].to_pylist()}
+    for name, values in said.items():
+        if len(values) > 1:
+            raise ResultsError(
+                f"rows of {len(values)} {ALIKE[name]} ({'; '.join(sorted(values))}) are not comparable; merge those of one"
+            )
+    pairs = zip(rows["cpu"].to_pylist(), rows["cores"].to_pylist(), strict=True)
+    kinds = sorted({f"{cpu}, {cores} cores" for cpu, cores in pairs if cpu is not None})
+    if len(kinds) > 1 and not mixed_machines:
+        raise ResultsError(
+            f"rows of {len(kinds)} kinds of machine ({'; '.join(kinds)}): their speeds are not comparable; "
+            "--mixed-machines merges them all the same"
+        )
+
+
+def _renumbered(sets: Sequence[pa.Table]) -> pa.Table:
+    """All rows once, each trial number with one setting; `quality_of` follows its trial."""
+    free = itertools.count(1 + max(pc.max(table["trial"]).as_py() for table in sets))
+    trials: dict[str, int] = {}  # of each row merged so far
+    settings: dict[int, tuple[object, ...]] = {}
+    merged = []
+    for table in sets:
+        rows = table.select(["row_id", "trial", *Knobs.names()]).to_pylist()
+        number = {row["trial"]: trials[row["row_id"]] for row in rows if row["row_id"] in trials}
+        for row in rows:
+            setting = tuple(row[name] for name in Knobs.names())
+            old = row["trial"]
+            if old not in number:
+                number[old] = old if settings.get(old, setting) == setting else next(free)
+            settings.setdefault(number[old], setting)
+        fresh = [row["row_id"] not in trials for row in rows]
+        trials.update({row["row_id"]: number[row["trial"]] for row in rows})
+        for name in ("trial", "quality_of"):
+            values = [number.get(value, value) for value in table[name].to_pylist()]
+            table = table.set_column(table.schema.get_field_index(name), table.schema.field(name), pa.array(values, pa.int64()))
+        merged.append(table.filter(pa.array(fresh)))
+    return pa.concat_tables(merged)
+
+
+def write_merged(out: Path, places: Sequence[Path], *, mixed_machines: bool = False) -> pa.Table:
+    """Merge into `out`, which must not be there yet (an empty folder may be); returns the rows."""
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise ResultsError(f"{out} exists already and is not overwritten; give another name")
+    rows = merge(places, mixed_machines=mixed_machines)
+    try:
+        (out.parent if out.suffix == ".parquet" else out).mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise ResultsError(f"{out} cannot be made ({e.strerror}); give another place") from e
+    if out.suffix == ".parquet":
+        write_table(out, rows)
+        return rows
+    tokens = _tokens(places, rows)
+    if tokens.num_rows:
+        write_table(out / "tokens.parquet", tokens)
+    write_table(out / "trials.parquet", rows)
+    return rows
+
+
+def _tokens(places: Sequence[Path], rows: pa.Table) -> pa.Table:
+    """The tokens of the merged rows, each once, with the rows' trial numbers."""
+    wanted = rows.select(["row_id", "trial"])
+    taken = []
+    for place in (p for p in places if p.is_dir()):
+        tokens = read_table(place, "tokens").drop_columns(["trial"]).join(wanted, "row_id", join_type="inner")
+        taken.append(tokens.select(["row_id", "trial", "run", "token", "wall_ms"]))
+        wanted = wanted.filter(pc.invert(pc.is_in(wanted["row_id"], tokens["row_id"].unique())))
+    table = pa.concat_tables(taken).cast(TOKENS_SCHEMA) if taken else TOKENS_SCHEMA.empty_table()
+    return table.sort_by([(name, "ascending") for name in ("trial", "run", "row_id", "token")])
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Merge as the command line says; returns the exit status."""
+    names = [a for a in arguments if a != "--mixed-machines"]
+    if len(names) < 2 or any(a.startswith("-") for a in names):
+        print(__doc__)
+        return 0 if {"-h", "--help"} & set(names) or not names else 2
+    out, *places = (Path(name).expanduser() for name in names)
+    try:
+        rows = write_merged(out, places, mixed_machines="--mixed-machines" in arguments)
+    except HeadraceError as e:
+        print(e, file=sys.stderr)
+        return 2
+    machines = rows.group_by(["machine", "cpu", "cores"]).aggregate([([], "count_all")]).sort_by("machine").to_pylist()
+    for m in machines:
+        print(f"{m['count_all']:>6} rows  machine {m['machine']} ({m['cpu']}, {m['cores']} cores)")
+    print(f"{rows.num_rows:>6} rows  in {out}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
