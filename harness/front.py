@@ -32,7 +32,6 @@ from .rows import one_judge
 if TYPE_CHECKING:
     import pandas as pd
 
-    from .columns import Direction
 
 RUNS, WITHIN, ERROR = 2, 0.05, 0.05  # of a confirmed point, unless the study says otherwise
 EQUAL = 2.0  # standard errors within which memory counts as equal

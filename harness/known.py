@@ -51,7 +51,9 @@ def quality_source(rows: Sequence[Row], values: Row) -> Row | None:
 def wrong_answer(source: Row, figures: Row) -> str | None:
     """Why the answers of a run are not those of the row with the same quality; None if they are, or neither says."""
     before, now = source.get("timed_nll"), figures.get("timed_nll")
-    if before is None or now is None or abs(now - before) <= SAME_NLL:
+    if before is None or now is None or source.get("decode_tokens") != figures.get("decode_tokens"):
+        return None  # not said, or of other tokens
+    if abs(now - before) <= SAME_NLL:
         return None
     return (
         f"nll {now:.6g} over the timed tokens, but trial {source['trial']}, which lossless knobs alone tell apart from it, "

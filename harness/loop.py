@@ -18,14 +18,17 @@ from typing import Protocol, TypeVar
 
 import optuna
 import sqlalchemy
+from hydra.core.hydra_config import HydraConfig
 
 from engine.errors import first_line
 
-from . import ResultsError, StudyStopped, machine
+from . import ConfigError, ResultsError, StudyStopped, machine
 from .child import Interrupted
 from .columns import NOT_RUN
 from .confirm import next_sweep
+from .front import front
 from .guards import check_disk, keep_awake, machine_lock
+from .journal import append, entry
 from .known import settings_of, tried
 from .ledger import mend
 from .log import close_log, open_log, streak
@@ -33,12 +36,17 @@ from .manifest import locked, settle
 from .plan import Plan, check_writable
 from .points import noise, suspects
 from .proposals import Proposal, Proposals, Search, open_storage
+from .proposer import ask_outside
+from .proposer import state as study_so_far
+from .rounds import Change, applied, checked, next_space, read
+from .rounds import verdict as judge_round
 from .rows import compact, read_rows, refresh, set_damaged_aside, write_row, write_tokens
 from .runner import Job, Row, Runner
 from .schema import Guards
 from .sentinel import drifted, due, judge_sentinel, sentinel_trial
 from .shared import Shared, owner_of, settle_shared
-from .spaces import Round, rounds
+from .space import Space
+from .spaces import Round, legal, rounds
 from .state import write_state
 from .tables import frame
 
@@ -112,6 +120,9 @@ class Night:
         self._since, self._begin = datetime.now(UTC), time.monotonic()
         self._first_round = rounds(plan)[-1].number
         self._sweeps = 0
+        self._asked_outside = 0
+        self._changes_outside: tuple[Change, ...] = ()
+        self._refused: list[str] = []  # of the proposer outside
         self._proposals: Proposals | None = None
         self._runner = Runner(plan, self._sampler_name, lambda: stop.now, self._note, self._begun)
         self._note_changes()
@@ -120,8 +131,6 @@ class Night:
         """Round by round until the budget is spent."""
         while not (self.complete or self._ended()):
             one = rounds(self.plan)[-1]
-            if one.verdict(self.plan) is not None and one.number < self.plan.rounds:
-                one = self._next_round(one)
             self._proposals = self._proposals_of(one)
             self._note(self._proposals.why)
             self._explore(one)
@@ -191,6 +200,7 @@ class Night:
         for proposal in self._proposals.pending(self.rows):
             yield Job(proposal, round=one.number)
         while True:
+            self._ask_outside(one)
             yield self._due(one) or Job(self._patiently(self._proposals.ask), round=one.number)
             self._refuse_hopeless_space()
 
@@ -256,7 +266,7 @@ class Night:
         self._patiently(lambda: proposals.tell(row, self.known))
         (self.plan.folder / "running.json").unlink(missing_ok=True)
         refresh(self.plan.folder)
-        mend(self.plan.folder, self.rows)
+        mend(self.plan.folder, self.rows, self.plan.objectives)
         self.log.info("trial %s %s %s %s", job.name, row["origin"], row["status"], row["status_reason"] or "")
         self.watcher.end(row, self.rows)
         count, why = streak(self.rows, self._since)
@@ -300,11 +310,83 @@ class Night:
             self._shared = Shared(proposals.study, self._owner, config["storage"]["stale_s"])
         return proposals
 
-    def _next_round(self, one: Round) -> Round:
-        raise NotImplementedError
-
     def _conclude(self, one: Round) -> None:
-        one.end(self.plan, {"kept": True})
+        """Read the round's result, judge it, say so in the journal, and propose the space of the next."""
+        plan, after = self.plan, frame(self.known)
+        before = after[after["round"] < one.number]
+        verdict = judge_round(before, after, plan.objectives)
+        base = one if verdict.kept else next((r for r in reversed(rounds(plan)[:-1]) if kept(r, plan)), one)
+        reading = read(after, base.space, plan.objectives)
+        proposed: list[Change] = []
+        if one.number < plan.rounds:
+            proposed = [*self._outside_changes(base.space), *next_space(reading, base.space, legal(plan))]
+            proposed = [c for i, c in enumerate(proposed) if c.knob not in {d.knob for d in proposed[:i]}]
+        text = entry(
+            one.number, one.believed, one.space, before, after, plan.objectives, reading, verdict, proposed,
+            self._command(one), self._refused,
+        )  # fmt: skip
+        append(plan.folder, one.number, text)
+        self._note(f"round {one.number}: {verdict.evidence}")
+        one.end(plan, verdict.kept, verdict.evidence, base.number, proposed)
+
+    def _command(self, one: Round) -> str:
+        """What repeats a round."""
+        name = f"{self.plan.name}_round_{one.number:02d}"
+        chosen = f"study={HydraConfig.get().runtime.choices['study']} " if HydraConfig.initialized() else ""
+        trials = sum(r["round"] == one.number and r["run"] == 0 for r in self.rows)
+        return (
+            f"cp {self.plan.folder.name}/rounds/{one.number:02d}/space.yaml search_spaces/{name}.yaml\n"
+            f"    python -m harness.search {chosen}study.name={name} search_space={name} rounds=1 budget.trials={trials}"
+        )
+
+    # The proposer outside.
+
+    def _ask_outside(self, one: Round) -> None:
+        """Let the command outside propose, every so many settings; what is refused is noted, and the night goes on."""
+        config, count = self.plan.config["proposer"], sum(r["run"] == 0 for r in self.rows)
+        if config["command"] is None or count < config["every"] or count - self._asked_outside < config["every"]:
+            return
+        self._asked_outside = count
+        df = frame(self.known)
+        told = study_so_far(
+            self.plan.name, self.plan.objectives, [c.text for c in self.plan.constraints], one.space, legal(self.plan),
+            self.known, [int(t) for t in front(df).index], {"trials": self.plan.trials - self._tried()},
+        )  # fmt: skip
+        answer = ask_outside(
+            config["command"], told, config["timeout_s"], one.space, legal(self.plan), lambda: self.stop.now
+        )
+        refused = list(answer.refused)
+        if answer.changes and one.number == self.plan.rounds:
+            refused.append(
+                f"{len(answer.changes)} changes of the space: round {one.number} is the last (rounds={one.number})"
+            )
+        self._changes_outside += answer.changes
+        proposals = self._proposals
+        assert proposals is not None
+        offered = 0
+        for values in answer.settings:
+            try:
+                offered += self._patiently(lambda v=values: proposals.offer(v, config["command"], answer.note))  # type: ignore[misc]
+            except ConfigError as e:  # it fits the changed space, not this one
+                refused.append(str(e))
+        self._refused += refused
+        self._note(f"proposer: {offered} settings, {len(answer.changes)} changes, {len(refused)} refused")
+        for line in refused:
+            self._note(f"refused from the proposer: {line}")
+
+    def _outside_changes(self, space: Space) -> list[Change]:
+        """The proposer's changes that are still possible in `space`."""
+        found: list[Change] = []
+        for change in self._changes_outside:
+            with contextlib.suppress(ConfigError):
+                raw = {"kind": change.kind, "knob": change.knob, "evidence": f"proposed from outside: {change.evidence}"}
+                wanted = {"value": change.now} if change.kind in ("fix", "drop") else {"values": change.now}
+                if isinstance(change.now, tuple) and change.was and not space.entry(change.knob).values:
+                    wanted = {"low": change.now[0], "high": change.now[1]}
+                found.append(checked({**raw, **wanted}, space, legal(self.plan)))
+                space = applied(space, found[-1:])
+        self._changes_outside = ()
+        return found
 
     # Budgets.
 
@@ -379,3 +461,9 @@ class Night:
         asked = self.plan.config["device"]["memory_gb"]
         if asked and asked > machine.memory_gb():
             self._note(f"device.memory_gb={asked:g} is more than this machine has ({machine.memory_gb():.1f} GB)")
+
+
+def kept(one: Round, plan: Plan) -> bool:
+    """Whether a round that ended was kept."""
+    verdict = one.verdict(plan)
+    return verdict is not None and bool(verdict["kept"])

@@ -75,7 +75,9 @@ def _renumbered(sets: Sequence[pa.Table]) -> pa.Table:
         trials.update({row["row_id"]: number[row["trial"]] for row in rows})
         for name in ("trial", "quality_of"):
             values = [number.get(value, value) for value in table[name].to_pylist()]
-            table = table.set_column(table.schema.get_field_index(name), table.schema.field(name), pa.array(values, pa.int64()))
+            table = table.set_column(
+                table.schema.get_field_index(name), table.schema.field(name), pa.array(values, pa.int64())
+            )
         merged.append(table.filter(pa.array(fresh)))
     return pa.concat_tables(merged)
 

@@ -153,7 +153,8 @@ def plan_from_config(config: DictConfig) -> Plan:
         return float(engine.footprint(checkpoint, precision).all_experts_gb)
 
     def holds_all(knobs: Knobs) -> bool:
-        return knobs.cache_gb is not None and knobs.cache_gb >= all_experts_gb(dataclasses.replace(knobs, cache_gb=None))
+        everything = all_experts_gb(dataclasses.replace(knobs, cache_gb=None))  # 0: the engine does not say
+        return knobs.cache_gb is not None and 0 < everything <= knobs.cache_gb
 
     space = dataclasses.replace(space, holds_all=holds_all)
     folder = Path(c["results_dir"]).expanduser().absolute() / c["study"]["name"]

@@ -29,7 +29,7 @@ from engine.errors import did_you_mean
 
 from . import ConfigError
 from .columns import Direction
-from .front import _volume
+from .front import volume as _volume
 from .space import Entry, Space, space_from_config
 
 if TYPE_CHECKING:
@@ -142,9 +142,7 @@ def read(df: pd.DataFrame, space: Space, objectives: Mapping[str, Direction], se
         rng = np.random.default_rng(seed)
         for i, name in enumerate(names):
             others = [t for j, t in enumerate(terms) if j != i]
-            importance[name][o], chance[name][o] = _share(
-                terms[i], others, logs[o], ~np.isnan(places[:, i]), rng
-            )
+            importance[name][o], chance[name][o] = _share(terms[i], others, logs[o], ~np.isnan(places[:, i]), rng)
     known = bool(varying) and all(share >= EXPLAINED for share in explained.values())
     tried = {e.name for i, e in enumerate(space.entries) if known and _everywhere(e, places[:, i])}
     floor = {o: NEGLIGIBLE**2 / logs[o].var() for o in varying}

@@ -349,7 +349,11 @@ def markdown() -> str:
     lines = ["| column | type | unit | meaning |", "|---|---|---|---|"]
     text = [{k.decode(): v.decode() for k, v in f.metadata.items()} for f in TOKENS_SCHEMA]
     return "\n".join(
-        lines + [f"| `{f.name}` | {'str' if f.type == pa.string() else f.type} | {t['unit']} | {t['text']} |" for f, t in zip(TOKENS_SCHEMA, text, strict=True)]
+        lines
+        + [
+            f"| `{f.name}` | {'str' if f.type == pa.string() else f.type} | {t['unit']} | {t['text']} |"
+            for f, t in zip(TOKENS_SCHEMA, text, strict=True)
+        ]
     )
 
 

@@ -17,8 +17,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from engine import CheckpointError, Knobs
 
 from . import machine
@@ -31,7 +29,7 @@ from .known import quality_source, reference_figures, speed_to_beat, typical_s, 
 from .manifest import JUDGE, write_json
 from .plan import Plan
 from .points import noise, points
-from .processes import alive, end_group
+from .processes import alive, created, end_group
 from .proposals import Proposal
 from .schema import Guards
 from .tables import frame
@@ -126,7 +124,7 @@ class Runner:
         watch = Watch(guards, quiet)
 
         def started(pid: int) -> None:
-            write_json(running.with_name("child.json"), {"pid": pid, "created": psutil.Process(pid).create_time()})
+            write_json(running.with_name("child.json"), {"pid": pid, "created": created(pid)})
             self.begun(job, pid)
 
         try:
@@ -156,7 +154,9 @@ class Runner:
         while (left := end - time.monotonic()) > 0 and not self.interrupted():
             time.sleep(min(left, 0.2))
 
-    def _stop(self, job: Job, rows: Sequence[Mapping[str, Any]], predicted: float, source: Mapping[str, Any] | None) -> dict[str, float] | None:
+    def _stop(
+        self, job: Job, rows: Sequence[Mapping[str, Any]], predicted: float, source: Mapping[str, Any] | None
+    ) -> dict[str, float] | None:
         """What the child needs to stop a run that cannot enter the front any more."""
         error = self.plan.config["protocol"]["stop_error"]
         if not error or job.run or job.origin in ("reference", "anchor") or len(rows) < 8:
@@ -247,5 +247,5 @@ def _end_orphan(path: Path) -> None:
         child = json.loads(path.read_text())
         if alive(child["pid"], child["created"]):
             end_group(child["pid"])
-    except (OSError, ValueError, KeyError, psutil.Error):
+    except (OSError, ValueError, KeyError):
         pass

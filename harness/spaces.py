@@ -1,12 +1,13 @@
-"""The space of each round, kept as `rounds/NN/space.yaml`, what changed in it, and the verdict on the round.
+"""The space of each round, kept as `rounds/NN/space.yaml`, the changes that made it, and the verdict on the round.
 
 A file that is there was written whole, so that a resumed search goes on in the round in which it was.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,54 +16,74 @@ import yaml
 
 from .manifest import write_json, write_text
 from .plan import Plan
+from .rounds import Change, applied
 from .space import Space, space_from_config
 
 
 @dataclass(frozen=True)
 class Round:
-    """A round: its number, its space, what it believed (one line a change) and which knobs were dropped as idle."""
+    """A round: its number, its space, and the changes that it believed in."""
 
     number: int
     space: Space
-    believed: tuple[str, ...] = ()
-    dropped: frozenset[str] = frozenset()
+    believed: tuple[Change, ...] = ()
 
-    def folder(self, plan: Plan) -> Path:
-        return plan.folder / "rounds" / f"{self.number:02d}"
+    @property
+    def dropped(self) -> frozenset[str]:
+        """The knobs that were found to be idle: what they were held at before does not matter."""
+        return frozenset(c.knob for c in self.believed if c.kind == "drop")
 
     def verdict(self, plan: Plan) -> dict[str, Any] | None:
-        """What became of it; None as long as it runs."""
-        path = self.folder(plan) / "verdict.json"
+        """What became of it; None as long as it goes on."""
+        path = _folder(plan, self.number) / "verdict.json"
         return json.loads(path.read_text()) if path.exists() else None
 
-    def end(self, plan: Plan, verdict: Mapping[str, Any]) -> None:
-        write_json(self.folder(plan) / "verdict.json", verdict)
-
-
-def begin(plan: Plan, one: Round) -> Round:
-    """Put a round's space on the disk."""
-    folder = one.folder(plan)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "round.json", {"believed": list(one.believed), "dropped": sorted(one.dropped)})
-    moves = one.space.as_config()
-    lines = [f"# Round {one.number} of the study {plan.name}.", *(f"# {line}" for line in one.believed)]
-    write_text(folder / "space.yaml", "\n".join(lines) + "\n" + yaml.safe_dump(moves, sort_keys=False, allow_unicode=True))
-    return one
+    def end(self, plan: Plan, kept: bool, evidence: str, base: int, proposed: Sequence[Change]) -> None:
+        """Write the verdict, from which the next round is made: the space of round `base` with the changes proposed."""
+        content = {"kept": kept, "evidence": evidence, "base": base, "proposed": [dataclasses.asdict(c) for c in proposed]}
+        write_json(_folder(plan, self.number) / "verdict.json", content)
 
 
 def rounds(plan: Plan) -> list[Round]:
-    """The rounds that were begun, the first one made if there is none."""
-    found: list[Round] = []
-    for number in range(1, 1 + max(1, len(list((plan.folder / "rounds").glob("*/space.yaml"))))):
-        one = Round(number, plan.space)
-        if not (one.folder(plan) / "space.yaml").exists():
-            found.append(begin(plan, one))
-            continue
-        if number > 1:
-            said = json.loads((one.folder(plan) / "round.json").read_text())
-            config = yaml.safe_load((one.folder(plan) / "space.yaml").read_text())
-            knobs = {k: v for k, v in plan.config["knobs"].items() if k not in config}
-            space = replace(space_from_config(config, knobs, plan.bounds), holds_all=plan.space.holds_all)
-            one = Round(number, space, tuple(said["believed"]), frozenset(said["dropped"]))
-        found.append(one)
+    """The rounds that were begun; the first, and one that the last one's verdict asks for, are begun now."""
+    found = [_begun(plan, 1) or _begin(plan, Round(1, plan.space))]
+    while (verdict := found[-1].verdict(plan)) is not None and found[-1].number < plan.rounds:
+        number = found[-1].number + 1
+        changes = tuple(Change(**c) for c in verdict["proposed"])
+        found.append(
+            _begun(plan, number) or _begin(plan, Round(number, applied(found[verdict["base"] - 1].space, changes), changes))
+        )
     return found
+
+
+def legal(plan: Plan) -> dict[str, tuple[float, float]]:
+    """How far the machine lets a knob go, beyond the knobs' own limits."""
+    most = min(plan.memory_bound_gb, plan.bounds["all_experts"] or plan.memory_bound_gb)
+    return {"cache_gb": (plan.bounds["one_token"], most)}
+
+
+def _begin(plan: Plan, one: Round) -> Round:
+    folder = _folder(plan, one.number)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "round.json", {"believed": [dataclasses.asdict(c) for c in one.believed]})
+    moves = {k: v for k, v in one.space.as_config().items() if k not in plan.config["knobs"]}
+    lines = [f"# Round {one.number} of the study {plan.name}.", *(f"# {c}: {c.evidence}" for c in one.believed)]
+    write_text(
+        folder / "space.yaml", "\n".join(lines) + "\n" + yaml.safe_dump(moves, sort_keys=False, default_flow_style=None)
+    )
+    return one
+
+
+def _begun(plan: Plan, number: int) -> Round | None:
+    path = _folder(plan, number) / "space.yaml"
+    if not path.exists():
+        return None
+    if number == 1:
+        return Round(1, plan.space)
+    said: Mapping[str, Any] = json.loads(path.with_name("round.json").read_text())
+    space = space_from_config(yaml.safe_load(path.read_text()), plan.config["knobs"], plan.bounds)
+    return Round(number, replace(space, holds_all=plan.space.holds_all), tuple(Change(**c) for c in said["believed"]))
+
+
+def _folder(plan: Plan, number: int) -> Path:
+    return plan.folder / "rounds" / f"{number:02d}"
