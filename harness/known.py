@@ -74,9 +74,9 @@ def reference_figures(rows: Sequence[Row]) -> dict[str, Any]:
     return figures
 
 
-def speed_to_beat(points: pd.DataFrame, objectives: Sequence[str], predicted_gb: float, quality: Row | None) -> float | None:
-    """The decode speed below which a setting cannot enter the front: that of the fastest point that takes no more memory
-    than it surely will, at no worse quality. None where that cannot be said.
+def rival(points: pd.DataFrame, objectives: Sequence[str], predicted_gb: float, quality: Row | None) -> int | None:
+    """The trial that a setting must be faster than to enter the front: the fastest (by the lower end of its interval) that
+    takes no more memory than the setting surely will, at no worse quality. None where that cannot be said.
 
     Its memory is at least what arithmetic foresees plus the least that any run had on top of that.
     """
@@ -96,7 +96,7 @@ def speed_to_beat(points: pd.DataFrame, objectives: Sequence[str], predicted_gb:
             return None
         worse = rivals[name] < quality[name] if METRICS[name] == "maximize" else rivals[name] > quality[name]
         rivals = rivals[~worse]
-    return float(rivals["decode_tok_s_low"].max()) if len(rivals) else None
+    return int(rivals["decode_tok_s_low"].idxmax()) if len(rivals) else None
 
 
 def typical_s(rows: Sequence[Row]) -> float | None:

@@ -40,7 +40,7 @@ from .proposer import ask_outside
 from .proposer import state as study_so_far
 from .rounds import Change, applied, checked, next_space, read
 from .rounds import verdict as judge_round
-from .rows import compact, read_rows, refresh, set_damaged_aside, write_row, write_tokens
+from .rows import compact, read_rows, read_tokens, refresh, set_damaged_aside, write_row, write_tokens
 from .runner import Job, Row, Runner
 from .schema import Guards
 from .sentinel import drifted, due, judge_sentinel, sentinel_trial
@@ -125,6 +125,8 @@ class Night:
         self._refused: list[str] = []  # of the proposer outside
         self._proposals: Proposals | None = None
         self._runner = Runner(plan, self._sampler_name, lambda: stop.now, self._note, self._begun)
+        for (trial, run), some in read_tokens(plan.folder).groupby(["trial", "run"]):
+            self._runner.tokens[int(trial), int(run)] = some["wall_ms"].to_numpy()
         self._note_changes()
 
     def search(self) -> None:
@@ -255,9 +257,12 @@ class Night:
         except Interrupted:
             return
         if row["origin"] == "sentinel":
-            judge_sentinel(row, self.known, self.plan.config["sentinel"]["drift"], noise(frame(self.known))["decode_tok_s"])
+            judge_sentinel(
+                row, self.known, self.plan.config["sentinel"]["drift"], noise(frame(self.known)).loc["decode_tok_s", "sd"]
+            )
         if tokens:
             write_tokens(self.plan.folder, row["row_id"], row["trial"], row["run"], tokens)
+            self._runner.tokens[row["trial"], row["run"]] = tokens
         write_row(self.plan.folder, row)
         self.rows.append(row)
         self.rows.sort(key=lambda r: (r["trial"], r["run"]))
@@ -379,7 +384,7 @@ class Night:
         found: list[Change] = []
         for change in self._changes_outside:
             with contextlib.suppress(ConfigError):
-                raw = {"kind": change.kind, "knob": change.knob, "evidence": f"proposed from outside: {change.evidence}"}
+                raw: dict[str, Any] = {"kind": change.kind, "knob": change.knob, "evidence": f"proposed from outside: {change.evidence}"}
                 wanted = {"value": change.now} if change.kind in ("fix", "drop") else {"values": change.now}
                 if isinstance(change.now, tuple) and change.was and not space.entry(change.knob).values:
                     wanted = {"low": change.now[0], "high": change.now[1]}

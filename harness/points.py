@@ -29,7 +29,7 @@ PRIOR = {**dict.fromkeys(METRICS, 0.0), **dict.fromkeys(SPEEDS, 0.10), "peak_mem
 PRIOR_RUNS = 3.0
 CLIP = 2.5
 WINSOR = 1.5  # standard deviations from the median beyond which a run counts as that far, among three or more
-KEPT = ("trial", "origin", "round", "proposer", "hit_rate", *Knobs.names())
+KEPT = ("trial", "origin", "round", "proposer", "hit_rate", "predicted_peak_gb", *Knobs.names())
 
 
 def points(df: pd.DataFrame) -> pd.DataFrame:

@@ -25,7 +25,7 @@ from .columns import NAMES, QUALITY, SCHEMA_VERSION
 from .constraints import judge_row
 from .guards import Watch, wait_until_quiet
 from .intervals import speed_interval
-from .known import quality_source, reference_figures, speed_to_beat, typical_s, wrong_answer
+from .known import quality_source, reference_figures, rival, typical_s, wrong_answer
 from .manifest import JUDGE, write_json
 from .plan import Plan
 from .points import noise, points
@@ -61,6 +61,7 @@ class Runner:
     interrupted: Callable[[], bool]
     note: Callable[[str], None]
     begun: Callable[[Job, int], None] = field(default=lambda job, pid: None)  # the child runs
+    tokens: dict[tuple[int, int], Sequence[float]] = field(default_factory=dict)  # (trial, run) -> times, ms
     _patient: bool = True
 
     def run(self, job: Job, rows: Sequence[Mapping[str, Any]]) -> tuple[Row, Sequence[float]]:
@@ -156,14 +157,23 @@ class Runner:
 
     def _stop(
         self, job: Job, rows: Sequence[Mapping[str, Any]], predicted: float, source: Mapping[str, Any] | None
-    ) -> dict[str, float] | None:
-        """What the child needs to stop a run that cannot enter the front any more."""
+    ) -> dict[str, Any] | None:
+        """What the child needs to stop a run that cannot enter the front any more: its rival's speed, token by token."""
         error = self.plan.config["protocol"]["stop_error"]
-        if not error or job.run or job.origin in ("reference", "anchor") or len(rows) < 8:
+        if not error or job.run or job.origin in ("reference", "anchor"):
             return None
         df = frame(rows)
-        beat = speed_to_beat(points(df), list(self.plan.objectives), predicted, source)
-        return None if beat is None else {"below_tok_s": beat, "error": error, "noise": noise(df)["decode_tok_s"]}
+        some = points(df)
+        trial = rival(some, list(self.plan.objectives), predicted, source)
+        run = next((r["run"] for r in rows if r["trial"] == trial and (trial, r["run"]) in self.tokens), None)
+        if trial is None or run is None:
+            return None
+        return {
+            "below_tok_s": float(some.loc[trial, "decode_tok_s_low"]),
+            "error": error,
+            "noise": float(noise(df).loc["decode_tok_s", "sd"]),
+            "rival_ms": [round(float(ms), 4) for ms in self.tokens[trial, run]],
+        }
 
     def _take_quality(self, row: Row, source: Mapping[str, Any]) -> None:
         row["quality_of"] = source["trial"]

@@ -6,7 +6,7 @@ It ends when its parent does: the parent holds the other end of its standard inp
 its high-water mark is the engine's and not the harness's.
 
 The request: `checkpoint`, `judge` (path), `knobs`, and `engine` (see `harness.seam`) or `command`. Optional: `protocol` (as
-`engine.Protocol`), `stop` {below_tok_s, error, noise} (see `harness.early`), `quality` {kl: bool, json_prompts: path or
+`engine.Protocol`), `stop` {below_tok_s, error, noise, rival_ms} (see `harness.early`; the rival's time of each token), `quality` {kl: bool, json_prompts: path or
 null}, and `beat`, a file that is touched when loading is done and then, at most every second, while the engine works. An
 engine that gives no sign of life never makes that file.
 
@@ -30,6 +30,8 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from engine import HeadraceError, Judge, Knobs, Measurement, Protocol, prepare_page_cache
 from engine.page_cache import cached_share, weight_files
@@ -152,7 +154,7 @@ def _with_quality(measurement: Measurement, loaded: Any, judge: Judge, request: 
     return dataclasses.replace(measurement, **{name: getattr(found, name) for name in names})
 
 
-def _early(stop: Mapping[str, float] | None, protocol: Protocol, loaded: Any, judge: Judge) -> Early | None:
+def _early(stop: Mapping[str, float] | None, protocol: Protocol, loaded: Any, judge: Judge) -> Callable[[Any], bool] | None:
     if not stop:
         return None
     total = protocol.timed_tokens
@@ -160,7 +162,13 @@ def _early(stop: Mapping[str, float] | None, protocol: Protocol, loaded: Any, ju
         if not hasattr(loaded, "continuation_tokens"):
             return None
         total = loaded.continuation_tokens(judge)
-    return Early(stop["below_tok_s"], stop["error"], total, stop.get("noise") or 0.0)
+    rule = Early(stop["below_tok_s"], stop["error"], total, stop.get("noise") or 0.0)
+    rival = np.asarray(stop.get("rival_ms") or (), float)
+    if len(rival) != total:
+        return None if len(rival) else rule
+    # Texts differ by more than settings do. Against the rival's times for the same tokens that falls out.
+    level = rival.mean() - rival
+    return lambda token_ms: rule(np.maximum(np.asarray(token_ms) + level[: len(token_ms)], 1e-3))
 
 
 class Beat:

@@ -60,7 +60,7 @@ def test_fate(study: Study, kind: str) -> None:
     assert row["status_reason"] in out
     trial = told[row["trial"]]
     assert trial.state == TrialState.COMPLETE
-    assert trial.constraints["infeasible"] > 0
+    assert trial.constraints["possible"] > 0
     before = df[(df["status"] == "ok") & (df["trial"] < row["trial"])]
     assert trial.values == [before["decode_tok_s"].min(), before["peak_memory_gb"].max(), before["perplexity"].max()]
 
@@ -70,7 +70,7 @@ def test_the_others_are_not_touched(study: Study) -> None:
     assert df["trial"].tolist() == list(range(4 + len(FATES)))
     fine = df[~df["read_threads"].isin(THREADS.values())]
     assert (fine["status"] == "ok").all()
-    assert all(told[n].constraints["infeasible"] < 0 for n in fine["trial"] if n in told)
+    assert all(told[n].constraints["possible"] < 0 for n in fine["trial"] if n in told)
 
 
 def test_what_cannot_fit_is_foreseen_and_not_run(place: Path, cli: Cli) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from engine import Knobs
 from harness.columns import NAMES
-from harness.known import quality_source, reference_figures, settings_of, speed_to_beat, tried, typical_s, wrong_answer
+from harness.known import quality_source, reference_figures, rival, settings_of, tried, typical_s, wrong_answer
 
 
 def row(trial: int, knobs: dict[str, Any], **values: Any) -> dict[str, Any]:
@@ -88,21 +88,21 @@ POINTS = pd.DataFrame(
 @pytest.mark.parametrize(
     ("predicted_gb", "perplexity", "expected"),
     [
-        (2.0, 17.0, 50.0),  # the least that a run had on top of the arithmetic is 0.1 GB
-        (1.8, 17.0, 30.0),
+        (2.0, 17.0, 0),  # the least that a run had on top of the arithmetic is 0.1 GB
+        (1.8, 17.0, 1),
         (1.0, 17.0, None),  # less memory than any has
-        (9.0, 25.0, 80.0),
+        (9.0, 25.0, 2),
         (9.0, 16.0, None),  # better than any
     ],
 )
-def test_the_speed_to_beat_is_that_of_those_no_worse_otherwise(
-    predicted_gb: float, perplexity: float, expected: float | None
+def test_the_rival_is_that_of_those_no_worse_otherwise(
+    predicted_gb: float, perplexity: float, expected: int | None
 ) -> None:
-    found = speed_to_beat(POINTS, ["decode_tok_s", "peak_memory_gb", "perplexity"], predicted_gb, {"perplexity": perplexity})
+    found = rival(POINTS, ["decode_tok_s", "peak_memory_gb", "perplexity"], predicted_gb, {"perplexity": perplexity})
     assert found == expected
 
 
-def test_no_speed_to_beat_where_an_objective_is_not_known_before() -> None:
-    assert speed_to_beat(POINTS, ["decode_tok_s", "perplexity"], 2.0, None) is None
-    assert speed_to_beat(POINTS, ["decode_tok_s", "bytes_per_token"], 2.0, {"perplexity": 17.0}) is None
-    assert speed_to_beat(POINTS.head(0), ["decode_tok_s", "perplexity"], 2.0, {"perplexity": 17.0}) is None
+def test_no_rival_where_an_objective_is_not_known_before() -> None:
+    assert rival(POINTS, ["decode_tok_s", "perplexity"], 2.0, None) is None
+    assert rival(POINTS, ["decode_tok_s", "bytes_per_token"], 2.0, {"perplexity": 17.0}) is None
+    assert rival(POINTS.head(0), ["decode_tok_s", "perplexity"], 2.0, {"perplexity": 17.0}) is None
