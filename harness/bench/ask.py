@@ -47,54 +47,63 @@ def run(args: argparse.Namespace) -> None:
     for head in ("trials", "sampler", "ask ms", "tell ms", f"share of {TRIAL_S:g} s", "open s"):
         table.add_column(head, justify="right")
     results = []
-    for count in sorted(args.at):
-        for name in ("tpe", *(["gp"] if has_torch() and count < GP_BELOW else [])):
-            figures = cost(name, count)
-            results.append({"sampler": name, "trials": count, **figures})
-            share = (figures["ask_ms"] + figures["tell_ms"]) / 1e3 / TRIAL_S
-            cells = (f"{figures[k]:.0f}" for k in ("ask_ms", "tell_ms"))
-            table.add_row(str(count), name, *cells, f"{share:.2%}", f"{figures['open_s']:.1f}")
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "study.db"
+        for count in sorted(args.at):
+            fill(path, count)
+            for name in ("tpe", *(["gp"] if has_torch() and count < GP_BELOW else [])):
+                figures = cost(path, name)
+                results.append({"sampler": name, "trials": count, **figures})
+                share = (figures["ask_ms"] + figures["tell_ms"]) / 1e3 / TRIAL_S
+                cells = (f"{figures[k]:.0f}" for k in ("ask_ms", "tell_ms"))
+                table.add_row(str(count), name, *cells, f"{share:.2%}", f"{figures['open_s']:.1f}")
     Console().print(table)
     if args.json:
         args.json.write_text(json.dumps(results, indent=1))
 
 
-def cost(name: str, count: int) -> dict[str, float]:
-    """Medians of asking and telling in a study of `count` trials, and what opening it took."""
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+def fill(path: Path, count: int) -> None:
+    """Have the study at `path` hold at least `count` trials: the missing ones are drawn at random and measured."""
+    _quiet()
+    space, rng, study = truth.space(), np.random.default_rng(0), _open(path)
+    distributions = space.distributions()
+    held = len(study.get_trials(deepcopy=False))
+    draws = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=held), directions=[*OBJECTIVES.values()])
+    for number in range(held, count):
+        params = draws.ask(distributions).params
+        figures = truth.measure(space.values(params), rng)
+        study.add_trial(create_trial(values=list(figures.values()), params=params, distributions=distributions,
+                                     constraints={"infeasible": -1.0}, user_attrs={"trial": number}))  # fmt: skip
+
+
+def cost(path: Path, name: str) -> dict[str, float]:
+    """Medians of asking and telling in the study at `path`, ms, and what opening it took, s. Adds a few trials."""
+    _quiet()
     space, rng = truth.space(), np.random.default_rng(0)
-    random = optuna.samplers.RandomSampler(seed=0)
-    draws = optuna.create_study(sampler=random, directions=[*OBJECTIVES.values()])
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "study.db"
-        filled = _open(path)
-        trials = []
-        for _ in range(count):
-            params = draws.ask(space.distributions()).params
-            figures = truth.measure(space.values(params), rng)
-            trials.append(create_trial(values=list(figures.values()), params=params, distributions=space.distributions(),
-                                       constraints={"infeasible": -1.0}, user_attrs={"trial": 1}))  # fmt: skip
-        filled.add_trials(trials)
+    begin = time.perf_counter()
+    study = _open(path)
+    count = len(study.get_trials(deepcopy=False))
+    open_s = time.perf_counter() - begin
+    ask_s, tell_s = [], []
+    for turn in range(TURNS + 1):
         begin = time.perf_counter()
-        study = _open(path)
-        study.get_trials(deepcopy=False)
-        open_s = time.perf_counter() - begin
-        ask_s, tell_s = [], []
-        for turn in range(TURNS + 1):
-            begin = time.perf_counter()
-            study.sampler, _ = sampler_for(name, {}, seed=seed_for(0, count + turn), space_flat=space.flat,
-                                           trials_so_far=count + turn, objectives=3, torch=has_torch())  # fmt: skip
-            trial = study.ask()
-            values = space.suggest(trial)
-            trial.set_user_attr("trial", count + turn)
-            asked = time.perf_counter()
-            trial.set_constraint("infeasible", -1.0)
-            study.tell(trial, list(truth.measure(values, rng).values()))
-            ask_s.append(asked - begin)
-            tell_s.append(time.perf_counter() - asked)
+        study.sampler, _ = sampler_for(name, {}, seed=seed_for(0, count + turn), space_flat=space.flat,
+                                       trials_so_far=count + turn, objectives=3, torch=has_torch())  # fmt: skip
+        trial = study.ask()
+        values = space.suggest(trial)
+        trial.set_user_attr("trial", count + turn)
+        asked = time.perf_counter()
+        trial.set_constraint("infeasible", -1.0)
+        study.tell(trial, list(truth.measure(values, rng).values()))
+        ask_s.append(asked - begin)
+        tell_s.append(time.perf_counter() - asked)
     ask_ms, tell_ms = (1e3 * statistics.median(s[1:]) for s in (ask_s, tell_s))  # the first one warms up
     return {"ask_ms": ask_ms, "tell_ms": tell_ms, "open_s": open_s}
+
+
+def _quiet() -> None:
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
 
 
 def _open(path: Path) -> optuna.Study:

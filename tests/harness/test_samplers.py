@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -107,8 +108,9 @@ def test_told_as_infeasible_few_trials_are_lost_and_told_as_failed_most() -> Non
     assert 0.2 < ours["share"][60] <= 1.01
 
 
-def test_the_benchmarks_run(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_benchmarks_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert bench.main(["samplers", "--samplers", "nobody"]) == 2
     assert capsys.readouterr().err == "error: --samplers nobody is unknown; choose one of: " + ", ".join(ARMS) + "\n"
-    figures = ask.cost("tpe", 20)
+    ask.fill(tmp_path / "study.db", 12)
+    figures = ask.cost(tmp_path / "study.db", "tpe")
     assert figures["ask_ms"] > 0 and figures["tell_ms"] > 0

@@ -164,7 +164,7 @@ def test_widening_stops_at_what_is_legal() -> None:
     assert base.widen("read_block_kib", "low", 2).entry("read_block_kib").values == (32, 64, 128)
     assert base.entry("cache_gb").ends() == (1, 9)
     for name, side, bounds in (("cold_bits", "high", None), ("cache_gb", "high", {"limit_gb": 9.0})):
-        with pytest.raises(ConfigError, match="nothing (beyond )?is legal"):
+        with pytest.raises(ConfigError, match=r"nothing (beyond )?is legal"):
             base.widen(name, side, 2, bounds)
 
 
