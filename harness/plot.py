@@ -85,7 +85,9 @@ def plot_night(df: pd.DataFrame, path: Path) -> Path | None:
         for start, wall in zip(hours[bad], rows.loc[bad, "wall_s"].fillna(0), strict=True):
             for ax in (top, low):
                 ax.axvspan(start, start + max(wall / 3600, 0.003 * hours.max()), color=RED, alpha=0.12, linewidth=0)
-        top.scatter(hours[~sentinel], rows.loc[~sentinel, "decode_tok_s"], s=10, color=FAINT, linewidths=0, label="other runs")
+        top.scatter(
+            hours[~sentinel], rows.loc[~sentinel, "decode_tok_s"], s=10, color=FAINT, linewidths=0, label="other runs"
+        )
         top.plot(hours[sentinel], rows.loc[sentinel, "decode_tok_s"], marker="o", markersize=4, color=INK, linewidth=1,
                  label="sentinel")  # fmt: skip
         top.plot([], [], color=RED, alpha=0.3, linewidth=6, label="suspect")

@@ -142,12 +142,18 @@ def _propose(sampler: str, rng: np.random.Generator, seed: int, objectives: Sequ
     def propose() -> tuple[np.ndarray, Tell]:
         trial = study.ask()
         x = np.array([trial.suggest_float(f"x{i}", 0, 1) for i in range(DIMENSIONS)])
-        return x, lambda seen: study.tell(trial, [seen[name] for name in objectives]) and None
+
+        def tell(seen: Figures) -> None:
+            study.tell(trial, [seen[name] for name in objectives])
+
+        return x, tell
 
     return propose
 
 
-def compare(truth: str, objectives: Sequence[str], noise: float, trials: int, seed: int, share: float, sampler: str) -> Figures:
+def compare(
+    truth: str, objectives: Sequence[str], noise: float, trials: int, seed: int, share: float, sampler: str
+) -> Figures:
     """One study before and after confirmation."""
     study = Study(truth, objectives, noise, trials, seed, sampler)
     single = study.rows
