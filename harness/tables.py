@@ -123,7 +123,7 @@ def _settings(rows: pd.DataFrame, names: Sequence[str]) -> Table:
 
 def trial_line(row: Mapping[str, Any], done: int, wanted: int, names: Sequence[str]) -> str:
     """One finished run in one line."""
-    again = f" run {row['run']} ({row['origin']})" if row.get("run") else ""
+    again = f" run {row['run']} ({row['origin']})" if (row.get("run") or 0) > 0 else ""
     head = f"{done:>{len(str(wanted))}}/{wanted} trial {row['trial']:<3} {row['status']:<10}"
     what = f"reference: {RESIDENT}" if row["origin"] == "reference" else setting(row, names)
     if row["status"] != "ok":

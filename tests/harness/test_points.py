@@ -65,7 +65,7 @@ def test_suspect_runs_are_left_out_and_their_trials_listed() -> None:
     assert found["suspect"].tolist() == [False, False, True, False]
     assert (found.loc[1, "decode_tok_s"], found.loc[2, "decode_tok_s"]) == (10, 22)
     assert 3 not in front(df).index
-    df.loc[4, ["suspect", "status"]] = "hot", "stopped"
+    df = df.assign(suspect=[None] * 4 + ["hot", None], status=["ok"] * 4 + ["stopped", "ok"])
     assert suspects(df) == [3, 4]
 
 
