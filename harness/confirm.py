@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 HOPELESS = 0.7  # a beaten point in more doubt than this is no plausible member
 SHARE = 0.1  # of the budget, the most that one sweep spends: what it shows decides the next
+BEGUN = 3.0  # times its worth counts a point whose fresh runs are begun and not yet `runs`: two are more than twice one
 TINY = 1e-12
 LEAST_WORTH = 0.002  # below it a run would decide nothing
 
@@ -71,6 +72,7 @@ def next_sweep(
     if not lacking.any() and np.mean(doubts) <= error:
         return []
     wanted = (worth > LEAST_WORTH) | lacking
+    worth = np.where((fresh > 0) & (fresh < runs), BEGUN, 1.0) * worth
     order = sorted(np.flatnonzero(wanted), key=lambda i: (-worth[i], i))[:left]
     trials = [int(some.index[i]) for i in order]
     return trials[::-1] if sweep % 2 else trials

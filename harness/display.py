@@ -15,11 +15,12 @@ from rich.text import Text
 
 from engine import Knobs
 
+from .columns import objectives_of
 from .front import front
 from .known import tried
 from .plan import Plan
 from .runner import Job
-from .tables import RESIDENT, frame, front_table, number, setting, trial_line
+from .tables import RESIDENT, SHORT, frame, front_table, number, setting, trial_line
 
 Row = dict[str, Any]
 
@@ -97,7 +98,7 @@ class Panel:
         parts: list[RenderableType] = [Text(headline(plan), overflow="ellipsis", no_wrap=True, style="bold"), bar]
         bad = {r["status"] for r in self._rows} - {"ok"}
         counts = "".join(f"   {sum(r['status'] == s for r in self._rows)} {s}" for s in sorted(bad))
-        parts.append(Text(f"best {self._best} tok/s   front {self._size}{counts}", no_wrap=True, overflow="ellipsis"))
+        parts.append(Text(f"best {self._best}   front {self._size}{counts}", no_wrap=True, overflow="ellipsis"))
         if self._job:
             parts.append(Text(self._now(self._job), no_wrap=True, overflow="ellipsis"))
         parts += [Text(f"note: {n}", style="italic") for n in self._notes]
@@ -108,7 +109,8 @@ class Panel:
         df = frame(self._rows)
         best = front(df)
         self._size = len(best)
-        self._best = number(best["decode_tok_s"].max(), 4) if len(best) else "-"
+        first = next(iter(objectives_of(df)))
+        self._best = f"{number(best[first].iloc[0], 4)} {SHORT[first]}" if len(best) else "-"
         room = max(3, self._console.height - 12)
         self._table = (
             front_table(df, self._console.width, most=room)

@@ -133,6 +133,8 @@ def shrunk(values: np.ndarray, se: np.ndarray, like: np.ndarray) -> tuple[np.nda
     a quadratic in the other objectives' logarithms, the scatter of true speeds about it found from the residuals, and each
     point between its own estimate and the quadratic by the weight of the two variances.
     """
+    if not len(values):
+        return values, se
     features = _quadratic(like)
     if len(values) < 3 * features.shape[1]:
         return values, se

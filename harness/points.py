@@ -82,7 +82,7 @@ def suspects(df: pd.DataFrame) -> list[int]:
 
 
 def suspect_runs(df: pd.DataFrame) -> pd.Series:
-    """Which rows are not to be trusted: marked so, or covered by a sentinel that drifted (`drift_since` to its own start)."""
+    """Which rows are not to be trusted: marked so, or covered by a sentinel that drifted (`drift_since` to its start)."""
     import pandas as pd
 
     bad = df["suspect"].notna() if "suspect" in df else pd.Series(False, df.index)

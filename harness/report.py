@@ -140,9 +140,10 @@ def health(df: pd.DataFrame) -> list[str]:
 
 
 def _time(seconds: float) -> str:
-    return (
-        f"{seconds / 3600:.1f} h" if seconds >= 3600 else f"{seconds / 60:.1f} min" if seconds >= 60 else f"{seconds:.0f} s"
-    )
+    for size, unit in ((3600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.0f} s"
 
 
 def _short(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""Rows and points as text: the front as a table, one run as a line. Widths follow the terminal; colour alone says nothing."""
+"""Rows and points as text: the front as a table, one run as a line. Widths follow the terminal; nothing by colour alone."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 from rich import box
-from rich.console import Group, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -28,7 +28,6 @@ SHORT = {
     "bytes_per_token": "bytes/token",
 }
 KNEE = "◆ knee"
-FIGURES_WIDTH = 68  # of the columns before the knobs, at most
 RESIDENT = "everything resident"
 
 
@@ -86,12 +85,23 @@ def front_table(df: pd.DataFrame, width: int, *, most: int | None = None, **rule
     """
     best, marked, objectives = front(df, **rules), knee(df, **rules), list(objectives_of(df))
     shown = best if most is None else best.head(most)
-    names = varying(best)
-    columns = names if width >= FIGURES_WIDTH + sum(len(n) + 1 for n in names) else []
+    lines, names = pd.concat([shown, reference(df)]), varying(best)
+    table = _table(lines, objectives, marked, names)
+    if wide := Console(width=1000).measure(table).maximum > width:
+        table = _table(lines, objectives, marked, [])
+    below = [Text(f"… and {len(best) - len(shown)} more", style="dim")] if len(shown) < len(best) else []
+    if most is not None:
+        return Group(table, *below) if below else table
+    said = [Text("? unconfirmed: fresh runs are missing, or a rival is too near", style="dim")]
+    settings: list[RenderableType] = [Text(), _settings(shown, names)] if wide else []
+    return Group(table, *(said if not best["confirmed"].all() else []), *settings)
+
+
+def _table(lines: pd.DataFrame, objectives: Sequence[str], marked: int | None, columns: Sequence[str]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
     for name in ("trial", *(SHORT[n] for n in objectives), "hit", "runs", "", *columns):
         table.add_column(name, justify="right" if name else "left", no_wrap=True)
-    for label, row in pd.concat([shown, reference(df)]).iterrows():
+    for label, row in lines.iterrows():
         is_reference = row["origin"] == "reference"
         sure = "" if is_reference or row["confirmed"] else " ?"
         tag = "reference" if is_reference else KNEE if label == marked else ""
@@ -99,12 +109,7 @@ def front_table(df: pd.DataFrame, width: int, *, most: int | None = None, **rule
         cells = [*figures, number(row["hit_rate"], 2), f"{row['runs']}{sure}", tag]
         style = "bold" if tag == KNEE else "dim" if is_reference else ""
         table.add_row(str(row["trial"]), *cells, *[_cell(row, n) for n in columns], style=style)
-    below = [Text(f"… and {len(best) - len(shown)} more", style="dim")] if len(shown) < len(best) else []
-    if most is not None:
-        return Group(table, *below) if below else table
-    said = [Text("? unconfirmed: fresh runs are missing, or a rival is too near", style="dim")]
-    parts = [table, *(said if not best["confirmed"].all() else [])]
-    return Group(*parts, *([] if columns else [Text(), _settings(shown, names)]))
+    return table
 
 
 def _settings(rows: pd.DataFrame, names: Sequence[str]) -> Table:
@@ -118,7 +123,7 @@ def _settings(rows: pd.DataFrame, names: Sequence[str]) -> Table:
 
 def trial_line(row: Mapping[str, Any], done: int, wanted: int, names: Sequence[str]) -> str:
     """One finished run in one line."""
-    again = f" run {row['run']} ({row['origin']})" if row.get("run") else ""
+    again = f" run {row['run']} ({row['origin']})" if (row.get("run") or 0) > 0 else ""
     head = f"{done:>{len(str(wanted))}}/{wanted} trial {row['trial']:<3} {row['status']:<10}"
     what = f"reference: {RESIDENT}" if row["origin"] == "reference" else setting(row, names)
     if row["status"] != "ok":

@@ -142,7 +142,11 @@ def _propose(sampler: str, rng: np.random.Generator, seed: int, objectives: Sequ
     def propose() -> tuple[np.ndarray, Tell]:
         trial = study.ask()
         x = np.array([trial.suggest_float(f"x{i}", 0, 1) for i in range(DIMENSIONS)])
-        return x, lambda seen: study.tell(trial, [seen[name] for name in objectives]) and None
+
+        def tell(seen: Figures) -> None:
+            study.tell(trial, [seen[name] for name in objectives])
+
+        return x, tell
 
     return propose
 
