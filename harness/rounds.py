@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 MIN_POINTS = 30  # below, and with fewer than SPARE points more than the model has terms, nothing is read
 SPARE = 15
-SHUFFLES = 400
+SHUFFLES = 200
 ERROR = 0.05  # of a family of tests on pure noise
 CHANCE = 0.99  # of shuffled columns explain less than what counts as chance
 NEGLIGIBLE = 0.01  # of an objective, as a standard deviation or over the last step: too little to matter
@@ -46,6 +46,8 @@ EXPLAINED = 0.5  # least share of each objective's variance to be explained befo
 TAIL = 1 / 3  # of a range that narrowing takes away at once
 GOOD = 0.25  # of the points that count as good: the best by how many layers of other points beat them
 DRAWS = 200  # of the bootstrap of a verdict
+UNKNOWN = 0.1  # standard deviation of a speed between runs, as a share, while nothing was measured twice
+SPEEDS = ("decode_tok_s", "prefill_tok_s", "ttft_ms")
 MOST = 4  # changes a round
 MOST_DROPPED = 2  # of them
 KINDS = ("widen", "narrow", "fix", "drop")
@@ -546,13 +548,15 @@ def _shown(value: Any) -> str:
 
 
 def verdict(before: pd.DataFrame, after: pd.DataFrame, objectives: Mapping[str, Direction], seed: int = 0) -> Verdict:
-    """Keep a round if its trials raised the front's hypervolume by more than twice the gain's noise.
+    """Keep a round if its trials raised the front's hypervolume by more than twice the gain's noise, the bias taken off.
 
     before, after: the rows at the round's start and at its end (all of them). Both fronts are computed from what is known
     at the end, so that a run that measures an old trial again is no gain. A trial with fresh runs (`run` above 0) counts by
-    those alone, for the first run is what it was chosen by; once any trial was confirmed, trials without do not count. The noise
-    is a bootstrap: each trial's objectives are drawn anew, log-normally, with the spread between runs of one trial (pooled
-    over all trials with several) or that of its speed's interval within the run, whichever is larger.
+    those alone, for the first run is what it was chosen by; once any trial was confirmed, trials without do not count.
+    The noise is a bootstrap: each trial's objectives are drawn anew, log-normally, with the spread between runs of one trial
+    (pooled over all trials with several; of speeds `UNKNOWN` if there are none) or that of its speed's interval within the
+    run, whichever is larger. More points reach higher by luck alone; by how much the draws gain more than the figures is
+    that bias, and is taken off.
     """
     centre, spread = _estimates(after, objectives)
     known = centre.index.isin(trusted(before, objectives)["trial"])
@@ -561,22 +565,22 @@ def verdict(before: pd.DataFrame, after: pd.DataFrame, objectives: Mapping[str, 
     if not known.any():
         return Verdict(True, 0.0, 0.0, 0.0, "the first points of the study")
     values = losses(centre, objectives)
-    old, new = np.flatnonzero(known), np.arange(len(values))
-    old, new = old[on_front(values[old])], new[on_front(values)]
-    worst = values[np.union1d(old, new)].max(0)
+    worst = values[on_front(values)].max(0)
     corner = worst + 0.1 * np.abs(worst)
 
     def volumes(sample: np.ndarray) -> tuple[float, float]:
-        low, high = (_volume(part[(part < corner).all(1)], corner) for part in (sample[old], sample[new]))
+        inside = [part[(part < corner).all(1)] for part in (sample[known], sample)]
+        low, high = (_volume(part[on_front(part)], corner) for part in inside)
         return low, high
 
     was, now = volumes(values)
     rng = np.random.default_rng(seed)
     drawn = (volumes(values * np.exp(spread * rng.standard_normal(values.shape))) for _ in range(DRAWS))
-    noise = float(np.std([high - low for low, high in drawn]))
-    gain = now - was
+    gains = [high - low for low, high in drawn]
+    noise = float(np.std(gains))
+    gain = now - was - max(float(np.mean(gains)) - (now - was), 0.0)
     kept = gain > 0 and gain > 2 * noise
-    what = f"hypervolume of the front {gain / was:+.1%}, noise {noise / was:.1%}" if was else f"hypervolume +{gain:.3g}"
+    what = f"hypervolume of the front {gain / was:+.1%}, noise {noise / was:.1%}" if was else f"hypervolume {gain:+.3g}"
     return Verdict(kept, was, now, noise, f"{what}: {'kept' if kept else 'discarded, for a gain must be twice its noise'}")
 
 
@@ -591,7 +595,8 @@ def _estimates(df: pd.DataFrame, objectives: Mapping[str, Direction]) -> tuple[p
     several = rows.groupby("trial")["trial"].transform("size") > 1
     left = (logs - logs.groupby(rows["trial"]).transform("mean"))[several]
     freedom = several.sum() - rows["trial"][several].nunique()
-    between = np.sqrt((left**2).sum().to_numpy() / freedom) if freedom else np.zeros(len(objectives))
+    unknown = np.array([UNKNOWN if name in SPEEDS else 0.0 for name in objectives])
+    between = np.sqrt((left**2).sum().to_numpy() / freedom) if freedom else unknown
     spread = np.tile(between, (len(centre), 1))
     if "decode_tok_s" in objectives:
         width = (fresh["decode_tok_s_high"] - fresh["decode_tok_s_low"]).astype(float) / 3.92 / fresh["decode_tok_s"]

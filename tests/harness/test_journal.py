@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 import yaml
@@ -13,6 +14,7 @@ from harness.rounds import applied, next_space, read, verdict
 from harness.space import Space, space_from_config
 
 
+@functools.cache
 def entry_of_a_round() -> tuple[str, Space]:
     first = [{**r, "row_id": f"a{r['trial']}", "wall_s": 60.0} for r in searched(1, streamed)]
     changes = next_space(read(frame(first), SPACE, OBJECTIVES), SPACE, LEGAL)
