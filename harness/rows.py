@@ -177,7 +177,7 @@ def set_damaged_aside(folder: Path) -> list[str]:
                 try:
                     _read(path, dataset)
                 except DamagedError:
-                    target = folder / "damaged" / (path.name if path == whole else f"{dataset}-{path.name}")
+                    target = folder / "damaged" / (f"tokens-{path.name}" if path.parent.name == "tokens" else path.name)
                     target.parent.mkdir(exist_ok=True)
                     os.replace(path, target)
                     lost = "its trial is measured again" if dataset == "trials" else "the times of its tokens are lost"
