@@ -4,8 +4,8 @@
 
 IN are folders of studies or .parquet files; OUT is a new folder (then the tokens come along, and `python -m harness.report
 OUT` reads it) or a new .parquet file. A row keeps its `row_id`, run and study. Where two sets use one trial number for
-different settings, the later set's trial gets a new number. Rows of different judges, models or objectives are refused, and so
-are different kinds of machine (processor, cores) unless --mixed-machines: their speeds are not comparable.
+different settings, the later set's trial gets a new number. Rows of different judges, models or objectives are refused,
+and so are different kinds of machine (processor, cores) unless --mixed-machines: their speeds are not comparable.
 """
 
 from __future__ import annotations
@@ -75,9 +75,8 @@ def _renumbered(sets: Sequence[pa.Table]) -> pa.Table:
         trials.update({row["row_id"]: number[row["trial"]] for row in rows})
         for name in ("trial", "quality_of"):
             values = [number.get(value, value) for value in table[name].to_pylist()]
-            table = table.set_column(
-                table.schema.get_field_index(name), table.schema.field(name), pa.array(values, pa.int64())
-            )
+            field = table.schema.field(name)
+            table = table.set_column(table.schema.get_field_index(name), field, pa.array(values, field.type))
         merged.append(table.filter(pa.array(fresh)))
     return pa.concat_tables(merged)
 

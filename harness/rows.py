@@ -46,6 +46,8 @@ TOKENS_SCHEMA = pa.schema(
 SCHEMAS = {"trials": SCHEMA, "tokens": TOKENS_SCHEMA}
 IDENTITY = ("row_id", "trial", "run", "round", "schema_version", "study", "machine", "started_at")
 REFRESH_ROWS = 500  # rewriting so many rows is cheap beside a trial
+LONGEST_BYTES = 8 << 20  # of a file that is replaced; then it begins anew
+MAGIC = b"PAR1"  # how a Parquet file begins
 ORPHAN_S = 60  # tokens without a row: older than this, their search has ended before it wrote the row
 
 
@@ -86,7 +88,7 @@ def refresh(folder: Path) -> None:
         known = _read(whole, "trials", IDENTITY) if whole.exists() else SCHEMA.empty_table()
         fresh = {p.name for p in _parts(folder, "trials")} - set(_held(known, "trials"))
         if fresh and len(fresh) * REFRESH_ROWS >= known.num_rows:
-            write_table(whole, _sorted(_load(folder, "trials", sparing=True)[0]))
+            write_table(whole, _sorted(_load(folder, "trials", sparing=True)[0]), replacing=True)
 
 
 def compact(folder: Path, *, keep_parts: bool = False) -> None:
@@ -97,11 +99,11 @@ def compact(folder: Path, *, keep_parts: bool = False) -> None:
     with _locked(folder):
         rows, parts = _load(folder, "trials")
         if parts:
-            write_table(folder / "trials.parquet", _sorted(rows))
+            write_table(folder / "trials.parquet", _sorted(rows), replacing=True)
         tokens, token_parts = _load(folder, "tokens")
         tokens = _owned(tokens, rows["row_id"])
         if token_parts and tokens.num_rows:
-            write_table(folder / "tokens.parquet", _sorted(tokens))
+            write_table(folder / "tokens.parquet", _sorted(tokens), replacing=True)
         if not keep_parts:
             young = _young_orphans(token_parts, rows["row_id"])
             try:
@@ -175,7 +177,7 @@ def set_damaged_aside(folder: Path) -> list[str]:
                 try:
                     _read(path, dataset)
                 except DamagedError:
-                    target = folder / "damaged" / (path.name if path == whole else f"{dataset}-{path.name}")
+                    target = folder / "damaged" / (f"tokens-{path.name}" if path.parent.name == "tokens" else path.name)
                     target.parent.mkdir(exist_ok=True)
                     os.replace(path, target)
                     lost = "its trial is measured again" if dataset == "trials" else "the times of its tokens are lost"
@@ -183,20 +185,35 @@ def set_damaged_aside(folder: Path) -> list[str]:
     return lines
 
 
-def write_table(path: Path, table: pa.Table) -> None:
-    """Write a Parquet file whole or not at all, and wait until the disk has it."""
+def write_table(path: Path, table: pa.Table, *, replacing: bool = False) -> None:
+    """Write a Parquet file whole or not at all, and wait until the disk has it.
+
+    Libraries open a file twice, for its footer and for its data. `replacing` keeps them right if it is replaced in between:
+    the new file has the old one's table at the same place and its own table after that, until `LONGEST_BYTES` are reached.
+    """
     tmp = path.with_name(f".{path.name}.tmp")
     try:
-        with open(tmp, "wb") as f:
-            pq.write_table(table, f)
-            f.flush()
-            os.fsync(f.fileno())
+        with pa.OSFile(str(tmp), "wb") as f, pq.ParquetWriter(f, table.schema) as writer:
+            if replacing and path.exists() and path.stat().st_size < LONGEST_BYTES:
+                f.write(_below(path))
+            writer.write_table(table)
+        with open(tmp, "rb+") as written:
+            os.fsync(written.fileno())
         os.replace(tmp, path)
         sync_folder(path.parent)
     except OSError as e:
         with contextlib.suppress(OSError):
             tmp.unlink()
         raise _unwritable(path, e) from e
+
+
+def _below(path: Path) -> bytes:
+    """What a file that replaces this one has between its own beginning and its table: zeros, then this one's table."""
+    first = pq.read_metadata(path).row_group(0).column(0)
+    start = first.dictionary_page_offset or first.data_page_offset
+    with open(path, "rb") as f:
+        f.seek(start)
+        return bytes(start - len(MAGIC)) + f.read()
 
 
 def _unwritable(path: Path, e: OSError) -> ResultsError:
@@ -347,14 +364,10 @@ def _young_orphans(parts: Sequence[Path], row_ids: pa.ChunkedArray) -> set[Path]
 def markdown() -> str:
     """The table of the tokens' columns in `results/README.md`."""
     lines = ["| column | type | unit | meaning |", "|---|---|---|---|"]
-    text = [{k.decode(): v.decode() for k, v in f.metadata.items()} for f in TOKENS_SCHEMA]
-    return "\n".join(
-        lines
-        + [
-            f"| `{f.name}` | {'str' if f.type == pa.string() else f.type} | {t['unit']} | {t['text']} |"
-            for f, t in zip(TOKENS_SCHEMA, text, strict=True)
-        ]
-    )
+    for f in TOKENS_SCHEMA:
+        kind = "str" if f.type == pa.string() else f.type
+        lines.append(f"| `{f.name}` | {kind} | {f.metadata[b'unit'].decode()} | {f.metadata[b'text'].decode()} |")
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -90,8 +90,8 @@ def test_damage_is_mended(place: Path, cli: Cli) -> None:
     part_path(folder, 2).write_bytes(whole[: len(whole) // 2])
     status, _, err = cli("budget.trials=3")
     assert (status, err.count("\n")) == (0, 1)
-    assert "part-000002.parquet is cut short or damaged: moved to" in err
-    assert (folder / "damaged" / "part-000002.parquet").exists()
+    assert "part-000002-00.parquet is cut short or damaged: moved to" in err
+    assert (folder / "damaged" / "part-000002-00.parquet").exists()
     columns = ["trial", "cache_gb", "expert_bits", "decode_tok_s", "perplexity"]
     pd.testing.assert_frame_equal(rows[columns], read_trials(folder)[columns])
 
