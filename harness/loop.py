@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import optuna
 import sqlalchemy
@@ -110,6 +110,7 @@ class Night:
 
     def __init__(self, plan: Plan, guards: Guards, watcher: Watcher, stop: Stop, log: logging.Logger) -> None:
         self.plan, self.guards, self.watcher, self.stop, self.log = plan, guards, watcher, stop, log
+        compact(plan.folder)
         self.rows: list[Row] = read_rows(plan.folder)
         self.complete = False  # the whole budget of trials is spent
         url = plan.config["storage"]["url"]

@@ -63,7 +63,7 @@ def settle(plan: Plan) -> None:
             raise ResultsError(
                 f"{plan.folder} holds another study: {'; '.join(found)}; undo that, or start another with study.name=OTHER"
             )
-    elif any((plan.folder / "trials").glob("*.parquet")):
+    elif any((plan.folder / "trials").glob("*.parquet")) or (plan.folder / "trials.parquet").exists():
         raise ResultsError(f"{plan.folder} has trials but no manifest.json; restore it, or choose study.name=OTHER")
     texts = [dataclasses.asdict(text) for text in plan.judge.texts]
     (plan.folder / JUDGE).write_text(yaml.safe_dump(texts, allow_unicode=True, sort_keys=False), encoding="utf-8")

@@ -217,7 +217,7 @@ class Runner:
         row.update(machine.identity())
         row.update(facts)
         if outcome.token_ms:
-            _, row["decode_tok_s_low"], row["decode_tok_s_high"] = speed_interval(outcome.token_ms)
+            row["decode_tok_s"], row["decode_tok_s_low"], row["decode_tok_s_high"] = speed_interval(outcome.token_ms)
         row.update(
             row_id=uuid.uuid4().hex,
             schema_version=SCHEMA_VERSION,
