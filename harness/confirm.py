@@ -5,7 +5,9 @@ fall? For every plausible member p (none beats it by estimates, or it is beaten 
 rival q, the estimates and the pooled noise give the probability that q is truly no worse and faster by more than `within`.
 Where it is near a half, a run of either is worth most: w = P (1 - P), shared between the two as one more run would reduce
 the variance of their difference. A trial's worth is the sum over its pairs: the rule of optimal computing budget allocation
-(Chen et al., 2000), one step ahead. Members that merely lack their `runs` fresh runs come after those.
+(Chen et al., 2000), one step ahead. Each p counts by doubt (1 - doubt)^3, its doubt being the probability that any rival
+beats it: points that few runs can settle come first, for a budget spread over all settles none. Members that merely
+lack their `runs` fresh runs come after those.
 
 Nothing is kept between sweeps: all follows from the rows, so that a resumed study goes on.
 """

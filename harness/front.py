@@ -8,8 +8,9 @@ Two notions of being beaten, for speed is noisy:
 
 - By estimates: another point is no worse in all objectives and better in one; memory that differs by less than its noise
   counts as equal.
-- In doubt: the probability, from the estimates and the pooled noise, that some other point is truly no worse in all and
-  faster by more than `within`. A member is confirmed when it has `runs` fresh runs and its doubt is at most `error`.
+- In doubt: the probability, from the estimates (`shrunk` towards what like points have) and the pooled noise, that some
+  other point is truly no worse in all and faster by more than `within`. A member is
+  confirmed when it has `runs` fresh runs and its doubt is at most `error`.
 
 The front holds the points that none beats by estimates: of these, once any was measured afresh, the least doubtful ones as
 long as their mean doubt, the share of false members to be expected, is at most `error`. The rest are undecided between near

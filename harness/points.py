@@ -160,11 +160,14 @@ def _estimates(used: pd.DataFrame, metric: str, sd: float) -> pd.DataFrame:
     if metric not in used:
         return pd.DataFrame({"estimate": np.nan, "se": np.nan}, used["trial"].unique())
     rows = used[used[metric].notna()]
-    out = rows.drop_duplicates("trial").set_index("trial")[[metric]].astype(float).set_axis(["estimate"], axis=1)
-    out["se"] = sd
-    for trial, values in _several(rows).groupby("trial")[metric]:
-        out.loc[trial] = _centre(values.to_numpy(float), sd), sd / np.sqrt(len(values))
-    return out
+    found = {t: (v, sd) for t, v in zip(rows["trial"][::-1], rows[metric][::-1].astype(float), strict=True)}  # the first run
+    several = _several(rows)
+    together: dict[int, list[float]] = {}
+    for trial, value in zip(several["trial"], several[metric].astype(float), strict=True):
+        together.setdefault(trial, []).append(value)
+    for trial, values in together.items():
+        found[trial] = _centre(np.array(values), sd), sd / np.sqrt(len(values))
+    return pd.DataFrame.from_dict(found, orient="index", columns=["estimate", "se"], dtype=float)
 
 
 def _centre(values: Any, sd: float) -> float:

@@ -109,10 +109,10 @@ def test_stable_when_all_are_confirmed() -> None:
 def test_confirmation_makes_the_front_truer(truth: str) -> None:
     objectives = ["decode_tok_s", "peak_memory_gb", "perplexity"]
     before, after = [], []
-    for seed in range(2):
-        study = Study(truth, objectives, 0.1, 80, seed, "random")
+    for seed in range(1):
+        study = Study(truth, objectives, 0.1, 60, seed, "random")
         before.append(study.true_share(plain_front(study.rows, objectives)))
-        assert 0 < study.confirm(40) <= 40
+        assert 0 < study.confirm(30) <= 30
         after.append(study.true_share(list(front(study.rows).index)))
         assert set(front(study.rows).index) <= set(candidates(study.rows).index)
     assert np.mean(after) >= max(0.9, np.mean(before))
