@@ -29,7 +29,7 @@ from .confirm import next_sweep
 from .front import front
 from .guards import check_disk, keep_awake, machine_lock
 from .journal import append, entry
-from .known import settings_of, tried
+from .known import settings_of, tried, typical_s
 from .ledger import mend
 from .log import close_log, open_log, streak
 from .manifest import locked, settle
@@ -204,8 +204,16 @@ class Night:
             yield Job(proposal, round=one.number)
         while True:
             self._ask_outside(one)
-            yield self._due(one) or Job(self._patiently(self._proposals.ask), round=one.number)
+            yield self._due(one) or Job(self._patiently(self._ask), round=one.number)
             self._refuse_hopeless_space()
+
+    def _ask(self) -> Proposal:
+        assert self._proposals is not None
+        before = self._proposals.sampler
+        proposal = self._proposals.ask(typical_s(self.known))
+        if self._proposals.sampler != before:
+            self._note(self._proposals.why)
+        return proposal
 
     def _due(self, one: Round) -> Job | None:
         """What is to be measured once more before a new setting is: a repeat, the sentinel, a suspect run."""
@@ -385,7 +393,8 @@ class Night:
         found: list[Change] = []
         for change in self._changes_outside:
             with contextlib.suppress(ConfigError):
-                raw: dict[str, Any] = {"kind": change.kind, "knob": change.knob, "evidence": f"proposed from outside: {change.evidence}"}
+                evidence = f"proposed from outside: {change.evidence}"
+                raw: dict[str, Any] = {"kind": change.kind, "knob": change.knob, "evidence": evidence}
                 wanted = {"value": change.now} if change.kind in ("fix", "drop") else {"values": change.now}
                 if isinstance(change.now, tuple) and change.was and not space.entry(change.knob).values:
                     wanted = {"low": change.now[0], "high": change.now[1]}

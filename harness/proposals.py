@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import math
 import sqlite3
+import time
 import warnings
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
@@ -83,6 +84,7 @@ class Proposals:
     ) -> None:
         self._search, self._space, self._dropped, self._owner = search, space, dropped, owner
         self._tried: dict[int, str] = {}
+        self._ask_share = 0.0  # what asking took last, as a share of a trial
         self.sampler = self.why = ""  # which sampler is in use, and why
         self._study = optuna.create_study(
             study_name=name, storage=storage, directions=[*search.objectives.values()], load_if_exists=True
@@ -109,8 +111,16 @@ class Proposals:
         self._study.enqueue_trial(dict(params), user_attrs=attributes)
         return True
 
-    def ask(self) -> Proposal:
-        """A new setting: anchors and offers first, then the sampler's. One that was tried is drawn anew a few times."""
+    def ask(self, trial_s: float | None = None) -> Proposal:
+        """A new setting: anchors and offers first, then the sampler's. One that was tried is drawn anew a few times.
+        `trial_s`, how long a trial takes, lets a sampler that asks for too long give way to a faster one."""
+        begin = time.perf_counter()
+        proposal = self._ask()
+        if trial_s and proposal.origin == "sampler":
+            self._ask_share = (time.perf_counter() - begin) / trial_s
+        return proposal
+
+    def _ask(self) -> Proposal:
         for attempt in range(TRIES):
             known = self._known()
             number = self._first + len(self.trials)
@@ -183,6 +193,7 @@ class Proposals:
             trials_so_far=count,
             objectives=len(s.objectives),
             torch=has_torch(),
+            ask_share=self._ask_share,
         )
         if not control:
             self.why, self.sampler = why, type(self._study.sampler).__name__.removesuffix("Sampler").lower()

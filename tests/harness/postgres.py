@@ -37,7 +37,8 @@ def postgres() -> Iterator[str]:
         port = s.getsockname()[1]
     data = folder / "data"
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    subprocess.run([where / "initdb", "-D", data, "-U", "headrace", "-A", "trust", "-N"], check=True, cwd=folder, **quiet, **who)
+    make = [where / "initdb", "-D", data, "-U", "headrace", "-A", "trust", "-N"]
+    subprocess.run(make, check=True, cwd=folder, **quiet, **who)
     options = ["-c", "fsync=off", "-c", "listen_addresses=127.0.0.1", "-k", str(folder), "-p", str(port)]
     server = subprocess.Popen([where / "postgres", "-D", data, *options], cwd=folder, **quiet, **who)
     try:

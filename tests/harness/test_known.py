@@ -95,9 +95,7 @@ POINTS = pd.DataFrame(
         (9.0, 16.0, None),  # better than any
     ],
 )
-def test_the_rival_is_that_of_those_no_worse_otherwise(
-    predicted_gb: float, perplexity: float, expected: int | None
-) -> None:
+def test_the_rival_is_that_of_those_no_worse_otherwise(predicted_gb: float, perplexity: float, expected: int | None) -> None:
     found = rival(POINTS, ["decode_tok_s", "peak_memory_gb", "perplexity"], predicted_gb, {"perplexity": perplexity})
     assert found == expected
 

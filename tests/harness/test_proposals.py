@@ -1,4 +1,4 @@
-"""What Optuna is asked and told: numbers, origins, constraints, rounds, offers from outside, and databases that are not there."""
+"""What Optuna is asked and told: numbers, origins, constraints, rounds, offers from outside, missing databases."""
 
 from __future__ import annotations
 
