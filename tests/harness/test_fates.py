@@ -67,7 +67,7 @@ def test_fate(study: Study, kind: str) -> None:
 
 def test_the_others_are_not_touched(study: Study) -> None:
     df, told, _ = study
-    assert df["trial"].tolist() == list(range(4 + len(FATES)))
+    assert df["trial"].tolist() == list(range(5 + len(FATES)))  # what the engine refused does not count
     fine = df[~df["read_threads"].isin(THREADS.values())]
     assert (fine["status"] == "ok").all()
     assert all(told[n].constraints["possible"] < 0 for n in fine["trial"] if n in told)
@@ -78,9 +78,11 @@ def test_what_cannot_fit_is_foreseen_and_not_run(place: Path, cli: Cli) -> None:
     status, out, _ = cli("budget.trials=3", *limits)
     assert status == 0
     df = read_trials(place / "results" / "demo")
-    assert df["origin"].tolist() == ["anchor"] * 3
-    assert df["trial"].tolist() == [1, 2, 3]
+    ran = df[df["status"] != "infeasible"]
+    assert len(ran) == 3
     assert "no reference: with everything resident it would take 0.1 GB, above the limit of 0.09 GB" in out
-    assert df["status"].tolist() == ["ok", "ok", "infeasible"]
-    assert "above the limit of 0.09 GB" in df["status_reason"][2]
-    assert len((place / "checkpoint" / "runs.log").read_text().splitlines()) == 2
+    assert (ran["status"] == "ok").all()
+    foreseen = df[df["status"] == "infeasible"]
+    assert len(foreseen) and foreseen["status_reason"].str.contains("above the limit of 0.09 GB").all()
+    assert foreseen["wall_s"].eq(0).all() and foreseen["saved_s"].notna().any()
+    assert len((place / "checkpoint" / "runs.log").read_text().splitlines()) == 3
