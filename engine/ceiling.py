@@ -34,7 +34,7 @@ from .profile import routing_profile
 from .protocol import Protocol
 
 FORMAT = 1  # raised when the file or what is in it changes its meaning
-MARGIN = 0.1  # of the misses, for what other widths change about the routing: with kimi_mini at most 0.02 less, often more
+MARGIN = 0.1  # of the misses, for what other widths change about the routing: with kimi_mini at most 0.04 less
 RESIDENT_BITS = 4  # below it kimi_mini routes otherwise altogether, with up to 0.7 fewer misses
 PAUSE_S = 1e-3  # most that passes between two tokens off the clock, in which reads of prefetch may go on
 
@@ -58,7 +58,7 @@ def ceiling_tok_s(
     profile = routing_profile(source) if needs_routing(knobs) else None
     banks = plan_banks(source, knobs, profile=profile)
     routing = _routing(routing_file(source, judge, protocol or Protocol()), source, judge, protocol or Protocol())
-    nbytes = sum(
+    nbytes: float = sum(
         routing.misses(bank.layer, tuple(bank.members.tolist()), bank.slots) * bank.form.expert_bytes for bank in banks
     )
     if knobs.lossy or knobs.prefill_chunk != Knobs.prefill_chunk:
