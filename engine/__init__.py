@@ -34,17 +34,23 @@ __all__ = [
     "Measurement",
     "Protocol",
     "ReadError",
+    "ceiling_tok_s",
     "footprint",
     "load",
     "prepare_page_cache",
 ]
 
 if TYPE_CHECKING:
+    from .ceiling import ceiling_tok_s
     from .engine import Engine, load
 
 
 def __getattr__(name: str) -> Any:
-    """Engine and load on first use: mlx-lm takes a second to import, and knobs, judges and sizes do not need it."""
+    """Engine, load and the ceiling on first use: mlx-lm takes a second to import; knobs, judges and sizes do not need it."""
+    if name == "ceiling_tok_s":
+        from . import ceiling
+
+        return ceiling.ceiling_tok_s
     if name in ("Engine", "load"):
         from . import engine
 

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from .errors import HeadraceError
-from .evict import NOBODY, DecayedFrequency, SlotTable
+from .evict import NOBODY, DecayedFrequency, SlotTable, belady_misses
 
 COLUMNS = ("token", "phase", "layer", "rank", "expert")
 
@@ -87,30 +87,11 @@ def hit_rate(trace: Trace, experts: int, slots: int, half_life: float, pinned_sh
 
 def belady_hit_rate(trace: Trace, slots: int) -> float:
     """The same with Belady's optimum: out goes the expert whose next use is farthest away."""
-    tokens, layers, _ = trace.experts.shape
-    hits = requests = 0
-    for layer in range(layers):
-        chosen = trace.experts[:, layer]
-        following = np.full(chosen.shape, np.iinfo(np.int64).max)
-        next_use: dict[int, int] = {}
-        for time in range(tokens - 1, -1, -1):
-            for rank, expert in enumerate(chosen[time].tolist()):
-                following[time, rank] = next_use.get(expert, tokens)
-                next_use[expert] = time
-        cached: dict[int, int] = {}  # expert -> its next use
-        for time, ids in enumerate(chosen.tolist()):
-            if ids[0] < 0:
-                continue
-            hit = [e in cached for e in ids]
-            if time >= trace.prefilled:
-                hits += sum(hit)
-                requests += len(ids)
-            for expert, there, then in zip(ids, hit, following[time].tolist(), strict=True):
-                if not there and len(cached) >= slots:
-                    out = max((e for e in cached if e not in ids), key=lambda e: cached[e])
-                    del cached[out]
-                cached[expert] = then
-    return hits / requests
+    misses = 0
+    for layer in range(trace.experts.shape[1]):
+        chosen = [ids if ids[0] >= 0 else [] for ids in trace.experts[:, layer].tolist()]
+        misses += sum(belady_misses(chosen, slots)[trace.prefilled :])
+    return 1 - misses / trace.experts[trace.prefilled :].size
 
 
 def overlap(trace: Trace) -> float:

@@ -26,6 +26,8 @@ What more it may have, each by itself:
 - `continuation_tokens(judge)` of what `load` returned: how many tokens there are to time if the protocol does not say.
 - `footprint(checkpoint, knobs)` beside `load`: an object with `architecture`, `fingerprint`, `one_token_gb`,
   `all_experts_gb` and `predicted_peak_gb`, so that what does not fit is foreseen. Without it nothing is.
+- `ceiling_tok_s(checkpoint, knobs, judge, protocol)` beside `load`: tokens/s that `decode_tok_s` is sure not to exceed, or
+  None, so that what is sure to be too slow is not run. Without it nothing is; a command has none.
 - errors: `KnobError` for a setting that is not possible, `CheckpointError` for a checkpoint that is not, `MemoryError`.
 
 Or a command, `engine.command="./measure --fast"`, in any language. It is started without a shell, once a run, with one JSON
@@ -50,7 +52,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from engine import HeadraceError, Knobs
+from engine import HeadraceError, Judge, Knobs, Protocol
 from engine.errors import first_line
 
 from . import ConfigError
@@ -71,16 +73,23 @@ class Foreseen:
 
 @dataclass(frozen=True)
 class PythonEngine:
-    """An engine in this process: `load(checkpoint, knobs)` and `footprint(checkpoint, knobs)`."""
+    """An engine in this process: `load(checkpoint, knobs)`, `footprint(checkpoint, knobs)` and
+    `ceiling_tok_s(checkpoint, knobs, judge, protocol)`."""
 
     load: Callable[[str | Path, Knobs], Any]
     footprint: Callable[[str | Path, Knobs], Any]
+    ceiling_tok_s: Callable[[str | Path, Knobs, Judge, Protocol], float | None]
 
 
 def nothing_foreseen(checkpoint: str | Path, knobs: Knobs | None = None) -> Foreseen:
     """The footprint of an engine that has none: its model is known by its checkpoint's path alone."""
     path = str(Path(checkpoint).expanduser().absolute())
     return Foreseen("unknown", hashlib.sha256(path.encode()).hexdigest()[:16])
+
+
+def no_ceiling(checkpoint: str | Path, knobs: Knobs, judge: Judge, protocol: Protocol) -> float | None:
+    """The ceiling of an engine that has none."""
+    return None
 
 
 def engine_at(name: str) -> PythonEngine:
@@ -97,11 +106,15 @@ def engine_at(name: str) -> PythonEngine:
         raise ConfigError(f"engine.module={name}: {module_name} has no {attribute}; name a class or an object in it")
     if not callable(getattr(found, "load", None)):
         raise ConfigError(f"engine.module={name} has no function load; see harness/seam.py for what an engine needs")
-    return PythonEngine(found.load, getattr(found, "footprint", nothing_foreseen))
+    return PythonEngine(
+        found.load, getattr(found, "footprint", nothing_foreseen), getattr(found, "ceiling_tok_s", no_ceiling)
+    )
 
 
 class CommandEngine:
     """An engine behind a command line, split into words as a shell would. Raises `ConfigError` if that cannot be."""
+
+    ceiling_tok_s = staticmethod(no_ceiling)
 
     def __init__(self, command: str) -> None:
         try:

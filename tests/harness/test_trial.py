@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from engine import HeadraceError, Judge, Knobs, Protocol, load
+from engine import HeadraceError, Judge, Knobs, Protocol, ceiling_tok_s, load
 from engine.json_share import JsonPrompts
 from engine.kept import keep
 from engine.quality import quality
@@ -81,6 +81,9 @@ def test_the_example_in_the_documentation_runs(tmp_path: Path, request_of: Calla
     foreseen = engine.footprint(tmp_path, Knobs())
     assert foreseen == nothing_foreseen(tmp_path) and foreseen.architecture == "unknown" and foreseen.one_token_gb == 0
     assert foreseen.fingerprint != nothing_foreseen(tmp_path / "other").fingerprint
+    for one in (engine, CommandEngine("measure")):
+        assert one.ceiling_tok_s(tmp_path, Knobs(), Judge(()), Protocol()) is None
+    assert engine_at("engine").ceiling_tok_s is ceiling_tok_s
 
 
 def test_a_run_is_stopped_when_it_is_too_slow(tmp_path: Path, request_of: Callable[..., dict[str, Any]]) -> None:
