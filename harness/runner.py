@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from engine import CheckpointError, Knobs
+from engine import CheckpointError, Knobs, Protocol
 
 from . import machine
 from .child import Interrupted, Outcome, run_child
@@ -73,8 +73,11 @@ class Runner:
         source = quality_source(rows, values) if job.proposal.trial or job.run else None
         facts: Row = {"started_at": datetime.now(UTC), "predicted_peak_gb": predicted, "attempt": min(attempt, MAX_STARTS)}
         tokens: Sequence[float] = ()
+        beaten = None if reason else self._beaten(job, rows, predicted, source)
         if reason:
             outcome = Outcome("infeasible", reason)
+        elif beaten:
+            outcome = Outcome("dominated", beaten)
         elif fell:
             outcome = Outcome("crash", "the machine went down while it ran")
         elif attempt > MAX_STARTS:
@@ -104,7 +107,6 @@ class Runner:
             raise Interrupted
         self._patient = quiet.reason is None
         facts = {**facts, "started_at": datetime.now(UTC)}
-        protocol = {k: config["protocol"][k] for k in ("warm_up_tokens", "timed_tokens", "page_cache")}
         request = {
             "trial": job.proposal.trial,
             "run": job.run,
@@ -115,7 +117,7 @@ class Runner:
             "checkpoint": str(plan.checkpoint),
             "judge": str(plan.folder / JUDGE),
             "knobs": job.proposal.values,
-            "protocol": {**protocol, "score": source is None},
+            "protocol": {**self._protocol(), "score": source is None},
             "quality": {"kl": plan.wants_kl, "json_prompts": plan.json_prompts} if source is None else None,
             "stop": stop,
             "beat": str(plan.folder / "beat"),
@@ -154,6 +156,30 @@ class Runner:
         end = time.monotonic() + seconds
         while (left := end - time.monotonic()) > 0 and not self.interrupted():
             time.sleep(min(left, 0.2))
+
+    def _beaten(
+        self, job: Job, rows: Sequence[Mapping[str, Any]], predicted: float, source: Mapping[str, Any] | None
+    ) -> str | None:
+        """Why a setting cannot enter the front, by arithmetic: reads held to a bandwidth bound its speed from above."""
+        if job.run or job.origin or job.proposal.origin in ("reference", "anchor"):
+            return None
+        some = points(frame(rows))
+        trial = rival(some, list(self.plan.objectives), predicted, source)
+        if trial is None:
+            return None
+        protocol = Protocol.from_mapping(self._protocol())
+        knobs = Knobs.from_mapping(job.proposal.values)
+        ceiling = self.plan.engine.ceiling_tok_s(self.plan.checkpoint, knobs, self.plan.judge, protocol)
+        speed = float(some.loc[trial, "decode_tok_s_low"])
+        if ceiling is None or ceiling >= speed:
+            return None
+        return (
+            f"at most {ceiling:.3g} tokens/s with ssd_gbps={knobs.ssd_gbps:g}; trial {trial} does {speed:.3g} with no more "
+            "memory and no worse quality"
+        )
+
+    def _protocol(self) -> dict[str, Any]:
+        return {k: self.plan.config["protocol"][k] for k in ("warm_up_tokens", "timed_tokens", "page_cache")}
 
     def _stop(
         self, job: Job, rows: Sequence[Mapping[str, Any]], predicted: float, source: Mapping[str, Any] | None
@@ -247,7 +273,7 @@ class Runner:
             device=config["device"]["name"],
             limit_gb=plan.limit_gb,
             engine=config["engine"]["command"] or config["engine"]["module"],
-            **{k: config["protocol"][k] for k in ("warm_up_tokens", "timed_tokens", "page_cache")},
+            **self._protocol(),
         )
         return row
 
