@@ -20,6 +20,7 @@ from .space import effective
 
 Row = Mapping[str, Any]
 NAME = "ledger.tsv"
+DEFAULTS = Knobs().as_dict()
 HEAD = ("row_id", "trial", "run", "round", "origin")
 UNITS = {
     "decode_tok_s": "tok/s", "prefill_tok_s": "tok/s prefill", "ttft_ms": "ms to the first token", "peak_memory_gb": "GB",
@@ -160,9 +161,9 @@ def _nearest(row: Row, front: Sequence[Row], before: Sequence[Row]) -> tuple[Row
 
 
 def _differing(a: Row, b: Row) -> list[str]:
-    """The knobs with an effect in one of the two that are not the same in both."""
-    left, right = _live(a), _live(b)
-    return [n for n in Knobs.names() if (n in left) != (n in right) or (n in left and left[n] != right[n])]
+    """The knobs with an effect in one of the two that are not the same in both; one without an effect is at its default."""
+    left, right = DEFAULTS | _live(a), DEFAULTS | _live(b)
+    return [n for n in Knobs.names() if left[n] != right[n]]
 
 
 def _live(row: Row) -> dict[str, Any]:

@@ -84,7 +84,7 @@ class Proposals:
     ) -> None:
         self._search, self._space, self._dropped, self._owner = search, space, dropped, owner
         self._tried: dict[int, str] = {}
-        self._ask_share = 0.0  # what asking took last, as a share of a trial
+        self._ask_share = 0.0  # the most that asking took, as a share of a trial
         self.sampler = self.why = ""  # which sampler is in use, and why
         self._study = optuna.create_study(
             study_name=name, storage=storage, directions=[*search.objectives.values()], load_if_exists=True
@@ -117,7 +117,7 @@ class Proposals:
         begin = time.perf_counter()
         proposal = self._ask()
         if trial_s and proposal.origin == "sampler":
-            self._ask_share = (time.perf_counter() - begin) / trial_s
+            self._ask_share = max(self._ask_share, (time.perf_counter() - begin) / trial_s)  # once is enough
         return proposal
 
     def _ask(self) -> Proposal:

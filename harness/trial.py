@@ -7,8 +7,8 @@ its high-water mark is the engine's and not the harness's.
 
 The request: `checkpoint`, `judge` (path), `knobs`, and `engine` (see `harness.seam`) or `command`. Optional: `protocol` (as
 `engine.Protocol`), `stop` {below_tok_s, error, noise, rival_ms} (see `harness.early`; the rival's time of each token),
-`quality` {kl: bool, json_prompts: path or null}, and `beat`, a file that is touched when loading is done and then, at most every second, while the engine works. An
-engine that gives no sign of life never makes that file.
+`quality` {kl: bool, json_prompts: path or null}, and `beat`, a file that is touched when loading is done and then, at most
+every second, while the engine works. An engine that gives no sign of life never makes that file.
 
 The result: `figures` (names of columns), `token_ms` (a list; null if the engine does not say), `ended_early`, `score_s` (the
 time after the last timed token, which quality took; null if the engine does not say when that was), `protocol`
