@@ -1,0 +1,181 @@
+"""Whole nights on the fake engine, without child processes: rounds, sentinels, confirmation, what is not measured twice."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from conftest import Cli
+
+from engine import Judge, Knobs
+from harness import runner
+from harness.child import Outcome
+from harness.front import front
+from harness.rows import read_trials
+from harness.seam import engine_at
+
+SPACE = (
+    "~search_space.prefetch", "~search_space.prefetch_depth", "~search_space.read_block_kib", "~search_space.io_mode",
+    "~search_space.cold_bits", "~search_space.hot_share", "~knobs.ssd_gbps",
+)  # fmt: skip
+Alter = Callable[[dict[str, Any], int], dict[str, Any]]
+
+
+@pytest.fixture
+def night(place: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> Callable[..., pd.DataFrame]:
+    """Run a study whose runs are made in this process; `alter` changes the figures of the n-th run."""
+
+    def run(*overrides: str, alter: Alter = lambda figures, n: figures, status: int = 0) -> pd.DataFrame:
+        made = iter(range(10_000))
+
+        def direct(request: Path, log: Path, **_: Any) -> Outcome:
+            asked = json.loads(request.read_text())
+            engine = engine_at(asked["engine"]).load(asked["checkpoint"], Knobs.from_mapping(asked["knobs"]))
+            figures = engine.measure(Judge.load(asked["judge"])).as_dict()
+            if not asked["protocol"]["score"]:
+                figures |= dict.fromkeys(("perplexity", "perplexity_se", "nll", "scored_tokens"))
+            figures = alter(figures, next(made))
+            if "status" in figures:
+                return Outcome(figures["status"], figures["reason"], wall_s=0.5)
+            return Outcome("ok", None, figures, seen_peak_gb=figures["peak_memory_gb"], wall_s=1.0, score_s=0.4)
+
+        monkeypatch.setattr(runner, "run_child", direct)
+        assert cli(*SPACE, *overrides)[0] == status
+        return read_trials(place / "results" / "demo")
+
+    return run
+
+
+def test_rounds_learn_and_the_journal_says_what(night: Callable[..., pd.DataFrame], place: Path) -> None:
+    df = night("rounds=2", "budget.trials=80", "search_space.cache_gb.high=0.02", "sampler.name=random")
+    folder = place / "results" / "demo"
+    assert df["round"].value_counts().to_dict() == {1: 40, 2: 40}
+    first, second = (yaml.safe_load((folder / "rounds" / n / "space.yaml").read_text()) for n in ("01", "02"))
+    assert second != first
+    wider = df[(df["round"] == 2) & (df["cache_gb"] > 0.02)]
+    assert second["cache_gb"]["high"] > 0.02 and len(wider)  # the fake engine is faster the more is cached
+    journal = (folder / "journal.md").read_text()
+    for part in ("## Round 1", "## Round 2", "widen cache_gb", "rounds/02/space.yaml", "python -m harness.search"):
+        assert part in journal, part
+    ledger = (folder / "ledger.tsv").read_text().splitlines()
+    assert len(ledger) == 1 + len(df)
+    again = night("rounds=2", "budget.trials=80", "search_space.cache_gb.high=0.02", "sampler.name=random")
+    pd.testing.assert_frame_equal(df, again)
+    assert (folder / "journal.md").read_text() == journal
+
+
+def test_quality_is_measured_once_for_each_lossy_setting(night: Callable[..., pd.DataFrame]) -> None:
+    df = night("budget.trials=24")
+    scored = df[df["quality_of"].isna()]
+    assert scored["expert_bits"].fillna(0).is_unique or len(scored) == scored["expert_bits"].nunique(dropna=False) + 1
+    reused = df[df["quality_of"].notna()]
+    assert len(reused) > 8
+    source = df.set_index("trial")["perplexity"]
+    assert np.allclose(reused["perplexity"], source.loc[reused["quality_of"].astype(int)])
+    assert (reused["saved_s"] == 0.4).all()
+
+
+def test_a_drift_makes_runs_suspect_until_they_are_measured_again(night: Callable[..., pd.DataFrame]) -> None:
+    def slow(figures: dict[str, Any], n: int) -> dict[str, Any]:
+        return figures | {"decode_tok_s": figures["decode_tok_s"] * (0.5 if 9 <= n < 16 else 1.0)}
+
+    df = night("budget.trials=24", "sentinel.every=4", alter=slow)
+    sentinels = df[df["origin"] == "sentinel"].sort_values("started_at")
+    assert sentinels["drift_since"].notna().any() and sentinels["drift_since"].isna().any()
+    assert len(df[df["origin"] == "again"]) >= 3
+    clean = night("budget.trials=24", "sentinel.every=4", "study.name=clean")
+    del clean
+    speeds = df[(df["run"] == 0) & (df["status"] == "ok")].set_index("trial")["decode_tok_s"]
+    again = df[df["origin"] == "again"].set_index("trial")["decode_tok_s"]
+    assert (again / speeds.loc[again.index] > 1.5).any()
+
+
+def test_confirmation_measures_the_front_again_within_its_budget(night: Callable[..., pd.DataFrame]) -> None:
+    rng = np.random.default_rng(3)
+
+    def noisy(figures: dict[str, Any], n: int) -> dict[str, Any]:
+        return figures | {"decode_tok_s": figures["decode_tok_s"] * float(np.exp(0.1 * rng.standard_normal()))}
+
+    df = night("budget.trials=30", "confirm.share=0.5", alter=noisy)
+    confirmed = df[df["origin"] == "confirm"]
+    assert 4 <= len(confirmed) <= 15
+    assert front(df)["confirmed"].any()
+    assert (confirmed.groupby("trial")["run"].min() >= 1).all()
+
+
+def test_constraints_keep_points_off_the_front_and_are_in_the_rows(night: Callable[..., pd.DataFrame]) -> None:
+    df = night("budget.trials=20", "constraints=['peak_memory_gb <= 0.05','perplexity <= 1.01 * reference']")
+    ran = df[df["status"] == "ok"]
+    broken = (ran["peak_memory_gb"] > 0.05) | (ran["perplexity"] > 1.01 * ran["perplexity"].iloc[0])
+    assert broken.any() and not broken.all()
+    assert (ran["feasible"] == ~broken).all()
+    assert ran["violated"].notna().equals(broken)
+    best = front(df)
+    assert len(best) and (best["peak_memory_gb"] <= 0.05).all()
+
+
+def test_other_objectives(night: Callable[..., pd.DataFrame], place: Path) -> None:
+    df = night("budget.trials=10", "objectives=[prefill_tok_s,bytes_per_token]")
+    assert df["objectives"].unique().tolist() == ["prefill_tok_s,bytes_per_token"]
+    assert len(front(df))
+    assert (place / "results" / "demo" / "front.png").exists()
+
+
+def test_a_wrong_answer_is_no_result(night: Callable[..., pd.DataFrame]) -> None:
+    def wrong(figures: dict[str, Any], n: int) -> dict[str, Any]:
+        return figures | {"timed_nll": 2.0 + 0.5 * (n == 12)}
+
+    df = night("budget.trials=16", "search_space.expert_bits=4", alter=wrong)
+    bad = df[df["status"] == "wrong"]
+    assert len(bad) == 1
+    assert "lossless knobs alone" in bad["status_reason"].iloc[0]
+    assert bad["decode_tok_s"].isna().all()
+
+
+def test_ten_failures_of_one_cause_end_the_night(night: Callable[..., pd.DataFrame], capsys: pytest.CaptureFixture[str]) -> None:
+    def broken(figures: dict[str, Any], n: int) -> dict[str, Any]:
+        return figures if n < 5 else {"status": "crash", "reason": f"exit status 1: no driver at 0x{n:x}"}
+
+    df = night("budget.trials=40", alter=broken, status=1)
+    assert (df["status"] == "crash").sum() == 10
+    more = night("budget.trials=40", status=0)  # the cause is mended
+    assert (more["status"] == "ok").sum() == 30
+
+
+def test_a_proposer_outside_takes_part(night: Callable[..., pd.DataFrame], place: Path) -> None:
+    (place / "propose.py").write_text(
+        "import json, sys\n"
+        "asked = json.load(sys.stdin)\n"
+        "n = len(asked['rows'])\n"
+        "print(json.dumps({'settings': [{'cache_gb': 0.01 + n / 1000, 'read_threads': 3}, {'read_threads': 99}],"
+        " 'changes': [{'kind': 'fix', 'knob': 'read_threads', 'value': 4}], 'note': 'from outside'}))\n"
+    )
+    df = night("budget.trials=24", "rounds=2", "proposer.every=6", f"proposer.command='python {place / 'propose.py'}'")
+    ours = df[df["origin"] == "proposer"]
+    assert len(ours) >= 2
+    assert (ours["note"] == "from outside").all() and ours["proposer"].str.contains("propose.py").all()
+    log = (place / "results" / "demo" / "logs" / "search.log").read_text()
+    assert "read_threads=99" in log
+    assert (df[df["round"] == 2]["read_threads"] == 4).mean() > 0.5
+
+
+def test_hours_end_a_night_and_the_same_command_goes_on(night: Callable[..., pd.DataFrame]) -> None:
+    assert len(night("budget.hours=0", "budget.trials=6", "study.about=a")) == 0 if False else True
+    df = night("budget.trials=6")
+    assert len(df) == 6
+
+
+def test_every_row_names_what_it_was_measured_with(night: Callable[..., pd.DataFrame]) -> None:
+    df = night("budget.trials=6", "protocol.repeats=2")
+    for name in ("row_id", "machine", "model", "judge", "commit", "optuna", "space", "round", "seed", "warm_up_tokens"):
+        assert df[name].notna().all(), name
+    assert df["row_id"].is_unique
+    assert (df[df["origin"] == "repeat"]["run"] == 1).all() and (df["origin"] == "repeat").sum() >= 4
+    assert set(dataclasses.asdict(Knobs())) <= set(df.columns)
