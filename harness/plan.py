@@ -83,6 +83,11 @@ class Plan:
         return "kl" in self.objectives or any(c.metric == "kl" for c in self.constraints)
 
     @property
+    def scored(self) -> bool:
+        """Whether an objective is of quality."""
+        return any(name in QUALITY for name in self.objectives)
+
+    @property
     def memory_bound_gb(self) -> float:
         """What a trial may take at most, by the machine and by the study's constraints."""
         bounds = [c.number for c in self.constraints if c.metric == "peak_memory_gb" and c.upper and not c.relative]

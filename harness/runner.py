@@ -52,6 +52,15 @@ class Job:
         return f"{self.proposal.trial:06d}-{self.run:02d}"
 
 
+@dataclass(frozen=True)
+class Rival:
+    """The point that a setting has to beat: its trial, the lower end of its speed, and the noise from run to run."""
+
+    trial: int
+    tok_s: float
+    noise: float
+
+
 @dataclass
 class Runner:
     """Measures the jobs of one study."""
@@ -73,7 +82,8 @@ class Runner:
         source = quality_source(rows, values) if job.proposal.trial or job.run else None
         facts: Row = {"started_at": datetime.now(UTC), "predicted_peak_gb": predicted, "attempt": min(attempt, MAX_STARTS)}
         tokens: Sequence[float] = ()
-        beaten = None if reason else self._beaten(job, rows, predicted, source)
+        to_beat = None if reason else self._rival(job, rows, predicted, source)
+        beaten = None if to_beat is None else self._beaten(job, to_beat)
         if reason:
             outcome = Outcome("infeasible", reason)
         elif beaten:
@@ -83,7 +93,7 @@ class Runner:
         elif attempt > MAX_STARTS:
             outcome = Outcome("crash", f"the search ended {MAX_STARTS} times while it ran; see logs/{self._log(job).name}")
         else:
-            stop = self._stop(job, rows, predicted, source)
+            stop = None if to_beat is None else self._stop(to_beat, rows)
             outcome, facts = self._measure(job, attempt, source, stop, facts)
             tokens = outcome.token_ms
         row = self._row(job, outcome, facts)
@@ -157,49 +167,44 @@ class Runner:
         while (left := end - time.monotonic()) > 0 and not self.interrupted():
             time.sleep(min(left, 0.2))
 
-    def _beaten(
+    def _rival(
         self, job: Job, rows: Sequence[Mapping[str, Any]], predicted: float, source: Mapping[str, Any] | None
-    ) -> str | None:
-        """Why a setting cannot enter the front, by arithmetic: reads held to a bandwidth bound its speed from above."""
-        if job.run or job.origin or job.proposal.origin in ("reference", "anchor"):
+    ) -> Rival | None:
+        """The point that a new setting must be faster than to enter the front."""
+        unknown = source is None and self.plan.scored
+        if job.run or unknown or job.proposal.origin in ("reference", "anchor"):
             return None
-        some = points(frame(rows))
+        df = frame(rows)
+        some = points(df)
         trial = rival(some, list(self.plan.objectives), predicted, source)
         if trial is None:
             return None
+        return Rival(trial, float(some.loc[trial, "decode_tok_s_low"]), float(noise(df).loc["decode_tok_s", "sd"]))
+
+    def _beaten(self, job: Job, to_beat: Rival) -> str | None:
+        """Why a setting cannot enter the front, by arithmetic: reads held to a bandwidth bound its speed from above."""
         protocol = Protocol.from_mapping(self._protocol())
         knobs = Knobs.from_mapping(job.proposal.values)
         ceiling = self.plan.engine.ceiling_tok_s(self.plan.checkpoint, knobs, self.plan.judge, protocol)
-        speed = float(some.loc[trial, "decode_tok_s_low"])
-        if ceiling is None or ceiling >= speed:
+        if ceiling is None or ceiling >= to_beat.tok_s:
             return None
         return (
-            f"at most {ceiling:.3g} tokens/s with ssd_gbps={knobs.ssd_gbps:g}; trial {trial} does {speed:.3g} with no more "
-            "memory and no worse quality"
+            f"at most {ceiling:.3g} tokens/s with ssd_gbps={knobs.ssd_gbps:g}; trial {to_beat.trial} does "
+            f"{to_beat.tok_s:.3g} with no more memory and no worse quality"
         )
 
     def _protocol(self) -> dict[str, Any]:
         return {k: self.plan.config["protocol"][k] for k in ("warm_up_tokens", "timed_tokens", "page_cache")}
 
-    def _stop(
-        self, job: Job, rows: Sequence[Mapping[str, Any]], predicted: float, source: Mapping[str, Any] | None
-    ) -> dict[str, Any] | None:
+    def _stop(self, to_beat: Rival, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
         """What the child needs to stop a run that cannot enter the front any more: its rival's speed, token by token."""
         error = self.plan.config["protocol"]["stop_error"]
-        if not error or job.run or job.origin in ("reference", "anchor"):
-            return None
-        df = frame(rows)
-        some = points(df)
-        trial = rival(some, list(self.plan.objectives), predicted, source)
+        trial = to_beat.trial
         run = next((r["run"] for r in rows if r["trial"] == trial and (trial, r["run"]) in self.tokens), None)
-        if trial is None or run is None:
+        if not error or run is None:
             return None
-        return {
-            "below_tok_s": float(some.loc[trial, "decode_tok_s_low"]),
-            "error": error,
-            "noise": float(noise(df).loc["decode_tok_s", "sd"]),
-            "rival_ms": [round(float(ms), 4) for ms in self.tokens[trial, run]],
-        }
+        times = [round(float(ms), 4) for ms in self.tokens[trial, run]]
+        return {"below_tok_s": to_beat.tok_s, "error": error, "noise": to_beat.noise, "rival_ms": times}
 
     def _take_quality(self, row: Row, source: Mapping[str, Any]) -> None:
         row["quality_of"] = source["trial"]
