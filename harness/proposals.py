@@ -135,7 +135,7 @@ class Proposals:
                     trial.set_user_attr("seed", seed)
                 trial.set_user_attr("owner", self._owner)
                 trial.set_user_attr("trial", self._first + trial.number)
-                return self._proposal(self._study.trials[trial.number])
+                return self._proposal(self.trials[trial.number])
             self._study.tell(trial, state=TrialState.FAIL)
         raise AssertionError("unreachable")
 
