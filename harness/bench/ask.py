@@ -73,6 +73,7 @@ def fill(folder: Path, count: int) -> list[dict[str, Any]]:
     """Put a study of `count` trials, drawn at random and measured, into `folder`; returns their rows."""
     space, rng, storage = truth.space(), np.random.default_rng(0), open_storage(folder)
     distributions = space.distributions()
+    texts = {name: distribution_to_json(distribution) for name, distribution in distributions.items()}
     study = optuna.create_study(study_name=NAME, storage=storage, directions=[*OBJECTIVES.values()])
     study.set_user_attr("first", 1)
     draws = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
@@ -86,7 +87,7 @@ def fill(folder: Path, count: int) -> list[dict[str, Any]]:
         trial = {"number": number, "study_id": study._study_id, "state": TrialState.COMPLETE}
         tables.setdefault(models.TrialModel, []).append({**of, **trial})
         tables.setdefault(models.TrialParamModel, []).extend(
-            {**of, "param_name": n, "param_value": d.to_internal_repr(params[n]), "distribution_json": distribution_to_json(d)}
+            {**of, "param_name": n, "param_value": d.to_internal_repr(params[n]), "distribution_json": texts[n]}
             for n, d in distributions.items()
         )
         tables.setdefault(models.TrialValueModel, []).extend(
