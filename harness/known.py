@@ -43,8 +43,9 @@ def quality_key(values: Row) -> str:
 
 def quality_source(rows: Sequence[Row], values: Row) -> Row | None:
     """The row whose run measured the quality of this setting; None if none has yet."""
-    key = quality_key(values)
+    key, knobs = quality_key(values), Knobs.from_mapping(values).as_dict()
     scored = (r for r in rows if r["status"] == "ok" and r["quality_of"] is None and r["perplexity"] is not None)
+    scored = (r for r in scored if all(r[name] == knobs[name] for name in LOSSY))  # much cheaper than a key
     return next((r for r in scored if quality_key(settings_of(r)) == key), None)
 
 

@@ -6,11 +6,15 @@ it again: `mend` before the search goes on, `append` after each row. A line is w
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from engine import Knobs
 
@@ -39,14 +43,10 @@ def ledger_line(row: Row, rows_before: Sequence[Row], objectives: Mapping[str, D
     The word is the row's status, of an ok row: infeasible (a constraint is broken), suspect, its origin if it measured a
     trial once more, else kept (on the front of the rows before and itself) or dominated.
     """
-    return _line(row, front_before(rows_before, objectives), rows_before, objectives)
-
-
-def _line(row: Row, front: Sequence[Row], rows_before: Sequence[Row], objectives: Mapping[str, Direction]) -> str:
-    cells = [row["row_id"], row["trial"], row["run"], row["round"], row["origin"], *(row[name] for name in objectives)]
-    word = _word(row, front, objectives)
-    sentence = _sentence(row, front, rows_before, objectives)
-    return "\t".join([*map(_cell, cells), word, " ".join(sentence.split())])
+    past = Past(objectives)
+    for before in rows_before:
+        past.add(before)
+    return past.line(row)
 
 
 def append(folder: Path, row: Row, rows_before: Sequence[Row], objectives: Mapping[str, Direction]) -> None:
@@ -66,11 +66,11 @@ def mend(folder: Path, rows: Sequence[Row], objectives: Mapping[str, Direction])
     if not old.startswith(header(objectives) + "\n"):
         whole = {}
     ordered = sorted(rows, key=_when)
-    lines, front = [header(objectives)], front_before([], objectives)
-    for i, row in enumerate(ordered):
+    lines, past = [header(objectives)], Past(objectives)
+    for row in ordered:
         kept = whole.get(str(row["row_id"]))
-        lines.append(kept.rstrip("\n") if kept else _line(row, front, ordered[:i], objectives))
-        front = _joined(front, row, objectives)
+        lines.append(kept.rstrip("\n") if kept else past.line(row))
+        past.add(row)
     new = "\n".join(lines) + "\n"
     if new != old:
         tmp = path.with_name(f".{NAME}.tmp")
@@ -82,96 +82,108 @@ def mend(folder: Path, rows: Sequence[Row], objectives: Mapping[str, Direction])
         sync_folder(folder)
 
 
-def front_before(rows: Sequence[Row], objectives: Mapping[str, Direction]) -> list[Row]:
-    """The rows on the front of `rows`: first runs that are ok, feasible and not suspect, without the reference."""
-    front: list[Row] = []
-    for row in rows:
-        front = _joined(front, row, objectives)
-    return front
+class Past:
+    """What a line needs of the rows before it: their front, each knob's values, each trial's first run."""
 
+    def __init__(self, objectives: Mapping[str, Direction]) -> None:
+        self._objectives = objectives
+        self._signs = np.array([-1.0 if direction == "maximize" else 1.0 for direction in objectives.values()])
+        self._front: list[tuple[Row, dict[str, Any]]] = []  # with the knobs that have an effect
+        self._losses = np.empty((0, len(objectives)))  # of the front
+        self._values: dict[str, list[float]] = {name: [] for name in Knobs.names()}  # sorted
+        self._first: dict[int, Row] = {}
 
-def _joined(front: list[Row], row: Row, objectives: Mapping[str, Direction]) -> list[Row]:
-    """The front after one more row."""
-    if not _counts(row, objectives) or any(_beats(f, row, objectives) for f in front):
-        return front
-    return [*(f for f in front if not _beats(row, f, objectives)), row]
+    def add(self, row: Row) -> None:
+        """Take in the next row. The front holds first runs that are ok, feasible and not suspect, without the reference."""
+        self._note_values(row)
+        if not row["run"]:
+            self._first.setdefault(row["trial"], row)
+        if not self._counts(row) or self._is_beaten(row):
+            return
+        loss = self._loss(row)
+        stays = ~((loss <= self._losses).all(1) & (loss < self._losses).any(1))
+        self._front = [*itertools.compress(self._front, stays), (row, _live(row))]
+        self._losses = np.vstack([self._losses[stays], loss])
 
+    def line(self, row: Row) -> str:
+        """The line of the row that comes next."""
+        cells = [row["row_id"], row["trial"], row["run"], row["round"], row["origin"], *(row[n] for n in self._objectives)]
+        return "\t".join([*map(_cell, cells), self._word(row), " ".join(self._sentence(row).split())])
 
-def _counts(row: Row, objectives: Mapping[str, Direction]) -> bool:
-    return (
-        row["status"] == "ok" and row["origin"] != "reference" and not row["run"] and not row["suspect"]
-        and row["feasible"] is not False and all(_is_figure(row[name]) for name in objectives)
-    )  # fmt: skip
+    def _counts(self, row: Row) -> bool:
+        return (
+            row["status"] == "ok" and row["origin"] != "reference" and not row["run"] and not row["suspect"]
+            and row["feasible"] is not False and all(_is_figure(row[name]) for name in self._objectives)
+        )  # fmt: skip
 
+    def _loss(self, row: Row) -> np.ndarray:
+        return np.array([row[name] for name in self._objectives], float) * self._signs
 
-def _beats(a: Row, b: Row, objectives: Mapping[str, Direction]) -> bool:
-    """Whether a is as good as b in all objectives and better in one."""
-    signs = [-1 if direction == "maximize" else 1 for direction in objectives.values()]
-    pairs = [(s * a[name], s * b[name]) for s, name in zip(signs, objectives, strict=True)]
-    return all(x <= y for x, y in pairs) and any(x < y for x, y in pairs)
+    def _is_beaten(self, row: Row) -> bool:
+        """Whether a point of the front is as good in all objectives and better in one."""
+        loss = self._loss(row)
+        return bool(((self._losses <= loss).all(1) & (self._losses < loss).any(1)).any())
 
+    def _word(self, row: Row) -> str:
+        if row["status"] != "ok":
+            return str(row["status"])
+        if row["feasible"] is False:
+            return "infeasible"
+        if row["suspect"]:
+            return "suspect"
+        if row["run"] or row["origin"] == "reference":
+            return str(row["origin"])
+        return "dominated" if self._is_beaten(row) else "kept"
 
-def _word(row: Row, front: Sequence[Row], objectives: Mapping[str, Direction]) -> str:
-    if row["status"] != "ok":
-        return str(row["status"])
-    if row["feasible"] is False:
-        return "infeasible"
-    if row["suspect"]:
-        return "suspect"
-    if row["run"] or row["origin"] == "reference":
-        return str(row["origin"])
-    return "dominated" if any(_beats(f, row, objectives) for f in front) else "kept"
+    def _sentence(self, row: Row) -> str:
+        if row["origin"] == "reference":
+            return "everything resident: what the others are compared with"
+        if row["run"]:
+            first = self._first.get(row["trial"])
+            if first is None:
+                return "measured once more"
+            return f"measured once more: {_came(row, first, self._objectives)} against run 0"
+        if not self._front:
+            return f"the first point: {_came(row, None, self._objectives)}"
+        live = _live(row)
+        self._note_values(row)
+        near, there = min(self._front, key=lambda point: self._distance(live, point[1]))
+        changes = [f"{n} {_value(there, n)} -> {_value(live, n)}" for n in _differing(live, there)]
+        what = ", ".join(changes) or "the same setting"
+        return f"vs trial {near['trial']}: {what}: {_came(row, near, self._objectives)}"
 
+    def _note_values(self, row: Row) -> None:
+        for name, values in self._values.items():
+            value = row[name]
+            if isinstance(value, int | float):
+                at = bisect_left(values, value)
+                if at == len(values) or values[at] != value:
+                    values.insert(at, value)
 
-def _sentence(row: Row, front: Sequence[Row], before: Sequence[Row], objectives: Mapping[str, Direction]) -> str:
-    if row["origin"] == "reference":
-        return "everything resident: what the others are compared with"
-    if row["run"]:
-        first = next((r for r in before if r["trial"] == row["trial"] and not r["run"]), None)
-        if first is None:
-            return "measured once more"
-        return f"measured once more: {_came(row, first, objectives)} against run 0"
-    if not front:
-        return f"the first point: {_came(row, None, objectives)}"
-    near, changed = _nearest(row, front, before)
-    what = ", ".join(f"{n} {_value(near, n)} -> {_value(row, n)}" for n in changed) or "the same setting"
-    return f"vs trial {near['trial']}: {what}: {_came(row, near, objectives)}"
-
-
-def _nearest(row: Row, front: Sequence[Row], before: Sequence[Row]) -> tuple[Row, list[str]]:
-    """The row of the front at the smallest distance, and the knobs in which it differs.
-
-    A knob counts by the difference of its values' ranks among all values tried, as a share; by 1 for words and unset.
-    """
-    names = Knobs.names()
-    tried = {n: sorted({v for r in (*before, row) if isinstance(v := r[n], int | float)}) for n in names}
-
-    def distance(other: Row) -> float:
+    def _distance(self, live: Mapping[str, Any], other: Mapping[str, Any]) -> float:
+        """A knob counts by the difference of its values' ranks among all tried, as a share; by 1 for words and unset."""
         total = 0.0
-        for n in _differing(row, other):
-            a, b = row[n], other[n]
-            if n in _live(row) and n in _live(other) and isinstance(a, int | float) and isinstance(b, int | float):
-                total += (abs(tried[n].index(a) - tried[n].index(b)) / (len(tried[n]) - 1)) ** 2
+        for n in _differing(live, other):
+            a, b, values = live.get(n), other.get(n), self._values[n]
+            if isinstance(a, int | float) and isinstance(b, int | float):
+                total += ((bisect_left(values, a) - bisect_left(values, b)) / (len(values) - 1)) ** 2
             else:
                 total += 1.0
         return total
 
-    near = min(front, key=distance)
-    return near, _differing(row, near)
 
-
-def _differing(a: Row, b: Row) -> list[str]:
+def _differing(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
     """The knobs with an effect in one of the two that are not the same in both; one without an effect is at its default."""
-    left, right = DEFAULTS | _live(a), DEFAULTS | _live(b)
+    left, right = DEFAULTS | dict(a), DEFAULTS | dict(b)
     return [n for n in Knobs.names() if left[n] != right[n]]
 
 
 def _live(row: Row) -> dict[str, Any]:
+    """The knobs of a row that have an effect."""
     return effective({n: row[n] for n in Knobs.names()})
 
 
-def _value(row: Row, name: str) -> str:
-    live = _live(row)
+def _value(live: Mapping[str, Any], name: str) -> str:
     return "idle" if name not in live else "unset" if live[name] is None else _number(live[name])
 
 

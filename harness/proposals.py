@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.trial import FrozenTrial, TrialState, create_trial
+from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from engine.errors import first_line
 
@@ -91,7 +91,7 @@ class Proposals:
         )
         self._adopt([row for row in rows if not row["run"]])
         self._enqueue(anchors)
-        self._sampler(control=False)
+        self._sampler(len(self.trials), control=False)
 
     def pending(self, rows: Sequence[Mapping[str, Any]]) -> list[Proposal]:
         """Accepted settings of ours that have no row: their search was killed, or their row was lost."""
@@ -105,7 +105,7 @@ class Proposals:
     def offer(self, values: Mapping[str, Any], proposer: str, note: str = "") -> bool:
         """Put a setting from outside before what the sampler has; False if it was tried. Raises `ConfigError`."""
         params = self._space.params(values)
-        if canonical(self._space.values(params)) in self._known():
+        if canonical(self._space.values(params)) in self._known(self.trials):
             return False
         attributes = {"origin": "proposer", "proposer": proposer, "note": note}
         self._study.enqueue_trial(dict(params), user_attrs=attributes)
@@ -122,10 +122,10 @@ class Proposals:
 
     def _ask(self) -> Proposal:
         for attempt in range(TRIES):
-            known = self._known()
-            number = self._first + len(self.trials)
-            control = is_random_control(number, self._search.random_every)
-            seed = self._sampler(control=control)
+            trials = self.trials
+            known = self._known(trials)
+            control = is_random_control(self._first + len(trials), self._search.random_every)
+            seed = self._sampler(len(trials), control=control)
             trial = self._study.ask()
             values = self._space.suggest(trial)
             if canonical(values) not in known or attempt == TRIES - 1:
@@ -135,7 +135,7 @@ class Proposals:
                     trial.set_user_attr("seed", seed)
                 trial.set_user_attr("owner", self._owner)
                 trial.set_user_attr("trial", self._first + trial.number)
-                return self._proposal(self._study.trials[trial.number])
+                return self._proposal(trial)
             self._study.tell(trial, state=TrialState.FAIL)
         raise AssertionError("unreachable")
 
@@ -144,7 +144,7 @@ class Proposals:
         trial = next((t for t in reversed(self._accepted()) if t.user_attrs["trial"] == row["trial"]), None)
         if row["run"] or trial is None or trial.state.is_finished():
             return  # the reference, or a row that was measured again: Optuna keeps what it was told first
-        told = optuna.trial.Trial(self._study, trial._trial_id)
+        told = Trial(self._study, trial._trial_id)
         for name, value in self._constraints(row, rows).items():
             told.set_constraint(name, value)
         if self._owner:
@@ -161,7 +161,7 @@ class Proposals:
         """The Optuna study itself."""
         return self._study
 
-    def _proposal(self, trial: FrozenTrial) -> Proposal:
+    def _proposal(self, trial: FrozenTrial | Trial) -> Proposal:
         a = trial.user_attrs
         values = self._space.values(trial.params)
         return Proposal(
@@ -171,18 +171,18 @@ class Proposals:
     def _accepted(self) -> list[FrozenTrial]:
         return [t for t in self.trials if "trial" in t.user_attrs and "carried" not in t.user_attrs]
 
-    def _known(self) -> set[str]:
+    def _known(self, trials: Sequence[FrozenTrial]) -> set[str]:
         """The settings that were accepted so far, also those that were carried here."""
-        for t in self.trials[len(self._tried) :]:
+        for t in trials[len(self._tried) :]:
             if t.state == TrialState.WAITING or (t.state == TrialState.RUNNING and "trial" not in t.user_attrs):
                 break
             self._tried[t.number] = canonical(self._space.values(t.params)) if "trial" in t.user_attrs else ""
-        rest = self.trials[len(self._tried) :]
+        rest = trials[len(self._tried) :]
         return {*self._tried.values(), *(canonical(self._space.values(t.params)) for t in rest if "trial" in t.user_attrs)}
 
-    def _sampler(self, *, control: bool) -> int:
+    def _sampler(self, count: int, *, control: bool) -> int:
         """Set the sampler, seeded by the number of trials, so that a resumed study goes on like an uninterrupted one."""
-        s, count = self._search, len(self.trials)
+        s = self._search
         seed = seed_for(s.seed, self._first + count)
         name, options = ("random", {}) if control else (s.sampler, dict(s.options or {}))
         self._study.sampler, why = sampler_for(
@@ -212,8 +212,10 @@ class Proposals:
             top = max((row["trial"] for row in rows), default=0)
             self._study.set_user_attr("first", top + 1 - len(self.trials))  # the number of its Optuna trial 0
         self._first = int(self._study.user_attrs["first"])
+        open_ones = {t.user_attrs["trial"] for t in self._accepted() if not t.state.is_finished()}
         for row in rows:
-            self.tell(row, rows)
+            if row["trial"] in open_ones:  # looking each one up in the storage takes long
+                self.tell(row, rows)
 
     def _carry(self, row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> None:
         """Add a measured setting, if this space holds it: what does not move here must be at the value it is held at."""
@@ -235,7 +237,7 @@ class Proposals:
 
     def _constraints(self, row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
         """Above 0 means violated. Every trial has them all: one without counts as feasible. What is not known is 0."""
-        reference = reference_figures(rows)
+        reference = reference_figures(rows) if self._search.constraints else {}
         told = {c.text: c.excess(row.get(c.metric), reference) or 0.0 for c in self._search.constraints}
         return {"possible": impossible(row, self._search.limit_gb), **told}
 

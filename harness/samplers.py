@@ -24,7 +24,6 @@ from . import ConfigError
 
 GP_BELOW = 250  # trials; from there on asking GP costs many seconds and TPE has caught up
 ASK_SHARE = 0.02  # of a trial, what asking may take
-MULTIVARIATE_BELOW = 100  # jointly modelled knobs are ahead in short studies, independent ones in long ones
 CLASSES: dict[str, type[BaseSampler]] = {
     name.removesuffix("Sampler").lower(): getattr(optuna.samplers, name)
     for name in optuna.samplers.__all__
@@ -63,7 +62,7 @@ def sampler_for(
     else:
         _check(name, key, objectives, torch)
         why = "by name" + ("" if key != "gp" or space_flat else "; it draws knobs with a condition at random")
-    given = {**_defaults(key, space_flat, trials_so_far), **_checked(key, options), "seed": seed}
+    given = {**_defaults(key), **_checked(key, options), "seed": seed}
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
@@ -115,10 +114,7 @@ def _check(name: str, key: str, objectives: int, torch: bool) -> None:
         raise ConfigError(f"sampler.name={name} needs torch and SciPy; {EXTRA}, or use auto")
 
 
-def _defaults(key: str, space_flat: bool, trials_so_far: int) -> dict[str, Any]:
-    if key == "tpe":
-        multivariate = trials_so_far < MULTIVARIATE_BELOW
-        return {"multivariate": multivariate, "group": multivariate and not space_flat}
+def _defaults(key: str) -> dict[str, Any]:
     if key in ("gp", "qmc"):
         return {"warn_independent_sampling": False}
     return {}

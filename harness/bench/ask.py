@@ -1,32 +1,40 @@
 """What asking and telling costs in the storage of a long study, as a share of a trial of 60 s.
 
-python -m harness.bench ask --at 100 1000 3000
+    python -m harness.bench ask --at 100 1000 3000
+
+Asked and told is as in the search: its `Proposals` on a SQLite file, with the rows of all trials. The trials before are put
+into the file at one go.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
-import sqlite3
 import statistics
 import tempfile
 import time
-import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import optuna
-from optuna.trial import create_trial
+import sqlalchemy
+from optuna.distributions import distribution_to_json
+from optuna.storages._rdb import models
+from optuna.trial import TrialState, create_trial
+
+from engine import Knobs
 
 from .. import ConfigError
-from ..columns import OBJECTIVES
-from ..samplers import GP_BELOW, has_torch, sampler_for, seed_for
+from ..columns import NAMES, OBJECTIVES
+from ..proposals import Proposals, Search, open_storage
+from ..samplers import has_torch
 from . import truth
 
 TRIAL_S, BAR = 60.0, 0.02
 TURNS = 5
+GP_UP_TO = 100  # trials: beyond, asking gp this often takes minutes
+NAME = "bench"
 
 
 def add(sub: Any) -> None:
@@ -47,12 +55,11 @@ def run(args: argparse.Namespace) -> None:
     for head in ("trials", "sampler", "ask ms", "tell ms", f"share of {TRIAL_S:g} s", "open s"):
         table.add_column(head, justify="right")
     results = []
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "study.db"
-        for count in sorted(args.at):
-            fill(path, count)
-            for name in ("tpe", *(["gp"] if has_torch() and count < GP_BELOW else [])):
-                figures = cost(path, name)
+    for count in sorted(args.at):
+        with tempfile.TemporaryDirectory() as folder:
+            rows = fill(Path(folder), count)
+            for name in ("tpe", *(["gp"] if has_torch() and count <= GP_UP_TO else [])):
+                figures = cost(Path(folder), rows, name)
                 results.append({"sampler": name, "trials": count, **figures})
                 share = (figures["ask_ms"] + figures["tell_ms"]) / 1e3 / TRIAL_S
                 cells = (f"{figures[k]:.0f}" for k in ("ask_ms", "tell_ms"))
@@ -62,52 +69,61 @@ def run(args: argparse.Namespace) -> None:
         args.json.write_text(json.dumps(results, indent=1))
 
 
-def fill(path: Path, count: int) -> None:
-    """Have the study at `path` hold at least `count` trials: the missing ones are drawn at random and measured."""
-    _quiet()
-    space, rng, study = truth.space(), np.random.default_rng(0), _open(path)
+def fill(folder: Path, count: int) -> list[dict[str, Any]]:
+    """Put a study of `count` trials, drawn at random and measured, into `folder`; returns their rows."""
+    space, rng, storage = truth.space(), np.random.default_rng(0), open_storage(folder)
     distributions = space.distributions()
-    held = len(study.get_trials(deepcopy=False))
-    draws = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=held), directions=[*OBJECTIVES.values()])
-    for number in range(held, count):
+    texts = {name: distribution_to_json(distribution) for name, distribution in distributions.items()}
+    study = optuna.create_study(study_name=NAME, storage=storage, directions=[*OBJECTIVES.values()])
+    study.set_user_attr("first", 1)
+    draws = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    feasible = create_trial(state=TrialState.FAIL, constraints={"possible": -1.0}).system_attrs
+    rows = []
+    tables: dict[Any, list[dict[str, Any]]] = {}
+    for number in range(count):
         params = draws.ask(distributions).params
-        figures = truth.measure(space.values(params), rng)
-        study.add_trial(create_trial(values=list(figures.values()), params=params, distributions=distributions,
-                                     constraints={"infeasible": -1.0}, user_attrs={"trial": number}))  # fmt: skip
+        rows.append(row_of(number + 1, space.values(params), "sampler", rng))
+        of = {"trial_id": number + 1}
+        trial = {"number": number, "study_id": study._study_id, "state": TrialState.COMPLETE}
+        tables.setdefault(models.TrialModel, []).append({**of, **trial})
+        tables.setdefault(models.TrialParamModel, []).extend(
+            {**of, "param_name": n, "param_value": d.to_internal_repr(params[n]), "distribution_json": texts[n]}
+            for n, d in distributions.items()
+        )
+        tables.setdefault(models.TrialValueModel, []).extend(
+            {**of, "objective": i, "value": rows[-1][n], "value_type": models.TrialValueModel.TrialValueType.FINITE}
+            for i, n in enumerate(OBJECTIVES)
+        )
+        attributes = {"trial": number + 1, "origin": "sampler", "proposer": "tpe", "owner": ""}
+        for model, said in ((models.TrialUserAttributeModel, attributes), (models.TrialSystemAttributeModel, feasible)):
+            tables.setdefault(model, []).extend({**of, "key": k, "value_json": json.dumps(v)} for k, v in said.items())
+    assert isinstance(storage, optuna.storages.RDBStorage)
+    with storage.engine.begin() as connection:
+        for model, lines in tables.items():
+            connection.execute(sqlalchemy.insert(model.__table__), lines)
+    return rows
 
 
-def cost(path: Path, name: str) -> dict[str, float]:
-    """Medians of asking and telling in the study at `path`, ms, and what opening it took, s. Adds a few trials."""
-    _quiet()
-    space, rng = truth.space(), np.random.default_rng(0)
-    begin = time.perf_counter()
-    study = _open(path)
-    count = len(study.get_trials(deepcopy=False))
+def row_of(trial: int, values: dict[str, Any], origin: str, rng: np.random.Generator) -> dict[str, Any]:
+    """A row as the search would have written it."""
+    figures = truth.measure(values, rng)
+    told = {"trial": trial, "run": 0, "origin": origin, "status": "ok", "seen_peak_gb": figures["peak_memory_gb"]}
+    return {**dict.fromkeys(NAMES), **Knobs.from_mapping(values).as_dict(), **figures, **told}
+
+
+def cost(folder: Path, rows: list[dict[str, Any]], name: str) -> dict[str, float]:
+    """Medians of asking and telling in the study in `folder`, ms, and what opening it took, s. Adds a few trials."""
+    rng, begin = np.random.default_rng(0), time.perf_counter()
+    proposals = Proposals(open_storage(folder), NAME, Search(OBJECTIVES, sampler=name), truth.space(), rows=rows)
     open_s = time.perf_counter() - begin
     ask_s, tell_s = [], []
-    for turn in range(TURNS + 1):
+    for _ in range(TURNS + 1):
         begin = time.perf_counter()
-        study.sampler, _ = sampler_for(name, {}, seed=seed_for(0, count + turn), space_flat=space.flat,
-                                       trials_so_far=count + turn, objectives=3, torch=has_torch())  # fmt: skip
-        trial = study.ask()
-        values = space.suggest(trial)
-        trial.set_user_attr("trial", count + turn)
-        asked = time.perf_counter()
-        trial.set_constraint("infeasible", -1.0)
-        study.tell(trial, list(truth.measure(values, rng).values()))
-        ask_s.append(asked - begin)
-        tell_s.append(time.perf_counter() - asked)
+        proposal = proposals.ask(TRIAL_S)
+        ask_s.append(time.perf_counter() - begin)
+        rows.append(row_of(proposal.trial, proposal.values, proposal.origin, rng))
+        begin = time.perf_counter()
+        proposals.tell(rows[-1], rows)
+        tell_s.append(time.perf_counter() - begin)
     ask_ms, tell_ms = (1e3 * statistics.median(s[1:]) for s in (ask_s, tell_s))  # the first one warms up
     return {"ask_ms": ask_ms, "tell_ms": tell_ms, "open_s": open_s}
-
-
-def _quiet() -> None:
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
-
-
-def _open(path: Path) -> optuna.Study:
-    with contextlib.closing(sqlite3.connect(path)) as connection:
-        connection.execute("PRAGMA journal_mode=WAL")
-    storage = optuna.storages.RDBStorage(f"sqlite:///{path}", engine_kwargs={"connect_args": {"timeout": 60}})
-    return optuna.create_study(study_name="bench", storage=storage, directions=[*OBJECTIVES.values()], load_if_exists=True)

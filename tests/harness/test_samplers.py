@@ -111,6 +111,7 @@ def test_told_as_infeasible_few_trials_are_lost_and_told_as_failed_most() -> Non
 def test_the_benchmarks_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert bench.main(["samplers", "--samplers", "nobody"]) == 2
     assert capsys.readouterr().err == "error: --samplers nobody is unknown; choose one of: " + ", ".join(ARMS) + "\n"
-    ask.fill(tmp_path / "study.db", 12)
-    figures = ask.cost(tmp_path / "study.db", "tpe")
+    rows = ask.fill(tmp_path, 12)
+    figures = ask.cost(tmp_path, rows, "tpe")
     assert figures["ask_ms"] > 0 and figures["tell_ms"] > 0
+    assert [row["trial"] for row in rows] == list(range(1, 13 + ask.TURNS + 1))
