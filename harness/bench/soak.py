@@ -31,6 +31,7 @@ from typing import Any
 import optuna
 import psutil
 import pyarrow.parquet as pq
+import yaml
 from optuna.trial import TrialState
 
 from engine import Knobs
@@ -43,7 +44,10 @@ from . import faulty
 
 DISK_MB = 64
 BLOCKS_KIB = (64, 256, 1024, 4096)
-DOCUMENTED = {"kill -9": {-signal.SIGKILL}, "full disk": {1, 2}, "SIGTERM": {130, -signal.SIGTERM}, "Ctrl-C": {130}, "Ctrl-C twice": {130}}
+DOCUMENTED = {  # exit statuses; SIGTERM while the report is drawn has the system's
+    **{"end": {0}, "kill -9": {-signal.SIGKILL}, "full disk": {2}, "SIGTERM": {130, -signal.SIGTERM}},
+    **{"Ctrl-C": {130}, "Ctrl-C twice": {130}},
+}
 PATIENCE_S = 60  # for a search that was told to end, or whose disk is full
 TIMEOUT_S, HANG_S, LIMIT_GB = 6.0, 1.5, 0.6
 STARTS_SPOIL = "the search ended 3 times while it ran"
@@ -77,10 +81,11 @@ class Soak:
         return deck
 
     def anchors(self) -> list[dict[str, Any]]:
-        """Settings with `least` faults of each status, in random order: what the sampler finds comes on top."""
-        wanted = Counter({status: self.least for status in faulty.FATES.values()} | {"oom": 2 * self.least})
+        """Settings with `least` faults of each kind (of three kinds of crash, together), in random order."""
+        ways = Counter(faulty.FATES.values())
+        ways["oom"] = 1  # a burst and a kill are two things
+        kinds = {kind: -(-self.least // ways[status]) for kind, status in faulty.FATES.items()}
         found = []
-        kinds = {kind: -(-wanted[s] // sum(v == s for v in faulty.FATES.values())) for kind, s in faulty.FATES.items()}
         while any(kinds.values()):
             values = {
                 "cache_gb": _four(self.rng.uniform(0.006, 0.04)), "evict_half_life": _four(self.rng.uniform(1, 256)),
@@ -94,37 +99,53 @@ class Soak:
         self.rng.shuffle(found)
         return found
 
-    def command(self, anchors: list[dict[str, Any]]) -> list[str]:
-        """The same command at each start."""
+    def study(self) -> None:
+        """Write the study, with a space of its own, where `command` finds it."""
         space = {
-            "cache_gb": "{type:float,low:0.002,high:0.04,log:true}", "evict_half_life": "{type:float,low:1,high:256,log:true}",
-            "read_block_kib": f"{{type:ordinal,values:{list(BLOCKS_KIB)}}}", "read_threads": "{type:int,low:1,high:16}",
-            "io_mode": "{type:choice,values:[buffered,direct]}",
-        }  # fmt: skip
-        gone = ("prefetch", "prefetch_depth", "expert_bits", "cold_bits", "hot_share")
-        some = ",".join("{" + ",".join(f"{k}:{v}" for k, v in a.items()) + "}" for a in anchors)
-        return [
-            sys.executable, "-m", "harness.search", "study.name=soak", "engine.module=harness.bench.faulty",
-            f"model.path={self.place / 'checkpoint'}", f"quality.text={self.place / 'judge.txt'}",
-            f"results_dir={self.folder.parent}", f"study.anchors=[{some}]", f"budget.trials={self.trials}",
-            f"budget.trial_timeout_s={TIMEOUT_S:g}", f"budget.hang_s={HANG_S:g}", f"device.memory_gb={LIMIT_GB:g}",
-            "device.usable_share=1", "sampler.name=tpe", "sentinel.every=16", "confirm.share=0.05", "guards.wait_s=0",
-            "guards.max_load=99", "guards.min_disk_gb=0", "protocol.timed_tokens=null",
-            *(f"search_space.{name}={entry}" for name, entry in space.items()), *(f"~search_space.{name}" for name in gone),
-        ]  # fmt: skip
+            "cache_gb": {"type": "float", "low": 0.002, "high": 0.04, "log": True},
+            "evict_half_life": {"type": "float", "low": 1, "high": 256, "log": True},
+            "read_block_kib": {"type": "ordinal", "values": list(BLOCKS_KIB)},
+            "read_threads": {"type": "int", "low": 1, "high": 16},
+            "io_mode": {"type": "choice", "values": ["buffered", "direct"]},
+        }
+        config = {
+            "defaults": [{"override /search_space": "soak"}],
+            "study": {"name": "soak", "anchors": self.anchors()},
+            "engine": {"module": "harness.bench.faulty"},
+            "model": {"name": "faulty", "path": str(self.place / "checkpoint")},
+            "quality": {"text": str(self.place / "judge.txt")},
+            "budget": {"trials": self.trials, "trial_timeout_s": TIMEOUT_S, "hang_s": HANG_S},
+            "device": {"memory_gb": LIMIT_GB, "usable_share": 1},
+            "sampler": {"name": "tpe"},
+            "sentinel": {"every": 16},
+            "confirm": {"share": 0.05},
+            "guards": {"wait_s": 0, "max_load": 99, "min_disk_gb": 0},
+        }
+        for path, head, content in (
+            ("study/soak.yaml", "# @package _global_\n", config), ("search_space/soak.yaml", "", space),
+        ):  # fmt: skip
+            file = self.place / "experiments" / path
+            file.parent.mkdir(parents=True)
+            file.write_text(head + yaml.safe_dump(content, sort_keys=False))
+
+    @property
+    def command(self) -> list[str]:
+        """The same at each start."""
+        given = ["--config-dir", str(self.place / "experiments"), "study=soak", f"results_dir={self.folder.parent}"]
+        return [sys.executable, "-m", "harness.search", *given]
 
     def runs(self) -> int:
         """Runs that began so far."""
         log = self.place / "checkpoint" / "runs.log"
         return log.read_bytes().count(b"\n") if log.exists() else 0
 
-    def search(self, command: list[str], event: str | None, after_runs: int) -> None:
+    def search(self, event: str | None, after_runs: int) -> None:
         """Start the search; after so many runs more, and a moment, let `event` befall it. Without one it goes to its end."""
         path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
         env = {**os.environ, "PYTHONPATH": path, "XDG_CACHE_HOME": str(self.place / "cache")}
         begun = self.runs()
         with open(self.place / "stderr", "w+") as err:
-            process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=err, env=env)
+            process = subprocess.Popen(self.command, stdout=subprocess.DEVNULL, stderr=err, env=env)
             try:
                 if event is None:
                     process.wait()
@@ -161,7 +182,7 @@ class Soak:
     def full(self, process: subprocess.Popen[bytes]) -> Iterator[None]:
         """A disk on which no byte is left."""
         if not self.mounted:
-            resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))  # type: ignore[attr-defined]
+            resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
             yield
             return
         ballast = self.folder.parent / "ballast"
@@ -178,59 +199,73 @@ class Soak:
         rows = read_rows(self.folder)
         first = {r["trial"]: r for r in rows if not r["run"]}
         storage = f"sqlite:///{self.folder / 'study.db'}"
-        study = optuna.load_study(study_name="soak", storage=storage)
-        told = study.get_trials(deepcopy=False)
+        told = optuna.load_study(study_name="soak", storage=storage).get_trials(deepcopy=False)
         accepted = [t for t in told if "trial" in t.user_attrs]
         numbers = Counter(t.user_attrs["trial"] for t in accepted)
         yield "trial numbers are unique", _some(n for n, count in numbers.items() if count > 1)
         yield "every accepted trial has its row", _some(numbers.keys() - first.keys())
         reference = {t for t, r in first.items() if r["origin"] == "reference"}
         yield "every row has its trial in the storage", _some(first.keys() - numbers.keys() - reference)
-        yield "no trial is left running or waiting", _some(
-            t.number for t in told if t.state in (TrialState.RUNNING, TrialState.WAITING)
+        yield (
+            "no trial is left running or waiting",
+            _some(t.number for t in told if t.state in (TrialState.RUNNING, TrialState.WAITING)),
         )
-        names = list(study.directions) and rows[0]["objectives"].split(",")
-        yield "told values are the rows'", _some(
-            t.user_attrs["trial"]
-            for t in accepted
-            if (row := first.get(t.user_attrs["trial"])) and row["status"] == "ok" and t.values != [row[n] for n in names]
+        names = str(rows[0]["objectives"]).split(",")
+        yield (
+            "told values are the rows'",
+            _some(
+                t.user_attrs["trial"]
+                for t in accepted
+                if (row := first.get(t.user_attrs["trial"]))
+                and row["status"] == "ok"
+                and t.values != [row[n] for n in names]
+            ),
         )
-        yield "what did not run well is told as infeasible, never as failed", _some(
-            t.user_attrs["trial"]
-            for t in accepted
-            if t.state != TrialState.COMPLETE
-            or (t.constraints["possible"] > 0) == (first[t.user_attrs["trial"]]["status"] in ("ok", "stopped", "dominated"))
+        yield (
+            "what did not run well is told as infeasible, never as failed",
+            _some(
+                t.user_attrs["trial"]
+                for t in accepted
+                if t.state != TrialState.COMPLETE
+                or (t.constraints["possible"] > 0)
+                == (first[t.user_attrs["trial"]]["status"] in ("ok", "stopped", "dominated"))
+            ),
         )
         doubled = Counter(r["row_id"] for r in rows) + Counter((r["trial"], r["run"]) for r in rows)
         yield "no row is doubled", _some(key for key, count in doubled.items() if count > 1)
         runs = {(r["trial"], r["run"]) for r in rows}
         yield "no run is missing before a later one", _some((t, n) for t, n in runs if n and (t, n - 1) not in runs)
         yield "the budget is spent, exactly", "" if tried(rows) == self.trials else f"{tried(rows)} settings were run"
-        yield "each run ended as its fault says", _some(
-            (r["trial"], r["run"], fate(r), r["status"], r["status_reason"]) for r in rows if not as_injected(r)
+        yield (
+            "each run ended as its fault says",
+            _some((r["trial"], r["run"], fate(r), r["status"], r["status_reason"]) for r in rows if not as_injected(r)),
         )
         seen = Counter(fate(r) for r in rows)
         lacking = [k for k in faulty.FATES.values() if sum(seen[f] for f, s in faulty.FATES.items() if s == k) < self.least]
         yield f"at least {self.least} of each fault", _some(lacking)
         befell = Counter(event for event, _, _ in self.ends)
-        yield f"at least {self.least} of kill -9 and full disk", _some(
-            e for e in ("kill -9", "full disk") if befell[e] < self.least
+        yield (
+            f"at least {self.least} of kill -9 and full disk",
+            _some(e for e in ("kill -9", "full disk") if befell[e] < self.least),
         )
         whole = pq.read_table(self.folder / "trials.parquet", columns=["row_id"])["row_id"].to_pylist()
-        yield "trials.parquet holds all rows, each once", "" if sorted(whole) == sorted(r["row_id"] for r in rows) else (
-            f"{len(whole)} of {len(rows)}"
+        yield (
+            "trials.parquet holds all rows, each once",
+            "" if sorted(whole) == sorted(r["row_id"] for r in rows) else (f"{len(whole)} of {len(rows)}"),
         )
         tokens = read_tokens(self.folder).groupby("row_id").size().to_dict()
         timed = {r["row_id"]: r["decode_tokens"] for r in rows if r["status"] in ("ok", "stopped")}
-        yield "each run that was timed has its tokens", _some(
-            r for r in timed.keys() | tokens.keys() if tokens.get(r) != timed.get(r)
+        yield (
+            "each run that was timed has its tokens",
+            _some(r for r in timed.keys() | tokens.keys() if tokens.get(r) != timed.get(r)),
         )
         files = [self.folder / "tokens.parquet", *(self.folder / "tokens").glob("part-*")]
         owners = {i for p in files for i in pq.read_table(p, columns=["row_id"])["row_id"].to_pylist()}
         yield "no token without its row", _some(owners - {r["row_id"] for r in rows})
         lines = [line.split("\t")[0] for line in (self.folder / "ledger.tsv").read_text().splitlines()[1:]]
-        yield "the ledger has a line for each row", "" if sorted(lines) == sorted(r["row_id"] for r in rows) else (
-            f"{len(lines)} lines, {len(rows)} rows"
+        yield (
+            "the ledger has a line for each row",
+            "" if sorted(lines) == sorted(r["row_id"] for r in rows) else (f"{len(lines)} lines, {len(rows)} rows"),
         )
         yield "the journal is written, once", _once("round 1", (self.folder / "journal.md").read_text().lower())
         yield "nothing is in the crash journal", "running.json" if (self.folder / "running.json").exists() else ""
@@ -238,13 +273,13 @@ class Soak:
         yield "state.json says finished", "" if phase == "finished" else str(phase)
         damaged = [p.name for p in self.folder.rglob("damaged*")]
         yield "nothing was found damaged", _some(damaged)
-        yield "exit statuses are as documented", _some(
-            (event, code, err.strip()[-200:])
-            for event, code, err in self.ends
-            if code not in DOCUMENTED.get(event, {0})
+        yield (
+            "exit statuses are as documented",
+            _some((event, code, err.strip()[-200:]) for event, code, err in self.ends if code not in DOCUMENTED[event]),
         )
-        yield "errors are one line", _some(
-            (event, err.strip()[-300:]) for event, _, err in self.ends if "Traceback" in err or err.count("\n") > 3
+        yield (
+            "errors are one line",
+            _some((event, err.strip()[-300:]) for event, _, err in self.ends if "Traceback" in err or err.count("\n") > 3),
         )
         yield "no process is left, no zombie", _some(leftovers(self.place))
 
@@ -309,15 +344,18 @@ def soak(trials: int, place: Path, seed: int) -> tuple[Soak, list[tuple[str, str
     (place / "judge.txt").write_text("The miller opens the headrace and the wheel begins to turn. " * 20)
     with disk(place / "disk") as mounted:
         one = Soak(place, trials, random.Random(seed), mounted)
-        print(f"{trials} trials in {place}; full disk: {f'a tmpfs of {DISK_MB} MB' if mounted else 'RLIMIT_FSIZE'}", flush=True)
-        command, events, begin = one.command(one.anchors()), one.events(), time.monotonic()
+        how = f"a tmpfs of {DISK_MB} MB" if mounted else "RLIMIT_FSIZE"
+        print(f"{trials} trials in {place}; full disk: {how}", flush=True)
+        one.study()
+        events, begin = one.events(), time.monotonic()
         pace = trials / len(events)
         for event in events:
             least = event not in ("kill -9", "full disk")  # Python's own start is not ours to judge
-            one.search(command, event, max(least, int(one.rng.uniform(0, 1.7 * pace))))
+            one.search(event, max(least, int(one.rng.uniform(0, 1.7 * pace))))
             name, code, err = one.ends[-1]
-            print(f"{time.monotonic() - begin:6.0f} s  {one.runs():4} runs  {name:12} {code:4}  {err.strip()[-150:]}", flush=True)
-        one.search(command, None, 0)
+            took = time.monotonic() - begin
+            print(f"{took:6.0f} s  {one.runs():4} runs  {name:12} {code:4}  {err.strip()[-150:]}", flush=True)
+        one.search(None, 0)
         found = list(one.checks())
         print(*table(one), sep="\n")
     return one, found
@@ -341,7 +379,7 @@ def table(one: Soak) -> Iterator[str]:
 def add(sub: Any) -> None:
     parser = sub.add_parser("soak", help="a night of faults, after which every trial must be accounted for")
     parser.add_argument("--trials", type=int, default=300, help="settings to try (default: 300)")
-    parser.add_argument("--results", metavar="DIR", help="where to work: a folder that is not there yet (default: temporary)")
+    parser.add_argument("--results", metavar="DIR", help="where to work, a new folder (default: temporary)")
     parser.add_argument("--seed", type=int, default=0, help="of faults and moments (default: 0)")
     parser.set_defaults(run=run)
 
