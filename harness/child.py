@@ -6,6 +6,7 @@ is killed with all it started. Watching costs two small reads of /proc every ten
 
 from __future__ import annotations
 
+import errno
 import itertools
 import json
 import math
@@ -23,7 +24,7 @@ import psutil
 
 from engine import CheckpointError
 
-from . import ROOT
+from . import ROOT, ResultsError
 from .processes import end_group
 
 GB = 1_000_000_000
@@ -63,8 +64,8 @@ def run_child(
     tick: Callable[[], None] = lambda: None,
 ) -> Outcome:
     """Measure what `request` asks for; figures that are `needed` must be finite. `started` is told the process id, `tick`
-    is called as long as it runs. Raises `Interrupted` when `interrupted()`, and `CheckpointError` if the engine cannot open
-    the checkpoint at all."""
+    is called as long as it runs. Raises `Interrupted` when `interrupted()`, `CheckpointError` if the engine cannot open
+    the checkpoint at all, and `ResultsError` if the child found the disk full."""
     result, beat = request.with_name("result.json"), request.with_name("beat")
     for file in (result, beat):
         file.unlink(missing_ok=True)
@@ -154,6 +155,8 @@ def _fate(answer: Mapping[str, Any], code: int, log: Path, needed: Sequence[str]
     if "error" in answer:
         return {"KnobError": "infeasible", "MemoryError": "oom"}.get(answer["error"], "crash"), answer["reason"]
     last = _last_line(log)
+    if os.strerror(errno.ENOSPC) in last:  # not the setting's fault
+        raise ResultsError(f"{log}: {last}; make room, then run the same command again")
     if code == -signal.SIGKILL:
         return "oom", "killed by the system (SIGKILL), as it does when memory runs out"
     if any(sign in last for sign in OUT_OF_MEMORY):

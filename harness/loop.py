@@ -79,6 +79,7 @@ def run_study(plan: Plan, watcher: Watcher, stop: Stop, warn: Callable[[str], No
     check_writable(plan.folder)
     guards = Guards(**plan.config["guards"])
     with contextlib.ExitStack() as held:
+        held.enter_context(in_one_line(plan))
         held.enter_context(locked(plan.folder))
         if guards.alone:
             held.enter_context(machine_lock(plan.folder))
@@ -94,7 +95,7 @@ def run_study(plan: Plan, watcher: Watcher, stop: Stop, warn: Callable[[str], No
         try:
             night.search()
         except BaseException as e:
-            night.state("failed", message=str(e) or type(e).__name__)
+            night.state("failed", message=first_line(e))
             log.error("%s: %s", type(e).__name__, e)
             raise
         finally:
@@ -103,6 +104,21 @@ def run_study(plan: Plan, watcher: Watcher, stop: Stop, warn: Callable[[str], No
         night.state("stopped" if stop.soon or stop.now or not night.complete else "finished")
         log.info("%s with %d rows", "finished" if night.complete else "stopped", len(night.rows))
     return night.rows
+
+
+@contextlib.contextmanager
+def in_one_line(plan: Plan) -> Iterator[None]:
+    """A disk that is full shows wherever something is written: then, as when the storage fails, raises `ResultsError`."""
+    try:
+        yield
+    except OSError as e:
+        problem = f"{e.filename or plan.folder} cannot be used ({e.strerror or e})"
+        raise ResultsError(f"{problem}; make room if its disk is full, then run the same command again") from e
+    except (optuna.exceptions.StorageInternalError, sqlalchemy.exc.SQLAlchemyError) as e:
+        raise ResultsError(
+            f"the storage of {plan.name} cannot be used ({first_line(e.__cause__ or e)}); all rows are on the disk: make "
+            "room if it is full, then run the same command again"
+        ) from e
 
 
 class Night:
@@ -175,7 +191,9 @@ class Night:
             try:
                 return what()
             except (optuna.exceptions.StorageInternalError, sqlalchemy.exc.DBAPIError) as e:
-                if self._shared is None or attempt >= PATIENCE_S / 5 or self.stop.now:
+                if self._shared is None:
+                    raise
+                if attempt >= PATIENCE_S / 5 or self.stop.now:
                     raise StudyStopped(
                         f"the storage cannot be reached ({first_line(e)}); all rows are on the disk: run it again"
                     ) from e

@@ -322,5 +322,7 @@ def _is_sound(path: Path) -> bool:
     try:
         with contextlib.closing(sqlite3.connect(path, timeout=60)) as connection:
             return bool(connection.execute("PRAGMA quick_check").fetchone()[0] == "ok")
+    except sqlite3.OperationalError:  # a full disk, a lock: its content may be sound, and whoever opens it will say
+        return True
     except sqlite3.DatabaseError:
         return False

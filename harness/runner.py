@@ -19,7 +19,7 @@ from typing import Any
 
 from engine import CheckpointError, Knobs, Protocol
 
-from . import machine
+from . import ResultsError, machine
 from .child import Interrupted, Outcome, run_child
 from .columns import NAMES, QUALITY, SCHEMA_VERSION
 from .constraints import judge_row
@@ -152,7 +152,7 @@ class Runner:
                 started=started,
                 tick=watch.look,
             )
-        except (Interrupted, CheckpointError):
+        except (Interrupted, CheckpointError, ResultsError):
             write_json(running, {**request, "attempt": attempt - 1})  # not the setting's fault: it keeps its starts
             raise
         facts = {**facts, **watch.end(outcome.figures)}
@@ -232,8 +232,8 @@ class Runner:
         except (OSError, ValueError):
             return 1, False
         _end_orphan(running.with_name("child.json"))
-        if (request["trial"], request["run"]) != (job.proposal.trial, job.run):
-            return 1, False
+        if (request["trial"], request["run"], request["knobs"]) != (job.proposal.trial, job.run, job.proposal.values):
+            return 1, False  # another setting has the number if the storage was lost
         fell = request["attempt"] > 0 and None not in (request["boot_id"], machine.boot_id())
         return int(request["attempt"]) + 1, fell and request["boot_id"] != machine.boot_id()
 

@@ -84,6 +84,8 @@ def main() -> int:
         hydra.main(version_base="1.3", config_path=str(ROOT / "experiments"), config_name="config")(task)()
     except HeadraceError as e:
         return fail(e)
+    except KeyboardInterrupt:  # while it is composed, or while the report is drawn: all rows are on the disk
+        return 130
     except Exception as e:
         line = explain(e)
         if line is None:

@@ -7,26 +7,25 @@ import sys
 
 from engine import HeadraceError
 
-from . import ask, samplers
+from . import ask, samplers, soak
 
-MODULES = (samplers, ask)
+MODULES = (samplers, ask, soak)
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one benchmark; 0, or 2 after a user's error, which is one line on stderr."""
+    """Run one benchmark; 0, 1 after a check that failed, 2 after a user's error (one line on stderr)."""
     parser = argparse.ArgumentParser("python -m harness.bench", description="Benchmarks of the search.")
     sub = parser.add_subparsers(required=True, metavar="WHAT")
     for module in MODULES:
         module.add(sub)
     args = parser.parse_args(argv)
     try:
-        args.run(args)
+        return args.run(args) or 0
     except HeadraceError as e:
         print(f"error: {e}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130
-    return 0
 
 
 if __name__ == "__main__":
