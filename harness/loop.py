@@ -139,6 +139,7 @@ class Night:
         self._owner = owner_of(plan.folder) if shared else ""
         self._shared: Shared | None = None
         self._others: list[Row] = []  # of other machines
+        self._reference_elsewhere = False  # another machine measures it
         self._since, self._begin = datetime.now(UTC), time.monotonic()
         self._first_round = rounds(plan)[-1].number
         self._sweeps = 0
@@ -173,11 +174,13 @@ class Night:
         jobs = self._jobs(one, wanted)
         while not self._ended() and not self._out_of_time(one, confirmed=False):
             elsewhere = self._look_at_others()
-            if self._tried() + elsewhere < wanted:
+            if self._tried() + elsewhere + self._lacks_reference() < wanted:
                 if (job := next(jobs)) is not None:
                     self._do(job, "exploring")
             elif elsewhere:  # they may vanish
                 self._sleep(1)
+            elif self._lacks_reference():  # they did
+                self._do(Job(Proposal(0, "reference", {}), round=one.number), "exploring")
             else:
                 return
 
@@ -206,6 +209,10 @@ class Night:
                 self._sleep(5)
         raise AssertionError("unreachable")
 
+    def _lacks_reference(self) -> bool:
+        """Whether another machine took the reference and has not told it."""
+        return self._reference_elsewhere and not any(row["origin"] == "reference" for row in self.known)
+
     def _sleep(self, seconds: float) -> None:
         end = time.monotonic() + seconds
         while time.monotonic() < end and not self._ended():
@@ -224,8 +231,12 @@ class Night:
         """The reference, what an earlier run left open, then new proposals without end, with what is due between them. None
         if other machines took the last of the `wanted` settings."""
         assert self._proposals is not None
-        if not any(row["origin"] == "reference" for row in self.rows):
-            if self.plan.reference_gb <= self.plan.limit_gb:
+        if not any(row["origin"] == "reference" for row in self.known):
+            if self._shared and not any(c.relative for c in self.plan.constraints):  # else each needs it first
+                self._reference_elsewhere = not self._patiently(self._shared.claim_reference)
+            if self._reference_elsewhere:
+                pass
+            elif self.plan.reference_gb <= self.plan.limit_gb:
                 yield Job(Proposal(0, "reference", {}), round=one.number)
             else:
                 self._note(
@@ -260,7 +271,7 @@ class Night:
         with self._alone():
             if self._shared:
                 self._others = self._shared.rows()
-                if self._tried() + self._shared.running() >= wanted:
+                if self._tried() + self._shared.running() + self._lacks_reference() >= wanted:
                     return None
             return self._propose()
 
@@ -339,6 +350,9 @@ class Night:
         assert self._proposals is not None
         proposals = self._proposals
         self._patiently(lambda: proposals.tell(row, self.known))
+        if self._shared and row["origin"] == "reference":
+            shared = self._shared
+            self._patiently(lambda: shared.tell_reference(row))
         (self.plan.folder / "running.json").unlink(missing_ok=True)
         refresh(self.plan.folder)
         mend(self.plan.folder, self.rows, self.plan.objectives)

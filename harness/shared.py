@@ -22,7 +22,7 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
 from . import ConfigError
-from .columns import unpacked
+from .columns import packed, unpacked
 from .database import alone
 from .manifest import changes, write_text
 from .plan import Plan
@@ -60,7 +60,7 @@ def settle_shared(storage: optuna.storages.RDBStorage, plan: Plan) -> None:
             return
     if found := changes(known, identity):
         raise ConfigError(
-            f"the shared study {plan.name} is another: {'; '.join(found)}; undo that, or start another with study.name=OTHER"
+            f"the shared study {plan.name} is not this one: {'; '.join(found)}; undo that, or start another with study.name=OTHER"
         )
 
 
@@ -112,7 +112,22 @@ class Shared:
             told = t.state == TrialState.COMPLETE and "row" in t.user_attrs
             if told and t.number not in self._rows and t.user_attrs["owner"] != self._owner:
                 self._rows[t.number] = unpacked(t.user_attrs["row"])
+        told = self._study.user_attrs.get("reference", {})
+        if "row" in told and told["owner"] != self._owner:
+            self._rows[-1] = unpacked(told["row"])
         return [*self._rows.values()]
+
+    def claim_reference(self) -> bool:
+        """Whether the reference is ours to measure: it is that of the first machine which asks."""
+        with alone(self._storage, self._study.study_name):
+            told = self._study.user_attrs.get("reference")
+            if told is None:
+                self._study.set_user_attr("reference", {"owner": self._owner})
+            return told is None or told["owner"] == self._owner
+
+    def tell_reference(self, row: Row) -> None:
+        """Let the others know the reference's row."""
+        self._study.set_user_attr("reference", {"owner": self._owner, "row": packed(row)})
 
     def running(self) -> int:
         """How many trials run on other machines, as far as is known."""

@@ -7,9 +7,9 @@ import sys
 
 from engine import HeadraceError
 
-from . import ask, samplers
+from . import ask, samplers, shared
 
-MODULES = (samplers, ask)
+MODULES = (samplers, ask, shared)
 
 
 def main(argv: list[str] | None = None) -> int:
