@@ -14,6 +14,7 @@ Nothing is kept between sweeps: all follows from the rows, so that a resumed stu
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -40,8 +41,10 @@ def next_sweep(
     spent: int,
     budget: int,
     sweep: int,
+    own: Collection[int] | None = None,
 ) -> list[int]:
-    """Trial numbers in the order to measure them, each at most once, every other sweep reversed.
+    """Trial numbers in the order to measure them, each at most once, every other sweep reversed; of `own` trials alone, if
+    these are given (others are for other machines to measure).
 
     Empty when the front is stable (every member has `runs` fresh runs and their mean doubt is at most `error`), and when
     `spent` of `budget` runs are spent; never more than are left.
@@ -74,6 +77,8 @@ def next_sweep(
     if not lacking.any() and np.mean(doubts) <= error:
         return []
     wanted = (worth > LEAST_WORTH) | lacking
+    if own is not None:
+        wanted &= some.index.isin(own)
     worth = np.where((fresh > 0) & (fresh < runs), BEGUN, 1.0) * worth
     order = sorted(np.flatnonzero(wanted), key=lambda i: (-worth[i], i))[:left]
     trials = [int(some.index[i]) for i in order]

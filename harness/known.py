@@ -31,7 +31,7 @@ def settings_of(row: Row) -> dict[str, Any]:
 
 def tried(rows: Sequence[Row]) -> int:
     """How many settings were run, the reference among them: what `budget.trials` counts."""
-    return sum(r["run"] == 0 and r["status"] not in NOT_RUN for r in rows)
+    return len({r["trial"] for r in rows if r["status"] not in NOT_RUN})
 
 
 def quality_key(values: Row) -> str:

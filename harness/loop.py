@@ -17,7 +17,6 @@ from datetime import UTC, datetime
 from typing import Any, Protocol, TypeVar
 
 import optuna
-import sqlalchemy
 from hydra.core.hydra_config import HydraConfig
 
 from engine.errors import first_line
@@ -26,6 +25,7 @@ from . import ConfigError, ResultsError, StudyStopped, machine
 from .child import Interrupted
 from .columns import NOT_RUN
 from .confirm import next_sweep
+from .database import AWAY, alone, open_database
 from .front import front
 from .guards import check_disk, keep_awake, machine_lock
 from .journal import append, entry
@@ -83,6 +83,7 @@ def run_study(plan: Plan, watcher: Watcher, stop: Stop, warn: Callable[[str], No
         held.enter_context(locked(plan.folder))
         if guards.alone:
             held.enter_context(machine_lock(plan.folder))
+        shared = open_shared(plan)  # first: what is refused leaves nothing behind
         settle(plan)
         log = open_log(plan.folder)
         held.callback(close_log, log)
@@ -91,7 +92,7 @@ def run_study(plan: Plan, watcher: Watcher, stop: Stop, warn: Callable[[str], No
             log.warning(line)
         if guards.keep_awake:
             held.enter_context(keep_awake(log.info))
-        night = Night(plan, guards, watcher, stop, log)
+        night = Night(plan, guards, watcher, stop, log, shared)
         try:
             night.search()
         except BaseException as e:
@@ -103,7 +104,20 @@ def run_study(plan: Plan, watcher: Watcher, stop: Stop, warn: Callable[[str], No
                 compact(plan.folder)
         night.state("stopped" if stop.soon or stop.now or not night.complete else "finished")
         log.info("%s with %d rows", "finished" if night.complete else "stopped", len(night.rows))
-    return night.rows
+    return night.known
+
+
+def open_shared(plan: Plan) -> optuna.storages.RDBStorage | None:
+    """The database of a shared study, if it is one and this machine may take part. Raises `ConfigError`."""
+    config = plan.config["storage"]
+    if config["url"] is None:
+        return None
+    storage = open_database(config["url"], config["stale_s"])
+    try:
+        settle_shared(storage, plan)
+    except AWAY as e:
+        raise ConfigError(f"storage.url cannot be reached any more ({first_line(e)}); run it again") from e
+    return storage
 
 
 @contextlib.contextmanager
@@ -124,16 +138,24 @@ def in_one_line(plan: Plan) -> Iterator[None]:
 class Night:
     """One run of the command over a study."""
 
-    def __init__(self, plan: Plan, guards: Guards, watcher: Watcher, stop: Stop, log: logging.Logger) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        guards: Guards,
+        watcher: Watcher,
+        stop: Stop,
+        log: logging.Logger,
+        shared: optuna.storages.RDBStorage | None = None,
+    ) -> None:
         self.plan, self.guards, self.watcher, self.stop, self.log = plan, guards, watcher, stop, log
         compact(plan.folder)
         self.rows: list[Row] = read_rows(plan.folder)
         self.complete = False  # the whole budget of trials is spent
-        url = plan.config["storage"]["url"]
-        self._storage = open_storage(plan.folder, url)
-        self._owner = owner_of(plan.folder) if url else ""
+        self._storage = shared or open_storage(plan.folder)
+        self._owner = owner_of(plan.folder) if shared else ""
         self._shared: Shared | None = None
         self._others: list[Row] = []  # of other machines
+        self._reference_elsewhere = False  # another machine measures it
         self._since, self._begin = datetime.now(UTC), time.monotonic()
         self._first_round = rounds(plan)[-1].number
         self._sweeps = 0
@@ -150,7 +172,7 @@ class Night:
         """Round by round until the budget is spent."""
         while not (self.complete or self._ended()):
             one = rounds(self.plan)[-1]
-            self._proposals = self._proposals_of(one)
+            self._proposals = self._patiently(lambda one=one: self._proposals_of(one))  # type: ignore[misc]
             self._note(self._proposals.why)
             self._explore(one)
             if self._ended() and not self._out_of_time(one, confirmed=False):
@@ -165,13 +187,16 @@ class Night:
 
     def _explore(self, one: Round) -> None:
         wanted = self.plan.trials * min(one.number, self.plan.rounds) // self.plan.rounds
-        jobs = self._jobs(one)
+        jobs = self._jobs(one, wanted)
         while not self._ended() and not self._out_of_time(one, confirmed=False):
             elsewhere = self._look_at_others()
-            if self._tried() + elsewhere < wanted:
-                self._do(next(jobs), "exploring")
+            if self._tried() + elsewhere + self._lacks_reference() < wanted:
+                if (job := next(jobs)) is not None:
+                    self._do(job, "exploring")
             elif elsewhere:  # they may vanish
-                time.sleep(1)
+                self._sleep(1)
+            elif self._lacks_reference():  # they did
+                self._do(Job(Proposal(0, "reference", {}), round=one.number), "exploring")
             else:
                 return
 
@@ -190,42 +215,85 @@ class Night:
         for attempt in itertools.count():
             try:
                 return what()
-            except (optuna.exceptions.StorageInternalError, sqlalchemy.exc.DBAPIError) as e:
-                if self._shared is None:
+            except AWAY as e:
+                if not self._owner:
                     raise
-                if attempt >= PATIENCE_S / 5 or self.stop.now:
+                if attempt >= PATIENCE_S / 5 or self._ended():
                     raise StudyStopped(
                         f"the storage cannot be reached ({first_line(e)}); all rows are on the disk: run it again"
                     ) from e
                 if not attempt:
                     self._note(f"the storage cannot be reached ({first_line(e)}); trying again for {PATIENCE_S} s")
-                time.sleep(5)
+                self._sleep(5)
         raise AssertionError("unreachable")
+
+    def _lacks_reference(self) -> bool:
+        """Whether another machine took the reference and has not told it."""
+        return self._reference_elsewhere and not any(row["origin"] == "reference" for row in self.known)
+
+    def _sleep(self, seconds: float) -> None:
+        end = time.monotonic() + seconds
+        while time.monotonic() < end and not self._ended():
+            time.sleep(0.1)
+
+    def _alone(self) -> contextlib.AbstractContextManager[None]:
+        """Hold the lock of a study that machines share."""
+        return alone(self._storage, self.plan.name) if self._owner else contextlib.nullcontext()
 
     @property
     def known(self) -> list[Row]:
         """All rows there are, those of other machines among them."""
         return sorted([*self.rows, *self._others], key=lambda r: (r["trial"], r["run"])) if self._others else self.rows
 
-    def _jobs(self, one: Round) -> Iterator[Job]:
-        """The reference, what an earlier run left open, then new proposals without end, with what is due between them."""
+    def _jobs(self, one: Round, wanted: int) -> Iterator[Job | None]:
+        """The reference, what an earlier run left open, then new proposals without end, with what is due between them. None
+        if other machines took the last of the `wanted` settings."""
         assert self._proposals is not None
-        if not any(row["origin"] == "reference" for row in self.rows):
-            if self.plan.reference_gb <= self.plan.limit_gb:
+        if not any(row["origin"] == "reference" for row in self.known):
+            if self._shared and not any(c.relative for c in self.plan.constraints):  # else each needs it first
+                self._reference_elsewhere = not self._patiently(self._shared.claim_reference)
+            if self._reference_elsewhere:
+                pass
+            elif self.plan.reference_gb <= self.plan.limit_gb:
                 yield Job(Proposal(0, "reference", {}), round=one.number)
             else:
                 self._note(
                     f"no reference: with everything resident it would take {self.plan.reference_gb:.3g} GB, "
                     f"above the limit of {self.plan.limit_gb:.3g} GB"
                 )
-        for proposal in self._proposals.pending(self.rows):
-            yield Job(proposal, round=one.number)
         while True:
+            for proposal in self._patiently(self._left_open):  # and what we took when the database went away
+                yield Job(proposal, round=one.number)
             self._ask_outside(one)
-            yield self._due(one) or Job(self._patiently(self._ask), round=one.number)
+            job = self._due(one)
+            if job is None and (new := self._patiently(lambda: self._ask(wanted))) is not None:
+                job = Job(new, round=one.number)
+            yield job
             self._refuse_hopeless_space()
 
-    def _ask(self) -> Proposal:
+    def _left_open(self) -> list[Proposal]:
+        """What we have taken and not measured; from now on nobody takes it over."""
+        assert self._proposals is not None
+        if not self._proposals.pending(self.rows):
+            return []
+        with self._alone():
+            found = self._proposals.pending(self.rows)
+            for proposal in found:
+                if self._shared:
+                    self._shared.beat(proposal.trial)
+            return found
+
+    def _ask(self, wanted: int) -> Proposal | None:
+        """A new setting, if there are not `wanted` ones yet."""
+        assert self._proposals is not None
+        with self._alone():
+            if self._shared:
+                self._others = self._shared.rows()
+                if self._tried() + self._shared.running() + self._lacks_reference() >= wanted:
+                    return None
+            return self._propose()
+
+    def _propose(self) -> Proposal:
         assert self._proposals is not None
         before = self._proposals.sampler
         proposal = self._proposals.ask(typical_s(self.known))
@@ -260,12 +328,12 @@ class Night:
             trials = next_sweep(
                 frame(self.known), runs=rules["runs"], within=rules["within"], error=rules["error"],
                 spent=spent, budget=budget, sweep=self._sweeps,
+                own={r["trial"] for r in self.rows if r["run"] == 0},  # each machine confirms what it measured
             )  # fmt: skip
             self._sweeps += 1
-            own = {r["trial"] for r in self.rows}  # each machine confirms what it measured
-            if not own.intersection(trials):
+            if not trials:
                 return
-            for trial in (t for t in trials if t in own):
+            for trial in trials:
                 if self._ended() or self._out_of_time(one, confirmed=True):
                     return
                 while (job := self._due(one)) is not None and not self._ended():
@@ -276,11 +344,15 @@ class Night:
         """Measure one job: its row is on the disk before anybody is told."""
         check_disk(self.guards, self.plan.folder)
         self.state(phase, job)
-        self.watcher.begin(job, self.rows)
-        beating = self._shared.beating(job.proposal.trial) if self._shared else contextlib.nullcontext()
+        self.watcher.begin(job, self.known)
+        with contextlib.ExitStack() as held:
+            if self._shared and not job.run and job.proposal.trial:
+                held.enter_context(self._shared.beating(job.proposal.trial))
+            self._measure(job)
+
+    def _measure(self, job: Job) -> None:
         try:
-            with beating:
-                row, tokens = self._runner.run(job, self.known)
+            row, tokens = self._runner.run(job, self.known)
         except Interrupted:
             return
         if row["origin"] == "sentinel":
@@ -296,11 +368,14 @@ class Night:
         assert self._proposals is not None
         proposals = self._proposals
         self._patiently(lambda: proposals.tell(row, self.known))
+        if self._shared and row["origin"] == "reference":
+            shared = self._shared
+            self._patiently(lambda: shared.tell_reference(row))
         (self.plan.folder / "running.json").unlink(missing_ok=True)
         refresh(self.plan.folder)
         mend(self.plan.folder, self.rows, self.plan.objectives)
         self.log.info("trial %s %s %s %s", job.name, row["origin"], row["status"], row["status_reason"] or "")
-        self.watcher.end(row, self.rows)
+        self.watcher.end(row, self.known)
         count, why = streak(self.rows, self._since)
         if count >= MOST_FAILURES:
             raise StudyStopped(
@@ -334,12 +409,12 @@ class Night:
         )  # fmt: skip
         name = plan.name if one.number == 1 else f"{plan.name} round {one.number}"
         anchors = plan.anchors if one.number == 1 else []
-        proposals = Proposals(
-            self._storage, name, search, one.space, anchors, self.rows, dropped=one.dropped, owner=self._owner
-        )
+        with self._alone():
+            proposals = Proposals(
+                self._storage, name, search, one.space, anchors, self.rows, dropped=one.dropped, owner=self._owner
+            )
         if self._owner:
-            settle_shared(proposals.study, plan)
-            self._shared = Shared(proposals.study, self._owner, config["storage"]["stale_s"])
+            self._shared = Shared(proposals.study, self._storage, self._owner, config["storage"]["stale_s"])
         return proposals
 
     def _conclude(self, one: Round) -> None:

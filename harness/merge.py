@@ -3,9 +3,11 @@
     python -m harness.merge OUT IN... [--mixed-machines]
 
 IN are folders of studies or .parquet files; OUT is a new folder (then the tokens come along, and `python -m harness.report
-OUT` reads it) or a new .parquet file. A row keeps its `row_id`, run and study. Where two sets use one trial number for
-different settings, the later set's trial gets a new number. Rows of different judges, models or objectives are refused,
-and so are different kinds of machine (processor, cores) unless --mixed-machines: their speeds are not comparable.
+OUT` reads it) or a new .parquet file. A row keeps its `row_id` and its study. Where two sets use one trial number for
+different settings, the later set's trial gets a new number; where both have a run of one trial under the same number (each
+machine measures the sentinel), the later set's run gets the next. Rows of different judges, models or
+objectives are refused, and so are different kinds of machine (processor, cores) unless --mixed-machines: their speeds are
+not comparable.
 """
 
 from __future__ import annotations
@@ -57,13 +59,14 @@ def _check(rows: pa.Table, mixed_machines: bool) -> None:
 
 
 def _renumbered(sets: Sequence[pa.Table]) -> pa.Table:
-    """All rows once, each trial number with one setting; `quality_of` follows its trial."""
+    """All rows once, each trial number with one setting, each run of it with one row; `quality_of` follows its trial."""
     free = itertools.count(1 + max(pc.max(table["trial"]).as_py() for table in sets))
     trials: dict[str, int] = {}  # of each row merged so far
     settings: dict[int, tuple[object, ...]] = {}
+    runs: dict[int, set[int]] = {}
     merged = []
     for table in sets:
-        rows = table.select(["row_id", "trial", *Knobs.names()]).to_pylist()
+        rows = table.select(["row_id", "trial", "run", *Knobs.names()]).to_pylist()
         number = {row["trial"]: trials[row["row_id"]] for row in rows if row["row_id"] in trials}
         for row in rows:
             setting = tuple(row[name] for name in Knobs.names())
@@ -73,10 +76,18 @@ def _renumbered(sets: Sequence[pa.Table]) -> pa.Table:
             settings.setdefault(number[old], setting)
         fresh = [row["row_id"] not in trials for row in rows]
         trials.update({row["row_id"]: number[row["trial"]] for row in rows})
+        run = {}
+        for row in sorted((row for row, new in zip(rows, fresh, strict=True) if new), key=lambda row: row["run"]):
+            taken = runs.setdefault(number[row["trial"]], set())
+            run[row["row_id"]] = row["run"] if row["run"] not in taken else 1 + max(taken)
+            taken.add(run[row["row_id"]])
         for name in ("trial", "quality_of"):
             values = [number.get(value, value) for value in table[name].to_pylist()]
             field = table.schema.field(name)
             table = table.set_column(table.schema.get_field_index(name), field, pa.array(values, field.type))
+        values = [run.get(row["row_id"], row["run"]) for row in rows]
+        place = table.schema.get_field_index("run")
+        table = table.set_column(place, table.schema.field(place), pa.array(values, pa.int64()))
         merged.append(table.filter(pa.array(fresh)))
     return pa.concat_tables(merged)
 
@@ -101,11 +112,11 @@ def write_merged(out: Path, places: Sequence[Path], *, mixed_machines: bool = Fa
 
 
 def _tokens(places: Sequence[Path], rows: pa.Table) -> pa.Table:
-    """The tokens of the merged rows, each once, with the rows' trial numbers."""
-    wanted = rows.select(["row_id", "trial"])
+    """The tokens of the merged rows, each once, with the rows' trial and run numbers."""
+    wanted = rows.select(["row_id", "trial", "run"])
     taken = []
     for place in (p for p in places if p.is_dir()):
-        tokens = read_table(place, "tokens").drop_columns(["trial"]).join(wanted, "row_id", join_type="inner")
+        tokens = read_table(place, "tokens").drop_columns(["trial", "run"]).join(wanted, "row_id", join_type="inner")
         taken.append(tokens.select(["row_id", "trial", "run", "token", "wall_ms"]))
         wanted = wanted.filter(pc.invert(pc.is_in(wanted["row_id"], tokens["row_id"].unique())))
     table = pa.concat_tables(taken).cast(TOKENS_SCHEMA) if taken else TOKENS_SCHEMA.empty_table()

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from engine.errors import first_line
@@ -96,11 +97,7 @@ class Proposals:
     def pending(self, rows: Sequence[Mapping[str, Any]]) -> list[Proposal]:
         """Accepted settings of ours that have no row: their search was killed, or their row was lost."""
         done = {row["trial"] for row in rows}
-        return [
-            self._proposal(t)
-            for t in self._accepted()
-            if t.user_attrs["trial"] not in done and t.user_attrs.get("owner", self._owner) == self._owner
-        ]
+        return [self._proposal(t) for t in self._accepted() if t.user_attrs["trial"] not in done and self._is_ours(t)]
 
     def offer(self, values: Mapping[str, Any], proposer: str, note: str = "") -> bool:
         """Put a setting from outside before what the sampler has; False if it was tried. Raises `ConfigError`."""
@@ -128,28 +125,31 @@ class Proposals:
             seed = self._sampler(len(trials), control=control)
             trial = self._study.ask()
             values = self._space.suggest(trial)
-            if canonical(values) not in known or attempt == TRIES - 1:
-                if "origin" not in trial.user_attrs:
-                    trial.set_user_attr("origin", "random" if control else "sampler")
-                    trial.set_user_attr("proposer", "random" if control else self.sampler)
-                    trial.set_user_attr("seed", seed)
+            if canonical(values) in known and attempt < TRIES - 1:
+                self._study.tell(trial, state=TrialState.FAIL)
+                continue
+            if "origin" not in trial.user_attrs:
+                trial.set_user_attr("origin", "random" if control else "sampler")
+                trial.set_user_attr("proposer", "random" if control else self.sampler)
+                trial.set_user_attr("seed", seed)
+            if self._owner:
                 trial.set_user_attr("owner", self._owner)
-                trial.set_user_attr("trial", self._first + trial.number)
-                return self._proposal(trial)
-            self._study.tell(trial, state=TrialState.FAIL)
+            trial.set_user_attr("trial", self._first + trial.number)
+            return self._proposal(trial)
         raise AssertionError("unreachable")
 
     def tell(self, row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> None:
         """Report a trial's first run; `rows` are all so far, from which a trial without figures gets the worst values."""
         trial = next((t for t in reversed(self._accepted()) if t.user_attrs["trial"] == row["trial"]), None)
-        if row["run"] or trial is None or trial.state.is_finished():
+        if row["run"] or trial is None or trial.state.is_finished() or not self._is_ours(trial):
             return  # the reference, or a row that was measured again: Optuna keeps what it was told first
-        told = Trial(self._study, trial._trial_id)
-        for name, value in self._constraints(row, rows).items():
-            told.set_constraint(name, value)
-        if self._owner:
-            told.set_user_attr("row", packed(row))
-        self._study.tell(trial.number, told_values(row, rows, self._search.objectives))
+        with contextlib.suppress(UpdateFinishedTrialError):  # at this moment: another machine took it for vanished
+            told = Trial(self._study, trial._trial_id)
+            for name, value in self._constraints(row, rows).items():
+                told.set_constraint(name, value)
+            if self._owner:
+                told.set_user_attr("row", packed(row))
+            self._study.tell(trial.number, told_values(row, rows, self._search.objectives), skip_if_finished=True)
 
     @property
     def trials(self) -> list[FrozenTrial]:
@@ -169,16 +169,23 @@ class Proposals:
         )
 
     def _accepted(self) -> list[FrozenTrial]:
-        return [t for t in self.trials if "trial" in t.user_attrs and "carried" not in t.user_attrs]
+        """Without those that another machine took for vanished: their settings are put up again."""
+        attributes = ((t, t.user_attrs) for t in self.trials if t.state != TrialState.FAIL)
+        return [t for t, a in attributes if "trial" in a and "carried" not in a]
+
+    def _is_ours(self, trial: FrozenTrial) -> bool:
+        return bool(trial.user_attrs.get("owner", "") == self._owner)
 
     def _known(self, trials: Sequence[FrozenTrial]) -> set[str]:
         """The settings that were accepted so far, also those that were carried here."""
-        for t in trials[len(self._tried) :]:
-            if t.state == TrialState.WAITING or (t.state == TrialState.RUNNING and "trial" not in t.user_attrs):
-                break
-            self._tried[t.number] = canonical(self._space.values(t.params)) if "trial" in t.user_attrs else ""
-        rest = trials[len(self._tried) :]
-        return {*self._tried.values(), *(canonical(self._space.values(t.params)) for t in rest if "trial" in t.user_attrs)}
+        known = set()
+        for t in trials:
+            if t.state == TrialState.FAIL or "trial" not in t.user_attrs:
+                continue
+            text = self._tried.get(t.number) or canonical(self._space.values(t.params))
+            self._tried[t.number] = text
+            known.add(text)
+        return known
 
     def _sampler(self, count: int, *, control: bool) -> int:
         """Set the sampler, seeded by the number of trials, so that a resumed study goes on like an uninterrupted one."""
@@ -204,7 +211,9 @@ class Proposals:
         for trial in self.trials:
             if trial.state == TrialState.RUNNING and "trial" not in trial.user_attrs and not self._owner:
                 self._study.tell(trial.number, state=TrialState.FAIL)
-        if "first" not in self._study.user_attrs:
+        if "first" in self._study.user_attrs:
+            self._refuse_strange(rows)
+        else:
             known = {t.user_attrs.get("trial") for t in self.trials}
             for row in rows:
                 if row["trial"] not in known and row["origin"] != "reference":
@@ -217,6 +226,16 @@ class Proposals:
             if row["trial"] in open_ones:  # looking each one up in the storage takes long
                 self.tell(row, rows)
 
+    def _refuse_strange(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Rows of ours that a shared study does not know would have the numbers of others' trials."""
+        ours = {t.user_attrs["trial"] for t in self.trials if "trial" in t.user_attrs and self._is_ours(t)}
+        strange = [row["trial"] for row in rows if row["trial"] not in ours and row["origin"] != "reference"]
+        if strange and self._owner:
+            raise ConfigError(
+                f"results_dir holds {len(strange)} trials that the shared study does not know (the first: {strange[0]}); "
+                "give another results_dir, and join the rows with python -m harness.merge"
+            )
+
     def _carry(self, row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> None:
         """Add a measured setting, if this space holds it: what does not move here must be at the value it is held at."""
         values = self._space.from_row(row)
@@ -225,12 +244,13 @@ class Proposals:
             return
         with contextlib.suppress(ConfigError):
             params = self._space.params(values)
+            shared = {"owner": self._owner, "row": packed(row)} if self._owner else {}
             self._study.add_trial(
                 create_trial(
                     values=told_values(row, rows, self._search.objectives),
                     params=dict(params),
                     distributions={name: d for name, d in self._space.distributions().items() if name in params},
-                    user_attrs={"trial": row["trial"], "origin": row["origin"], "carried": True},
+                    user_attrs={"trial": row["trial"], "origin": row["origin"], "carried": True, **shared},
                     constraints=self._constraints(row, rows),
                 )
             )
@@ -274,11 +294,9 @@ def told_values(
     return values
 
 
-def open_storage(folder: Path, url: str | None = None) -> optuna.storages.BaseStorage:
-    """The storage of a study: its SQLite file, or the database of `url`. A damaged file is set aside, for the rows can
-    rebuild it. Raises `ResultsError` or, for a database, `ConfigError`."""
-    if url is not None:
-        return _database(url)
+def open_storage(folder: Path) -> optuna.storages.RDBStorage:
+    """The storage of a study of one machine, its SQLite file. A damaged one is set aside, for the rows can rebuild it.
+    Raises `ResultsError`."""
     path = folder / "study.db"
     if path.exists() and not _is_sound(path):
         for part in path.parent.glob(path.name + "*"):
@@ -291,31 +309,6 @@ def open_storage(folder: Path, url: str | None = None) -> optuna.storages.BaseSt
         raise ResultsError(f"{path} was written by another version of Optuna ({first_line(e)}); use study.name=OTHER") from e
     except (sqlite3.Error, optuna.exceptions.StorageInternalError) as e:
         raise ResultsError(f"{path} cannot be used ({' '.join(str(e).split())[:120]}); free it, or remove it") from e
-
-
-def _database(url: str) -> optuna.storages.BaseStorage:
-    import sqlalchemy
-
-    try:
-        place = sqlalchemy.engine.make_url(url)
-    except sqlalchemy.exc.ArgumentError as e:
-        raise ConfigError("storage.url cannot be read; write postgresql://USER:PASSWORD@HOST:PORT/DATABASE") from e
-    shown = place.render_as_string(hide_password=True)
-    if not place.drivername.startswith("postgresql"):
-        raise ConfigError(f"storage.url={shown} is not of a database that machines can share; give postgresql://...")
-    if place.drivername == "postgresql":
-        place = place.set(drivername="postgresql+psycopg")
-    try:
-        return optuna.storages.RDBStorage(
-            place.render_as_string(hide_password=False), engine_kwargs={"pool_pre_ping": True, "pool_size": 4}
-        )
-    except (ImportError, sqlalchemy.exc.NoSuchModuleError) as e:
-        raise ConfigError(f"storage.url={shown} needs a driver ({first_line(e)}); pip install -e '.[shared]'") from e
-    except RuntimeError as e:
-        raise ConfigError(f"storage.url={shown} was set up by another version of Optuna ({first_line(e)})") from e
-    except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError) as e:
-        reason = first_line(e.__cause__ or e)[:160]
-        raise ConfigError(f"storage.url={shown} cannot be reached ({reason}); start it, or name another") from e
 
 
 def _is_sound(path: Path) -> bool:

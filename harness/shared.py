@@ -3,7 +3,7 @@
 Each machine asks for trials and tells them there, and keeps the rows of its own in its own results folder; with what it
 tells goes the row, so that the others know it too. While a trial runs its machine beats: a machine that vanished stops
 beating, and its trial is ended and tried again by another. Beats are compared with each other and never with a clock, for
-the clocks of several machines differ.
+the clocks of several machines differ; time in which the database was away does not count.
 """
 
 from __future__ import annotations
@@ -18,10 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.trial import TrialState
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.trial import FrozenTrial, TrialState
 
 from . import ConfigError
-from .columns import unpacked
+from .columns import packed, unpacked
+from .database import alone
 from .manifest import changes, write_text
 from .plan import Plan
 
@@ -45,40 +47,43 @@ def identity_of(plan: Plan) -> dict[str, Any]:
     return json.loads(json.dumps({**own, "machine": kind}))
 
 
-def settle_shared(study: optuna.Study, plan: Plan) -> None:
+def settle_shared(storage: optuna.storages.RDBStorage, plan: Plan) -> None:
     """Give a new study its identity, or compare. Raises `ConfigError` for a study of another kind of machine, model ..."""
     identity = identity_of(plan)
-    known = study.user_attrs.get("identity")
-    if known is None:
-        study.set_user_attr("identity", identity)
-        known = study.user_attrs["identity"]
+    with alone(storage, plan.name):
+        study = optuna.create_study(
+            study_name=plan.name, storage=storage, directions=[*plan.objectives.values()], load_if_exists=True
+        )
+        known = study.user_attrs.get("identity")
+        if known is None:
+            study.set_user_attr("identity", identity)
+            return
     if found := changes(known, identity):
         raise ConfigError(
-            f"the shared study {plan.name} is another: {'; '.join(found)}; undo that, or start another with study.name=OTHER"
+            f"the shared study {plan.name} is not this one: {'; '.join(found)}; undo that, or start another with study.name=OTHER"
         )
 
 
 class Shared:
     """What the other machines do with a study. `owner` is ours."""
 
-    def __init__(self, study: optuna.Study, owner: str, stale_s: float) -> None:
-        self._study, self._owner, self._stale_s = study, owner, stale_s
+    def __init__(self, study: optuna.Study, storage: optuna.storages.RDBStorage, owner: str, stale_s: float) -> None:
+        self._study, self._storage, self._owner, self._stale_s = study, storage, owner, stale_s
         self._beats: dict[int, tuple[Any, float]] = {}  # Optuna's number -> beat, and when it was seen first
+        self._rows: dict[int, Row] = {}  # by Optuna's number
 
     @contextlib.contextmanager
     def beating(self, trial: int) -> Iterator[None]:
         """Show that our trial is alive, from a thread of its own."""
-        number = next((t.number for t in self._trials() if t.user_attrs.get("trial") == trial), None)
-        if number is None:  # the reference, or a further run
-            yield
-            return
         end = threading.Event()
-        storage, trial_id = self._study._storage, self._study.get_trials(deepcopy=False)[number]._trial_id
 
         def beat() -> None:
             while True:
-                with contextlib.suppress(Exception):  # of a database that is away for a while, or a trial taken from us
-                    storage.set_trial_user_attr(trial_id, "beat", time.time())
+                try:
+                    if not self.beat(trial):
+                        return
+                except Exception:  # the database is away: how long others have been silent is not known
+                    self._beats.clear()
                 if end.wait(self._stale_s / 4):
                     return
 
@@ -90,42 +95,84 @@ class Shared:
             end.set()
             thread.join(5)
 
+    def beat(self, trial: int) -> bool:
+        """Beat once; False if the trial does not run, or is not ours (any more)."""
+        ours = (t for t in self._running() if t.user_attrs.get("owner") == self._owner)
+        found = next((t for t in ours if t.user_attrs.get("trial") == trial), None)
+        if found is None:
+            return False
+        with contextlib.suppress(UpdateFinishedTrialError):
+            self._study._storage.set_trial_user_attr(found._trial_id, "beat", time.time())
+            return True
+        return False
+
     def rows(self) -> list[Row]:
         """The other machines' rows, as far as they were told."""
-        told = (t for t in self._trials() if t.user_attrs.get("owner") != self._owner and "row" in t.user_attrs)
-        return [unpacked(t.user_attrs["row"]) for t in told]
+        for t in self._trials():
+            told = t.state == TrialState.COMPLETE and "row" in t.user_attrs
+            if told and t.number not in self._rows and t.user_attrs["owner"] != self._owner:
+                self._rows[t.number] = unpacked(t.user_attrs["row"])
+        told = self._study.user_attrs.get("reference", {})
+        if "row" in told and told["owner"] != self._owner:
+            self._rows[-1] = unpacked(told["row"])
+        return [*self._rows.values()]
+
+    def claim_reference(self) -> bool:
+        """Whether the reference is ours to measure: it is that of the first machine which asks."""
+        with alone(self._storage, self._study.study_name):
+            told = self._study.user_attrs.get("reference")
+            if told is None:
+                self._study.set_user_attr("reference", {"owner": self._owner})
+            return told is None or told["owner"] == self._owner
+
+    def tell_reference(self, row: Row) -> None:
+        """Let the others know the reference's row."""
+        self._study.set_user_attr("reference", {"owner": self._owner, "row": packed(row)})
 
     def running(self) -> int:
         """How many trials run on other machines, as far as is known."""
-        return sum(t.state == TrialState.RUNNING and t.user_attrs.get("owner") != self._owner for t in self._trials())
-
-    def waiting(self) -> int:
-        """How many settings wait to be taken."""
-        return sum(t.state == TrialState.WAITING for t in self._trials())
+        return sum(t.user_attrs.get("owner") != self._owner for t in self._running())
 
     def take_over(self) -> int:
         """End the trials whose machine has not beaten for `stale_s`, and put their settings up again; returns how many."""
-        count, now = 0, time.monotonic()
-        for t in self._trials():
-            if t.state != TrialState.RUNNING or t.user_attrs.get("owner") == self._owner:
+        if not self._stale():
+            return 0
+        with alone(self._storage, self._study.study_name):
+            return sum(self._put_up_again(t) for t in self._stale())
+
+    def _stale(self) -> list[FrozenTrial]:
+        found, now = [], time.monotonic()
+        for t in self._running():
+            if t.user_attrs.get("owner") == self._owner:
                 continue
             beat = t.user_attrs.get("beat")
             known, since = self._beats.get(t.number, (None, now))
             if t.number not in self._beats or known != beat:
                 self._beats[t.number] = (beat, now)
             elif now - since > self._stale_s:
-                count += self._put_up_again(t)
-        return count
+                found.append(t)
+        return found
 
-    def _put_up_again(self, t: optuna.trial.FrozenTrial) -> int:
-        try:
-            self._study.tell(t.number, state=TrialState.FAIL)
-        except (ValueError, RuntimeError, optuna.exceptions.UpdateFinishedTrialError):
-            return 0  # another machine was faster, or its own came back
+    def _put_up_again(self, t: FrozenTrial) -> bool:
+        """Whether it was ended. The setting is put up before, so that none is lost if this machine vanishes in between:
+        one that was put up twice is known, and is not measured twice."""
         kept: dict[str, Any] = {k: t.user_attrs[k] for k in ("origin", "proposer", "note", "seed") if k in t.user_attrs}
-        starts = 1 + t.user_attrs.get("starts", 0)
-        self._study.enqueue_trial(t.params, user_attrs={**kept, "starts": starts, "vanished": t.number})
-        return 1
+        accepted = "trial" in t.user_attrs
+        params = t.params if accepted else t.system_attrs.get("fixed_params")
+        if params:
+            starts = t.user_attrs.get("starts", 0) + accepted
+            self._study.enqueue_trial(params, user_attrs={**kept, "starts": starts, "vanished": t.number})
+        with contextlib.suppress(UpdateFinishedTrialError):  # its machine came back
+            self._study._storage.set_trial_state_values(t._trial_id, TrialState.FAIL)
+            return True
+        return False
 
-    def _trials(self) -> Sequence[optuna.trial.FrozenTrial]:
-        return self._study.get_trials(deepcopy=False)
+    def _running(self) -> list[FrozenTrial]:
+        return [t for t in self._trials() if t.state == TrialState.RUNNING]
+
+    def _trials(self) -> Sequence[FrozenTrial]:
+        try:
+            return self._study.get_trials(deepcopy=False)
+        except Exception:
+            self._beats.clear()
+            raise

@@ -7,9 +7,9 @@ import sys
 
 from engine import HeadraceError
 
-from . import ask, samplers, soak
+from . import ask, samplers, shared, soak
 
-MODULES = (samplers, ask, soak)
+MODULES = (samplers, ask, shared, soak)
 
 
 def main(argv: list[str] | None = None) -> int:

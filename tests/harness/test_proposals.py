@@ -13,6 +13,7 @@ from engine import Knobs
 from harness import ConfigError, ResultsError
 from harness.columns import NAMES, OBJECTIVES
 from harness.constraints import parse
+from harness.database import open_database
 from harness.proposals import Proposal, Proposals, Search, open_storage
 from harness.space import Space, space_from_config
 
@@ -142,9 +143,9 @@ def test_asking_goes_on_with_other_draws_after_a_resume(tmp_path: Path) -> None:
         ("postgresql://a:secret@127.0.0.1:1/db", "cannot be reached"),
     ],
 )
-def test_databases_that_are_not_there(tmp_path: Path, url: str, expected: str) -> None:
+def test_databases_that_are_not_there(url: str, expected: str) -> None:
     with pytest.raises(ConfigError) as e:
-        open_storage(tmp_path, url)
+        open_database(url, 60)
     assert expected in str(e.value)
     assert "\n" not in str(e.value) and "secret" not in str(e.value)
 

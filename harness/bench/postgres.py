@@ -1,4 +1,4 @@
-"""A real PostgreSQL of the system's packages, in a folder of its own, for as long as a test wants it."""
+"""A real PostgreSQL of the system's packages, in a folder of its own, for as long as a benchmark or a test wants it."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 
 def binaries() -> Path | None:
@@ -31,12 +32,12 @@ def postgres() -> Iterator[str]:
     account = pwd.getpwnam("nobody") if as_root else None
     if account:
         os.chown(folder, account.pw_uid, account.pw_gid)
-    who = {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []} if account else {}
+    who: dict[str, Any] = {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []} if account else {}
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
     data = folder / "data"
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     make = [where / "initdb", "-D", data, "-U", "headrace", "-A", "trust", "-N"]
     subprocess.run(make, check=True, cwd=folder, **quiet, **who)
     options = ["-c", "fsync=off", "-c", "listen_addresses=127.0.0.1", "-k", str(folder), "-p", str(port)]

@@ -1,0 +1,105 @@
+"""How much faster several machines search a study that they share than one does.
+
+    python -m harness.bench shared [--url postgresql://USER@HOST:PORT/DATABASE]
+
+Runs the demo study with an engine that does nothing but wait, once with one worker and once with several, all on this
+machine, each with a results folder of its own. Without --url a PostgreSQL of the system's packages is started for it. What a
+trial costs besides the wait is paid by this machine's cores for all workers, which several machines would not share.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from typing import Any
+
+from engine import Knobs, Measurement
+
+BAR = 3.6  # times one worker's throughput, with four
+WAIT = "HEADRACE_BENCH_WAIT_S"
+
+
+class Waiting:
+    """An engine that takes a while for any setting; its figures mean nothing."""
+
+    def __init__(self, knobs: Knobs) -> None:
+        self.knobs = knobs
+
+    @classmethod
+    def load(cls, checkpoint: Any, knobs: Knobs) -> Waiting:
+        return cls(knobs)
+
+    def measure(self, judge: Any) -> Measurement:
+        time.sleep(float(os.environ[WAIT]))
+        gb = self.knobs.cache_gb or 1.0
+        bits = self.knobs.expert_bits or 8
+        return Measurement(decode_tok_s=10 + gb, peak_memory_gb=0.1 + gb, perplexity=4 + 12 * 2.0**-bits)
+
+
+def add(sub: Any) -> None:
+    parser = sub.add_parser("shared", help="throughput of several workers in one study", description=__doc__,
+                            formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    parser.add_argument("--url", help="a database, in which two studies are left behind; default: one of its own")
+    parser.add_argument("--workers", type=int, default=4)
+    parser.add_argument("--trials", type=int, default=20, help="for each worker")
+    parser.add_argument("--seconds", type=float, default=2.0, help="that a trial waits")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> None:
+    from harness import ConfigError
+
+    from .postgres import binaries, postgres
+
+    if min(args.workers, args.trials) < 2:
+        raise ConfigError("--workers and --trials must be at least 2; raise them")
+    if args.url:
+        compare(args, args.url)
+    elif binaries() is None:
+        raise ConfigError("no PostgreSQL is installed (initdb and postgres are not found); install it, or give --url")
+    else:
+        with postgres() as url:
+            compare(args, url)
+
+
+def compare(args: argparse.Namespace, url: str) -> None:
+    """Print the throughput of one worker, of several, and the ratio."""
+    print(f"trials that wait {args.seconds:g} s, on {os.cpu_count()} cores with a load of {os.getloadavg()[0]:.1f} before")
+    one = throughput(1, args.trials, args.seconds, url)
+    print(f"1 worker    {one:6.1f} trials/min", flush=True)
+    several = throughput(args.workers, args.trials * args.workers, args.seconds, url)
+    print(f"{args.workers} workers   {several:6.1f} trials/min, {several / one:.2f} times as many (bar: {BAR} with 4)")
+
+
+def throughput(workers: int, trials: int, wait_s: float, url: str) -> float:
+    """Trials a minute, from the start of the first to the end of the last."""
+    import pandas as pd
+
+    from harness import ROOT, StudyStopped
+    from harness.rows import read_trials
+
+    with tempfile.TemporaryDirectory() as folder:
+        name = f"bench_{uuid.uuid4().hex[:8]}"
+        command = [
+            sys.executable, "-m", "harness.search", "study=demo", f"study.name={name}", f"storage.url={url}",
+            "engine.module=harness.bench.shared:Waiting", f"model.path={folder}", f"budget.trials={trials}",
+            "sampler.name=tpe", "protocol.stop_error=0", "sentinel.every=0", "confirm.share=0",
+            "guards.alone=false", "guards.wait_s=0", "guards.max_load=1000", "guards.keep_awake=false",
+        ]  # fmt: skip
+        env = {**os.environ, WAIT: str(wait_s), "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+        quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
+        started = [
+            subprocess.Popen([*command, f"results_dir={folder}/{i}"], env=env, text=True, **quiet) for i in range(workers)
+        ]
+        for worker in started:
+            errors = worker.communicate()[1]
+            if worker.returncode:
+                raise StudyStopped(f"a worker ended with {worker.returncode}: {errors.strip().splitlines()[-1]}")
+        df = pd.concat([read_trials(f"{folder}/{i}/{name}") for i in range(workers)])
+        end = (df["started_at"] + pd.to_timedelta(df["wall_s"], unit="s")).max()
+        return float(df["trial"].nunique() / (end - df["started_at"].min()).total_seconds() * 60)
