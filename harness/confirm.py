@@ -55,18 +55,17 @@ def next_sweep(
         return []
     duels = Duels(some, list(objectives_of(df)), within)
     fresh, n = some["fresh_runs"].to_numpy(int), some["runs"].to_numpy(int)
-    one_run = duels.se**2 * np.where(fresh >= 2, fresh, n)[:, None]  # variance of a single run
-    variance = (duels.spread**2).max(axis=1)
-    gain = variance**2 / (variance + one_run.max(axis=1) + TINY)  # of the variance, by one more run
-    worth, members = np.zeros(len(some)), np.zeros(len(some), bool)
-    doubts = []
-    for i in range(len(some)):
+    one_run = (duels.se[:, duels.fast] ** 2).max(axis=1, initial=0) * np.maximum(np.where(fresh >= 2, fresh, n), 1)
+    variance = (duels.spread**2).max(axis=1, initial=0)
+    gain = variance**2 / (variance + one_run + TINY)  # of the variance, by one more run
+    members = np.isin(np.arange(len(some)), duels.members())
+    worth, doubts = np.zeros(len(some)), []
+    for i in duels.plausible():
         rivals, wins = duels.wins(i)
-        doubt = float(wins.any(axis=1).mean()) if len(rivals) else 0.0
-        if not duels.beaten[i]:
-            members[i] = True
+        doubt = float(wins.any(axis=1).mean())
+        if members[i]:
             doubts.append(doubt)
-        if (duels.beaten[i] and doubt > HOPELESS) or not len(rivals):
+        elif doubt > HOPELESS:
             continue
         p = wins.mean(axis=0)
         unsure = p * (1 - p)

@@ -8,14 +8,15 @@ Two notions of being beaten, for speed is noisy:
 
 - By estimates: another point is no worse in all objectives and better in one; memory that differs by less than its noise
   counts as equal.
-- In doubt: the probability, from the estimates (`shrunk` towards what like points have) and the pooled noise, that some
-  other point is truly no worse in all and faster by more than `within`. A member is
-  confirmed when it has `runs` fresh runs and its doubt is at most `error`.
+- In doubt: the probability, from what is believed of the true speeds (`harness.belief`), that some other point is truly no
+  worse in all and faster by more than `within`. A member is confirmed when it has `runs` fresh runs and its doubt is at
+  most `error`.
 
-The front holds the points that none beats by estimates: of these, once any was measured afresh, the least doubtful ones as
-long as their mean doubt, the share of false members to be expected, is at most `error`. The rest are undecided between near
-rivals (`candidates`): it is better to name fewer. A member that is not confirmed is marked, for most have no near rival and
-only lack fresh runs.
+The front holds points that none beats, neither by belief nor by estimates: of these, once any was measured afresh, the
+least doubtful ones, as many as leave the probability that more than `FALSE` of them are false at most `error`. The rest are
+undecided between near rivals (`candidates`): it is better to name fewer. A member that is not confirmed is marked, for most
+have no near rival and only lack fresh runs. Where all runs are suspect, their points are all there is: the front is made of
+them, each marked `suspect`.
 """
 
 from __future__ import annotations
@@ -25,7 +26,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from engine import Knobs
+
 from . import ResultsError
+from .belief import believed, coded
 from .columns import METRICS, objectives_of
 from .points import SPEEDS, points
 from .rows import one_judge
@@ -35,18 +39,18 @@ if TYPE_CHECKING:
 
 
 RUNS, WITHIN, ERROR = 2, 0.05, 0.05  # of a confirmed point, unless the study says otherwise
-EQUAL = 2.0  # standard errors within which memory counts as equal
-DRAWS = 1000
-LEAST_SCATTER = 0.02  # of true speeds about what like points have
+EQUAL = 3.0  # standard errors within which memory counts as equal: the least of many like readings is far off
+FALSE = 0.1  # share of false members that the front may have
 LEAST = 1e-9  # a KL divergence or a count of bytes below this is as good as this
 
 
 def measured(df: pd.DataFrame) -> pd.DataFrame:
-    """The streamed, feasible, trusted points that have figures for all objectives."""
+    """The streamed, feasible points that have figures for all objectives: the trusted ones, or where there is none, all."""
     one_judge(df)
     every = points(df)
     whole = every[list(objectives_of(df))].notna().all(axis=1)
-    return every[whole & every["feasible"] & ~every["suspect"] & (every["origin"] != "reference")]
+    some = every[whole & every["feasible"] & (every["origin"] != "reference")]
+    return some[~some["suspect"]] if not some["suspect"].all() else some
 
 
 def reference(df: pd.DataFrame) -> pd.DataFrame:
@@ -71,91 +75,83 @@ def candidates(df: pd.DataFrame, *, runs: int = RUNS, within: float = WITHIN, er
     """The points that none beats by estimates, with `doubt`, `confirmed` and `reported` (on the front)."""
     every, objectives = measured(df), objectives_of(df)
     duels = Duels(every, list(objectives), within)
-    doubt = duels.doubt(duels.members())
-    out = every.iloc[duels.members()].assign(doubt=doubt, reported=True)
+    members = duels.members()
+    false = duels.false(members)
+    out = every.iloc[members].assign(doubt=false.mean(axis=0), reported=True)
     out["confirmed"] = (out["fresh_runs"] >= runs) & (out["doubt"] <= error)
-    if len(out) and out["fresh_runs"].any():
-        order = out["doubt"].sort_values(kind="stable")
-        sure = order.index[order.expanding().mean() <= error]
-        out["reported"] = out.index.isin([*sure, order.index[0]])
+    if out["fresh_runs"].any():
+        order = np.argsort(out["doubt"].to_numpy(), kind="stable")
+        share = false[:, order].cumsum(axis=1) / np.arange(1, len(order) + 1)
+        sure = np.flatnonzero((share > FALSE).mean(axis=0) <= error)
+        out["reported"] = np.isin(np.arange(len(out)), order[: 1 + sure.max(initial=0)])
     first = next(iter(objectives))
     return out.sort_values(first, ascending=objectives[first] == "minimize", kind="stable")
 
 
 class Duels:
-    """Every point against every other, by position in `some`: who beats whom by estimates, and with what probability."""
+    """Every point against every other, by position in `some`: who beats whom, and with what probability."""
 
     def __init__(self, some: pd.DataFrame, objectives: Sequence[str], within: float) -> None:
         signs = np.array([-1.0 if METRICS[name] == "maximize" else 1.0 for name in objectives])
         self._logs = np.log(np.maximum(some[list(objectives)].to_numpy(float), LEAST)) * signs
         self.se = some[[f"{name}_rel_se" for name in objectives]].to_numpy(float)
-        self._fast = np.array([name in SPEEDS for name in objectives])
+        self.fast = np.array([name in SPEEDS for name in objectives])
         self._margin = float(np.log1p(within))
-        believed, spread = self._logs.copy(), self.se.copy()
-        for k in np.flatnonzero(self._fast):
-            believed[:, k], spread[:, k] = shrunk(self._logs[:, k], self.se[:, k], self._logs[:, ~self._fast])
-        self.believed, self.spread = believed, spread
-        draws = np.random.default_rng(0).standard_normal((DRAWS, *self._logs[:, self._fast].shape), dtype=np.float32)
-        self._drawn = believed[:, self._fast] + draws * spread[:, self._fast]
-        self.beaten = np.array([self._beaten(i) for i in range(len(some))], bool)
-
-    def doubt(self, which: Iterable[int]) -> np.ndarray:
-        """For each of the points: the probability that some other is truly better by more than `within`."""
-        return np.array([self.wins(i)[1].any(axis=1).mean() for i in which])
+        known = np.column_stack([self._logs[:, ~self.fast], *(coded(some[name]) for name in Knobs.names())])
+        single = some["runs"].to_numpy() < 2
+        beliefs = [believed(self._logs[:, k], self.se[:, k], single, known) for k in np.flatnonzero(self.fast)]
+        self._drawn = np.stack([drawn for _, drawn in beliefs], axis=2) if beliefs else np.empty((1, len(some), 0))
+        self._believed = self._logs.copy()
+        for k, (mean, _) in zip(np.flatnonzero(self.fast), beliefs, strict=True):
+            self._believed[:, k] = mean
+        self.spread = self._drawn.std(axis=0)
 
     def members(self) -> np.ndarray:
-        """Positions of the points that none beats by estimates."""
-        return np.flatnonzero(~self.beaten)
+        """Positions of the points that none beats by belief, nor, among these, by estimates."""
+        believed = self._unbeaten(self._believed, np.arange(len(self._logs)))
+        return np.sort(self._unbeaten(self._logs, believed))
+
+    def plausible(self) -> np.ndarray:
+        """Positions of the members, and of the points that no member is believed to beat by as much as `within`."""
+        members = self.members()
+        near = [not self._far(i, members) for i in range(len(self._logs))]
+        return np.flatnonzero(near)
+
+    def false(self, which: Iterable[int]) -> np.ndarray:
+        """(draws, points): in which draws each of the points is truly beaten by more than `within`."""
+        beaten = [self.wins(i)[1].any(axis=1) for i in which]
+        return np.column_stack(beaten) if beaten else np.zeros((1, 0), bool)
 
     def wins(self, i: int) -> tuple[np.ndarray, np.ndarray]:
         """Rivals of point i (positions), and (draws, rivals): in which draws each is truly better by more than `within`."""
-        no_worse = (self._logs <= self._logs[i] + self._equal(i))[:, ~self._fast].all(axis=1)
-        gap = (self.believed - self.believed[i])[:, self._fast] - 4 * np.hypot(self.spread, self.spread[i])[:, self._fast]
-        rivals = np.flatnonzero(no_worse & (gap < 0).all(axis=1))
+        gap = (self._believed - self._believed[i])[:, self.fast] - 4 * np.hypot(self.spread, self.spread[i])
+        rivals = np.flatnonzero(self._no_worse(i) & (gap < 0).all(axis=1))
         rivals = rivals[rivals != i]
         ahead = self._drawn[:, [i]] - self._drawn[:, rivals]
         return rivals, (ahead >= 0).all(axis=2) & (ahead > self._margin).any(axis=2)
 
-    def _beaten(self, i: int) -> bool:
-        equal = self._equal(i)
-        others = self._logs - self._logs[i]
-        return bool(((others <= equal).all(axis=1) & (others < -equal).any(axis=1)).any())
+    def _no_worse(self, i: int, which: Any = slice(None)) -> np.ndarray:
+        """(points): which are no worse than point i in all that is no speed."""
+        return (self._logs[which] <= self._logs[i] + self._equal(i, which))[:, ~self.fast].all(axis=1)
 
-    def _equal(self, i: int) -> np.ndarray:
+    def _far(self, i: int, members: np.ndarray) -> bool:
+        ahead = (self._believed[i] - self._believed[members])[:, self.fast]
+        return bool((self._no_worse(i, members) & (ahead >= 0).all(axis=1) & (ahead > 2 * self._margin).any(axis=1)).any())
+
+    def _unbeaten(self, logs: np.ndarray, which: np.ndarray) -> np.ndarray:
+        """The fastest first, each kept unless one kept before beats it: so whatever is beaten is so by a member."""
+        order = which[np.lexsort((logs[which][:, ~self.fast].sum(axis=1), logs[which][:, self.fast].sum(axis=1)))]
+        kept = np.empty(len(order), int)
+        n = 0
+        for i in order:
+            equal, others = self._equal(i, kept[:n]), logs[kept[:n]] - logs[i]
+            if not ((others <= equal).all(axis=1) & (others < -equal).any(axis=1)).any():
+                kept[n], n = i, n + 1
+        return kept[:n]
+
+    def _equal(self, i: int, which: Any = slice(None)) -> np.ndarray:
         """(points, objectives): differences from point i that count as none; zero for speeds."""
-        return np.where(self._fast, 0.0, EQUAL * np.hypot(self.se, self.se[i]))
-
-
-def shrunk(values: np.ndarray, se: np.ndarray, like: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Logarithms of a speed drawn towards what points of like memory and quality have; mean and spread of the belief.
-
-    The first run of the fastest points was lucky more often than not. How much so depends on how far apart points lie
-    that are alike in all else: where that is less than the noise, a single fast run says little. So (Fay and Herriot, 1979):
-    a quadratic in the other objectives' logarithms, the scatter of true speeds about it found from the residuals, and each
-    point between its own estimate and the quadratic by the weight of the two variances.
-    """
-    if not len(values):
-        return values, se
-    features = _quadratic(like)
-    if len(values) < 3 * features.shape[1]:
-        return values, se
-    scatter = float(np.var(values))
-    for _ in range(5):
-        w = 1 / np.sqrt(scatter + se**2)
-        fit = features @ np.linalg.lstsq(features * w[:, None], values * w, rcond=None)[0]
-        residuals = values - fit
-        total = (1.4826 * np.median(np.abs(residuals))) ** 2 * len(values) / (len(values) - features.shape[1])
-        scatter = max(float(total - np.median(se**2)), LEAST_SCATTER**2)
-    own = scatter / (scatter + se**2)
-    return fit + own * residuals, np.sqrt(own) * se
-
-
-def _quadratic(x: np.ndarray) -> np.ndarray:
-    """(points, features): 1, and each column standardised, squared and multiplied with the others."""
-    span = x.std(axis=0)
-    z = ((x - x.mean(axis=0)) / np.where(span > 0, span, 1))[:, span > 0]
-    products = [z[:, i] * z[:, j] for i in range(z.shape[1]) for j in range(i, z.shape[1])]
-    return np.column_stack([np.ones(len(x)), z, *products])
+        return np.where(self.fast, 0.0, EQUAL * np.hypot(self.se[which], self.se[i]))
 
 
 def knee(df: pd.DataFrame, **rules: Any) -> int | None:
