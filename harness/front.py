@@ -128,7 +128,7 @@ class Duels:
         rivals = np.flatnonzero(self._no_worse(i) & (gap < 0).all(axis=1))
         rivals = rivals[rivals != i]
         ahead = self._drawn[:, [i]] - self._drawn[:, rivals]
-        return rivals, (ahead >= 0).all(axis=2) & (ahead > self._margin).any(axis=2)
+        return rivals, np.logical_and((ahead >= 0).all(axis=2), (ahead > self._margin).any(axis=2))
 
     def _no_worse(self, i: int, which: Any = slice(None)) -> np.ndarray:
         """(points): which are no worse than point i in all that is no speed."""

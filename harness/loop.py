@@ -128,7 +128,7 @@ def in_one_line(plan: Plan) -> Iterator[None]:
     except OSError as e:
         problem = f"{e.filename or plan.folder} cannot be used ({e.strerror or e})"
         raise ResultsError(f"{problem}; make room if its disk is full, then run the same command again") from e
-    except (optuna.exceptions.StorageInternalError, sqlalchemy.exc.SQLAlchemyError) as e:
+    except AWAY as e:
         raise ResultsError(
             f"the storage of {plan.name} cannot be used ({first_line(e.__cause__ or e)}); all rows are on the disk: make "
             "room if it is full, then run the same command again"

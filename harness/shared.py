@@ -60,7 +60,8 @@ def settle_shared(storage: optuna.storages.RDBStorage, plan: Plan) -> None:
             return
     if found := changes(known, identity):
         raise ConfigError(
-            f"the shared study {plan.name} is not this one: {'; '.join(found)}; undo that, or start another with study.name=OTHER"
+            f"the shared study {plan.name} is not this one: {'; '.join(found)}; undo that, or start another "
+            "with study.name=OTHER"
         )
 
 

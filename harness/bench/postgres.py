@@ -38,7 +38,7 @@ def postgres() -> Iterator[str]:
         port = s.getsockname()[1]
     data = folder / "data"
     quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    make = [where / "initdb", "-D", data, "-U", "headrace", "-A", "trust", "-N"]
+    make: list[str | Path] = [where / "initdb", "-D", data, "-U", "headrace", "-A", "trust", "-N"]
     subprocess.run(make, check=True, cwd=folder, **quiet, **who)
     options = ["-c", "fsync=off", "-c", "listen_addresses=127.0.0.1", "-k", str(folder), "-p", str(port)]
     server = subprocess.Popen([where / "postgres", "-D", data, *options], cwd=folder, **quiet, **who)
