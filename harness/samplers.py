@@ -6,11 +6,10 @@ so that it serves where trials take minutes; it draws conditional knobs at rando
 `gp`). TPE with the same encoding is what runs else, and asks in 0.1 s at 100 trials and 0.5 s at 3,000.
 
 Against plain TPE (every list a category, no anchors), TPE with integers, five anchors and a tenth of the trials at random
-gained, in the share of the best hypervolume, 0.04 at 25 and 50 trials and 0.04 +- 0.01 at 100 (41 pairs of searches: two
-fake engines, 4 and 10 % noise, two and three objectives); at 200 the two are level (-0.03 +- 0.04, 11 pairs). A joint model
-of the knobs for the first 50 trials gained nothing (-0.02 +- 0.02 at 100, 16 pairs) and for the first 100 lost on one
-of the two engines; three anchors instead of five made no difference (+0.02 +- 0.01 at 100, 17 pairs). The others are there
-by name.
+gained, in the share of the best hypervolume, 0.04 +- 0.01 at 25 and 100 trials and 0.04 +- 0.02 at 50 (42 pairs of searches:
+two fake engines, 4 and 10 % noise, two and three objectives); at 200 nothing is proven (-0.03 +- 0.04, 12 pairs). A joint
+model of the knobs for the first 50 trials gained nothing on that (-0.02 +- 0.02 at 100, 16 pairs), three anchors in place
+of five little (0.02 +- 0.01 at 100, 17 pairs). The others are there by name.
 """
 
 from __future__ import annotations
@@ -100,7 +99,7 @@ def is_random_control(number: int, every: int) -> bool:
 
 def _auto(space_flat: bool, trials_so_far: int, torch: bool, ask_share: float) -> tuple[str, str]:
     if not torch:
-        return "tpe", f"torch is not installed ({EXTRA} for gp)"
+        return "tpe", f"torch or SciPy is not installed ({EXTRA} for gp)"
     if not space_flat:
         return "tpe", "some knobs have conditions, which gp would draw at random"
     if trials_so_far >= GP_BELOW:
