@@ -7,6 +7,7 @@ knobs; then only the same setting has the same quality.
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -98,6 +99,32 @@ def rival(points: pd.DataFrame, objectives: Sequence[str], predicted_gb: float, 
         worse = rivals[name] < quality[name] if METRICS[name] == "maximize" else rivals[name] > quality[name]
         rivals = rivals[~worse]
     return int(rivals["decode_tok_s_low"].idxmax()) if len(rivals) else None
+
+
+SIZES = ("cache_gb", "expert_bits", "cold_bits", "hot_share", "resident_bits", "prefill_chunk")  # memory grows with them
+
+
+def too_large(rows: Sequence[Row], values: Row) -> str | None:
+    """Why a setting would run out of memory, learned where arithmetic did not foresee it: it is no smaller in anything than
+    one that did, and nothing that large ever ran. None if nothing says so."""
+    size = _size(Knobs.from_mapping(values).as_dict())
+    ran_out = [r for r in rows if r["status"] == "oom" and not r["run"] and _within(_size(r), size)]
+    if not ran_out:
+        return None
+    fine = [_size(r) for r in rows if r["status"] in ("ok", "stopped")]
+    smaller = next((r for r in ran_out if not any(_within(_size(r), other) for other in fine)), None)
+    if smaller is None:
+        return None
+    return f"no smaller in anything than trial {smaller['trial']}, which ran out of memory"
+
+
+def _size(row: Row) -> tuple[float, ...]:
+    """A setting's sizes; one that is unset is as large as can be."""
+    return tuple(math.inf if row[name] is None or row[name] != row[name] else float(row[name]) for name in SIZES)
+
+
+def _within(small: tuple[float, ...], large: tuple[float, ...]) -> bool:
+    return all(a <= b for a, b in zip(small, large, strict=True))
 
 
 def typical_s(rows: Sequence[Row]) -> float | None:

@@ -101,7 +101,7 @@ class Past:
         if not self._counts(row) or self._is_beaten(row):
             return
         loss = self._loss(row)
-        stays = np.logical_not((loss <= self._losses).all(1) & (loss < self._losses).any(1))
+        stays = np.logical_not((loss <= self._losses).all(axis=1) & (loss < self._losses).any(axis=1)).tolist()
         self._front = [*itertools.compress(self._front, stays), (row, _live(row))]
         self._losses = np.vstack([self._losses[stays], loss])
 

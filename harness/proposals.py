@@ -201,6 +201,7 @@ class Proposals:
             objectives=len(s.objectives),
             torch=has_torch(),
             ask_share=self._ask_share,
+            shared=bool(self._owner),
         )
         if not control:
             self.why, self.sampler = why, type(self._study.sampler).__name__.removesuffix("Sampler").lower()

@@ -25,7 +25,7 @@ from .columns import NAMES, QUALITY, SCHEMA_VERSION
 from .constraints import judge_row
 from .guards import Watch, wait_until_quiet
 from .intervals import speed_interval
-from .known import quality_source, reference_figures, rival, typical_s, wrong_answer
+from .known import quality_source, reference_figures, rival, too_large, typical_s, wrong_answer
 from .manifest import JUDGE, write_json
 from .plan import Plan
 from .points import noise, points
@@ -77,6 +77,8 @@ class Runner:
         """The job's row and its tokens' times, ms. Raises `Interrupted`, or `HeadraceError` for what ends the study."""
         plan, values = self.plan, job.proposal.values
         reason, predicted = plan.forbidden(values)
+        if reason is None and not job.run and job.proposal.trial:
+            reason = too_large(rows, values)
         attempt, fell = self._starts(job)
         attempt += job.proposal.starts
         source = quality_source(rows, values) if job.proposal.trial or job.run else None

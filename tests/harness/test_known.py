@@ -9,7 +9,7 @@ import pytest
 
 from engine import Knobs
 from harness.columns import NAMES
-from harness.known import quality_source, reference_figures, rival, settings_of, tried, typical_s, wrong_answer
+from harness.known import quality_source, reference_figures, rival, settings_of, too_large, tried, typical_s, wrong_answer
 
 
 def row(trial: int, knobs: dict[str, Any], **values: Any) -> dict[str, Any]:
@@ -104,3 +104,13 @@ def test_no_rival_where_an_objective_is_not_known_before() -> None:
     assert rival(POINTS, ["decode_tok_s", "perplexity"], 2.0, None) is None
     assert rival(POINTS, ["decode_tok_s", "bytes_per_token"], 2.0, {"perplexity": 17.0}) is None
     assert rival(POINTS.head(0), ["decode_tok_s", "perplexity"], 2.0, {"perplexity": 17.0}) is None
+
+
+def test_what_ran_out_of_memory_keeps_larger_settings_from_running_unless_one_of_them_ran() -> None:
+    rows = [row(1, {"cache_gb": 0.05, "expert_bits": 8}, status="oom"), row(2, {"cache_gb": 0.05, "expert_bits": 4})]
+    assert "trial 1" in (too_large(rows, {"cache_gb": 0.06, "expert_bits": 8, "read_threads": 2}) or "")
+    assert "trial 1" in (too_large(rows, {"cache_gb": 0.05}) or "")  # as stored: the largest
+    assert too_large(rows, {"cache_gb": 0.04, "expert_bits": 8}) is None
+    assert too_large(rows, {"cache_gb": 0.06, "expert_bits": 6}) is None
+    rows.append(row(3, {"cache_gb": 0.07, "expert_bits": 8}))  # so it was another thing that took the memory
+    assert too_large(rows, {"cache_gb": 0.08, "expert_bits": 8}) is None

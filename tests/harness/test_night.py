@@ -32,9 +32,7 @@ Alter = Callable[[dict[str, Any], int], dict[str, Any]]
 def night(place: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> Callable[..., pd.DataFrame]:
     """Run a study whose runs are made in this process; `alter` changes the figures of the n-th run."""
 
-    def run(
-        *overrides: str, alter: Alter = lambda figures, n: figures, status: int = 0, rows: bool = True
-    ) -> pd.DataFrame:
+    def run(*overrides: str, alter: Alter = lambda figures, n: figures, status: int = 0, rows: bool = True) -> pd.DataFrame:
         made = iter(range(10_000))
 
         def direct(request: Path, log: Path, **_: Any) -> Outcome:

@@ -25,7 +25,7 @@ def take(name: str, options: dict[str, Any] | None = None, **given: Any) -> tupl
 @pytest.mark.parametrize(
     ("given", "why"),
     [
-        ({}, "sampler tpe: torch is not installed (pip install -e '.[gp]' for gp)"),
+        ({}, "sampler tpe: torch or SciPy is not installed (pip install -e '.[gp]' for gp)"),
         ({"torch": True, "space_flat": False}, "sampler tpe: some knobs have conditions"),
         ({"torch": True, "trials_so_far": 250}, "sampler tpe: 250 trials"),
         ({"torch": True, "ask_share": 0.031}, "sampler tpe: asking gp took 3.1% of a trial, above 2%"),
