@@ -40,6 +40,7 @@ BAD = {"maximize": 0.0, "minimize": 1e9}  # told of a figure as long as no trial
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+warnings.filterwarnings("ignore", category=RuntimeWarning, module=r"optuna\._gp")  # when all were told the same values
 
 
 @dataclass(frozen=True)

@@ -85,15 +85,14 @@ class Runner:
         facts: Row = {"started_at": datetime.now(UTC), "predicted_peak_gb": predicted, "attempt": min(attempt, MAX_STARTS)}
         tokens: Sequence[float] = ()
         to_beat = None if reason else self._rival(job, rows, predicted, source)
-        beaten = None if to_beat is None else self._beaten(job, to_beat)
-        if reason:
-            outcome = Outcome("infeasible", reason)
-        elif beaten:
-            outcome = Outcome("dominated", beaten)
-        elif fell:
+        if fell:
             outcome = Outcome("crash", "the machine went down while it ran")
         elif attempt > MAX_STARTS:
             outcome = Outcome("crash", f"the search ended {MAX_STARTS} times while it ran; see logs/{self._log(job).name}")
+        elif reason:
+            outcome = Outcome("infeasible", reason)
+        elif to_beat is not None and (beaten := self._beaten(job, to_beat)):
+            outcome = Outcome("dominated", beaten)
         else:
             stop = None if to_beat is None else self._stop(to_beat, rows)
             outcome, facts = self._measure(job, attempt, source, stop, facts)

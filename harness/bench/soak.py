@@ -74,7 +74,7 @@ class Soak:
 
     def events(self) -> list[str]:
         """What befalls the search, in random order."""
-        few = max(1, self.trials // 100)
+        few = self.trials // 100
         deck = ["kill -9"] * max(3, self.least) + ["full disk"] * self.least
         deck += [name for name in ("SIGTERM", "Ctrl-C", "Ctrl-C twice") for _ in range(few)]
         self.rng.shuffle(deck)
@@ -139,21 +139,23 @@ class Soak:
         log = self.place / "checkpoint" / "runs.log"
         return log.read_bytes().count(b"\n") if log.exists() else 0
 
-    def search(self, event: str | None, after_runs: int) -> None:
-        """Start the search; after so many runs more, and a moment, let `event` befall it. Without one it goes to its end."""
+    def search(self, event: str | None = None, runs: int = 0) -> None:
+        """Start the search; when `runs` began in all, and a moment later, let `event` befall it. Without one it goes to its
+        end. Ctrl-C and SIGTERM wait for a run of this start: how Python itself starts is not ours to judge."""
         path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
         env = {**os.environ, "PYTHONPATH": path, "XDG_CACHE_HOME": str(self.place / "cache")}
         begun = self.runs()
+        runs = max(runs, begun + (event not in ("kill -9", "full disk")))
         with open(self.place / "stderr", "w+") as err:
             process = subprocess.Popen(self.command, stdout=subprocess.DEVNULL, stderr=err, env=env)
             try:
                 if event is None:
                     process.wait()
                 else:
-                    while self.runs() - begun < after_runs and process.poll() is None:
+                    while self.runs() < runs and process.poll() is None:
                         time.sleep(0.02)
                     with contextlib.suppress(subprocess.TimeoutExpired):
-                        process.wait(self.rng.uniform(0, 1.5 if after_runs else 4.0))
+                        process.wait(self.rng.uniform(0, 1.0 if runs > begun else 4.0))
                     if process.poll() is None:
                         self.befall(process, event)
                     else:
@@ -348,14 +350,13 @@ def soak(trials: int, place: Path, seed: int) -> tuple[Soak, list[tuple[str, str
         print(f"{trials} trials in {place}; full disk: {how}", flush=True)
         one.study()
         events, begin = one.events(), time.monotonic()
-        pace = trials / len(events)
-        for event in events:
-            least = event not in ("kill -9", "full disk")  # Python's own start is not ours to judge
-            one.search(event, max(least, int(one.rng.uniform(0, 1.7 * pace))))
+        moments = sorted(one.rng.randint(0, 7 * trials // 10) for _ in events)
+        for event, runs in zip(events, moments, strict=True):
+            one.search(event, runs)
             name, code, err = one.ends[-1]
             took = time.monotonic() - begin
             print(f"{took:6.0f} s  {one.runs():4} runs  {name:12} {code:4}  {err.strip()[-150:]}", flush=True)
-        one.search(None, 0)
+        one.search()
         found = list(one.checks())
         print(*table(one), sep="\n")
     return one, found
