@@ -25,7 +25,7 @@ from . import ConfigError, ResultsError, StudyStopped, machine
 from .child import Interrupted
 from .columns import NOT_RUN
 from .confirm import next_sweep
-from .database import AWAY, alone, open_database
+from .database import AWAY, alone, open_database, reason
 from .front import front
 from .guards import check_disk, keep_awake, machine_lock
 from .journal import append, entry
@@ -116,7 +116,7 @@ def open_shared(plan: Plan) -> optuna.storages.RDBStorage | None:
     try:
         settle_shared(storage, plan)
     except AWAY as e:
-        raise ConfigError(f"storage.url cannot be reached any more ({first_line(e)}); run it again") from e
+        raise ConfigError(f"storage.url cannot be reached any more ({reason(e)}); run it again") from e
     return storage
 
 
@@ -221,10 +221,10 @@ class Night:
                     raise
                 if attempt >= PATIENCE_S / 5 or self._ended():
                     raise StudyStopped(
-                        f"the storage cannot be reached ({first_line(e)}); all rows are on the disk: run it again"
+                        f"the storage cannot be reached ({reason(e)}); all rows are on the disk: run it again"
                     ) from e
                 if not attempt:
-                    self._note(f"the storage cannot be reached ({first_line(e)}); trying again for {PATIENCE_S} s")
+                    self._note(f"the storage cannot be reached ({reason(e)}); trying again for {PATIENCE_S} s")
                 self._sleep(5)
         raise AssertionError("unreachable")
 
