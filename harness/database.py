@@ -46,8 +46,13 @@ def open_database(url: str, stale_s: float) -> optuna.storages.RDBStorage:
             f"storage.url={shown} was set up by another version of Optuna ({first_line(e)}); name another database"
         ) from e
     except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError) as e:
-        reason = first_line(getattr(e, "orig", None) or e.__cause__ or e)[:160]
-        raise ConfigError(f"storage.url={shown} cannot be reached ({reason}); start it, or name another") from e
+        raise ConfigError(f"storage.url={shown} cannot be reached ({reason(e)}); start it, or name another") from e
+
+
+def reason(e: BaseException) -> str:
+    """Why a database cannot be reached, in its driver's words: Optuna's own name another cause."""
+    below = e.__cause__ or e
+    return first_line(getattr(below, "orig", None) or below)[:160]
 
 
 def alone(storage: optuna.storages.RDBStorage, study: str) -> contextlib.AbstractContextManager[None]:

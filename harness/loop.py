@@ -25,7 +25,7 @@ from . import ConfigError, ResultsError, StudyStopped, machine
 from .child import Interrupted
 from .columns import NOT_RUN
 from .confirm import next_sweep
-from .database import AWAY, alone, open_database
+from .database import AWAY, alone, open_database, reason
 from .front import front
 from .guards import check_disk, keep_awake, machine_lock
 from .journal import append, entry
@@ -116,7 +116,7 @@ def open_shared(plan: Plan) -> optuna.storages.RDBStorage | None:
     try:
         settle_shared(storage, plan)
     except AWAY as e:
-        raise ConfigError(f"storage.url cannot be reached any more ({first_line(e)}); run it again") from e
+        raise ConfigError(f"storage.url cannot be reached any more ({reason(e)}); run it again") from e
     return storage
 
 
@@ -156,6 +156,7 @@ class Night:
         self._shared: Shared | None = None
         self._others: list[Row] = []  # of other machines
         self._reference_elsewhere = False  # another machine measures it
+        self._unsure = True  # whether a setting is ours that has no row
         self._since, self._begin = datetime.now(UTC), time.monotonic()
         self._first_round = rounds(plan)[-1].number
         self._sweeps = 0
@@ -204,11 +205,10 @@ class Night:
         """Take up what other machines told; returns how many trials run there."""
         if self._shared is None:
             return 0
-        shared = self._shared
-        if count := self._patiently(shared.take_over):
+        if count := self._patiently(self._shared.take_over):
             self._note(f"{count} trials of a machine that vanished are put up again")
-        self._others = self._patiently(shared.rows)
-        return self._patiently(shared.running)
+        self._others, running = self._patiently(self._shared.look)
+        return running
 
     def _patiently(self, what: Callable[[], T]) -> T:
         """Wait for a shared database that is away for a while."""
@@ -216,14 +216,15 @@ class Night:
             try:
                 return what()
             except AWAY as e:
+                self._unsure = True
                 if not self._owner:
                     raise
                 if attempt >= PATIENCE_S / 5 or self._ended():
                     raise StudyStopped(
-                        f"the storage cannot be reached ({first_line(e)}); all rows are on the disk: run it again"
+                        f"the storage cannot be reached ({reason(e)}); all rows are on the disk: run it again"
                     ) from e
                 if not attempt:
-                    self._note(f"the storage cannot be reached ({first_line(e)}); trying again for {PATIENCE_S} s")
+                    self._note(f"the storage cannot be reached ({reason(e)}); trying again for {PATIENCE_S} s")
                 self._sleep(5)
         raise AssertionError("unreachable")
 
@@ -274,8 +275,9 @@ class Night:
     def _left_open(self) -> list[Proposal]:
         """What we have taken and not measured; from now on nobody takes it over."""
         assert self._proposals is not None
-        if not self._proposals.pending(self.rows):
+        if not self._unsure:
             return []
+        self._unsure = False
         with self._alone():
             found = self._proposals.pending(self.rows)
             for proposal in found:
@@ -288,8 +290,8 @@ class Night:
         assert self._proposals is not None
         with self._alone():
             if self._shared:
-                self._others = self._shared.rows()
-                if self._tried() + self._shared.running() + self._lacks_reference() >= wanted:
+                self._others, running = self._shared.look()
+                if self._tried() + running + self._lacks_reference() >= wanted:
                     return None
             return self._propose()
 

@@ -107,16 +107,19 @@ class Shared:
             return True
         return False
 
-    def rows(self) -> list[Row]:
-        """The other machines' rows, as far as they were told."""
-        for t in self._trials():
+    def look(self) -> tuple[list[Row], int]:
+        """The other machines' rows, as far as they were told, and how many trials run there."""
+        trials = self._trials()
+        for t in trials:
             told = t.state == TrialState.COMPLETE and "row" in t.user_attrs
             if told and t.number not in self._rows and t.user_attrs["owner"] != self._owner:
                 self._rows[t.number] = unpacked(t.user_attrs["row"])
-        told = self._study.user_attrs.get("reference", {})
-        if "row" in told and told["owner"] != self._owner:
-            self._rows[-1] = unpacked(told["row"])
-        return [*self._rows.values()]
+        if -1 not in self._rows:
+            told = self._study.user_attrs.get("reference", {})
+            if "row" in told and told["owner"] != self._owner:
+                self._rows[-1] = unpacked(told["row"])
+        running = sum(t.state == TrialState.RUNNING and t.user_attrs.get("owner") != self._owner for t in trials)
+        return [*self._rows.values()], running
 
     def claim_reference(self) -> bool:
         """Whether the reference is ours to measure: it is that of the first machine which asks."""

@@ -40,7 +40,7 @@ class Worker:
         made = [self.proposals.ask() for _ in range(count)]
         for p in made:
             self.rows.append(row_of(p))
-            self.proposals.tell(self.rows[-1], [*self.rows, *self.shared.rows()])
+            self.proposals.tell(self.rows[-1], [*self.rows, *self.shared.look()[0]])
         return [p.trial for p in made]
 
     def settings(self) -> list[str]:
@@ -59,8 +59,8 @@ def test_two_machines_number_and_choose_apart_and_know_each_others_rows(tmp_path
     assert trials == list(range(1, 17))
     settings = a.settings() + b.settings()
     assert len(set(settings)) == 16
-    assert [r["trial"] for r in a.shared.rows()] == [r["trial"] for r in b.rows]
-    assert a.shared.rows()[0]["decode_tok_s"] == b.rows[0]["decode_tok_s"]
+    assert [r["trial"] for r in a.shared.look()[0]] == [r["trial"] for r in b.rows]
+    assert a.shared.look()[0][0]["decode_tok_s"] == b.rows[0]["decode_tok_s"]
     seeds = [t.user_attrs["seed"] for t in a.proposals.trials if "seed" in t.user_attrs]
     assert len(set(seeds)) == len(seeds)
 
@@ -71,8 +71,8 @@ def test_a_vanished_machines_setting_is_tried_again_once(tmp_path: Path) -> None
     lost = a.proposals.ask()
     with a.shared.beating(lost.trial):
         assert stale(b) == 0
-    assert b.shared.running() == 1
-    assert stale(b) == 1 and b.shared.running() == 0
+    assert b.shared.look()[1] == 1
+    assert stale(b) == 1 and b.shared.look()[1] == 0
     again = b.proposals.ask()
     assert (again.values, again.origin, again.starts) == (lost.values, lost.origin, 1)
     assert again.trial != lost.trial
@@ -105,8 +105,8 @@ def test_the_reference_is_one_machines(tmp_path: Path) -> None:
     assert (a.shared.claim_reference(), b.shared.claim_reference(), a.shared.claim_reference()) == (True, False, True)
     row = {**row_of(a.proposals.ask()), "trial": 0, "origin": "reference"}
     a.shared.tell_reference(row)
-    assert [r["origin"] for r in b.shared.rows()] == ["reference"]
-    assert a.shared.rows() == []
+    assert [r["origin"] for r in b.shared.look()[0]] == ["reference"]
+    assert a.shared.look()[0] == []
 
 
 @needs_postgres
