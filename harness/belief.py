@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-DRAWN = 300_000  # figures drawn: 1000 of each point up to 300 points, at least 200 of each
+DRAWN = 300_000  # figures drawn: 1000 of each point up to 300 points, at least 100 of each
 LEAST_POINTS = 20  # below it nothing is said of scatter, and each point stands on its own runs
 LEAST_SCATTER = 0.02  # of true speeds about what the knobs foretell
 STEPS = 25  # of expectation and maximisation
@@ -31,7 +31,7 @@ def believed(losses: np.ndarray, se: np.ndarray, single: np.ndarray, known: np.n
     `se`: their standard errors; `single`: which stand on one run; `known`: (points, columns) of what is known of each.
     """
     rng = np.random.default_rng(0)
-    draws = max(200, min(1000, DRAWN // max(1, len(losses))))
+    draws = max(100, min(1000, DRAWN // max(1, len(losses))))
     luck = rng.standard_normal((draws, len(losses)), dtype=np.float32)
     if len(losses) < LEAST_POINTS:
         return losses, losses + luck * se

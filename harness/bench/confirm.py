@@ -4,7 +4,8 @@
 
 A point of the reported front is true if no other measured setting is, without noise, as good in all objectives and faster
 by more than 5 %. Hypervolume is that of the front's true figures, as a share of what the best choice among the measured
-settings would have. One run in twenty is a hiccup, 30 % slower; memory differs by 0.5 % from run to run, perplexity not at all.
+settings would have. One run in twenty is a hiccup, 30 % slower; memory differs by 0.5 % from run to run, perplexity not
+at all.
 """
 
 from __future__ import annotations
@@ -235,9 +236,7 @@ def run(args: argparse.Namespace) -> None:
         raise ConfigError(f"--objectives {unknown[0]} is not known to these truths; they have "
                           "decode_tok_s, peak_memory_gb and perplexity")  # fmt: skip
     print(f"{args.trials} trials, {args.sampler}, {args.noise:.0%} noise on speed, objectives {args.objectives}")
-    print(
-        "truth      true within 5 %: without   with (worst, below 0.9)  its confirmed   hypervolume   front (confirmed)  runs"
-    )
+    print("truth      true within 5 %: without   with (worst, below 0.9)  its confirmed   hypervolume  front (confirmed)  runs")
     results = {}
     for truth in TRUTHS if args.truth == "all" else [args.truth]:
         seeds = range(args.first_seed, args.first_seed + args.seeds)
