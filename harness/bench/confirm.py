@@ -236,7 +236,7 @@ def run(args: argparse.Namespace) -> None:
         raise ConfigError(f"--objectives {unknown[0]} is not known to these truths; they have "
                           "decode_tok_s, peak_memory_gb and perplexity")  # fmt: skip
     print(f"{args.trials} trials, {args.sampler}, {args.noise:.0%} noise on speed, objectives {args.objectives}")
-    print("truth      true within 5 %: without   with (worst, below 0.9)  its confirmed   hypervolume  front (confirmed)  runs")
+    print("truth      true within 5 %: without   with (worst, below 0.9)  its confirmed   hypervolume  front (confirmed)")
     results = {}
     for truth in TRUTHS if args.truth == "all" else [args.truth]:
         seeds = range(args.first_seed, args.first_seed + args.seeds)
