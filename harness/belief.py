@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-DRAWS = 1000
+DRAWN = 300_000  # figures drawn: 1000 of each point up to 300 points, at least 100 of each
 LEAST_POINTS = 20  # below it nothing is said of scatter, and each point stands on its own runs
 LEAST_SCATTER = 0.02  # of true speeds about what the knobs foretell
 STEPS = 25  # of expectation and maximisation
@@ -26,12 +26,13 @@ HICCUPS = 0.05  # share of runs that something slowed
 
 
 def believed(losses: np.ndarray, se: np.ndarray, single: np.ndarray, known: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean (points) and draws (`DRAWS`, points) of the true losses, logarithms of which less is better.
+    """Mean (points) and draws (draws, points) of the true losses, logarithms of which less is better.
 
     `se`: their standard errors; `single`: which stand on one run; `known`: (points, columns) of what is known of each.
     """
     rng = np.random.default_rng(0)
-    luck = rng.standard_normal((DRAWS, len(losses)), dtype=np.float32)
+    draws = max(100, min(1000, DRAWN // max(1, len(losses))))
+    luck = rng.standard_normal((draws, len(losses)), dtype=np.float32)
     if len(losses) < LEAST_POINTS:
         return losses, losses + luck * se
     x = _quadratic(known)
@@ -53,7 +54,7 @@ def believed(losses: np.ndarray, se: np.ndarray, single: np.ndarray, known: np.n
     total = scatter / weight + se**2
     own = scatter / weight / total
     mean = level + y - (1 - own) * residuals
-    several = coefficients + rng.standard_normal((DRAWS, len(prior))) @ np.linalg.cholesky(cov).T
+    several = coefficients + rng.standard_normal((draws, len(prior))) @ np.linalg.cholesky(cov).T
     fits = (several @ x.T).astype(np.float32)
     drawn = fits + own * (y - fits) + np.sqrt(own) * se * luck
     wide = 9 * (scatter + se**2)

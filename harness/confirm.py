@@ -1,8 +1,8 @@
 """Confirmation: which trials to measure again, and in which order, until the front is what it is beyond noise.
 
 A point was taken for a member of the front, or for none, on the strength of single runs. Which of these judgements could
-fall? For every plausible member p (none beats it by estimates, or it is beaten by so little that it may belong) and every
-rival q, the estimates and the pooled noise give the probability that q is truly no worse and faster by more than `within`.
+fall? For every plausible member p (none beats it, or by so little that it may belong) and every rival q, what is believed
+of the true speeds gives the probability that q is truly no worse and faster by more than `within`.
 Where it is near a half, a run of either is worth most: w = P (1 - P), shared between the two as one more run would reduce
 the variance of their difference. A trial's worth is the sum over its pairs: the rule of optimal computing budget allocation
 (Chen et al., 2000), one step ahead. Each p counts by doubt (1 - doubt)^3, its doubt being the probability that any rival

@@ -13,7 +13,7 @@ Two notions of being beaten, for speed is noisy:
   most `error`.
 
 The front holds points that none beats, neither by belief nor by estimates: of these, once any was measured afresh, the
-least doubtful ones, as many as leave the probability that more than `FALSE` of them are false at most `error`. The rest are
+least doubtful ones as long as their mean doubt, the share of false members to be expected, is at most `error`. The rest are
 undecided between near rivals (`candidates`): it is better to name fewer. A member that is not confirmed is marked, for most
 have no near rival and only lack fresh runs. Where all runs are suspect, their points are all there is: the front is made of
 them, each marked `suspect`.
@@ -38,9 +38,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-RUNS, WITHIN, ERROR = 2, 0.05, 0.05  # of a confirmed point, unless the study says otherwise
+RUNS, WITHIN, ERROR = 2, 0.05, 0.03  # of a confirmed point, unless the study says otherwise
 EQUAL = 3.0  # standard errors within which memory counts as equal: the least of many like readings is far off
-FALSE = 0.1  # share of false members that the front may have
 LEAST = 1e-9  # a KL divergence or a count of bytes below this is as good as this
 
 
@@ -76,14 +75,12 @@ def candidates(df: pd.DataFrame, *, runs: int = RUNS, within: float = WITHIN, er
     every, objectives = measured(df), objectives_of(df)
     duels = Duels(every, list(objectives), within)
     members = duels.members()
-    false = duels.false(members)
-    out = every.iloc[members].assign(doubt=false.mean(axis=0), reported=True)
+    out = every.iloc[members].assign(doubt=duels.doubt(members), reported=True)
     out["confirmed"] = (out["fresh_runs"] >= runs) & (out["doubt"] <= error)
     if out["fresh_runs"].any():
         order = np.argsort(out["doubt"].to_numpy(), kind="stable")
-        share = false[:, order].cumsum(axis=1) / np.arange(1, len(order) + 1)
-        sure = np.flatnonzero((share > FALSE).mean(axis=0) <= error)
-        out["reported"] = np.isin(np.arange(len(out)), order[: 1 + sure.max(initial=0)])
+        mean = out["doubt"].to_numpy()[order].cumsum() / np.arange(1, len(order) + 1)
+        out["reported"] = np.isin(np.arange(len(out)), order[: max(1, (mean <= error).sum())])
     first = next(iter(objectives))
     return out.sort_values(first, ascending=objectives[first] == "minimize", kind="stable")
 
@@ -96,6 +93,7 @@ class Duels:
         self._logs = np.log(np.maximum(some[list(objectives)].to_numpy(float), LEAST)) * signs
         self.se = some[[f"{name}_rel_se" for name in objectives]].to_numpy(float)
         self.fast = np.array([name in SPEEDS for name in objectives])
+        self._variance = np.where(self.fast, 0.0, self.se**2)
         self._margin = float(np.log1p(within))
         known = np.column_stack([self._logs[:, ~self.fast], *(coded(some[name]) for name in Knobs.names())])
         single = some["runs"].to_numpy() < 2
@@ -117,10 +115,9 @@ class Duels:
         near = [not self._far(i, members) for i in range(len(self._logs))]
         return np.flatnonzero(near)
 
-    def false(self, which: Iterable[int]) -> np.ndarray:
-        """(draws, points): in which draws each of the points is truly beaten by more than `within`."""
-        beaten = [self.wins(i)[1].any(axis=1) for i in which]
-        return np.column_stack(beaten) if beaten else np.zeros((1, 0), bool)
+    def doubt(self, which: Iterable[int]) -> np.ndarray:
+        """For each of the points: the probability that some other is truly better by more than `within`."""
+        return np.array([self.wins(i)[1].any(axis=1).mean() for i in which])
 
     def wins(self, i: int) -> tuple[np.ndarray, np.ndarray]:
         """Rivals of point i (positions), and (draws, rivals): in which draws each is truly better by more than `within`."""
@@ -150,8 +147,8 @@ class Duels:
         return kept[:n]
 
     def _equal(self, i: int, which: Any = slice(None)) -> np.ndarray:
-        """(points, objectives): differences from point i that count as none; zero for speeds."""
-        return np.where(self.fast, 0.0, EQUAL * np.hypot(self.se[which], self.se[i]))
+        """(points, objectives): differences from point i that count as none; next to zero for speeds."""
+        return LEAST + EQUAL * np.sqrt(self._variance[which] + self._variance[i])
 
 
 def knee(df: pd.DataFrame, **rules: Any) -> int | None:

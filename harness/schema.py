@@ -62,7 +62,7 @@ class Confirm:
     )
     runs: int = 2  # least fresh runs of a confirmed point
     within: float = 0.05  # of a truly better point's speed, a point of the front may fall short
-    error: float = 0.05  # probability that it falls short by more, at most
+    error: float = 0.03  # probability that it falls short by more, at most; over the front, in the mean
 
 
 @dataclass

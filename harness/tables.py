@@ -29,6 +29,7 @@ SHORT = {
 }
 KNEE = "◆ knee"
 RESIDENT = "everything resident"
+SUSPECT = "all runs are suspect (drift, heat or foreign load), so this front is too: measure again on a quiet machine"
 
 
 def frame(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
@@ -90,11 +91,13 @@ def front_table(df: pd.DataFrame, width: int, *, most: int | None = None, **rule
     if wide := Console(width=1000).measure(table).maximum > width:
         table = _table(lines, objectives, marked, [])
     below = [Text(f"… and {len(best) - len(shown)} more", style="dim")] if len(shown) < len(best) else []
+    if best["suspect"].any():  # then all are
+        below.append(Text(SUSPECT, style="bold"))
     if most is not None:
         return Group(table, *below) if below else table
     said = [Text("? unconfirmed: fresh runs are missing, or a rival is too near", style="dim")]
     settings: list[RenderableType] = [Text(), _settings(shown, names)] if wide else []
-    return Group(table, *(said if not best["confirmed"].all() else []), *settings)
+    return Group(table, *below, *(said if not best["confirmed"].all() else []), *settings)
 
 
 def _table(lines: pd.DataFrame, objectives: Sequence[str], marked: int | None, columns: Sequence[str]) -> Table:

@@ -7,9 +7,9 @@ import sys
 
 from engine import HeadraceError
 
-from . import ask, samplers, shared, soak
+from . import ask, confirm, samplers, shared, soak
 
-MODULES = (samplers, ask, shared, soak)
+MODULES = (samplers, ask, shared, soak, confirm)
 
 
 def main(argv: list[str] | None = None) -> int:

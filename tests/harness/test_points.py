@@ -7,12 +7,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from rich.console import Console
 from test_front import FIVE, trials
 
-from harness.bench.confirm import Study, plain_front
+from harness.belief import believed, coded
+from harness.bench.confirm import Noise, Study, plain_front
 from harness.confirm import next_sweep
 from harness.front import candidates, front
 from harness.points import noise, points, suspects, t95
+from harness.tables import front_table
 
 AT = pd.Timestamp("2026-01-01", tz="UTC")
 
@@ -69,6 +72,23 @@ def test_suspect_runs_are_left_out_and_their_trials_listed() -> None:
     assert suspects(df) == [3, 4]
 
 
+def test_a_front_of_suspect_runs_alone_says_so() -> None:
+    df = FIVE.assign(suspect=["hot", "busy", "hot", "hot", "hot"])
+    assert front(df)["trial"].tolist() == [1, 3, 2, 5]
+    assert front(df)["suspect"].all() and not front(df)["confirmed"].any()
+    assert said(df).count("all runs are suspect") == 1
+    df.loc[1, "suspect"] = None
+    assert front(df)["trial"].tolist() == [2]
+    assert "all runs are suspect" not in said(df)
+
+
+def said(df: pd.DataFrame) -> str:
+    console = Console(width=200)
+    with console.capture() as captured:
+        console.print(front_table(df, 200))
+    return captured.get()
+
+
 def test_infeasible_points_are_no_members() -> None:
     assert 1 not in front(FIVE.assign(feasible=[False, True, True, True, None])).index
 
@@ -110,9 +130,29 @@ def test_confirmation_makes_the_front_truer(truth: str) -> None:
     objectives = ["decode_tok_s", "peak_memory_gb", "perplexity"]
     before, after = [], []
     for seed in range(1):
-        study = Study(truth, objectives, 0.1, 60, seed, "random")
+        study = Study(truth, objectives, Noise(), 60, seed, "random")
         before.append(study.true_share(plain_front(study.rows, objectives)))
         assert 0 < study.confirm(30) <= 30
         after.append(study.true_share(list(front(study.rows).index)))
         assert set(front(study.rows).index) <= set(candidates(study.rows).index)
     assert np.mean(after) >= max(0.9, np.mean(before))
+
+
+def test_knobs_foretell_what_single_runs_hide() -> None:
+    rng = np.random.default_rng(0)
+    threads, mode = rng.integers(1, 17, 150), rng.choice(["buffered", "direct"], 150)
+    true = 0.1 * np.log(threads) + 0.2 * (mode == "direct")
+    seen = -true + 0.1 * rng.standard_normal(150)
+    known = np.column_stack([coded(list(threads)), coded(list(mode)), coded([None] * 150)])
+    se = np.full(150, 0.1)
+    mean, drawn = believed(seen, se, se > 0, known)
+    assert np.std(mean + true) < 0.5 * np.std(seen + true)
+    assert np.mean(np.abs(drawn.mean(axis=0) + true) < 2 * drawn.std(axis=0)) > 0.9
+    _, drawn = believed(rng.standard_normal(150), se, se > 0, known)  # knobs say nothing: its own runs count
+    assert drawn.std(axis=0).mean() > 0.08
+    assert believed(seen[:3], se[:3], se[:3] > 0, known[:3])[0].tolist() == seen[:3].tolist()
+
+
+def test_a_choice_and_an_unset_knob_are_columns() -> None:
+    assert coded(["a", "b", None, "b"]).tolist() == [[0, 0], [1, 0], [0, 1], [1, 0]]
+    assert coded([64, 8192, None, 128]).tolist() == [[-2, 1], [2, 1], [0, 0], [0, 1]]
