@@ -84,10 +84,11 @@ def throughput(workers: int, trials: int, wait_s: float, url: str) -> float:
     from harness.rows import read_trials
 
     with tempfile.TemporaryDirectory() as folder:
+        os.mkdir(f"{folder}/checkpoint")
         name = f"bench_{uuid.uuid4().hex[:8]}"
         command = [
             sys.executable, "-m", "harness.search", "study=demo", f"study.name={name}", f"storage.url={url}",
-            "engine.module=harness.bench.shared:Waiting", f"model.path={folder}", f"budget.trials={trials}",
+            "engine.module=harness.bench.shared:Waiting", f"model.path={folder}/checkpoint", f"budget.trials={trials}",
             "sampler.name=tpe", "protocol.stop_error=0", "sentinel.every=0", "confirm.share=0",
             "guards.alone=false", "guards.wait_s=0", "guards.max_load=1000", "guards.keep_awake=false",
         ]  # fmt: skip
