@@ -41,6 +41,7 @@ def arguments(place: Path, *overrides: str) -> list[str]:
         "results_dir": str(place / "results"),
         "confirm.share": "0",  # these have tests of their own
         "sentinel.every": "0",
+        "protocol.cool_down_s": "0",
         "guards.wait_s": "0",  # the suite shares its machine, and tests run side by side
         "guards.max_load": "99",
         "guards.alone": "false",

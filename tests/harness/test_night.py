@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -54,9 +55,9 @@ def night(place: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> Callable[..
 
 
 def test_rounds_learn_and_the_journal_says_what(night: Callable[..., pd.DataFrame], place: Path) -> None:
-    df = night("rounds=2", "budget.trials=72", "search_space.cache_gb.high=0.02", "sampler.name=random")
+    df = night("rounds=2", "budget.trials=64", "search_space.cache_gb.high=0.02", "sampler.name=random")
     folder = place / "results" / "demo"
-    assert df["round"].value_counts().to_dict() == {1: 36, 2: 36}
+    assert df["round"].value_counts().to_dict() == {1: 32, 2: 32}
     first, second = (yaml.safe_load((folder / "rounds" / n / "space.yaml").read_text()) for n in ("01", "02"))
     assert second != first
     wider = df[(df["round"] == 2) & (df["cache_gb"] > 0.02)]
@@ -66,17 +67,17 @@ def test_rounds_learn_and_the_journal_says_what(night: Callable[..., pd.DataFram
         assert part in journal, part
     ledger = (folder / "ledger.tsv").read_text().splitlines()
     assert len(ledger) == 1 + len(df)
-    again = night("rounds=2", "budget.trials=72", "search_space.cache_gb.high=0.02", "sampler.name=random")
+    again = night("rounds=2", "budget.trials=64", "search_space.cache_gb.high=0.02", "sampler.name=random")
     pd.testing.assert_frame_equal(df, again)
     assert (folder / "journal.md").read_text() == journal
 
 
 def test_quality_is_measured_once_for_each_lossy_setting(night: Callable[..., pd.DataFrame]) -> None:
-    df = night("budget.trials=24")
+    df = night("budget.trials=16")
     scored = df[df["quality_of"].isna()]
     assert scored["expert_bits"].fillna(0).is_unique or len(scored) == scored["expert_bits"].nunique(dropna=False) + 1
     reused = df[df["quality_of"].notna()]
-    assert len(reused) > 8
+    assert len(reused) > 4
     source = df.set_index("trial")["perplexity"]
     assert np.allclose(reused["perplexity"], source.loc[reused["quality_of"].astype(int)])
     assert (reused["saved_s"] == 0.4).all()
@@ -86,7 +87,7 @@ def test_a_drift_makes_runs_suspect_until_they_are_measured_again(night: Callabl
     def slow(figures: dict[str, Any], n: int) -> dict[str, Any]:
         return figures | {"decode_tok_s": figures["decode_tok_s"] * (0.5 if 9 <= n < 16 else 1.0)}
 
-    df = night("budget.trials=24", "sentinel.every=4", alter=slow)
+    df = night("budget.trials=20", "sentinel.every=4", alter=slow)
     sentinels = df[df["origin"] == "sentinel"].sort_values("started_at")
     assert sentinels["drift_since"].notna().any() and sentinels["drift_since"].isna().any()
     assert len(df[df["origin"] == "again"]) >= 3
@@ -101,15 +102,15 @@ def test_confirmation_measures_the_front_again_within_its_budget(night: Callable
     def noisy(figures: dict[str, Any], n: int) -> dict[str, Any]:
         return figures | {"decode_tok_s": figures["decode_tok_s"] * float(np.exp(0.1 * rng.standard_normal()))}
 
-    df = night("budget.trials=30", "confirm.share=0.5", alter=noisy)
+    df = night("budget.trials=20", "confirm.share=0.5", alter=noisy)
     confirmed = df[df["origin"] == "confirm"]
-    assert 4 <= len(confirmed) <= 15
+    assert 4 <= len(confirmed) <= 10
     assert front(df)["confirmed"].any()
     assert (confirmed.groupby("trial")["run"].min() >= 1).all()
 
 
 def test_constraints_keep_points_off_the_front_and_are_in_the_rows(night: Callable[..., pd.DataFrame]) -> None:
-    df = night("budget.trials=20", "constraints=['peak_memory_gb <= 0.05','perplexity <= 1.01 * reference']")
+    df = night("budget.trials=14", "constraints=['peak_memory_gb <= 0.05','perplexity <= 1.01 * reference']")
     ran = df[df["status"] == "ok"]
     broken = (ran["peak_memory_gb"] > 0.05) | (ran["perplexity"] > 1.01 * ran["perplexity"].iloc[0])
     assert broken.any() and not broken.all()
@@ -128,23 +129,13 @@ def test_other_objectives(night: Callable[..., pd.DataFrame], place: Path) -> No
 
 def test_a_wrong_answer_is_no_result(night: Callable[..., pd.DataFrame]) -> None:
     def wrong(figures: dict[str, Any], n: int) -> dict[str, Any]:
-        return figures | {"timed_nll": 2.0 + 0.5 * (n == 12)}
+        return figures | {"timed_nll": 2.0 + 0.5 * (n == 7)}
 
-    df = night("budget.trials=16", "search_space.expert_bits=4", alter=wrong)
+    df = night("budget.trials=10", "search_space.expert_bits=4", alter=wrong)
     bad = df[df["status"] == "wrong"]
     assert len(bad) == 1
     assert "lossless knobs alone" in bad["status_reason"].iloc[0]
     assert bad["decode_tok_s"].isna().all()
-
-
-def test_ten_failures_of_one_cause_end_the_night(night: Callable[..., pd.DataFrame]) -> None:
-    def broken(figures: dict[str, Any], n: int) -> dict[str, Any]:
-        return figures if n < 5 else {"status": "crash", "reason": f"exit status 1: no driver at 0x{n:x}"}
-
-    df = night("budget.trials=40", alter=broken, status=1)
-    assert (df["status"] == "crash").sum() == 10
-    more = night("budget.trials=40", status=0)  # the cause is mended
-    assert (more["status"] == "ok").sum() == 30
 
 
 def test_a_proposer_outside_takes_part(night: Callable[..., pd.DataFrame], place: Path) -> None:
@@ -152,15 +143,17 @@ def test_a_proposer_outside_takes_part(night: Callable[..., pd.DataFrame], place
         "import json, sys\n"
         "asked = json.load(sys.stdin)\n"
         "n = len(asked['rows'])\n"
-        "print(json.dumps({'settings': [{'cache_gb': 0.01 + n / 1000, 'read_threads': 3}, {'read_threads': 99}],"
+        "print(json.dumps({'settings': [{'cache_gb': 0.01 + n / 1000, 'evict_half_life': 3.0}, {'evict_half_life': 999}],"
         " 'changes': [{'kind': 'fix', 'knob': 'read_threads', 'value': 4}], 'note': 'from outside'}))\n"
     )
-    df = night("budget.trials=24", "rounds=2", "proposer.every=6", f"proposer.command='python {place / 'propose.py'}'")
+    df = night(
+        "budget.trials=16", "rounds=2", "proposer.every=5", f"proposer.command='{sys.executable} {place / 'propose.py'}'"
+    )
     ours = df[df["origin"] == "proposer"]
-    assert len(ours) >= 2
+    assert len(ours) >= 1
     assert (ours["note"] == "from outside").all() and ours["proposer"].str.contains("propose.py").all()
     log = (place / "results" / "demo" / "logs" / "search.log").read_text()
-    assert "read_threads=99" in log
+    assert "evict_half_life=999 is outside its search space" in log
     assert (df[df["round"] == 2]["read_threads"] == 4).mean() > 0.5
 
 

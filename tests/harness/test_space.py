@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
@@ -11,8 +13,9 @@ import yaml
 
 from engine import Knobs
 from harness import ROOT, ConfigError
-from harness.proposals import Proposals, distribution
-from harness.space import effective, space_from_config
+from harness.columns import NAMES, OBJECTIVES
+from harness.proposals import Proposal, Proposals, Search, open_storage
+from harness.space import Space, effective, space_from_config
 
 SPACE = {
     "cache_gb": {"type": "float", "low": 0.01, "high": 0.1, "log": True},
@@ -27,7 +30,7 @@ SPACE = {
 
 def test_ordered_choices_are_indices() -> None:
     space = space_from_config(SPACE, {"ssd_gbps": 0.3})
-    seen = {e.name: distribution(e) for e in space.entries}
+    seen = space.distributions()
     assert seen["read_block_kib"] == optuna.distributions.IntDistribution(0, 2)
     assert seen["io_mode"] == optuna.distributions.CategoricalDistribution(("buffered", "direct"))
     assert seen["cache_gb"] == optuna.distributions.FloatDistribution(0.01, 0.1, log=True)
@@ -41,7 +44,7 @@ def test_every_setting_is_legal_and_comes_back() -> None:
     space = space_from_config(SPACE, {})
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     for _ in range(50):
-        params = study.ask({e.name: distribution(e) for e in space.entries}).params
+        params = study.ask(space.distributions()).params
         values = space.values(params)
         knobs = Knobs.from_mapping(values).as_dict()
         assert space.values(space.params(space.from_row(knobs))) == values
@@ -78,16 +81,26 @@ def test_an_empty_space_is_refused() -> None:
         space_from_config({"cache_gb": 1}, {})
 
 
+def opened(folder: Path, space: Space, rows: Sequence[Mapping[str, Any]] = (), *, seed: int = 0) -> Proposals:
+    search = Search(OBJECTIVES, sampler="tpe", seed=seed, limit_gb=9.0)
+    return Proposals(open_storage(folder), "s", search, space, space.anchors(), rows)
+
+
+def row_of(p: Proposal, gb: float, status: str = "ok", **figures: Any) -> dict[str, Any]:
+    given = {"trial": p.trial, "run": 0, "status": status, "origin": p.origin, "predicted_peak_gb": 0.0, "seen_peak_gb": gb}
+    return {**dict.fromkeys(NAMES), **Knobs.from_mapping(p.values).as_dict(), **given, **figures}
+
+
 def test_settings_are_not_proposed_twice_while_there_are_others(tmp_path: Path) -> None:
     space = space_from_config({"cache_gb": 1.0, "read_threads": {"type": "int", "low": 1, "high": 6}}, {})
-    proposals = Proposals(tmp_path, space, 0, space.anchors(), [])
-    rows = []
+    proposals = opened(tmp_path, space)
+    rows: list[dict[str, Any]] = []
     for _ in range(8):
         proposal = proposals.ask()
-        figures = {"decode_tok_s": 1.0, "peak_memory_gb": 1.0, "perplexity": 2.0, "limit_gb": 1.0}
-        rows.append({"trial": proposal.trial, "status": "ok", "origin": proposal.origin, **proposal.values, **figures})
+        rows.append(row_of(proposal, 1.0, decode_tok_s=1.0, peak_memory_gb=1.0, perplexity=2.0))
         proposals.tell(rows[-1], rows)
-    assert [r["trial"] for r in rows] == list(range(1, 9))
+    trials = [r["trial"] for r in rows]
+    assert trials == sorted(set(trials))  # what was drawn in vain leaves a gap
     assert len({r["read_threads"] for r in rows[:6]}) >= 5
 
 
@@ -96,14 +109,14 @@ def test_a_resumed_sampler_goes_on_as_if_it_had_not_stopped(tmp_path: Path) -> N
 
     def search(folder: Path, reopen_every: int) -> list[float]:
         folder.mkdir()
-        rows: list[dict[str, object]] = []
+        rows: list[dict[str, Any]] = []
         for i in range(14):
             if i % reopen_every == 0:
-                proposals = Proposals(folder, space, 7, space.anchors(), rows)
+                proposals = opened(folder, space, rows, seed=7)
             p = proposals.ask()
             gb = p.values["cache_gb"]
-            rows.append({"trial": p.trial, "status": "ok" if gb < 7 else "oom", "origin": p.origin, "limit_gb": 9.0,
-                         "decode_tok_s": gb, "peak_memory_gb": gb, "perplexity": 3.0})  # fmt: skip
+            status = "ok" if gb < 7 else "oom"
+            rows.append(row_of(p, gb, status, decode_tok_s=gb, peak_memory_gb=gb, perplexity=3.0))
             proposals.tell(rows[-1], rows)
         return [float(str(r["decode_tok_s"])) for r in rows]
 
@@ -116,15 +129,14 @@ def test_the_sampler_learns_what_is_infeasible(tmp_path: Path) -> None:
     """Half the space is out of memory, and it is the half with the best speed: told as failed, it would draw TPE in."""
     space = space_from_config({"cache_gb": {"type": "float", "low": 1, "high": 9},
                                "read_threads": {"type": "int", "low": 1, "high": 16}}, {})  # fmt: skip
-    proposals = Proposals(tmp_path, space, 0, space.anchors(), [])
-    rows: list[dict[str, object]] = []
+    proposals = opened(tmp_path, space)
+    rows: list[dict[str, Any]] = []
     for _ in range(45):
         p = proposals.ask()
         gb = p.values["cache_gb"]
         fits = gb < 5
-        rows.append({"trial": p.trial, "status": "ok" if fits else "oom", "origin": p.origin, "limit_gb": 5.0,
-                     "decode_tok_s": gb * 10 if fits else None, "peak_memory_gb": gb if fits else None,
-                     "perplexity": 3.0 if fits else None})  # fmt: skip
+        figures = {"decode_tok_s": gb * 10, "peak_memory_gb": gb, "perplexity": 3.0} if fits else {}
+        rows.append(row_of(p, gb, "ok" if fits else "oom", **figures))
         proposals.tell(rows[-1], rows)
     late = [r["status"] for r in rows[15:]]
     assert late.count("oom") <= 6
