@@ -56,7 +56,7 @@ def report(folder: Path, rows: Sequence[Mapping[str, Any]], wanted: int | None =
         say(f"no trial on the front yet; the last said: {reason}")
     if len(df) and (night := plot_night(df, folder / "night.png")):
         say(f"night {_short(night)}")
-    say(f"rows  {_short(folder / 'trials')}")
+    say(f"rows  {_short(folder / 'trials.parquet')}")
     if wanted is not None and trials >= wanted:
         say(f"done; for more: budget.trials={wanted * 2}")
 
