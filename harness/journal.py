@@ -17,7 +17,8 @@ import yaml
 
 from .columns import NOT_RUN, Direction
 from .ledger import UNITS
-from .rounds import Change, Reading, Verdict, as_config, losses, on_front, points
+from .reading import Reading, losses, on_front, points
+from .rounds import Change, Verdict, as_config
 from .rows import sync_folder
 from .space import Space
 from .tables import number, setting

@@ -38,7 +38,8 @@ from .points import noise, suspects
 from .proposals import Proposal, Proposals, Search, open_storage
 from .proposer import ask_outside
 from .proposer import state as study_so_far
-from .rounds import Change, applied, checked, next_space, read
+from .reading import read
+from .rounds import Change, applied, checked, next_space
 from .rounds import verdict as judge_round
 from .rows import compact, read_rows, read_tokens, refresh, set_damaged_aside, write_row, write_tokens
 from .runner import Job, Row, Runner

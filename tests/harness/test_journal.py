@@ -10,7 +10,8 @@ from synthetic import LEGAL, SPACE, frame, searched, streamed
 
 from harness.columns import OBJECTIVES
 from harness.journal import NAME, append, entry, keep_space, space_path
-from harness.rounds import applied, next_space, read, verdict
+from harness.reading import read
+from harness.rounds import applied, next_space, verdict
 from harness.space import Space, space_from_config
 
 

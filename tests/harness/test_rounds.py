@@ -11,7 +11,8 @@ from synthetic import LEGAL, SPACE, Figures, frame, noise, row, searched, stream
 
 from harness import ConfigError
 from harness.columns import OBJECTIVES
-from harness.rounds import MIN_POINTS, Reading, applied, as_config, checked, next_space, points, read, verdict
+from harness.reading import MIN_POINTS, Reading, points, read
+from harness.rounds import applied, as_config, checked, next_space, verdict
 from harness.space import space_from_config
 
 
