@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 import optuna
 from hydra.core.hydra_config import HydraConfig
@@ -36,17 +36,16 @@ from .manifest import locked, settle
 from .plan import Plan, check_writable
 from .points import noise, suspects
 from .proposals import Proposal, Proposals, Search, open_storage
-from .proposer import ask_outside
+from .proposer import ask_outside, still_possible
 from .proposer import state as study_so_far
 from .reading import read
-from .rounds import Change, applied, checked, next_space
+from .rounds import Change, applied, next_space
 from .rounds import verdict as judge_round
 from .rows import compact, read_rows, read_tokens, refresh, set_damaged_aside, write_row, write_tokens
 from .runner import Job, Row, Runner
 from .schema import Guards
 from .sentinel import drifted, due, judge_sentinel, sentinel_trial
 from .shared import Shared, owner_of, settle_shared
-from .space import Space
 from .spaces import Round, legal, rounds
 from .state import write_state
 from .tables import frame
@@ -426,11 +425,11 @@ class Night:
         before = after[after["round"] < one.number]
         verdict = judge_round(before, after, plan.objectives)
         base = one if verdict.kept else next((r for r in reversed(rounds(plan)[:-1]) if kept(r, plan)), one)
-        reading = read(after, base.space, plan.objectives)
-        proposed: list[Change] = []
-        if one.number < plan.rounds:
-            proposed = [*self._outside_changes(base.space), *next_space(reading, base.space, legal(plan))]
-            proposed = [c for i, c in enumerate(proposed) if c.knob not in {d.knob for d in proposed[:i]}]
+        outside = still_possible(self._changes_outside, base.space, legal(plan)) if one.number < plan.rounds else []
+        self._changes_outside = ()
+        space = applied(base.space, outside)
+        reading = read(after, space, plan.objectives)
+        proposed = [*outside, *next_space(reading, space, legal(plan))] if one.number < plan.rounds else []
         text = entry(
             one.number, one.believed, one.space, before, after, plan.objectives, reading, verdict, proposed,
             self._command(one), self._refused,
@@ -445,7 +444,7 @@ class Night:
         chosen = f"study={HydraConfig.get().runtime.choices['study']} " if HydraConfig.initialized() else ""
         trials = sum(r["round"] == one.number and r["run"] == 0 for r in self.rows)
         return (
-            f"cp {self.plan.folder.name}/rounds/{one.number:02d}/space.yaml search_spaces/{name}.yaml\n"
+            f"cp {self.plan.folder}/rounds/{one.number:02d}/space.yaml search_spaces/{name}.yaml\n"
             f"    python -m harness.search {chosen}study.name={name} search_space={name} rounds=1 budget.trials={trials}"
         )
 
@@ -483,21 +482,6 @@ class Night:
         self._note(f"proposer: {offered} settings, {len(answer.changes)} changes, {len(refused)} refused")
         for line in refused:
             self._note(f"refused from the proposer: {line}")
-
-    def _outside_changes(self, space: Space) -> list[Change]:
-        """The proposer's changes that are still possible in `space`."""
-        found: list[Change] = []
-        for change in self._changes_outside:
-            with contextlib.suppress(ConfigError):
-                evidence = f"proposed from outside: {change.evidence}"
-                raw: dict[str, Any] = {"kind": change.kind, "knob": change.knob, "evidence": evidence}
-                wanted = {"value": change.now} if change.kind in ("fix", "drop") else {"values": change.now}
-                if isinstance(change.now, tuple) and change.was and not space.entry(change.knob).values:
-                    wanted = {"low": change.now[0], "high": change.now[1]}
-                found.append(checked({**raw, **wanted}, space, legal(self.plan)))
-                space = applied(space, found[-1:])
-        self._changes_outside = ()
-        return found
 
     # Budgets.
 

@@ -168,6 +168,21 @@ def checked_setting(raw: Mapping[str, Any], space: Space) -> dict[str, Any]:
     return values
 
 
+def still_possible(changes: Sequence[Change], space: Space, legal: Legal) -> list[Change]:
+    """The changes that can be made in `space`, one after the other: it may not be the one they were proposed for."""
+    found: list[Change] = []
+    for change in changes:
+        with contextlib.suppress(ConfigError):
+            entry = space.entry(change.knob)
+            now: dict[str, Any] = {"value": change.now} if change.kind in ("fix", "drop") else {"values": change.now}
+            if change.kind in ("widen", "narrow") and not entry.values:
+                now = {"low": change.now[0], "high": change.now[1]}
+            raw = {"kind": change.kind, "knob": change.knob, "evidence": f"proposed from outside: {change.evidence}"}
+            found.append(checked({**raw, **now}, space, legal))
+            space = applied(space, found[-1:])
+    return found
+
+
 def _run(words: Sequence[str], text: str, timeout_s: float, interrupted: Callable[[], bool]) -> tuple[str, str]:
     """The command's output, and what went wrong (then in place of it). All it started is ended before this returns."""
     with tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as said, tempfile.TemporaryFile() as errors:
