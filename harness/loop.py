@@ -429,7 +429,7 @@ class Night:
         self._changes_outside = ()
         space = applied(base.space, outside)
         reading = read(after, space, plan.objectives)
-        proposed = [*outside, *next_space(reading, space, legal(plan))] if one.number < plan.rounds else []
+        proposed = [*outside, *next_space(reading, space, legal(plan))]  # of the last round: for one that may come
         text = entry(
             one.number, one.believed, one.space, before, after, plan.objectives, reading, verdict, proposed,
             self._command(one), self._refused,
