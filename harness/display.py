@@ -107,13 +107,15 @@ class Panel:
     def _take(self, rows: list[Row]) -> None:
         self._rows = list(rows)
         df = frame(self._rows)
-        best = front(df)
+        confirm = self._plan.config["confirm"]
+        rules = {name: confirm[name] for name in ("runs", "within", "error")}
+        best = front(df, **rules)
         self._size = len(best)
         first = next(iter(objectives_of(df)))
         self._best = f"{number(best[first].iloc[0], 4)} {SHORT[first]}" if len(best) else "-"
         room = max(3, self._console.height - 12)
         self._table = (
-            front_table(df, self._console.width, most=room)
+            front_table(df, self._console.width, most=room, **rules)
             if len(best)
             else Text("the front appears with the first trials", style="dim")
         )

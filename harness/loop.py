@@ -39,6 +39,7 @@ from .proposals import Proposal, Proposals, Search, open_storage
 from .proposer import ask_outside, still_possible
 from .proposer import state as study_so_far
 from .reading import read
+from .report import rules_of
 from .rounds import Change, applied, next_space
 from .rounds import verdict as judge_round
 from .rows import compact, read_rows, read_tokens, refresh, set_damaged_aside, write_row, write_tokens
@@ -459,7 +460,7 @@ class Night:
         df = frame(self.known)
         told = study_so_far(
             self.plan.name, self.plan.objectives, [c.text for c in self.plan.constraints], one.space, legal(self.plan),
-            self.known, [int(t) for t in front(df).index], {"trials": self.plan.trials - self._tried()},
+            self.known, [int(t) for t in front(df, **rules_of(self.plan.folder)).index], {"trials": self.plan.trials - self._tried()},
         )  # fmt: skip
         answer = ask_outside(
             config["command"], told, config["timeout_s"], one.space, legal(self.plan), lambda: self.stop.now

@@ -5,6 +5,7 @@ python -m harness.report results/demo
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -26,8 +27,18 @@ from .tables import SHORT, frame, front_table, options
 ARMS = ("anchor", "sampler", "random", "proposer")  # who chooses settings
 
 
-def report(folder: Path, rows: Sequence[Mapping[str, Any]], wanted: int | None = None, **rules: Any) -> None:
-    """Print the front of a study's rows, draw its plots and say where rows and plots are. `rules` are those of `front`."""
+def rules_of(folder: Path) -> dict[str, Any]:
+    """The study's own rules of confirmation, for `front`; none where the folder has no manifest that says so."""
+    try:
+        confirm = json.loads((folder / "manifest.json").read_text())["config"]["confirm"]
+        return {name: confirm[name] for name in ("runs", "within", "error")}
+    except (OSError, ValueError, KeyError):
+        return {}
+
+
+def report(folder: Path, rows: Sequence[Mapping[str, Any]], wanted: int | None = None) -> None:
+    """Print the front of a study's rows by its own rules, draw its plots and say where rows and plots are."""
+    rules = rules_of(folder)
     console = Console()
     if not console.is_terminal:
         console = Console(width=200)

@@ -39,6 +39,7 @@ from .guards import Look, Meters, look, most_load, unquiet
 from .log import FAILED, LOG, cause, streak
 from .machine import boot_id
 from .processes import alive
+from .report import rules_of
 from .rows import read_rows
 from .schema import Guards
 from .state import ENDED, FINISHED, STOPPED, read_state
@@ -82,7 +83,7 @@ def status(folder: Path, meters: Meters | None = None) -> tuple[dict[str, Any], 
         "now": _now(state, now) if fate == RUNS else None,
         "rows": _rows(rows, now, state.get("started")),
         "health": _health(folder, guards, meters),
-        "front": (_try(problems, lambda: len(front(frame(rows)))) or 0) if rows else 0,
+        "front": (_try(problems, lambda: len(front(frame(rows), **rules_of(folder)))) or 0) if rows else 0,
         "problems": problems,
         "exit_status": 1 if problems else EXIT[fate],
     }
@@ -268,7 +269,7 @@ def show(console: Console, facts: Row, rows: Sequence[Row]) -> None:
     if facts["front"]:
         df = frame(rows)
         console.print(f"\nfront of {facts['front']}, fastest first:\n", highlight=False)
-        console.print(front_table(df, console.width))
+        console.print(front_table(df, console.width, **rules_of(Path(facts["folder"]))))
 
 
 def _grid(pairs: Sequence[tuple[str, str]]) -> RenderableType:

@@ -19,6 +19,7 @@ from engine import Judge, Knobs
 from harness import runner
 from harness.child import Outcome
 from harness.front import front
+from harness.report import rules_of
 from harness.rows import read_trials
 from harness.seam import engine_at
 
@@ -96,16 +97,18 @@ def test_a_drift_makes_runs_suspect_until_they_are_measured_again(night: Callabl
     assert (again / speeds.loc[again.index] > 1.5).any()
 
 
-def test_confirmation_measures_the_front_again_within_its_budget(night: Callable[..., pd.DataFrame]) -> None:
+def test_confirmation_measures_the_front_again_within_its_budget(night: Callable[..., pd.DataFrame], place: Path) -> None:
     rng = np.random.default_rng(3)
 
     def noisy(figures: dict[str, Any], n: int) -> dict[str, Any]:
         return figures | {"decode_tok_s": figures["decode_tok_s"] * float(np.exp(0.1 * rng.standard_normal()))}
 
-    df = night("budget.trials=20", "confirm.share=0.5", alter=noisy)
+    df = night("budget.trials=20", "confirm.share=0.5", "confirm.runs=3", alter=noisy)
     confirmed = df[df["origin"] == "confirm"]
     assert 4 <= len(confirmed) <= 10
     assert front(df)["confirmed"].any()
+    folder = place / "results" / "demo"
+    assert rules_of(folder) == {"runs": 3, "within": 0.05, "error": 0.03}  # the report goes by the study's own rules
     assert (confirmed.groupby("trial")["run"].min() >= 1).all()
 
 
