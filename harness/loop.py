@@ -460,7 +460,8 @@ class Night:
         df = frame(self.known)
         told = study_so_far(
             self.plan.name, self.plan.objectives, [c.text for c in self.plan.constraints], one.space, legal(self.plan),
-            self.known, [int(t) for t in front(df, **rules_of(self.plan.folder)).index], {"trials": self.plan.trials - self._tried()},
+            self.known, [int(t) for t in front(df, **rules_of(self.plan.folder)).index],
+            {"trials": self.plan.trials - self._tried()},
         )  # fmt: skip
         answer = ask_outside(
             config["command"], told, config["timeout_s"], one.space, legal(self.plan), lambda: self.stop.now
