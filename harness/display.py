@@ -107,8 +107,7 @@ class Panel:
     def _take(self, rows: list[Row]) -> None:
         self._rows = list(rows)
         df = frame(self._rows)
-        confirm = self._plan.config["confirm"]
-        rules = {name: confirm[name] for name in ("runs", "within", "error")}
+        rules = self._plan.rules
         best = front(df, **rules)
         self._size = len(best)
         first = next(iter(objectives_of(df)))

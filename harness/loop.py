@@ -30,7 +30,7 @@ from .front import front
 from .guards import check_disk, keep_awake, machine_lock
 from .journal import append, entry
 from .known import settings_of, tried, typical_s
-from .ledger import mend
+from .ledger import write_ledger
 from .log import close_log, open_log, streak
 from .manifest import locked, settle
 from .plan import Plan, check_writable
@@ -39,9 +39,7 @@ from .proposals import Proposal, Proposals, Search, open_storage
 from .proposer import ask_outside, still_possible
 from .proposer import state as study_so_far
 from .reading import read
-from .report import rules_of
 from .rounds import Change, applied, next_space
-from .rounds import verdict as judge_round
 from .rows import compact, read_rows, read_tokens, refresh, set_damaged_aside, write_row, write_tokens
 from .runner import Job, Row, Runner
 from .schema import Guards
@@ -50,6 +48,7 @@ from .shared import Shared, owner_of, settle_shared
 from .spaces import Round, legal, rounds
 from .state import write_state
 from .tables import frame
+from .verdict import verdict as judge_round
 
 MOST_FAILURES = 10  # in a row, of one cause
 MOST_DRAWS = 20  # settings that are not run, for each that is
@@ -329,7 +328,7 @@ class Night:
         while not self._ended() and not self._out_of_time(one, confirmed=True):
             spent = sum(r["origin"] == "confirm" and r["round"] == one.number for r in self.rows)
             trials = next_sweep(
-                frame(self.known), runs=rules["runs"], within=rules["within"], error=rules["error"],
+                frame(self.known), **self.plan.rules, **self.plan.config["recommend"],
                 spent=spent, budget=budget, sweep=self._sweeps,
                 own={r["trial"] for r in self.rows if r["run"] == 0},  # each machine confirms what it measured
             )  # fmt: skip
@@ -376,7 +375,7 @@ class Night:
             self._patiently(lambda: shared.tell_reference(row))
         (self.plan.folder / "running.json").unlink(missing_ok=True)
         refresh(self.plan.folder)
-        mend(self.plan.folder, self.rows, self.plan.objectives)
+        write_ledger(self.plan.folder, self.rows, self.plan.objectives, **self.plan.rules)
         self.log.info("trial %s %s %s %s", job.name, row["origin"], row["status"], row["status_reason"] or "")
         self.watcher.end(row, self.known)
         count, why = streak(self.rows, self._since)
@@ -424,7 +423,7 @@ class Night:
         """Read the round's result, judge it, say so in the journal, and propose the space of the next."""
         plan, after = self.plan, frame(self.known)
         before = after[after["round"] < one.number]
-        verdict = judge_round(before, after, plan.objectives)
+        verdict = judge_round(before, after)
         base = one if verdict.kept else next((r for r in reversed(rounds(plan)[:-1]) if kept(r, plan)), one)
         outside = still_possible(self._changes_outside, base.space, legal(plan)) if one.number < plan.rounds else []
         self._changes_outside = ()
@@ -433,7 +432,7 @@ class Night:
         proposed = [*outside, *next_space(reading, space, legal(plan))]  # of the last round: for one that may come
         text = entry(
             one.number, one.believed, one.space, before, after, plan.objectives, reading, verdict, proposed,
-            self._command(one), self._refused,
+            self._command(one), self._refused, **plan.rules,
         )  # fmt: skip
         append(plan.folder, one.number, text)
         self._note(f"round {one.number}: {verdict.evidence}")
@@ -460,7 +459,7 @@ class Night:
         df = frame(self.known)
         told = study_so_far(
             self.plan.name, self.plan.objectives, [c.text for c in self.plan.constraints], one.space, legal(self.plan),
-            self.known, [int(t) for t in front(df, **rules_of(self.plan.folder)).index],
+            self.known, [int(t) for t in front(df, **self.plan.rules).index],
             {"trials": self.plan.trials - self._tried()},
         )  # fmt: skip
         answer = ask_outside(

@@ -17,12 +17,13 @@ from typing import Any
 
 import yaml
 
-from . import ResultsError
+from . import ROOT, ResultsError
 from .plan import Plan
 from .rows import sync_folder
 
 VERSION = 2  # of what a study's folder holds
 JUDGE = "judge.yaml"  # the texts in use, kept beside the rows
+HERE = "${root:}"  # this checkout, in the manifest's paths
 
 
 @contextlib.contextmanager
@@ -67,7 +68,14 @@ def settle(plan: Plan) -> None:
         raise ResultsError(f"{plan.folder} has trials but no manifest.json; restore it, or choose study.name=OTHER")
     texts = [dataclasses.asdict(text) for text in plan.judge.texts]
     (plan.folder / JUDGE).write_text(yaml.safe_dump(texts, allow_unicode=True, sort_keys=False), encoding="utf-8")
-    write_json(path, {"version": VERSION, "identity": identity, "config": dict(plan.config)})
+    write_json(path, {"version": VERSION, "identity": identity, "config": portable(dict(plan.config))})
+
+
+def portable(config: Any) -> Any:
+    """A configuration whose paths inside this checkout begin with `HERE`, as in the YAML files."""
+    if isinstance(config, dict):
+        return {key: portable(value) for key, value in config.items()}
+    return config.replace(f"{ROOT}/", f"{HERE}/") if isinstance(config, str) and config.startswith(f"{ROOT}/") else config
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -31,9 +31,10 @@ LEAST = {
     **{"quality.most": 1, "study.seed": 0, "sampler.random_every": 0, "protocol.warm_up_tokens": 0},
     **{"protocol.timed_tokens": 1, "protocol.repeats": 1, "protocol.cool_down_s": 0, "sentinel.every": 0},
     **{"sentinel.drift": 0, "confirm.share": 0, "confirm.runs": 1, "proposer.every": 1, "proposer.timeout_s": 1},
+    **{"recommend.max_loss": 0, "recommend.memory_gb": 0},
     **{"guards.min_disk_gb": 0, "guards.max_load": 0, "guards.wait_s": 0, "storage.stale_s": 1},
 }
-SHARES = ("confirm.within", "confirm.error", "protocol.stop_error", "guards.min_free_memory_share")
+SHARES = ("confirm.within", "confirm.error", "protocol.stop_error", "guards.min_free_memory_share", "recommend.speed_share")
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,11 @@ class Plan:
     objectives: Mapping[str, Direction]
     constraints: tuple[Constraint, ...]
     bounds: Mapping[str, float]  # what the names in a space's bounds stand for, GB or cores
+
+    @property
+    def rules(self) -> dict[str, Any]:
+        """What `front` and `next_sweep` go by."""
+        return {name: self.config["confirm"][name] for name in ("runs", "within", "error")}
 
     @property
     def name(self) -> str:

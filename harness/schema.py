@@ -66,6 +66,13 @@ class Confirm:
 
 
 @dataclass
+class Recommend:
+    max_loss: float = 0.01  # of the model's own perplexity, that a recommended setting may lose
+    speed_share: float = 0.9  # of the speed of the fastest, that the one with the least memory has at least
+    memory_gb: float | None = None  # a limit under which the fastest is wanted; null: not asked
+
+
+@dataclass
 class Proposer:
     command: str | None = None  # gets the study so far as JSON on its input and answers with proposals as JSON
     every: int = 8  # settings between its calls
@@ -134,6 +141,7 @@ class Config:
     protocol: Protocol = field(default_factory=Protocol)
     sentinel: Sentinel = field(default_factory=Sentinel)
     confirm: Confirm = field(default_factory=Confirm)
+    recommend: Recommend = field(default_factory=Recommend)
     proposer: Proposer = field(default_factory=Proposer)
     guards: Guards = field(default_factory=Guards)
     storage: Storage = field(default_factory=Storage)

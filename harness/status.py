@@ -39,7 +39,7 @@ from .guards import Look, Meters, look, most_load, unquiet
 from .log import FAILED, LOG, cause, streak
 from .machine import boot_id
 from .processes import alive
-from .report import rules_of
+from .recommend import rules_of
 from .rows import read_rows
 from .schema import Guards
 from .state import ENDED, FINISHED, STOPPED, read_state

@@ -5,14 +5,14 @@ from __future__ import annotations
 import functools
 from pathlib import Path
 
-import yaml
 from synthetic import LEGAL, SPACE, frame, searched, streamed
 
 from harness.columns import OBJECTIVES
-from harness.journal import NAME, append, entry, keep_space, space_path
+from harness.journal import NAME, append, entry, space_path
 from harness.reading import read
-from harness.rounds import applied, next_space, verdict
-from harness.space import Space, space_from_config
+from harness.rounds import applied, next_space
+from harness.space import Space
+from harness.verdict import verdict
 
 
 @functools.cache
@@ -26,7 +26,7 @@ def entry_of_a_round() -> tuple[str, Space]:
     second[5] |= {"origin": "sentinel", "run": 1, "drift": 0.93}
     before, after = frame(first), frame(first + second)
     reading = read(after, space, OBJECTIVES)
-    won = verdict(before, after, OBJECTIVES)
+    won = verdict(before, after)
     proposed = next_space(reading, space, LEGAL)
     command = f"python -m harness.search search_space={space_path(2)}"
     return entry(
@@ -43,7 +43,7 @@ def test_an_entry_says_what_was_believed_tried_seen_and_decided() -> None:
     for part in (
         "- widen cache_gb: [0.005, 0.04] -> [0.005, 0.06]: ", "29 settings, 30 runs in 0.50 h", "ok 29, oom 1; 0 suspect",
         "| `cache_gb` | 0.005 .. 0.06, log |", "    python -m harness.search search_space=rounds/02/space.yaml",
-        "- front before: ", "- front after: ", "- sentinel: 1 runs, -7.0% to -7.0%", "random 1 of 1", "| all together |",
+        "- front before: ", "- front after: ", "- sentinel: 1 runs, -7.0% to -7.0%", "random 1 of 1", "Importance of the knobs: ",
         "hypervolume of the front".capitalize(), "- proposer: exit status 1",
     ):  # fmt: skip
         assert part in text
@@ -62,10 +62,3 @@ def test_an_entry_is_written_once_and_whole_wherever_the_search_was_killed(tmp_p
         (tmp_path / NAME).write_bytes(both[:cut])
         append(tmp_path, 2, text)
         assert (tmp_path / NAME).read_bytes() == both
-
-
-def test_the_kept_space_is_a_search_space(tmp_path: Path) -> None:
-    _, space = entry_of_a_round()
-    path = keep_space(tmp_path, 2, space)
-    assert path == tmp_path / "rounds" / "02" / "space.yaml"
-    assert space_from_config(yaml.safe_load(path.read_text()), {}) == space
