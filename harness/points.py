@@ -153,7 +153,7 @@ def _pooled(trials: np.ndarray, values: np.ndarray, prior: float) -> tuple[float
 
 
 def _estimate(values: np.ndarray, fresh: np.ndarray, sd: float) -> tuple[float, float]:
-    """A trial's estimate and its standard error (of the logarithm), from its runs in their order; null figures are left out."""
+    """A trial's estimate and its standard error (of the logarithm), from its runs in order; null figures are left out."""
     values, fresh = values[known := ~np.isnan(values)], fresh[known]
     values = values[fresh] if fresh.sum() >= 2 else values
     if len(values) < 2:

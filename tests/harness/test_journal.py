@@ -43,7 +43,8 @@ def test_an_entry_says_what_was_believed_tried_seen_and_decided() -> None:
     for part in (
         "- widen cache_gb: [0.005, 0.04] -> [0.005, 0.06]: ", "29 settings, 30 runs in 0.50 h", "ok 29, oom 1; 0 suspect",
         "| `cache_gb` | 0.005 .. 0.06, log |", "    python -m harness.search search_space=rounds/02/space.yaml",
-        "- front before: ", "- front after: ", "- sentinel: 1 runs, -7.0% to -7.0%", "random 1 of 1", "Importance of the knobs: ",
+        "- front before: ", "- front after: ", "- sentinel: 1 runs, -7.0% to -7.0%", "random 1 of 1",
+        "Importance of the knobs: ",
         "hypervolume of the front".capitalize(), "- proposer: exit status 1",
     ):  # fmt: skip
         assert part in text

@@ -1,4 +1,4 @@
-"""One front: report, panel, status, plot, journal, ledger and proposer name the same members, the same best, the same counts."""
+"""One front: report, panel, status, plot, journal and ledger name the same members, the same best and the same counts."""
 
 from __future__ import annotations
 
