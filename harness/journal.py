@@ -13,12 +13,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
+from .changes import Change
 from .columns import NOT_RUN, Direction
 from .ledger import UNITS
 from .reading import Reading, losses, on_front, points
-from .rounds import Change, Verdict, as_config
+from .rounds import Verdict
 from .rows import sync_folder
 from .space import Space
 from .tables import number, setting
@@ -32,20 +31,6 @@ NAME = "journal.md"
 def space_path(round_number: int) -> str:
     """Where a round's space lies in the study's folder."""
     return f"rounds/{round_number:02d}/space.yaml"
-
-
-def keep_space(folder: Path, round_number: int, space: Space) -> Path:
-    """Write the space of a round as a file for `search_space`, whole or not at all."""
-    path = folder / space_path(round_number)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    tmp = path.with_name(f".{path.name}.tmp")
-    with open(tmp, "w", encoding="utf-8") as f:
-        yaml.safe_dump(as_config(space), f, sort_keys=False, default_flow_style=None, width=120)
-        f.flush()
-        os.fsync(f.fileno())
-    os.replace(tmp, path)
-    sync_folder(path.parent)
-    return path
 
 
 def append(folder: Path, round_number: int, text: str) -> bool:
@@ -86,7 +71,7 @@ def entry(
     rows = after[~after["row_id"].isin(before["row_id"])]
     changes = [f"- {_text(c)}" for c in believed] or ["- nothing yet: the space as it was given, to explore"]
     coming = [f"- {_text(c)}" for c in proposed] or ["- the space stays: nothing stands out from chance"]
-    table = ["| knob | values |", "|---|---|", *(f"| `{n}` | {_values(v)} |" for n, v in as_config(space).items())]
+    table = ["| knob | values |", "|---|---|", *(f"| `{n}` | {_values(v)} |" for n, v in space.as_config().items())]
     numbers = [*_fronts(before, after, objectives, space), *_health(rows), *_arms(rows, after, objectives)]
     outcome = "Kept" if verdict.kept else "Discarded"
     parts = [

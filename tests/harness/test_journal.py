@@ -5,14 +5,14 @@ from __future__ import annotations
 import functools
 from pathlib import Path
 
-import yaml
 from synthetic import LEGAL, SPACE, frame, searched, streamed
 
+from harness.changes import applied
 from harness.columns import OBJECTIVES
-from harness.journal import NAME, append, entry, keep_space, space_path
+from harness.journal import NAME, append, entry, space_path
 from harness.reading import read
-from harness.rounds import applied, next_space, verdict
-from harness.space import Space, space_from_config
+from harness.rounds import next_space, verdict
+from harness.space import Space
 
 
 @functools.cache
@@ -62,10 +62,3 @@ def test_an_entry_is_written_once_and_whole_wherever_the_search_was_killed(tmp_p
         (tmp_path / NAME).write_bytes(both[:cut])
         append(tmp_path, 2, text)
         assert (tmp_path / NAME).read_bytes() == both
-
-
-def test_the_kept_space_is_a_search_space(tmp_path: Path) -> None:
-    _, space = entry_of_a_round()
-    path = keep_space(tmp_path, 2, space)
-    assert path == tmp_path / "rounds" / "02" / "space.yaml"
-    assert space_from_config(yaml.safe_load(path.read_text()), {}) == space
