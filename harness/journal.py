@@ -11,6 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from textwrap import indent
 from typing import TYPE_CHECKING, Any
 
 from .changes import Change
@@ -79,7 +80,7 @@ def entry(
         "\n".join(["### Believed", *changes]),
         f"### Tried\n{_tried(rows)}",
         "\n".join(table),
-        f"The space is `{space_path(round_number)}`; to repeat the round:\n\n    {command}",
+        f"The space is `{space_path(round_number)}`; to repeat the round:\n\n{indent(command, '    ')}",
         "\n".join(["### What the numbers said", *numbers]),
         _importance(reading),
         *(["\n".join(["Refused from outside:", *(f"- {line}" for line in refused)])] if refused else []),

@@ -17,7 +17,6 @@ from datetime import UTC, datetime
 from typing import Protocol, TypeVar
 
 import optuna
-from hydra.core.hydra_config import HydraConfig
 
 from engine.errors import first_line
 
@@ -40,6 +39,7 @@ from .proposals import Proposal, Proposals, Search, open_storage
 from .proposer import ask_outside
 from .proposer import state as study_so_far
 from .reading import read
+from .repeat import command
 from .report import rules_of
 from .rounds import next_space
 from .rounds import verdict as judge_round
@@ -431,21 +431,11 @@ class Night:
         proposed = [*outside, *next_space(reading, space, legal(plan))]  # of the last round: for one that may come
         text = entry(
             one.number, one.believed, one.space, before, after, plan.objectives, reading, verdict, proposed,
-            self._command(one), said.refused,
+            command(plan, one.number, tried([r for r in self.rows if r["round"] == one.number])), said.refused,
         )  # fmt: skip
         append(plan.folder, one.number, text)
         self._note(f"round {one.number}: {verdict.evidence}")
         one.end(plan, verdict.kept, verdict.evidence, base.number, proposed)
-
-    def _command(self, one: Round) -> str:
-        """What repeats a round."""
-        name = f"{self.plan.name}_round_{one.number:02d}"
-        chosen = f"study={HydraConfig.get().runtime.choices['study']} " if HydraConfig.initialized() else ""
-        trials = sum(r["round"] == one.number and r["run"] == 0 for r in self.rows)
-        return (
-            f"cp {self.plan.folder}/rounds/{one.number:02d}/space.yaml search_spaces/{name}.yaml\n"
-            f"    python -m harness.search {chosen}study.name={name} search_space={name} rounds=1 budget.trials={trials}"
-        )
 
     # The proposer outside.
 
