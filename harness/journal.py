@@ -11,14 +11,15 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from textwrap import indent
 from typing import TYPE_CHECKING, Any
 
+from .changes import Change
 from .columns import NOT_RUN, Direction
 from .front import contributions, front
 from .importance import Importance
 from .ledger import UNITS
 from .reading import Reading
-from .rounds import Change, as_config
 from .rows import sync_folder
 from .space import Space
 from .tables import importance_rows, number, setting
@@ -75,7 +76,7 @@ def entry(
     rows = after[~after["row_id"].isin(before["row_id"])]
     changes = [f"- {_text(c)}" for c in believed] or ["- nothing yet: the space as it was given, to explore"]
     coming = [f"- {_text(c)}" for c in proposed] or ["- the space stays: nothing stands out from chance"]
-    table = ["| knob | values |", "|---|---|", *(f"| `{n}` | {_values(v)} |" for n, v in as_config(space).items())]
+    table = ["| knob | values |", "|---|---|", *(f"| `{n}` | {_values(v)} |" for n, v in space.as_config().items())]
     numbers = [*_fronts(before, after, objectives, space, rules), *_health(rows), *_origins(after, rules)]
     outcome = "Kept" if verdict.kept else "Discarded"
     parts = [
@@ -83,7 +84,7 @@ def entry(
         "\n".join(["### Believed", *changes]),
         f"### Tried\n{_tried(rows)}",
         "\n".join(table),
-        f"The space is `{space_path(round_number)}`; to repeat the round:\n\n    {command}",
+        f"The space is `{space_path(round_number)}`; to repeat the round:\n\n{indent(command, '    ')}",
         "\n".join(["### What the numbers said", *numbers]),
         _importance(reading.importance),
         *(["\n".join(["Refused from outside:", *(f"- {line}" for line in refused)])] if refused else []),

@@ -17,11 +17,11 @@ from datetime import UTC, datetime
 from typing import Protocol, TypeVar
 
 import optuna
-from hydra.core.hydra_config import HydraConfig
 
 from engine.errors import first_line
 
 from . import ConfigError, ResultsError, StudyStopped, machine
+from .changes import applied, still_possible
 from .child import Interrupted
 from .columns import NOT_RUN
 from .confirm import next_sweep
@@ -36,16 +36,17 @@ from .manifest import locked, settle
 from .plan import Plan, check_writable
 from .points import noise, suspects
 from .proposals import Proposal, Proposals, Search, open_storage
-from .proposer import ask_outside, still_possible
+from .proposer import ask_outside
 from .proposer import state as study_so_far
 from .reading import read
-from .rounds import Change, applied, next_space
+from .repeat import command
+from .rounds import next_space
 from .rows import compact, read_rows, read_tokens, refresh, set_damaged_aside, write_row, write_tokens
 from .runner import Job, Row, Runner
 from .schema import Guards
 from .sentinel import drifted, due, judge_sentinel, sentinel_trial
 from .shared import Shared, owner_of, settle_shared
-from .spaces import Round, legal, rounds
+from .spaces import Outside, Round, legal, rounds
 from .state import write_state
 from .tables import frame
 from .verdict import verdict as judge_round
@@ -160,9 +161,6 @@ class Night:
         self._since, self._begin = datetime.now(UTC), time.monotonic()
         self._first_round = rounds(plan)[-1].number
         self._sweeps = 0
-        self._asked_outside = 0
-        self._changes_outside: tuple[Change, ...] = ()
-        self._refused: list[str] = []  # of the proposer outside
         self._proposals: Proposals | None = None
         self._runner = Runner(plan, self._sampler_name, lambda: stop.now, self._note, self._begun)
         for (trial, run), some in read_tokens(plan.folder).groupby(["trial", "run"]):
@@ -425,37 +423,26 @@ class Night:
         before = after[after["round"] < one.number]
         verdict = judge_round(before, after)
         base = one if verdict.kept else next((r for r in reversed(rounds(plan)[:-1]) if kept(r, plan)), one)
-        outside = still_possible(self._changes_outside, base.space, legal(plan)) if one.number < plan.rounds else []
-        self._changes_outside = ()
+        said = one.outside(plan)
+        outside = still_possible(said.changes, base.space, legal(plan)) if one.number < plan.rounds else []
         space = applied(base.space, outside)
         reading = read(after, space, plan.objectives)
         proposed = [*outside, *next_space(reading, space, legal(plan))]  # of the last round: for one that may come
         text = entry(
             one.number, one.believed, one.space, before, after, plan.objectives, reading, verdict, proposed,
-            self._command(one), self._refused, **plan.rules,
+            command(plan, one.number, tried([r for r in self.rows if r["round"] == one.number])), said.refused, **plan.rules,
         )  # fmt: skip
         append(plan.folder, one.number, text)
         self._note(f"round {one.number}: {verdict.evidence}")
         one.end(plan, verdict.kept, verdict.evidence, base.number, proposed)
-
-    def _command(self, one: Round) -> str:
-        """What repeats a round."""
-        name = f"{self.plan.name}_round_{one.number:02d}"
-        chosen = f"study={HydraConfig.get().runtime.choices['study']} " if HydraConfig.initialized() else ""
-        trials = sum(r["round"] == one.number and r["run"] == 0 for r in self.rows)
-        return (
-            f"cp {self.plan.folder}/rounds/{one.number:02d}/space.yaml search_spaces/{name}.yaml\n"
-            f"    python -m harness.search {chosen}study.name={name} search_space={name} rounds=1 budget.trials={trials}"
-        )
 
     # The proposer outside.
 
     def _ask_outside(self, one: Round) -> None:
         """Let the command outside propose, every so many settings; what is refused is noted, and the night goes on."""
         config, count = self.plan.config["proposer"], sum(r["run"] == 0 for r in self.rows)
-        if config["command"] is None or count < config["every"] or count - self._asked_outside < config["every"]:
+        if config["command"] is None or count - max(r.outside(self.plan).asked for r in rounds(self.plan)) < config["every"]:
             return
-        self._asked_outside = count
         df = frame(self.known)
         told = study_so_far(
             self.plan.name, self.plan.objectives, [c.text for c in self.plan.constraints], one.space, legal(self.plan),
@@ -470,7 +457,6 @@ class Night:
             refused.append(
                 f"{len(answer.changes)} changes of the space: round {one.number} is the last (rounds={one.number})"
             )
-        self._changes_outside += answer.changes
         proposals = self._proposals
         assert proposals is not None
         offered = 0
@@ -479,7 +465,8 @@ class Night:
                 offered += self._patiently(lambda v=values: proposals.offer(v, config["command"], answer.note))  # type: ignore[misc]
             except ConfigError as e:  # it fits the changed space, not this one
                 refused.append(str(e))
-        self._refused += refused
+        said = one.outside(self.plan)
+        one.hear(self.plan, Outside(count, (*said.changes, *answer.changes), (*said.refused, *refused)))
         self._note(f"proposer: {offered} settings, {len(answer.changes)} changes, {len(refused)} refused")
         for line in refused:
             self._note(f"refused from the proposer: {line}")

@@ -240,7 +240,7 @@ class Proposals:
 
     def _carry(self, row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> None:
         """Add a measured setting, if this space holds it: what does not move here must be at the value it is held at."""
-        values = self._space.from_row(row)
+        values = {k: v for k, v in self._space.from_row(row).items() if k not in self._dropped}
         held = {k: v for k, v in self._space.fixed.items() if k not in self._dropped}
         if any(row[name] != value for name, value in held.items() if row.get(name) is not None):
             return

@@ -28,8 +28,8 @@ from engine import Knobs
 from engine.errors import HeadraceError, did_you_mean
 
 from . import ConfigError
+from .changes import Change, Legal, changed
 from .columns import Direction
-from .rounds import Change, Legal, applied, as_config, checked
 from .space import Space, canonical
 
 MOST_BYTES = 1_000_000  # of an answer
@@ -71,7 +71,7 @@ def state(
         "study": study,
         "objectives": dict(objectives),
         "constraints": list(constraints),
-        "space": as_config(space),
+        "space": space.as_config(),
         "legal": {name: list(limits) for name, limits in legal.items()},
         "knobs": {f.name: {"default": f.default, "text": f.metadata["text"]} for f in dataclasses.fields(Knobs)},
         "rows": [_told(row, objectives, space) for row in rows],
@@ -112,7 +112,7 @@ def ask_outside(
 
 
 def checked_answer(answer: Any, space: Space, legal: Legal) -> Answer:
-    """What of a parsed answer passes the checks of a user's settings and of `rounds.checked`."""
+    """What of a parsed answer passes the checks of a user's settings and of `changed`."""
     if not isinstance(answer, dict):
         kind = type(answer).__name__
         return Answer(refused=(f"proposer: its answer is a {kind}; give an object with settings or changes",))
@@ -129,12 +129,12 @@ def checked_answer(answer: Any, space: Space, legal: Legal) -> Answer:
             wanted[key] = wanted[key][:MOST_SETTINGS]
     changes: list[Change] = []
     for raw in wanted["changes"]:
+        evidence = f"proposed from outside: {_line(raw.get('evidence') or 'no reason given')}"
         try:
-            change = checked({**raw, "evidence": _line(raw.get("evidence") or "proposed from outside")}, space, legal)
+            space, change = changed(space, {**raw, "evidence": evidence}, legal)
         except (HeadraceError, TypeError, ValueError) as e:
             refused.append(f"proposer: change {_line(json.dumps(raw))} is refused: {_line(e)}")
         else:
-            space = applied(space, [change])
             changes.append(change)
     settings: dict[str, dict[str, Any]] = {}
     for raw in wanted["settings"]:
@@ -166,21 +166,6 @@ def checked_setting(raw: Mapping[str, Any], space: Space) -> dict[str, Any]:
     values = space.values(space.params(moving))
     Knobs.from_mapping(values)
     return values
-
-
-def still_possible(changes: Sequence[Change], space: Space, legal: Legal) -> list[Change]:
-    """The changes that can be made in `space`, one after the other: it may not be the one they were proposed for."""
-    found: list[Change] = []
-    for change in changes:
-        with contextlib.suppress(ConfigError):
-            entry = space.entry(change.knob)
-            now: dict[str, Any] = {"value": change.now} if change.kind in ("fix", "drop") else {"values": change.now}
-            if change.kind in ("widen", "narrow") and not entry.values:
-                now = {"low": change.now[0], "high": change.now[1]}
-            raw = {"kind": change.kind, "knob": change.knob, "evidence": f"proposed from outside: {change.evidence}"}
-            found.append(checked({**raw, **now}, space, legal))
-            space = applied(space, found[-1:])
-    return found
 
 
 def _run(words: Sequence[str], text: str, timeout_s: float, interrupted: Callable[[], bool]) -> tuple[str, str]:

@@ -2,41 +2,22 @@
 
 reading = read(df, space, objectives)              what is known, or nothing where chance could say the same
 changes = next_space(reading, space, legal)        at most MOST changes, each with its evidence in one sentence
-space = applied(space, changes)
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
 from typing import Any
 
-from engine import Knobs
-from engine.errors import did_you_mean
-
 from . import ConfigError
-from .reading import TAIL, Reading, shown
-from .space import Entry, Space, space_from_config
+from .changes import Change, Legal, changed
+from .reading import TAIL, Reading
+from .space import Entry, Space
 
 MOST = 4  # changes a round
 MOST_DROPPED = 2  # of them
-KINDS = ("widen", "narrow", "fix", "drop")
-Legal = Mapping[str, tuple[float, float]]
-
-
-@dataclass(frozen=True)
-class Change:
-    """One change of the space: `was` and `now` are (low, high) or the tuple of values; of fix and drop, `now` the value."""
-
-    kind: str
-    knob: str
-    was: Any
-    now: Any
-    evidence: str
-
-    def __str__(self) -> str:
-        return f"{self.kind} {self.knob}: {shown(self.was)} -> {shown(self.now)}"
 
 
 def next_space(reading: Reading, space: Space, legal: Legal) -> list[Change]:
@@ -47,109 +28,23 @@ def next_space(reading: Reading, space: Space, legal: Legal) -> list[Change]:
     """
     wanted: list[dict[str, Any]] = []
     for f in reading.bounds:
-        entry = next(e for e in space.entries if e.name == f.knob)
-        wanted.append({"kind": "widen", "knob": f.knob, "evidence": f.evidence, **_wider(entry, f.side, space, legal)})
+        farther = _wider(space.entry(f.knob), f.side, space, legal)
+        wanted.append({"kind": "widen", "knob": f.knob, "evidence": f.evidence, **farther})
     wanted += [{"kind": "fix", "knob": f.knob, "value": f.value, "evidence": f.evidence} for f in reading.clear]
     for f in reading.empty:
-        entry = next(e for e in space.entries if e.name == f.knob)
-        wanted.append({"kind": "narrow", "knob": f.knob, "evidence": f.evidence, **_narrower(entry, f.side)})
+        wanted.append({"kind": "narrow", "knob": f.knob, "evidence": f.evidence, **_narrower(space.entry(f.knob), f.side)})
     for name in reading.never[:MOST_DROPPED]:
         found, chance = reading.importance, reading.importance.chance[name]
         shares = ", ".join(f"{v:.1%} of {o} (chance {chance[o]:.1%})" for o, v in found.share[name].items())
-        entry = next(e for e in space.entries if e.name == name)
-        value = entry.nearest(reading.best[name])
+        value = space.entry(name).nearest(reading.best[name])
         wanted.append({"kind": "drop", "knob": name, "value": value, "evidence": f"{name} explains {shares}"})
     changes: list[Change] = []
     for raw in wanted:
         if len(changes) < MOST and raw["knob"] not in {c.knob for c in changes}:
-            try:
-                change = checked(raw, space, legal)
-                space = applied(space, [change])
-            except ConfigError:
-                continue  # at what is legal already, or the last knob that moves
-            changes.append(change)
+            with contextlib.suppress(ConfigError):  # at what is legal already, or the last knob that moves, or gone
+                space, change = changed(space, raw, legal)
+                changes.append(change)
     return changes
-
-
-def checked(raw: Mapping[str, Any], space: Space, legal: Legal) -> Change:
-    """A change of `space` from plain data: {kind, knob, and low and/or high | values | value, evidence}.
-
-    widen and narrow take low and high (of a range) or values; fix takes value; drop too, else the knob's default.
-    Raises `ConfigError` for what is no such change, for what is not legal, and if it left nothing to choose.
-    """
-    kind, knob = raw.get("kind"), raw.get("knob")
-    if kind not in KINDS:
-        raise ConfigError(f"change kind={kind} is unknown; {did_you_mean(str(kind), list(KINDS))}")
-    entry = next((e for e in space.entries if e.name == knob), None)
-    if entry is None:
-        raise ConfigError(
-            f"{kind} {knob}: {knob} is not in the search space; {did_you_mean(str(knob), [e.name for e in space.entries])}"
-        )
-    where, keys = f"{kind} {knob}", {"value"} if kind in ("fix", "drop") else {"values"} if entry.values else {"low", "high"}
-    for key in sorted(set(raw) - {"kind", "knob", "evidence"} - keys):
-        raise ConfigError(f"{where}: {key} is not a key here; give {' or '.join(sorted(keys))}")
-    was: Any = entry.values or (entry.low, entry.high)
-    now: Any
-    if kind in ("fix", "drop"):
-        if kind == "fix" and "value" not in raw:
-            raise ConfigError(f"{where} lacks value; give the value to hold it at")
-        now = raw.get("value", Knobs().as_dict()[entry.name])
-        _within_legal(where, entry.name, (now,), legal)
-    elif not set(raw) & keys:
-        raise ConfigError(f"{where} lacks {' and '.join(sorted(keys))}; say how far")
-    elif entry.values:
-        if not isinstance(raw["values"], list | tuple) or any(isinstance(v, list | dict) for v in raw["values"]):
-            raise ConfigError(f"{where}.values={raw['values']} is not a list of values; write [a, b, c]")
-        now = tuple(raw["values"])
-        if not (set(now) > set(was) if kind == "widen" else set(now) < set(was)):
-            raise ConfigError(f"{where}: {shown(now)} does not {kind} {shown(was)}; {_remedy(kind)}")
-        if len(now) < 2:
-            raise ConfigError(f"{where}: {shown(now)} leaves nothing to choose; fix it instead")
-        _within_legal(where, entry.name, tuple(v for v in now if v not in was), legal)
-    else:
-        now = (raw.get("low", entry.low), raw.get("high", entry.high))
-        if any(isinstance(v, bool) or not isinstance(v, int | float) or not math.isfinite(v) for v in now):
-            raise ConfigError(f"{where}: {shown(now)} are not two numbers; give low and high")
-        outer, inner = (now, was) if kind == "widen" else (was, now)
-        if not outer[0] <= inner[0] <= inner[1] <= outer[1] or now == was:
-            raise ConfigError(f"{where}: {shown(now)} does not {kind} {shown(was)}; {_remedy(kind)}")
-        if now[0] == now[1]:
-            raise ConfigError(f"{where}: {shown(now)} leaves nothing to choose; fix it instead")
-        _within_legal(where, entry.name, tuple(n for n, w in zip(now, was, strict=True) if n != w), legal)
-    change = Change(kind, entry.name, was, now, str(raw.get("evidence") or ""))
-    space_from_config(as_config(applied(space, [change])), {})
-    return change
-
-
-def applied(space: Space, changes: Sequence[Change]) -> Space:
-    """`space` with the changes made, one after the other."""
-    for change in changes:
-        entries = []
-        for e in space.entries:
-            if e.name != change.knob:
-                entries.append(e)
-            elif change.kind in ("widen", "narrow"):
-                new = replace(e, values=change.now) if e.values else replace(e, low=change.now[0], high=change.now[1])
-                entries.append(new)
-        held = {change.knob: change.now} if change.kind in ("fix", "drop") else {}
-        space = replace(space, entries=tuple(entries), fixed={**space.fixed, **held})
-    return space
-
-
-def as_config(space: Space) -> dict[str, Any]:
-    """The space as `search_space` in YAML would say it, what is held included."""
-    return {**space.fixed, **space.as_dict()}
-
-
-def _remedy(kind: str) -> str:
-    return "keep all it has and add to it" if kind == "widen" else "keep a part of it"
-
-
-def _within_legal(where: str, name: str, values: Sequence[Any], legal: Legal) -> None:
-    low, high = legal.get(name, (-math.inf, math.inf))
-    for value in values:
-        if isinstance(value, int | float) and not low <= value <= high:
-            raise ConfigError(f"{where}: {value:g} is outside {low:.4g} .. {high:.4g}, this machine's limits; stay inside")
 
 
 def _wider(entry: Entry, side: str, space: Space, legal: Legal) -> dict[str, Any]:
@@ -157,7 +52,7 @@ def _wider(entry: Entry, side: str, space: Space, legal: Legal) -> dict[str, Any
 
     def is_legal(now: dict[str, Any]) -> bool:
         try:
-            checked({"kind": "widen", "knob": entry.name, **now}, space, legal)
+            changed(space, {"kind": "widen", "knob": entry.name, **now}, legal)
         except ConfigError:
             return False
         return True

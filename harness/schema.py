@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -156,9 +158,22 @@ def register() -> None:
     for open_group in (schema.knobs, schema.search_space, schema.sampler.options):
         OmegaConf.set_struct(open_group, False)  # so that `knobs.ssd_gbps=0.3` needs no `+`
     store = ConfigStore.instance()
+    store.repo.pop("search_space", None)  # files that an earlier command of this process named
     store.store("schema", schema)
     for path in sorted((ROOT / "search_spaces").glob("*.yaml")):
-        try:
-            store.store(path.stem, OmegaConf.load(path), group="search_space")
-        except yaml.YAMLError as e:
-            raise ConfigError(f"{path} is not valid YAML ({' '.join(str(e).split())}); mend it") from e
+        store_space(path, path.stem)
+
+
+def store_space(path: str | Path, name: str = "") -> str:
+    """Make a file a choice of the group search_space; returns the choice's name. Raises `ConfigError`."""
+    name = name or re.sub(r"\W+", "_", str(path)).strip("_")
+    try:
+        content = yaml.safe_load(Path(path).expanduser().read_text(encoding="utf-8"))
+    except OSError as e:
+        raise ConfigError(f"search_space={path} cannot be read ({e.strerror}); give a file of knobs, or a name") from e
+    except (yaml.YAMLError, UnicodeDecodeError) as e:
+        raise ConfigError(f"{path} is not valid YAML ({' '.join(str(e).split())}); mend it") from e
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path} is not a search space; write a line KNOB: ENTRY for each knob")
+    ConfigStore.instance().store(name, OmegaConf.create(content), group="search_space")
+    return name

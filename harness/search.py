@@ -24,7 +24,7 @@ from omegaconf import DictConfig, OmegaConf
 from engine import HeadraceError
 
 from . import ROOT, ConfigError, StudyStopped
-from .compose import GROUPS, explain
+from .compose import accepted, choices, explain
 
 _status = 0  # the worst of the studies of this command; Hydra's return value is lost in a multirun
 
@@ -79,6 +79,7 @@ def main() -> int:
         from .schema import register
 
         register()
+        sys.argv[1:] = accepted(sys.argv[1:])
         OmegaConf.register_new_resolver("headrace_knobs", _knob_help, replace=True)
         OmegaConf.register_new_resolver("headrace_choices", _choice_help, replace=True)
         hydra.main(version_base="1.3", config_path=str(ROOT / "experiments"), config_name="config")(task)()
@@ -96,8 +97,7 @@ def main() -> int:
 
 def _choice_help() -> str:
     """The groups for `--help`, with the files in them."""
-    places = {group: ROOT / "experiments" / group for group in GROUPS} | {"search_space": ROOT / "search_spaces"}
-    return "\n".join(f"{g}: {', '.join(sorted(p.stem for p in place.glob('*.yaml')))}" for g, place in places.items())
+    return "\n".join(f"{group}: {', '.join(options)}" for group, options in choices().items())
 
 
 def _knob_help() -> str:

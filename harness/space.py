@@ -72,6 +72,11 @@ class Entry:
         return all(parent in values and values[parent] in legal for parent, legal in self.when)
 
     @property
+    def span(self) -> tuple[Any, ...]:
+        """Its values, or the two ends of its range."""
+        return self.values or (self.low, self.high)
+
+    @property
     def single(self) -> bool:
         """Whether it has one value, so that there is nothing to choose."""
         return len(self.values) == 1 or (not self.values and self.low == self.high)
@@ -236,70 +241,65 @@ class Space:
         """Entries and fixed knobs in plain values, from which `space_from_config` makes the same space again."""
         return {**self.as_dict(), **self.fixed}
 
-    def widen(self, name: str, side: str, factor: float, bounds: Mapping[str, float] | None = None) -> Space:
-        """A range `factor` times as long (a logarithmic one in its logarithm), grown at its `low` or `high` side as far as
-        is legal: by the knob itself and, for cache_gb, by `bounds`. An ordered list gets one more value, as its last two
-        suggest. Raises `ConfigError` if nothing beyond is legal."""
-        entry = self.entry(name)
-        if side not in ("low", "high"):
-            raise ConfigError(f"side={side} is unknown; {did_you_mean(side, ['low', 'high'])}")
-        if not 1 < factor < math.inf:
-            raise ConfigError(f"factor={factor:g} does not widen {name}; give one above 1")
-        if entry.values:
-            return self._with(name, entry.as_config() | {"values": list(_longer(entry, side))})
-        end, other = (entry.low, entry.high) if side == "low" else (entry.high, entry.low)
-        if entry.log:
-            wanted = other * (end / other) ** factor
-        else:
-            wanted = other + (end - other) * factor
-            step = entry.step or 0
-            wanted = end + math.copysign(max(step, abs(wanted - end) // step * step), wanted - end) if step else wanted
-        if name == "cache_gb" and bounds:
-            least = bounds.get("one_token", 0.0)
-            most = min(bounds.get("limit_gb", math.inf), bounds.get("all_experts", math.inf))
-            wanted = max(wanted, least) if side == "low" else min(wanted, most)
-        wanted = _farthest(entry, end, wanted)
-        if not (wanted < end if side == "low" else wanted > end):
-            raise ConfigError(
-                f"{name} cannot be widened: beyond its {side}={end:g} nothing is legal; leave it, or narrow it"
-            )
-        return self._with(name, entry.as_config() | {side: wanted})
+    def widen(
+        self, name: str, low: float | None = None, high: float | None = None, values: Sequence[Any] | None = None
+    ) -> Space:
+        """A range that goes beyond the old one, or a list with all the old values and more. Raises `ConfigError`."""
+        return self._resized("widen", name, low, high, values)
 
     def narrow(
         self, name: str, low: float | None = None, high: float | None = None, values: Sequence[Any] | None = None
     ) -> Space:
-        """A range within the old one, or some of the old values. Raises `ConfigError` if it is not within, or empty."""
-        entry = self.entry(name)
-        if entry.values:
-            if low is not None or high is not None or values is None:
-                raise ConfigError(
-                    f"{name} has values, no range; narrow it to some of: {', '.join(map(_show, entry.values))}"
-                )
-            kept = [entry.decode(entry.encode(v)) for v in values]
-            return self._with(name, entry.as_config() | {"values": [v for v in entry.values if v in kept]})
-        if values is not None or (low is None and high is None):
-            raise ConfigError(f"{name} is a range, it has no list of values; narrow it with low and high")
-        ends = (entry.low if low is None else low, entry.high if high is None else high)
-        if not entry.low <= ends[0] < ends[1] <= entry.high:
-            raise ConfigError(
-                f"{name} cannot be narrowed to {ends[0]:g} .. {ends[1]:g}; stay within {entry.low:g} .. {entry.high:g}, "
-                "low below high, or fix it"
-            )
-        if entry.step:
-            ends = (entry.low + math.ceil((ends[0] - entry.low) / entry.step - 1e-9) * entry.step, ends[1])
-        return self._with(name, entry.as_config() | {"low": ends[0], "high": ends[1]})
+        """A part of the old range, or some of the old values. Raises `ConfigError` if it is not within, or empty."""
+        return self._resized("narrow", name, low, high, values)
 
     def fix(self, name: str, value: Any) -> Space:
-        """The knob held at `value`; one with a condition keeps it, and its only value."""
+        """The knob held at `value`; one with a condition keeps it, and has this one value."""
         entry = self.entry(name)
-        raw = entry.as_config()
-        return self._with(name, {"type": "ordinal", "values": [value], "when": raw["when"]} if entry.when else value)
+        raw = {"type": "ordinal", "values": [value], "when": entry.as_config().get("when")} if entry.when else value
+        space = self._with(name, raw)
+        if name == "cache_gb" and value is None:
+            raise ConfigError("cache_gb cannot be unset: without it nothing is streamed; fix it at a size")
+        return space
 
     def drop(self, name: str) -> Space:
         """The knob held at its default."""
-        if name == "cache_gb":
-            raise ConfigError("cache_gb cannot be dropped: without it nothing is streamed; fix it at a size")
         return self.fix(name, Knobs().as_dict()[name])
+
+    def _resized(
+        self, kind: str, name: str, low: float | None, high: float | None, values: Sequence[Any] | None
+    ) -> Space:
+        """Another range or list for an entry. A step keeps its grid: an end between two steps moves inwards."""
+        entry = self.entry(name)
+        if entry.values:
+            if low is not None or high is not None or values is None:
+                raise ConfigError(f"{name} has values, no range; {kind} it with some of: {_list(entry.values)}")
+            given: dict[str, Any] = {"values": values}
+            if kind == "narrow" and isinstance(values, list | tuple):  # the old order stays
+                kept = [entry.decode(entry.encode(v)) for v in values if not isinstance(v, list | dict)]
+                given = {"values": [v for v in entry.values if v in kept]} if len(kept) == len(values) else given
+        else:
+            if values is not None:
+                raise ConfigError(f"{name} is a range, it has no list of values; {kind} it with low and high")
+            ends = [entry.low if low is None else low, entry.high if high is None else high]
+            if any(isinstance(v, bool) or not isinstance(v, int | float) or not math.isfinite(v) for v in ends):
+                raise ConfigError(f"{name}: {_list(ends)} are not two numbers; give low and high")
+            if entry.step:
+                ends[0] = entry.low + math.ceil((ends[0] - entry.low) / entry.step - 1e-9) * entry.step
+                ends[0] = round(ends[0]) if entry.type == "int" else float(f"{ends[0]:.10g}")
+            if ends[0] >= ends[1]:
+                raise ConfigError(f"{name}: {_list(ends)} leaves nothing to choose; fix it instead")
+            given = {"low": ends[0], "high": ends[1]}
+        space = self._with(name, entry.as_config() | given)
+        new = space.entry(name)
+        outer, inner = (new, entry) if kind == "widen" else (entry, new)
+        within = set(inner.values) < set(outer.values) if entry.values else _inside(inner, outer)
+        if not within:
+            remedy = "keep all it has and add to it" if kind == "widen" else "keep a part of it"
+            raise ConfigError(f"{name}: {_list(new.span)} does not {kind} {_list(entry.span)}; {remedy}")
+        if len(new.values) == 1:
+            raise ConfigError(f"{name}: {_list(new.values)} leaves nothing to choose; fix it instead")
+        return space
 
     def _with(self, name: str, raw: Any) -> Space:
         """Another space, checked like a user's; knobs whose condition can hold no more are gone."""
@@ -555,46 +555,13 @@ def _nearest(entry: Entry, values: Mapping[str, Any]) -> Any:
     return entry.encode(values[entry.name] if entry.name in values else entry.nearest(Knobs().as_dict()[entry.name]))
 
 
-def _legal(name: str, value: Any) -> bool:
-    try:
-        _check(name, name, value)
-    except ConfigError:
-        return False
-    return True
+def _inside(inner: Entry, outer: Entry) -> bool:
+    """Whether a range is a part of another."""
+    return outer.low <= inner.low < inner.high <= outer.high and inner.span != outer.span
 
 
-def _farthest(entry: Entry, end: float, wanted: float) -> float:
-    """The legal value nearest to `wanted` on the way there from the legal `end`; rounded towards `end`."""
-    whole = entry.type == "int"
-    far = wanted
-    if not _legal(entry.name, round(far) if whole else far):
-        near = end
-        for _ in range(60):
-            middle = (near + far) / 2
-            near, far = (middle, far) if _legal(entry.name, round(middle) if whole else middle) else (near, middle)
-        far = near
-    if entry.step:
-        return end + math.copysign(math.floor(abs(far - end) / entry.step + 1e-9) * entry.step, far - end)
-    rounded = _rounded(far, up=far < end, whole=whole)
-    return rounded if _legal(entry.name, rounded) else end
-
-
-def _longer(entry: Entry, side: str) -> tuple[Any, ...]:
-    """The list with one more value behind its end: by the ratio of the last two, else by their difference."""
-    forward = entry.values if side == "high" else entry.values[::-1]
-    last = forward[-2:]
-    if entry.type == "ordinal" and len(last) == 2 and all(isinstance(v, int | float) for v in last):
-        before, end = last
-        for more in (end * end / before if before else end, 2 * end - before):
-            more = float(f"{more:.4g}") if entry.name not in WHOLE else more
-            whole = float(more).is_integer()
-            if (whole or entry.name not in WHOLE) and more not in forward and _legal(entry.name, more):
-                longer = (*forward, int(more) if entry.name in WHOLE else more)
-                return longer if side == "high" else longer[::-1]
-    shown = ", ".join(map(_show, entry.values))
-    raise ConfigError(
-        f"{entry.name} ({shown}) cannot be widened at its {side} end: nothing beyond is legal; narrow it or leave it"
-    )
+def _list(values: Sequence[Any]) -> str:
+    return "[" + ", ".join(f"{v:g}" if isinstance(v, float) else _show(v) for v in values) + "]"
 
 
 def _worded(name: str, value: Any) -> Any:

@@ -14,10 +14,19 @@ from typing import Any
 
 import yaml
 
+from .changes import Change, applied
 from .manifest import write_json, write_text
 from .plan import Plan
-from .rounds import Change, applied
 from .space import Space, space_from_config
+
+
+@dataclass(frozen=True)
+class Outside:
+    """What a proposer outside has said in a round: its changes, what was refused, and after how many settings it came."""
+
+    asked: int = 0
+    changes: tuple[Change, ...] = ()
+    refused: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -33,6 +42,18 @@ class Round:
         """The knobs that were found to be idle: what they were held at before does not matter."""
         return frozenset(c.knob for c in self.believed if c.kind == "drop")
 
+    def outside(self, plan: Plan) -> Outside:
+        """What the proposer outside has said in this round."""
+        path = _folder(plan, self.number) / "proposer.json"
+        if not path.exists():
+            return Outside()
+        said = json.loads(path.read_text())
+        return Outside(said["asked"], tuple(Change(**c) for c in said["changes"]), tuple(said["refused"]))
+
+    def hear(self, plan: Plan, outside: Outside) -> None:
+        """Keep what the proposer outside has said."""
+        write_json(_folder(plan, self.number) / "proposer.json", dataclasses.asdict(outside))
+
     def verdict(self, plan: Plan) -> dict[str, Any] | None:
         """What became of it; None as long as it goes on."""
         path = _folder(plan, self.number) / "verdict.json"
@@ -46,13 +67,12 @@ class Round:
 
 def rounds(plan: Plan) -> list[Round]:
     """The rounds that were begun; the first, and one that the last one's verdict asks for, are begun now."""
-    found = [_begun(plan, 1) or _begin(plan, Round(1, plan.space))]
+    found = [_round(plan, 1) or _begin(plan, 1, plan.space, ())]
     while (verdict := found[-1].verdict(plan)) is not None and found[-1].number < plan.rounds:
         number = found[-1].number + 1
         changes = tuple(Change(**c) for c in verdict["proposed"])
-        found.append(
-            _begun(plan, number) or _begin(plan, Round(number, applied(found[verdict["base"] - 1].space, changes), changes))
-        )
+        base = found[verdict["base"] - 1].space
+        found.append(_round(plan, number) or _begin(plan, number, applied(base, changes), changes))
     return found
 
 
@@ -62,24 +82,29 @@ def legal(plan: Plan) -> dict[str, tuple[float, float]]:
     return {"cache_gb": (plan.bounds["one_token"], most)}
 
 
-def _begin(plan: Plan, one: Round) -> Round:
-    folder = _folder(plan, one.number)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "round.json", {"believed": [dataclasses.asdict(c) for c in one.believed]})
-    moves = {k: v for k, v in one.space.as_config().items() if k not in plan.config["knobs"]}
-    lines = [f"# Round {one.number} of the study {plan.name}.", *(f"# {c}: {c.evidence}" for c in one.believed)]
-    write_text(
-        folder / "space.yaml", "\n".join(lines) + "\n" + yaml.safe_dump(moves, sort_keys=False, default_flow_style=None)
-    )
+def space_file(plan: Plan, number: int) -> Path:
+    """Where the space of a round lies: a file for `search_space=`."""
+    return _folder(plan, number) / "space.yaml"
+
+
+def _begin(plan: Plan, number: int, space: Space, believed: Sequence[Change]) -> Round:
+    """Write a round, and read it: it is searched as a resumed search will find it."""
+    path = space_file(plan, number)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path.with_name("round.json"), {"believed": [dataclasses.asdict(c) for c in believed]})
+    moves = {k: v for k, v in space.as_config().items() if k not in plan.config["knobs"]}
+    lines = [f"# Round {number} of the study {plan.name}.", *(f"# {c}: {c.evidence}" for c in believed)]
+    write_text(path, "\n".join(lines) + "\n" + yaml.safe_dump(moves, sort_keys=False, default_flow_style=None))
+    one = _round(plan, number)
+    assert one is not None
     return one
 
 
-def _begun(plan: Plan, number: int) -> Round | None:
-    path = _folder(plan, number) / "space.yaml"
+def _round(plan: Plan, number: int) -> Round | None:
+    """A round from its files; None if it was not begun."""
+    path = space_file(plan, number)
     if not path.exists():
         return None
-    if number == 1:
-        return Round(1, plan.space)
     said: Mapping[str, Any] = json.loads(path.with_name("round.json").read_text())
     space = space_from_config(yaml.safe_load(path.read_text()), plan.config["knobs"], plan.bounds)
     return Round(number, replace(space, holds_all=plan.space.holds_all), tuple(Change(**c) for c in said["believed"]))

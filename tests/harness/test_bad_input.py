@@ -22,6 +22,19 @@ CASES = [
     ("budget.trials=0", "budget.trials=0 is below 1; raise it"),
     ("budget.hours=-1", "budget.hours=-1 is below 0; raise it"),
     ("trials", "trials is not an override"),
+    ("demo", "demo is not an override KEY=VALUE; did you mean study=demo?"),
+    ("dmo", "did you mean study=demo?"),
+    ("--study=demo", "--study=demo is not an option; a setting has no dashes: study=demo"),
+    ("--quality.text=x", "a setting has no dashes: quality.text=x"),
+    ("--multirum", "--multirum is not an option; did you mean --multirun?"),
+    ("budget.trials=3%#", "budget.trials=3%#: '3%#' is not of type int; give a number"),
+    ("budget.trials=3,4", "budget.trials=3,4 has several values; give one, or run a study for each with -m"),
+    ("guards.alone=(no", "give true or false"),
+    ("objectives=[a=b", "its brackets cannot be read; close each"),
+    ("bud get=3", "'bud get' cannot be a key; did you mean budget?"),
+    ("budget=3", "budget=3: Invalid type assigned: int is not a subclass of Budget"),
+    ("search_space=5", "search_space=5 is unknown; choose one of: kimi_k2, kimi_mini"),
+    ("search_space=nope.yaml", "search_space=nope.yaml cannot be read (No such file or directory); give a file"),
     ("~knobs.ssd_gbp", "knobs.ssd_gbp"),
     ("search_space.cach_gb=1", "search_space.cach_gb: cach_gb is not a knob; did you mean cache_gb?"),
     ("knobs.cach_gb=1", "knobs.cach_gb: cach_gb is not a knob; did you mean cache_gb?"),
@@ -80,6 +93,36 @@ def test_one_line_and_status_2(cli: Cli, place: Path, override: str, expected: s
     assert err.count("\n") == 1
     assert expected in err
     assert not (place / "results").exists() or not any((place / "results").rglob("*.parquet"))
+
+
+@pytest.mark.parametrize(
+    ("content", "overrides", "expected"),
+    [
+        ("study: {name: q}", (), "study/q.yaml: study would lie below study; make '# @package _global_' the first line"),
+        ("budget: {trials: 3}", (), "make '# @package _global_' the first line of the file"),
+        ("# @package _global_\nstudy: {nam: q}", (), "study/q.yaml: study.nam is not a key; did you mean study.name?"),
+        ("# @package _global_\nbudget: {trials: ten}", (), "study/q.yaml: budget.trials: 'ten' is not of type Integer"),
+        (
+            "# @package _global_\nsearch_space:\n  cache_gb: [one_token, all_experts]",
+            (),
+            "study/q.yaml: search_space.cache_gb is a list, and the space has an entry there; "
+            "write cache_gb: {type: float, low: one_token, high: all_experts}",
+        ),
+        (
+            "# @package _global_\ndefaults: [{override /search_space: kimi_k2}]",
+            ("search_space.cache_gb.high=60",),
+            "search_space.cache_gb.high: the space has search_space.cache_gb as [LOW, HIGH]; give it whole: "
+            "'search_space.cache_gb=[LOW, HIGH]'",
+        ),
+        ("# @package _global_", ("--cfg", "job", "-m"), "-m runs and --cfg only shows; drop one of the two"),
+    ],
+)
+def test_a_study_of_ones_own(cli: Cli, place: Path, content: str, overrides: tuple[str, ...], expected: str) -> None:
+    (place / "mine" / "study").mkdir(parents=True)
+    (place / "mine" / "study" / "q.yaml").write_text(content)
+    status, out, err = cli("--config-dir", "mine", "study=q", *overrides)
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert expected in err
 
 
 def test_the_same_in_a_process_of_its_own(place: Path) -> None:

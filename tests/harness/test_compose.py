@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import yaml
 from conftest import Cli, spawn
 
 from engine import Judge
+from harness.compose import pasted
 from harness.rows import read_trials
 
 
@@ -39,6 +41,76 @@ def test_overrides(cli: Cli) -> None:
     assert config["study"]["anchors"] == [{"cache_gb": 0.01, "read_threads": 2}]
 
 
+VALUES = [
+    "/Volumes/Big SSD/Qwen3 235B (4bit)", "epoch=9/ck", "100%#", "René/ck", "~/models/x", "a {b}: [c]", "[x] y", "x'y\"z",
+    "1e3", "007", "2024", "true", "-x", "back\\slash\\", "!&;|<>*?`$(x)", "a, b (c)",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("value", VALUES)
+def test_text_stands_as_it_is_and_quoted(cli: Cli, value: str) -> None:
+    assert composed(cli, f"model.path={value}")["model"]["path"] == value
+    assert composed(cli, *shlex.split(pasted("engine.command", value)))["engine"]["command"] == value
+
+
+@pytest.mark.parametrize(
+    ("override", "value"),
+    [
+        (("model.path=/a,b",), "/a,b"),
+        (("-m", "model.path=/a, b (c)"), "/a, b (c)"),
+        (('model.path="abc',), '"abc'),
+        (("sampler.options.x=a(b",), "a(b"),
+        (("sampler.options.x=100%#",), "100%#"),
+        (("search_space.bits_plan=x=y'z.json",), "x=y'z.json"),
+    ],
+)
+def test_what_is_refused_says_how_to_quote_it(cli: Cli, override: tuple[str, ...], value: str) -> None:
+    status, out, err = cli(*override)
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    told = err.strip().partition(" quoted like this: ")[2]
+    group, _, key = override[-1].partition("=")[0].partition(".")
+    config = composed(cli, *shlex.split(told))[group]
+    assert (config["options"]["x"] if key == "options.x" else config[key]) == value
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("[peak_memory_gb <= 0.2, kl <= 1.05 * reference]", ["peak_memory_gb <= 0.2", "kl <= 1.05 * reference"]),
+        ("['peak_memory_gb <= 0.2', \"json_valid>=0.9\"]", ["peak_memory_gb <= 0.2", "json_valid>=0.9"]),
+        ("['peak_memory_gb <= 0.2', kl <= 0.1]", ["peak_memory_gb <= 0.2", "kl <= 0.1"]),
+        ("[peak_memory_gb<=80]", ["peak_memory_gb<=80"]),
+        ("peak_memory_gb <= 80", ["peak_memory_gb <= 80"]),
+        ("[]", []),
+    ],
+)
+def test_constraints_with_quotes_and_without(cli: Cli, given: str, expected: list[str]) -> None:
+    assert composed(cli, f"constraints={given}")["constraints"] == expected
+
+
+def test_a_whole_entry_and_a_file_take_the_place_of_what_the_space_has(cli: Cli, place: Path) -> None:
+    space = composed(
+        cli, "search_space.cache_gb=[1,500]", "search_space.read_block_kib={type: int, low: 8, high: 64}",
+        "search_space.read_threads={high: 4}", "search_space.hot_share=[0.1, 0.5 * cores]",
+    )["search_space"]  # fmt: skip
+    assert space["cache_gb"] == [1, 500] and space["hot_share"] == [0.1, "0.5 * cores"]
+    assert space["read_block_kib"] == {"type": "int", "low": 8, "high": 64}
+    assert space["read_threads"] == {"type": "int", "low": 1, "high": 4}
+    assert next(iter(space)) == "cache_gb"
+    (place / "my space").mkdir()
+    (place / "my space" / "a.yaml").write_text("cache_gb: [1, 2]\nprefetch: 'off'\n")
+    for given in ("search_space=my space/a.yaml", f'search_space="{place}/my space/a.yaml"'):
+        assert composed(cli, given)["search_space"] == {"cache_gb": [1, 2], "prefetch": "off"}
+    assert composed(cli, "study=kimi_m2max", "search_space.cache_gb={type: float, low: 20, high: 40}")["search_space"][
+        "cache_gb"
+    ] == {"type": "float", "low": 20, "high": 40}
+
+
+def test_options_may_stand_anywhere(cli: Cli) -> None:
+    status, out, err = cli("study.seed=1", "--cfg", "job", "budget.trials=3")
+    assert (status, err) == (0, "") and yaml.safe_load(out)["budget"]["trials"] == 3
+
+
 def test_help_names_groups_and_knobs(cli: Cli, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         cli("--help")
@@ -60,11 +132,12 @@ def test_from_another_folder_with_relative_paths(place: Path) -> None:
 
 
 def test_several_studies_in_a_row(cli: Cli, place: Path) -> None:
-    status, _, err = cli("-m", "study.name=a,b", "budget.hours=0")
+    status, _, err = cli("-m", "study.name=a,b", "budget.hours=0", "constraints=[peak_memory_gb <= 80, kl <= 1]")
     assert (status, err) == (0, "")
     assert {p.name for p in (place / "results").iterdir()} >= {"a", "b"}
-    status, _, err = cli("-m", "study.name=a,b", "study.seed=1", "budget.hours=0")
-    assert (status, err.count("\n")) == (2, 2)
+    sweep = ("study.name=a,b", "constraints=[peak_memory_gb <= 80],[kl <= 1]")
+    status, _, err = cli("-m", *sweep, "study.seed=1", "budget.hours=0")
+    assert (status, err.count("\n")) == (2, 4)
 
 
 def test_a_users_own_text_is_another_judge(cli: Cli, place: Path) -> None:

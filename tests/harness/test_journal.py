@@ -7,10 +7,11 @@ from pathlib import Path
 
 from synthetic import LEGAL, SPACE, frame, searched, streamed
 
+from harness.changes import applied
 from harness.columns import OBJECTIVES
 from harness.journal import NAME, append, entry, space_path
 from harness.reading import read
-from harness.rounds import applied, next_space
+from harness.rounds import next_space
 from harness.space import Space
 from harness.verdict import verdict
 

@@ -10,9 +10,10 @@ import pytest
 from synthetic import LEGAL, SPACE, Figures, frame, noise, row, searched, streamed
 
 from harness import ConfigError
+from harness.changes import applied, changed
 from harness.columns import OBJECTIVES
 from harness.reading import MIN_POINTS, read
-from harness.rounds import applied, as_config, checked, next_space
+from harness.rounds import next_space
 from harness.space import space_from_config
 from harness.verdict import verdict
 
@@ -29,7 +30,7 @@ def test_the_bound_and_the_idle_knobs_are_found_in_nine_of_ten_seeds() -> None:
     assert next(c for c in changes if c.knob == "cache_gb").now == (0.005, 0.06), "the machine ends there"
     assert all(any(digit.isdigit() for digit in c.evidence) for c in changes)
     after = applied(SPACE, changes)
-    assert space_from_config(as_config(after), {}) == after
+    assert space_from_config(after.as_config(), {}) == after
 
 
 def test_noise_changes_nothing_in_nine_of_ten_seeds() -> None:
@@ -75,14 +76,14 @@ def test_an_empty_part_is_narrowed_and_a_clear_value_fixed() -> None:
 )
 def test_changes_pass_the_checks_of_a_user(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message) as e:
-        checked(change, SPACE, LEGAL)
+        changed(SPACE, change, LEGAL)
     assert "\n" not in str(e.value)
 
 
 def test_the_last_knob_that_moves_stays() -> None:
     alone = space_from_config({"cache_gb": {"type": "float", "low": 0.01, "high": 0.02}}, {})
     with pytest.raises(ConfigError, match="no knob that moves"):
-        checked({"kind": "drop", "knob": "cache_gb"}, alone, {})
+        changed(alone, {"kind": "drop", "knob": "cache_gb"}, {})
 
 
 def test_a_round_is_kept_for_more_than_its_noise() -> None:

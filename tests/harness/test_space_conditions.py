@@ -151,21 +151,24 @@ def test_one_line_for_each_mistake(message: str, entries: dict[str, Any]) -> Non
     refused(message, **entries)
 
 
-def test_widening_stops_at_what_is_legal() -> None:
-    base = space(read_block_kib={"type": "ordinal", "values": [64, 128]}, cold_bits={"type": "ordinal", "values": [2, None]},
-                 pinned_share={"type": "float", "low": 0.5, "high": 0.8}, read_threads=[2, 8],
-                 evict_half_life={"type": "float", "low": 2, "high": 8, "log": True})  # fmt: skip
-    assert base.widen("cache_gb", "high", 2).entry("cache_gb").ends() == (1, 17)
-    assert base.widen("cache_gb", "high", 20, BOUNDS).entry("cache_gb").high == 72
-    assert base.widen("pinned_share", "high", 3).entry("pinned_share").high == 0.9
-    assert base.widen("read_threads", "low", 2).entry("read_threads").low == 1
-    assert base.widen("evict_half_life", "low", 2).entry("evict_half_life").low == 0.5
-    assert base.widen("read_block_kib", "high", 2).entry("read_block_kib").values == (64, 128, 256)
-    assert base.widen("read_block_kib", "low", 2).entry("read_block_kib").values == (32, 64, 128)
-    assert base.entry("cache_gb").ends() == (1, 9)
-    for name, side, bounds in (("cold_bits", "high", None), ("cache_gb", "high", {"limit_gb": 9.0})):
-        with pytest.raises(ConfigError, match=r"nothing (beyond )?is legal"):
-            base.widen(name, side, 2, bounds)
+def test_widening_keeps_what_was_there_and_its_grid() -> None:
+    base = space_from_config(CHAIN | {"read_threads": [2, 8]}, {})
+    assert base.widen("cache_gb", high=17.1).entry("cache_gb").span == (1, 17)
+    assert base.widen("cache_gb", low=0.4).entry("cache_gb").span == (0.5, 9)
+    assert base.widen("read_threads", low=1, high=9).entry("read_threads").span == (1, 9)
+    wide = base.widen("sync_window", values=[1, 4, 15, "all"])
+    assert wide.entry("sync_window").values == (1, 4, 15, 0) and wide.entry("prefetch").when == (("sync_window", (1,)),)
+    for change, message in (
+        (lambda: base.widen("cache_gb", high=9.2), r"cache_gb: \[1, 9\] does not widen \[1, 9\]; keep all it has"),
+        (lambda: base.widen("cache_gb", low=2, high=12), "does not widen"),
+        (lambda: base.widen("cache_gb", values=[1]), "is a range, it has no list of values; widen it with low and high"),
+        (lambda: base.widen("sync_window", values=[4, "all", 15]), "does not widen"),
+        (lambda: base.widen("sync_window", high=15), r"has values, no range; widen it with some of: \[1, 4, 0\]"),
+        (lambda: base.widen("read_threads", high=300), "read_threads=300 is out of range"),
+        (lambda: base.widen("read_threads", high=8.5), "is not a whole number"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            change()
 
 
 def test_narrowing_fixing_and_dropping() -> None:
@@ -173,7 +176,7 @@ def test_narrowing_fixing_and_dropping() -> None:
     assert base.narrow("cache_gb", low=2.1).entry("cache_gb").ends() == (2.25, 9)
     plain = base.narrow("prefetch", values=["off", "previous_token"])
     assert plain.entry("prefetch_depth").when == (("prefetch", ("previous_token",)),)
-    assert "prefetch_depth" not in base.narrow("prefetch", values=["off"]).as_dict()
+    assert "prefetch_depth" not in base.fix("prefetch", "off").as_dict()
     held = base.fix("hot_share", 0.3)
     assert (
         held.values({"cache_gb": 1.0, "expert_bits": 1, "cold_bits": 0, "sync_window": 1, "hot_share": 0})["hot_share"]
@@ -183,7 +186,9 @@ def test_narrowing_fixing_and_dropping() -> None:
     assert base.drop("cold_bits").fixed == {"cold_bits": None, "read_threads": 4}
     assert "hot_share" not in base.drop("cold_bits").as_dict()
     for change, message in (
-        (lambda: base.narrow("cache_gb", low=0.5), "stay within 1 .. 9"),
+        (lambda: base.narrow("cache_gb", low=0.5), r"cache_gb: \[0.5, 9\] does not narrow \[1, 9\]; keep a part of it"),
+        (lambda: base.narrow("cache_gb", low=9), "leaves nothing to choose; fix it instead"),
+        (lambda: base.narrow("sync_window", values=["all"]), "leaves nothing to choose; fix it instead"),
         (lambda: base.narrow("prefetch", values=["of"]), "prefetch=of is outside"),
         (lambda: base.fix("cold_bits", 7), "cold_bits=7 is not a width"),
         (lambda: base.fix("cachegb", 7), "did you mean cache_gb"),

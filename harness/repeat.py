@@ -1,0 +1,76 @@
+"""The command that repeats a round, to paste into a shell: the user's overrides, the round's space, no path of ours.
+
+A path inside the current folder is written from there, one inside the home folder with `~` or `$HOME`. What else holds an
+absolute path, and a database's address, is a shell variable, and a line before the command says what to set it to.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+from hydra.core.hydra_config import HydraConfig
+
+from .compose import parsed, quoted
+from .plan import Plan
+from .spaces import space_file
+
+EXPANDED = ("model.path", "quality.text", "quality.json_prompts", "results_dir", "search_space")  # know what ~ means
+REPLACED = ("study.name", "rounds", "budget.trials", "search_space")
+ABSOLUTE = re.compile(r"(?:^|[\s=:,'\"\[({])/(?=[^\s/])")
+
+
+def command(plan: Plan, number: int, trials: int) -> str:
+    """A line for each variable to set, and the command."""
+    given, flags, choice = [], [], ""
+    if HydraConfig.initialized():
+        hydra = HydraConfig.get()
+        given, choice = list(hydra.overrides.task), str(hydra.runtime.choices["study"])
+        flags = [f"--config-dir={s.path}" for s in hydra.runtime.config_sources if s.provider == "command-line"]
+    named = [(token.lstrip("+~").partition("=")[0], token) for token in given]
+    if choice and "study" not in dict(named):
+        named.insert(0, ("study", f"study={choice}"))
+    anchors = number > 1 and bool(plan.config["study"]["anchors"])  # these are of the first round's space
+    kept = [token for name, token in named if not name.startswith(REPLACED) and not (anchors and name == "study.anchors")]
+    name = f"{plan.name}_round_{number:02d}"
+    variables: dict[str, str] = {}
+    words = [_word(token, variables) for token in (*flags, *kept)]
+    words += [_space(plan, number, variables), f"study.name={name}", "rounds=1", f"budget.trials={trials}"]
+    words += ["'study.anchors=[]'"] if anchors else []
+    wanted = [f': "${{{variable}:?set it to the {key} of this study}}"' for variable, key in variables.items()]
+    return "\n".join([*wanted, f"python -m harness.search {' '.join(words)}"])
+
+
+def _space(plan: Plan, number: int, variables: dict[str, str]) -> str:
+    path = space_file(plan, number)
+    if ABSOLUTE.search(_short(str(path), "~")):
+        variables["RESULTS_DIR"] = "results_dir"
+        return f'"search_space=$RESULTS_DIR/{path.relative_to(plan.folder.parent)}"'
+    return _word(f"search_space={path}", variables)
+
+
+def _word(token: str, variables: dict[str, str]) -> str:
+    """An override or `--config-dir=` as the shell takes it."""
+    key, _, value = token.partition("=")
+    name, override = key.lstrip("+~-"), None if key.startswith("-") else parsed(token)
+    text = override.value() if override is not None else value
+    plain = isinstance(text, str)
+    short = _short(str(text) if plain else value, "~" if name in EXPANDED else "$HOME")
+    if name == "storage.url" or ABSOLUTE.search(short):
+        variable = re.sub(r"\W", "_", name).upper()
+        variables[variable] = name
+        return f'"{key}=${variable}"'
+    if short in (text, value):
+        return shlex.quote(token)
+    if plain and "," in short and name != "search_space":
+        short = quoted(short)
+    return '"$HOME"'.join(map(shlex.quote, f"{key}={short}".split("$HOME")))
+
+
+def _short(text: str, home: str) -> str:
+    """Paths in a text without the current folder and without the home folder."""
+    for folder, sign in ((Path.cwd(), "."), (Path.home(), home)):
+        if folder != folder.parent:
+            text = re.sub(rf"(?<![\w.~/-]){re.escape(str(folder))}(?=/|$)", lambda _, sign=sign: sign, text)  # type: ignore[misc]
+    return text
