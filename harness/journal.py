@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from .columns import NOT_RUN, Direction
-from .ledger import UNITS
+from .columns import NOT_RUN, SHORT, Direction
 from .reading import Reading, losses, on_front, points
 from .rounds import Change, Verdict, as_config
 from .rows import sync_folder
@@ -147,13 +146,13 @@ def _fronts(before: pd.DataFrame, after: pd.DataFrame, objectives: Mapping[str, 
             lines.append(f"- front {word}: empty")
             continue
         ends = {o: float(best[o].max() if d == "maximize" else best[o].min()) for o, d in objectives.items()}
-        said = ", ".join(f"{number(v, 4)} {UNITS[o]}" for o, v in ends.items())
+        said = ", ".join(f"{number(v, 4)} {SHORT[o]}" for o, v in ends.items())
         lines.append(f"- front {word}: {len(best)} points; the best of each: {said}")
         if word == "after":
             first = next(iter(objectives))
             row = best[best[first] == ends[first]].iloc[0]
             what = setting(row.to_dict(), [e.name for e in space.entries]) or "no knob of the space has an effect"
-            lines.append(f"- best {first}: trial {row.name}, {number(ends[first], 4)} {UNITS[first]}: `{what}`")
+            lines.append(f"- best {first}: trial {row.name}, {number(ends[first], 4)} {SHORT[first]}: `{what}`")
     return lines
 
 

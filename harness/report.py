@@ -17,12 +17,12 @@ from rich.console import Console
 
 from engine import HeadraceError
 
-from .columns import NOT_RUN, objectives_of
+from .columns import NOT_RUN, SHORT, objectives_of
 from .front import candidates, front, knee, losses, measured, volume
 from .plot import plot_front, plot_night
 from .points import noise, suspects
 from .rows import read_rows, read_trials
-from .tables import SHORT, frame, front_table, options
+from .tables import frame, front_table, options
 
 ARMS = ("anchor", "sampler", "random", "proposer")  # who chooses settings
 

@@ -19,7 +19,7 @@ from engine import Knobs
 from engine.errors import did_you_mean
 
 from . import ConfigError
-from .columns import Direction
+from .columns import SPEEDS, Direction
 from .front import volume as _volume
 from .reading import TAIL, Reading, losses, on_front, shown, trusted
 from .space import Entry, Space, space_from_config
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 DRAWS = 200  # of the bootstrap of a verdict
 UNKNOWN = 0.1  # standard deviation of a speed between runs, as a share, while nothing was measured twice
-SPEEDS = ("decode_tok_s", "prefill_tok_s", "ttft_ms")
 MOST = 4  # changes a round
 MOST_DROPPED = 2  # of them
 KINDS = ("widen", "narrow", "fix", "drop")

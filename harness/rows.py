@@ -17,6 +17,7 @@ import contextlib
 import errno
 import fcntl
 import hashlib
+import itertools
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,6 +30,7 @@ import pyarrow.parquet as pq
 
 from . import ResultsError
 from .columns import NAMES, SCHEMA, SCHEMA_VERSION
+from .intervals import speeds
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -130,9 +132,9 @@ def read_rows(folder: Path) -> list[dict[str, Any]]:
 def read_trials(folder: str | Path, *, mixed_judges: bool = False) -> pd.DataFrame:
     """The rows of a study's folder, or of one .parquet file, as a data frame with all of `NAMES`; null is NaN or None.
 
-    Indexed 0.. in the order of trial, then run. Rows of older versions get run 0, round 1 and a `row_id` made of what they
-    say. Raises `ResultsError` for a folder without rows, a damaged file, one of a newer version, and (unless `mixed_judges`)
-    rows of several judges.
+    Indexed 0.. in the order of trial, then run. Rows of older versions are read as `results/README.md` says. Raises
+    `ResultsError` for a folder without rows, a damaged file, one of a newer version, and (unless `mixed_judges`) rows of
+    several judges.
     """
     table = read_table(folder)
     if not table.num_rows:
@@ -154,7 +156,9 @@ def read_tokens(folder: str | Path) -> pd.DataFrame:
 def read_table(place: str | Path, dataset: str = "trials") -> pa.Table:
     """Rows or tokens of a study's folder or of one .parquet file, each once, in no order; empty if there are none."""
     place = Path(place).expanduser()
-    return _read(place, dataset) if place.is_file() else _load(place, dataset, sparing=True)[0]
+    if not place.is_file():
+        return _load(place, dataset, sparing=True)[0]
+    return _of_this_version(_read(place, dataset), place.parent.parent if place.parent.name == dataset else place.parent)
 
 
 def one_judge(*frames: pd.DataFrame) -> str | None:
@@ -297,7 +301,30 @@ def _load(folder: Path, dataset: str, *, sparing: bool = False) -> tuple[pa.Tabl
                 seen |= ids
         except FileNotFoundError:
             continue
-        return pa.concat_tables(tables), listed
+        return _of_this_version(pa.concat_tables(tables), folder), listed
+
+
+def _of_this_version(table: pa.Table, folder: Path) -> pa.Table:
+    """The table with what version 2 called `decode_tok_s` where it has its place now (see `results/README.md`). `folder` has
+    the times of the tokens."""
+    if "steady_tok_s" not in table.column_names:
+        return table
+    old = pc.and_(pc.equal(table["schema_version"], 2), pc.is_valid(table["decode_tok_s_low"]))  # without: an engine's own
+    old = pc.and_(old, pc.is_null(table["steady_tok_s"]))
+    if not pc.any(old).as_py():
+        return table
+    tokens = _owned(_load(folder, "tokens")[0], table.filter(old)["row_id"]).sort_by("token")
+    runs = tokens.group_by("row_id", use_threads=False).aggregate([("wall_ms", "list")])
+    times = dict(zip(runs["row_id"].to_pylist(), runs["wall_ms_list"].to_pylist(), strict=True))
+    names = ("decode_tok_s", "decode_tok_s_low", "decode_tok_s_high", "steady_tok_s")
+    rows = table.select(["row_id", *names]).to_pylist()
+    for row in itertools.compress(rows, old.to_pylist()):
+        median = row["decode_tok_s"]
+        row |= {**(speeds(times[row["row_id"]]) if row["row_id"] in times else {}), "steady_tok_s": median}
+    for name in names:
+        place = table.schema.get_field_index(name)
+        table = table.set_column(place, table.schema.field(place), pa.array([row[name] for row in rows], pa.float64()))
+    return table
 
 
 def _held(table: pa.Table, dataset: str) -> dict[str, str]:

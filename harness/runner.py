@@ -24,7 +24,7 @@ from .child import Interrupted, Outcome, run_child
 from .columns import NAMES, QUALITY, SCHEMA_VERSION
 from .constraints import judge_row
 from .guards import Watch, wait_until_quiet
-from .intervals import speed_interval
+from .intervals import speeds
 from .known import quality_source, reference_figures, rival, too_large, typical_s, wrong_answer
 from .manifest import JUDGE, write_json
 from .plan import Plan
@@ -246,7 +246,7 @@ class Runner:
         row.update(machine.identity())
         row.update(facts)
         if outcome.token_ms:
-            row["decode_tok_s"], row["decode_tok_s_low"], row["decode_tok_s_high"] = speed_interval(outcome.token_ms)
+            row.update(speeds(outcome.token_ms))
         row.update(
             row_id=uuid.uuid4().hex,
             schema_version=SCHEMA_VERSION,
