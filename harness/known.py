@@ -38,7 +38,7 @@ def tried(rows: Sequence[Row]) -> int:
 
 def quality_key(values: Row) -> str:
     """One text for one quality: the lossy knobs in effect, and all knobs where one decides by the cache."""
-    live = {k: v for k, v in settings_of({**DEFAULTS, **values}).items() if v != DEFAULTS[k]}
+    live = {k: v for k, v in effective({**DEFAULTS, **values}).items() if v is not None and v != DEFAULTS[k]}
     if "cold_bits" in live:
         live.setdefault("hot_share", HOT_SHARE)
     by_cache = any(name in CACHE_DEPENDENT for name in live)

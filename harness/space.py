@@ -208,9 +208,10 @@ class Space:
     def from_row(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """The values of a Parquet row that `params` can take back: those of the space, without what had no effect. A value
         that the space holds under another name of the same (`all` layers, their number) has the one that it holds."""
-        held = self._effective({k: row[k] for k in (*self.fixed, *(e.name for e in self.entries))})
+        live = self._effective({k: row[k] for k in (*self.fixed, *(e.name for e in self.entries))})
+        held = dict(live)
         for e in (e for e in self.entries if e.name in held and not _holds(e, held[e.name])):
-            same = (v for v in e.values or e.ends() if self._effective({**held, e.name: v}) == held)
+            same = (v for v in e.values or e.ends() if self._effective({**held, e.name: v}) == live)
             held[e.name] = next(same, held[e.name])
         return {k: held[k] for k in self.active(held) if k in held}
 

@@ -40,7 +40,8 @@ def test_quality_belongs_to_the_lossy_setting() -> None:
 
 
 def test_settings_that_are_the_same_have_one_quality() -> None:
-    rows = [row(1, {"expert_bits": 3}), row(2, {"expert_bits": 3, "cold_bits": 2}), row(3, {"cold_bits": 2, "hot_share": 0.0})]
+    cold = {"cold_bits": 2}
+    rows = [row(1, {"expert_bits": 3}), row(2, {"expert_bits": 3, **cold}), row(3, {"hot_share": 0.0, **cold})]
 
     def source(**knobs: Any) -> int | None:
         found = quality_source(rows, knobs)
