@@ -40,55 +40,34 @@ class Measurement:
     that, as does the time for bringing experts to another width; what is left is its compute.
     """
 
+    # fmt: off
     decode_tok_s: float = figure(
-        "speed of the timed tokens: tokens over time; so far, if stopped",
-        "tokens/s",
-        short="tok/s",
-        better="maximize",
-        speed=True,
-        default=MISSING,
-    )
+        "speed of the timed tokens: tokens over time; so far, if stopped", "tokens/s", short="tok/s", better="maximize",
+        speed=True, default=MISSING)
     peak_memory_gb: float = figure(
-        "high-water mark of the run's process up to the end of the timed part",
-        "GB",
-        short="GB",
-        better="minimize",
-        noise=0.005,
-        default=MISSING,
-    )
+        "high-water mark of the run's process up to the end of the timed part", "GB", short="GB", better="minimize",
+        noise=0.005, default=MISSING)
     perplexity: float | None = figure("exp of nll", short="ppl", better="minimize", quality=True, default=MISSING)
     _: KW_ONLY
     prefill_tok_s: float | None = figure(
-        "speed of the prompts", "tokens/s", short="prefill tok/s", better="maximize", speed=True
-    )
+        "speed of the prompts", "tokens/s", short="prefill tok/s", better="maximize", speed=True)
     ttft_ms: float | None = figure(
-        "time to first token: prefill of a prompt, median of the timed texts",
-        "ms",
-        short="ms TTFT",
-        better="minimize",
-        speed=True,
-    )
+        "time to first token: prefill of a prompt, median of the timed texts", "ms", short="ms TTFT", better="minimize",
+        speed=True)
     kl: float | None = figure(
-        "mean KL divergence from the reference's next-token distribution; null if not asked for",
-        "nats",
-        short="nats KL",
-        better="minimize",
-        quality=True,
-    )
+        "mean KL divergence from the reference's next-token distribution; null if not asked for", "nats", short="nats KL",
+        better="minimize", quality=True)
     json_valid: float | None = figure(
-        "share of the JSON prompts completed to a valid object; null if not asked for", quality=True
-    )
+        "share of the JSON prompts completed to a valid object; null if not asked for", quality=True)
     bytes_per_token: float | None = figure(
-        "read from the disk for each decoded token", "bytes", short="bytes/token", better="minimize"
-    )
+        "read from the disk for each decoded token", "bytes", short="bytes/token", better="minimize")
     hit_rate: float | None = figure("share of expert uses found in the cache while decoding; null if nothing streams")
     nll: float | None = figure("mean negative log-likelihood of the scored tokens", "nats")
     perplexity_se: float | None = figure("standard error of perplexity, taking the tokens for independent")
     scored_tokens: int | None = figure("tokens that nll is the mean of, prompts and continuations")
     decode_tokens: int | None = figure("tokens that speed and counters cover")
     timed_nll: float | None = figure(
-        "mean over the timed part alone, its prompts included: what lossless knobs must not change", "nats"
-    )
+        "mean over the timed part alone, its prompts included: what lossless knobs must not change", "nats")
     decode_ms_p50: float | None = figure("wall time of a decoded token, its forward pass alone: median", "ms")
     decode_ms_p95: float | None = figure("the same, 95th percentile", "ms")
     io_ms_per_token: float | None = figure("of it waited for reads, mean", "ms")
@@ -102,8 +81,7 @@ class Measurement:
     io_ms: float | None = figure("time that decoding waited for reads, in all", "ms")
     sync_ms: float | None = figure("time that decoding waited for the routers' choices, in all", "ms")
     disk_bytes_read: int | None = figure(
-        "had from the disk while decoding, as the system counts it for the process", "bytes"
-    )
+        "had from the disk while decoding, as the system counts it for the process", "bytes")
     page_cache_share: float | None = figure("share of bytes_read that did not come from the disk; null if nothing was read")
     page_cached_before: float | None = figure("share of the checkpoint's files in the page cache before they were loaded")
     page_cached_after: float | None = figure("and when the clock stopped")
@@ -116,8 +94,7 @@ class Measurement:
     prefetch_hidden_ms: float | None = figure("how long its useful reads had run when they were asked for, in all", "ms")
     prefetch_wasted_bytes: int | None = figure("read by it and not used", "bytes")
     passes_per_window: float | None = figure(
-        "passes that a window of layers took, 1 if nothing was missing; null if sync_window=1"
-    )
+        "passes that a window of layers took, 1 if nothing was missing; null if sync_window=1")
     void_layers: int | None = figure("layers computed in vain, behind the first that missed an expert")
     foreseen_share: float | None = figure("share of the experts behind a window's miss that its void passes had shown")
     swapped: int | None = figure("expert uses that cache_prior changed to a cached expert while decoding")
@@ -139,6 +116,7 @@ class Measurement:
     swap_used_bytes: int | None = figure("swap of the machine in use after the measurement", "bytes")
     swap_in_bytes: int | None = figure("swapped in during the measurement, whole machine", "bytes")
     swap_out_bytes: int | None = figure("swapped out during the measurement, whole machine", "bytes")
+    # fmt: on
     token_ms: tuple[float, ...] | None = None  # wall time of each timed token, scoring it included
     ended_early: bool = False  # on the word of `keep_going`
 

@@ -1,6 +1,6 @@
 """The columns of a trial's row: one table from which the Parquet schema and the documentation are made.
 
-    python -m harness.columns        print the documentation's table
+    python -m harness.columns        print the documentation's tables
 
 The schema is always given to Parquet: a first row whose column is all null would else fix that column's type to null.
 """
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
@@ -37,7 +37,8 @@ ORIGINS = (
     *("reference", "anchor", "sampler", "random", "proposer"),  # who chose the setting: its run 0
     *("repeat", "sentinel", "confirm", "again"),  # why it is measured once more
 )
-KINDS = {"float": pa.float64(), "int": pa.int64(), "str": pa.string(), "bool": pa.bool_(), "time": pa.timestamp("us", "UTC")}
+KINDS = {"float": pa.float64(), "int": pa.int64(), "str": pa.string(), "bool": pa.bool_(), "time": pa.timestamp("us", "UTC"),
+         "float32": pa.float32(), "int32": pa.int32()}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ class Column:
     kind: str
     unit: str
     text: str
+    null: bool = True
 
 
 def _declared(of: type, prefix: str = "") -> list[Column]:
@@ -59,17 +61,12 @@ def _declared(of: type, prefix: str = "") -> list[Column]:
 COLUMNS = (
     Column("row_id", "str", "", "identity of the row, the same in every merged set; null in version 1"),
     Column("schema_version", "int", "", "version of these columns that the row was written with"),
-    Column("trial", "int", "", "number of the setting in the study, 0 is the reference; stable over restarts"),
+    Column("trial", "int", "", "number of the setting in the study, 0 is the reference; stable over restarts", null=False),
     Column("run", "int", "", "which measurement of the setting: 0 the first, 1 .. the repeats"),
     Column("round", "int", "", "round of the search, 1 the first"),
-    Column(
-        "status",
-        "str",
-        "",
-        "ok; not run: infeasible, dominated (both foreseen); ended early: stopped; else oom, timeout, hang, crash or wrong",
-    ),
+    Column("status", "str", "", f"{', '.join(STATUSES)}; infeasible, dominated: not run; stopped: too slow", null=False),
     Column("status_reason", "str", "", "one line on why it is not ok"),
-    Column("origin", "str", "", f"who chose the setting, or why it is measured once more: {', '.join(ORIGINS)}"),
+    Column("origin", "str", "", f"who chose the setting, or why it is measured again: {', '.join(ORIGINS)}", null=False),
     Column("proposer", "str", "", "what proposed: a sampler's name, or the command outside"),
     Column("attempt", "int", "", "1, or more if a start of this run was cut off before"),
     Column("objectives", "str", "", "the study's objectives, by comma; null in version 1: the three default ones"),
@@ -127,6 +124,19 @@ COLUMNS = (
     Column("optuna", "str", "", "version"),
 )
 NAMES = tuple(c.name for c in COLUMNS)
+TOKEN_COLUMNS = (  # of tokens.parquet
+    Column("row_id", "str", "", "the row of the run, as in trials.parquet", null=False),
+    Column("trial", "int", "", "its trial", null=False),
+    Column("run", "int", "", "its run", null=False),
+    Column("token", "int32", "", "number of the timed token in the run, from 0", null=False),
+    Column("wall_ms", "float32", "ms", "wall time of its forward pass", null=False),
+)
+
+
+def schema_of(columns: Sequence[Column]) -> pa.Schema:
+    """The schema of a Parquet file, with units, meanings and the version."""
+    fields = [pa.field(c.name, KINDS[c.kind], c.null, {"unit": c.unit, "text": c.text}) for c in columns]
+    return pa.schema(fields, {"schema_version": str(SCHEMA_VERSION)})
 
 
 def objectives_of(df: Any) -> dict[str, Direction]:
@@ -135,15 +145,6 @@ def objectives_of(df: Any) -> dict[str, Direction]:
     if len(said) > 1:
         raise ResultsError(f"rows with different objectives ({'; '.join(sorted(said))}) cannot be compared; keep one's")
     return {name: METRICS[name] for name in said.pop().split(",")} if said else dict(OBJECTIVES)
-
-
-SCHEMA = pa.schema(
-    [
-        pa.field(c.name, KINDS[c.kind], c.name not in ("trial", "status", "origin"), {"unit": c.unit, "text": c.text})
-        for c in COLUMNS
-    ],
-    {"schema_version": str(SCHEMA_VERSION)},
-)
 
 
 TIMES = tuple(c.name for c in COLUMNS if c.kind == "time")
@@ -160,11 +161,11 @@ def unpacked(text: str) -> dict[str, Any]:
     return {c.name: said.get(c.name) for c in COLUMNS} | {k: datetime.fromisoformat(said[k]) for k in TIMES if k in said}
 
 
-def markdown() -> str:
-    """The table of `results/README.md`."""
+def markdown(columns: Sequence[Column] = COLUMNS) -> str:
+    """A table of `results/README.md`."""
     lines = ["| column | type | unit | meaning |", "|---|---|---|---|"]
-    return "\n".join(lines + [f"| `{c.name}` | {c.kind} | {c.unit} | {c.text} |" for c in COLUMNS])
+    return "\n".join(lines + [f"| `{c.name}` | {c.kind} | {c.unit} | {c.text} |" for c in columns])
 
 
 if __name__ == "__main__":
-    print(markdown())
+    print(markdown(), markdown(TOKEN_COLUMNS), sep="\n\n")

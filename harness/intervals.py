@@ -34,25 +34,18 @@ def speed_interval(token_ms: Sequence[float] | np.ndarray, level: float = 0.95, 
 
     Raises `ValueError` without tokens. One token, or all alike, gives an interval of no width.
     """
-    times, means = np.asarray(token_ms, float), 1 / _speeds(token_ms)
-    count, p = len(times) // _stretch(times), (1 + level) / 2
-    speed, drawn = float(1000 / times.mean()), np.random.default_rng(seed).choice(means, (DRAWS, count)).mean(axis=1)
+    means, count, p = 1 / _speeds(token_ms), len(token_ms) // _stretch(token_ms), (1 + level) / 2
+    drawn = np.random.default_rng(seed).choice(means, (DRAWS, count)).mean(axis=1)
+    speed = 1000 / float(np.mean(token_ms))
     wider = t_quantile(p, max(5, count - 1)) / NormalDist().inv_cdf(p) * math.sqrt(count / max(1, count - 1))
     low, high = (speed * (1 / (speed * time)) ** wider for time in np.quantile(drawn, [p, 1 - p]))
     return speed, min(float(low), speed), max(float(high), speed)
 
 
-def steady_speed(token_ms: Sequence[float] | np.ndarray) -> float:
-    """The median speed of a run's stretches, tokens/s. Raises `ValueError` without tokens."""
-    return float(np.median(_speeds(token_ms)))
-
-
 def speeds(token_ms: Sequence[float] | np.ndarray) -> dict[str, float]:
-    """The columns of a row that its tokens' times say."""
-    speed, low, high = speed_interval(token_ms)
-    return {
-        "decode_tok_s": speed, "decode_tok_s_low": low, "decode_tok_s_high": high, "steady_tok_s": steady_speed(token_ms)
-    }  # fmt: skip
+    """The columns of a row that the times of its tokens decide."""
+    names = ("decode_tok_s", "decode_tok_s_low", "decode_tok_s_high")
+    return {**dict(zip(names, speed_interval(token_ms), strict=True)), "steady_tok_s": float(np.median(_speeds(token_ms)))}
 
 
 def _stretch(times: Sequence[float] | np.ndarray) -> int:

@@ -1,7 +1,6 @@
 """Rows in Parquet: written whole or not at all, never changed, readable at any moment, each row once.
 
     df = pandas.read_parquet("results/demo/trials.parquet")     or, with its checks,    read_trials("results/demo")
-    python -m harness.rows        print the table of the tokens' columns
 
 A run's row lies in a part file of its own in `trials/` from the moment it is written. `trials.parquet` is replaced whole: it
 holds all rows up to its last refresh, and at no moment fewer than before. The readers here look at both, so they miss no row
@@ -29,22 +28,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from . import ResultsError
-from .columns import NAMES, SCHEMA, SCHEMA_VERSION
+from .columns import COLUMNS, NAMES, SCHEMA_VERSION, TOKEN_COLUMNS, schema_of
 from .intervals import speeds
 
 if TYPE_CHECKING:
     import pandas as pd
 
-TOKENS_SCHEMA = pa.schema(
-    [
-        pa.field("row_id", pa.string(), False, {"unit": "", "text": "the row of the run, as in trials.parquet"}),
-        pa.field("trial", pa.int64(), False, {"unit": "", "text": "its trial"}),
-        pa.field("run", pa.int64(), False, {"unit": "", "text": "its run"}),
-        pa.field("token", pa.int32(), False, {"unit": "", "text": "number of the timed token in the run, from 0"}),
-        pa.field("wall_ms", pa.float32(), False, {"unit": "ms", "text": "wall time of its forward pass"}),
-    ],
-    {"schema_version": str(SCHEMA_VERSION)},
-)
+SCHEMA, TOKENS_SCHEMA = schema_of(COLUMNS), schema_of(TOKEN_COLUMNS)
 SCHEMAS = {"trials": SCHEMA, "tokens": TOKENS_SCHEMA}
 IDENTITY = ("row_id", "trial", "run", "round", "schema_version", "study", "machine", "started_at")
 REFRESH_ROWS = 500  # rewriting so many rows is cheap beside a trial
@@ -386,16 +376,3 @@ def _young_orphans(parts: Sequence[Path], row_ids: pa.ChunkedArray) -> set[Path]
     known, since = set(row_ids.to_pylist()), time.time() - ORPHAN_S
     recent = [p for p in parts if p.stat().st_mtime > since]
     return {p for p in recent if _read(p, "tokens")["row_id"][0].as_py() not in known}
-
-
-def markdown() -> str:
-    """The table of the tokens' columns in `results/README.md`."""
-    lines = ["| column | type | unit | meaning |", "|---|---|---|---|"]
-    for f in TOKENS_SCHEMA:
-        kind = "str" if f.type == pa.string() else f.type
-        lines.append(f"| `{f.name}` | {kind} | {f.metadata[b'unit'].decode()} | {f.metadata[b'text'].decode()} |")
-    return "\n".join(lines)
-
-
-if __name__ == "__main__":
-    print(markdown())

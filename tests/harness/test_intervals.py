@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from harness.early import Early
-from harness.intervals import speed_interval, steady_speed
+from harness.intervals import speed_interval, speeds
 
 NEED = 0.8  # standard deviations, above which a token waits
 TRUTH = 1000 / (30 + NormalDist().cdf(-NEED) * (20 + 60 / 1.5))
@@ -38,17 +38,18 @@ def test_the_early_stop_bounds_the_same_speed() -> None:
     run = np.full(3200, 10.0)
     run[::40] = 500
     bound = Early(1.0, 0.01, len(run)).upper_tok_s(run)
-    assert speed_interval(run)[0] <= bound < steady_speed(run)
+    assert speed_interval(run)[0] <= bound < speeds(run)["steady_tok_s"]
 
 
 def test_misses_and_hiccups_count_in_full_and_the_steady_speed_leaves_hiccups_out() -> None:
     every_fourth = np.where(np.arange(320) % 4 == 0, 130.0, 10.0)
-    assert speed_interval(every_fourth)[0] == pytest.approx(25) == steady_speed(every_fourth)  # the median token says 100
+    assert speed_interval(every_fourth)[0] == pytest.approx(25)  # the median token says 100
+    assert speeds(every_fourth)["steady_tok_s"] == pytest.approx(25)
     hiccup = np.full(320, 10.0)
     hiccup[100] = 5000
     speed, low, high = speed_interval(hiccup)
     assert speed == pytest.approx(1000 * 320 / hiccup.sum()) and low < speed < high
-    assert steady_speed(hiccup) == pytest.approx(100)
+    assert speeds(hiccup)["steady_tok_s"] == pytest.approx(100)
 
 
 def test_a_seed_fixes_the_interval_and_the_speed_lies_in_it() -> None:
@@ -63,7 +64,7 @@ def test_a_seed_fixes_the_interval_and_the_speed_lies_in_it() -> None:
 @pytest.mark.parametrize("n", [1, 2, 7, 8, 17])
 def test_short_runs_have_a_speed(n: int) -> None:
     assert speed_interval([20.0] * n) == pytest.approx((50, 50, 50))
-    assert steady_speed([20.0] * n) == pytest.approx(50)
-    for speed in (speed_interval, steady_speed):
+    assert speeds([20.0] * n)["steady_tok_s"] == pytest.approx(50)
+    for speed in (speed_interval, speeds):
         with pytest.raises(ValueError, match="no token times"):
             speed([])
