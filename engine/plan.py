@@ -52,6 +52,7 @@ class Footprint:
     experts: int  # routed, over all layers
     top_k: int
     expert_bits: int  # of the checkpoint
+    levels: tuple[int, ...]  # widths in a packed store; empty if it is none
     one_token_gb: float  # the smallest cache_gb that is legal, whoever is hot
     all_experts_gb: float  # the cache_gb at which every expert fits
     resident_gb: float  # everything else: attention, routers, shared experts, embeddings
@@ -93,6 +94,7 @@ def footprint(checkpoint: str | Path | Checkpoint, knobs: Knobs | None = None) -
         experts=sum(layer.experts for layer in checkpoint.layers),
         top_k=checkpoint.top_k,
         expert_bits=checkpoint.expert_bits,
+        levels=checkpoint.levels or (),
         one_token_gb=least / GB,
         all_experts_gb=everything / GB,
         resident_gb=resident / GB,

@@ -15,12 +15,12 @@ from rich.text import Text
 
 from engine import Knobs
 
-from .columns import objectives_of
+from .columns import SHORT, objectives_of
 from .front import front
 from .known import tried
 from .plan import Plan
 from .runner import Job
-from .tables import RESIDENT, SHORT, frame, front_table, number, setting, trial_line
+from .tables import RESIDENT, frame, front_table, number, setting, trial_line
 
 Row = dict[str, Any]
 

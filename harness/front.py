@@ -30,8 +30,8 @@ from engine import Knobs
 
 from . import ResultsError
 from .belief import believed, coded
-from .columns import METRICS, objectives_of
-from .points import SPEEDS, points
+from .columns import METRICS, SPEEDS, objectives_of
+from .points import points
 from .rows import one_judge
 
 if TYPE_CHECKING:

@@ -15,10 +15,9 @@ from textwrap import indent
 from typing import TYPE_CHECKING, Any
 
 from .changes import Change
-from .columns import NOT_RUN, Direction
+from .columns import NOT_RUN, SHORT, Direction
 from .front import contributions, front
 from .importance import Importance
-from .ledger import UNITS
 from .reading import Reading
 from .rows import sync_folder
 from .space import Space
@@ -138,12 +137,12 @@ def _fronts(
             lines.append(f"- front {word}: empty")
             continue
         ends = {o: float(best[o].max() if d == "maximize" else best[o].min()) for o, d in objectives.items()}
-        values = ", ".join(f"{number(v, 4)} {UNITS[o]}" for o, v in ends.items())
+        values = ", ".join(f"{number(v, 4)} {SHORT[o]}" for o, v in ends.items())
         lines.append(f"- front {word}: {len(best)} points, {int(best['confirmed'].sum())} confirmed; best of each: {values}")
         if word == "after":
             first, row = next(iter(objectives)), best.iloc[0]
             what = setting(row.to_dict(), [e.name for e in space.entries]) or "no knob of the space has an effect"
-            lines.append(f"- best {first}: trial {row['trial']}, {number(float(row[first]), 4)} {UNITS[first]}: `{what}`")
+            lines.append(f"- best {first}: trial {row['trial']}, {number(float(row[first]), 4)} {SHORT[first]}: `{what}`")
     return lines
 
 

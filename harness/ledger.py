@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from engine import Knobs
+from engine.knobs import DEFAULTS
 
-from .columns import Direction
+from .columns import SHORT, Direction
 from .front import standings
 from .manifest import write_text
 from .recommend import default_trial
@@ -22,12 +23,7 @@ from .tables import frame
 
 Row = Mapping[str, Any]
 NAME = "ledger.tsv"
-DEFAULTS = Knobs().as_dict()
 HEAD = ("row_id", "trial", "run", "round", "origin")
-UNITS = {
-    "decode_tok_s": "tok/s", "prefill_tok_s": "tok/s prefill", "ttft_ms": "ms to the first token", "peak_memory_gb": "GB",
-    "perplexity": "perplexity", "kl": "nats KL", "bytes_per_token": "bytes read a token",
-}  # fmt: skip
 
 
 def header(objectives: Mapping[str, Direction]) -> str:
@@ -103,11 +99,11 @@ def _outcome(row: Row, other: Row | None, objectives: Mapping[str, Direction]) -
         if not _is_figure(new):
             continue
         if not _is_figure(old):
-            parts.append(f"{_number(new)} {UNITS[name]}")
+            parts.append(f"{_number(new)} {SHORT[name]}")
         elif new != old:
             by_share = name.endswith("_s") and old > 0
             moved = f"{100 * (new - old) / old:+.3g} %" if by_share else f"{new - old:+.3g}"
-            parts.append(f"{moved} {UNITS[name]}")
+            parts.append(f"{moved} {SHORT[name]}")
     tail = f"; {row['violated']}" if row["feasible"] is False and row["violated"] else ""
     tail += f"; suspect: {row['suspect']}" if row["suspect"] else ""
     return (", ".join(parts) or "no difference") + tail

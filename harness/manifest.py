@@ -18,10 +18,10 @@ from typing import Any
 import yaml
 
 from . import ROOT, ResultsError
+from .columns import SCHEMA_VERSION
 from .plan import Plan
 from .rows import sync_folder
 
-VERSION = 2  # of what a study's folder holds
 JUDGE = "judge.yaml"  # the texts in use, kept beside the rows
 HERE = "${root:}"  # this checkout, in the manifest's paths
 
@@ -54,10 +54,10 @@ def settle(plan: Plan) -> None:
             old, version = manifest["identity"], manifest.get("version", 1)
         except (ValueError, KeyError) as e:
             raise ResultsError(f"{path} is damaged; restore it, or start another study with study.name=OTHER") from e
-        if version != VERSION:
+        if version != SCHEMA_VERSION:
             raise ResultsError(
-                f"{plan.folder} was written by version {version} of the search, this is version {VERSION}; start another "
-                "study with study.name=OTHER (python -m harness.report still reads the old one)"
+                f"{plan.folder} was written by version {version} of the search, this is version {SCHEMA_VERSION}; start "
+                "another study with study.name=OTHER (python -m harness.report still reads the old one)"
             )
         found = changes(old, json.loads(json.dumps(identity)))
         if found:
@@ -68,7 +68,7 @@ def settle(plan: Plan) -> None:
         raise ResultsError(f"{plan.folder} has trials but no manifest.json; restore it, or choose study.name=OTHER")
     texts = [dataclasses.asdict(text) for text in plan.judge.texts]
     (plan.folder / JUDGE).write_text(yaml.safe_dump(texts, allow_unicode=True, sort_keys=False), encoding="utf-8")
-    write_json(path, {"version": VERSION, "identity": identity, "config": portable(dict(plan.config))})
+    write_json(path, {"version": SCHEMA_VERSION, "identity": identity, "config": portable(dict(plan.config))})
 
 
 def portable(config: Any) -> Any:

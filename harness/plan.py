@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from engine import CheckpointError, Judge, Knobs
 from engine.knobs import CACHE_DEPENDENT
+from engine.protocol import PAGE_CACHE
 
 from . import ConfigError, ResultsError, machine
 from .columns import QUALITY, Direction
@@ -25,7 +26,6 @@ from .constraints import Constraint, constraints_from_config, objectives_from_co
 from .seam import CommandEngine, PythonEngine, engine_at
 from .space import Space, canonical, space_from_config
 
-PAGE_CACHE = ("as_is", "cold", "warm")
 LEAST = {
     **{"budget.trials": 1, "budget.hours": 0, "budget.trial_timeout_s": 1, "budget.hang_s": 1, "rounds": 1},
     **{"quality.most": 1, "study.seed": 0, "sampler.random_every": 0, "protocol.warm_up_tokens": 0},
@@ -100,6 +100,11 @@ class Plan:
         return min([self.limit_gb, *bounds])
 
     @property
+    def protocol(self) -> dict[str, Any]:
+        """What of the protocol every measurement of the study follows."""
+        return {k: self.config["protocol"][k] for k in ("warm_up_tokens", "timed_tokens", "page_cache")}
+
+    @property
     def space_fingerprint(self) -> str:
         return hashlib.sha256(canonical(self.identity()["space"]).encode()).hexdigest()[:16]
 
@@ -111,7 +116,7 @@ class Plan:
             "engine": self.config["engine"]["command"] or self.config["engine"]["module"],
             "objectives": ",".join(self.objectives),
             "constraints": [c.text for c in self.constraints],
-            "protocol": {k: self.config["protocol"][k] for k in ("warm_up_tokens", "timed_tokens", "page_cache")},
+            "protocol": self.protocol,
             "seed": self.seed,
             "space": {"search_space": self.space.as_dict(), "knobs": dict(self.space.fixed)},
             "machine": {name: machine.identity()[name] for name in ("cpu", "cores")},
@@ -158,16 +163,7 @@ def plan_from_config(config: DictConfig) -> Plan:
     }
     space = space_from_config(c["search_space"], c["knobs"], bounds)
     anchors = [_anchor(space, i, values) for i, values in enumerate(c["study"]["anchors"])]
-
-    @functools.cache
-    def all_experts_gb(precision: Knobs) -> float:
-        return float(engine.footprint(checkpoint, precision).all_experts_gb)
-
-    def holds_all(knobs: Knobs) -> bool:
-        everything = all_experts_gb(dataclasses.replace(knobs, cache_gb=None))  # 0: the engine does not say
-        return knobs.cache_gb is not None and 0 < everything <= knobs.cache_gb
-
-    space = dataclasses.replace(space, holds_all=holds_all)
+    space = dataclasses.replace(space, footprint=functools.cache(functools.partial(engine.footprint, checkpoint)))
     folder = Path(c["results_dir"]).expanduser().absolute() / c["study"]["name"]
     plan = Plan(
         c, space, [*space.anchors(), *anchors], engine, checkpoint, judge, judge_name,

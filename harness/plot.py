@@ -17,10 +17,10 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 from matplotlib.transforms import Bbox
 
-from .columns import METRICS, NOT_RUN, STATUSES, objectives_of
+from .columns import METRICS, NOT_RUN, SHORT, SPEEDS, STATUSES, objectives_of
 from .front import front, knee, measured, reference
-from .points import SPEEDS, suspect_runs
-from .tables import SHORT, axis, number
+from .points import suspect_runs
+from .tables import axis, number
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -19,13 +19,11 @@ import numpy as np
 
 from engine import Knobs
 
-from .columns import METRICS
+from .columns import METRICS, PRIOR
 
 if TYPE_CHECKING:
     import pandas as pd
 
-SPEEDS = ("decode_tok_s", "prefill_tok_s", "ttft_ms")  # what noise is about; the others differ little or not at all
-PRIOR = {**dict.fromkeys(METRICS, 0.0), **dict.fromkeys(SPEEDS, 0.10), "peak_memory_gb": 0.005}
 PRIOR_RUNS = 3.0
 CLIP = 2.5
 WINSOR = 1.5  # standard deviations from the median beyond which a run counts as that far, among three or more

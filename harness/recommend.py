@@ -26,9 +26,9 @@ import numpy as np
 from engine import Knobs
 from engine.knobs import LOSSY
 
-from .columns import METRICS, objectives_of
+from .columns import METRICS, SPEEDS, objectives_of
 from .front import EQUAL, ERROR, RUNS, WITHIN, Duels, measured, reference
-from .points import SPEEDS, noise, t95
+from .points import noise, t95
 
 if TYPE_CHECKING:
     import pandas as pd

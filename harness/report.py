@@ -16,7 +16,7 @@ from rich.console import Console
 
 from engine import HeadraceError
 
-from .columns import NOT_RUN
+from .columns import NOT_RUN, SHORT
 from .commands import use
 from .front import contributions, front, standings
 from .importance import importance
@@ -24,7 +24,7 @@ from .plot import plot_front, plot_night
 from .points import noise, suspects
 from .recommend import Choice, compared, named, recommended, rules_of, wishes_of
 from .rows import read_rows, read_trials
-from .tables import SHORT, frame, front_table, importance_table, recommended_table
+from .tables import frame, front_table, importance_table, recommended_table
 
 
 def report(folder: Path, rows: Sequence[Mapping[str, Any]], wanted: int | None = None) -> None:

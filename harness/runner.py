@@ -24,7 +24,7 @@ from .child import Interrupted, Outcome, run_child
 from .columns import NAMES, QUALITY, SCHEMA_VERSION
 from .constraints import judge_row
 from .guards import Watch, wait_until_quiet
-from .intervals import speed_interval
+from .intervals import speeds
 from .known import quality_source, reference_figures, rival, too_large, typical_s, wrong_answer
 from .manifest import JUDGE, write_json
 from .plan import Plan
@@ -128,7 +128,7 @@ class Runner:
             "checkpoint": str(plan.checkpoint),
             "judge": str(plan.folder / JUDGE),
             "knobs": job.proposal.values,
-            "protocol": {**self._protocol(), "score": source is None},
+            "protocol": {**plan.protocol, "score": source is None},
             "quality": {"kl": plan.wants_kl, "json_prompts": plan.json_prompts} if source is None else None,
             "stop": stop,
             "beat": str(plan.folder / "beat"),
@@ -184,7 +184,7 @@ class Runner:
 
     def _beaten(self, job: Job, to_beat: Rival) -> str | None:
         """Why a setting cannot enter the front, by arithmetic: reads held to a bandwidth bound its speed from above."""
-        protocol = Protocol.from_mapping(self._protocol())
+        protocol = Protocol.from_mapping(self.plan.protocol)
         knobs = Knobs.from_mapping(job.proposal.values)
         ceiling = self.plan.engine.ceiling_tok_s(self.plan.checkpoint, knobs, self.plan.judge, protocol)
         if ceiling is None or ceiling >= to_beat.tok_s:
@@ -193,9 +193,6 @@ class Runner:
             f"at most {ceiling:.3g} tokens/s with ssd_gbps={knobs.ssd_gbps:g}; trial {to_beat.trial} does "
             f"{to_beat.tok_s:.3g} with no more memory and no worse quality"
         )
-
-    def _protocol(self) -> dict[str, Any]:
-        return {k: self.plan.config["protocol"][k] for k in ("warm_up_tokens", "timed_tokens", "page_cache")}
 
     def _stop(self, to_beat: Rival, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
         """What the child needs to stop a run that cannot enter the front any more: its rival's speed, token by token."""
@@ -249,7 +246,7 @@ class Runner:
         row.update(machine.identity())
         row.update(facts)
         if outcome.token_ms:
-            row["decode_tok_s"], row["decode_tok_s_low"], row["decode_tok_s_high"] = speed_interval(outcome.token_ms)
+            row.update(speeds(outcome.token_ms))
         row.update(
             row_id=uuid.uuid4().hex,
             schema_version=SCHEMA_VERSION,
@@ -279,7 +276,7 @@ class Runner:
             device=config["device"]["name"],
             limit_gb=plan.limit_gb,
             engine=config["engine"]["command"] or config["engine"]["module"],
-            **self._protocol(),
+            **plan.protocol,
         )
         return row
 

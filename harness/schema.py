@@ -14,6 +14,8 @@ import yaml
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, OmegaConf
 
+import engine
+
 from . import ROOT, ConfigError
 from .columns import OBJECTIVES
 
@@ -43,10 +45,10 @@ class Sampler:
 
 @dataclass
 class Protocol:
-    warm_up_tokens: int = 8  # decoded before the clock starts
-    timed_tokens: int | None = None  # decoded against the clock; null: all of the judge's continuations
+    warm_up_tokens: int = engine.Protocol.warm_up_tokens  # decoded before the clock starts
+    timed_tokens: int | None = engine.Protocol.timed_tokens  # decoded against the clock; null: all of the judge's
     repeats: int = 1  # runs of each setting, each in a process of its own
-    page_cache: str = "as_is"  # cold: the checkpoint's files are dropped from it before a run; warm: read into it; as_is
+    page_cache: str = engine.Protocol.page_cache  # before a run: cold (the checkpoint's files are dropped), warm or as_is
     cool_down_s: float = 0.0  # between runs
     stop_error: float = 0.01  # probability of stopping a run early that could have entered the front; 0: never stop
 

@@ -13,22 +13,12 @@ from rich.text import Text
 
 from engine import Knobs
 
-from .columns import METRICS, NAMES, OBJECTIVES, objectives_of
+from .columns import METRICS, NAMES, OBJECTIVES, SHORT, SPEEDS, objectives_of
 from .front import front, reference
 from .importance import LEAST_POINTS, Importance
-from .points import SPEEDS
 from .recommend import Choice, default_trial, named, ratio
 from .space import effective
 
-SHORT = {
-    "decode_tok_s": "tok/s",
-    "prefill_tok_s": "prefill/s",
-    "ttft_ms": "ttft ms",
-    "peak_memory_gb": "GB",
-    "perplexity": "ppl",
-    "kl": "kl",
-    "bytes_per_token": "bytes/token",
-}
 RESIDENT = "everything resident"
 SUSPECT = "all runs are suspect (drift, heat or foreign load), so this front is too: measure again on a quiet machine"
 

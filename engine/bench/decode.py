@@ -22,6 +22,7 @@ from mlx.utils import tree_unflatten
 from mlx_lm.models.cache import make_prompt_cache
 
 from ..checkpoint import Checkpoint
+from ..effective import effective
 from ..engine import Engine, load
 from ..errors import HeadraceError
 from ..judge import Judge
@@ -134,8 +135,8 @@ def _settings(
     for share in sorted(cached, reverse=True):
         cache_gb = max(sizes.one_token_gb, share * sizes.all_experts_gb)
         if share >= 1:
-            useful = {k: v for k, v in knobs.as_dict().items() if not k.startswith(NEEDS_MISSES)}
-            settings.append((1.0, Knobs.from_mapping({**useful, "cache_gb": sizes.all_experts_gb}), None))
+            useful = {k: v for k, v in knobs.as_dict().items() if k not in NEEDS_MISSES}
+            settings.append((1.0, Knobs.from_mapping(effective({**useful, "cache_gb": sizes.all_experts_gb})), None))
             continue
         for window in windows:
             one = dataclasses.replace(knobs, cache_gb=cache_gb, sync_window=window)

@@ -20,10 +20,9 @@ import numpy as np
 import pandas as pd
 
 from .. import ConfigError
-from ..columns import METRICS
+from ..columns import METRICS, SPEEDS
 from ..confirm import next_sweep
 from ..front import front, losses, nondominated, volume
-from ..points import SPEEDS
 
 Figures = dict[str, float]
 KNOBS = (

@@ -39,6 +39,20 @@ def test_quality_belongs_to_the_lossy_setting() -> None:
     assert source(cache_gb=0.01, cache_prior=0.5, read_threads=2) is None
 
 
+def test_settings_that_are_the_same_have_one_quality() -> None:
+    cold = {"cold_bits": 2}
+    rows = [row(1, {"expert_bits": 3}), row(2, {"expert_bits": 3, **cold}), row(3, {"hot_share": 0.0, **cold})]
+
+    def source(**knobs: Any) -> int | None:
+        found = quality_source(rows, knobs)
+        return None if found is None else found["trial"]
+
+    assert source(expert_bits=3, cold_bits=3, hot_share=0.5) == source(expert_bits=3, cold_bits=2, hot_share=1.0) == 1
+    assert source(expert_bits=3, cold_bits=2, hot_share=0.25) == 2  # what it is if nothing is said
+    assert source(expert_bits=3, cold_bits=2, hot_share=0.5) is None
+    assert source(expert_bits=2) == 3
+
+
 def test_settings_of_a_row_are_legal_again() -> None:
     knobs = {"cache_gb": 0.01, "expert_bits": 4, "cold_bits": 2, "hot_share": 0.3, "prefetch": "stale_gate"}
     assert Knobs.from_mapping(settings_of(row(1, knobs))) == Knobs.from_mapping(knobs)
