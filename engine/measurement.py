@@ -81,6 +81,8 @@ class Measurement:
     plan_fingerprint: str | None = None  # of their bits; null if all have the same
     judge: str | None = None  # fingerprint; figures of different judges are not comparable
     mode: str | None = None  # which path ran, e.g. "streamed float32 cpu"
+    device: str | None = None  # what computed: the GPU's name, or the processor's with its cores
+    backend: str | None = None  # cpu, cuda or metal
     thermal_state: str | None = None  # this and the next four: when the clock stopped
     temperature_c: float | None = None
     power_source: str | None = None
