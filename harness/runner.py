@@ -73,6 +73,9 @@ class Runner:
     tokens: dict[tuple[int, int], Sequence[float]] = field(default_factory=dict)  # (trial, run) -> times, ms
     _patient: bool = True
 
+    def __post_init__(self) -> None:
+        self._files = self.plan.files
+
     def run(self, job: Job, rows: Sequence[Mapping[str, Any]]) -> tuple[Row, Sequence[float]]:
         """The job's row and its tokens' times, ms. Raises `Interrupted`, or `HeadraceError` for what ends the study."""
         plan, values = self.plan, job.proposal.values
@@ -244,8 +247,8 @@ class Runner:
     def _row(self, job: Job, outcome: Outcome, facts: Mapping[str, Any]) -> Row:
         plan, config = self.plan, self.plan.config
         row: Row = dict.fromkeys(NAMES)
-        row.update(Knobs.from_mapping(job.proposal.values).as_dict())
-        row.update({k: v for k, v in outcome.figures.items() if k in row})
+        row.update(Knobs.from_mapping(job.proposal.values).as_dict(), **plan.computes_on)
+        row.update({k: v for k, v in outcome.figures.items() if k in row and (v is not None or k not in plan.computes_on)})
         row.update(machine.identity())
         row.update(facts)
         if outcome.token_ms:
@@ -273,10 +276,9 @@ class Runner:
             space=plan.space_fingerprint,
             judge=plan.judge.fingerprint,
             quality=plan.judge_name,
-            model=config["model"]["name"],
+            model=plan.model,
             architecture=plan.architecture,
             model_fingerprint=plan.model_fingerprint,
-            device=config["device"]["name"],
             limit_gb=plan.limit_gb,
             engine=config["engine"]["command"] or config["engine"]["module"],
             **self._protocol(),

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import json
+import dataclasses
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -38,6 +39,7 @@ def sampled(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every checkpoint counts as too large to be hashed whole, and every tensor as large."""
     for name, value in {"WHOLE": 0, "BLOCK": 16, "SMALL": 32, "SMALL_EXPERT": 32, "LEAST_STRIDE": 512}.items():
         monkeypatch.setattr(engine.fingerprint, name, value)
+    monkeypatch.setattr(engine.fingerprint, "_known", {})
     engine.fingerprint._places.cache_clear()
 
 
@@ -52,13 +54,12 @@ KINDS = [
     ("gpt_oss", "original"),  # blocks and scales, biases, sinks
     ("qwen3_moe", 4),  # stacked codes, scales and biases
     ("kimi_k25", "int4"),
-    ("minimax", "fp8"),
 ]
 
 
 @pytest.mark.parametrize("how", ["whole", "sampled"])
 @pytest.mark.parametrize(("family", "bits"), KINDS)
-def test_a_change_of_any_tensor_is_another_model(
+def test_a_change_of_any_kind_of_tensor_is_another_model(
     checkpoint: Make, copied: Callable[[Path], Path], family: str, bits: object, how: str, request: pytest.FixtureRequest
 ) -> None:
     if how == "sampled":
@@ -72,34 +73,26 @@ def test_a_change_of_any_part_of_a_store_is_another_model(
 ) -> None:
     if how == "sampled":
         request.getfixturevalue("sampled")
-    path = copied(store("qwen3_moe", 4))
-    every_change_is_seen(path, skip="errors")
-    errors = json.loads((path / "store.json").read_text())
-    assert errors["digest"]
+    every_change_is_seen(copied(store("qwen3_moe", 4)))
 
 
-def every_change_is_seen(path: Path, skip: str = "never") -> None:
-    """The signs of each tensor in turn, of a stacked one those of its last expert, and of one part in the middle."""
+def every_change_is_seen(path: Path) -> None:
+    """The signs of one tensor of each kind in turn; of a stacked tensor those of its last expert alone."""
     opened = Checkpoint.open(path, to_pack=True)
-    prints, tensors = {opened.fingerprint}, read_headers(opened.files)
-    assert any(m and not m["one"] for m in map(EXPERTS.search, tensors)) or len(tensors) > 100
-    for name, entry in tensors.items():
-        experts = EXPERTS.search(name)
+    tensors = read_headers(opened.files)
+    kinds = {re.sub(r"\d+", "N", name): name for name in tensors}
+    prints = {opened.fingerprint}
+    for name in kinds.values():
+        entry, experts = tensors[name], EXPERTS.search(name)
         parts = entry.shape[0] if experts and not experts["one"] and len(entry.shape) > 1 else 1
         size = entry.nbytes // parts
-        if skip in name:
-            continue
-        with open(opened.files[entry.file], "r+b") as f:
-            f.seek(entry.offset + (parts - 1) * size)
-            before = f.read(size)
-            f.seek(-size, os.SEEK_CUR)
-            f.write(bytes(b ^ 0x80 for b in before))
-        prints.add(of(path))
-        with open(opened.files[entry.file], "r+b") as f:
-            f.seek(entry.offset + (parts - 1) * size)
-            f.write(before)
-    assert len(prints) == 1 + sum(skip not in name for name in tensors)
-    assert of(path) == opened.fingerprint
+        with open(opened.files[entry.file], "r+b", buffering=0) as f:
+            before = os.pread(f.fileno(), size, at := entry.offset + entry.nbytes - size)
+            os.pwrite(f.fileno(), bytes(b ^ 0x80 for b in before), at)
+            prints.add(dataclasses.replace(opened).fingerprint)
+            os.pwrite(f.fileno(), before, at)
+    assert len(prints) == 1 + len(kinds) and len(kinds) > 15
+    assert dataclasses.replace(opened).fingerprint == of(path) == opened.fingerprint
 
 
 def test_one_weight_of_a_small_checkpoint_is_enough(checkpoint: Make, copied: Callable[[Path], Path]) -> None:
@@ -115,15 +108,15 @@ def test_what_a_sample_sees_of_a_large_tensor(sampled: None, tmp_path: Path, che
     """Any run of changed bytes as long as a stride and a block."""
     path = Path(shutil.copytree(checkpoint("deepseek_v3"), tmp_path / "copy"))
     opened = Checkpoint.open(path)
-    entry = read_headers(opened.files)["lm_head.weight"]
+    before, entry = opened.fingerprint, read_headers(opened.files)["lm_head.weight"]
     file, rng = opened.files[entry.file], np.random.default_rng(0)
     content = file.read_bytes()
     for at in rng.integers(0, entry.nbytes - 528, 20).tolist():
         changed = bytearray(content)
         changed[entry.offset + at : entry.offset + at + 528] = bytes(528)
         file.write_bytes(changed)
-        assert of(path) != opened.fingerprint
-    assert opened.blocks.nbytes.sum() < content.__len__() / 4
+        assert of(path) != before
+    assert opened.blocks.nbytes.sum() < len(content) / 4
 
 
 @pytest.mark.parametrize("how", ["whole", "sampled"])
