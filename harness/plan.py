@@ -140,7 +140,7 @@ class Plan:
         }
 
     def check_model(self, known: State) -> State:
-        """The state of the checkpoint's files now; `known` is what it was. Raises `CheckpointError` if it is another model."""
+        """The state of the checkpoint's files now; it was `known`. Raises `CheckpointError` if it is another model."""
         try:
             now = folder_state(self.checkpoint)
         except OSError as e:
@@ -314,9 +314,7 @@ def _check_cache(plan: Plan) -> None:
     points = [Knobs.from_mapping(plan.space.values(p)) for p in plan.anchors]
     least = min(plan.engine.footprint(plan.checkpoint, k).one_token_gb for k in points if k.cache_gb is not None)
     if low < least:
-        raise ConfigError(
-            f"{key}={low:g} is below one token's experts ({least:.4g} GB for {plan.model}); raise it"
-        )
+        raise ConfigError(f"{key}={low:g} is below one token's experts ({least:.4g} GB for {plan.model}); raise it")
 
 
 def check_writable(folder: Path) -> None:

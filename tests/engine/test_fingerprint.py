@@ -15,7 +15,7 @@ import pytest
 from tiny import write_in_order
 
 import engine.fingerprint
-from engine import Checkpoint, Judge, Knobs, KnobError
+from engine import Checkpoint, Judge, KnobError, Knobs
 from engine.bits import compute_plan
 from engine.bits_file import load_plan, save_plan
 from engine.ceiling import routing_file
