@@ -287,7 +287,7 @@ def plan(args: argparse.Namespace) -> None:
     if args.plot is not None:
         plot_plan(bits, checkpoint, args.plot)
     rows = layer_rows(bits, checkpoint, profile)
-    table = Table(title=f"bits of the routed experts of {checkpoint.path.resolve().name}", box=None)
+    table = Table(title=f"bits of the routed experts of {checkpoint.name}", box=None)
     for name in rows[0]:
         table.add_column(name, justify="right")
     for row in rows:

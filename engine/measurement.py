@@ -108,6 +108,8 @@ class Measurement:
     plan_fingerprint: str | None = figure("fingerprint of every expert's bits; null if all have the same")
     judge: str | None = figure("fingerprint of texts and metric; rows of different judges are not comparable")
     mode: str | None = figure("which path of the engine ran, e.g. streamed float32 cpu")
+    device: str | None = figure("what computed: the GPU, or the processor with its cores; in older rows a label")
+    backend: str | None = figure("where MLX computed: cpu, cuda or metal; null if the engine does not say")
     thermal_state: str | None = figure("after the measurement: nominal, fair, serious or critical (macOS)")
     temperature_c: float | None = figure("of the hottest zone after the measurement (Linux)", "°C")
     throttle_events: int | None = figure("of heat during the measurement, as the logical cores count them (Linux)")

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import mlx.core as mx
 import numpy as np
 
+from .device import backend, device_name
 from .errors import JudgeError
 from .judge import Judge
 from .knobs import GB
@@ -113,6 +114,8 @@ def measure(
         plan_fingerprint=engine.bits.fingerprint,
         judge=judge.fingerprint,
         mode=engine.mode,
+        device=device_name(),
+        backend=backend(),
         **{**vars(at_end), **at_end.counts_since(at_start)},
     )
 

@@ -132,7 +132,7 @@ def plan_banks(
     """
     if knobs.verify_reads and checkpoint.levels is None:
         raise KnobError(
-            f"verify_reads has no effect: {checkpoint.path.name} is no packed store and has no checksums; pack it first "
+            f"verify_reads has no effect: {checkpoint.name} is no packed store and has no checksums; pack it first "
             "(python -m engine pack), or leave it unset"
         )
     plan = plan or plan_bits(checkpoint, knobs, profile)
@@ -150,7 +150,7 @@ def plan_banks(
         at = f"{bits} bits" if knobs.bits_plan is None else f"{plan.average_bits:.4g} bits on average"
         raise KnobError(
             f"cache_gb={knobs.cache_gb:g} is below one token's experts ({least / GB:.4g} GB for "
-            f"{checkpoint.path.name} at {at}); raise it or lower expert_bits"
+            f"{checkpoint.name} at {at}); raise it or lower expert_bits"
         )
     for lowbit in (False, True):
         some = [bank for bank in banks if bank.lowbit == lowbit]
@@ -219,7 +219,7 @@ def _pin(banks: list[BankPlan], share: float, uses: np.ndarray | None) -> None:
 def _check_lowbit(checkpoint: Checkpoint, knobs: Knobs) -> None:
     low = None if checkpoint.levels is None else checkpoint.levels[0]
     if low is None or knobs.expert_bits == low:
-        why = f"{checkpoint.path.name} is no packed store" if low is None else f"expert_bits={low} is its lowest level"
+        why = f"{checkpoint.name} is no packed store" if low is None else f"expert_bits={low} is its lowest level"
         raise KnobError(
             f"cold_lowbit={knobs.cold_lowbit:g} has no effect: {why}; "
             + (

@@ -43,7 +43,7 @@ class Lines:
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
-        self._headline = f"{headline(plan)}\n"
+        self._headline = f"{plan.headline}\n"
 
     def note(self, text: str) -> None:
         print(f"{self._headline}note: {text}", flush=True)
@@ -76,7 +76,7 @@ class Panel:
 
     def leave(self) -> None:
         """What stays on the screen when the panel goes."""
-        for text in (headline(self._plan), *(f"note: {n}" for n in self._notes)):
+        for text in (self._plan.headline, *(f"note: {n}" for n in self._notes)):
             self._console.print(text, markup=False, highlight=False)
 
     def begin(self, job: Job, rows: list[Row]) -> None:
@@ -95,7 +95,7 @@ class Panel:
         bar.add_column(ratio=1)
         bar.add_column(no_wrap=True, justify="right")
         bar.add_row(ProgressBar(plan.trials, min(done, plan.trials)), f"{done}/{plan.trials} trials   {self._left()}")
-        parts: list[RenderableType] = [Text(headline(plan), overflow="ellipsis", no_wrap=True, style="bold"), bar]
+        parts: list[RenderableType] = [Text(plan.headline, overflow="ellipsis", no_wrap=True, style="bold"), bar]
         bad = {r["status"] for r in self._rows} - {"ok"}
         counts = "".join(f"   {sum(r['status'] == s for r in self._rows)} {s}" for s in sorted(bad))
         parts.append(Text(f"best {self._best}   front {self._size}{counts}", no_wrap=True, overflow="ellipsis"))
@@ -139,13 +139,6 @@ class Panel:
         if hours:
             left = min(left, max(0.0, hours * 3600 - elapsed))
         return f"{clock(left)} left"
-
-
-def headline(plan: Plan) -> str:
-    """What this study is, in a line."""
-    c = plan.config
-    note = f" ({c['device']['note']})" if c["device"]["note"] else ""
-    return f"{plan.name}: {c['model']['name']} on {c['device']['name']}{note}, judge {plan.judge_name}"
 
 
 def clock(seconds: float) -> str:

@@ -17,10 +17,12 @@ from datetime import UTC, datetime
 from typing import Protocol, TypeVar
 
 import optuna
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import OmegaConf
 
 from engine.errors import first_line
 
-from . import ConfigError, ResultsError, StudyStopped, machine
+from . import ROOT, ConfigError, ResultsError, StudyStopped, machine
 from .changes import applied, still_possible
 from .child import Interrupted
 from .columns import NOT_RUN
@@ -541,9 +543,23 @@ class Night:
         before = {row["commit"] for row in self.rows} - {now["commit"], None}
         if before:
             self._note(f"earlier rows were measured with commit {', '.join(sorted(c[:9] for c in before))}")
+        if (held := held_by_device(self.plan)) is not None:
+            self._note(held)
         asked = self.plan.config["device"]["memory_gb"]
         if asked and asked > machine.memory_gb():
             self._note(f"device.memory_gb={asked:g} is more than this machine has ({machine.memory_gb():.1f} GB)")
+
+
+def held_by_device(plan: Plan) -> str | None:
+    """A line if the device's file holds reads to a bandwidth and the model is the user's own, who may not know."""
+    held = plan.space.fixed.get("ssd_gbps")
+    if held is None or not HydraConfig.initialized() or plan.checkpoint.is_relative_to(ROOT / "experiments"):
+        return None
+    choice, asked = HydraConfig.get().runtime.choices["device"], HydraConfig.get().overrides.task
+    device = OmegaConf.load(ROOT / "experiments" / "device" / f"{choice}.yaml")
+    if OmegaConf.select(device, "knobs.ssd_gbps") != held or any("knobs.ssd_gbps=" in override for override in asked):
+        return None
+    return f"reads are held to {held:g} GB/s by device={choice}; without: '~knobs.ssd_gbps'"
 
 
 def kept(one: Round, plan: Plan) -> bool:

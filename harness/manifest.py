@@ -17,6 +17,8 @@ from typing import Any
 
 import yaml
 
+from engine.fingerprint import another
+
 from . import ROOT, ResultsError
 from .columns import SCHEMA_VERSION
 from .plan import Plan
@@ -68,7 +70,9 @@ def settle(plan: Plan) -> None:
         raise ResultsError(f"{plan.folder} has trials but no manifest.json; restore it, or choose study.name=OTHER")
     texts = [dataclasses.asdict(text) for text in plan.judge.texts]
     (plan.folder / JUDGE).write_text(yaml.safe_dump(texts, allow_unicode=True, sort_keys=False), encoding="utf-8")
-    write_json(path, {"version": SCHEMA_VERSION, "identity": identity, "config": portable(dict(plan.config))})
+    ran = {"model": plan.model, **plan.computes_on}
+    config = portable(dict(plan.config))
+    write_json(path, {"version": SCHEMA_VERSION, "identity": identity, **ran, "config": config})
 
 
 def portable(config: Any) -> Any:
@@ -100,7 +104,8 @@ def write_text(path: Path, content: str) -> None:
 def changes(old: Any, new: Any, name: str = "") -> list[str]:
     """`name was A and is now B` for every leaf that differs; a list is a leaf."""
     if not (isinstance(old, dict) and isinstance(new, dict)):
-        return [] if old == new else [f"{name} was {_show(old)} and is now {_show(new)}"]
+        said = f" ({another(old, new)})" if name == "model" else ""
+        return [] if old == new else [f"{name} was {_show(old)} and is now {_show(new)}{said}"]
     keys = [k for k in {**old, **new} if old.get(k) != new.get(k) or (k in old) != (k in new)]
     below = (changes(old.get(k), new.get(k), k if name in ("", "space") else f"{name}.{k}") for k in keys)
     return [line for lines in below for line in lines]

@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from engine import HeadraceError, Knobs
+from engine.fingerprint import another
 
 from . import ResultsError
 from .columns import OBJECTIVES
@@ -46,8 +47,9 @@ def _check(rows: pa.Table, mixed_machines: bool) -> None:
     said["objectives"] = {o or ",".join(OBJECTIVES) for o in rows["objectives"].to_pylist()}
     for name, values in said.items():
         if len(values) > 1:
+            words = _called(rows, values) if name == "model_fingerprint" else sorted(values)
             raise ResultsError(
-                f"rows of {len(values)} {ALIKE[name]} ({'; '.join(sorted(values))}) are not comparable; merge those of one"
+                f"rows of {len(values)} {ALIKE[name]} ({'; '.join(words)}) are not comparable; merge those of one"
             )
     kept = pc.and_(pc.equal(rows["schema_version"], 2), pc.equal(rows["decode_tok_s"], rows["steady_tok_s"]))
     if pc.any(kept).as_py() and pc.max(rows["schema_version"]).as_py() > 2:
@@ -55,13 +57,24 @@ def _check(rows: pa.Table, mixed_machines: bool) -> None:
             "rows of version 2 whose tokens are gone have another speed in decode_tok_s (the median of stretches) than rows "
             "of version 3; merge the ones or the others, or give the study of version 2 with its tokens.parquet"
         )
-    pairs = zip(rows["cpu"].to_pylist(), rows["cores"].to_pylist(), strict=True)
-    kinds = sorted({f"{cpu}, {cores} cores" for cpu, cores in pairs if cpu is not None})
+    machines = zip(*(rows[name].to_pylist() for name in ("cpu", "cores", "device", "backend")), strict=True)
+    kinds = sorted({
+        f"{cpu}, {cores} cores" + (f", {device}" if backend not in (None, "cpu") else "")
+        for cpu, cores, device, backend in machines if cpu is not None
+    })  # fmt: skip
     if len(kinds) > 1 and not mixed_machines:
         raise ResultsError(
             f"rows of {len(kinds)} kinds of machine ({'; '.join(kinds)}): their speeds are not comparable; "
             "--mixed-machines merges them all the same"
         )
+
+
+def _called(rows: pa.Table, prints: set[str]) -> list[str]:
+    """The models of these fingerprints with their names, and whether they may be one after all."""
+    names = dict(zip(rows["model_fingerprint"].to_pylist(), rows["model"].to_pylist(), strict=True))
+    first, *others = sorted(prints)
+    said = {another(first, other) for other in others} - {"another model"}
+    return [*(f"{names[p]} {p}" for p in (first, *others)), *said]
 
 
 def _renumbered(sets: Sequence[pa.Table]) -> pa.Table:

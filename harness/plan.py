@@ -17,7 +17,10 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from engine import CheckpointError, Judge, Knobs
+from engine.device import backend, device_name
+from engine.fingerprint import State, another, folder_state
 from engine.knobs import CACHE_DEPENDENT
+from engine.naming import model_name
 from engine.protocol import PAGE_CACHE
 
 from . import ConfigError, ResultsError, machine
@@ -25,6 +28,7 @@ from .columns import QUALITY, Direction
 from .constraints import Constraint, constraints_from_config, objectives_from_config
 from .seam import CommandEngine, PythonEngine, engine_at
 from .space import Space, canonical, space_from_config
+from .titles import title
 
 LEAST = {
     **{"budget.trials": 1, "budget.hours": 0, "budget.trial_timeout_s": 1, "budget.hang_s": 1, "rounds": 1},
@@ -34,6 +38,7 @@ LEAST = {
     **{"recommend.max_loss": 0, "recommend.memory_gb": 0},
     **{"guards.min_disk_gb": 0, "guards.max_load": 0, "guards.wait_s": 0, "storage.stale_s": 1},
 }
+SAME_MEMORY = 0.1  # share by which a device's memory may be off, for GB and GiB
 SHARES = ("confirm.within", "confirm.error", "protocol.stop_error", "guards.min_free_memory_share", "recommend.speed_share")
 
 
@@ -46,6 +51,7 @@ class Plan:
     anchors: list[dict[str, Any]]  # Optuna's parameters of the first trials
     engine: PythonEngine | CommandEngine
     checkpoint: Path
+    files: State  # of the checkpoint, when it was opened
     judge: Judge  # the texts in use
     judge_name: str
     architecture: str
@@ -65,6 +71,25 @@ class Plan:
     @property
     def name(self) -> str:
         return str(self.config["study"]["name"])
+
+    @property
+    def model(self) -> str:
+        return str(self.config["model"]["name"] or model_name(self.checkpoint))
+
+    @property
+    def computes_on(self) -> dict[str, str | None]:
+        """Device and backend of this project's engine; of another one they are not known before it says so."""
+        ours = self.config["engine"]["module"] == "engine" and self.config["engine"]["command"] is None
+        return {"device": device_name() if ours else None, "backend": backend() if ours else None}
+
+    @property
+    def headline(self) -> str:
+        """What this study is, in a line."""
+        said = {"model": self.model, **self.computes_on, **machine.identity(), "ssd_gbps": self.space.fixed.get("ssd_gbps")}
+        device = self.config["device"]
+        other = device["memory_gb"] and abs(device["memory_gb"] / machine.memory_gb() - 1) > SAME_MEMORY
+        limits = f", limits of {device['name']}" if other else ""
+        return f"{self.name}: {title({k: [v] for k, v in said.items()})}{limits}, judge {self.judge_name}"
 
     @property
     def seed(self) -> int:
@@ -119,8 +144,27 @@ class Plan:
             "protocol": self.protocol,
             "seed": self.seed,
             "space": {"search_space": self.space.as_dict(), "knobs": dict(self.space.fixed)},
-            "machine": {name: machine.identity()[name] for name in ("cpu", "cores")},
+            "machine": {
+                **{name: machine.identity()[name] for name in ("cpu", "cores")},
+                **{name: value for name, value in self.computes_on.items() if value is not None},
+            },
         }
+
+    def check_model(self, known: State) -> State:
+        """The state of the checkpoint's files now; it was `known`. Raises `CheckpointError` if it is another model."""
+        try:
+            now = folder_state(self.checkpoint)
+        except OSError as e:
+            raise CheckpointError(f"checkpoint {self.checkpoint} cannot be read any more ({e.strerror}); put it back") from e
+        if now != known:
+            found = str(_engine(self.config["engine"]).footprint(self.checkpoint, Knobs()).fingerprint)
+            if found != self.model_fingerprint:
+                raise CheckpointError(
+                    f"checkpoint {self.checkpoint} was exchanged while the study ran: its fingerprint was "
+                    f"{self.model_fingerprint} and is now {found}, {another(self.model_fingerprint, found)}; put the files "
+                    "back, or start another study with study.name=OTHER"
+                )
+        return now
 
     def forbidden(self, values: Mapping[str, Any]) -> tuple[str | None, float]:
         """Why a setting cannot run (None if it can), foreseen by arithmetic, and its predicted peak in GB."""
@@ -151,6 +195,7 @@ def plan_from_config(config: DictConfig) -> Plan:
     checkpoint = Path(c["model"]["path"]).expanduser().absolute()
     if not checkpoint.exists():
         raise CheckpointError(_needs(c, checkpoint))
+    files = folder_state(checkpoint)
     whole = engine.footprint(checkpoint, Knobs())
     memory = c["device"]["memory_gb"] or machine.memory_gb()
     limit = memory * c["device"]["usable_share"]
@@ -166,7 +211,7 @@ def plan_from_config(config: DictConfig) -> Plan:
     space = dataclasses.replace(space, footprint=functools.cache(functools.partial(engine.footprint, checkpoint)))
     folder = Path(c["results_dir"]).expanduser().absolute() / c["study"]["name"]
     plan = Plan(
-        c, space, [*space.anchors(), *anchors], engine, checkpoint, judge, judge_name,
+        c, space, [*space.anchors(), *anchors], engine, checkpoint, files, judge, judge_name,
         whole.architecture, whole.fingerprint, whole.predicted_peak_gb, limit, folder, objectives, constraints, bounds,
     )  # fmt: skip
     _check_cache(plan)
@@ -271,9 +316,7 @@ def _check_cache(plan: Plan) -> None:
     points = [Knobs.from_mapping(plan.space.values(p)) for p in plan.anchors]
     least = min(plan.engine.footprint(plan.checkpoint, k).one_token_gb for k in points if k.cache_gb is not None)
     if low < least:
-        raise ConfigError(
-            f"{key}={low:g} is below one token's experts ({least:.4g} GB for {plan.config['model']['name']}); raise it"
-        )
+        raise ConfigError(f"{key}={low:g} is below one token's experts ({least:.4g} GB for {plan.model}); raise it")
 
 
 def check_writable(folder: Path) -> None:

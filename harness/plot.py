@@ -21,6 +21,7 @@ from .columns import METRICS, NOT_RUN, SHORT, SPEEDS, STATUSES, objectives_of
 from .front import front, knee, measured, reference
 from .points import suspect_runs
 from .tables import axis, number
+from .titles import FACTS, title
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -140,17 +141,14 @@ def _members(ax: Axes, best: pd.DataFrame, x: str, y: str, color: str | None) ->
 
 
 def _titles(ax: Axes, df: pd.DataFrame, best: pd.DataFrame) -> None:
-    first, held = df.iloc[0], df["ssd_gbps"].dropna().unique()
-    reads = f", reads held to {', '.join(f'{v:g}' for v in held)} GB/s" if len(held) else ""
     drift = df["drift"].dropna() if "drift" in df else df["ssd_gbps"][:0]
     drifted = f", sentinel at {drift.min():.0%} to {drift.max():.0%} of itself" if len(drift) else ""
     trials, runs = df["trial"].nunique(), len(df)
     counted = f"{trials} trials" + (f" in {runs} runs" if runs > trials else "")
     sure = int(best["confirmed"].sum())
-    ax.set_title(
-        f"{first['study']}: {first['model']} on {first['device']}", loc="left", fontsize=13, fontweight="bold", pad=22
-    )
-    said = f"{counted}, {len(best)} on the front, {sure} confirmed{reads}{drifted}"
+    what = title({name: df[name] for name in FACTS})
+    ax.set_title(f"{df['study'].iloc[0]}: {what}", loc="left", fontsize=12, fontweight="bold", pad=22)
+    said = f"{counted}, {len(best)} on the front, {sure} confirmed{drifted}"
     ax.annotate(said, (0, 1), (0, 8), "axes fraction", textcoords="offset points", fontsize=9, color=GREY)
 
 

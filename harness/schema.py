@@ -102,7 +102,7 @@ class Storage:
 
 @dataclass
 class Model:
-    name: str = MISSING
+    name: str | None = None  # null: that of the checkpoint's folder
     path: str = MISSING  # the checkpoint's folder
     about: str = ""  # for a checkpoint that must be fetched: which one it is
     size_gb: float | None = None  # and how large
@@ -110,7 +110,7 @@ class Model:
 
 @dataclass
 class Device:
-    name: str = MISSING
+    name: str = MISSING  # of these limits; rows name what really computed
     memory_gb: float | None = None  # null: what this machine has
     usable_share: float = 0.9  # of memory_gb, the most that a trial may use
     note: str = ""

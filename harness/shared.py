@@ -43,7 +43,7 @@ def identity_of(plan: Plan) -> dict[str, Any]:
     from . import machine
 
     own = plan.identity()
-    kind = {**own["machine"], "memory_gb": round(machine.memory_gb()), "device": plan.config["device"]["name"]}
+    kind = {**own["machine"], "memory_gb": round(machine.memory_gb()), "limit_gb": round(plan.limit_gb)}
     return json.loads(json.dumps({**own, "machine": kind, "schema_version": SCHEMA_VERSION}))
 
 

@@ -204,7 +204,7 @@ class Forced:
         recorded = trace.experts[trace.prefilled :] if (trace.experts < 0).any() else trace.experts
         if recorded.shape[1] < layers or recorded.max() >= experts or recorded.shape[2] < top_k / 2:
             raise HeadraceError(
-                f"trace {trace.path} ({trace.shape}) does not fit {engine.checkpoint.path.name} ({layers} layers of "
+                f"trace {trace.path} ({trace.shape}) does not fit {engine.checkpoint.name} ({layers} layers of "
                 f"{experts} experts, top-{top_k}); give one with as many layers, no more experts and at least half of top-k"
             )
         self._engine = engine

@@ -43,7 +43,7 @@ CASES = [
     ("search_space.cache_gb.lwo=1", "search_space.cache_gb.lwo is not a key of a float; did you mean low?"),
     ("search_space.cache_gb.type=flot", "search_space.cache_gb.type=flot is unknown"),
     ("search_space.cache_gb.low=small", "search_space.cache_gb.low=small is not a number"),
-    ("search_space.cache_gb.low=0.0001", "cache_gb.low=0.0001 is below one token's experts (0.00075 GB for kimi_mini)"),
+    ("search_space.cache_gb.low=0.0001", "cache_gb.low=0.0001 is below one token's experts (0.00075 GB for "),
     ("search_space.cache_gb=0.0001", "cache_gb=0.0001 is below one token's experts"),
     ("search_space.expert_bits.values=[7]", "expert_bits=7 is not a width MLX has; use one of 2, 3, 4"),
     ("search_space.expert_bits.values=[4,4]", "holds a value twice"),

@@ -22,7 +22,7 @@ def test_kimi_m2max_runs_on_any_checkpoint_of_its_architecture(place: Path, cli:
     df = read_trials(place / "results" / "kimi_m2max")
     assert df["status"].tolist() == ["ok"] * 3, df["status_reason"].tolist()
     assert df["architecture"].unique().tolist() == ["kimi_k25"]
-    assert df["model"].unique().tolist() == ["kimi_k2_5"]
+    assert df["model"].unique().tolist() == ["tiny_kimi"]
     middle, least = df["cache_gb"].tolist()[1:]  # of one token's experts .. 0.85 * limit_gb, 61.2
     assert 30 < middle < 31 and least < 0.1
     assert "◆ knee" in out

@@ -139,7 +139,7 @@ def test_three_workers_of_which_one_is_killed(place: Path, cli: Cli) -> None:
         assert cli(*given, f"results_dir={place / 'w1'}")[0] == 0  # nothing is left to do
         assert len(read_trials(folders[1])) == rows
         for other, said in [
-            ("device.name=laptop", "machine.device was linux_2core and is now laptop"),
+            ("device.usable_share=0.1", "machine.limit_gb was "),
             ("study.seed=7", "seed was 0 and is now 7"),
             ("knobs.ssd_gbps=0.2", "knobs.ssd_gbps was 0.1 and is now 0.2"),
         ]:
