@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from .columns import NOT_RUN, Direction
+from .columns import Direction
+from .counts import count
 from .ledger import UNITS
 from .reading import Reading, losses, on_front, points
 from .rounds import Change, Verdict, as_config
@@ -123,13 +124,11 @@ def _values(value: Any) -> str:
 
 def _tried(rows: pd.DataFrame) -> str:
     """Counts by origin and status, and the time they took."""
-    trials = rows[rows["run"].fillna(0) == 0]
-    ran = rows[~rows["status"].isin(NOT_RUN)]
     hours = rows["wall_s"].astype(float).sum() / 3600
-    suspect = int(rows["suspect"].notna().sum())
+    suspect, found = int(rows["suspect"].notna().sum()), count(rows)
     return (
-        f"{len(trials)} settings, {len(ran)} runs in {hours:.2f} h. Chosen by: {_counts(rows['origin'])}. "
-        f"Became of them: {_counts(rows['status'])}; {suspect} suspect."
+        f"{found}. {found.runs} runs in {hours:.2f} h, {suspect} suspect. Chosen by: "
+        f"{_counts(rows.loc[rows['run'].fillna(0) == 0, 'origin'])}."
     )
 
 

@@ -8,6 +8,7 @@ what to confirm, which round it is in) it reads off the rows, so that a search t
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import itertools
 import logging
 import time
@@ -25,11 +26,12 @@ from . import ConfigError, ResultsError, StudyStopped, machine
 from .child import Interrupted
 from .columns import NOT_RUN
 from .confirm import next_sweep
+from .counts import Progress, confirm_budget, confirmations, count, progress
 from .database import AWAY, alone, open_database, reason
 from .front import front
 from .guards import check_disk, keep_awake, machine_lock
 from .journal import append, entry
-from .known import settings_of, tried, typical_s
+from .known import settings_of, typical_s
 from .ledger import mend
 from .log import close_log, open_log, streak
 from .manifest import locked, settle
@@ -63,8 +65,8 @@ class Watcher(Protocol):
     """Who is told how the study goes: see `harness.display`."""
 
     def note(self, text: str) -> None: ...
-    def begin(self, job: Job, rows: list[Row]) -> None: ...
-    def end(self, row: Row, rows: list[Row]) -> None: ...
+    def begin(self, job: Job, rows: list[Row], progress: Progress) -> None: ...
+    def end(self, row: Row, rows: list[Row], progress: Progress) -> None: ...
 
 
 @dataclass
@@ -75,8 +77,9 @@ class Stop:
     now: bool = False
 
 
-def run_study(plan: Plan, watcher: Watcher, stop: Stop, warn: Callable[[str], None]) -> list[Row]:
-    """Measure until the budget is spent or `stop` says so; returns the study's rows. Raises `HeadraceError`."""
+def run_study(plan: Plan, watcher: Watcher, stop: Stop, warn: Callable[[str], None]) -> tuple[list[Row], Progress]:
+    """Measure until the budget is spent or `stop` says so; returns the study's rows and how far it is. Raises
+    `HeadraceError`."""
     check_writable(plan.folder)
     guards = Guards(**plan.config["guards"])
     with contextlib.ExitStack() as held:
@@ -103,9 +106,11 @@ def run_study(plan: Plan, watcher: Watcher, stop: Stop, warn: Callable[[str], No
         finally:
             with contextlib.suppress(ResultsError):  # of a full disk, which was said
                 compact(plan.folder)
+        if night.complete:
+            night.confirming = None
         night.state("stopped" if stop.soon or stop.now or not night.complete else "finished")
         log.info("%s with %d rows", "finished" if night.complete else "stopped", len(night.rows))
-    return night.known
+    return night.known, night.progress()
 
 
 def open_shared(plan: Plan) -> optuna.storages.RDBStorage | None:
@@ -151,7 +156,8 @@ class Night:
         self.plan, self.guards, self.watcher, self.stop, self.log = plan, guards, watcher, stop, log
         compact(plan.folder)
         self.rows: list[Row] = read_rows(plan.folder)
-        self.complete = False  # the whole budget of trials is spent
+        self.complete = False  # the budget is spent
+        self.confirming: int | None = None  # the round whose confirmation has begun
         self._storage = shared or open_storage(plan.folder)
         self._owner = owner_of(plan.folder) if shared else ""
         self._shared: Shared | None = None
@@ -192,7 +198,7 @@ class Night:
         jobs = self._jobs(one, wanted)
         while not self._ended() and not self._out_of_time(one, confirmed=False):
             elsewhere = self._look_at_others()
-            if self._tried() + elsewhere + self._lacks_reference() < wanted:
+            if self._tried() + elsewhere < wanted:
                 if (job := next(jobs)) is not None:
                     self._do(job, "exploring")
             elif elsewhere:  # they may vanish
@@ -292,7 +298,7 @@ class Night:
         with self._alone():
             if self._shared:
                 self._others, running = self._shared.look()
-                if self._tried() + running + self._lacks_reference() >= wanted:
+                if self._tried() + running >= wanted:
                     return None
             return self._propose()
 
@@ -323,11 +329,9 @@ class Night:
     def _confirm(self, one: Round) -> None:
         """Measure again what looks like the front, until it is stable or the runs set aside for that are spent."""
         rules = self.plan.config["confirm"]
-        budget = round(
-            rules["share"] * sum(r["round"] == one.number and r["run"] == 0 and r["wall_s"] > 0 for r in self.rows)
-        )
+        budget = confirm_budget(self.rows, one.number, rules["share"])
         while not self._ended() and not self._out_of_time(one, confirmed=True):
-            spent = sum(r["origin"] == "confirm" and r["round"] == one.number for r in self.rows)
+            spent = confirmations(self.rows, one.number)
             trials = next_sweep(
                 frame(self.known), runs=rules["runs"], within=rules["within"], error=rules["error"],
                 spent=spent, budget=budget, sweep=self._sweeps,
@@ -346,8 +350,9 @@ class Night:
     def _do(self, job: Job, phase: str) -> None:
         """Measure one job: its row is on the disk before anybody is told."""
         check_disk(self.guards, self.plan.folder)
+        self.confirming = job.round if phase == "confirming" else None
         self.state(phase, job)
-        self.watcher.begin(job, self.known)
+        self.watcher.begin(job, self.known, self.progress())
         with contextlib.ExitStack() as held:
             if self._shared and not job.run and job.proposal.trial:
                 held.enter_context(self._shared.beating(job.proposal.trial))
@@ -378,7 +383,7 @@ class Night:
         refresh(self.plan.folder)
         mend(self.plan.folder, self.rows, self.plan.objectives)
         self.log.info("trial %s %s %s %s", job.name, row["origin"], row["status"], row["status_reason"] or "")
-        self.watcher.end(row, self.known)
+        self.watcher.end(row, self.known, self.progress())
         count, why = streak(self.rows, self._since)
         if count >= MOST_FAILURES:
             raise StudyStopped(
@@ -443,7 +448,7 @@ class Night:
         """What repeats a round."""
         name = f"{self.plan.name}_round_{one.number:02d}"
         chosen = f"study={HydraConfig.get().runtime.choices['study']} " if HydraConfig.initialized() else ""
-        trials = sum(r["round"] == one.number and r["run"] == 0 for r in self.rows)
+        trials = count([r for r in self.rows if r["round"] == one.number]).trials
         return (
             f"cp {self.plan.folder}/rounds/{one.number:02d}/space.yaml search_spaces/{name}.yaml\n"
             f"    python -m harness.search {chosen}study.name={name} search_space={name} rounds=1 budget.trials={trials}"
@@ -488,8 +493,7 @@ class Night:
     # Budgets.
 
     def _tried(self) -> int:
-        """Settings that were run, the reference among them."""
-        return tried(self.known)
+        return count(self.known).trials
 
     def _refuse_hopeless_space(self) -> None:
         idle = sum(r["run"] == 0 and r["status"] in NOT_RUN for r in self.rows)
@@ -515,6 +519,10 @@ class Night:
 
     # What is said of it.
 
+    def progress(self) -> Progress:
+        share = self.plan.config["confirm"]["share"]
+        return progress(self.known, self.rows, self.plan.trials, share, self.confirming)
+
     def state(self, phase: str, job: Job | None = None, message: str = "") -> None:
         """Tell `harness.status`."""
         write_state(
@@ -522,8 +530,7 @@ class Night:
             phase=phase,
             since=time.time(),
             started=self._since.timestamp(),
-            trials_wanted=self.plan.trials,
-            trials_done=self._tried(),
+            **dataclasses.asdict(self.progress()),
             hours=self.plan.config["budget"]["hours"],
             message=message,
             **(

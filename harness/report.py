@@ -18,6 +18,7 @@ from rich.console import Console
 from engine import HeadraceError
 
 from .columns import NOT_RUN, objectives_of
+from .counts import count
 from .front import candidates, front, knee, losses, measured, volume
 from .plot import plot_front, plot_night
 from .points import noise, suspects
@@ -36,7 +37,7 @@ def rules_of(folder: Path) -> dict[str, Any]:
         return {}
 
 
-def report(folder: Path, rows: Sequence[Mapping[str, Any]], wanted: int | None = None) -> None:
+def report(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Print the front of a study's rows by its own rules, draw its plots and say where rows and plots are."""
     rules = rules_of(folder)
     console = Console()
@@ -44,9 +45,9 @@ def report(folder: Path, rows: Sequence[Mapping[str, Any]], wanted: int | None =
         console = Console(width=200)
     say = lambda text="": console.print(text, markup=False, highlight=False, soft_wrap=True)  # noqa: E731
     df = frame(rows)
-    trials = df["trial"].nunique()
     say()
-    for line in counts(df):
+    say(str(count(df)))
+    for line in violations(df):
         say(line)
     best = front(df, **rules) if len(df) else df
     if len(best):
@@ -68,22 +69,15 @@ def report(folder: Path, rows: Sequence[Mapping[str, Any]], wanted: int | None =
     if len(df) and (night := plot_night(df, folder / "night.png")):
         say(f"night {_short(night)}")
     say(f"rows  {_short(folder / 'trials.parquet')}")
-    if wanted is not None and trials >= wanted:
-        say(f"done; for more: budget.trials={wanted * 2}")
 
 
-def counts(df: pd.DataFrame) -> list[str]:
-    """Trials by the status of their first run, and the runs on top by what they were for."""
+def violations(df: pd.DataFrame) -> list[str]:
+    """How many trials are against a constraint, and against which."""
     first = df[df["run"].fillna(0) == 0]
-    by = ", ".join(f"{n} {status}" for status, n in first["status"].value_counts().items())
-    more = df[df["run"].fillna(0) > 0]
-    lines = [f"{len(first)} trials: {by or 'none yet'}"]
-    if len(more):
-        lines.append(f"{len(more)} runs more: " + ", ".join(f"{n} {o}" for o, n in more["origin"].value_counts().items()))
-    if n := int((first["feasible"] == False).sum()):  # noqa: E712 (null is not False)
-        violated = first["violated"].dropna().mode()
-        lines.append(f"{n} against a constraint" + (f", most often {violated.iloc[0]}" if len(violated) else ""))
-    return lines
+    if not (n := int((first["feasible"] == False).sum())):  # noqa: E712 (null is not False)
+        return []
+    violated = first["violated"].dropna().mode()
+    return [f"{n} against a constraint" + (f", most often {violated.iloc[0]}" if len(violated) else "")]
 
 
 def undecided(df: pd.DataFrame, **rules: Any) -> list[str]:

@@ -87,9 +87,10 @@ def front_table(df: pd.DataFrame, width: int, *, most: int | None = None, **rule
     best, marked, objectives = front(df, **rules), knee(df, **rules), list(objectives_of(df))
     shown = best if most is None else best.head(most)
     lines, names = pd.concat([shown, reference(df)]), varying(best)
-    table = _table(lines, objectives, marked, names)
+    runs = df[df["status"] == "ok"].groupby("trial").size()
+    table = _table(lines, objectives, marked, names, runs)
     if wide := Console(width=1000).measure(table).maximum > width:
-        table = _table(lines, objectives, marked, [])
+        table = _table(lines, objectives, marked, [], runs)
     below = [Text(f"… and {len(best) - len(shown)} more", style="dim")] if len(shown) < len(best) else []
     if best["suspect"].any():  # then all are
         below.append(Text(SUSPECT, style="bold"))
@@ -100,7 +101,10 @@ def front_table(df: pd.DataFrame, width: int, *, most: int | None = None, **rule
     return Group(table, *below, *(said if not best["confirmed"].all() else []), *settings)
 
 
-def _table(lines: pd.DataFrame, objectives: Sequence[str], marked: int | None, columns: Sequence[str]) -> Table:
+def _table(
+    lines: pd.DataFrame, objectives: Sequence[str], marked: int | None, columns: Sequence[str], every: pd.Series
+) -> Table:
+    """`every`: runs of each trial, the suspect ones among them, which the column `runs` counts where there are no others."""
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
     for name in ("trial", *(SHORT[n] for n in objectives), "hit", "runs", "", *columns):
         table.add_column(name, justify="right" if name else "left", no_wrap=True)
@@ -109,7 +113,8 @@ def _table(lines: pd.DataFrame, objectives: Sequence[str], marked: int | None, c
         sure = "" if is_reference or row["confirmed"] else " ?"
         tag = "reference" if is_reference else KNEE if label == marked else ""
         figures = [with_interval(row, n) for n in objectives]
-        cells = [*figures, number(row["hit_rate"], 2), f"{row['runs']}{sure}", tag]
+        runs = f"{row['runs']}{sure}" if row["runs"] else f"{every[row['trial']]} suspect"
+        cells = [*figures, number(row["hit_rate"], 2), runs, tag]
         style = "bold" if tag == KNEE else "dim" if is_reference else ""
         table.add_row(str(row["trial"]), *cells, *[_cell(row, n) for n in columns], style=style)
     return table

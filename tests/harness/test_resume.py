@@ -132,6 +132,7 @@ def test_ctrl_c_ends_after_the_trial_and_twice_at_once(place: Path) -> None:
     status, out, err = finish(process)
     assert (status, err) == (130, "")
     assert "stopping after this run" in out
+    assert "stopped at 0 of 24 trials; the same command goes on" in out
     assert read_trials(place / "results" / "demo")["trial"].tolist() == [0]
 
     (place / "checkpoint" / "slow_s").write_text("60")
