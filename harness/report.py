@@ -1,10 +1,14 @@
 """The end of a study: its front as a table, the knee marked, the plots, what the night was like and what it was worth.
 
-python -m harness.report results/demo
+    python -m harness.report demo
+    python -m harness.report results/demo other
+
+A study is a folder, or its name under results/. Exit status: 0, or 2 for a mistake or damaged files (one line on stderr).
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 from collections.abc import Mapping, Sequence
@@ -19,6 +23,7 @@ from engine import HeadraceError
 
 from .columns import NOT_RUN, objectives_of
 from .counts import count
+from .find import find
 from .front import candidates, front, knee, losses, measured, volume
 from .plot import plot_front, plot_night
 from .points import noise, suspects
@@ -160,13 +165,13 @@ def _short(path: Path) -> str:
 
 
 def main(arguments: list[str]) -> int:
-    """Report the study folders given; returns the exit status."""
-    if not arguments or arguments[0].startswith("-"):
-        print(__doc__)
-        return 0
+    """Report the studies given; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        "python -m harness.report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("study", nargs="+", help="folder of a study, or its name under results/")
     try:
-        for argument in arguments:
-            folder = Path(argument).expanduser().absolute()
+        for folder in map(find, parser.parse_args(arguments).study):
             read_trials(folder)  # with its checks: damaged files, mixed judges
             report(folder, read_rows(folder))
     except HeadraceError as e:

@@ -30,12 +30,12 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 
 from engine import HeadraceError
-from engine.errors import did_you_mean
 
-from . import ROOT, ResultsError
+from . import ResultsError
 from .columns import NOT_RUN
 from .counts import Counts, Progress, count, left_s, progress
 from .display import clock
+from .find import find
 from .front import front
 from .guards import Look, Meters, look, most_load, unquiet
 from .log import FAILED, LOG, cause, streak
@@ -54,17 +54,6 @@ GRAVITY = (0, 3, 1, 2)
 MOST_CAUSES = 5  # of failures, in the text
 SUSPECT = {"before": "begun on a machine that was not quiet", "load": "with others' load during the run"}
 Row = Mapping[str, Any]
-
-
-def find(name: str) -> Path:
-    """The folder of a study, given as a folder or by name under results/. Raises `ResultsError` if there is none."""
-    places = [Path(name).expanduser(), Path("results") / name, ROOT / "results" / name]
-    for place in places:
-        if any((place / sign).exists() for sign in ("manifest.json", "state.json", "trials", "trials.parquet")):
-            return place.absolute()
-    known = sorted({p.parent.name for place in (Path("results"), ROOT / "results") for p in place.glob("*/manifest.json")})
-    hint = did_you_mean(name, known) if known else "start one: python -m harness.search"
-    raise ResultsError(f"{name} is no study: neither a study's folder nor a name under results/; {hint}")
 
 
 def status(folder: Path, meters: Meters | None = None) -> tuple[dict[str, Any], list[Row]]:
