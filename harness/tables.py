@@ -26,6 +26,7 @@ SHORT = {
     "perplexity": "ppl",
     "kl": "kl",
     "bytes_per_token": "bytes/token",
+    "hit_rate": "hit",
 }
 KNEE = "◆ knee"
 RESIDENT = "everything resident"
@@ -88,9 +89,12 @@ def front_table(df: pd.DataFrame, width: int, *, most: int | None = None, **rule
     shown = best if most is None else best.head(most)
     lines, names = pd.concat([shown, reference(df)]), varying(best)
     runs = df[df["status"] == "ok"].groupby("trial").size()
-    table = _table(lines, objectives, marked, names, runs)
-    if wide := Console(width=1000).measure(table).maximum > width:
-        table = _table(lines, objectives, marked, [], runs)
+    figures = [*objectives, "hit_rate"]
+    for columns, metrics in ((names, figures), ([], figures), ([], objectives)):  # the first that fits, or the last
+        table = _table(lines, metrics, marked, columns, runs)
+        if Console(width=1000).measure(table).maximum <= width:
+            break
+    wide = columns != names
     below = [Text(f"… and {len(best) - len(shown)} more", style="dim")] if len(shown) < len(best) else []
     if best["suspect"].any():  # then all are
         below.append(Text(SUSPECT, style="bold"))
@@ -102,19 +106,19 @@ def front_table(df: pd.DataFrame, width: int, *, most: int | None = None, **rule
 
 
 def _table(
-    lines: pd.DataFrame, objectives: Sequence[str], marked: int | None, columns: Sequence[str], every: pd.Series
+    lines: pd.DataFrame, metrics: Sequence[str], marked: int | None, columns: Sequence[str], every: pd.Series
 ) -> Table:
     """`every`: runs of each trial, the suspect ones among them, which the column `runs` counts where there are no others."""
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
-    for name in ("trial", *(SHORT[n] for n in objectives), "hit", "runs", "", *columns):
+    for name in ("trial", *(SHORT[n] for n in metrics), "runs", "", *columns):
         table.add_column(name, justify="right" if name else "left", no_wrap=True)
     for label, row in lines.iterrows():
         is_reference = row["origin"] == "reference"
         sure = "" if is_reference or row["confirmed"] else " ?"
         tag = "reference" if is_reference else KNEE if label == marked else ""
-        figures = [with_interval(row, n) for n in objectives]
+        figures = [number(row[n], 2) if n == "hit_rate" else with_interval(row, n) for n in metrics]
         runs = f"{row['runs']}{sure}" if row["runs"] else f"{every[row['trial']]} suspect"
-        cells = [*figures, number(row["hit_rate"], 2), runs, tag]
+        cells = [*figures, runs, tag]
         style = "bold" if tag == KNEE else "dim" if is_reference else ""
         table.add_row(str(row["trial"]), *cells, *[_cell(row, n) for n in columns], style=style)
     return table
