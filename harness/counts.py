@@ -43,25 +43,16 @@ class Counts:
 
 
 def count(rows: Sequence[Row] | pd.DataFrame) -> Counts:
-    """The counts of rows, or of a frame of rows."""
-    some = rows if isinstance(rows, Sequence) else rows[["trial", "run", "status", "origin"]].to_dict("records")
-    some = sorted(some, key=lambda r: (r["trial"], r["run"]))
-    made = [r for r in some if r["status"] not in NOT_RUN]
-    first: dict[int, str] = {}
-    again: Counter[str] = Counter()
-    for r in made:
-        if r["trial"] in first:
-            again[r["origin"]] += 1
-        first.setdefault(r["trial"], r["status"])
-    skipped = {r["trial"]: r["status"] for r in some if r["trial"] not in first}
-    references = {r["trial"] for r in some if r["origin"] == "reference"}
-    found = [first.get(t, skipped.get(t)) for t in references]
-    fates = Counter(status for t, status in first.items() if t not in references)
-    not_run = Counter(status for t, status in skipped.items() if t not in references)
-    return Counts(
-        fates.total(), dict(fates.most_common()), dict(not_run.most_common()), found[0] if found else None,
-        len(made), dict(again.most_common()),
-    )  # fmt: skip
+    """The counts of rows, or of a frame of rows; of a round's rows too, for a trial counts where its first run is."""
+    some = rows if isinstance(rows, Sequence) else rows[["run", "status", "origin"]].to_dict("records")
+    first = [r for r in some if not (r["run"] or 0) > 0]
+    again = Counter(r["origin"] for r in some if (r["run"] or 0) > 0)
+    statuses = Counter(r["status"] for r in first if r["origin"] != "reference")
+    fates = {status: n for status, n in statuses.most_common() if status not in NOT_RUN}
+    not_run = {status: n for status, n in statuses.most_common() if status in NOT_RUN}
+    reference = next((r["status"] for r in first if r["origin"] == "reference"), None)
+    made = sum(r["status"] not in NOT_RUN for r in some)
+    return Counts(sum(fates.values()), fates, not_run, reference, made, dict(again.most_common()))
 
 
 @dataclass(frozen=True)

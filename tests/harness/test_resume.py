@@ -146,6 +146,7 @@ def test_ctrl_c_ends_after_the_trial_and_twice_at_once(place: Path) -> None:
     for _ in range(2):
         process.send_signal(signal.SIGINT)
         time.sleep(0.3)
-    assert finish(process)[0] == 130
+    status, out, _ = finish(process)
+    assert (status, out.splitlines()[-1]) == (130, "stopped at 0 of 24 trials; the same command goes on")
     assert read_trials(place / "results" / "demo")["trial"].tolist() == [0]
     assert json.loads((place / "results" / "demo" / "running.json").read_text())["attempt"] == 0

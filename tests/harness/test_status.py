@@ -187,6 +187,31 @@ def test_the_command_line(study: Path, monkeypatch: pytest.MonkeyPatch, capsys: 
     assert "Exit status" in capsys.readouterr().out
 
 
+def test_ctrl_c_while_watching_is_130(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(status, "Meters", lambda *roots: Machine())
+    write_state(study, **STATE)
+
+    def stop(seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(status.time, "sleep", stop)
+    assert status.main(["night", "--watch", "5"]) == 130
+
+
+def test_confirmation_is_in_the_progress(study: Path) -> None:
+    """The state says that it confirms; how many runs that has come to, the rows say."""
+    (study / "manifest.json").write_text(json.dumps({"config": {"budget": {"trials": 5}, "confirm": {"share": 0.6}}}))
+    write_state(study, **STATE | {"trials_wanted": 5, "confirm_round": 1, "confirm_done": 0, "confirm_most": 3})
+    for run in (1, 2):
+        put(study, 2, run=run, origin="confirm")
+    found = facts(study)
+    p = found["progress"]
+    assert (p["trials_done"], p["confirm_done"], p["confirm_most"], p["runs_left"]) == (5, 2, 3, 1)
+    assert p["left_s"] is None  # since when it runs is not known
+    assert dict(status.lines(found))["progress"].startswith("5 of 5 trials, confirming 2 of at most 3, round 2")
+    assert "2 confirmations" in dict(status.lines(found))["rows"]
+
+
 def test_the_gravest_exit_status_and_watching_until_the_end(
     study: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
