@@ -61,7 +61,8 @@ class Measurement:
         "share of the JSON prompts completed to a valid object; null if not asked for", quality=True)
     bytes_per_token: float | None = figure(
         "read from the disk for each decoded token", "bytes", short="bytes/token", better="minimize")
-    hit_rate: float | None = figure("share of expert uses found in the cache while decoding; null if nothing streams")
+    hit_rate: float | None = figure(
+        "share of expert uses found in the cache while decoding; null if nothing streams", short="hit")
     nll: float | None = figure("mean negative log-likelihood of the scored tokens", "nats")
     perplexity_se: float | None = figure("standard error of perplexity, taking the tokens for independent")
     scored_tokens: int | None = figure("tokens that nll is the mean of, prompts and continuations")

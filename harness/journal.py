@@ -15,7 +15,8 @@ from textwrap import indent
 from typing import TYPE_CHECKING, Any
 
 from .changes import Change
-from .columns import NOT_RUN, SHORT, Direction
+from .columns import SHORT, Direction
+from .counts import count
 from .front import contributions, front
 from .importance import Importance
 from .reading import Reading
@@ -112,13 +113,11 @@ def _values(value: Any) -> str:
 
 def _tried(rows: pd.DataFrame) -> str:
     """Counts by origin and status, and the time they took."""
-    trials = rows[rows["run"].fillna(0) == 0]
-    ran = rows[~rows["status"].isin(NOT_RUN)]
     hours = rows["wall_s"].astype(float).sum() / 3600
-    suspect = int(rows["suspect"].notna().sum())
+    suspect, found = int(rows["suspect"].notna().sum()), count(rows)
     return (
-        f"{len(trials)} settings, {len(ran)} runs in {hours:.2f} h. Chosen by: {_counts(rows['origin'])}. "
-        f"Became of them: {_counts(rows['status'])}; {suspect} suspect."
+        f"{found}. {found.runs} runs in {hours:.2f} h, {suspect} suspect. Chosen by: "
+        f"{_counts(rows.loc[rows['run'].fillna(0) == 0, 'origin'])}."
     )
 
 

@@ -16,7 +16,7 @@ from engine import Knobs
 from engine.effective import effective
 from engine.knobs import CACHE_DEPENDENT, DEFAULTS, HOT_SHARE, LOSSY
 
-from .columns import METRICS, NOT_RUN, QUALITY
+from .columns import METRICS, QUALITY
 from .space import canonical
 
 if TYPE_CHECKING:
@@ -29,11 +29,6 @@ SAME_NLL = 2e-3  # nats: what rounding in another order may change; a wrong expe
 def settings_of(row: Row) -> dict[str, Any]:
     """The knob values of a row, without those that had no effect."""
     return effective({name: row[name] for name in Knobs.names() if row.get(name) is not None})
-
-
-def tried(rows: Sequence[Row]) -> int:
-    """How many settings were run, the reference among them: what `budget.trials` counts."""
-    return len({r["trial"] for r in rows if r["status"] not in NOT_RUN})
 
 
 def quality_key(values: Row) -> str:

@@ -8,6 +8,7 @@ what to confirm, which round it is in) it reads off the rows, so that a search t
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import itertools
 import logging
 import time
@@ -27,11 +28,12 @@ from .changes import applied, still_possible
 from .child import Interrupted
 from .columns import NOT_RUN
 from .confirm import next_sweep
+from .counts import Progress, confirm_budget, confirmations, count, progress
 from .database import AWAY, alone, open_database, reason
 from .front import front
 from .guards import check_disk, keep_awake, machine_lock
 from .journal import append, entry
-from .known import settings_of, tried, typical_s
+from .known import settings_of, typical_s
 from .ledger import write_ledger
 from .log import close_log, open_log, streak
 from .manifest import locked, settle
@@ -65,8 +67,8 @@ class Watcher(Protocol):
     """Who is told how the study goes: see `harness.display`."""
 
     def note(self, text: str) -> None: ...
-    def begin(self, job: Job, rows: list[Row]) -> None: ...
-    def end(self, row: Row, rows: list[Row]) -> None: ...
+    def begin(self, job: Job, rows: list[Row], progress: Progress) -> None: ...
+    def end(self, row: Row, rows: list[Row], progress: Progress) -> None: ...
 
 
 @dataclass
@@ -77,8 +79,9 @@ class Stop:
     now: bool = False
 
 
-def run_study(plan: Plan, watcher: Watcher, stop: Stop, warn: Callable[[str], None]) -> list[Row]:
-    """Measure until the budget is spent or `stop` says so; returns the study's rows. Raises `HeadraceError`."""
+def run_study(plan: Plan, watcher: Watcher, stop: Stop, warn: Callable[[str], None]) -> tuple[list[Row], Progress]:
+    """Measure until the budget is spent or `stop` says so; returns the study's rows and how far it is. Raises
+    `HeadraceError`."""
     check_writable(plan.folder)
     guards = Guards(**plan.config["guards"])
     with contextlib.ExitStack() as held:
@@ -105,9 +108,11 @@ def run_study(plan: Plan, watcher: Watcher, stop: Stop, warn: Callable[[str], No
         finally:
             with contextlib.suppress(ResultsError):  # of a full disk, which was said
                 compact(plan.folder)
+        if night.complete:
+            night.confirming = None
         night.state("stopped" if stop.soon or stop.now or not night.complete else "finished")
         log.info("%s with %d rows", "finished" if night.complete else "stopped", len(night.rows))
-    return night.known
+    return night.known, night.progress()
 
 
 def open_shared(plan: Plan) -> optuna.storages.RDBStorage | None:
@@ -153,7 +158,8 @@ class Night:
         self.plan, self.guards, self.watcher, self.stop, self.log = plan, guards, watcher, stop, log
         compact(plan.folder)
         self.rows: list[Row] = read_rows(plan.folder)
-        self.complete = False  # the whole budget of trials is spent
+        self.complete = False  # the budget is spent
+        self.confirming: int | None = None  # the round whose confirmation has begun
         self._storage = shared or open_storage(plan.folder)
         self._owner = owner_of(plan.folder) if shared else ""
         self._shared: Shared | None = None
@@ -191,7 +197,7 @@ class Night:
         jobs = self._jobs(one, wanted)
         while not self._ended() and not self._out_of_time(one, confirmed=False):
             elsewhere = self._look_at_others()
-            if self._tried() + elsewhere + self._lacks_reference() < wanted:
+            if self._tried() + elsewhere < wanted:
                 if (job := next(jobs)) is not None:
                     self._do(job, "exploring")
             elif elsewhere:  # they may vanish
@@ -291,7 +297,7 @@ class Night:
         with self._alone():
             if self._shared:
                 self._others, running = self._shared.look()
-                if self._tried() + running + self._lacks_reference() >= wanted:
+                if self._tried() + running >= wanted:
                     return None
             return self._propose()
 
@@ -322,11 +328,9 @@ class Night:
     def _confirm(self, one: Round) -> None:
         """Measure again what looks like the front, until it is stable or the runs set aside for that are spent."""
         rules = self.plan.config["confirm"]
-        budget = round(
-            rules["share"] * sum(r["round"] == one.number and r["run"] == 0 and r["wall_s"] > 0 for r in self.rows)
-        )
+        budget = confirm_budget(self.rows, one.number, rules["share"])
         while not self._ended() and not self._out_of_time(one, confirmed=True):
-            spent = sum(r["origin"] == "confirm" and r["round"] == one.number for r in self.rows)
+            spent = confirmations(self.rows, one.number)
             trials = next_sweep(
                 frame(self.known), **self.plan.rules, **self.plan.config["recommend"],
                 spent=spent, budget=budget, sweep=self._sweeps,
@@ -345,8 +349,9 @@ class Night:
     def _do(self, job: Job, phase: str) -> None:
         """Measure one job: its row is on the disk before anybody is told."""
         check_disk(self.guards, self.plan.folder)
+        self.confirming = job.round if phase == "confirming" else None
         self.state(phase, job)
-        self.watcher.begin(job, self.known)
+        self.watcher.begin(job, self.known, self.progress())
         with contextlib.ExitStack() as held:
             if self._shared and not job.run and job.proposal.trial:
                 held.enter_context(self._shared.beating(job.proposal.trial))
@@ -377,7 +382,7 @@ class Night:
         refresh(self.plan.folder)
         write_ledger(self.plan.folder, self.rows, self.plan.objectives, **self.plan.rules)
         self.log.info("trial %s %s %s %s", job.name, row["origin"], row["status"], row["status_reason"] or "")
-        self.watcher.end(row, self.known)
+        self.watcher.end(row, self.known, self.progress())
         count, why = streak(self.rows, self._since)
         if count >= MOST_FAILURES:
             raise StudyStopped(
@@ -430,9 +435,10 @@ class Night:
         space = applied(base.space, outside)
         reading = read(after, space, plan.objectives)
         proposed = [*outside, *next_space(reading, space, legal(plan))]  # of the last round: for one that may come
+        again = command(plan, one.number, count([r for r in self.rows if r["round"] == one.number]).trials)
         text = entry(
-            one.number, one.believed, one.space, before, after, plan.objectives, reading, verdict, proposed,
-            command(plan, one.number, tried([r for r in self.rows if r["round"] == one.number])), said.refused, **plan.rules,
+            one.number, one.believed, one.space, before, after, plan.objectives, reading, verdict, proposed, again,
+            said.refused, **plan.rules,
         )  # fmt: skip
         append(plan.folder, one.number, text)
         self._note(f"round {one.number}: {verdict.evidence}")
@@ -476,8 +482,7 @@ class Night:
     # Budgets.
 
     def _tried(self) -> int:
-        """Settings that were run, the reference among them."""
-        return tried(self.known)
+        return count(self.known).trials
 
     def _refuse_hopeless_space(self) -> None:
         idle = sum(r["run"] == 0 and r["status"] in NOT_RUN for r in self.rows)
@@ -503,6 +508,10 @@ class Night:
 
     # What is said of it.
 
+    def progress(self) -> Progress:
+        share = self.plan.config["confirm"]["share"]
+        return progress(self.known, self.rows, self.plan.trials, share, self.confirming)
+
     def state(self, phase: str, job: Job | None = None, message: str = "") -> None:
         """Tell `harness.status`."""
         write_state(
@@ -510,8 +519,7 @@ class Night:
             phase=phase,
             since=time.time(),
             started=self._since.timestamp(),
-            trials_wanted=self.plan.trials,
-            trials_done=self._tried(),
+            **dataclasses.asdict(self.progress()),
             hours=self.plan.config["budget"]["hours"],
             message=message,
             **(

@@ -1,6 +1,6 @@
 """Merge the rows of several folders or machines into one set, each row once.
 
-    python -m harness.merge OUT IN... [--mixed-machines]
+    python -m harness.merge OUT W1/demo W2/demo
 
 IN are folders of studies or .parquet files; OUT is a new folder (then the tokens come along, and `python -m harness.report
 OUT` reads it) or a new .parquet file. A row keeps its `row_id` and its study. Where two sets use one trial number for
@@ -12,6 +12,7 @@ not comparable.
 
 from __future__ import annotations
 
+import argparse
 import itertools
 import sys
 from collections.abc import Sequence
@@ -144,13 +145,16 @@ def _tokens(places: Sequence[Path], rows: pa.Table) -> pa.Table:
 
 def main(arguments: Sequence[str]) -> int:
     """Merge as the command line says; returns the exit status."""
-    names = [a for a in arguments if a != "--mixed-machines"]
-    if len(names) < 2 or any(a.startswith("-") for a in names):
-        print(__doc__)
-        return 0 if {"-h", "--help"} & set(names) or not names else 2
-    out, *places = (Path(name).expanduser() for name in names)
+    parser = argparse.ArgumentParser(
+        "python -m harness.merge", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("out", type=Path, metavar="OUT", help="a new folder, or a new .parquet file")
+    parser.add_argument("places", type=Path, nargs="+", metavar="IN", help="folder of a study, or a .parquet file")
+    parser.add_argument("--mixed-machines", action="store_true", help="rows of several kinds of machine all the same")
+    given = parser.parse_args(arguments)
     try:
-        rows = write_merged(out, places, mixed_machines="--mixed-machines" in arguments)
+        places = [place.expanduser() for place in given.places]
+        rows = write_merged(out := given.out.expanduser(), places, mixed_machines=given.mixed_machines)
     except HeadraceError as e:
         print(e, file=sys.stderr)
         return 2

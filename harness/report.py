@@ -1,11 +1,15 @@
 """The end of a study: recommended settings with their commands, the front as a table, the plots, and what the runs were
 worth.
 
-python -m harness.report results/demo
+    python -m harness.report demo
+    python -m harness.report results/demo other
+
+A study is a folder, or its name under results/. Exit status: 0, or 2 for a mistake or damaged files (one line on stderr).
 """
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,6 +22,8 @@ from engine import HeadraceError
 
 from .columns import NOT_RUN, SHORT
 from .commands import use
+from .counts import count
+from .find import find
 from .front import contributions, front, standings
 from .importance import importance
 from .plot import plot_front, plot_night
@@ -27,7 +33,7 @@ from .rows import read_rows, read_trials
 from .tables import frame, front_table, importance_table, recommended_table
 
 
-def report(folder: Path, rows: Sequence[Mapping[str, Any]], wanted: int | None = None) -> None:
+def report(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Print the recommended settings and the front of a study's rows by its own rules, draw its plots and say where rows and
     plots are."""
     rules = rules_of(folder)
@@ -36,9 +42,9 @@ def report(folder: Path, rows: Sequence[Mapping[str, Any]], wanted: int | None =
         console = Console(width=200)
     say = lambda text="": console.print(text, markup=False, highlight=False, soft_wrap=True)  # noqa: E731
     df = frame(rows)
-    trials = df["trial"].nunique()
     say()
-    for line in counts(df):
+    say(str(count(df)))
+    for line in violations(df):
         say(line)
     best = front(df, **rules) if len(df) else df
     if len(best):
@@ -66,8 +72,6 @@ def report(folder: Path, rows: Sequence[Mapping[str, Any]], wanted: int | None =
     if len(df) and (night := plot_night(df, folder / "night.png")):
         say(f"night {_short(night)}")
     say(f"rows  {_short(folder / 'trials.parquet')}")
-    if wanted is not None and trials >= wanted:
-        say(f"done; for more: budget.trials={wanted * 2}")
 
 
 def reasons(df: pd.DataFrame, choices: Sequence[Choice]) -> list[str]:
@@ -112,18 +116,13 @@ def to_use(folder: Path, df: pd.DataFrame, choices: Sequence[Choice]) -> list[st
     return lines
 
 
-def counts(df: pd.DataFrame) -> list[str]:
-    """Trials by the status of their first run, and the runs on top by what they were for."""
+def violations(df: pd.DataFrame) -> list[str]:
+    """How many trials violate a constraint, and which most often."""
     first = df[df["run"].fillna(0) == 0]
-    by = ", ".join(f"{n} {status}" for status, n in first["status"].value_counts().items())
-    more = df[df["run"].fillna(0) > 0]
-    lines = [f"{len(first)} trials: {by or 'none yet'}"]
-    if len(more):
-        lines.append(f"{len(more)} runs more: " + ", ".join(f"{n} {o}" for o, n in more["origin"].value_counts().items()))
-    if n := int((first["feasible"] == False).sum()):  # noqa: E712 (null is not False)
-        violated = first["violated"].dropna().mode()
-        lines.append(f"{n} against a constraint" + (f", most often {violated.iloc[0]}" if len(violated) else ""))
-    return lines
+    if not (n := int((first["feasible"] == False).sum())):  # noqa: E712 (null is not False)
+        return []
+    violated = first["violated"].dropna().mode()
+    return [f"{n} against a constraint" + (f", most often {violated.iloc[0]}" if len(violated) else "")]
 
 
 def undecided(df: pd.DataFrame, **rules: Any) -> list[str]:
@@ -197,13 +196,13 @@ def _short(path: Path) -> str:
 
 
 def main(arguments: list[str]) -> int:
-    """Report the study folders given; returns the exit status."""
-    if not arguments or arguments[0].startswith("-"):
-        print(__doc__)
-        return 0
+    """Report the studies given; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        "python -m harness.report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("study", nargs="+", help="folder of a study, or its name under results/")
     try:
-        for argument in arguments:
-            folder = Path(argument).expanduser().absolute()
+        for folder in map(find, parser.parse_args(arguments).study):
             read_trials(folder)  # with its checks: damaged files, mixed judges
             report(folder, read_rows(folder))
     except HeadraceError as e:

@@ -30,7 +30,7 @@ class Study:
 
 @dataclass
 class Budget:
-    trials: int = 24  # settings to try, all runs of the command together; sentinels and confirmation come on top
+    trials: int = 24  # that run, over all starts of the command; reference, sentinels and confirmation come on top
     hours: float | None = None  # wall clock of this run of the command, all included; null: no limit
     trial_timeout_s: float = 120.0
     hang_s: float | None = None  # an engine that gave signs of life and then none for so long hangs; null: never
@@ -62,7 +62,7 @@ class Sentinel:
 @dataclass
 class Confirm:
     share: float = (
-        0.5  # runs for confirmation, at most, as a share of the settings tried (of the hours: of the time); 0: none
+        0.5  # runs for confirmation, at most, as a share of the trials that ran (of the hours: of the time); 0: none
     )
     runs: int = 2  # least fresh runs of a confirmed point
     within: float = 0.05  # of a truly better point's speed, a point of the front may fall short

@@ -67,9 +67,13 @@ def front_table(df: pd.DataFrame, width: int, *, most: int | None = None, **rule
     best, default, objectives = front(df, **rules), default_trial(df), list(objectives_of(df))
     shown = best if most is None else best.head(most)
     lines, names = pd.concat([shown, reference(df)]), varying(best)
-    table = _table(lines, objectives, default, names)
-    if wide := Console(width=1000).measure(table).maximum > width:
-        table = _table(lines, objectives, default, [])
+    runs = df[df["status"] == "ok"].groupby("trial").size()
+    figures = [*objectives, "hit_rate"]
+    for columns, metrics in ((names, figures), ([], figures), ([], objectives)):  # the first that fits, or the last
+        table = _table(lines, metrics, default, columns, runs)
+        if Console(width=1000).measure(table).maximum <= width:
+            break
+    wide = columns != names
     below = [Text(f"… and {len(best) - len(shown)} more", style="dim")] if len(shown) < len(best) else []
     if best["suspect"].any():  # then all are
         below.append(Text(SUSPECT, style="bold"))
@@ -80,16 +84,20 @@ def front_table(df: pd.DataFrame, width: int, *, most: int | None = None, **rule
     return Group(table, *below, *(said if not best["confirmed"].all() else []), *settings)
 
 
-def _table(lines: pd.DataFrame, objectives: Sequence[str], default: int | None, columns: Sequence[str]) -> Table:
+def _table(
+    lines: pd.DataFrame, metrics: Sequence[str], default: int | None, columns: Sequence[str], every: pd.Series
+) -> Table:
+    """`every`: runs of each trial, the suspect ones among them, which the column `runs` counts where there are no others."""
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
-    for name in ("trial", *(SHORT[n] for n in objectives), "hit", "runs", "", *columns):
+    for name in ("trial", *(SHORT[n] for n in metrics), "runs", "", *columns):
         table.add_column(name, justify="right" if name else "left", no_wrap=True)
     for label, row in lines.iterrows():
         is_reference = row["origin"] == "reference"
         sure = "" if is_reference or row["confirmed"] else " ?"
         tag = "reference" if is_reference else "default" if label == default else ""
-        figures = [with_interval(row, n) for n in objectives]
-        cells = [*figures, number(row["hit_rate"], 2), f"{row['runs']}{sure}", tag]
+        figures = [number(row[n], 2) if n == "hit_rate" else with_interval(row, n) for n in metrics]
+        runs = f"{row['runs']}{sure}" if row["runs"] else f"{every[row['trial']]} suspect"
+        cells = [*figures, runs, tag]
         style = "dim" if is_reference else ""
         table.add_row(str(row["trial"]), *cells, *[_cell(row, n) for n in columns], style=style)
     return table
