@@ -98,11 +98,15 @@ def recommended(
     lossless = _lossless(every)
     close = (every["perplexity"] <= own * (1 + max_loss) * (1 + 1e-9)).to_numpy() if own is not None else lossless
     small = (every["peak_memory_gb"] <= memory_gb).to_numpy() if memory_gb is not None else close
-    loss = f"at most {max_loss:.3g} of perplexity lost" if own is not None else "perplexity was not measured, so lossless"
+    loss = (
+        f"perplexity at most {100 * max_loss:.3g} % above the model's own"
+        if own is not None
+        else "lossless, for lack of perplexity"
+    )
     race = _Race(every, list(objectives_of(df)), runs, within, error)
     best = race.fastest("fastest", f"fastest, {loss}", close)
     choices = [race.fastest("fastest_lossless", "fastest with the model's own quality (lossless)", lossless), best]
-    rule = f"least memory at {speed_share:.3g} of the speed of fastest, {loss}"
+    rule = f"least memory with at least {100 * speed_share:.3g} % of the speed of fastest, {loss}"
     choices.append(race.least_memory("least_memory", rule, close, best, speed_share))
     if memory_gb is not None:
         rule = f"fastest within {memory_gb:g} GB, {loss}"

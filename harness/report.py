@@ -24,7 +24,7 @@ from .columns import NOT_RUN, SHORT
 from .commands import use
 from .counts import count
 from .find import find
-from .front import contributions, front, standings
+from .front import RUNS, contributions, front, standings
 from .importance import importance
 from .plot import plot_front, plot_night
 from .points import noise, suspects
@@ -53,7 +53,7 @@ def report(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         say()
         console.print(recommended_table(df, choices))
         say()
-        for line in (*reasons(df, choices), *to_use(folder, df, choices)):
+        for line in (*reasons(df, choices, rules.get("runs", RUNS)), *to_use(folder, df, choices)):
             say(line)
         say()
         say(f"front of {len(best)}, {int(best['confirmed'].sum())} confirmed, best first:")
@@ -74,7 +74,7 @@ def report(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     say(f"rows  {_short(folder / 'trials.parquet')}")
 
 
-def reasons(df: pd.DataFrame, choices: Sequence[Choice]) -> list[str]:
+def reasons(df: pd.DataFrame, choices: Sequence[Choice], runs: int = RUNS) -> list[str]:
     """For each recommended setting: its rule, whether a trial meets it, the comparison with the default, and what would
     confirm it."""
     rows, lines = named(df, choices), []
@@ -88,19 +88,18 @@ def reasons(df: pd.DataFrame, choices: Sequence[Choice]) -> list[str]:
             lines.append(f"{'':{width}}  does not meet: {choice.reason}")
             continue
         than = "the default was not measured" if default is None else compared(df, point, default)
-        lines.append(f"{'':{width}}  meets: trial {choice.trial}: {than}; {confirmation(choice)}")
+        sure = confirmation(choice, int(point["fresh_runs"]), runs)
+        lines.append(f"{'':{width}}  meets: trial {choice.trial}: {than}; {sure}")
     return lines
 
 
-def confirmation(choice: Choice) -> str:
+def confirmation(choice: Choice, fresh: int, runs: int) -> str:
     """Whether a recommended setting is confirmed, or what would confirm it."""
     if choice.confirmed:
         return "confirmed"
-    rivals = f" and of {', '.join(f'trial {t}' for t in choice.rivals[:2])}" if choice.rivals else ""
-    return (
-        f"not confirmed: the rule names another setting with probability {choice.doubt:.0%}; more runs of it{rivals} would "
-        "tell: the same command with a larger confirm.share"
-    )
+    if fresh < runs:
+        return f"not confirmed: {fresh} of {runs} fresh runs"
+    return f"not confirmed: with probability {choice.doubt:.0%} it is truly {' or '.join(f'trial {t}' for t in choice.rivals[:2])}"
 
 
 def to_use(folder: Path, df: pd.DataFrame, choices: Sequence[Choice]) -> list[str]:
