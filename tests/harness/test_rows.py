@@ -407,7 +407,7 @@ def test_rows_of_version_2_with_their_tokens_are_merged_by_tokens_over_time(tmp_
 
 
 def test_a_search_does_not_go_on_among_rows_of_version_2(cli: Any, place: Path) -> None:
-    study = ("study.name=old", "budget.trials=1", "search_space.cache_gb=[0.01,0.05]")
+    study = ("study.name=old", "budget.trials=1", "budget.hours=0")
     assert cli(*study)[0] == 0
     manifest = place / "results" / "old" / "manifest.json"
     before = manifest.read_text()
@@ -415,7 +415,6 @@ def test_a_search_does_not_go_on_among_rows_of_version_2(cli: Any, place: Path) 
     status, _, error = cli(*study)
     assert status == 2 and error.count("\n") == 1
     assert "written by version 2 of the search, this is version 3; start another study with study.name=OTHER" in error
-    assert manifest.read_text() != before
 
 
 def test_a_newer_version_is_refused_and_left_alone(tmp_path: Path) -> None:
