@@ -4,8 +4,7 @@ The rule looks at a few fixed shares of the tokens, so that the error is divided
 look the tokens so far are cut into a few equal blocks: token times are autocorrelated (a miss brings others), means of long
 blocks hardly are, and their spread gives a t interval of the mean time. It is not taken for smaller than what the pull of
 each token on the next says, for a few blocks may happen to agree. Widened by how much whole runs differ from one another,
-the interval is an upper bound of the setting's tokens over time; only where that is below what could enter the front the
-run ends.
+the interval is an upper bound of the setting's speed; only where that is below what could enter the front the run ends.
 
 What it takes for granted is that the tokens to come are like those that were seen, but for chance. What the texts differ by
 belongs into `noise`.
@@ -27,7 +26,7 @@ BLOCKS = 6, 12  # the fewest to judge by, and the most: more tokens make longer 
 
 
 class Early:
-    """Called with the milliseconds of the tokens so far: False if the run's speed, with a probability of at least
+    """Called with the milliseconds of the tokens so far: False if its tokens over time, with a probability of at least
     1 - `error`, is below `stop_below_tok_s`. `noise`: relative standard deviation of whole runs' speed.
 
     Raises `HeadraceError` for an impossible value.
