@@ -58,7 +58,5 @@ def _as_in_model(kept: dict[str, Any], model: Any) -> None:
 
 def _without_idle(kept: dict[str, Any]) -> dict[str, Any]:
     given = {name: value for name, value in kept.items() if value is not None}
-    without = idle({**DEFAULTS, **given})
-    if "cache_gb" not in given:
-        kept.pop("cache_gb", None)
+    without = {*idle({**DEFAULTS, **given}), *({"cache_gb"} - given.keys())}
     return {name: value for name, value in kept.items() if name not in without}

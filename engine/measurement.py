@@ -144,8 +144,7 @@ class Measurement:
 
     @classmethod
     def names(cls) -> tuple[str, ...]:
-        """The names of all figures, in the order of the documentation; without `token_ms` and `ended_early`, which say how
-        they came about."""
+        """The names of all figures; without `token_ms` and `ended_early`, which say how they came about."""
         return tuple(f.name for f in dataclasses.fields(cls) if f.metadata)
 
     def as_dict(self) -> dict[str, Any]:

@@ -74,8 +74,8 @@ def reference_figures(rows: Sequence[Row]) -> dict[str, Any]:
 
 
 def rival(points: pd.DataFrame, objectives: Sequence[str], predicted_gb: float, quality: Row | None) -> int | None:
-    """The trial that a setting must be faster than to enter the front: the fastest (by the lower end of its interval) that
-    takes no more memory than the setting surely will, at no worse quality. None where that cannot be said.
+    """The trial that a setting must be faster than to enter the front: the fastest, by its lower end of tokens over time, of
+    those that take no more memory than the setting surely will, at no worse quality. None where that cannot be said.
 
     Its memory is at least what arithmetic foresees plus the least that any run had on top of that.
     """

@@ -55,8 +55,8 @@ def _check(rows: pa.Table, mixed_machines: bool) -> None:
     kept = pc.and_(pc.equal(rows["schema_version"], 2), pc.equal(rows["decode_tok_s"], rows["steady_tok_s"]))
     if pc.any(kept).as_py() and pc.max(rows["schema_version"]).as_py() > 2:
         raise ResultsError(
-            "rows of version 2 whose tokens are gone have another speed in decode_tok_s (the median of stretches) than rows "
-            "of version 3; merge the ones or the others, or give the study of version 2 with its tokens.parquet"
+            "rows of version 2 whose tokens are gone have another speed in decode_tok_s (a median of stretches) than newer "
+            "ones; merge the ones or the others, or give the study of version 2 with its tokens.parquet"
         )
     machines = zip(*(rows[name].to_pylist() for name in ("cpu", "cores", "device", "backend")), strict=True)
     kinds = sorted({

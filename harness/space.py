@@ -173,7 +173,7 @@ class Space:
     def values(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """Knob values for Optuna's parameters, with the fixed ones and without those that could have no effect. A knob whose
         condition does not hold needs no parameter and gets no value."""
-        return self._effective({**self.fixed, **self._walk(lambda e: _given(e, params))[1]})
+        return effective({**self.fixed, **self._walk(lambda e: _given(e, params))[1]}, self.footprint)
 
     def params(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """Optuna's parameters for knob values; a knob that is not given is at its default, or the nearest to it. Raises
@@ -213,10 +213,10 @@ class Space:
     def from_row(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """The values of a Parquet row that `params` can take back: those of the space, without what had no effect. A value
         that the space holds under another name of the same (`all` layers, their number) has the one that it holds."""
-        live = self._effective({k: row[k] for k in (*self.fixed, *(e.name for e in self.entries))})
+        live = effective({k: row[k] for k in (*self.fixed, *(e.name for e in self.entries))}, self.footprint)
         held = dict(live)
         for e in (e for e in self.entries if e.name in held and not _holds(e, held[e.name])):
-            same = (v for v in e.values or e.ends() if self._effective({**held, e.name: v}) == live)
+            same = (v for v in e.values or e.ends() if effective({**held, e.name: v}, self.footprint) == live)
             held[e.name] = next(same, held[e.name])
         return {k: held[k] for k in self.active(held) if k in held}
 
@@ -307,9 +307,6 @@ class Space:
         """Another space, checked like a user's; knobs whose condition can hold no more are gone."""
         config = self.as_config() | {name: raw}
         return dataclasses.replace(_space(config, {}, None, never_refused=False), footprint=self.footprint)
-
-    def _effective(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        return effective(values, self.footprint)
 
     def _walk(self, raw: Callable[[Entry], Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         """Optuna's parameters and the knobs' values of all entries that exist, if `raw` gives each its parameter."""

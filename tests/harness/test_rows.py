@@ -406,6 +406,17 @@ def test_rows_of_version_2_with_their_tokens_are_merged_by_tokens_over_time(tmp_
     assert [r["decode_tok_s"] for r in merged] == [pytest.approx(1000 * 200 / sum(HICCUP)), 50.0, None, 15.0]
 
 
+def test_a_search_does_not_go_on_among_rows_of_version_2(cli: Any, place: Path) -> None:
+    study = ("study.name=old", "budget.trials=1", "budget.hours=0")
+    assert cli(*study)[0] == 0
+    manifest = place / "results" / "old" / "manifest.json"
+    before = manifest.read_text()
+    manifest.write_text(before.replace(f'"version": {SCHEMA_VERSION}', '"version": 2'))
+    status, _, error = cli(*study)
+    assert status == 2 and error.count("\n") == 1
+    assert "written by version 2 of the search, this is version 3; start another study with study.name=OTHER" in error
+
+
 def test_a_newer_version_is_refused_and_left_alone(tmp_path: Path) -> None:
     write_row(tmp_path, row(0))
     path = part_path(tmp_path, 0)
