@@ -121,16 +121,17 @@ def folder_state(path: Path) -> State:
 
 
 def another(old: str | None, new: str | None) -> str:
-    """What two different fingerprints say of their models: `another model`, unless they are differently defined."""
-    if _definition(old) == _definition(new):
+    """What two different fingerprints say of their models; those of an older definition do not tell."""
+    definitions = {_definition(old), _definition(new)}
+    if len(definitions) == 1 or None in definitions:
         return "another model"
-    return "a model whose fingerprint was defined otherwise (it covers every tensor now), so that it may be the same or not"
+    return "a model known by an older kind of fingerprint, which did not cover every tensor"
 
 
-def _definition(value: str | None) -> str:
-    """Which definition made a fingerprint; of other engines' own, none."""
+def _definition(value: str | None) -> str | None:
+    """The definition that made a fingerprint; None for one of another engine's own."""
     known = re.fullmatch(rf"(?:(\d+)-)?[0-9a-f]{{{DIGITS}}}", value or "")
-    return (known[1] or "1") if known else ""
+    return (known[1] or "1") if known else None
 
 
 def _hashed(files: Sequence[Path], blocks: Blocks) -> list[bytes]:

@@ -173,7 +173,6 @@ class Night:
         self._runner = Runner(plan, self._sampler_name, lambda: stop.now, self._note, self._begun)
         for (trial, run), some in read_tokens(plan.folder).groupby(["trial", "run"]):
             self._runner.tokens[int(trial), int(run)] = some["wall_ms"].to_numpy()
-        self._note_changes()
 
     def search(self) -> None:
         """Round by round until the budget is spent."""
@@ -181,6 +180,8 @@ class Night:
             one = rounds(self.plan)[-1]
             self._proposals = self._patiently(lambda one=one: self._proposals_of(one))  # type: ignore[misc]
             self._note(self._proposals.why)
+            if one.number == self._first_round:
+                self._note_changes()
             self._explore(one)
             if self._ended() and not self._out_of_time(one, confirmed=False):
                 return
