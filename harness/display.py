@@ -9,6 +9,7 @@ from typing import Any
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
+from rich.padding import Padding
 from rich.progress_bar import ProgressBar
 from rich.text import Text
 
@@ -105,7 +106,7 @@ class Panel:
         parts: list[RenderableType] = [
             _line(self._plan.headline, "bold"),
             _line(f"{p}   {self._left()}"),
-            ProgressBar(whole or 1, min(done or 0, whole or 1)),
+            Padding(ProgressBar(whole or 1, min(done or 0, whole or 1)), 0),  # which ends its line
             _line(f"best {self._best}   front {self._size}{self._not_ok()}"),
         ]
         if self._job:
