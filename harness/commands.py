@@ -36,6 +36,14 @@ def use(folder: Path, row: Mapping[str, Any]) -> str:
     return " ".join([*words, *([text] if (text := options(knobs)) else []), "--prompt", shlex.quote(PROMPT)])
 
 
+def confirm_more(folder: Path) -> str | None:
+    """The command that goes on with a study and spends more runs on confirmation; None where its manifest does not say."""
+    study = _study(folder)
+    if not study.get("command"):
+        return None
+    return f"{study['command']} confirm.share={2 * study['confirm_share'] or 0.5:g}"
+
+
 def setting_of(row: Mapping[str, Any]) -> Knobs:
     """The knobs of a row or point that have an effect, without `ssd_gbps`."""
     values = {n: None if row[n] != row[n] else row[n] for n in Knobs.names() if n != "ssd_gbps"}
@@ -71,10 +79,14 @@ def _home() -> Path | None:
 
 
 def _study(folder: Path) -> dict[str, Any]:
-    """The model's folder, the engine and the protocol of a study, as its manifest says; empty without one."""
+    """Model's folder, engine, protocol and command of a study, as its manifest says; empty without one."""
     try:
-        config = json.loads((folder / "manifest.json").read_text())["config"]
+        manifest = json.loads((folder / "manifest.json").read_text())
+        config = manifest["config"]
         model = config["model"]["path"].replace(HERE, str(ROOT))
-        return {"model": str(Path(model).expanduser()), "engine": config["engine"], "protocol": config["protocol"]}
+        return {
+            "model": str(Path(model).expanduser()), "engine": config["engine"], "protocol": config["protocol"],
+            "command": manifest.get("command"), "confirm_share": config["confirm"]["share"],
+        }  # fmt: skip
     except (OSError, ValueError, KeyError):
         return {}

@@ -43,7 +43,7 @@ from .proposals import Proposal, Proposals, Search, open_storage
 from .proposer import ask_outside
 from .proposer import state as study_so_far
 from .reading import read
-from .repeat import command
+from .repeat import command, same_command
 from .rounds import next_space
 from .rows import compact, read_rows, read_tokens, refresh, set_damaged_aside, write_row, write_tokens
 from .runner import Job, Row, Runner
@@ -90,7 +90,7 @@ def run_study(plan: Plan, watcher: Watcher, stop: Stop, warn: Callable[[str], No
         if guards.alone:
             held.enter_context(machine_lock(plan.folder))
         shared = open_shared(plan)  # first: what is refused leaves nothing behind
-        settle(plan)
+        settle(plan, same_command())
         log = open_log(plan.folder)
         held.callback(close_log, log)
         for line in set_damaged_aside(plan.folder):

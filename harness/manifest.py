@@ -46,8 +46,11 @@ def locked(folder: Path) -> Iterator[None]:
         yield
 
 
-def settle(plan: Plan) -> None:
-    """Write the manifest of a new study, or compare that of an old one. Raises `ResultsError` for another identity."""
+def settle(plan: Plan, command: str) -> None:
+    """Write the manifest of a new study, or compare that of an old one. Raises `ResultsError` for another identity.
+
+    command: what goes on with the study, for reports.
+    """
     path = plan.folder / "manifest.json"
     identity = plan.identity()
     if path.exists():
@@ -72,7 +75,7 @@ def settle(plan: Plan) -> None:
     (plan.folder / JUDGE).write_text(yaml.safe_dump(texts, allow_unicode=True, sort_keys=False), encoding="utf-8")
     ran = {"model": plan.model, **plan.computes_on}
     config = portable(dict(plan.config))
-    write_json(path, {"version": SCHEMA_VERSION, "identity": identity, **ran, "config": config})
+    write_json(path, {"version": SCHEMA_VERSION, "identity": identity, **ran, "command": command, "config": config})
 
 
 def portable(config: Any) -> Any:

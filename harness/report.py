@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from rich.console import Console
 from engine import HeadraceError
 
 from .columns import NOT_RUN, SHORT
-from .commands import use
+from .commands import confirm_more, use
 from .counts import count
 from .find import find
 from .front import RUNS, contributions, front, standings
@@ -55,6 +56,11 @@ def report(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         say()
         for line in (*reasons(df, choices, rules.get("runs", RUNS)), *to_use(folder, df, choices)):
             say(line)
+        if not all(c.confirmed for c in choices if c.trial is not None) and (command := confirm_more(folder)):
+            say()
+            say("to confirm what is not confirmed yet:")
+            say()
+            say(textwrap.indent(command, "    "))
         say()
         say(f"front of {len(best)}, {int(best['confirmed'].sum())} confirmed, best first:")
         say()
@@ -99,7 +105,8 @@ def confirmation(choice: Choice, fresh: int, runs: int) -> str:
         return "confirmed"
     if fresh < runs:
         return f"not confirmed: {fresh} of {runs} fresh runs"
-    return f"not confirmed: with probability {choice.doubt:.0%} it is truly {' or '.join(f'trial {t}' for t in choice.rivals[:2])}"
+    rivals = " or ".join(f"trial {t}" for t in choice.rivals[:2])
+    return f"not confirmed: with probability {choice.doubt:.0%} it is truly {rivals}"
 
 
 def to_use(folder: Path, df: pd.DataFrame, choices: Sequence[Choice]) -> list[str]:
