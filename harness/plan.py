@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from engine import CheckpointError, Judge, Knobs
 from engine.device import backend, device_name
 from engine.fingerprint import State, another, folder_state
-from engine.knobs import CACHE_DEPENDENT
+from engine.knobs import CACHE_DEPENDENT, DEFAULTS, idle
 from engine.naming import model_name
 from engine.protocol import PAGE_CACHE
 
@@ -215,8 +215,26 @@ def plan_from_config(config: DictConfig) -> Plan:
         whole.architecture, whole.fingerprint, whole.predicted_peak_gb, limit, folder, objectives, constraints, bounds,
     )  # fmt: skip
     _check_cache(plan)
+    _check_held(plan)
     _check_together(plan)
     return plan
+
+
+def _check_held(plan: Plan) -> None:
+    """A knob that is held has an effect in some of the first settings."""
+    settings = [plan.space.values(params) for params in plan.anchors]
+    for name, value in plan.space.fixed.items():
+        if value in (None, DEFAULTS[name]) or any(s.get(name) not in (None, DEFAULTS[name]) for s in settings):
+            continue
+        others = {**DEFAULTS, **{k: v for k, v in settings[0].items() if v is not None}}
+        if (need := idle({**others, name: value}).get(name)) is not None:
+            met = f"{need.knob}={others[need.knob]}"
+            raise ConfigError(f"knobs.{name}={value} {need.refusal.format(met)}")
+        if name == "cold_lowbit":
+            raise ConfigError(
+                f"knobs.cold_lowbit={value:g} has no effect: this checkpoint has no level below its experts' bits; pack it "
+                "with two levels (python -m engine pack)"
+            )
 
 
 def _check_together(plan: Plan) -> None:
