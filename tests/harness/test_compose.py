@@ -124,7 +124,7 @@ def test_from_another_folder_with_relative_paths(place: Path) -> None:
     elsewhere = place / "elsewhere"
     elsewhere.mkdir()
     process = spawn(place, "results_dir=mine", "budget.trials=1", "quality.text=../judge.txt", cwd=elsewhere)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=150)
     assert (process.returncode, err) == (0, "")
     assert "rows  mine/demo/trials" in out
     assert len(read_trials(elsewhere / "mine" / "demo")) == 2

@@ -123,7 +123,7 @@ def test_sigterm_says_where_it_stopped(place: Path) -> None:
     while not (place / "checkpoint" / "runs.log").exists():
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=150)
     assert (process.returncode, err) == (130, "")
     assert out.splitlines()[-1] == "stopped at 0 of 3 trials; the same command goes on"
 
