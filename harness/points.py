@@ -40,6 +40,7 @@ def points(df: pd.DataFrame) -> pd.DataFrame:
     """
     import pandas as pd
 
+    df = df.reset_index(drop=True)
     rows = _ok(df)
     good = ~rows["suspect_run"]
     pooled = _noise(rows[good])

@@ -23,17 +23,17 @@ from harness.tables import front_table, number, trial_line
 def shown(width: int, **options: int) -> list[str]:
     console = Console(width=width, file=io.StringIO(), force_terminal=False)
     df = FIVE.assign(cache_gb=[4.0, 1, 2, 2, 3], read_threads=[1, 2, 4, 4, 8], io_mode="direct", hit_rate=0.5)
-    df.loc[3, "origin"] = "reference"
+    df.loc[[2, 3], "origin"] = ["anchor", "reference"]
     console.print(front_table(df, width, **options))
     return console.file.getvalue().splitlines()  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("width", [60, 80, 200])
-def test_the_front_fits_and_names_knee_and_reference(width: int) -> None:
+def test_the_front_fits_and_names_default_and_reference(width: int) -> None:
     lines = shown(width)
     assert max(map(len, lines)) <= width
     assert [line.split()[0] for line in lines[2:7]] == ["1", "3", "2", "5", "4"]
-    assert "◆ knee" in lines[3]
+    assert "default" in lines[3]
     assert "reference" in lines[6]
     text = "\n".join(lines)
     assert "io_mode" not in text  # it does not vary
@@ -60,8 +60,9 @@ def test_a_failed_trial_says_why_in_its_line() -> None:
 def panel(width: int, height: int, rows: int = 12) -> Panel:
     """The panel of a study in which each trial has a run, and two of twelve crashed."""
     rules = {"runs": 2, "within": 0.05, "error": 0.03}
-    config = {"confirm": rules, "budget": {"hours": None}, "model": {"name": "m"}, "device": {"name": "d", "note": "n" * 99}}
-    plan: Any = SimpleNamespace(name="s", config=config, trials=rows, judge_name="j", space=SimpleNamespace(entries=[]))
+    plan: Any = SimpleNamespace(
+        headline="n" * 99, config={"budget": {"hours": None}}, rules=rules, trials=rows, space=SimpleNamespace(entries=[])
+    )
     shown = Panel(plan, Console(width=width, height=height, file=io.StringIO(), force_terminal=True))
     df = trials(*((10.0 + i, 1.0 + i, 9.0) for i in range(rows)), cache_gb=[0.1 + i for i in range(rows)])
     df["status"] = ["crash" if i in (3, 4) else "ok" for i in range(rows)]
@@ -108,7 +109,7 @@ def test_on_a_terminal_the_panel_shows_progress(place: Path, monkeypatch: pytest
     child = pexpect.spawn(sys.executable, command, dimensions=(30, 80), timeout=150, encoding="utf-8")
     child.expect(pexpect.EOF)  # which frames a busy machine has time to draw is chance; these parts are in some frame
     shown = child.before
-    for part in (r"[0-3] of 3 trials", r"left", r"3 trials \(ok\), reference measured", r"knee", r"front\.png"):
+    for part in (r"[0-3] of 3 trials", r"left", r"3 trials \(ok\), reference measured", r"recommended settings", r"front\.png"):
         assert re.search(part, shown), part
     child.close()
     assert child.exitstatus == 0

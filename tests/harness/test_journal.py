@@ -42,7 +42,7 @@ def test_an_entry_says_what_was_believed_tried_seen_and_decided() -> None:
     assert heads[1:4] == ["### Believed", "### Tried", "### What the numbers said"]
     assert heads[4] in ("### Kept", "### Discarded")
     for part in (
-        "- widen cache_gb: [0.005, 0.04] -> [0.005, 0.06]: ", "29 settings, 30 runs in 0.50 h", "ok 29, oom 1; 0 suspect",
+        "- widen cache_gb: [0.005, 0.04] -> [0.005, 0.06]: ", "29 trials (28 ok, 1 oom); 1 sentinel. 30 runs in 0.50 h",
         "| `cache_gb` | 0.005 .. 0.06, log |", "    python -m harness.search search_space=rounds/02/space.yaml",
         "- front before: ", "- front after: ", "- sentinel: 1 runs, -7.0% to -7.0%", "random 1 of 1",
         "Importance of the knobs: ",

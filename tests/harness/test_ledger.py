@@ -33,7 +33,7 @@ def test_what_differs_from_the_default_and_the_outcome() -> None:
     line = cells(default, row(4, (11.1, 1.4, 4.0), read_threads=8, read_block_kib=1024))
     assert line["sentence"] == "vs the default: read_block_kib 512 -> 1024, read_threads 4 -> 8: +11 % tok/s, +0.4 GB"
     assert [line[n] for n in ("status", "standing", "decode_tok_s", "trial")] == ["ok", "front", "11.1", "4"]
-    assert cells(default)["sentence"] == "the default: 10 tok/s, 1 GB, 4 perplexity"
+    assert cells(default)["sentence"] == "the default: 10 tok/s, 1 GB, 4 ppl"
     assert "no default" in cells(row(4))["sentence"]
 
 
