@@ -25,6 +25,7 @@ from .bench.command import add_bench_options, bench
 from .errors import HeadraceError
 from .knobs import GB, LOSSY, Knobs
 from .options import add_knobs, knobs_given, knobs_of, refuse_ignored
+from .protocol import Protocol
 
 if TYPE_CHECKING:
     from .engine import Engine
@@ -81,7 +82,6 @@ def measure(args: argparse.Namespace) -> None:
     from .engine import load
     from .judge import Judge
     from .page_cache import prepare_page_cache
-    from .protocol import Protocol
 
     judge, knobs = Judge.load(args.judge), knobs_of(args)
     protocol = Protocol(args.warm_up_tokens, args.timed_tokens, args.page_cache)
@@ -287,7 +287,7 @@ def plan(args: argparse.Namespace) -> None:
     if args.plot is not None:
         plot_plan(bits, checkpoint, args.plot)
     rows = layer_rows(bits, checkpoint, profile)
-    table = Table(title=f"bits of the routed experts of {checkpoint.path.resolve().name}", box=None)
+    table = Table(title=f"bits of the routed experts of {checkpoint.name}", box=None)
     for name in rows[0]:
         table.add_column(name, justify="right")
     for row in rows:
@@ -362,14 +362,15 @@ def _parser() -> argparse.ArgumentParser:
         if command is measure:
             sub.add_argument("--by-layer", action="store_true", help="first print hits, reads and bytes of each layer")
             sub.add_argument(
-                "--warm-up-tokens", type=int, default=8, metavar="N", help="decoded before the clock (default: 8)"
-            )
+                "--warm-up-tokens", type=int, default=Protocol.warm_up_tokens, metavar="N",
+                help="decoded before the clock (default: %(default)s)",
+            )  # fmt: skip
             sub.add_argument(
                 "--timed-tokens", type=int, metavar="N", help="decoded against the clock (default: all there are)"
             )
             sub.add_argument(
                 "--page-cache",
-                default="as_is",
+                default=Protocol.page_cache,
                 metavar="STATE",
                 help="before loading: cold (drop the checkpoint's files), warm (read them through) or as_is (default)",
             )

@@ -109,7 +109,7 @@ def importance(checkpoint: Checkpoint, knobs: Knobs, profile: Profile | None) ->
     if knobs.gate_exponent and profile is not None:
         if not np.isfinite(profile.gate_weight).all():
             raise KnobError(
-                f"gate_exponent={knobs.gate_exponent:g} needs gate weights, which the routing of {checkpoint.path.name} "
+                f"gate_exponent={knobs.gate_exponent:g} needs gate weights, which the routing of {checkpoint.name} "
                 f"({checkpoint.architecture}) lacks; set it to 0"
             )
         worth *= profile.gate_weight[..., None] ** knobs.gate_exponent
@@ -123,7 +123,7 @@ def _error_saved(checkpoint: Checkpoint, knobs: Knobs) -> np.ndarray:
     if checkpoint.bit_errors is None or checkpoint.levels is None:
         raise KnobError(
             f"error_exponent={knobs.error_exponent:g} needs the errors of each width, which a packed store has and "
-            f"{checkpoint.path.name} has not; pack it, or set error_exponent=0"
+            f"{checkpoint.name} has not; pack it, or set error_exponent=0"
         )
     high = checkpoint.levels.index(knobs.expert_bits) if knobs.expert_bits is not None else -1
     low = checkpoint.levels.index(knobs.cold_bits)
@@ -179,7 +179,7 @@ def _check_bits(checkpoint: Checkpoint, knobs: Knobs) -> None:
             continue
         if checkpoint.levels is not None and bits not in checkpoint.levels:
             raise KnobError(
-                f"{name}={bits} is not a level of the store {checkpoint.path.name}; use one of "
+                f"{name}={bits} is not a level of the store {checkpoint.name}; use one of "
                 f"{', '.join(map(str, checkpoint.levels))}, or pack the model again with other --levels"
             )
         if bits > checkpoint.expert_bits:

@@ -17,6 +17,7 @@ import numpy as np
 from .bits import BitsPlan, weights_of, widths
 from .checkpoint import Checkpoint
 from .errors import HeadraceError, KnobError, first_line
+from .fingerprint import another
 from .knobs import BITS, LOSSY, Knobs
 
 FORMAT = "headrace bits 1"
@@ -36,7 +37,7 @@ def save_plan(path: str | Path, plan: BitsPlan, checkpoint: Checkpoint, knobs: K
         "bits": plan.bits[places], "importance": plan.importance[places],
     }  # fmt: skip
     metadata = {
-        "format": FORMAT, "model": checkpoint.path.resolve().name, "model_fingerprint": checkpoint.fingerprint,
+        "format": FORMAT, "model": checkpoint.name, "model_fingerprint": checkpoint.fingerprint,
         "knobs": json.dumps({name: getattr(knobs, name) for name in LOSSY}), "routing": routing or "",
         "plan_fingerprint": plan.digest,
     }  # fmt: skip
@@ -68,8 +69,8 @@ def load_plan(path: str | Path, checkpoint: Checkpoint) -> BitsPlan:
         raise KnobError(f"{said} is no saved plan ({first_line(e)}); {MAKE}") from e
     if of != checkpoint.fingerprint:
         raise KnobError(
-            f"{said} is for another model, {name} ({of}), not {checkpoint.path.resolve().name} ({checkpoint.fingerprint}); "
-            f"{MAKE}"
+            f"{said} is for {another(of, checkpoint.fingerprint)}, {name} ({of}), not {checkpoint.name} "
+            f"({checkpoint.fingerprint}); {MAKE}"
         )
     weights = weights_of(checkpoint)
     bits, importance = np.zeros(weights.shape, np.uint8), np.zeros(weights.shape)
@@ -95,7 +96,7 @@ def _check_widths(said: str, plan: BitsPlan, checkpoint: Checkpoint) -> None:
     if wrong.any():
         number = int(np.argwhere(wrong)[0][0])
         raise KnobError(
-            f"{said} has {plan.bits[wrong][0]} bits in layer {number}, which {checkpoint.path.name} does not have to give "
+            f"{said} has {plan.bits[wrong][0]} bits in layer {number}, which {checkpoint.name} does not have to give "
             f"({', '.join(map(str, legal))}, at most {own[wrong][0]}); {MAKE}"
         )
     for number, layer in enumerate(checkpoint.layers):

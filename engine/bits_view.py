@@ -58,7 +58,7 @@ def plot_plan(plan: BitsPlan, checkpoint: Checkpoint, path: Path) -> Path:
     axes = np.atleast_1d(fig.subplots(panels, 1))
     _draw_bits(fig, axes[0], bits, columns)
     axes[0].set_title(
-        f"{checkpoint.path.resolve().name}: bits of the routed experts, {plan.average_bits:.3g} on average", loc="left",
+        f"{checkpoint.name}: bits of the routed experts, {plan.average_bits:.3g} on average", loc="left",
         fontsize=11, color=INK,
     )  # fmt: skip
     if with_worth:

@@ -17,7 +17,7 @@ import json
 import math
 import re
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,9 @@ import numpy as np
 
 from .errors import CheckpointError, KnobError
 from .experts import CONVERT, FLOATS, FP8, FP8_SCALES, INT4_ZERO, MLX_TYPES, PACK, ExpertLayer, ExpertTensor
+from .fingerprint import Blocks, blocks_of, fingerprint
 from .headers import ITEM_BYTES, Entry, read_headers
+from .naming import model_name
 from .store import Description, layer_files, open_layers, read_description
 
 HALF = FLOATS[1:]
@@ -64,8 +66,9 @@ class Checkpoint:
     layers: tuple[ExpertLayer, ...]
     rest_bytes: int  # of the model's tensors but the routed experts; multi-token prediction and vision are not counted
     half_bytes: int  # those of them that are 16-bit floats
-    header_digest: str
+    header_digest: str  # of configuration, tensors' names, types and shapes, and a store's description
     tensors: int  # in all files
+    blocks: Blocks = field(repr=False)  # of their data, for the fingerprint
     store: Description | None = None  # None: the experts are not packed
 
     @classmethod
@@ -83,9 +86,7 @@ class Checkpoint:
         description = read_description(path)
         if description is not None:
             files += layer_files(path, description)
-        digest = hashlib.sha256(f"[{json.dumps(config, sort_keys=True)}, [".encode())
-        tensors = read_headers(files, digest.update)
-        digest.update(b"]]")
+        tensors = read_headers(files)
         _index_agrees(path, files, tensors)
         text = {**config, **config.get("text_config", {})}
         count = _layer_count(text)
@@ -105,7 +106,10 @@ class Checkpoint:
             sum(n for dtype, n in resident if dtype in kind) - sum(n for dtype, n in streamed if dtype in kind)
             for kind in (ITEM_BYTES, HALF)
         )
-        checkpoint = cls(path, config, files, layers, total, half, digest.hexdigest(), len(tensors), description)
+        blocks = blocks_of(tensors)
+        described = json.dumps([config, description and description.digest, blocks.tensors], sort_keys=True)
+        digest = hashlib.sha256(described.encode()).hexdigest()
+        checkpoint = cls(path, config, files, layers, total, half, digest, len(tensors), blocks, description)
         if not layers:
             raise CheckpointError(
                 f"checkpoint {path} ({checkpoint.architecture}) has no routed experts that can be streamed; "
@@ -124,6 +128,10 @@ class Checkpoint:
     def levels(self) -> tuple[int, ...] | None:
         """Bits that a store has its experts at; None: they are not packed."""
         return None if self.store is None else self.store.levels
+
+    @property
+    def name(self) -> str:
+        return model_name(self.path)
 
     @property
     def architecture(self) -> str:
@@ -156,7 +164,7 @@ class Checkpoint:
             return self
         if count > self.top_k:
             raise KnobError(
-                f"top_k={count} is above the {self.top_k} experts a token that {self.path.name} chooses and has nothing to "
+                f"top_k={count} is above the {self.top_k} experts a token that {self.name} chooses and has nothing to "
                 f"gain; use at most {self.top_k}"
             )
         key = next(key for key in TOP_K_KEYS if self.text_config.get(key))
@@ -183,15 +191,8 @@ class Checkpoint:
 
     @cached_property
     def fingerprint(self) -> str:
-        """16 hexadecimal digits over configuration, headers and samples of each file's data (not its name or place)."""
-        digest = hashlib.sha256(self.header_digest.encode())
-        for file in self.files:
-            size = file.stat().st_size
-            with open(file, "rb") as f:
-                for at in (size // 3, size * 2 // 3, max(0, size - 65536)):
-                    f.seek(at)
-                    digest.update(f.read(65536))
-        return digest.hexdigest()[:16]
+        """What the model is known by, see `engine.fingerprint`; not its folder's name or place."""
+        return fingerprint(self.path, self.header_digest, self.files, self.blocks)
 
     @cached_property
     def bit_errors(self) -> np.ndarray | None:

@@ -24,6 +24,7 @@ from mlx_lm.utils import load_tokenizer
 
 from .bits import BitsPlan
 from .checkpoint import Checkpoint
+from .device import backend
 from .errors import CheckpointError, HeadraceError, JudgeError, KnobError, first_line
 from .judge import Judge
 from .knobs import CACHE_DEPENDENT, GB, Knobs
@@ -31,7 +32,6 @@ from .measurement import Measurement
 from .measuring import measure
 from .memory import memory_bytes
 from .model import (
-    backend,
     check_top_k,
     fill,
     is_last,

@@ -13,7 +13,7 @@ import gc
 import itertools
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -40,14 +40,13 @@ class Entry(NamedTuple):
         return math.prod(self.shape) * ITEM_BYTES[self.dtype]
 
 
-def read_headers(files: Iterable[Path], feed: Callable[[bytes], None]) -> dict[str, Entry]:
-    """Every tensor of the files by name; `feed` (a digest's update) gets what the headers say. Raises `CheckpointError`
-    for an unsound header, and for a name that two files have, of which nobody could say which one counts."""
+def read_headers(files: Iterable[Path]) -> dict[str, Entry]:
+    """Every tensor of the files by name. Raises `CheckpointError` for an unsound header, and for a name that two files have,
+    of which nobody could say which one counts."""
     tensors: dict[str, Entry] = {}
     with _without_collector():
         for number, file in enumerate(files):
             header, start, size = _header(file)
-            feed((", " if number else "").encode() + json.dumps(header, sort_keys=True).encode())
             spans = []
             for name, described in header.items():
                 dtype, shape, begin, end = _described(file, name, described, size - start)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import mlx.core as mx
 import numpy as np
 
+from .device import backend, device_name
 from .errors import JudgeError
 from .judge import Judge
 from .knobs import GB
@@ -82,6 +83,9 @@ def measure(
         quality = {"perplexity": value, "perplexity_se": error, "nll": float(terms.mean()), "scored_tokens": len(terms)}
     slots = sum(bank.table.slots for stream in engine.streams for bank in stream.banks)
     experts = sum(layer.experts for layer in engine.checkpoint.layers)
+    counters = {name: value for name, value in decoded.as_dict().items() if name in Measurement.names()}
+    if engine.knobs.cache_gb is None:
+        counters["hit_rate"] = None
     return Measurement(
         decode_tok_s=1e3 * decoded.tokens / sum(token_ms),
         prefill_tok_s=1e3 * prefilled / sum(prefill_ms),
@@ -98,46 +102,21 @@ def measure(
         peak_memory_gb=peak / GB,
         mlx_peak_gb=mlx_peak / GB,
         **quality,
-        hit_rate=decoded.hit_rate if engine.knobs.cache_gb is not None else None,
+        **counters,
         bytes_per_token=decoded.bytes_read / decoded.tokens,
-        hits=decoded.hits,
-        misses=decoded.misses,
-        reads=decoded.reads,
-        bytes_read=decoded.bytes_read,
-        io_ms=decoded.io_ms,
-        sync_ms=decoded.sync_ms,
         disk_bytes_read=disk,
         page_cache_share=page_cache_share(disk, decoded.bytes_read),
         page_cached_before=engine.page_cached_before,
         page_cached_after=cached_after,
-        prefetch_issued=decoded.prefetch_issued,
-        prefetch_useful=decoded.prefetch_useful,
-        prefetch_recall=decoded.prefetch_recall,
-        prefetch_whole_set=decoded.prefetch_whole_set,
-        prefetch_precision=decoded.prefetch_precision,
-        prefetch_coverage=decoded.prefetch_coverage,
-        prefetch_hidden_ms=decoded.prefetch_hidden_ms,
-        prefetch_wasted_bytes=decoded.prefetch_wasted_bytes,
-        passes_per_window=decoded.passes_per_window,
-        void_layers=decoded.void_layers,
-        foreseen_share=decoded.foreseen_share,
-        swapped=decoded.swapped,
-        lowbit=decoded.lowbit,
-        raised=decoded.raised,
-        dropped=decoded.dropped,
-        dropped_share=decoded.dropped_share,
         slots=slots if engine.streams else experts,
         cached_share=slots / experts if engine.streams else 1.0,
         average_bits=engine.bits.average_bits,
         plan_fingerprint=engine.bits.fingerprint,
         judge=judge.fingerprint,
         mode=engine.mode,
-        thermal_state=at_end.thermal_state,
-        temperature_c=at_end.temperature_c,
-        power_source=at_end.power_source,
-        memory_pressure=at_end.memory_pressure,
-        swap_used_bytes=at_end.swap_used_bytes,
-        **at_end.counts_since(at_start),
+        device=device_name(),
+        backend=backend(),
+        **{**vars(at_end), **at_end.counts_since(at_start)},
     )
 
 

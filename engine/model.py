@@ -20,6 +20,7 @@ from mlx_lm.models.switch_layers import QuantizedSwitchLinear, SwitchGLU, Switch
 from mlx_lm.utils import _get_classes, load_model
 
 from .checkpoint import TOP_K_KEYS, Checkpoint
+from .device import backend
 from .errors import CheckpointError, KnobError, first_line
 from .evict import SlotTable
 from .gates import asking, gates_of
@@ -260,10 +261,3 @@ class OrderedLinear(QuantizedSwitchLinear):
         if self._order is not None:
             x = x.reshape(*x.shape[:-1], -1, self._order.size)[..., self._order].reshape(x.shape)
         return super().__call__(x, indices, sorted_indices=sorted_indices)
-
-
-def backend() -> str:
-    """Where MLX computes: cpu, metal or cuda."""
-    if mx.default_device() == mx.Device(mx.cpu):
-        return "cpu"
-    return "metal" if mx.metal.is_available() else "cuda"

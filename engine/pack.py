@@ -27,6 +27,7 @@ from . import grids
 from .checkpoint import EXPERT_NAMES, PER_EXPERT, Checkpoint, agrees_with_config
 from .errors import CheckpointError, HeadraceError, first_line
 from .experts import ExpertTensor
+from .fingerprint import another
 from .headers import Entry, read_headers
 from .knobs import GB
 from .nesting import halve, pack, unpack
@@ -140,7 +141,9 @@ def _prepared(store: Path, description: Description) -> Iterator[None]:
     try:
         there = read_description(store)
         if there is not None and there != description:
-            what = f"levels {','.join(map(str, there.levels))}" if there.source == description.source else "another model"
+            what = another(there.source, description.source)
+            if there.source == description.source:
+                what = f"levels {','.join(map(str, there.levels))}"
             raise HeadraceError(f"{store} holds a store of {what}; give another folder, or remove this one")
         found = set(store.iterdir()) if store.exists() else set()
         if there is None and found - set(store.glob(PARTIAL.format("*"))):
@@ -165,7 +168,7 @@ def _sorted_out(source: Checkpoint) -> tuple[dict[str, Entry], tuple[SourceTenso
     """The tensors of the checkpoint's files by name, without those of routed experts; and those."""
     resident: dict[str, Entry] = {}
     experts: dict[str, SourceTensor] = {}
-    for name, entry in read_headers(source.files, lambda _: None).items():
+    for name, entry in read_headers(source.files).items():
         if m := PER_EXPERT.match(name):
             name = f"{name[: m.start('expert')]}*{name[m.end('expert') :]}"
             count = max(int(m["expert"]) + 1, experts[name].experts if name in experts else 0)

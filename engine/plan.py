@@ -52,6 +52,7 @@ class Footprint:
     experts: int  # routed, over all layers
     top_k: int
     expert_bits: int  # of the checkpoint
+    levels: tuple[int, ...]  # widths in a packed store; empty if it is none
     one_token_gb: float  # the smallest cache_gb that is legal, whoever is hot
     all_experts_gb: float  # the cache_gb at which every expert fits
     resident_gb: float  # everything else: attention, routers, shared experts, embeddings
@@ -93,6 +94,7 @@ def footprint(checkpoint: str | Path | Checkpoint, knobs: Knobs | None = None) -
         experts=sum(layer.experts for layer in checkpoint.layers),
         top_k=checkpoint.top_k,
         expert_bits=checkpoint.expert_bits,
+        levels=checkpoint.levels or (),
         one_token_gb=least / GB,
         all_experts_gb=everything / GB,
         resident_gb=resident / GB,
@@ -130,7 +132,7 @@ def plan_banks(
     """
     if knobs.verify_reads and checkpoint.levels is None:
         raise KnobError(
-            f"verify_reads has no effect: {checkpoint.path.name} is no packed store and has no checksums; pack it first "
+            f"verify_reads has no effect: {checkpoint.name} is no packed store and has no checksums; pack it first "
             "(python -m engine pack), or leave it unset"
         )
     plan = plan or plan_bits(checkpoint, knobs, profile)
@@ -148,7 +150,7 @@ def plan_banks(
         at = f"{bits} bits" if knobs.bits_plan is None else f"{plan.average_bits:.4g} bits on average"
         raise KnobError(
             f"cache_gb={knobs.cache_gb:g} is below one token's experts ({least / GB:.4g} GB for "
-            f"{checkpoint.path.name} at {at}); raise it or lower expert_bits"
+            f"{checkpoint.name} at {at}); raise it or lower expert_bits"
         )
     for lowbit in (False, True):
         some = [bank for bank in banks if bank.lowbit == lowbit]
@@ -217,7 +219,7 @@ def _pin(banks: list[BankPlan], share: float, uses: np.ndarray | None) -> None:
 def _check_lowbit(checkpoint: Checkpoint, knobs: Knobs) -> None:
     low = None if checkpoint.levels is None else checkpoint.levels[0]
     if low is None or knobs.expert_bits == low:
-        why = f"{checkpoint.path.name} is no packed store" if low is None else f"expert_bits={low} is its lowest level"
+        why = f"{checkpoint.name} is no packed store" if low is None else f"expert_bits={low} is its lowest level"
         raise KnobError(
             f"cold_lowbit={knobs.cold_lowbit:g} has no effect: {why}; "
             + (

@@ -68,7 +68,7 @@ class Profile:
         if said != [len(experts), max(experts)] or not inside.all() or not (expert < experts[layer]).all() or not len(rows):
             found = [max(said[0], layer.max(initial=-1) + 1), max(said[1], expert.max(initial=-1) + 1)]
             raise HeadraceError(
-                f"trace {path} has {len(rows)} rows of {found[0]} layers of {found[1]} experts, but {checkpoint.path.name} "
+                f"trace {path} has {len(rows)} rows of {found[0]} layers of {found[1]} experts, but {checkpoint.name} "
                 f"has {len(experts)} of {max(experts)}; record it on this model (--trace-out)"
             )
         uses, total = np.zeros((2, len(experts), max(experts)))

@@ -26,6 +26,7 @@ from pathlib import Path
 import numpy as np
 
 from .checkpoint import Checkpoint
+from .device import backend
 from .engine import Engine, load
 from .errors import HeadraceError
 from .json_share import JsonPrompts
@@ -34,7 +35,6 @@ from .kept import compute_apart, keep, kept_file
 from .knobs import GB, Knobs
 from .measuring import token_nll
 from .memory import memory_bytes
-from .model import backend
 from .plan import compute_dtype, footprint
 
 FORMAT = 1  # raised when the file or what is in it changes its meaning

@@ -28,7 +28,7 @@ def quantize_resident(model: nn.Module, source: Checkpoint, bits: int) -> None:
     found = {path: (module, how) for path, module in model.named_modules() if (how := narrower(path, module))}
     if not found:
         raise KnobError(
-            f"resident_bits={bits} has no effect: nothing of {source.path.name} but experts and routers has more bits; "
+            f"resident_bits={bits} has no effect: nothing of {source.name} but experts and routers has more bits; "
             "leave it unset"
         )
     for module, how in found.values():

@@ -51,7 +51,7 @@ class TraceWriter:
         except OSError as e:
             raise HeadraceError(f"the trace {self.path} cannot be written ({e.strerror}); choose another file") from e
         self._metadata = {
-            "model": checkpoint.path.resolve().name,
+            "model": checkpoint.name,
             "num_experts": str(max(layer.experts for layer in checkpoint.layers)),
             "num_layers": str(len(checkpoint.layers)),
             "top_k": str(checkpoint.top_k),

@@ -9,18 +9,22 @@ the variance of their difference. A trial's worth is the sum over its pairs: the
 beats it: points that few runs can settle come first, for a budget spread over all settles none. Members that merely
 lack their `runs` fresh runs come after those.
 
+The recommended settings and the default come before all others, with the rivals that keep a recommendation from being
+confirmed (`harness.recommend`).
+
 Nothing is kept between sweeps: all follows from the rows, so that a resumed study goes on.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .columns import objectives_of
 from .front import ERROR, RUNS, WITHIN, Duels, measured
+from .recommend import recommended, to_confirm
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -42,12 +46,13 @@ def next_sweep(
     budget: int,
     sweep: int,
     own: Collection[int] | None = None,
+    **wishes: Any,
 ) -> list[int]:
     """Trial numbers in the order to measure them, each at most once, every other sweep reversed; of `own` trials alone, if
-    these are given (others are for other machines to measure).
+    these are given (others are for other machines to measure). `wishes` are those of `recommended`.
 
-    Empty when the front is stable (every member has `runs` fresh runs and their mean doubt is at most `error`), and when
-    `spent` of `budget` runs are spent; never more than are left.
+    Empty when the front is stable (every member has `runs` fresh runs and their mean doubt is at most `error`) and all
+    recommended settings are confirmed, and when `spent` of `budget` runs are spent; never more than are left.
     """
     some = measured(df)
     left = min(budget - spent, max(4, round(SHARE * budget)))
@@ -73,12 +78,16 @@ def next_sweep(
         worth[i] += (weight * gain[i]).sum()
         np.add.at(worth, rivals, weight * gain[rivals])
     lacking = members & (fresh < runs)
-    if not lacking.any() and np.mean(doubts) <= error:
+    choices = recommended(df, runs=runs, within=within, error=error, **wishes)
+    first = [int(some.index.get_loc(t)) for t in to_confirm(choices, df, runs)]
+    if not first and not lacking.any() and np.mean(doubts) <= error:
         return []
     wanted = (worth > LEAST_WORTH) | lacking
+    wanted[first] = True
     if own is not None:
         wanted &= some.index.isin(own)
     worth = np.where((fresh > 0) & (fresh < runs), BEGUN, 1.0) * worth
-    order = sorted(np.flatnonzero(wanted), key=lambda i: (-worth[i], i))[:left]
+    rank = {i: n for n, i in enumerate(first)}
+    order = sorted(np.flatnonzero(wanted), key=lambda i: (rank.get(int(i), len(first)), -worth[i], i))[:left]
     trials = [int(some.index[i]) for i in order]
     return trials[::-1] if sweep % 2 else trials

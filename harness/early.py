@@ -26,7 +26,7 @@ BLOCKS = 6, 12  # the fewest to judge by, and the most: more tokens make longer 
 
 
 class Early:
-    """Called with the milliseconds of the tokens so far: False if the run's speed, with a probability of at least
+    """Called with the milliseconds of the tokens so far: False if its tokens over time, with a probability of at least
     1 - `error`, is below `stop_below_tok_s`. `noise`: relative standard deviation of whole runs' speed.
 
     Raises `HeadraceError` for an impossible value.

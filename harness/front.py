@@ -12,11 +12,11 @@ Two notions of being beaten, for speed is noisy:
   worse in all and faster by more than `within`. A member is confirmed when it has `runs` fresh runs and its doubt is at
   most `error`.
 
-The front holds points that none beats, neither by belief nor by estimates: of these, once any was measured afresh, the
-least doubtful ones as long as their mean doubt, the share of false members to be expected, is at most `error`. The rest are
-undecided between near rivals (`candidates`): it is better to name fewer. A member that is not confirmed is marked, for most
-have no near rival and only lack fresh runs. Where all runs are suspect, their points are all there is: the front is made of
-them, each marked `suspect`.
+`standings` is the one definition of the front, for reports, plots, journal, ledger, rounds and proposers alike. A point
+that another beats, by belief or by estimates, is `dominated`. Of the others, once any was measured afresh, the least
+doubtful ones are the `front` as long as their mean doubt, the expected share of false members, is at most `error`; the rest
+are `undecided` between near rivals. A member that is not confirmed is marked: most have no near rival and only lack fresh
+runs. Where all runs are suspect, the front is made of their points, each marked `suspect`.
 """
 
 from __future__ import annotations
@@ -30,14 +30,15 @@ from engine import Knobs
 
 from . import ResultsError
 from .belief import believed, coded
-from .columns import METRICS, objectives_of
-from .points import SPEEDS, points
+from .columns import METRICS, SPEEDS, objectives_of
+from .points import points
 from .rows import one_judge
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
+CHOOSERS = ("anchor", "sampler", "random", "proposer")  # origins that choose settings
 RUNS, WITHIN, ERROR = 2, 0.05, 0.03  # of a confirmed point, unless the study says otherwise
 EQUAL = 3.0  # standard errors within which memory counts as equal: the least of many like readings is far off
 LEAST = 1e-9  # a KL divergence or a count of bytes below this is as good as this
@@ -60,37 +61,52 @@ def reference(df: pd.DataFrame) -> pd.DataFrame:
 
 def losses(some: pd.DataFrame, objectives: Sequence[str]) -> np.ndarray:
     """(points, objectives): each so that less is better."""
-    signs = [-1.0 if METRICS[name] == "maximize" else 1.0 for name in objectives]
-    return some[list(objectives)].to_numpy(float) * signs
+    return some[list(objectives)].to_numpy(float) * _signs(objectives)
 
 
-def front(df: pd.DataFrame, *, runs: int = RUNS, within: float = WITHIN, error: float = ERROR) -> pd.DataFrame:
-    """The points of the front, best in the first objective first, with `doubt` and `confirmed`."""
-    some = candidates(df, runs=runs, within=within, error=error)
-    return some[some["reported"]].drop(columns="reported")
+def _signs(objectives: Sequence[str]) -> np.ndarray:
+    return np.array([-1.0 if METRICS[name] == "maximize" else 1.0 for name in objectives])
 
 
-def candidates(df: pd.DataFrame, *, runs: int = RUNS, within: float = WITHIN, error: float = ERROR) -> pd.DataFrame:
-    """The points that none beats by estimates, with `doubt`, `confirmed` and `reported` (on the front)."""
+def standings(df: pd.DataFrame, *, runs: int = RUNS, within: float = WITHIN, error: float = ERROR) -> pd.DataFrame:
+    """All measured points, best in the first objective first, with `standing` (front, undecided or dominated), `doubt` (NaN
+    if dominated) and `confirmed`."""
     every, objectives = measured(df), objectives_of(df)
     duels = Duels(every, list(objectives), within)
     members = duels.members()
-    out = every.iloc[members].assign(doubt=duels.doubt(members), reported=True)
+    doubt, standing = np.full(len(every), np.nan), np.full(len(every), "dominated", object)
+    doubt[members], standing[members] = duels.doubt(members), "front"
+    if every["fresh_runs"].iloc[members].any():
+        order = members[np.argsort(doubt[members], kind="stable")]
+        mean = doubt[order].cumsum() / np.arange(1, len(order) + 1)
+        standing[order[max(1, (mean <= error).sum()) :]] = "undecided"
+    out = every.assign(standing=standing, doubt=doubt)
     out["confirmed"] = (out["fresh_runs"] >= runs) & (out["doubt"] <= error)
-    if out["fresh_runs"].any():
-        order = np.argsort(out["doubt"].to_numpy(), kind="stable")
-        mean = out["doubt"].to_numpy()[order].cumsum() / np.arange(1, len(order) + 1)
-        out["reported"] = np.isin(np.arange(len(out)), order[: max(1, (mean <= error).sum())])
     first = next(iter(objectives))
     return out.sort_values(first, ascending=objectives[first] == "minimize", kind="stable")
 
 
+def front(df: pd.DataFrame, **rules: Any) -> pd.DataFrame:
+    """The points of `standings(df, **rules)` that are on the front, best in the first objective first."""
+    every = standings(df, **rules)
+    return every[every["standing"] == "front"]
+
+
+def nondominated(values: np.ndarray) -> np.ndarray:
+    """Which of (points, objectives) losses no other equals in all and beats in one: bool (points)."""
+    kept = np.zeros(len(values), bool)
+    for i in np.lexsort(values.T[::-1]):  # what beats a point comes before it
+        others = values[kept]
+        kept[i] = not ((others <= values[i]).all(1) & (others < values[i]).any(1)).any()
+    return kept
+
+
 class Duels:
-    """Every point against every other, by position in `some`: who beats whom, and with what probability."""
+    """Every point against every other, by position in `some`: who beats whom, and with what probability. `drawn`:
+    logarithms of the true speeds, less is better, (draws, points, speeds among the objectives)."""
 
     def __init__(self, some: pd.DataFrame, objectives: Sequence[str], within: float) -> None:
-        signs = np.array([-1.0 if METRICS[name] == "maximize" else 1.0 for name in objectives])
-        self._logs = np.log(np.maximum(some[list(objectives)].to_numpy(float), LEAST)) * signs
+        self._logs = np.log(np.maximum(some[list(objectives)].to_numpy(float), LEAST)) * _signs(objectives)
         self.se = some[[f"{name}_rel_se" for name in objectives]].to_numpy(float)
         self.fast = np.array([name in SPEEDS for name in objectives])
         self._variance = np.where(self.fast, 0.0, self.se**2)
@@ -98,15 +114,16 @@ class Duels:
         known = np.column_stack([self._logs[:, ~self.fast], *(coded(some[name]) for name in Knobs.names())])
         single = some["runs"].to_numpy() < 2
         beliefs = [believed(self._logs[:, k], self.se[:, k], single, known) for k in np.flatnonzero(self.fast)]
-        self._drawn = np.stack([drawn for _, drawn in beliefs], axis=2) if beliefs else np.empty((1, len(some), 0))
+        self.drawn = np.stack([drawn for _, drawn in beliefs], axis=2) if beliefs else np.empty((1, len(some), 0))
         self._believed = self._logs.copy()
         for k, (mean, _) in zip(np.flatnonzero(self.fast), beliefs, strict=True):
             self._believed[:, k] = mean
-        self.spread = self._drawn.std(axis=0)
+        self.spread = self.drawn.std(axis=0)
 
-    def members(self) -> np.ndarray:
-        """Positions of the points that none beats by belief, nor, among these, by estimates."""
-        believed = self._unbeaten(self._believed, np.arange(len(self._logs)))
+    def members(self, among: np.ndarray | None = None) -> np.ndarray:
+        """Positions of the points that none beats by belief, nor, among these, by estimates; of the positions `among`, if
+        given."""
+        believed = self._unbeaten(self._believed, np.arange(len(self._logs)) if among is None else among)
         return np.sort(self._unbeaten(self._logs, believed))
 
     def plausible(self) -> np.ndarray:
@@ -124,7 +141,7 @@ class Duels:
         gap = (self._believed - self._believed[i])[:, self.fast] - 4 * np.hypot(self.spread, self.spread[i])
         rivals = np.flatnonzero(self._no_worse(i) & (gap < 0).all(axis=1))
         rivals = rivals[rivals != i]
-        ahead = self._drawn[:, [i]] - self._drawn[:, rivals]
+        ahead = self.drawn[:, [i]] - self.drawn[:, rivals]
         return rivals, np.logical_and((ahead >= 0).all(axis=2), (ahead > self._margin).any(axis=2))
 
     def _no_worse(self, i: int, which: Any = slice(None)) -> np.ndarray:
@@ -152,21 +169,38 @@ class Duels:
 
 
 def knee(df: pd.DataFrame, **rules: Any) -> int | None:
-    """Trial number of the knee of `front(df, **rules)`: the point nearest to the ideal one. None without a front.
+    """Trial number of the knee of `front(df, **rules)`, a mark for plots: the member nearest to the best of each objective.
+    None without a front.
 
-    Each objective (perplexity by its logarithm) is scaled over the front to 0 at its best and 1 at its worst; the ideal is
-    0 in all and the distance Euclidean: the compromise solution (Yu and Zeleny, 1973). The farthest point from the plane
-    through the front's extremes, the other usual definition, is an extreme itself wherever the front is not convex.
+    The distance is Euclidean in the logarithms of the objectives, so that equal ratios weigh the same: 3 % of memory never
+    outweighs half the speed (compromise solution, Yu and Zeleny, 1973). Differences within the noise of memory count as
+    none.
     """
     best, objectives = front(df, **rules), list(objectives_of(df))
     if best.empty:
         return None
+    logs = np.log(np.maximum(np.abs(losses(best, objectives)), LEAST)) * _signs(objectives)
+    noise = EQUAL * best[[f"{name}_rel_se" for name in objectives]].fillna(0).to_numpy(float)
+    apart = logs - logs.min(0)
+    apart[(apart <= noise) & np.array([name not in SPEEDS for name in objectives])] = 0
+    return int(best.index[(apart**2).sum(1).argmin()])
+
+
+def contributions(df: pd.DataFrame, **rules: Any) -> pd.DataFrame:
+    """What each origin that chose settings brought: index origin, columns `trials`, `on_front` and `lost`, the share of the
+    front's hypervolume that would be lost without its points (NaN where the front has no volume)."""
+    best, every, objectives = front(df, **rules), measured(df), list(objectives_of(df))
+    chosen = df.sort_values(["trial", "run"]).drop_duplicates("trial")["origin"]
+    counts = chosen[chosen.isin(CHOOSERS)].value_counts().reindex(CHOOSERS).dropna().rename("trials").to_frame()
     values = losses(best, objectives)
-    if "perplexity" in objectives:
-        values[:, objectives.index("perplexity")] = np.log(best["perplexity"])
-    span = np.ptp(values, axis=0)
-    scaled = (values - values.min(0)) / np.where(span > 0, span, 1)
-    return int(best.index[(scaled**2).sum(1).argmin()])
+    corner = losses(every, objectives).max(0, initial=-np.inf)
+    corner = corner + 0.1 * np.abs(corner)
+    whole = volume(values, corner) or np.nan
+    mine = {origin: (best["origin"] == origin).to_numpy(bool) for origin in counts.index}
+    return counts.assign(
+        on_front=[int(mine[origin].sum()) for origin in counts.index],
+        lost=[(whole - volume(values[~mine[origin]], corner)) / whole for origin in counts.index],
+    )
 
 
 def reference_point(*frames: pd.DataFrame) -> tuple[float, ...]:
@@ -190,9 +224,8 @@ def shared_objectives(*frames: pd.DataFrame) -> list[str]:
 def hypervolume(df: pd.DataFrame, reference: Sequence[float]) -> float:
     """Volume, in the product of the objectives' units, that the front dominates up to `reference`, a figure for each
     objective; points beyond it count nothing."""
-    objectives = objectives_of(df)
-    signs = [-1.0 if direction == "maximize" else 1.0 for direction in objectives.values()]
-    return volume(losses(front(df), list(objectives)), np.array(reference, float) * signs)
+    objectives = list(objectives_of(df))
+    return volume(losses(front(df), objectives), np.array(reference, float) * _signs(objectives))
 
 
 def volume(points: np.ndarray, corner: np.ndarray) -> float:
@@ -204,9 +237,10 @@ def volume(points: np.ndarray, corner: np.ndarray) -> float:
     if len(corner) == 1:
         return float(corner[0] - points.min())
     points = points[points[:, -1].argsort()]
-    heights = np.append(points[:, -1], corner[-1])
-    slices = (volume(points[: i + 1, :-1], corner[:-1]) * h for i, h in enumerate(np.diff(heights)) if h > 0)
-    return float(sum(slices))
+    heights = np.diff(np.append(points[:, -1], corner[-1]))
+    if len(corner) == 2:
+        return float((heights * (corner[0] - np.minimum.accumulate(points[:, 0]))).sum())
+    return float(sum(volume(points[: i + 1, :-1], corner[:-1]) * h for i, h in enumerate(heights) if h > 0))
 
 
 def best_under(df: pd.DataFrame, memory_gb: float, max_perplexity: float | None = None) -> pd.Series:

@@ -35,6 +35,7 @@ GB = 1_000_000_000
 HOT = ("serious", "critical")
 SWAP_BYTES = 32_000_000  # written to swap during a run, from which on its figures are suspect
 SWAP_LOOK_BYTES = 1_000_000  # and during a look
+WAITING, QUIET = "waiting for a quiet machine", "quiet again"
 LOOK_S = 0.5  # how long others' load is watched before a run
 PAUSE_S = 2.0  # between two looks while waiting, and between two samples during a run
 STATE_S = 20.0  # between two states during a run: four short processes on macOS
@@ -214,7 +215,7 @@ def wait_until_quiet(
         waited = meters.now() - begin if told else 0.0
         if trouble is None:
             if told:
-                note(f"quiet again after {waited:.0f} s")
+                note(f"{QUIET} after {waited:.0f} s")
             return Quiet(waited, None, seen)
         word, text = trouble
         if waited + PAUSE_S + LOOK_S > config.wait_s or interrupted():
@@ -225,9 +226,14 @@ def wait_until_quiet(
                 )
             return Quiet(waited, text, seen)
         if word != told:
-            note(f"waiting for a quiet machine, {config.wait_s:g} s at most: {text}")
+            note(f"{WAITING}, {config.wait_s:g} s at most: {text}")
             told = word
         meters.sleep(PAUSE_S)
+
+
+def about_waiting(note: str) -> bool:
+    """Whether a note is one of `wait_until_quiet`."""
+    return note.startswith((WAITING, QUIET))
 
 
 class Watch:

@@ -15,13 +15,15 @@ from textwrap import indent
 from typing import TYPE_CHECKING, Any
 
 from .changes import Change
-from .columns import NOT_RUN, Direction
-from .ledger import UNITS
-from .reading import Reading, losses, on_front, points
-from .rounds import Verdict
+from .columns import SHORT, Direction
+from .counts import count
+from .front import contributions, front
+from .importance import Importance
+from .reading import Reading
 from .rows import sync_folder
 from .space import Space
-from .tables import number, setting
+from .tables import importance_rows, number, setting
+from .verdict import Verdict
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -63,17 +65,19 @@ def entry(
     proposed: Sequence[Change],
     command: str,
     refused: Sequence[str] = (),
+    **rules: Any,
 ) -> str:
     """A round's entry as Markdown.
 
     believed: the changes that made this round's space; before, after: all rows at its start and at its end; proposed: the
-    changes that the next round will try; command: repeats the round; refused: what an outside proposer was denied.
+    changes that the next round will try; command: repeats the round; refused: what an outside proposer was denied;
+    rules: those of `front`.
     """
     rows = after[~after["row_id"].isin(before["row_id"])]
     changes = [f"- {_text(c)}" for c in believed] or ["- nothing yet: the space as it was given, to explore"]
     coming = [f"- {_text(c)}" for c in proposed] or ["- the space stays: nothing stands out from chance"]
     table = ["| knob | values |", "|---|---|", *(f"| `{n}` | {_values(v)} |" for n, v in space.as_config().items())]
-    numbers = [*_fronts(before, after, objectives, space), *_health(rows), *_arms(rows, after, objectives)]
+    numbers = [*_fronts(before, after, objectives, space, rules), *_health(rows), *_origins(after, rules)]
     outcome = "Kept" if verdict.kept else "Discarded"
     parts = [
         f"## Round {round_number}: {outcome.lower()}",
@@ -82,7 +86,7 @@ def entry(
         "\n".join(table),
         f"The space is `{space_path(round_number)}`; to repeat the round:\n\n{indent(command, '    ')}",
         "\n".join(["### What the numbers said", *numbers]),
-        _importance(reading),
+        _importance(reading.importance),
         *(["\n".join(["Refused from outside:", *(f"- {line}" for line in refused)])] if refused else []),
         f"### {outcome}\n{verdict.evidence[:1].upper()}{verdict.evidence[1:]}. {_outcome(verdict)}",
         "\n".join(["### Next", *coming]),
@@ -109,13 +113,11 @@ def _values(value: Any) -> str:
 
 def _tried(rows: pd.DataFrame) -> str:
     """Counts by origin and status, and the time they took."""
-    trials = rows[rows["run"].fillna(0) == 0]
-    ran = rows[~rows["status"].isin(NOT_RUN)]
     hours = rows["wall_s"].astype(float).sum() / 3600
-    suspect = int(rows["suspect"].notna().sum())
+    suspect, found = int(rows["suspect"].notna().sum()), count(rows)
     return (
-        f"{len(trials)} settings, {len(ran)} runs in {hours:.2f} h. Chosen by: {_counts(rows['origin'])}. "
-        f"Became of them: {_counts(rows['status'])}; {suspect} suspect."
+        f"{found}. {found.runs} runs in {hours:.2f} h, {suspect} suspect. Chosen by: "
+        f"{_counts(rows.loc[rows['run'].fillna(0) == 0, 'origin'])}."
     )
 
 
@@ -123,23 +125,23 @@ def _counts(values: pd.Series) -> str:
     return ", ".join(f"{word} {count}" for word, count in Counter(values).most_common()) or "none"
 
 
-def _fronts(before: pd.DataFrame, after: pd.DataFrame, objectives: Mapping[str, Direction], space: Space) -> list[str]:
+def _fronts(
+    before: pd.DataFrame, after: pd.DataFrame, objectives: Mapping[str, Direction], space: Space, rules: Mapping[str, Any]
+) -> list[str]:
     """The front at the start and at the end, and the setting of its best point for the first objective."""
     lines = []
     for word, df in (("before", before), ("after", after)):
-        table = points(df, objectives)
-        best = table[on_front(losses(table, objectives))]
+        best = front(df, **rules)
         if not len(best):
             lines.append(f"- front {word}: empty")
             continue
         ends = {o: float(best[o].max() if d == "maximize" else best[o].min()) for o, d in objectives.items()}
-        said = ", ".join(f"{number(v, 4)} {UNITS[o]}" for o, v in ends.items())
-        lines.append(f"- front {word}: {len(best)} points; the best of each: {said}")
+        values = ", ".join(f"{number(v, 4)} {SHORT[o]}" for o, v in ends.items())
+        lines.append(f"- front {word}: {len(best)} points, {int(best['confirmed'].sum())} confirmed; best of each: {values}")
         if word == "after":
-            first = next(iter(objectives))
-            row = best[best[first] == ends[first]].iloc[0]
+            first, row = next(iter(objectives)), best.iloc[0]
             what = setting(row.to_dict(), [e.name for e in space.entries]) or "no knob of the space has an effect"
-            lines.append(f"- best {first}: trial {row.name}, {number(ends[first], 4)} {UNITS[first]}: `{what}`")
+            lines.append(f"- best {first}: trial {row['trial']}, {number(float(row[first]), 4)} {SHORT[first]}: `{what}`")
     return lines
 
 
@@ -151,36 +153,20 @@ def _health(rows: pd.DataFrame) -> list[str]:
     return [f"- sentinel: {len(drift)} runs, {low:+.1%} to {high:+.1%} of the earlier ones' median speed"]
 
 
-def _arms(rows: pd.DataFrame, after: pd.DataFrame, objectives: Mapping[str, Direction]) -> list[str]:
-    """What the sampler was worth against the random control: how many of their settings are on the front now."""
-    table = points(after, objectives)
-    front = set(table.index[on_front(losses(table, objectives))])
-    said = []
-    for arm in ("sampler", "random", "proposer"):
-        trials = set(rows.loc[(rows["origin"] == arm) & (rows["run"].fillna(0) == 0), "trial"])
-        if trials:
-            said.append(f"{arm} {len(trials & front)} of {len(trials)}")
-    return [f"- settings now on the front: {', '.join(said)}"] if said else []
+def _origins(after: pd.DataFrame, rules: Mapping[str, Any]) -> list[str]:
+    """How many settings of each origin are on the front now."""
+    shares = [f"{o} {int(c['on_front'])} of {int(c['trials'])}" for o, c in contributions(after, **rules).iterrows()]
+    return [f"- settings now on the front: {', '.join(shares)}"] if shares else []
 
 
-def _importance(reading: Reading) -> str:
-    """The table of shares, the largest first, with what chance gives in brackets."""
-    if not reading.importance:
-        return f"Importance: not read, {reading.points} points are too few."
-    names = list(reading.explained)
-    order = sorted(reading.importance, key=lambda n: -max(reading.importance[n].values(), default=0.0))
-    lines = [
-        f"Importance, the share of an objective's variance that the knob alone explains, of {reading.points} points "
-        "(in brackets: what a shuffled knob gets in 1 of 100 cases):",
-        "",
-        f"| knob | {' | '.join(names)} |",
-        f"|---|{'---|' * len(names)}",
-    ]
-    for n in order:
-        shares = (f"{reading.importance[n][o]:.1%} ({reading.chance[n][o]:.1%})" for o in names)
-        lines.append(f"| `{n}` | {' | '.join(shares)} |")
-    lines.append(f"| all together | {' | '.join(f'{reading.explained[o]:.1%}' for o in names)} |")
-    return "\n".join(lines)
+def _importance(found: Importance) -> str:
+    """The table of shares, the largest first."""
+    head, rows = importance_rows(found)
+    if not rows:
+        return head[0]
+    names = found.objectives
+    lines = ["| knob | " + " | ".join(names) + " |", f"|---|{'---|' * len(names)}"]
+    return "\n".join([*head, "", *lines, *(f"| {' | '.join(row)} |" for row in rows)])
 
 
 def _outcome(verdict: Verdict) -> str:

@@ -13,10 +13,11 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from engine import Knobs
-from engine.knobs import CACHE_DEPENDENT, LOSSY
+from engine.effective import effective
+from engine.knobs import CACHE_DEPENDENT, DEFAULTS, HOT_SHARE, LOSSY
 
-from .columns import METRICS, NOT_RUN, QUALITY
-from .space import canonical, effective
+from .columns import METRICS, QUALITY
+from .space import canonical
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,24 +31,20 @@ def settings_of(row: Row) -> dict[str, Any]:
     return effective({name: row[name] for name in Knobs.names() if row.get(name) is not None})
 
 
-def tried(rows: Sequence[Row]) -> int:
-    """How many settings were run, the reference among them: what `budget.trials` counts."""
-    return len({r["trial"] for r in rows if r["status"] not in NOT_RUN})
-
-
 def quality_key(values: Row) -> str:
     """One text for one quality: the lossy knobs in effect, and all knobs where one decides by the cache."""
-    knobs = Knobs.from_mapping(values)
-    by_cache = any(name in CACHE_DEPENDENT for name in knobs.lossy)
-    return canonical(knobs.as_dict() if by_cache else knobs.lossy)
+    live = {k: v for k, v in effective({**DEFAULTS, **values}).items() if v is not None and v != DEFAULTS[k]}
+    if "cold_bits" in live:
+        live.setdefault("hot_share", HOT_SHARE)
+    by_cache = any(name in CACHE_DEPENDENT for name in live)
+    return canonical(live if by_cache else {k: v for k, v in live.items() if k in LOSSY})
 
 
 def quality_source(rows: Sequence[Row], values: Row) -> Row | None:
     """The row whose run measured the quality of this setting; None if none has yet."""
-    key, knobs = quality_key(values), Knobs.from_mapping(values).as_dict()
+    key = quality_key(Knobs.from_mapping(values).as_dict())
     scored = (r for r in rows if r["status"] == "ok" and r["quality_of"] is None and r["perplexity"] is not None)
-    scored = (r for r in scored if all(r[name] == knobs[name] for name in LOSSY))  # much cheaper than a key
-    return next((r for r in scored if quality_key(settings_of(r)) == key), None)
+    return next((r for r in scored if quality_key({name: r[name] for name in Knobs.names()}) == key), None)
 
 
 def wrong_answer(source: Row, figures: Row) -> str | None:
@@ -77,8 +74,8 @@ def reference_figures(rows: Sequence[Row]) -> dict[str, Any]:
 
 
 def rival(points: pd.DataFrame, objectives: Sequence[str], predicted_gb: float, quality: Row | None) -> int | None:
-    """The trial that a setting must be faster than to enter the front: the fastest (by the lower end of its interval) that
-    takes no more memory than the setting surely will, at no worse quality. None where that cannot be said.
+    """The trial that a setting must be faster than to enter the front: the fastest, by its lower end of tokens over time, of
+    those that take no more memory than the setting surely will, at no worse quality. None where that cannot be said.
 
     Its memory is at least what arithmetic foresees plus the least that any run had on top of that.
     """

@@ -8,6 +8,7 @@ what to confirm, which round it is in) it reads off the rows, so that a search t
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import itertools
 import logging
 import time
@@ -17,20 +18,23 @@ from datetime import UTC, datetime
 from typing import Protocol, TypeVar
 
 import optuna
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import OmegaConf
 
 from engine.errors import first_line
 
-from . import ConfigError, ResultsError, StudyStopped, machine
+from . import ROOT, ConfigError, ResultsError, StudyStopped, machine
 from .changes import applied, still_possible
 from .child import Interrupted
 from .columns import NOT_RUN
 from .confirm import next_sweep
+from .counts import Progress, confirm_budget, confirmations, count, progress
 from .database import AWAY, alone, open_database, reason
 from .front import front
 from .guards import check_disk, keep_awake, machine_lock
 from .journal import append, entry
-from .known import settings_of, tried, typical_s
-from .ledger import mend
+from .known import settings_of, typical_s
+from .ledger import write_ledger
 from .log import close_log, open_log, streak
 from .manifest import locked, settle
 from .plan import Plan, check_writable
@@ -39,10 +43,8 @@ from .proposals import Proposal, Proposals, Search, open_storage
 from .proposer import ask_outside
 from .proposer import state as study_so_far
 from .reading import read
-from .repeat import command
-from .report import rules_of
+from .repeat import command, same_command
 from .rounds import next_space
-from .rounds import verdict as judge_round
 from .rows import compact, read_rows, read_tokens, refresh, set_damaged_aside, write_row, write_tokens
 from .runner import Job, Row, Runner
 from .schema import Guards
@@ -51,6 +53,7 @@ from .shared import Shared, owner_of, settle_shared
 from .spaces import Outside, Round, legal, rounds
 from .state import write_state
 from .tables import frame
+from .verdict import verdict as judge_round
 
 MOST_FAILURES = 10  # in a row, of one cause
 MOST_DRAWS = 20  # settings that are not run, for each that is
@@ -64,8 +67,8 @@ class Watcher(Protocol):
     """Who is told how the study goes: see `harness.display`."""
 
     def note(self, text: str) -> None: ...
-    def begin(self, job: Job, rows: list[Row]) -> None: ...
-    def end(self, row: Row, rows: list[Row]) -> None: ...
+    def begin(self, job: Job, rows: list[Row], progress: Progress) -> None: ...
+    def end(self, row: Row, rows: list[Row], progress: Progress) -> None: ...
 
 
 @dataclass
@@ -76,8 +79,9 @@ class Stop:
     now: bool = False
 
 
-def run_study(plan: Plan, watcher: Watcher, stop: Stop, warn: Callable[[str], None]) -> list[Row]:
-    """Measure until the budget is spent or `stop` says so; returns the study's rows. Raises `HeadraceError`."""
+def run_study(plan: Plan, watcher: Watcher, stop: Stop, warn: Callable[[str], None]) -> tuple[list[Row], Progress]:
+    """Measure until the budget is spent or `stop` says so; returns the study's rows and how far it is. Raises
+    `HeadraceError`."""
     check_writable(plan.folder)
     guards = Guards(**plan.config["guards"])
     with contextlib.ExitStack() as held:
@@ -86,7 +90,7 @@ def run_study(plan: Plan, watcher: Watcher, stop: Stop, warn: Callable[[str], No
         if guards.alone:
             held.enter_context(machine_lock(plan.folder))
         shared = open_shared(plan)  # first: what is refused leaves nothing behind
-        settle(plan)
+        settle(plan, same_command())
         log = open_log(plan.folder)
         held.callback(close_log, log)
         for line in set_damaged_aside(plan.folder):
@@ -104,9 +108,11 @@ def run_study(plan: Plan, watcher: Watcher, stop: Stop, warn: Callable[[str], No
         finally:
             with contextlib.suppress(ResultsError):  # of a full disk, which was said
                 compact(plan.folder)
+        if night.complete:
+            night.confirming = None
         night.state("stopped" if stop.soon or stop.now or not night.complete else "finished")
         log.info("%s with %d rows", "finished" if night.complete else "stopped", len(night.rows))
-    return night.known
+    return night.known, night.progress()
 
 
 def open_shared(plan: Plan) -> optuna.storages.RDBStorage | None:
@@ -152,7 +158,8 @@ class Night:
         self.plan, self.guards, self.watcher, self.stop, self.log = plan, guards, watcher, stop, log
         compact(plan.folder)
         self.rows: list[Row] = read_rows(plan.folder)
-        self.complete = False  # the whole budget of trials is spent
+        self.complete = False  # the budget is spent
+        self.confirming: int | None = None  # the round whose confirmation has begun
         self._storage = shared or open_storage(plan.folder)
         self._owner = owner_of(plan.folder) if shared else ""
         self._shared: Shared | None = None
@@ -166,7 +173,6 @@ class Night:
         self._runner = Runner(plan, self._sampler_name, lambda: stop.now, self._note, self._begun)
         for (trial, run), some in read_tokens(plan.folder).groupby(["trial", "run"]):
             self._runner.tokens[int(trial), int(run)] = some["wall_ms"].to_numpy()
-        self._note_changes()
 
     def search(self) -> None:
         """Round by round until the budget is spent."""
@@ -174,6 +180,8 @@ class Night:
             one = rounds(self.plan)[-1]
             self._proposals = self._patiently(lambda one=one: self._proposals_of(one))  # type: ignore[misc]
             self._note(self._proposals.why)
+            if one.number == self._first_round:
+                self._note_changes()
             self._explore(one)
             if self._ended() and not self._out_of_time(one, confirmed=False):
                 return
@@ -190,7 +198,7 @@ class Night:
         jobs = self._jobs(one, wanted)
         while not self._ended() and not self._out_of_time(one, confirmed=False):
             elsewhere = self._look_at_others()
-            if self._tried() + elsewhere + self._lacks_reference() < wanted:
+            if self._tried() + elsewhere < wanted:
                 if (job := next(jobs)) is not None:
                     self._do(job, "exploring")
             elif elsewhere:  # they may vanish
@@ -290,7 +298,7 @@ class Night:
         with self._alone():
             if self._shared:
                 self._others, running = self._shared.look()
-                if self._tried() + running + self._lacks_reference() >= wanted:
+                if self._tried() + running >= wanted:
                     return None
             return self._propose()
 
@@ -321,13 +329,11 @@ class Night:
     def _confirm(self, one: Round) -> None:
         """Measure again what looks like the front, until it is stable or the runs set aside for that are spent."""
         rules = self.plan.config["confirm"]
-        budget = round(
-            rules["share"] * sum(r["round"] == one.number and r["run"] == 0 and r["wall_s"] > 0 for r in self.rows)
-        )
+        budget = confirm_budget(self.rows, one.number, rules["share"])
         while not self._ended() and not self._out_of_time(one, confirmed=True):
-            spent = sum(r["origin"] == "confirm" and r["round"] == one.number for r in self.rows)
+            spent = confirmations(self.rows, one.number)
             trials = next_sweep(
-                frame(self.known), runs=rules["runs"], within=rules["within"], error=rules["error"],
+                frame(self.known), **self.plan.rules, **self.plan.config["recommend"],
                 spent=spent, budget=budget, sweep=self._sweeps,
                 own={r["trial"] for r in self.rows if r["run"] == 0},  # each machine confirms what it measured
             )  # fmt: skip
@@ -344,8 +350,9 @@ class Night:
     def _do(self, job: Job, phase: str) -> None:
         """Measure one job: its row is on the disk before anybody is told."""
         check_disk(self.guards, self.plan.folder)
+        self.confirming = job.round if phase == "confirming" else None
         self.state(phase, job)
-        self.watcher.begin(job, self.known)
+        self.watcher.begin(job, self.known, self.progress())
         with contextlib.ExitStack() as held:
             if self._shared and not job.run and job.proposal.trial:
                 held.enter_context(self._shared.beating(job.proposal.trial))
@@ -374,9 +381,9 @@ class Night:
             self._patiently(lambda: shared.tell_reference(row))
         (self.plan.folder / "running.json").unlink(missing_ok=True)
         refresh(self.plan.folder)
-        mend(self.plan.folder, self.rows, self.plan.objectives)
+        write_ledger(self.plan.folder, self.rows, self.plan.objectives, **self.plan.rules)
         self.log.info("trial %s %s %s %s", job.name, row["origin"], row["status"], row["status_reason"] or "")
-        self.watcher.end(row, self.known)
+        self.watcher.end(row, self.known, self.progress())
         count, why = streak(self.rows, self._since)
         if count >= MOST_FAILURES:
             raise StudyStopped(
@@ -422,16 +429,17 @@ class Night:
         """Read the round's result, judge it, say so in the journal, and propose the space of the next."""
         plan, after = self.plan, frame(self.known)
         before = after[after["round"] < one.number]
-        verdict = judge_round(before, after, plan.objectives)
+        verdict = judge_round(before, after)
         base = one if verdict.kept else next((r for r in reversed(rounds(plan)[:-1]) if kept(r, plan)), one)
         said = one.outside(plan)
         outside = still_possible(said.changes, base.space, legal(plan)) if one.number < plan.rounds else []
         space = applied(base.space, outside)
         reading = read(after, space, plan.objectives)
         proposed = [*outside, *next_space(reading, space, legal(plan))]  # of the last round: for one that may come
+        again = command(plan, one.number, count([r for r in self.rows if r["round"] == one.number]).trials)
         text = entry(
-            one.number, one.believed, one.space, before, after, plan.objectives, reading, verdict, proposed,
-            command(plan, one.number, tried([r for r in self.rows if r["round"] == one.number])), said.refused,
+            one.number, one.believed, one.space, before, after, plan.objectives, reading, verdict, proposed, again,
+            said.refused, **plan.rules,
         )  # fmt: skip
         append(plan.folder, one.number, text)
         self._note(f"round {one.number}: {verdict.evidence}")
@@ -447,7 +455,7 @@ class Night:
         df = frame(self.known)
         told = study_so_far(
             self.plan.name, self.plan.objectives, [c.text for c in self.plan.constraints], one.space, legal(self.plan),
-            self.known, [int(t) for t in front(df, **rules_of(self.plan.folder)).index],
+            self.known, [int(t) for t in front(df, **self.plan.rules).index],
             {"trials": self.plan.trials - self._tried()},
         )  # fmt: skip
         answer = ask_outside(
@@ -475,8 +483,7 @@ class Night:
     # Budgets.
 
     def _tried(self) -> int:
-        """Settings that were run, the reference among them."""
-        return tried(self.known)
+        return count(self.known).trials
 
     def _refuse_hopeless_space(self) -> None:
         idle = sum(r["run"] == 0 and r["status"] in NOT_RUN for r in self.rows)
@@ -502,6 +509,10 @@ class Night:
 
     # What is said of it.
 
+    def progress(self) -> Progress:
+        share = self.plan.config["confirm"]["share"]
+        return progress(self.known, self.rows, self.plan.trials, share, self.confirming)
+
     def state(self, phase: str, job: Job | None = None, message: str = "") -> None:
         """Tell `harness.status`."""
         write_state(
@@ -509,8 +520,7 @@ class Night:
             phase=phase,
             since=time.time(),
             started=self._since.timestamp(),
-            trials_wanted=self.plan.trials,
-            trials_done=self._tried(),
+            **dataclasses.asdict(self.progress()),
             hours=self.plan.config["budget"]["hours"],
             message=message,
             **(
@@ -542,9 +552,23 @@ class Night:
         before = {row["commit"] for row in self.rows} - {now["commit"], None}
         if before:
             self._note(f"earlier rows were measured with commit {', '.join(sorted(c[:9] for c in before))}")
+        if (held := held_by_device(self.plan)) is not None:
+            self._note(held)
         asked = self.plan.config["device"]["memory_gb"]
         if asked and asked > machine.memory_gb():
             self._note(f"device.memory_gb={asked:g} is more than this machine has ({machine.memory_gb():.1f} GB)")
+
+
+def held_by_device(plan: Plan) -> str | None:
+    """A line if the device's file holds reads to a bandwidth and the model is the user's own, who may not know."""
+    held = plan.space.fixed.get("ssd_gbps")
+    if held is None or not HydraConfig.initialized() or plan.checkpoint.is_relative_to(ROOT / "experiments"):
+        return None
+    choice, asked = HydraConfig.get().runtime.choices["device"], HydraConfig.get().overrides.task
+    device = OmegaConf.load(ROOT / "experiments" / "device" / f"{choice}.yaml")
+    if OmegaConf.select(device, "knobs.ssd_gbps") != held or any("knobs.ssd_gbps=" in override for override in asked):
+        return None
+    return f"reads are held to {held:g} GB/s by device={choice}; without: '~knobs.ssd_gbps'"
 
 
 def kept(one: Round, plan: Plan) -> bool:

@@ -17,12 +17,15 @@ from typing import Any
 
 import yaml
 
-from . import ResultsError
+from engine.fingerprint import another
+
+from . import ROOT, ResultsError
+from .columns import SCHEMA_VERSION
 from .plan import Plan
 from .rows import sync_folder
 
-VERSION = 2  # of what a study's folder holds
 JUDGE = "judge.yaml"  # the texts in use, kept beside the rows
+HERE = "${root:}"  # this checkout, in the manifest's paths
 
 
 @contextlib.contextmanager
@@ -43,8 +46,11 @@ def locked(folder: Path) -> Iterator[None]:
         yield
 
 
-def settle(plan: Plan) -> None:
-    """Write the manifest of a new study, or compare that of an old one. Raises `ResultsError` for another identity."""
+def settle(plan: Plan, command: str) -> None:
+    """Write the manifest of a new study, or compare that of an old one. Raises `ResultsError` for another identity.
+
+    command: what goes on with the study, for reports.
+    """
     path = plan.folder / "manifest.json"
     identity = plan.identity()
     if path.exists():
@@ -53,10 +59,10 @@ def settle(plan: Plan) -> None:
             old, version = manifest["identity"], manifest.get("version", 1)
         except (ValueError, KeyError) as e:
             raise ResultsError(f"{path} is damaged; restore it, or start another study with study.name=OTHER") from e
-        if version != VERSION:
+        if version != SCHEMA_VERSION:
             raise ResultsError(
-                f"{plan.folder} was written by version {version} of the search, this is version {VERSION}; start another "
-                "study with study.name=OTHER (python -m harness.report still reads the old one)"
+                f"{plan.folder} was written by version {version} of the search, this is version {SCHEMA_VERSION}; start "
+                "another study with study.name=OTHER (python -m harness.report still reads the old one)"
             )
         found = changes(old, json.loads(json.dumps(identity)))
         if found:
@@ -67,7 +73,16 @@ def settle(plan: Plan) -> None:
         raise ResultsError(f"{plan.folder} has trials but no manifest.json; restore it, or choose study.name=OTHER")
     texts = [dataclasses.asdict(text) for text in plan.judge.texts]
     (plan.folder / JUDGE).write_text(yaml.safe_dump(texts, allow_unicode=True, sort_keys=False), encoding="utf-8")
-    write_json(path, {"version": VERSION, "identity": identity, "config": dict(plan.config)})
+    ran = {"model": plan.model, **plan.computes_on}
+    config = portable(dict(plan.config))
+    write_json(path, {"version": SCHEMA_VERSION, "identity": identity, **ran, "command": command, "config": config})
+
+
+def portable(config: Any) -> Any:
+    """A configuration whose paths inside this checkout begin with `HERE`, as in the YAML files."""
+    if isinstance(config, dict):
+        return {key: portable(value) for key, value in config.items()}
+    return config.replace(f"{ROOT}/", f"{HERE}/") if isinstance(config, str) and config.startswith(f"{ROOT}/") else config
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
@@ -92,7 +107,8 @@ def write_text(path: Path, content: str) -> None:
 def changes(old: Any, new: Any, name: str = "") -> list[str]:
     """`name was A and is now B` for every leaf that differs; a list is a leaf."""
     if not (isinstance(old, dict) and isinstance(new, dict)):
-        return [] if old == new else [f"{name} was {_show(old)} and is now {_show(new)}"]
+        said = f" ({another(old, new)})" if name == "model" else ""
+        return [] if old == new else [f"{name} was {_show(old)} and is now {_show(new)}{said}"]
     keys = [k for k in {**old, **new} if old.get(k) != new.get(k) or (k in old) != (k in new)]
     below = (changes(old.get(k), new.get(k), k if name in ("", "space") else f"{name}.{k}") for k in keys)
     return [line for lines in below for line in lines]

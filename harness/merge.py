@@ -1,6 +1,6 @@
 """Merge the rows of several folders or machines into one set, each row once.
 
-    python -m harness.merge OUT IN... [--mixed-machines]
+    python -m harness.merge OUT W1/demo W2/demo
 
 IN are folders of studies or .parquet files; OUT is a new folder (then the tokens come along, and `python -m harness.report
 OUT` reads it) or a new .parquet file. A row keeps its `row_id` and its study. Where two sets use one trial number for
@@ -12,6 +12,7 @@ not comparable.
 
 from __future__ import annotations
 
+import argparse
 import itertools
 import sys
 from collections.abc import Sequence
@@ -21,6 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from engine import HeadraceError, Knobs
+from engine.fingerprint import another
 
 from . import ResultsError
 from .columns import OBJECTIVES
@@ -46,16 +48,34 @@ def _check(rows: pa.Table, mixed_machines: bool) -> None:
     said["objectives"] = {o or ",".join(OBJECTIVES) for o in rows["objectives"].to_pylist()}
     for name, values in said.items():
         if len(values) > 1:
+            words = _called(rows, values) if name == "model_fingerprint" else sorted(values)
             raise ResultsError(
-                f"rows of {len(values)} {ALIKE[name]} ({'; '.join(sorted(values))}) are not comparable; merge those of one"
+                f"rows of {len(values)} {ALIKE[name]} ({'; '.join(words)}) are not comparable; merge those of one"
             )
-    pairs = zip(rows["cpu"].to_pylist(), rows["cores"].to_pylist(), strict=True)
-    kinds = sorted({f"{cpu}, {cores} cores" for cpu, cores in pairs if cpu is not None})
+    kept = pc.and_(pc.equal(rows["schema_version"], 2), pc.equal(rows["decode_tok_s"], rows["steady_tok_s"]))
+    if pc.any(kept).as_py() and pc.max(rows["schema_version"]).as_py() > 2:
+        raise ResultsError(
+            "rows of version 2 whose tokens are gone have another speed in decode_tok_s (a median of stretches) than newer "
+            "ones; merge the ones or the others, or give the study of version 2 with its tokens.parquet"
+        )
+    machines = zip(*(rows[name].to_pylist() for name in ("cpu", "cores", "device", "backend")), strict=True)
+    kinds = sorted({
+        f"{cpu}, {cores} cores" + (f", {device}" if backend not in (None, "cpu") else "")
+        for cpu, cores, device, backend in machines if cpu is not None
+    })  # fmt: skip
     if len(kinds) > 1 and not mixed_machines:
         raise ResultsError(
             f"rows of {len(kinds)} kinds of machine ({'; '.join(kinds)}): their speeds are not comparable; "
             "--mixed-machines merges them all the same"
         )
+
+
+def _called(rows: pa.Table, prints: set[str]) -> list[str]:
+    """The models of these fingerprints with their names, and whether they may be one after all."""
+    names = dict(zip(rows["model_fingerprint"].to_pylist(), rows["model"].to_pylist(), strict=True))
+    first, *others = sorted(prints)
+    said = {another(first, other) for other in others} - {"another model"}
+    return [*(f"{names[p]} {p}" for p in (first, *others)), *said]
 
 
 def _renumbered(sets: Sequence[pa.Table]) -> pa.Table:
@@ -125,13 +145,16 @@ def _tokens(places: Sequence[Path], rows: pa.Table) -> pa.Table:
 
 def main(arguments: Sequence[str]) -> int:
     """Merge as the command line says; returns the exit status."""
-    names = [a for a in arguments if a != "--mixed-machines"]
-    if len(names) < 2 or any(a.startswith("-") for a in names):
-        print(__doc__)
-        return 0 if {"-h", "--help"} & set(names) or not names else 2
-    out, *places = (Path(name).expanduser() for name in names)
+    parser = argparse.ArgumentParser(
+        "python -m harness.merge", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("out", type=Path, metavar="OUT", help="a new folder, or a new .parquet file")
+    parser.add_argument("places", type=Path, nargs="+", metavar="IN", help="folder of a study, or a .parquet file")
+    parser.add_argument("--mixed-machines", action="store_true", help="rows of several kinds of machine all the same")
+    given = parser.parse_args(arguments)
     try:
-        rows = write_merged(out, places, mixed_machines="--mixed-machines" in arguments)
+        places = [place.expanduser() for place in given.places]
+        rows = write_merged(out := given.out.expanduser(), places, mixed_machines=given.mixed_machines)
     except HeadraceError as e:
         print(e, file=sys.stderr)
         return 2

@@ -17,23 +17,29 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from engine import CheckpointError, Judge, Knobs
-from engine.knobs import CACHE_DEPENDENT
+from engine.device import backend, device_name
+from engine.fingerprint import State, another, folder_state
+from engine.knobs import CACHE_DEPENDENT, DEFAULTS, idle
+from engine.naming import model_name
+from engine.protocol import PAGE_CACHE
 
 from . import ConfigError, ResultsError, machine
 from .columns import QUALITY, Direction
 from .constraints import Constraint, constraints_from_config, objectives_from_config
 from .seam import CommandEngine, PythonEngine, engine_at
 from .space import Space, canonical, space_from_config
+from .titles import title
 
-PAGE_CACHE = ("as_is", "cold", "warm")
 LEAST = {
     **{"budget.trials": 1, "budget.hours": 0, "budget.trial_timeout_s": 1, "budget.hang_s": 1, "rounds": 1},
     **{"quality.most": 1, "study.seed": 0, "sampler.random_every": 0, "protocol.warm_up_tokens": 0},
     **{"protocol.timed_tokens": 1, "protocol.repeats": 1, "protocol.cool_down_s": 0, "sentinel.every": 0},
     **{"sentinel.drift": 0, "confirm.share": 0, "confirm.runs": 1, "proposer.every": 1, "proposer.timeout_s": 1},
+    **{"recommend.max_loss": 0, "recommend.memory_gb": 0},
     **{"guards.min_disk_gb": 0, "guards.max_load": 0, "guards.wait_s": 0, "storage.stale_s": 1},
 }
-SHARES = ("confirm.within", "confirm.error", "protocol.stop_error", "guards.min_free_memory_share")
+SAME_MEMORY = 0.1  # share by which a device's memory may be off, for GB and GiB
+SHARES = ("confirm.within", "confirm.error", "protocol.stop_error", "guards.min_free_memory_share", "recommend.speed_share")
 
 
 @dataclass(frozen=True)
@@ -45,6 +51,7 @@ class Plan:
     anchors: list[dict[str, Any]]  # Optuna's parameters of the first trials
     engine: PythonEngine | CommandEngine
     checkpoint: Path
+    files: State  # of the checkpoint, when it was opened
     judge: Judge  # the texts in use
     judge_name: str
     architecture: str
@@ -57,8 +64,32 @@ class Plan:
     bounds: Mapping[str, float]  # what the names in a space's bounds stand for, GB or cores
 
     @property
+    def rules(self) -> dict[str, Any]:
+        """What `front` and `next_sweep` go by."""
+        return {name: self.config["confirm"][name] for name in ("runs", "within", "error")}
+
+    @property
     def name(self) -> str:
         return str(self.config["study"]["name"])
+
+    @property
+    def model(self) -> str:
+        return str(self.config["model"]["name"] or model_name(self.checkpoint))
+
+    @property
+    def computes_on(self) -> dict[str, str | None]:
+        """Device and backend of this project's engine; of another one they are not known before it says so."""
+        ours = self.config["engine"]["module"] == "engine" and self.config["engine"]["command"] is None
+        return {"device": device_name() if ours else None, "backend": backend() if ours else None}
+
+    @property
+    def headline(self) -> str:
+        """What this study is, in a line."""
+        said = {"model": self.model, **self.computes_on, **machine.identity(), "ssd_gbps": self.space.fixed.get("ssd_gbps")}
+        device = self.config["device"]
+        other = device["memory_gb"] and abs(device["memory_gb"] / machine.memory_gb() - 1) > SAME_MEMORY
+        limits = f", limits of {device['name']}" if other else ""
+        return f"{self.name}: {title({k: [v] for k, v in said.items()})}{limits}, judge {self.judge_name}"
 
     @property
     def seed(self) -> int:
@@ -94,6 +125,11 @@ class Plan:
         return min([self.limit_gb, *bounds])
 
     @property
+    def protocol(self) -> dict[str, Any]:
+        """What of the protocol every measurement of the study follows."""
+        return {k: self.config["protocol"][k] for k in ("warm_up_tokens", "timed_tokens", "page_cache")}
+
+    @property
     def space_fingerprint(self) -> str:
         return hashlib.sha256(canonical(self.identity()["space"]).encode()).hexdigest()[:16]
 
@@ -105,11 +141,30 @@ class Plan:
             "engine": self.config["engine"]["command"] or self.config["engine"]["module"],
             "objectives": ",".join(self.objectives),
             "constraints": [c.text for c in self.constraints],
-            "protocol": {k: self.config["protocol"][k] for k in ("warm_up_tokens", "timed_tokens", "page_cache")},
+            "protocol": self.protocol,
             "seed": self.seed,
             "space": {"search_space": self.space.as_dict(), "knobs": dict(self.space.fixed)},
-            "machine": {name: machine.identity()[name] for name in ("cpu", "cores")},
+            "machine": {
+                **{name: machine.identity()[name] for name in ("cpu", "cores")},
+                **{name: value for name, value in self.computes_on.items() if value is not None},
+            },
         }
+
+    def check_model(self, known: State) -> State:
+        """The state of the checkpoint's files now; it was `known`. Raises `CheckpointError` if it is another model."""
+        try:
+            now = folder_state(self.checkpoint)
+        except OSError as e:
+            raise CheckpointError(f"checkpoint {self.checkpoint} cannot be read any more ({e.strerror}); put it back") from e
+        if now != known:
+            found = str(_engine(self.config["engine"]).footprint(self.checkpoint, Knobs()).fingerprint)
+            if found != self.model_fingerprint:
+                raise CheckpointError(
+                    f"checkpoint {self.checkpoint} was exchanged while the study ran: its fingerprint was "
+                    f"{self.model_fingerprint} and is now {found}, {another(self.model_fingerprint, found)}; put the files "
+                    "back, or start another study with study.name=OTHER"
+                )
+        return now
 
     def forbidden(self, values: Mapping[str, Any]) -> tuple[str | None, float]:
         """Why a setting cannot run (None if it can), foreseen by arithmetic, and its predicted peak in GB."""
@@ -140,6 +195,7 @@ def plan_from_config(config: DictConfig) -> Plan:
     checkpoint = Path(c["model"]["path"]).expanduser().absolute()
     if not checkpoint.exists():
         raise CheckpointError(_needs(c, checkpoint))
+    files = folder_state(checkpoint)
     whole = engine.footprint(checkpoint, Knobs())
     memory = c["device"]["memory_gb"] or machine.memory_gb()
     limit = memory * c["device"]["usable_share"]
@@ -152,24 +208,33 @@ def plan_from_config(config: DictConfig) -> Plan:
     }
     space = space_from_config(c["search_space"], c["knobs"], bounds)
     anchors = [_anchor(space, i, values) for i, values in enumerate(c["study"]["anchors"])]
-
-    @functools.cache
-    def all_experts_gb(precision: Knobs) -> float:
-        return float(engine.footprint(checkpoint, precision).all_experts_gb)
-
-    def holds_all(knobs: Knobs) -> bool:
-        everything = all_experts_gb(dataclasses.replace(knobs, cache_gb=None))  # 0: the engine does not say
-        return knobs.cache_gb is not None and 0 < everything <= knobs.cache_gb
-
-    space = dataclasses.replace(space, holds_all=holds_all)
+    space = dataclasses.replace(space, footprint=functools.cache(functools.partial(engine.footprint, checkpoint)))
     folder = Path(c["results_dir"]).expanduser().absolute() / c["study"]["name"]
     plan = Plan(
-        c, space, [*space.anchors(), *anchors], engine, checkpoint, judge, judge_name,
+        c, space, [*space.anchors(), *anchors], engine, checkpoint, files, judge, judge_name,
         whole.architecture, whole.fingerprint, whole.predicted_peak_gb, limit, folder, objectives, constraints, bounds,
     )  # fmt: skip
     _check_cache(plan)
+    _check_held(plan)
     _check_together(plan)
     return plan
+
+
+def _check_held(plan: Plan) -> None:
+    """A knob that is held has an effect in some of the first settings."""
+    settings = [plan.space.values(params) for params in plan.anchors]
+    for name, value in plan.space.fixed.items():
+        if value in (None, DEFAULTS[name]) or any(s.get(name) not in (None, DEFAULTS[name]) for s in settings):
+            continue
+        others = {**DEFAULTS, **{k: v for k, v in settings[0].items() if v is not None}}
+        if (need := idle({**others, name: value}).get(name)) is not None:
+            met = f"{need.knob}={others[need.knob]}"
+            raise ConfigError(f"knobs.{name}={value} {need.refusal.format(met)}")
+        if name == "cold_lowbit":
+            raise ConfigError(
+                f"knobs.cold_lowbit={value:g} has no effect: this checkpoint has no level below its experts' bits; pack it "
+                "with two levels (python -m engine pack)"
+            )
 
 
 def _check_together(plan: Plan) -> None:
@@ -269,9 +334,7 @@ def _check_cache(plan: Plan) -> None:
     points = [Knobs.from_mapping(plan.space.values(p)) for p in plan.anchors]
     least = min(plan.engine.footprint(plan.checkpoint, k).one_token_gb for k in points if k.cache_gb is not None)
     if low < least:
-        raise ConfigError(
-            f"{key}={low:g} is below one token's experts ({least:.4g} GB for {plan.config['model']['name']}); raise it"
-        )
+        raise ConfigError(f"{key}={low:g} is below one token's experts ({least:.4g} GB for {plan.model}); raise it")
 
 
 def check_writable(folder: Path) -> None:

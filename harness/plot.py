@@ -1,10 +1,15 @@
-"""The front as a picture: speed against perplexity, memory as colour (or whatever the objectives are), 95 % intervals as
-bars, unconfirmed points hollow, dominated trials faint, knee and reference named. And the night: all runs over time.
+"""The front as a picture: speed against each other objective, side by side; and all runs over time. PNG, and SVG beside it.
+
+What a point is shows in its shape, so that a picture printed in grey says as much: filled circles are confirmed members of
+the front, hollow ones unconfirmed; triangles are undecided between near rivals, crosses dominated; the reference is a
+diamond, the default in a square, the knee in a ring. Bars are 95 % intervals, and a panel's staircase runs through those
+members that no other beats in its two objectives.
 """
 
 from __future__ import annotations
 
 import itertools
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,20 +19,25 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
-from matplotlib.transforms import Bbox
 
-from .columns import METRICS, NOT_RUN, STATUSES, objectives_of
-from .front import front, knee, measured, reference
-from .points import SPEEDS, suspect_runs
-from .tables import SHORT, axis, number
+from .columns import METRICS, NOT_RUN, SPEEDS, STATUSES, objectives_of
+from .counts import count
+from .front import knee, reference, standings
+from .points import suspect_runs
+from .recommend import default_trial
+from .tables import axis
+from .titles import FACTS, title
 
 if TYPE_CHECKING:
     import pandas as pd
 
-INK, FAINT, RED, GREY, CMAP = "#20262e", "#b8bfc8", "#c0392b", "#59636e", "viridis_r"
-LOG_ABOVE = 4.0  # a perplexity axis that spans more than this ratio is logarithmic
-CUT_ABOVE = 4.0  # and a dominated trial this many times worse than the front's worst is drawn at the edge
+INK, BLUE, FAINT, RED, GREY = "#20262e", "#1f5a96", "#9aa3ad", "#c0392b", "#59636e"
+LOG_ABOVE = 4.0  # an axis sideways that spans more than this ratio is logarithmic
+LOG_SPEED_ABOVE = 30.0  # and one upwards that spans more than this; else it begins at 0
+MARK = 7.0  # half the extent of the largest mark, points
+CUT_ABOVE = 4.0  # a dominated trial this many times worse than the front's worst is drawn at the edge
 STYLE: Any = {
     "font.size": 10,
     "axes.spines.top": False,
@@ -38,34 +48,26 @@ STYLE: Any = {
     "axes.grid": True,
     "grid.color": "#eceff2",
     "axes.axisbelow": True,
+    "svg.hashsalt": "headrace",  # else each picture of the same rows is another file
 }
+MARKS: dict[str, Any] = {  # in the order of the legend
+    "front, confirmed": {"marker": "o", "s": 62, "color": BLUE, "edgecolors": INK, "linewidths": 0.8, "zorder": 5},
+    "front, unconfirmed": {"marker": "o", "s": 62, "facecolors": "white", "edgecolors": BLUE, "linewidths": 2, "zorder": 5},
+    "undecided": {"marker": "^", "s": 40, "facecolors": "white", "edgecolors": GREY, "linewidths": 1.2, "zorder": 4},
+    "dominated": {"marker": "x", "s": 22, "color": FAINT, "linewidths": 1.0, "zorder": 2},
+    "reference (everything resident)": {"marker": "D", "s": 58, "facecolors": "white", "edgecolors": RED, "linewidths": 1.8,
+                                        "zorder": 5},
+    "default": {"marker": "s", "s": 190, "facecolors": "none", "edgecolors": INK, "linewidths": 1.4, "zorder": 6},
+    "knee": {"marker": "o", "s": 210, "facecolors": "none", "edgecolors": INK, "linewidths": 1.4, "zorder": 6},
+}  # fmt: skip
+CONFIRMED, UNCONFIRMED, UNDECIDED, DOMINATED, REFERENCE, DEFAULT, KNEE = MARKS
 
 
 def plot_front(df: pd.DataFrame, path: Path, **rules: Any) -> Path:
-    """Draw the points of one study into a PNG; returns its path. Raises `ResultsError` for rows of several judges."""
-    every, best, resident = measured(df), front(df, **rules), reference(df)
-    x, y, color = _axes(list(objectives_of(df)))
+    """Draw the points of one study into a PNG and an SVG; returns the PNG's path. Raises `ResultsError` for rows of several
+    judges."""
     with plt.rc_context(STYLE):
-        fig, ax = plt.subplots(figsize=(9, 6), dpi=160, layout="constrained")
-        right = _x_axis(ax, x, every, best, resident)
-        _dominated(ax, every.drop(best.index), x, y, right)
-        outline = _staircase(ax, best, x, y)
-        dots = _members(ax, best, x, y, color)
-        if color:
-            bar: Any = fig.colorbar(dots, ax=ax, pad=0.015, aspect=32)
-            bar.set_label(f"{axis(color)}, of the front")
-            bar.outline.set_visible(False)
-        ax.set_ylabel(axis(y))
-        if METRICS[y] == "maximize":
-            ax.set_ylim(0, 1.15 * float(np.max([*every[y], *best[f"{y}_high"], *resident[y]])))
-        _titles(ax, df, best)
-        named = _named(ax, best, knee(df, **rules), resident, x, y, color)
-        fig.legend(loc="outside lower center", ncols=5, frameon=False, fontsize=9)
-        fig.draw_without_rendering()  # fixes the layout, so that labels can be put where there is room
-        fig.set_layout_engine("none")
-        drawn = np.concatenate([every[[x, y]], resident[[x, y]].dropna()]).astype(float)
-        _label(ax, named, ax.transData.transform(drawn), ax.transData.transform(outline), x, y)
-        _save(fig, path)
+        _save(draw_front(df, **rules), path)
     return path
 
 
@@ -89,12 +91,12 @@ def plot_night(df: pd.DataFrame, path: Path) -> Path | None:
             hours[~sentinel], rows.loc[~sentinel, "decode_tok_s"], s=10, color=FAINT, linewidths=0, label="other runs"
         )
         top.plot(hours[sentinel], rows.loc[sentinel, "decode_tok_s"], marker="o", markersize=4, color=INK, linewidth=1,
-                 label="sentinel")  # fmt: skip
+                 label="sentinel: the default, measured again")  # fmt: skip
         top.plot([], [], color=RED, alpha=0.3, linewidth=6, label="suspect")
         top.set_ylim(bottom=0)
         top.set_ylabel("decode_tok_s")
         top.legend(loc="lower right", frameon=False, fontsize=8, ncols=3)
-        top.set_title("The night", loc="left", fontsize=12, fontweight="bold")
+        top.set_title("Runs over time", loc="left", fontsize=12, fontweight="bold")
         for i, kind in enumerate(kinds):
             of = rows["status"] == kind
             color = INK if kind == "ok" else FAINT if kind in (*NOT_RUN, "stopped") else RED
@@ -106,133 +108,201 @@ def plot_night(df: pd.DataFrame, path: Path) -> Path | None:
     return path
 
 
-def _save(fig: Any, path: Path) -> None:
-    """Whole or not at all: a reader may look at any moment."""
-    tmp = path.with_name(f".{path.name}.tmp")
-    fig.savefig(tmp, format="png")
+def _save(fig: Figure, path: Path) -> None:
+    """Each file whole or not at all, for a reader may look at any moment; without a date, so that it is the same again."""
+    for kind in ("png", "svg"):
+        tmp = path.with_name(f".{path.stem}.{kind}.tmp")
+        fig.savefig(tmp, format=kind, metadata={"Date": None} if kind == "svg" else None)
+        tmp.replace(path.with_suffix(f".{kind}"))
     plt.close(fig)
-    tmp.replace(path)
 
 
-def _axes(objectives: list[str]) -> tuple[str, str, str | None]:
-    """Objectives for x, y and colour: a speed upwards, quality sideways if it is one of them."""
+def draw_front(df: pd.DataFrame, **rules: Any) -> Figure:
+    """A panel for each objective besides the speed, which goes upwards in all of them."""
+    kinds = _kinds(df, **rules)
+    objectives = list(objectives_of(df))
     y = next((name for name in objectives if name in SPEEDS), objectives[0])
-    rest = sorted((name for name in objectives if name != y), key=lambda name: name not in ("perplexity", "kl"))
-    return rest[0], y, rest[1] if len(rest) > 1 else None
-
-
-def _members(ax: Axes, best: pd.DataFrame, x: str, y: str, color: str | None) -> Any:
-    """The front's points with their intervals; filled if confirmed. Returns the mappable of the colours."""
-    bars = [best[y] - best[f"{y}_low"], best[f"{y}_high"] - best[y]]
-    sideways = [best[x] - best[f"{x}_low"], best[f"{x}_high"] - best[x]] if x in SPEEDS else None
-    ax.errorbar(best[x], best[y], bars, sideways, fmt="none", ecolor=GREY, elinewidth=0.8, capsize=2, alpha=0.5, zorder=3)
-    scale = plt.Normalize(best[color].min(), best[color].max()) if color else plt.Normalize(0, 1)
-    dots: Any = plt.cm.ScalarMappable(scale, CMAP)
-    shades = dots.to_rgba(best[color] if color else np.full(len(best), 0.6))
-    sure = best["confirmed"].to_numpy(bool)
-    style: Any = {"s": 72, "zorder": 4}
-    if sure.any():
-        ax.scatter(best[x][sure], best[y][sure], color=shades[sure], edgecolors=INK, linewidths=0.8, label="front", **style)
-    if not sure.all():
-        ax.scatter(best[x][~sure], best[y][~sure], facecolors="white", edgecolors=shades[~sure], linewidths=2.2,
-                   label="front, unconfirmed", **style)  # fmt: skip
-    return dots
-
-
-def _titles(ax: Axes, df: pd.DataFrame, best: pd.DataFrame) -> None:
-    first, held = df.iloc[0], df["ssd_gbps"].dropna().unique()
-    reads = f", reads held to {', '.join(f'{v:g}' for v in held)} GB/s" if len(held) else ""
-    drift = df["drift"].dropna() if "drift" in df else df["ssd_gbps"][:0]
-    drifted = f", sentinel at {drift.min():.0%} to {drift.max():.0%} of itself" if len(drift) else ""
-    trials, runs = df["trial"].nunique(), len(df)
-    counted = f"{trials} trials" + (f" in {runs} runs" if runs > trials else "")
-    sure = int(best["confirmed"].sum())
-    ax.set_title(
-        f"{first['study']}: {first['model']} on {first['device']}", loc="left", fontsize=13, fontweight="bold", pad=22
+    across = [name for name in objectives if name != y]
+    fig, grid = plt.subplots(
+        1, len(across), sharey=True, squeeze=False, figsize=(1.5 + 4.9 * len(across), 5.6), dpi=160, layout="constrained"
     )
-    said = f"{counted}, {len(best)} on the front, {sure} confirmed{reads}{drifted}"
-    ax.annotate(said, (0, 1), (0, 8), "axes fraction", textcoords="offset points", fontsize=9, color=GREY)
+    engine: Any = fig.get_layout_engine()
+    engine.set(rect=(0, 0, 1, 0.85))  # the title is above
+    panels = dict(zip(across, grid[0], strict=True))
+    for x, ax in panels.items():
+        edge = _x_axis(ax, x, kinds)
+        for name, some in kinds.items():
+            inside, beyond = some[some[x] <= edge], some[some[x] > edge]
+            ax.scatter(inside[x], inside[y], label=name, **MARKS[name])
+            ax.scatter(np.full(len(beyond), edge), beyond[y], s=40, marker=">", color=FAINT, clip_on=False)
+        _intervals(ax, kinds, x, y)
+        ax.plot(*_staircase(_members(kinds), x, y).T, color=INK, linewidth=1, alpha=0.4, zorder=3)
+    _y_axis(grid[0][0], y, kinds)
+    _titles(fig, df, _members(kinds))
+    used = {name: handle for handle, name in zip(*grid[0][0].get_legend_handles_labels(), strict=True) if len(kinds[name])}
+    if used:
+        fig.legend(used.values(), used, loc="outside lower center", ncols=len(used), frameon=False, fontsize=9)
+    fig.draw_without_rendering()  # fixes the layout, so that labels can be put where there is room
+    fig.set_layout_engine("none")
+    for x, ax in panels.items():
+        _label(ax, kinds, x, y)
+    return fig
 
 
-Named = tuple["pd.Series", str, str]
+def _kinds(df: pd.DataFrame, **rules: Any) -> dict[str, pd.DataFrame]:
+    """The points of each kind of mark; default and knee are points of another kind as well."""
+    every, resident = standings(df, **rules), reference(df)
+    best = every[every["standing"] == "front"]
+    sure = best["confirmed"].to_numpy(bool)
+    return {
+        CONFIRMED: best[sure],
+        UNCONFIRMED: best[~sure],
+        UNDECIDED: every[every["standing"] == "undecided"],
+        DOMINATED: every[every["standing"] == "dominated"],
+        REFERENCE: resident[resident[list(objectives_of(df))].notna().all(axis=1)],
+        DEFAULT: every[every.index == default_trial(df)],
+        KNEE: best[best.index == knee(df, **rules)],
+    }
 
 
-def _named(
-    ax: Axes, best: pd.DataFrame, marked: int | None, resident: pd.DataFrame, x: str, y: str, color: str | None
-) -> list[Named]:
-    """Draw the marks of knee and reference; returns (point, text, colour) of their labels."""
-    named = list[Named]()
-    say = lambda p: ", ".join(f"{number(p[n])} {SHORT[n]}" for n in (y, color or x))  # noqa: E731
-    if marked is not None:
-        point = best.loc[marked]
-        ax.scatter([point[x]], [point[y]], s=240, facecolors="none", edgecolors=INK, linewidths=1.6, zorder=6, label="knee")
-        named.append((point, f"knee: trial {marked}\n{say(point)}", INK))
-    for _, point in resident[resident[[x, y]].notna().all(axis=1)].iterrows():
-        ax.scatter([point[x]], [point[y]], marker="D", s=64, color="white", edgecolors=RED, linewidths=1.8, zorder=5,
-                   label="reference (everything resident)")  # fmt: skip
-        named.append((point, f"reference\n{say(point)}", RED))
-    return named
+def _members(kinds: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    import pandas as pd
+
+    return pd.concat([kinds[CONFIRMED], kinds[UNCONFIRMED]])
 
 
-def _x_axis(ax: Axes, x: str, every: pd.DataFrame, best: pd.DataFrame, resident: pd.DataFrame) -> float:
+def _values(kinds: dict[str, pd.DataFrame], name: str, *which: str) -> np.ndarray:
+    """The figures of the points of some kinds, in one array; empty if there is none."""
+    return np.concatenate([np.empty(0), *(kinds[kind][name] for kind in which or kinds)]).astype(float)
+
+
+def _x_axis(ax: Axes, x: str, kinds: dict[str, pd.DataFrame]) -> float:
     """Set up the x axis; returns its right end, where much worse dominated points are drawn, lest they squash the rest."""
-    shown = np.concatenate([best[x], resident[x].dropna()]).astype(float)
-    low, edge = float(min(every[x].min(), shown.min())), float(shown.max()) * CUT_ABOVE
-    high = float(max(every[x][every[x] <= edge].max(), shown.max()))
+    every, shown = _values(kinds, x), _values(kinds, x, CONFIRMED, UNCONFIRMED, REFERENCE, DEFAULT)
+    ax.set_xlabel(axis(x))
+    if not len(every):
+        return np.inf
+    edge = CUT_ABOVE * max(shown, default=every.max())
+    low, high = every.min(), every[every <= edge].max(initial=max(shown, default=every.min()))
     if low > 0 and high / low > LOG_ABOVE:
         ax.set_xscale("log")
-        pad = (high / low) ** 0.05
-        left, right = low / pad, high * pad
-        plain = FuncFormatter(lambda v, _: f"{v:g}")
-        ax.xaxis.set_major_formatter(plain)
-        ax.xaxis.set_minor_formatter(NullFormatter() if high / low > 30 else plain)
+        left, right = low * (low / high) ** 0.06, high * (high / low) ** 0.06
+        _plain(ax.xaxis, high / low)
     else:
-        pad = 0.06 * (high - low) or 0.05 * low or 1.0
+        pad = 0.08 * (high - low) or 0.05 * low or 1.0  # one perplexity for all lossless settings is a range too
         left, right = low - pad, high + pad
-        ax.xaxis.set_major_locator(MaxNLocator(8))
+        ax.xaxis.set_major_locator(MaxNLocator(7))
+        ax.ticklabel_format(axis="x", useOffset=False)
     ax.set_xlim(left, right)
-    ax.set_xlabel(f"{axis(x)}{'   (▸ at the edge: beyond it)' if (every[x] > edge).any() else ''}")
-    return right
+    if (every > right).any():
+        ax.set_xlabel(f"{axis(x)}   (▸ at the edge: beyond it)")
+    return float(right)
 
 
-def _dominated(ax: Axes, others: pd.DataFrame, x: str, y: str, right: float) -> None:
-    style: Any = {"color": FAINT, "alpha": 0.6, "linewidths": 0}
-    inside, beyond = others[others[x] <= right], others[others[x] > right]
-    ax.scatter(inside[x], inside[y], s=26, label="dominated or undecided", **style)
-    ax.scatter([right] * len(beyond), beyond[y], s=40, marker=">", clip_on=False, **style)
+def _y_axis(ax: Axes, y: str, kinds: dict[str, pd.DataFrame]) -> None:
+    values = np.concatenate([_values(kinds, y), _values(kinds, f"{y}_high", CONFIRMED, UNCONFIRMED)])
+    ax.set_ylabel(axis(y))
+    if not len(values):
+        ax.text(0.5, 0.5, "no trial on the front yet", transform=ax.transAxes, ha="center", color=GREY)
+        return
+    low, high = values.min(), values.max()
+    if low > 0 and high / low > LOG_SPEED_ABOVE:
+        ax.set_yscale("log")
+        _plain(ax.yaxis, high / low)
+    else:
+        ax.set_ylim(0, 1.12 * high or 1.0)
 
 
-def _staircase(ax: Axes, best: pd.DataFrame, x: str, y: str) -> np.ndarray:
-    """The best y to be had at each x or better, whatever the rest: the front's outline. Returns its corners."""
-    points = best.sort_values(x, ascending=METRICS[x] == "minimize")
-    reached = points[y].cummax() if METRICS[y] == "maximize" else points[y].cummin()
-    corners = np.column_stack([points[x].repeat(2)[1:], reached.repeat(2)[:-1]])
-    ax.plot(*corners.T, color=INK, linewidth=1, alpha=0.35, zorder=3)
-    return corners
+def _plain(one: Any, ratio: float) -> None:
+    """Figures as they are said, not as powers of ten."""
+    plain = FuncFormatter(lambda v, _: f"{v:g}")
+    one.set_major_formatter(plain)
+    one.set_minor_formatter(NullFormatter() if ratio > 30 else plain)
 
 
-def _label(ax: Axes, named: list[Named], points: np.ndarray, line: np.ndarray, x_name: str, y_name: str) -> None:
-    """Write each text beside its row's point, where it covers the fewest `points`, no other label and little of `line`."""
-    line = np.concatenate([np.linspace(a, b, 40) for a, b in itertools.pairwise(line)]) if len(line) > 1 else line
-    frame, taken = ax.get_window_extent(), list[Bbox]()
-    box = {"boxstyle": "round,pad=0.2", "facecolor": "white", "edgecolor": "none", "alpha": 0.85}
-    for row, text, color in named:
-        at = row[x_name], row[y_name]
-        note: Any = ax.annotate(text, at, (0, 0), textcoords="offset points", fontsize=9, color=color, bbox=box, zorder=7)
-        costs = []
-        for distance, angle in itertools.product((20, 36, 56, 80), range(0, 360, 30)):
-            _place(note, distance, angle)
-            b = note.get_window_extent().padded(8)
-            covered = sum(b.contains(x, y) for x, y in points)
-            clashes = sum(b.overlaps(t) for t in taken) + (not frame.contains(*b.min)) + (not frame.contains(*b.max))
-            crossed = sum(b.contains(x, y) for x, y in line)
-            costs.append((10 * covered + 100 * clashes + crossed + distance / 10, distance, angle))
-        _place(note, *min(costs)[1:])
-        taken.append(note.get_window_extent())
+def _intervals(ax: Axes, kinds: dict[str, pd.DataFrame], x: str, y: str) -> None:
+    best = _members(kinds)
+    bars = [np.array([best[n] - best[f"{n}_low"], best[f"{n}_high"] - best[n]]).astype(float) for n in (x, y)]
+    ax.errorbar(best[x], best[y], bars[1], bars[0], fmt="none", ecolor=GREY, elinewidth=0.9, alpha=0.6, zorder=3)
 
 
-def _place(note: Any, distance: float, angle: float) -> None:
-    x, y = distance * np.cos(np.radians(angle)), distance * np.sin(np.radians(angle))
-    note.set_position((x, y))
-    note.set_ha("left" if x > 5 else "right" if x < -5 else "center")
-    note.set_va("bottom" if y > 5 else "top" if y < -5 else "center")
+def _staircase(best: pd.DataFrame, x: str, y: str) -> np.ndarray:
+    """(corners, 2) of the line through the members that no other beats in these two objectives."""
+    order = best.sort_values([x, y], ascending=[METRICS[x] == "minimize", METRICS[y] == "minimize"])
+    values = order[y] if METRICS[y] == "maximize" else -order[y]
+    some = order[values > values.cummax().shift(fill_value=-np.inf)]
+    return np.column_stack([some[x].repeat(2)[1:], some[y].repeat(2)[:-1]])
+
+
+def _titles(fig: Figure, df: pd.DataFrame, best: pd.DataFrame) -> None:
+    """Above the panels, whose widths do not follow it."""
+    if df.empty:
+        return
+    drift = df["drift"].dropna() if "drift" in df else df["ssd_gbps"][:0]
+    drifted = f", sentinel at {drift.min():.0%} to {drift.max():.0%} of itself" if len(drift) else ""
+    said = f"{len(best)} on the front, {int(best['confirmed'].sum())} confirmed{drifted}. {count(df)}"
+    what = f"{df['study'].iloc[0]}: {title({name: df[name] for name in FACTS})}"
+    head = textwrap.fill(what, 60 * len(fig.axes))
+    fig.text(0.015, 0.985, head, fontsize=13, fontweight="bold", va="top").set_in_layout(False)
+    said = textwrap.fill(said, 90 * len(fig.axes))
+    fig.text(0.015, 0.93, said, fontsize=9, color=GREY, va="top").set_in_layout(False)
+
+
+def _label(ax: Axes, kinds: dict[str, pd.DataFrame], x: str, y: str) -> None:
+    """Name reference, default and knee, and number the other members where there is room for it."""
+    members = _members(kinds)
+    names = {REFERENCE: "reference", DEFAULT: "default", KNEE: "knee"}
+    wanted = [(row, f"{text} ({row['trial']})" if kind != REFERENCE else text, RED if kind == REFERENCE else INK, True)
+              for kind, text in names.items() for _, row in kinds[kind].iterrows()]  # fmt: skip
+    named = {row["trial"] for row, *_ in wanted}
+    wanted += [(row, str(row["trial"]), GREY, False) for t, row in members.iterrows() if t not in named]
+    every = ax.transData.transform(np.column_stack([_values(kinds, x), _values(kinds, y)]))
+    lines = [_staircase(members, x, y)]
+    for _, row in members.iterrows():
+        lines += [np.array([[row[f"{x}_low"], row[y]], [row[f"{x}_high"], row[y]]], float)]
+        lines += [np.array([[row[x], row[f"{y}_low"]], [row[x], row[f"{y}_high"]]], float)]
+    pieces = [np.linspace(a, b, 30) for line in lines for a, b in itertools.pairwise(ax.transData.transform(line))]
+    along, taken = np.concatenate([np.empty((0, 2)), *pieces]), list[np.ndarray]()
+    for row, text, color, must in wanted:
+        note: Any = ax.annotate(text, (row[x], row[y]), (0, 0), textcoords="offset points", fontsize=9 if must else 7.5,
+                                color=color, ha="center", va="center", zorder=7,
+                                arrowprops={"arrowstyle": "-", "color": color, "linewidth": 0.6, "shrinkB": 6})  # fmt: skip
+        found = _room(ax, note, every, along, taken)
+        if found is None and not must:
+            note.remove()
+            continue
+        offset, box, far = found or (np.array([0.0, 26.0]), np.zeros(4), True)
+        taken.append(box)
+        note.set_position(offset)
+        note.arrow_patch.set_visible(far)
+
+
+def _room(
+    ax: Axes, note: Any, points: np.ndarray, line: np.ndarray, taken: list[np.ndarray]
+) -> tuple[np.ndarray, np.ndarray, bool] | None:
+    """Where a label covers no point and no other label, lies within its panel, near its point and on little of `line`: its
+    offset in points, its box in pixels and whether it is so far that it needs a leader. None if there is no such place."""
+    text = matplotlib.text.Text.get_window_extent(note)
+    per_point = ax.figure.dpi / 72
+    half = np.array([text.width, text.height]) / 2 + 2 * per_point
+    at, frame = ax.transData.transform(note.xy), ax.get_window_extent()
+    best: tuple[float, np.ndarray, np.ndarray, bool] | None = None
+    for distance, angle in itertools.product((10, 17, 26, 40, 60, 85, 115), np.radians(np.arange(0, 360, 15))):
+        way = np.array([np.cos(angle), np.sin(angle)])
+        centre = at + way * (distance * per_point + half * np.abs(way))
+        box = np.concatenate([centre - half, centre + half])
+        margin = np.array([-1, -1, 1, 1]) * MARK * per_point  # a mark has an extent
+        if not (frame.x0 < box[0] and box[2] < frame.x1 and frame.y0 < box[1] and box[3] < frame.y1 + 12 * per_point):
+            continue
+        if _within(points, box + margin).any() or any((box[:2] < t[2:]).all() and (t[:2] < box[2:]).all() for t in taken):
+            continue
+        nearest = points[np.hypot(*(points - centre).T).argmin()]
+        leader = distance > 20 or not np.allclose(nearest, at)
+        cost = distance + 4.0 * _within(line, box).sum() + 12.0 * leader
+        if best is None or cost < best[0]:
+            best = cost, (centre - at) / per_point, box, leader
+    return None if best is None else best[1:]
+
+
+def _within(points: np.ndarray, box: np.ndarray) -> np.ndarray:
+    return np.asarray(((points > box[:2]) & (points < box[2:])).all(axis=1))

@@ -19,16 +19,15 @@ import numpy as np
 
 from engine import Knobs
 
-from .columns import METRICS
+from .columns import METRICS, PRIOR
 
 if TYPE_CHECKING:
     import pandas as pd
 
-SPEEDS = ("decode_tok_s", "prefill_tok_s", "ttft_ms")  # what noise is about; the others differ little or not at all
-PRIOR = {**dict.fromkeys(METRICS, 0.0), **dict.fromkeys(SPEEDS, 0.10), "peak_memory_gb": 0.005}
 PRIOR_RUNS = 3.0
 CLIP = 2.5
 WINSOR = 1.5  # standard deviations from the median beyond which a run counts as that far, among three or more
+NEEDED = ("trial", "run", "status", "origin", "feasible", *(f"{m}{end}" for m in METRICS for end in ("", "_low", "_high")))
 KEPT = ("trial", "origin", "round", "proposer", "hit_rate", "predicted_peak_gb", *Knobs.names())
 
 
@@ -44,18 +43,21 @@ def points(df: pd.DataFrame) -> pd.DataFrame:
     rows = _ok(df)
     good = ~rows["suspect_run"]
     pooled = _noise(rows[good])
-    first = rows.drop_duplicates("trial").set_index("trial", drop=False).rename_axis(None)
+    first = df.loc[rows.drop_duplicates("trial").index].set_index("trial", drop=False).rename_axis(None)
     out = first.reindex(columns=list(KEPT))
     out["origin"] = _origins(df).reindex(out.index)
     used = pd.concat([rows[good], rows[~rows["trial"].isin(rows.loc[good, "trial"])]])  # suspect ones if there are no others
     groups = used.groupby("trial")
+    places = groups.indices
     counted = rows[good].groupby("trial")
     out["runs"] = counted.size().reindex(out.index, fill_value=0)
     out["fresh_runs"] = counted["fresh"].sum().reindex(out.index, fill_value=0).astype(int)
     out["feasible"] = groups["feasible"].mean().reindex(out.index) > 0.5
     out["suspect"] = out["runs"] == 0
     for metric in METRICS:
-        figures = _estimates(used, metric, pooled.loc[metric, "sd"]).reindex(out.index)
+        sd, fresh, values = float(pooled.loc[metric, "sd"]), used["fresh"].to_numpy(), _figures(used, metric)
+        found = {trial: _estimate(values[at], fresh[at], sd) for trial, at in places.items()}
+        figures = pd.DataFrame.from_dict(found, orient="index", columns=["estimate", "se"], dtype=float).reindex(out.index)
         half = t95(pooled.loc[metric, "degrees"]) * figures["se"]
         if f"{metric}_low" in used:  # the run's own interval, where it stands alone
             within = groups[[f"{metric}_low", f"{metric}_high"]].first().reindex(out.index)
@@ -101,7 +103,7 @@ def t95(degrees: float) -> float:
 
 def _ok(df: pd.DataFrame) -> pd.DataFrame:
     """The rows with figures by trial and run, with `fresh` and `suspect_run`; what version 1 lacked is put in."""
-    rows = df.assign(suspect_run=suspect_runs(df))
+    rows = df[[name for name in NEEDED if name in df]].assign(suspect_run=suspect_runs(df))
     rows["run"] = rows["run"].fillna(0) if "run" in rows else 0
     rows["feasible"] = rows["feasible"].map({True: 1.0, False: 0.0}).fillna(1.0) if "feasible" in rows else 1.0
     rows = rows[rows["status"] == "ok"].sort_values(["trial", "run"], kind="stable")
@@ -116,58 +118,45 @@ def _origins(df: pd.DataFrame) -> pd.Series:
     return rows.drop_duplicates("trial").set_index("trial")["origin"]
 
 
-def _several(rows: pd.DataFrame) -> pd.DataFrame:
-    """The rows of trials with several runs that the estimate is made of: the fresh ones if there are two."""
-    rows = rows[rows["trial"].duplicated(keep=False)]
-    enough = rows.groupby("trial")["fresh"].transform("sum") >= 2
-    return rows[rows["fresh"] | ~enough]
-
-
 def _noise(good: pd.DataFrame) -> pd.DataFrame:
     import pandas as pd
 
-    rows = _several(good)
-    luck = rows.groupby("trial")["fresh"].transform("sum") == 1  # a lucky run and a fresh one: not two of a kind
-    rows = rows[~luck]
-    found = {metric: _pooled(rows, metric) for metric in METRICS}
+    by = good.groupby("trial")["fresh"]
+    count, fresh = by.transform("size"), by.transform("sum")
+    # Runs of one kind: the fresh ones if there are two. A first run and one fresh run are not, for the first one was lucky.
+    rows = good[(count > 1) & (fresh != 1) & (good["fresh"] | (fresh == 0))]
+    trials = np.unique(rows["trial"].to_numpy(), return_inverse=True)[1]
+    found = {metric: _pooled(trials, _figures(rows, metric), PRIOR[metric]) for metric in METRICS}
     return pd.DataFrame.from_dict(found, orient="index", columns=["sd", "degrees", "runs"])
 
 
-def _pooled(rows: pd.DataFrame, metric: str) -> tuple[float, float, int]:
-    prior = PRIOR[metric]
-    values = rows.loc[rows[metric] > 0, ["trial", metric]] if metric in rows else rows[:0]
-    if len(values) < 2:
+def _figures(rows: pd.DataFrame, metric: str) -> np.ndarray:
+    return rows[metric].to_numpy(float, na_value=np.nan) if metric in rows else np.full(len(rows), np.nan)
+
+
+def _pooled(trials: np.ndarray, values: np.ndarray, prior: float) -> tuple[float, float, int]:
+    trials, logs = trials[values > 0], np.log(values[values > 0])
+    count = np.bincount(trials)[trials]
+    trials, logs, count = trials[count > 1], logs[count > 1], count[count > 1]
+    if not len(logs):
         return prior, PRIOR_RUNS, 0
-    logs = np.log(values[metric].astype(float))
-    by = logs.groupby(values["trial"])
-    count = by.transform("size")
-    logs, count, middle = logs[count > 1], count[count > 1], by.transform("mean")
-    if logs.empty:
-        return prior, PRIOR_RUNS, 0
-    degrees = len(logs) - values.loc[logs.index, "trial"].nunique()
-    residuals = ((logs - middle.loc[logs.index]) * np.sqrt(count / (count - 1))).abs()
-    spread = 1.4826 * float(residuals.median())
-    clipped = residuals.clip(upper=CLIP * spread) if spread > 0 else residuals
+    degrees = len(logs) - len(np.unique(trials))
+    middle = (np.bincount(trials, logs) / np.maximum(np.bincount(trials), 1))[trials]
+    residuals = np.abs(logs - middle) * np.sqrt(count / (count - 1))
+    spread = 1.4826 * float(np.median(residuals))
+    clipped = residuals.clip(max=CLIP * spread) if spread > 0 else residuals
     mean_square = float((clipped**2).mean())  # each residual stands for (count - 1) / count degrees of freedom
     sd = np.sqrt((PRIOR_RUNS * prior**2 + degrees * mean_square) / (PRIOR_RUNS + degrees))
     return float(sd), PRIOR_RUNS + degrees, len(logs)
 
 
-def _estimates(used: pd.DataFrame, metric: str, sd: float) -> pd.DataFrame:
-    """Index trial, columns `estimate` and `se` (of its logarithm). Null figures are passed over."""
-    import pandas as pd
-
-    if metric not in used:
-        return pd.DataFrame({"estimate": np.nan, "se": np.nan}, used["trial"].unique())
-    rows = used[used[metric].notna()]
-    found = {t: (v, sd) for t, v in zip(rows["trial"][::-1], rows[metric][::-1].astype(float), strict=True)}  # the first run
-    several = _several(rows)
-    together: dict[int, list[float]] = {}
-    for trial, value in zip(several["trial"], several[metric].astype(float), strict=True):
-        together.setdefault(trial, []).append(value)
-    for trial, values in together.items():
-        found[trial] = _centre(np.array(values), sd), sd / np.sqrt(len(values))
-    return pd.DataFrame.from_dict(found, orient="index", columns=["estimate", "se"], dtype=float)
+def _estimate(values: np.ndarray, fresh: np.ndarray, sd: float) -> tuple[float, float]:
+    """A trial's estimate and its standard error (of the logarithm), from its runs in order; null figures are left out."""
+    values, fresh = values[known := ~np.isnan(values)], fresh[known]
+    values = values[fresh] if fresh.sum() >= 2 else values
+    if len(values) < 2:
+        return (values[0], sd) if len(values) else (np.nan, np.nan)
+    return _centre(values, sd), sd / np.sqrt(len(values))
 
 
 def _centre(values: Any, sd: float) -> float:

@@ -1,12 +1,9 @@
-"""What the points of a search say about the knobs: which matter for what, optima at a bound, parts without a good point.
+"""What the points of a search say about the knobs: which matter for nothing, optima at a bound, parts without a good point.
 
-Importance is the share of an objective's variance (of its logarithm) that a knob alone explains in a model with a linear
-and a quadratic term a knob, fitted to all of them together; chance is what the same knob gets with its values shuffled.
-Optuna's PED-ANOVA would look at the best quarter alone: of 60 points, where one knob has 0.3 of the strongest one's effect,
-it told that knob from a shuffled one in 5 of 20 seeds. An optimum at a bound is the same model's slope there, far from 0;
-an empty part or a clear value is an exact test (hypergeometric) against where the points lie that were tried: a sampler
-that crowds an end, or the anchors that begin there, prove nothing. Each family of tests is wrong on pure noise in about 1
-of 20 cases (Bonferroni). A reading of 60 points takes about 0.2 s.
+Importance is that of `harness.importance`. An optimum at a bound is the slope of a model with a linear and a quadratic term
+a knob, far from 0 there; an empty part or a clear value is an exact test (hypergeometric) against where the points lie that
+were tried: a sampler that crowds an end, or the anchors that begin there, prove nothing. Each family of tests is wrong on
+pure noise in about 1 of 20 cases (Bonferroni).
 """
 
 from __future__ import annotations
@@ -22,16 +19,15 @@ import numpy as np
 from engine import Knobs
 
 from .columns import Direction
+from .front import knee, losses, measured, nondominated
+from .importance import SPARE, Importance, importance, logs, plain
 from .space import Entry, Space
 
 if TYPE_CHECKING:
     import pandas as pd
 
-MIN_POINTS = 30  # below, and with fewer than SPARE points more than the model has terms, nothing is read
-SPARE = 15
-SHUFFLES = 200
+MIN_POINTS = 30  # below, and with fewer than SPARE points more than the model has terms, nothing is found
 ERROR = 0.05  # of a family of tests on pure noise
-CHANCE = 0.99  # of shuffled columns explain less than what counts as chance
 NEGLIGIBLE = 0.01  # of an objective, as a standard deviation or over the last step: too little to matter
 SEEN = 3  # least points in each end third of a range, or with each choice, before its knob is said never to matter
 EXPLAINED = 0.5  # least share of each objective's variance to be explained before a knob is said never to matter
@@ -51,16 +47,12 @@ class Finding:
 
 @dataclass(frozen=True)
 class Reading:
-    """What `points` points say; all is empty below `MIN_POINTS`.
+    """What the points say. Below `MIN_POINTS` points in the space, nothing is found but importance.
 
-    importance and chance: knob -> objective -> share of variance; explained: objective -> share; never: the knobs that are
-    within chance in every objective; best: the knobs of the point nearest to the ideal.
+    never: the knobs of the space that are within chance in every objective; best: the knobs of the front's knee.
     """
 
-    points: int
-    importance: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-    chance: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-    explained: Mapping[str, float] = field(default_factory=dict)
+    importance: Importance
     never: tuple[str, ...] = ()
     bounds: tuple[Finding, ...] = ()
     empty: tuple[Finding, ...] = ()
@@ -68,67 +60,30 @@ class Reading:
     best: Mapping[str, Any] = field(default_factory=dict)
 
 
-def trusted(df: pd.DataFrame, objectives: Mapping[str, Direction]) -> pd.DataFrame:
-    """The rows that may be learned from: ok, feasible, not suspect, not the reference, with all objectives."""
-    rows = df[(df["status"] == "ok") & (df["trial"] != 0) & (df["origin"] != "reference")]
-    rows = rows[rows["suspect"].isna() & (rows["feasible"].isna() | (rows["feasible"] == True))]  # noqa: E712
-    return rows[rows[list(objectives)].apply(np.isfinite).all(axis=1)] if len(rows) else rows
-
-
-def points(df: pd.DataFrame, objectives: Mapping[str, Direction]) -> pd.DataFrame:
-    """One row a trial (the index): its knobs, and the objectives as the median of its runs."""
-    rows = trusted(df, objectives).astype(dict.fromkeys(objectives, float))
-    grouped = rows.groupby("trial")
-    return grouped[list(Knobs.names())].nth(0).set_index(grouped["trial"].nth(0)).join(grouped[list(objectives)].median())
-
-
 def read(df: pd.DataFrame, space: Space, objectives: Mapping[str, Direction], seed: int = 0) -> Reading:
-    """What rows say of the knobs of `space`. Settings outside of it, of a round with another space, are left out."""
-    table = points(df, objectives)
-    settings = [space.from_row(_plain(row)) for row in table[list(Knobs.names())].to_dict("records")]
+    """What rows say of the knobs of `space`. Settings outside of it, of a round with another space, count for importance
+    alone."""
+    found, table = importance(df, seed), measured(df)
+    settings = [space.from_row(plain(row)) for row in table[list(Knobs.names())].to_dict("records")]
     places = np.array([[_place(e, s) for e in space.entries] for s in settings]).reshape(len(settings), len(space.entries))
     inside = ~np.isinf(places).any(axis=1)
     table, places = table[inside], places[inside]
     terms = [_terms(e, places[:, i]) for i, e in enumerate(space.entries)]
     if len(table) < max(MIN_POINTS, sum(t.shape[1] for t in terms) + SPARE):
-        return Reading(len(table))
-    values = losses(table, objectives)
-    names = [e.name for e in space.entries]
-    importance: dict[str, dict[str, float]] = {n: {} for n in names}
-    chance: dict[str, dict[str, float]] = {n: {} for n in names}
-    explained = {}
-    logs = {o: _log(table[o].to_numpy()) for o in objectives}
-    varying = [o for o in objectives if np.ptp(logs[o]) > 1e-9]
-    for o in varying:
-        explained[o] = _explained(terms, logs[o])
-        rng = np.random.default_rng(seed)
-        for i, name in enumerate(names):
-            others = [t for j, t in enumerate(terms) if j != i]
-            importance[name][o], chance[name][o] = _share(terms[i], others, logs[o], ~np.isnan(places[:, i]), rng)
-    known = bool(varying) and all(share >= EXPLAINED for share in explained.values())
-    tried = {e.name for i, e in enumerate(space.entries) if known and _everywhere(e, places[:, i])}
-    floor = {o: NEGLIGIBLE**2 / logs[o].var() for o in varying}
-    ideal = (values - values.min(0)) / np.where(np.ptp(values, axis=0) > 0, np.ptp(values, axis=0), 1)
-    best = table.iloc[int((ideal**2).sum(1).argmin())]
-    good = _good(values)
+        return Reading(found)
+    varying = {o: logs(table[o].to_numpy(float)) for o in objectives if o in found.objectives}
+    known = bool(varying) and all(found.explained.get(o, 0.0) >= EXPLAINED for o in varying)
+    tried = [e.name for i, e in enumerate(space.entries) if known and _everywhere(e, places[:, i]) and e.name in found.share]
+    floor = {o: NEGLIGIBLE**2 / y.var() for o, y in varying.items()}
+    good = _good(losses(table, list(objectives)))
     return Reading(
-        len(table), importance, chance, explained,
-        tuple(n for n in names if n in tried and all(importance[n][o] <= max(chance[n][o], floor[o]) for o in varying)),
-        tuple(_bounds(space, places, terms, {o: logs[o] for o in varying}, objectives)),
+        found,
+        tuple(n for n in tried if all(found.share[n][o] <= max(found.chance[n][o], floor[o]) for o in varying)),
+        tuple(_bounds(space, places, terms, varying, objectives)),
         tuple(_empty(space, places, good)),
         tuple(_clear(space, places, good)),
-        _plain({n: best[n] for n in Knobs.names()}),
-    )  # fmt: skip
-
-
-def losses(table: pd.DataFrame, objectives: Mapping[str, Direction]) -> np.ndarray:
-    """(points, objectives), each so that less is better."""
-    return table[list(objectives)].to_numpy(float) * [-1.0 if d == "maximize" else 1.0 for d in objectives.values()]
-
-
-def on_front(values: np.ndarray) -> np.ndarray:
-    """(points,) bool: no other point is as good in all of (points, objectives) losses and better in one."""
-    return np.array([not ((values <= v).all(1) & (values < v).any(1)).any() for v in values], bool)
+        plain(measured(df).loc[knee(df), list(Knobs.names())]),
+    )
 
 
 def _good(values: np.ndarray) -> np.ndarray:
@@ -136,20 +91,11 @@ def _good(values: np.ndarray) -> np.ndarray:
     good = np.zeros(len(values), bool)
     while good.mean() < GOOD:
         left = np.flatnonzero(~good)
-        layer = left[on_front(values[left])]
+        layer = left[nondominated(values[left])]
         if good.any() and (good.sum() + len(layer)) / len(values) > GOOD + 1 / 8:
             break
         good[layer] = True
     return good
-
-
-def _log(values: np.ndarray) -> np.ndarray:
-    return np.log(values) if (values > 0).all() else values
-
-
-def _plain(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A data frame's row with None for NaN."""
-    return {k: None if v is None or v != v else v for k, v in row.items()}
 
 
 def _place(entry: Entry, values: Mapping[str, Any]) -> float:
@@ -190,40 +136,6 @@ def _everywhere(entry: Entry, place: np.ndarray) -> bool:
     else:
         counts = [int((place <= TAIL).sum()), int((place >= 1 - TAIL).sum())]
     return min(counts) >= SEEN
-
-
-def _basis(blocks: Sequence[np.ndarray], count: int) -> np.ndarray:
-    """An orthonormal basis of a constant and the blocks' columns, those left out that the others span."""
-    u, s, _ = np.linalg.svd(np.column_stack([np.ones(count), *blocks]), full_matrices=False)
-    return np.asarray(u[:, s > 1e-8 * s[0]])
-
-
-def _explained(terms: Sequence[np.ndarray], y: np.ndarray) -> float:
-    """Adjusted R2 of the whole model."""
-    basis = _basis(terms, len(y))
-    rest = y - basis @ (basis.T @ y)
-    return float(1 - (rest @ rest) / (len(y) - basis.shape[1]) / y.var(ddof=1))
-
-
-def _share(
-    block: np.ndarray, others: Sequence[np.ndarray], y: np.ndarray, active: np.ndarray, rng: np.random.Generator
-) -> tuple[float, float]:
-    """Share of y's variance that only `block` explains, and what it gets by chance: the `CHANCE` quantile over shuffles
-    of its rows (those in which the knob had an effect)."""
-    if not block.shape[1]:
-        return 0.0, 0.0
-    basis = _basis(others, len(y))
-    rest = y - basis @ (basis.T @ y)
-    total = float(((y - y.mean()) ** 2).sum())
-
-    rows = np.flatnonzero(active)
-    draws = np.repeat(block[None], SHUFFLES + 1, axis=0)  # the first is the knob itself
-    for draw in draws[1:]:
-        draw[rows] = block[rng.permutation(rows)]
-    own = draws - basis @ (basis.T @ draws)
-    towards = np.einsum("dnt,n->dt", own, rest)
-    gains = np.einsum("dt,dtu,du->d", towards, np.linalg.pinv(own.transpose(0, 2, 1) @ own, rcond=1e-8), towards) / total
-    return float(gains[0]), float(np.quantile(gains[1:], CHANCE))
 
 
 def _bounds(

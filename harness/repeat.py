@@ -20,6 +20,7 @@ from omegaconf import OmegaConf
 
 from .compose import accepted, parsed, quoted
 from .plan import Plan
+from .schema import FILES
 from .spaces import space_file
 
 EXPANDED = ("model.path", "quality.text", "quality.json_prompts", "results_dir", "search_space")  # know what ~ means
@@ -28,22 +29,40 @@ ABSOLUTE = re.compile(r"(?:^|[\s=:,'\"\[({])/(?=[^\s/])")
 
 
 def command(plan: Plan, number: int, trials: int) -> str:
-    """A line for each variable to set, and the command."""
+    """What repeats a round: a line for each variable to set, and the command."""
+    variables: dict[str, str] = {}
+    flags, named = _given()
+    anchors = number > 1 and bool(plan.config["study"]["anchors"])  # these are of the first round's space
+    kept = [token for name, token in named if not name.startswith(REPLACED) and not (anchors and name == "study.anchors")]
+    name = f"{plan.name}_round_{number:02d}"
+    words = [_word(token, variables) for token in (*flags, *kept, *_corrections(space_file(plan, number), kept))]
+    words += [_space(plan, number, variables), f"study.name={name}", "rounds=1", f"budget.trials={trials}"]
+    return _lines([*words, *(["'study.anchors=[]'"] if anchors else [])], variables)
+
+
+def same_command() -> str:
+    """What goes on with the study: the user's own command."""
+    variables: dict[str, str] = {}
+    flags, named = _given()
+    return _lines([_word(token, variables) for token in (*flags, *(token for _, token in named))], variables)
+
+
+def _given() -> tuple[list[str], list[tuple[str, str]]]:
+    """The flags of the user's command, and its overrides by name."""
     given, flags, choice = [], [], ""
     if HydraConfig.initialized():
         hydra = HydraConfig.get()
-        given, choice = list(hydra.overrides.task), str(hydra.runtime.choices["study"])
+        choice = str(hydra.runtime.choices["study"])
+        spaces = {f"search_space={name}": f"search_space={path}" for name, path in FILES.items()}
+        given = [spaces.get(token, token) for token in hydra.overrides.task]
         flags = [f"--config-dir={s.path}" for s in hydra.runtime.config_sources if s.provider == "command-line"]
     named = [(token.lstrip("+~").partition("=")[0], token) for token in given]
     if choice and "study" not in dict(named):
         named.insert(0, ("study", f"study={choice}"))
-    anchors = number > 1 and bool(plan.config["study"]["anchors"])  # these are of the first round's space
-    kept = [token for name, token in named if not name.startswith(REPLACED) and not (anchors and name == "study.anchors")]
-    name = f"{plan.name}_round_{number:02d}"
-    variables: dict[str, str] = {}
-    words = [_word(token, variables) for token in (*flags, *kept, *_corrections(space_file(plan, number), kept))]
-    words += [_space(plan, number, variables), f"study.name={name}", "rounds=1", f"budget.trials={trials}"]
-    words += ["'study.anchors=[]'"] if anchors else []
+    return flags, named
+
+
+def _lines(words: list[str], variables: dict[str, str]) -> str:
     wanted = [f': "${{{variable}:?set it to the {key} of this study}}"' for variable, key in variables.items()]
     return "\n".join([*wanted, f"python -m harness.search {' '.join(words)}"])
 

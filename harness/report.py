@@ -1,95 +1,140 @@
-"""The end of a study: its front as a table, the knee marked, the plots, what the night was like and what it was worth.
+"""The end of a study: recommended settings with their commands, the front as a table, the plots, and what the runs were
+worth.
 
-python -m harness.report results/demo
+    python -m harness.report demo
+    python -m harness.report results/demo other
+
+A study is a folder, or its name under results/. Exit status: 0, or 2 for a mistake or damaged files (one line on stderr).
 """
 
 from __future__ import annotations
 
-import json
+import argparse
 import sys
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from rich.console import Console
 
 from engine import HeadraceError
 
-from .columns import NOT_RUN, objectives_of
-from .front import candidates, front, knee, losses, measured, volume
+from .columns import NOT_RUN, SHORT
+from .commands import confirm_more, use
+from .counts import count
+from .find import find
+from .front import RUNS, contributions, front, standings
+from .importance import importance
 from .plot import plot_front, plot_night
 from .points import noise, suspects
+from .recommend import Choice, compared, named, recommended, rules_of, wishes_of
 from .rows import read_rows, read_trials
-from .tables import SHORT, frame, front_table, options
-
-ARMS = ("anchor", "sampler", "random", "proposer")  # who chooses settings
+from .tables import frame, front_table, importance_table, recommended_table
 
 
-def rules_of(folder: Path) -> dict[str, Any]:
-    """The study's own rules of confirmation, for `front`; none where the folder has no manifest that says so."""
-    try:
-        confirm = json.loads((folder / "manifest.json").read_text())["config"]["confirm"]
-        return {name: confirm[name] for name in ("runs", "within", "error")}
-    except (OSError, ValueError, KeyError):
-        return {}
-
-
-def report(folder: Path, rows: Sequence[Mapping[str, Any]], wanted: int | None = None) -> None:
-    """Print the front of a study's rows by its own rules, draw its plots and say where rows and plots are."""
+def report(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Print the recommended settings and the front of a study's rows by its own rules, draw its plots and say where rows and
+    plots are."""
     rules = rules_of(folder)
     console = Console()
     if not console.is_terminal:
         console = Console(width=200)
     say = lambda text="": console.print(text, markup=False, highlight=False, soft_wrap=True)  # noqa: E731
     df = frame(rows)
-    trials = df["trial"].nunique()
     say()
-    for line in counts(df):
+    say(str(count(df)))
+    for line in violations(df):
         say(line)
     best = front(df, **rules) if len(df) else df
     if len(best):
+        choices = recommended(df, **wishes_of(folder))
+        say("recommended settings:")
+        say()
+        console.print(recommended_table(df, choices))
+        say()
+        for line in (*reasons(df, choices, rules.get("runs", RUNS)), *to_use(folder, df, choices)):
+            say(line)
+        if not all(c.confirmed for c in choices if c.trial is not None) and (command := confirm_more(folder)):
+            say()
+            say("to confirm what is not confirmed yet:")
+            say()
+            say(textwrap.indent(command, "    "))
+        say()
         say(f"front of {len(best)}, {int(best['confirmed'].sum())} confirmed, best first:")
         say()
         console.print(front_table(df, console.width, **rules))
         say()
         for line in (*undecided(df, **rules), *worth(df, **rules), *saved(df), *health(df)):
             say(line)
-        say("to use one:  python -m engine generate --prompt TEXT, with")
-        marked = knee(df, **rules)
-        for label, point in best.iterrows():
-            say(f"  {label:>4}{' ◆' if label == marked else '  '} {options(point)}")
+        say()
+        console.print(importance_table(importance(df)))
         say()
         say(f"plot  {_short(plot_front(df, folder / 'front.png', **rules))}")
     elif len(df):
         reason = df["status_reason"].dropna().iloc[-1] if df["status_reason"].notna().any() else "no streamed trial yet"
-        say(f"no trial on the front yet; the last said: {reason}")
+        say(f"no feasible trial yet; the last reason: {reason}")
     if len(df) and (night := plot_night(df, folder / "night.png")):
         say(f"night {_short(night)}")
     say(f"rows  {_short(folder / 'trials.parquet')}")
-    if wanted is not None and trials >= wanted:
-        say(f"done; for more: budget.trials={wanted * 2}")
 
 
-def counts(df: pd.DataFrame) -> list[str]:
-    """Trials by the status of their first run, and the runs on top by what they were for."""
-    first = df[df["run"].fillna(0) == 0]
-    by = ", ".join(f"{n} {status}" for status, n in first["status"].value_counts().items())
-    more = df[df["run"].fillna(0) > 0]
-    lines = [f"{len(first)} trials: {by or 'none yet'}"]
-    if len(more):
-        lines.append(f"{len(more)} runs more: " + ", ".join(f"{n} {o}" for o, n in more["origin"].value_counts().items()))
-    if n := int((first["feasible"] == False).sum()):  # noqa: E712 (null is not False)
-        violated = first["violated"].dropna().mode()
-        lines.append(f"{n} against a constraint" + (f", most often {violated.iloc[0]}" if len(violated) else ""))
+def reasons(df: pd.DataFrame, choices: Sequence[Choice], runs: int = RUNS) -> list[str]:
+    """For each recommended setting: its rule, whether a trial meets it, the comparison with the default, and what would
+    confirm it."""
+    rows, lines = named(df, choices), []
+    default = next(point for name, point, _ in rows if name == "default")
+    width = max(len(c.name) for c in choices)
+    for name, point, choice in rows:
+        if choice is None:
+            continue
+        lines.append(f"{name:{width}}  {choice.rule}")
+        if point is None:
+            lines.append(f"{'':{width}}  does not meet: {choice.reason}")
+            continue
+        than = "the default was not measured" if default is None else compared(df, point, default)
+        sure = confirmation(choice, int(point["fresh_runs"]), runs)
+        lines.append(f"{'':{width}}  meets: trial {choice.trial}: {than}; {sure}")
     return lines
 
 
+def confirmation(choice: Choice, fresh: int, runs: int) -> str:
+    """Whether a recommended setting is confirmed, or what would confirm it."""
+    if choice.confirmed:
+        return "confirmed"
+    if fresh < runs:
+        return f"not confirmed: {fresh} of {runs} fresh runs"
+    rivals = " or ".join(f"trial {t}" for t in choice.rivals[:2])
+    return f"not confirmed: with probability {choice.doubt:.0%} it is truly {rivals}"
+
+
+def to_use(folder: Path, df: pd.DataFrame, choices: Sequence[Choice]) -> list[str]:
+    """The commands that use the recommended settings."""
+    names: dict[int, list[str]] = {}
+    for choice in choices:
+        if choice.trial is not None:
+            names.setdefault(choice.trial, []).append(choice.name)
+    points = {c.trial: point for _, point, c in named(df, choices) if c is not None and point is not None}
+    lines = []
+    for trial, titles in names.items():
+        lines += ["", f"to use {', '.join(titles)} (trial {trial}):", "", f"    {use(folder, points[trial])}"]
+    return lines
+
+
+def violations(df: pd.DataFrame) -> list[str]:
+    """How many trials violate a constraint, and which most often."""
+    first = df[df["run"].fillna(0) == 0]
+    if not (n := int((first["feasible"] == False).sum())):  # noqa: E712 (null is not False)
+        return []
+    violated = first["violated"].dropna().mode()
+    return [f"{n} against a constraint" + (f", most often {violated.iloc[0]}" if len(violated) else "")]
+
+
 def undecided(df: pd.DataFrame, **rules: Any) -> list[str]:
-    """What may belong to the front, but has rivals too near."""
-    some = candidates(df, **rules)
-    left = some.index[~some["reported"]]
+    """The points that may belong to the front, but have rivals too near."""
+    every = standings(df, **rules)
+    left = every.index[every["standing"] == "undecided"]
     if not len(left):
         return []
     names = ", ".join(str(t) for t in sorted(left)[:12]) + (", ..." if len(left) > 12 else "")
@@ -97,27 +142,18 @@ def undecided(df: pd.DataFrame, **rules: Any) -> list[str]:
 
 
 def worth(df: pd.DataFrame, **rules: Any) -> list[str]:
-    """What each arm that chose settings brought: its points on the front, and the hypervolume that would be lost without
-    them, each by trial."""
-    best, objectives = front(df, **rules), list(objectives_of(df))
-    every = measured(df)
-    origin = df.sort_values(["trial", "run"]).drop_duplicates("trial").set_index("trial")["origin"]
-    values = losses(best, objectives)
-    corner = losses(every, objectives).max(0)
-    corner = corner + 0.1 * np.abs(corner)
-    whole = volume(values, corner)
-    arms = [arm for arm in ARMS if (origin == arm).any()]
-    if len(arms) < 2 or not whole > 0:
+    """What each origin contributed: its points on the front, and the hypervolume that would be lost without them."""
+    found = contributions(df, **rules)
+    if len(found) < 2 or found["lost"].isna().any():
         return []
-    lines = ["what each arm was worth, by trial it chose:"]
-    for arm in arms:
-        trials, mine = int((origin == arm).sum()), (best["origin"] == arm).to_numpy(bool)
-        lost = (whole - volume(values[~mine], corner)) / whole
-        lines.append(
-            f"  {arm:9} {mine.sum():3} of {trials:4} on the front ({mine.sum() / trials:5.1%}),"
-            f" {lost:6.1%} of the hypervolume ({lost / trials:.2%} a trial)"
-        )
-    return lines
+    return [
+        "contribution by origin:",
+        *(
+            f"  {origin:9} {int(c['on_front']):3} of {int(c['trials']):4} on the front ({c['on_front'] / c['trials']:5.1%}),"
+            f" {c['lost']:6.1%} of the hypervolume ({c['lost'] / c['trials']:.2%} a trial)"
+            for origin, c in found.iterrows()
+        ),
+    ]
 
 
 def saved(df: pd.DataFrame) -> list[str]:
@@ -166,13 +202,13 @@ def _short(path: Path) -> str:
 
 
 def main(arguments: list[str]) -> int:
-    """Report the study folders given; returns the exit status."""
-    if not arguments or arguments[0].startswith("-"):
-        print(__doc__)
-        return 0
+    """Report the studies given; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        "python -m harness.report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("study", nargs="+", help="folder of a study, or its name under results/")
     try:
-        for argument in arguments:
-            folder = Path(argument).expanduser().absolute()
+        for folder in map(find, parser.parse_args(arguments).study):
             read_trials(folder)  # with its checks: damaged files, mixed judges
             report(folder, read_rows(folder))
     except HeadraceError as e:

@@ -1,7 +1,6 @@
 """Rows in Parquet: written whole or not at all, never changed, readable at any moment, each row once.
 
     df = pandas.read_parquet("results/demo/trials.parquet")     or, with its checks,    read_trials("results/demo")
-    python -m harness.rows        print the table of the tokens' columns
 
 A run's row lies in a part file of its own in `trials/` from the moment it is written. `trials.parquet` is replaced whole: it
 holds all rows up to its last refresh, and at no moment fewer than before. The readers here look at both, so they miss no row
@@ -17,6 +16,7 @@ import contextlib
 import errno
 import fcntl
 import hashlib
+import itertools
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,21 +28,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from . import ResultsError
-from .columns import NAMES, SCHEMA, SCHEMA_VERSION
+from .columns import COLUMNS, NAMES, SCHEMA_VERSION, TOKEN_COLUMNS, schema_of
+from .intervals import speeds
 
 if TYPE_CHECKING:
     import pandas as pd
 
-TOKENS_SCHEMA = pa.schema(
-    [
-        pa.field("row_id", pa.string(), False, {"unit": "", "text": "the row of the run, as in trials.parquet"}),
-        pa.field("trial", pa.int64(), False, {"unit": "", "text": "its trial"}),
-        pa.field("run", pa.int64(), False, {"unit": "", "text": "its run"}),
-        pa.field("token", pa.int32(), False, {"unit": "", "text": "number of the timed token in the run, from 0"}),
-        pa.field("wall_ms", pa.float32(), False, {"unit": "ms", "text": "wall time of its forward pass"}),
-    ],
-    {"schema_version": str(SCHEMA_VERSION)},
-)
+SCHEMA, TOKENS_SCHEMA = schema_of(COLUMNS), schema_of(TOKEN_COLUMNS)
 SCHEMAS = {"trials": SCHEMA, "tokens": TOKENS_SCHEMA}
 IDENTITY = ("row_id", "trial", "run", "round", "schema_version", "study", "machine", "started_at")
 REFRESH_ROWS = 500  # rewriting so many rows is cheap beside a trial
@@ -130,9 +122,9 @@ def read_rows(folder: Path) -> list[dict[str, Any]]:
 def read_trials(folder: str | Path, *, mixed_judges: bool = False) -> pd.DataFrame:
     """The rows of a study's folder, or of one .parquet file, as a data frame with all of `NAMES`; null is NaN or None.
 
-    Indexed 0.. in the order of trial, then run. Rows of older versions get run 0, round 1 and a `row_id` made of what they
-    say. Raises `ResultsError` for a folder without rows, a damaged file, one of a newer version, and (unless `mixed_judges`)
-    rows of several judges.
+    Indexed 0.. in the order of trial, then run. Rows of older versions are read as `results/README.md` says. Raises
+    `ResultsError` for a folder without rows, a damaged file, one of a newer version, and (unless `mixed_judges`) rows of
+    several judges.
     """
     table = read_table(folder)
     if not table.num_rows:
@@ -154,7 +146,9 @@ def read_tokens(folder: str | Path) -> pd.DataFrame:
 def read_table(place: str | Path, dataset: str = "trials") -> pa.Table:
     """Rows or tokens of a study's folder or of one .parquet file, each once, in no order; empty if there are none."""
     place = Path(place).expanduser()
-    return _read(place, dataset) if place.is_file() else _load(place, dataset, sparing=True)[0]
+    if not place.is_file():
+        return _load(place, dataset, sparing=True)[0]
+    return _of_this_version(_read(place, dataset), place.parent.parent if place.parent.name == dataset else place.parent)
 
 
 def one_judge(*frames: pd.DataFrame) -> str | None:
@@ -297,7 +291,30 @@ def _load(folder: Path, dataset: str, *, sparing: bool = False) -> tuple[pa.Tabl
                 seen |= ids
         except FileNotFoundError:
             continue
-        return pa.concat_tables(tables), listed
+        return _of_this_version(pa.concat_tables(tables), folder), listed
+
+
+def _of_this_version(table: pa.Table, folder: Path) -> pa.Table:
+    """The table with what version 2 called `decode_tok_s` where it has its place now (see `results/README.md`). `folder` has
+    the times of the tokens."""
+    if "steady_tok_s" not in table.column_names:
+        return table
+    old = pc.and_(pc.equal(table["schema_version"], 2), pc.is_valid(table["decode_tok_s_low"]))  # without: an engine's own
+    old = pc.and_(old, pc.is_null(table["steady_tok_s"]))
+    if not pc.any(old).as_py():
+        return table
+    tokens = _owned(_load(folder, "tokens")[0], table.filter(old)["row_id"]).sort_by("token")
+    runs = tokens.group_by("row_id", use_threads=False).aggregate([("wall_ms", "list")])
+    times = dict(zip(runs["row_id"].to_pylist(), runs["wall_ms_list"].to_pylist(), strict=True))
+    names = ("decode_tok_s", "decode_tok_s_low", "decode_tok_s_high", "steady_tok_s")
+    rows = table.select(["row_id", *names]).to_pylist()
+    for row in itertools.compress(rows, old.to_pylist()):
+        median = row["decode_tok_s"]
+        row |= {**(speeds(times[row["row_id"]]) if row["row_id"] in times else {}), "steady_tok_s": median}
+    for name in names:
+        place = table.schema.get_field_index(name)
+        table = table.set_column(place, table.schema.field(place), pa.array([row[name] for row in rows], pa.float64()))
+    return table
 
 
 def _held(table: pa.Table, dataset: str) -> dict[str, str]:
@@ -359,16 +376,3 @@ def _young_orphans(parts: Sequence[Path], row_ids: pa.ChunkedArray) -> set[Path]
     known, since = set(row_ids.to_pylist()), time.time() - ORPHAN_S
     recent = [p for p in parts if p.stat().st_mtime > since]
     return {p for p in recent if _read(p, "tokens")["row_id"][0].as_py() not in known}
-
-
-def markdown() -> str:
-    """The table of the tokens' columns in `results/README.md`."""
-    lines = ["| column | type | unit | meaning |", "|---|---|---|---|"]
-    for f in TOKENS_SCHEMA:
-        kind = "str" if f.type == pa.string() else f.type
-        lines.append(f"| `{f.name}` | {kind} | {f.metadata[b'unit'].decode()} | {f.metadata[b'text'].decode()} |")
-    return "\n".join(lines)
-
-
-if __name__ == "__main__":
-    print(markdown())

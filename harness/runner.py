@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import statistics
+import sys
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -19,12 +20,12 @@ from typing import Any
 
 from engine import CheckpointError, Knobs, Protocol
 
-from . import ResultsError, machine
+from . import ROOT, ResultsError, machine
 from .child import Interrupted, Outcome, run_child
 from .columns import NAMES, QUALITY, SCHEMA_VERSION
 from .constraints import judge_row
 from .guards import Watch, wait_until_quiet
-from .intervals import speed_interval
+from .intervals import speeds
 from .known import quality_source, reference_figures, rival, too_large, typical_s, wrong_answer
 from .manifest import JUDGE, write_json
 from .plan import Plan
@@ -73,8 +74,13 @@ class Runner:
     tokens: dict[tuple[int, int], Sequence[float]] = field(default_factory=dict)  # (trial, run) -> times, ms
     _patient: bool = True
 
+    def __post_init__(self) -> None:
+        self._files = self.plan.files
+
     def run(self, job: Job, rows: Sequence[Mapping[str, Any]]) -> tuple[Row, Sequence[float]]:
-        """The job's row and its tokens' times, ms. Raises `Interrupted`, or `HeadraceError` for what ends the study."""
+        """The job's row and its tokens' times, ms. Raises `Interrupted`, or `HeadraceError` for what ends the study, as
+        another model in the place of the one that it searches does."""
+        self._files = self.plan.check_model(self._files)
         plan, values = self.plan, job.proposal.values
         reason, predicted = plan.forbidden(values)
         if reason is None and not job.run and job.proposal.trial:
@@ -128,7 +134,7 @@ class Runner:
             "checkpoint": str(plan.checkpoint),
             "judge": str(plan.folder / JUDGE),
             "knobs": job.proposal.values,
-            "protocol": {**self._protocol(), "score": source is None},
+            "protocol": {**plan.protocol, "score": source is None},
             "quality": {"kl": plan.wants_kl, "json_prompts": plan.json_prompts} if source is None else None,
             "stop": stop,
             "beat": str(plan.folder / "beat"),
@@ -153,6 +159,7 @@ class Runner:
                 started=started,
                 tick=watch.look,
             )
+            self._files = plan.check_model(self._files)
         except (Interrupted, CheckpointError, ResultsError):
             write_json(running, {**request, "attempt": attempt - 1})  # not the setting's fault: it keeps its starts
             raise
@@ -184,7 +191,7 @@ class Runner:
 
     def _beaten(self, job: Job, to_beat: Rival) -> str | None:
         """Why a setting cannot enter the front, by arithmetic: reads held to a bandwidth bound its speed from above."""
-        protocol = Protocol.from_mapping(self._protocol())
+        protocol = Protocol.from_mapping(self.plan.protocol)
         knobs = Knobs.from_mapping(job.proposal.values)
         ceiling = self.plan.engine.ceiling_tok_s(self.plan.checkpoint, knobs, self.plan.judge, protocol)
         if ceiling is None or ceiling >= to_beat.tok_s:
@@ -193,9 +200,6 @@ class Runner:
             f"at most {ceiling:.3g} tokens/s with ssd_gbps={knobs.ssd_gbps:g}; trial {to_beat.trial} does "
             f"{to_beat.tok_s:.3g} with no more memory and no worse quality"
         )
-
-    def _protocol(self) -> dict[str, Any]:
-        return {k: self.plan.config["protocol"][k] for k in ("warm_up_tokens", "timed_tokens", "page_cache")}
 
     def _stop(self, to_beat: Rival, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
         """What the child needs to stop a run that cannot enter the front any more: its rival's speed, token by token."""
@@ -244,12 +248,12 @@ class Runner:
     def _row(self, job: Job, outcome: Outcome, facts: Mapping[str, Any]) -> Row:
         plan, config = self.plan, self.plan.config
         row: Row = dict.fromkeys(NAMES)
-        row.update(Knobs.from_mapping(job.proposal.values).as_dict())
+        row.update(Knobs.from_mapping(job.proposal.values).as_dict(), **plan.computes_on)
         row.update({k: v for k, v in outcome.figures.items() if k in row})
         row.update(machine.identity())
         row.update(facts)
         if outcome.token_ms:
-            row["decode_tok_s"], row["decode_tok_s_low"], row["decode_tok_s_high"] = speed_interval(outcome.token_ms)
+            row.update(speeds(outcome.token_ms))
         row.update(
             row_id=uuid.uuid4().hex,
             schema_version=SCHEMA_VERSION,
@@ -257,11 +261,11 @@ class Runner:
             run=job.run,
             round=job.round,
             status=outcome.status,
-            status_reason=outcome.reason,
+            status_reason=self._portable(outcome.reason),
             origin=job.origin or job.proposal.origin,
             proposer=job.proposal.proposer or None,
             note=job.proposal.note or None,
-            log_tail=outcome.log_tail,
+            log_tail=self._portable(outcome.log_tail),
             objectives=",".join(plan.objectives),
             seen_peak_gb=outcome.seen_peak_gb,
             wall_s=outcome.wall_s,
@@ -273,15 +277,23 @@ class Runner:
             space=plan.space_fingerprint,
             judge=plan.judge.fingerprint,
             quality=plan.judge_name,
-            model=config["model"]["name"],
+            model=plan.model,
             architecture=plan.architecture,
             model_fingerprint=plan.model_fingerprint,
-            device=config["device"]["name"],
             limit_gb=plan.limit_gb,
             engine=config["engine"]["command"] or config["engine"]["module"],
-            **self._protocol(),
+            **plan.protocol,
         )
         return row
+
+    def _portable(self, text: str | None) -> str | None:
+        """A text of a log without this machine's paths: rows are meant to be shared."""
+        places = {self.plan.checkpoint: self.plan.model, self.plan.folder: self.plan.name, Path(sys.prefix): "python",
+                  ROOT: "headrace", Path.home(): "~"}  # fmt: skip
+        for place, name in places.items():
+            if text and len(place.parts) > 1:
+                text = text.replace(str(place), name)
+        return text
 
 
 def _end_orphan(path: Path) -> None:

@@ -14,8 +14,12 @@ import yaml
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, OmegaConf
 
+import engine
+
 from . import ROOT, ConfigError
 from .columns import OBJECTIVES
+
+FILES: dict[str, str] = {}  # the choice that stands for a file named with search_space=FILE
 
 
 @dataclass
@@ -28,7 +32,7 @@ class Study:
 
 @dataclass
 class Budget:
-    trials: int = 24  # settings to try, all runs of the command together; sentinels and confirmation come on top
+    trials: int = 24  # that run, over all starts of the command; reference, sentinels and confirmation come on top
     hours: float | None = None  # wall clock of this run of the command, all included; null: no limit
     trial_timeout_s: float = 120.0
     hang_s: float | None = None  # an engine that gave signs of life and then none for so long hangs; null: never
@@ -43,10 +47,10 @@ class Sampler:
 
 @dataclass
 class Protocol:
-    warm_up_tokens: int = 8  # decoded before the clock starts
-    timed_tokens: int | None = None  # decoded against the clock; null: all of the judge's continuations
+    warm_up_tokens: int = engine.Protocol.warm_up_tokens  # decoded before the clock starts
+    timed_tokens: int | None = engine.Protocol.timed_tokens  # decoded against the clock; null: all of the judge's
     repeats: int = 1  # runs of each setting, each in a process of its own
-    page_cache: str = "as_is"  # cold: the checkpoint's files are dropped from it before a run; warm: read into it; as_is
+    page_cache: str = engine.Protocol.page_cache  # before a run: cold (the checkpoint's files are dropped), warm or as_is
     cool_down_s: float = 0.0  # between runs
     stop_error: float = 0.01  # probability of stopping a run early that could have entered the front; 0: never stop
 
@@ -60,11 +64,18 @@ class Sentinel:
 @dataclass
 class Confirm:
     share: float = (
-        0.5  # runs for confirmation, at most, as a share of the settings tried (of the hours: of the time); 0: none
+        0.5  # runs for confirmation, at most, as a share of the trials that ran (of the hours: of the time); 0: none
     )
     runs: int = 2  # least fresh runs of a confirmed point
     within: float = 0.05  # of a truly better point's speed, a point of the front may fall short
     error: float = 0.03  # probability that it falls short by more, at most; over the front, in the mean
+
+
+@dataclass
+class Recommend:
+    max_loss: float = 0.01  # of the model's own perplexity, that a recommended setting may lose
+    speed_share: float = 0.9  # of the speed of the fastest, that the one with the least memory has at least
+    memory_gb: float | None = None  # a limit under which the fastest is wanted; null: not asked
 
 
 @dataclass
@@ -93,7 +104,7 @@ class Storage:
 
 @dataclass
 class Model:
-    name: str = MISSING
+    name: str | None = None  # null: that of the checkpoint's folder
     path: str = MISSING  # the checkpoint's folder
     about: str = ""  # for a checkpoint that must be fetched: which one it is
     size_gb: float | None = None  # and how large
@@ -101,7 +112,7 @@ class Model:
 
 @dataclass
 class Device:
-    name: str = MISSING
+    name: str = MISSING  # of these limits; rows name what really computed
     memory_gb: float | None = None  # null: what this machine has
     usable_share: float = 0.9  # of memory_gb, the most that a trial may use
     note: str = ""
@@ -136,6 +147,7 @@ class Config:
     protocol: Protocol = field(default_factory=Protocol)
     sentinel: Sentinel = field(default_factory=Sentinel)
     confirm: Confirm = field(default_factory=Confirm)
+    recommend: Recommend = field(default_factory=Recommend)
     proposer: Proposer = field(default_factory=Proposer)
     guards: Guards = field(default_factory=Guards)
     storage: Storage = field(default_factory=Storage)
@@ -158,7 +170,9 @@ def register() -> None:
 
 def store_space(path: str | Path, name: str = "") -> str:
     """Make a file a choice of the group search_space; returns the choice's name. Raises `ConfigError`."""
-    name = name or re.sub(r"\W+", "_", str(path)).strip("_")
+    if not name:
+        name = re.sub(r"\W+", "_", str(path)).strip("_")
+        FILES[name] = str(path)
     try:
         content = yaml.safe_load(Path(path).expanduser().read_text(encoding="utf-8"))
     except OSError as e:

@@ -57,11 +57,17 @@ def run(config: DictConfig) -> int:
     before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         with display(plan) as watcher:
-            rows = run_study(plan, watcher, stop, lambda line: print(line, file=sys.stderr))
+            rows, progress = run_study(plan, watcher, stop, lambda line: print(line, file=sys.stderr))
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-    report(plan.folder, rows, wanted=plan.trials)
+    report(plan.folder, rows)
+    if stop.soon:
+        print(f"stopped at {progress}; the same command goes on")
+    elif progress.trials_done < progress.trials_wanted:
+        print(f"budget.hours={plan.config['budget']['hours']:g} is spent, at {progress}; the same command goes on")
+    else:
+        print(f"done; for more: budget.trials={plan.trials * 2}")
     return 130 if stop.soon else 0
 
 
@@ -85,7 +91,8 @@ def main() -> int:
         hydra.main(version_base="1.3", config_path=str(ROOT / "experiments"), config_name="config")(task)()
     except HeadraceError as e:
         return fail(e)
-    except KeyboardInterrupt:  # while it is composed, or while the report is drawn: all rows are on the disk
+    except KeyboardInterrupt:  # while it is composed, or while the report is drawn
+        print("stopped; all rows are on the disk, and the same command goes on", file=sys.stderr)
         return 130
     except Exception as e:
         line = explain(e)

@@ -22,7 +22,7 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
 from . import ConfigError
-from .columns import packed, unpacked
+from .columns import SCHEMA_VERSION, packed, unpacked
 from .database import alone
 from .manifest import changes, write_text
 from .plan import Plan
@@ -43,8 +43,8 @@ def identity_of(plan: Plan) -> dict[str, Any]:
     from . import machine
 
     own = plan.identity()
-    kind = {**own["machine"], "memory_gb": round(machine.memory_gb()), "device": plan.config["device"]["name"]}
-    return json.loads(json.dumps({**own, "machine": kind}))
+    kind = {**own["machine"], "memory_gb": round(machine.memory_gb()), "limit_gb": round(plan.limit_gb)}
+    return json.loads(json.dumps({**own, "machine": kind, "schema_version": SCHEMA_VERSION}))
 
 
 def settle_shared(storage: optuna.storages.RDBStorage, plan: Plan) -> None:

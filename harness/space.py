@@ -27,8 +27,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from engine import KnobError, Knobs
+from engine.effective import effective
 from engine.errors import did_you_mean
-from engine.knobs import CACHE_DEPENDENT, LOSSY, NEEDS_COLD, NEEDS_MISSES, WORDS
+from engine.knobs import CACHE_DEPENDENT, LOSSY, WORDS, enabling
 
 from . import ConfigError
 
@@ -162,7 +163,7 @@ class Space:
 
     entries: tuple[Entry, ...]
     fixed: Mapping[str, Any]
-    holds_all: Callable[[Knobs], bool] = field(default=lambda _: False, compare=False)  # is every expert cached?
+    footprint: Callable[[Knobs], Any] | None = field(default=None, compare=False)  # the model's: what has an effect on it
 
     @property
     def flat(self) -> bool:
@@ -172,11 +173,7 @@ class Space:
     def values(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """Knob values for Optuna's parameters, with the fixed ones and without those that could have no effect. A knob whose
         condition does not hold needs no parameter and gets no value."""
-        values = effective({**self.fixed, **self._walk(lambda e: _given(e, params))[1]})
-        sizes = {k: v for k, v in values.items() if k in (*LOSSY, "cache_gb") and k not in CACHE_DEPENDENT}
-        if values.get("cache_gb") is not None and self.holds_all(Knobs.from_mapping(sizes)):
-            values = effective({k: v for k, v in values.items() if k not in NEEDS_MISSES})
-        return values
+        return effective({**self.fixed, **self._walk(lambda e: _given(e, params))[1]}, self.footprint)
 
     def params(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """Optuna's parameters for knob values; a knob that is not given is at its default, or the nearest to it. Raises
@@ -214,8 +211,13 @@ class Space:
         return {e.name: e.distribution() for e in self.entries}
 
     def from_row(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        """The values of a Parquet row that `params` can take back: those of the space, without what had no effect."""
-        held = effective({k: row[k] for k in Knobs.names()})
+        """The values of a Parquet row that `params` can take back: those of the space, without what had no effect. A value
+        that the space holds under another name of the same (`all` layers, their number) has the one that it holds."""
+        live = effective({k: row[k] for k in (*self.fixed, *(e.name for e in self.entries))}, self.footprint)
+        held = dict(live)
+        for e in (e for e in self.entries if e.name in held and not _holds(e, held[e.name])):
+            same = (v for v in e.values or e.ends() if effective({**held, e.name: v}, self.footprint) == live)
+            held[e.name] = next(same, held[e.name])
         return {k: held[k] for k in self.active(held) if k in held}
 
     def anchors(self) -> list[dict[str, Any]]:
@@ -306,7 +308,7 @@ class Space:
     def _with(self, name: str, raw: Any) -> Space:
         """Another space, checked like a user's; knobs whose condition can hold no more are gone."""
         config = self.as_config() | {name: raw}
-        return dataclasses.replace(_space(config, {}, None, never_refused=False), holds_all=self.holds_all)
+        return dataclasses.replace(_space(config, {}, None, never_refused=False), footprint=self.footprint)
 
     def _walk(self, raw: Callable[[Entry], Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         """Optuna's parameters and the knobs' values of all entries that exist, if `raw` gives each its parameter."""
@@ -317,28 +319,6 @@ class Space:
                 params[e.name] = raw(e)
                 values[e.name] = e.decode(params[e.name])
         return params, values
-
-
-def effective(values: Mapping[str, Any]) -> dict[str, Any]:
-    """`values` without those that could have no effect, which `Knobs` refuses: a flat space proposes them all the same."""
-    kept = dict(values)
-    if kept.get("bits_plan") is not None:
-        kept = {k: v for k, v in kept.items() if k not in ("expert_bits", "cold_bits")}
-    if kept.get("cold_bits") and (kept.get("expert_bits") or math.inf) < kept["cold_bits"]:
-        kept["cold_bits"] = None  # nothing is colder than hot
-    if kept.get("cold_bits") is None:
-        kept = {k: v for k, v in kept.items() if k not in NEEDS_COLD}
-    if kept.get("sync_window", 1) != 1:
-        kept = {k: v for k, v in kept.items() if k != "prefetch" and k not in CACHE_DEPENDENT}
-    if (kept.get("cold_lowbit") or 0) <= (kept.get("cold_drop") or 0) or kept.get("cold_bits") or kept.get("bits_plan"):
-        kept = {k: v for k, v in kept.items() if k not in ("cold_lowbit", "lowbit_share")}
-    if kept.get("cold_lowbit"):
-        kept.pop("pinned_share", None)
-    if kept.get("prefetch", "off") == "off":
-        kept = {k: v for k, v in kept.items() if not k.startswith("prefetch_")}
-    if kept.get("cache_gb") is None:
-        kept = {k: v for k, v in kept.items() if k in (*LOSSY, "prefill_chunk") and k not in CACHE_DEPENDENT}
-    return kept
 
 
 def canonical(values: Mapping[str, Any]) -> str:
@@ -527,16 +507,7 @@ def _when(where: str, raw: Any) -> tuple[tuple[str, tuple[Any, ...]], ...]:
 
 def _check(where: str, name: str, value: Any) -> Any:
     """`value` as the knob has it. Raises unless `name=value` is legal for some setting of the other knobs."""
-    others: dict[str, Any] = {"cache_gb": 1.0} if name not in LOSSY or name in CACHE_DEPENDENT else {}
-    if name in NEEDS_COLD:
-        others["cold_bits"] = 2
-    if name == "lowbit_share":
-        others["cold_lowbit"] = 1.0
-    if name.startswith("prefetch_"):
-        others["prefetch"] = "stale_gate"
-    if name == "cache_gb" and value is None:
-        return None
-    return getattr(_knobs(where, {**others, name: value}), name)
+    return getattr(_knobs(where, {**enabling(name), name: value}), name)
 
 
 def _knobs(where: str, values: Mapping[str, Any]) -> Knobs:

@@ -107,7 +107,7 @@ def _round(plan: Plan, number: int) -> Round | None:
         return None
     said: Mapping[str, Any] = json.loads(path.with_name("round.json").read_text())
     space = space_from_config(yaml.safe_load(path.read_text()), plan.config["knobs"], plan.bounds)
-    return Round(number, replace(space, holds_all=plan.space.holds_all), tuple(Change(**c) for c in said["believed"]))
+    return Round(number, replace(space, footprint=plan.space.footprint), tuple(Change(**c) for c in said["believed"]))
 
 
 def _folder(plan: Plan, number: int) -> Path:

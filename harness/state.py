@@ -23,7 +23,7 @@ def write_state(folder: Path, **fields: Any) -> None:
     """Replace the state by `fields` and the identity of this process: pid, created, boot_id.
 
     `harness.status` knows phase (any word, or one of `ENDED`), round, trial, run, origin, since (Unix time at which this
-    phase or run began), started (Unix time of the command's start), trials_wanted, trials_done, hours and message.
+    phase or run began), started (Unix time of the command's start), hours, message, and the fields of `counts.Progress`.
     """
     pid = os.getpid()
     tmp = folder / ".state.json.tmp"

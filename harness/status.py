@@ -15,6 +15,7 @@ A study is a folder, or its name under results/. Exit status, the gravest if sev
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 import sys
@@ -29,17 +30,18 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 
 from engine import HeadraceError
-from engine.errors import did_you_mean
 
-from . import ROOT, ResultsError
+from . import ResultsError
 from .columns import NOT_RUN
+from .counts import Counts, Progress, count, left_s, progress
 from .display import clock
+from .find import find
 from .front import front
 from .guards import Look, Meters, look, most_load, unquiet
 from .log import FAILED, LOG, cause, streak
 from .machine import boot_id
 from .processes import alive
-from .report import rules_of
+from .recommend import rules_of
 from .rows import read_rows
 from .schema import Guards
 from .state import ENDED, FINISHED, STOPPED, read_state
@@ -50,18 +52,8 @@ RUNS, GONE, UNKNOWN = "runs", "gone", "unknown"  # besides `ENDED`, what becomes
 EXIT = {RUNS: 0, FINISHED: 0, ERROR: 1, GONE: 1, STOPPED: 3, UNKNOWN: 3}
 GRAVITY = (0, 3, 1, 2)
 MOST_CAUSES = 5  # of failures, in the text
+SUSPECT = {"before": "begun on a machine that was not quiet", "load": "with others' load during the run"}
 Row = Mapping[str, Any]
-
-
-def find(name: str) -> Path:
-    """The folder of a study, given as a folder or by name under results/. Raises `ResultsError` if there is none."""
-    places = [Path(name).expanduser(), Path("results") / name, ROOT / "results" / name]
-    for place in places:
-        if any((place / sign).exists() for sign in ("manifest.json", "state.json", "trials", "trials.parquet")):
-            return place.absolute()
-    known = sorted({p.parent.name for place in (Path("results"), ROOT / "results") for p in place.glob("*/manifest.json")})
-    hint = did_you_mean(name, known) if known else "start one: python -m harness.search"
-    raise ResultsError(f"{name} is no study: neither a study's folder nor a name under results/; {hint}")
 
 
 def status(folder: Path, meters: Meters | None = None) -> tuple[dict[str, Any], list[Row]]:
@@ -111,7 +103,7 @@ def _config(folder: Path) -> dict[str, Any]:
 def _fate(state: Row, rows: Sequence[Row], config: Row) -> str:
     if not state:
         wanted = config.get("budget", {}).get("trials")
-        return FINISHED if wanted and len(_settings(rows)) >= wanted else UNKNOWN
+        return FINISHED if wanted and count(rows).trials >= wanted else UNKNOWN
     if state.get("phase") in ENDED:
         return str(state["phase"])
     try:
@@ -129,24 +121,21 @@ def _message(fate: str, state: Row) -> str | None:
     return state.get("message")
 
 
-def _settings(rows: Sequence[Row]) -> set[int]:
-    return {row["trial"] for row in rows}
-
-
 def _progress(state: Row, rows: Sequence[Row], config: Row, now: float, runs: bool) -> dict[str, Any]:
-    budget = config.get("budget", {})
-    done = state.get("trials_done", len(_settings(rows)))
+    """From the state, for it knows of other machines; from the rows where they know more, for they are written first."""
+    budget, share = config.get("budget", {}), config.get("confirm", {}).get("share", 0.0)
     wanted = state.get("trials_wanted", budget.get("trials"))
+    here = dataclasses.asdict(progress(rows, rows, wanted or 0, share, state.get("confirm_round")))
+    done = max(here["trials_done"], state.get("trials_done", 0))
     hours, started = state.get("hours", budget.get("hours")), state.get("started")
     elapsed = left = None
     if runs and started:
         elapsed = now - started
-        begin = datetime.fromtimestamp(started, UTC)
-        here = len({r["trial"] for r in rows if not r["run"] and r["started_at"] and r["started_at"] >= begin})
-        limits = [elapsed / here * (wanted - done)] if here and wanted and wanted > done else []
+        limits = [s for s in [left_s(rows, min(here["runs_left"], state.get("runs_left", here["runs_left"])))] if s]
         limits += [max(0.0, hours * 3600 - elapsed)] if hours else []
         left = min(limits, default=None)
     return {
+        **here,
         "trials_done": done,
         "trials_wanted": wanted,
         "round": state.get("round"),
@@ -166,18 +155,16 @@ def _rows(rows: Sequence[Row], now: float, started: float | None) -> dict[str, A
     ends = [r["started_at"].timestamp() + (r["wall_s"] or 0.0) for r in rows if r["started_at"]]
     ran = [r for r in rows if r["status"] not in NOT_RUN]
     sentinels = sorted((r for r in rows if r["origin"] == "sentinel" and r["started_at"]), key=lambda r: r["started_at"])
-    count, last = streak(rows, datetime.fromtimestamp(started, UTC) if started else None)
+    failed, last = streak(rows, datetime.fromtimestamp(started, UTC) if started else None)
     return {
-        "runs": len(ran),
+        "counts": dataclasses.asdict(count(rows)),
         "last_s_ago": now - max(ends) if ends else None,
-        "statuses": dict(Counter(r["status"] for r in rows).most_common()),
         "failures": dict(Counter(cause(r) for r in ran if r["status"] in FAILED).most_common()),
-        "streak": {"failures": count, "cause": last or None},
+        "streak": {"failures": failed, "cause": last or None},
         "suspect": dict(Counter(r["suspect"].partition(":")[0] for r in ran if r["suspect"]).most_common()),
         "sentinels": len(sentinels),
         "sentinel_drift": next((r["drift"] for r in reversed(sentinels) if r["drift"] is not None), None),
         "sentinels_drifted": sum(r["drift_since"] is not None for r in sentinels),
-        "confirmations": sum(r["origin"] == "confirm" for r in rows),
         "saved_s": sum(r["saved_s"] or 0.0 for r in rows),
     }
 
@@ -217,7 +204,8 @@ def lines(facts: Row) -> list[tuple[str, str]]:
         UNKNOWN: "none runs, as far as can be seen (no state.json); the same command goes on",
     }
     said.append(("search", heads[facts["search"]] + (f": {facts['message']}" if facts["message"] else "")))
-    done = f"{p['trials_done']}" + (f" of {p['trials_wanted']}" if p["trials_wanted"] else "") + " trials"
+    at = Progress(*(p[f.name] for f in dataclasses.fields(Progress)))
+    done = str(at) if at.trials_wanted else f"{at.trials_done} trials"
     if p["round"]:
         done += f", round {p['round']}" + (f" of {p['rounds']}" if p["rounds"] else "")
     done += "" if p["elapsed_s"] is None else f"; {clock(p['elapsed_s'])} so far"
@@ -230,19 +218,21 @@ def lines(facts: Row) -> list[tuple[str, str]]:
             what += f" ({now['origin']})" if now["origin"] else ""
         said.append(("now", what + (f", for {clock(now['for_s'])}" if now["for_s"] is not None else "")))
     age = "" if rows["last_s_ago"] is None else f"; the last ended {clock(max(0.0, rows['last_s_ago']))} ago"
-    said.append(("rows", (_counted(rows["statuses"]) or "none yet") + age))
+    said.append(("rows", (str(Counts(**rows["counts"])) if rows["counts"]["runs"] else "none yet") + age))
     causes = list(rows["failures"].items())
     said += [("" if i else "failures", f"{n} {why}") for i, (why, n) in enumerate(causes[:MOST_CAUSES])]
     said += [("", f"and {len(causes) - MOST_CAUSES} causes more")] if len(causes) > MOST_CAUSES else []
     if rows["streak"]["failures"] > 1:
         said.append(("streak", f"the last {rows['streak']['failures']} runs failed with one cause"))
     if rows["suspect"]:
-        said.append(("suspect", _counted(rows["suspect"])))
+        n = sum(rows["suspect"].values())
+        why = ", ".join(f"{some} {SUSPECT.get(word, word)}" for word, some in rows["suspect"].items())
+        said.append(("suspect", f"{n} run{'s' if n != 1 else ''}: {why}"))
     if rows["sentinels"]:
         drift = "" if rows["sentinel_drift"] is None else f", the last at {rows['sentinel_drift']:.2f} of those before"
         said.append(("sentinel", f"{rows['sentinels']} measured, {rows['sentinels_drifted']} drifted{drift}"))
     if rows["saved_s"]:
-        said.append(("saved", f"{rows['saved_s'] / 3600:.2g} h by not measuring what is known"))
+        said.append(("saved", f"{clock(rows['saved_s'])} by not measuring what is known"))
     low = f", BELOW guards.min_disk_gb={h['min_disk_gb']:g}" if h["disk_low"] else ""
     said.append(("disk", f"{h['free_disk_gb']:.3g} GB free{low}"))
     swap = f", {h['swap_used_gb']:.2g} GB of swap used" if h["swap_used_gb"] else ""
@@ -258,17 +248,13 @@ def lines(facts: Row) -> list[tuple[str, str]]:
     return said + [("problem", text) for text in facts["problems"]]
 
 
-def _counted(counts: Mapping[str, int]) -> str:
-    return ", ".join(f"{n} {name}" for name, n in counts.items())
-
-
 def show(console: Console, facts: Row, rows: Sequence[Row]) -> None:
     """Print a study's facts and its front, as wide as the console is."""
     console.print(facts["study"], style="bold", markup=False, highlight=False)
     console.print(_grid(lines(facts)))
     if facts["front"]:
         df = frame(rows)
-        console.print(f"\nfront of {facts['front']}, fastest first:\n", highlight=False)
+        console.print(f"\nfront of {facts['front']}, best first:\n", highlight=False)
         console.print(front_table(df, console.width, **rules_of(Path(facts["folder"]))))
 
 

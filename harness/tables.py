@@ -13,21 +13,12 @@ from rich.text import Text
 
 from engine import Knobs
 
-from .columns import METRICS, NAMES, OBJECTIVES, objectives_of
-from .front import front, knee, reference
-from .points import SPEEDS
+from .columns import METRICS, NAMES, OBJECTIVES, SHORT, SPEEDS, objectives_of
+from .front import front, reference
+from .importance import LEAST_POINTS, Importance
+from .recommend import Choice, default_trial, named, ratio
 from .space import effective
 
-SHORT = {
-    "decode_tok_s": "tok/s",
-    "prefill_tok_s": "prefill/s",
-    "ttft_ms": "ttft ms",
-    "peak_memory_gb": "GB",
-    "perplexity": "ppl",
-    "kl": "kl",
-    "bytes_per_token": "bytes/token",
-}
-KNEE = "◆ knee"
 RESIDENT = "everything resident"
 SUSPECT = "all runs are suspect (drift, heat or foreign load), so this front is too: measure again on a quiet machine"
 
@@ -52,17 +43,6 @@ def setting(row: Mapping[str, Any], names: Sequence[str]) -> str:
     return " ".join(f"{n}={'unset' if live[n] is None else number(live[n], 4)}" for n in names if n in live)
 
 
-def options(row: Mapping[str, Any]) -> str:
-    """A row's or point's setting as options of `python -m engine`, ready to paste; defaults are left out."""
-    typed = {n: v for n, v in _live(row).items() if v is not None}
-    knobs = Knobs.from_mapping({n: v.item() if hasattr(v, "item") else v for n, v in typed.items()})
-    parts = []
-    for name in knobs.set_names():
-        option, value = name.replace("_", "-"), getattr(knobs, name)
-        parts.append((f"--{option}" if value else f"--no-{option}") if isinstance(value, bool) else f"--{option} {value}")
-    return " ".join(parts)
-
-
 def varying(df: pd.DataFrame) -> list[str]:
     """The knobs that are not the same in all rows."""
     return [n for n in Knobs.names() if df[n].nunique(dropna=False) > 1]
@@ -79,17 +59,21 @@ def with_interval(row: Mapping[str, Any], metric: str) -> str:
 
 
 def front_table(df: pd.DataFrame, width: int, *, most: int | None = None, **rules: Any) -> RenderableType:
-    """The front, best in the first objective first, with knee and reference marked, speeds with their intervals, and how
+    """The front, best in the first objective first, with default and reference marked, speeds with their intervals, and how
     many runs each point has: a column a knob where they fit, else settings below.
 
     A live view asks for `most` rows, and then gets no settings below. `rules` are those of `front`.
     """
-    best, marked, objectives = front(df, **rules), knee(df, **rules), list(objectives_of(df))
+    best, default, objectives = front(df, **rules), default_trial(df), list(objectives_of(df))
     shown = best if most is None else best.head(most)
     lines, names = pd.concat([shown, reference(df)]), varying(best)
-    table = _table(lines, objectives, marked, names)
-    if wide := Console(width=1000).measure(table).maximum > width:
-        table = _table(lines, objectives, marked, [])
+    runs = df[df["status"] == "ok"].groupby("trial").size()
+    figures = [*objectives, "hit_rate"]
+    for columns, metrics in ((names, figures), ([], figures), ([], objectives)):  # the first that fits, or the last
+        table = _table(lines, metrics, default, columns, runs)
+        if Console(width=1000).measure(table).maximum <= width:
+            break
+    wide = columns != names
     below = [Text(f"… and {len(best) - len(shown)} more", style="dim")] if len(shown) < len(best) else []
     if best["suspect"].any():  # then all are
         below.append(Text(SUSPECT, style="bold"))
@@ -100,19 +84,68 @@ def front_table(df: pd.DataFrame, width: int, *, most: int | None = None, **rule
     return Group(table, *below, *(said if not best["confirmed"].all() else []), *settings)
 
 
-def _table(lines: pd.DataFrame, objectives: Sequence[str], marked: int | None, columns: Sequence[str]) -> Table:
+def _table(
+    lines: pd.DataFrame, metrics: Sequence[str], default: int | None, columns: Sequence[str], every: pd.Series
+) -> Table:
+    """`every`: runs of each trial, the suspect ones among them, which the column `runs` counts where there are no others."""
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
-    for name in ("trial", *(SHORT[n] for n in objectives), "hit", "runs", "", *columns):
+    for name in ("trial", *(SHORT[n] for n in metrics), "runs", "", *columns):
         table.add_column(name, justify="right" if name else "left", no_wrap=True)
     for label, row in lines.iterrows():
         is_reference = row["origin"] == "reference"
         sure = "" if is_reference or row["confirmed"] else " ?"
-        tag = "reference" if is_reference else KNEE if label == marked else ""
-        figures = [with_interval(row, n) for n in objectives]
-        cells = [*figures, number(row["hit_rate"], 2), f"{row['runs']}{sure}", tag]
-        style = "bold" if tag == KNEE else "dim" if is_reference else ""
+        tag = "reference" if is_reference else "default" if label == default else ""
+        figures = [number(row[n], 2) if n == "hit_rate" else with_interval(row, n) for n in metrics]
+        runs = f"{row['runs']}{sure}" if row["runs"] else f"{every[row['trial']]} suspect"
+        cells = [*figures, runs, tag]
+        style = "dim" if is_reference else ""
         table.add_row(str(row["trial"]), *cells, *[_cell(row, n) for n in columns], style=style)
     return table
+
+
+def recommended_table(df: pd.DataFrame, choices: Sequence[Choice]) -> Table:
+    """The recommended settings, then default and reference: figures, and how many times as fast as the default each is."""
+    objectives, rows = list(objectives_of(df)), named(df, choices)
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
+    for name in ("", "trial", *(SHORT[n] for n in objectives), "x default", "runs", " "):
+        table.add_column(name, justify="right" if name.strip() else "left", no_wrap=True)
+    for name, point, choice in rows:
+        if point is None:
+            why = "not measured" if choice is None else "does not meet"
+            table.add_row(name, *["-"] * (len(objectives) + 3), why)
+            continue
+        base = next((p for n, p, _ in rows if n == "default"), None)
+        times = "-" if base is None else number(ratio(df, point, base)[0], 3)
+        sure = "" if choice is None else "confirmed" if choice.confirmed else "unconfirmed"
+        figures = [with_interval(point, n) for n in objectives]
+        table.add_row(name, str(point["trial"]), *figures, times, str(point["runs"]), sure, style="" if choice else "dim")
+    return table
+
+
+def importance_rows(found: Importance) -> tuple[list[str], list[list[str]]]:
+    """Lines that say what the shares are, and the rows of the table: knob, then a share with its standard error for each
+    objective."""
+    if not found.share:
+        return [f"Importance is shown from {LEAST_POINTS} points on; there are {found.points}."], []
+    head = (
+        f"Importance of the knobs: share of an objective's variance that each alone explains ± its standard error, over "
+        f"{found.points} points. In brackets: what a shuffled knob gets in 1 of 100 cases."
+    )
+    cell = lambda n, o: f"{found.share[n][o]:.1%} ± {found.error[n][o]:.1%} ({found.chance[n][o]:.1%})"  # noqa: E731
+    return [head], [[f"`{n}`", *(cell(n, o) for o in found.objectives)] for n in found.order]
+
+
+def importance_table(found: Importance) -> RenderableType:
+    """`importance_rows` for a terminal."""
+    head, rows = importance_rows(found)
+    if not rows:
+        return Text(head[0])
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
+    for name in ("knob", *found.objectives):
+        table.add_column(name, justify="left" if name == "knob" else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(*(cell.strip("`") for cell in row))
+    return Group(Text(head[0]), Text(), table)
 
 
 def _settings(rows: pd.DataFrame, names: Sequence[str]) -> Table:

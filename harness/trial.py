@@ -33,7 +33,7 @@ from typing import Any
 
 import numpy as np
 
-from engine import HeadraceError, Judge, Knobs, Measurement, Protocol, prepare_page_cache
+from engine import Checkpoint, HeadraceError, Judge, Knobs, Measurement, Protocol, prepare_page_cache
 from engine.page_cache import cached_share, weight_files
 
 from .early import Early
@@ -56,6 +56,8 @@ def _measure(request: dict[str, Any]) -> dict[str, Any]:
     protocol = Protocol.from_mapping(request.get("protocol") or {})
     if request.get("engine") == "engine" and _quality_asked(request)["kl"]:
         _have_reference(request)  # reads the whole checkpoint: before the page cache is prepared
+    if request.get("engine") == "engine" and protocol.page_cache == "cold":
+        _ = Checkpoint.open(request["checkpoint"]).fingerprint  # reads of every tensor, once: likewise
     by = prepare_page_cache(request["checkpoint"], protocol.page_cache, knobs.io_mode)
     files = weight_files(request["checkpoint"])
     cached_before = cached_share(files)
@@ -132,7 +134,6 @@ def _json_prompts(request: dict[str, Any]) -> Any:
 
 def _have_reference(request: dict[str, Any]) -> None:
     """See to it that the reference is on file, before a model is in memory; this process does not open it yet."""
-    from engine import Checkpoint
     from engine.reference import compute_reference, reference_file
 
     source, judge = Checkpoint.open(request["checkpoint"]), Judge.load(request["judge"])

@@ -55,7 +55,7 @@ def bench_bits(model: Path, knobs: Knobs, judge: Judge, *, average_bits: list[fl
         rows.append(row)
         _print(row)
     return {
-        "bench": "bits", "model": source.path.resolve().name, "mode": mode, "judge": judge.fingerprint,
+        "bench": "bits", "model": source.name, "mode": mode, "judge": judge.fingerprint,
         "tokens": sum(map(len, texts)), "expert_bits": knobs.expert_bits, "cold_bits": knobs.cold_bits, "rows": rows,
     }  # fmt: skip
 

@@ -22,6 +22,7 @@ from mlx.utils import tree_unflatten
 from mlx_lm.models.cache import make_prompt_cache
 
 from ..checkpoint import Checkpoint
+from ..effective import effective
 from ..engine import Engine, load
 from ..errors import HeadraceError
 from ..judge import Judge
@@ -134,8 +135,8 @@ def _settings(
     for share in sorted(cached, reverse=True):
         cache_gb = max(sizes.one_token_gb, share * sizes.all_experts_gb)
         if share >= 1:
-            useful = {k: v for k, v in knobs.as_dict().items() if not k.startswith(NEEDS_MISSES)}
-            settings.append((1.0, Knobs.from_mapping({**useful, "cache_gb": sizes.all_experts_gb}), None))
+            useful = {k: v for k, v in knobs.as_dict().items() if k not in NEEDS_MISSES}
+            settings.append((1.0, Knobs.from_mapping(effective({**useful, "cache_gb": sizes.all_experts_gb})), None))
             continue
         for window in windows:
             one = dataclasses.replace(knobs, cache_gb=cache_gb, sync_window=window)
@@ -203,7 +204,7 @@ class Forced:
         recorded = trace.experts[trace.prefilled :] if (trace.experts < 0).any() else trace.experts
         if recorded.shape[1] < layers or recorded.max() >= experts or recorded.shape[2] < top_k / 2:
             raise HeadraceError(
-                f"trace {trace.path} ({trace.shape}) does not fit {engine.checkpoint.path.name} ({layers} layers of "
+                f"trace {trace.path} ({trace.shape}) does not fit {engine.checkpoint.name} ({layers} layers of "
                 f"{experts} experts, top-{top_k}); give one with as many layers, no more experts and at least half of top-k"
             )
         self._engine = engine

@@ -38,7 +38,7 @@ def bench_lossy(model: Path, given: dict[str, Any], judge: Judge) -> dict[str, A
             "nll_more": m.nll - (rows[0]["nll"] if rows else m.nll), "nll": m.nll, "decode_tok_s": m.decode_tok_s,
         })  # fmt: skip
     result = {
-        "bench": "lossy", "model": source.path.resolve().name, "mode": m.mode, "cached_share": m.cached_share,
+        "bench": "lossy", "model": source.name, "mode": m.mode, "cached_share": m.cached_share,
         "judge": judge.fingerprint, "scored_tokens": m.scored_tokens, "decode_tokens": m.decode_tokens,
         "knobs": knobs.as_dict(), "rows": rows,
     }  # fmt: skip

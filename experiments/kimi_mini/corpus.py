@@ -330,8 +330,8 @@ def build(out: Path, workers: int) -> None:
         f" held out {held_out_mb:.2f} MB in {len(held_out)} documents."
     )
     (out / "SOURCES.md").write_text(
-        "# Sources of kimi_mini's text\nWritten by `python -m experiments.kimi_mini.corpus`: Debian packages, the"
-        " licence of the documentation taken from\nthem, pages and MB (10^6 bytes) after de-duplication, held-out pages"
+        "# Sources of kimi_mini's text\nWritten by `python -m experiments.kimi_mini.corpus --out corpus`: Debian packages,"
+        " the licence of the documentation\ntaken from them, pages and MB (10^6 bytes) after de-duplication, held-out pages"
         " included."
         "\n\n| package | version | licence | pages | MB |\n|---|---|---|---|---|\n" + "\n".join([*rows, "", summary, ""])
     )

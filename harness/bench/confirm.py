@@ -20,10 +20,9 @@ import numpy as np
 import pandas as pd
 
 from .. import ConfigError
-from ..columns import METRICS
+from ..columns import METRICS, SPEEDS
 from ..confirm import next_sweep
-from ..front import front, losses, volume
-from ..points import SPEEDS
+from ..front import front, losses, nondominated, volume
 
 Figures = dict[str, float]
 KNOBS = (
@@ -207,8 +206,7 @@ def compare(
 
 def plain_front(rows: pd.DataFrame, objectives: Sequence[str]) -> list[int]:
     """What a study without a notion of noise would report: the trials that none beats by its single run."""
-    seen = losses(rows, objectives)
-    return [int(t) for t, v in zip(rows["trial"], seen, strict=True) if not ((seen <= v).all(1) & (seen < v).any(1)).any()]
+    return [int(t) for t in rows["trial"][nondominated(losses(rows, objectives))]]
 
 
 def add(sub: Any) -> None:

@@ -31,6 +31,7 @@ from engine.errors import did_you_mean
 
 from .. import ConfigError
 from ..columns import OBJECTIVES
+from ..front import nondominated
 from ..samplers import has_torch, is_random_control, sampler_for, seed_for
 from ..space import Space, effective
 from . import truth
@@ -141,7 +142,7 @@ def search(
             trial.set_constraint("infeasible", -1.0 if fits else 1.0)
             study.tell(trial, list(figures.values()) if fits else _worst(seen))
         if number in MARKS or number == trials:
-            front = np.array(true).reshape(-1, 3)[truth.nondominated(np.array(seen).reshape(-1, 3))]
+            front = np.array(true).reshape(-1, 3)[nondominated(np.array(seen).reshape(-1, 3))]
             shares[number] = truth.hypervolume(front) / truth.ideal(limit)
     return {"seed": seed, "tell": tell, "share": shares, "ask_ms": 1e3 * statistics.fmean(ask_s),
             "ask_ms_last": 1e3 * statistics.median(ask_s[-10:]), "lost": lost}  # fmt: skip

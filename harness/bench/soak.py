@@ -37,7 +37,8 @@ from optuna.trial import TrialState
 from engine import Knobs
 
 from .. import ROOT
-from ..known import settings_of, tried
+from ..counts import count
+from ..known import settings_of
 from ..rows import read_rows, read_tokens
 from ..state import read_state
 from . import faulty
@@ -237,7 +238,7 @@ class Soak:
         yield "no row is doubled", _some(key for key, count in doubled.items() if count > 1)
         runs = {(r["trial"], r["run"]) for r in rows}
         yield "no run is missing before a later one", _some((t, n) for t, n in runs if n and (t, n - 1) not in runs)
-        yield "the budget is spent, exactly", "" if tried(rows) == self.trials else f"{tried(rows)} settings were run"
+        yield "the budget is spent, exactly", "" if (n := count(rows).trials) == self.trials else f"{n} trials were run"
         yield (
             "each run ended as its fault says",
             _some((r["trial"], r["run"], fate(r), r["status"], r["status_reason"]) for r in rows if not as_injected(r)),
@@ -371,9 +372,9 @@ def table(one: Soak) -> Iterator[str]:
         counts = Counter(r["status"] for r in some)
         yield f"{kind:12}" + "".join(f"{counts[s] or '-':>11}" for s in statuses)
     yield f"\n{'event':14}times  exit statuses"
-    for event, count in Counter(event for event, _, _ in one.ends).items():
+    for event, times in Counter(event for event, _, _ in one.ends).items():
         codes = Counter(code for name, code, _ in one.ends if name == event)
-        yield f"{event:14}{count:5}  " + ", ".join(f"{code} ({n})" for code, n in codes.items())
+        yield f"{event:14}{times:5}  " + ", ".join(f"{code} ({n})" for code, n in codes.items())
     yield ""
 
 

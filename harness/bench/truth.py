@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from ..columns import OBJECTIVES
+from ..front import volume
 from ..space import Space, space_from_config
 
 EXPERTS, USES, WEIGHTS = 15_872, 496, 14e6
@@ -104,31 +105,9 @@ def losses(figures: Mapping[str, float]) -> tuple[float, ...]:
     return tuple(-figures[n] if d == "maximize" else figures[n] for n, d in OBJECTIVES.items())
 
 
-def nondominated(points: np.ndarray) -> np.ndarray:
-    """A mask of the (n, 3) points that no other is as good as in all and better in one."""
-    order = np.lexsort(points.T[::-1])
-    kept: list[int] = []
-    for i in order:
-        front = points[kept]
-        if not len(kept) or not ((front <= points[i]).all(1) & (front < points[i]).any(1)).any():
-            kept.append(i)
-    mask = np.zeros(len(points), bool)
-    mask[kept] = True
-    return mask
-
-
 def hypervolume(points: np.ndarray) -> float:
-    """What (n, 3) losses dominate up to `WORST`, exactly: slices along perplexity, of which there are few."""
-    corner = np.array([-WORST[0], WORST[1], WORST[2]])
-    points = points[(points < corner).all(1)]
-    total, levels = 0.0, np.unique(points[:, 2])
-    for level, above in zip(levels, np.append(levels[1:], corner[2]), strict=True):
-        slab = points[points[:, 2] <= level]
-        slab = slab[slab[:, 0].argsort()]
-        floors = np.minimum.accumulate(slab[:, 1])
-        widths = np.diff(np.append(slab[:, 0], corner[0]))
-        total += float((widths * (corner[1] - floors)).sum() * (above - level))
-    return total
+    """What (n, 3) losses dominate up to `WORST`."""
+    return volume(points, np.array([-WORST[0], WORST[1], WORST[2]]))
 
 
 @functools.cache

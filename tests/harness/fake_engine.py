@@ -1,8 +1,8 @@
 """An engine at the seam with a known response surface, faults on demand and a count of its runs.
 
 Named by `engine.module=fake_engine`. The checkpoint is any folder; files in it steer the fake: `slow_s` (seconds a trial
-takes), `faults.json` {read_threads: crash|kill|hang|burst|exit|error|malloc|knob}, `runs.log`
-collects one line a run.
+takes), `faults.json` {read_threads: crash|kill|hang|burst|exit|error|malloc|nowhere|knob}, `fingerprint` (the model's).
+`runs.log` collects one line a run.
 """
 
 from __future__ import annotations
@@ -36,7 +36,9 @@ def footprint(checkpoint: str | Path, knobs: Knobs) -> FakeFootprint:
     scale = (knobs.expert_bits or 8) / 8
     whole = ALL_GB * scale
     cached = whole if knobs.cache_gb is None else min(whole, knobs.cache_gb)
-    return FakeFootprint("fake_moe", "f" * 16, ONE_TOKEN_GB * scale, whole, RESIDENT_GB + cached)
+    said = Path(checkpoint) / "fingerprint"
+    fingerprint = said.read_text() if said.exists() else "f" * 16
+    return FakeFootprint("fake_moe", fingerprint, ONE_TOKEN_GB * scale, whole, RESIDENT_GB + cached)
 
 
 class FakeEngine:
@@ -92,6 +94,8 @@ class FakeEngine:
             raise RuntimeError("[malloc] Unable to allocate 9000000000 bytes.")
         elif kind == "error":
             raise ReadError("shard 3 cannot be read; copy it again")
+        elif kind == "nowhere":
+            (self.checkpoint / "nowhere" / "shard").read_bytes()
         elif kind == "knob":
             raise KnobError("expert_bits=3: 40 columns are no multiple of 32; unset it")
 

@@ -43,7 +43,7 @@ CASES = [
     ("search_space.cache_gb.lwo=1", "search_space.cache_gb.lwo is not a key of a float; did you mean low?"),
     ("search_space.cache_gb.type=flot", "search_space.cache_gb.type=flot is unknown"),
     ("search_space.cache_gb.low=small", "search_space.cache_gb.low=small is not a number"),
-    ("search_space.cache_gb.low=0.0001", "cache_gb.low=0.0001 is below one token's experts (0.00075 GB for kimi_mini)"),
+    ("search_space.cache_gb.low=0.0001", "cache_gb.low=0.0001 is below one token's experts (0.00075 GB for "),
     ("search_space.cache_gb=0.0001", "cache_gb=0.0001 is below one token's experts"),
     ("search_space.expert_bits.values=[7]", "expert_bits=7 is not a width MLX has; use one of 2, 3, 4"),
     ("search_space.expert_bits.values=[4,4]", "holds a value twice"),
@@ -80,14 +80,18 @@ CASES = [
     ("sampler.name=cmaes", "has a single objective, this study has 3; use auto"),
     ("storage.url=mysql://h/d", "storage.url=mysql://h/d is not of a database that machines can share"),
     ("storage.url=postgresql://u:secret@127.0.0.1:1/d", "storage.url=postgresql://u:***@127.0.0.1:1/d cannot be reached"),
+    ("knobs.lowbit_share=0.5", "knobs.lowbit_share=0.5 has no effect without cold_lowbit; set cold_lowbit as well"),
+    (("knobs.prefetch_cap_mb=1", "search_space.prefetch=off"), "has no effect with prefetch=off; set prefetch=stale_gate"),
+    ("recommend.max_loss=-1", "recommend.max_loss=-1 is below 0; raise it"),
+    ("recommend.speed_share=2", "recommend.speed_share=2 is outside 0 .. 1; give a share"),
     ("search_space.cold_drop={type:float,low:0,high:1}", "score them token by token with knobs.prefill_chunk=1"),
     ("results_dir=/dev/null/x", "results_dir=/dev/null/x is not writable (Not a directory); choose another"),
 ]
 
 
-@pytest.mark.parametrize(("override", "expected"), CASES, ids=[override for override, _ in CASES])
-def test_one_line_and_status_2(cli: Cli, place: Path, override: str, expected: str) -> None:
-    status, out, err = cli(override)
+@pytest.mark.parametrize(("override", "expected"), CASES, ids=[str(override) for override, _ in CASES])
+def test_one_line_and_status_2(cli: Cli, place: Path, override: str | tuple[str, ...], expected: str) -> None:
+    status, out, err = cli(*([override] if isinstance(override, str) else override))
     assert status == 2
     assert out == ""
     assert err.count("\n") == 1

@@ -23,7 +23,7 @@ def composed(cli: Cli, *overrides: str) -> dict:
 def test_both_studies_compose(cli: Cli) -> None:
     assert composed(cli)["study"]["name"] == "demo"
     kimi = composed(cli, "study=kimi_m2max")
-    assert (kimi["study"]["name"], kimi["model"]["name"], kimi["device"]["memory_gb"]) == ("kimi_m2max", "kimi_k2_5", 96)
+    assert (kimi["study"]["name"], kimi["device"]["memory_gb"]) == ("kimi_m2max", 96)
     assert kimi["search_space"]["cache_gb"] == ["one_token", "0.85 * limit_gb"]
     assert "ssd_gbps" not in kimi["knobs"]
 
@@ -124,10 +124,10 @@ def test_from_another_folder_with_relative_paths(place: Path) -> None:
     elsewhere = place / "elsewhere"
     elsewhere.mkdir()
     process = spawn(place, "results_dir=mine", "budget.trials=1", "quality.text=../judge.txt", cwd=elsewhere)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=150)
     assert (process.returncode, err) == (0, "")
     assert "rows  mine/demo/trials" in out
-    assert len(read_trials(elsewhere / "mine" / "demo")) == 1
+    assert len(read_trials(elsewhere / "mine" / "demo")) == 2
     assert [p.name for p in elsewhere.iterdir()] == ["mine"]
 
 
@@ -154,7 +154,7 @@ def test_a_users_own_text_is_another_judge(cli: Cli, place: Path) -> None:
 
 
 def test_fixed_knobs_reach_the_engine_and_the_row(cli: Cli, place: Path) -> None:
-    assert cli("budget.trials=2", "search_space.read_threads=7", "knobs.ssd_gbps=0.125")[0] == 0
+    assert cli("budget.trials=1", "search_space.read_threads=7", "knobs.ssd_gbps=0.125")[0] == 0
     df = read_trials(place / "results" / "demo")
     assert df["read_threads"].tolist()[1] == 7
     assert df["ssd_gbps"].tolist()[1] == 0.125

@@ -37,7 +37,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
     limits = ("budget.trial_timeout_s=6", "device.memory_gb=0.6", "device.usable_share=1")
     space = ("~search_space.expert_bits", "~search_space.cold_bits", "~search_space.hot_share",
              "search_space.read_threads.high=99")  # fmt: skip
-    overrides = (f"study.anchors=[{anchors}]", f"budget.trials={4 + len(FATES)}", *limits, *space)
+    overrides = (f"study.anchors=[{anchors}]", f"budget.trials={3 + len(FATES)}", *limits, *space)
     process = spawn(place, *overrides)
     out, err = process.communicate(timeout=200)
     assert (process.returncode, err) == (0, "")

@@ -1,11 +1,17 @@
-"""A run's speed and how sure it is: what the statistic counts, and how often its interval holds the truth."""
+"""A run's two speeds and how sure the first is: what each counts, and how often the interval holds the truth."""
 
 from __future__ import annotations
+
+from statistics import NormalDist
 
 import numpy as np
 import pytest
 
-from harness.intervals import STRETCH, speed_interval
+from harness.early import Early
+from harness.intervals import speed_interval, speeds
+
+NEED = 0.8  # standard deviations, above which a token waits
+TRUTH = 1000 / (30 + NormalDist().cdf(-NEED) * (20 + 60 / 1.5))
 
 
 def times(n: int, likeness: float, rng: np.random.Generator) -> np.ndarray:
@@ -14,24 +20,36 @@ def times(n: int, likeness: float, rng: np.random.Generator) -> np.ndarray:
     need[0] = rng.standard_normal()
     for i, noise in enumerate(rng.standard_normal(n - 1) * np.sqrt(1 - likeness**2)):
         need[i + 1] = likeness * need[i] + noise
-    return 30 + np.where(need > 0.8, 20 + 60 * rng.pareto(2.5, n), 0)
+    return 30 + np.where(need > NEED, 20 + 60 * rng.pareto(2.5, n), 0)
 
 
-@pytest.mark.parametrize("likeness", [0.0, 0.5, 0.8])
-def test_the_interval_holds_the_truth_in_nine_of_ten_runs(likeness: float) -> None:
+@pytest.mark.parametrize(
+    ("likeness", "tokens", "stated"),
+    [(0.0, 300, 0.92), (0.5, 300, 0.93), (0.8, 300, 0.91), (0.9, 300, 0.85), (0.8, 1000, 0.92), (0.8, 60, 0.79)],
+)
+def test_the_interval_holds_the_truth_as_often_as_stated(likeness: float, tokens: int, stated: float) -> None:
     rng = np.random.default_rng(7)
-    long = times(100_000, likeness, rng)
-    truth = np.median(1000 * STRETCH / np.convolve(long, np.ones(STRETCH), "valid"))
-    held = [low <= truth <= high for _, low, high in (speed_interval(times(300, likeness, rng)) for _ in range(400))]
-    assert 0.9 <= np.mean(held) <= 0.99
+    runs = [speed_interval(times(tokens, likeness, rng)) for _ in range(400)]
+    assert np.mean([low <= TRUTH <= high for _, low, high in runs]) == pytest.approx(stated, abs=0.035)
 
 
-def test_regular_misses_count_and_one_hiccup_does_not() -> None:
+def test_the_early_stop_bounds_the_same_speed() -> None:
+    """A run with hiccups: its tokens over time lies below the bound, its steady speed need not."""
+    run = np.full(3200, 10.0)
+    run[::40] = 500
+    bound = Early(1.0, 0.01, len(run)).upper_tok_s(run)
+    assert speed_interval(run)[0] <= bound < speeds(run)["steady_tok_s"]
+
+
+def test_misses_and_hiccups_count_in_full_and_the_steady_speed_leaves_hiccups_out() -> None:
     every_fourth = np.where(np.arange(320) % 4 == 0, 130.0, 10.0)
-    assert speed_interval(every_fourth)[0] == pytest.approx(25)  # tokens over total time; the median token says 100
+    assert speed_interval(every_fourth)[0] == pytest.approx(25)  # the median token says 100
+    assert speeds(every_fourth)["steady_tok_s"] == pytest.approx(25)
     hiccup = np.full(320, 10.0)
     hiccup[100] = 5000
-    assert speed_interval(hiccup) == pytest.approx((100, 100, 100))
+    speed, low, high = speed_interval(hiccup)
+    assert speed == pytest.approx(1000 * 320 / hiccup.sum()) and low < speed < high
+    assert speeds(hiccup)["steady_tok_s"] == pytest.approx(100)
 
 
 def test_a_seed_fixes_the_interval_and_the_speed_lies_in_it() -> None:
@@ -46,5 +64,7 @@ def test_a_seed_fixes_the_interval_and_the_speed_lies_in_it() -> None:
 @pytest.mark.parametrize("n", [1, 2, 7, 8, 17])
 def test_short_runs_have_a_speed(n: int) -> None:
     assert speed_interval([20.0] * n) == pytest.approx((50, 50, 50))
-    with pytest.raises(ValueError, match="no token times"):
-        speed_interval([])
+    assert speeds([20.0] * n)["steady_tok_s"] == pytest.approx(50)
+    for speed in (speed_interval, speeds):
+        with pytest.raises(ValueError, match="no token times"):
+            speed([])

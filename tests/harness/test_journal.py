@@ -11,8 +11,9 @@ from harness.changes import applied
 from harness.columns import OBJECTIVES
 from harness.journal import NAME, append, entry, space_path
 from harness.reading import read
-from harness.rounds import next_space, verdict
+from harness.rounds import next_space
 from harness.space import Space
+from harness.verdict import verdict
 
 
 @functools.cache
@@ -26,7 +27,7 @@ def entry_of_a_round() -> tuple[str, Space]:
     second[5] |= {"origin": "sentinel", "run": 1, "drift": 0.93}
     before, after = frame(first), frame(first + second)
     reading = read(after, space, OBJECTIVES)
-    won = verdict(before, after, OBJECTIVES)
+    won = verdict(before, after)
     proposed = next_space(reading, space, LEGAL)
     command = f"python -m harness.search search_space={space_path(2)}"
     return entry(
@@ -43,7 +44,8 @@ def test_an_entry_says_what_was_believed_tried_seen_and_decided() -> None:
     for part in (
         "- widen cache_gb: [0.005, 0.04] -> [0.005, 0.06]: ", "29 settings, 30 runs in 0.50 h", "ok 29, oom 1; 0 suspect",
         "| `cache_gb` | 0.005 .. 0.06, log |", "    python -m harness.search search_space=rounds/02/space.yaml",
-        "- front before: ", "- front after: ", "- sentinel: 1 runs, -7.0% to -7.0%", "random 1 of 1", "| all together |",
+        "- front before: ", "- front after: ", "- sentinel: 1 runs, -7.0% to -7.0%", "random 1 of 1",
+        "Importance of the knobs: ",
         "hypervolume of the front".capitalize(), "- proposer: exit status 1",
     ):  # fmt: skip
         assert part in text

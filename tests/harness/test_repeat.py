@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -69,6 +70,8 @@ def test_the_journals_command_repeats_the_round(night: Callable[..., pd.DataFram
     assert config["search_space"]["read_threads"] == 7 and config["search_space"]["cache_gb"]["high"] == 0.03
     status, _, err = shell(f"{lines[1]} proposer.command=null budget.trials=2", place, PROPOSER_COMMAND="x")
     assert (status, err) == (0, "")
+    manifest = json.loads((place / "results" / "demo_round_02" / "manifest.json").read_text())
+    assert "search_space=./results/demo/rounds/02/space.yaml" in manifest["command"]
     df = read_trials(place / "results" / "demo_round_02")
     assert (df[df["trial"] > 0]["read_threads"] == 7).all() and (df["cache_gb"].dropna() <= 0.03).all()
 

@@ -46,7 +46,7 @@ def test_kill_9_at_random_moments(place: Path) -> None:
     status, _, err = finish(spawn(place, f"budget.trials={wanted}"))
     assert (status, err) == (0, "")
     df = read_trials(place / "results" / "demo")
-    assert len(df) == wanted and df["trial"].is_unique  # a proposal that was cut off leaves a gap
+    assert len(df) == 1 + wanted and df["trial"].is_unique  # a proposal that was cut off leaves a gap
     assert (df["status"] == "ok").all()
     told = storage(place / "results" / "demo").get_trials()
     assert not [t for t in told if t.state == TrialState.RUNNING]
@@ -56,7 +56,8 @@ def test_kill_9_at_random_moments(place: Path) -> None:
 
 def test_a_killed_trial_is_run_again_and_one_killed_three_times_is_a_crash(place: Path, cli: Cli) -> None:
     runs = place / "checkpoint" / "runs.log"
-    (place / "checkpoint" / "slow_s").write_text("60")
+    slow = place / "checkpoint" / "slow_s"
+    slow.write_text("60")
     for starts in (1, 2, 3):
         process = spawn(place, "budget.trials=1")
         while not runs.exists() or len(runs.read_text().splitlines()) < starts:
@@ -69,8 +70,11 @@ def test_a_killed_trial_is_run_again_and_one_killed_three_times_is_a_crash(place
             time.sleep(0.05)
         with pytest.raises(ProcessLookupError):
             os.kill(child, 0)  # the trial ends with the search
+    slow.unlink()
     assert cli("budget.trials=1")[0] == 0
-    row = read_trials(place / "results" / "demo").iloc[0]
+    rows = read_trials(place / "results" / "demo")
+    assert len(rows) == 2  # the reference is not the one trial of the budget
+    row = rows.iloc[0]
     assert (row["trial"], row["status"], row["attempt"]) == (0, "crash", 3)
     assert "logs/trial-000000-00.log" in row["status_reason"]
 
@@ -132,6 +136,7 @@ def test_ctrl_c_ends_after_the_trial_and_twice_at_once(place: Path) -> None:
     status, out, err = finish(process)
     assert (status, err) == (130, "")
     assert "stopping after this run" in out
+    assert "stopped at 0 of 24 trials; the same command goes on" in out
     assert read_trials(place / "results" / "demo")["trial"].tolist() == [0]
 
     (place / "checkpoint" / "slow_s").write_text("60")
@@ -141,6 +146,7 @@ def test_ctrl_c_ends_after_the_trial_and_twice_at_once(place: Path) -> None:
     for _ in range(2):
         process.send_signal(signal.SIGINT)
         time.sleep(0.3)
-    assert finish(process)[0] == 130
+    status, out, _ = finish(process)
+    assert (status, out.splitlines()[-1]) == (130, "stopped at 0 of 24 trials; the same command goes on")
     assert read_trials(place / "results" / "demo")["trial"].tolist() == [0]
     assert json.loads((place / "results" / "demo" / "running.json").read_text())["attempt"] == 0

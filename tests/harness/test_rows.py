@@ -20,9 +20,11 @@ import pytest
 from engine import Knobs, Measurement
 from harness import ROOT, ResultsError
 from harness import rows as rows_module
-from harness.columns import COLUMNS, NAMES, SCHEMA, SCHEMA_VERSION, markdown
+from harness.columns import COLUMNS, NAMES, SCHEMA_VERSION, TOKEN_COLUMNS, markdown
+from harness.merge import merge
 from harness.report import main as report
 from harness.rows import (
+    SCHEMA,
     compact,
     part_path,
     read_rows,
@@ -48,7 +50,7 @@ def row(trial: int, **values: Any) -> dict[str, Any]:
 def test_all_knobs_and_figures_have_columns() -> None:
     assert set(Knobs.names()) <= set(NAMES)
     figures = {f.name for f in dataclasses.fields(Measurement)} - {"token_ms", "ended_early"}  # a dataset, and a status
-    assert figures == set(Measurement(1.0, 1.0, None).as_dict()) and figures <= set(NAMES)
+    assert figures == set(Measurement.names()) == set(Measurement(1.0, 1.0, None).as_dict()) and figures <= set(NAMES)
     assert len(set(NAMES)) == len(NAMES)
     assert all(c.text for c in COLUMNS)
 
@@ -354,6 +356,67 @@ def test_rows_of_version_1_are_read(tmp_path: Path) -> None:
     assert read_rows(tmp_path)[:3] == before and len(read_rows(tmp_path)) == 4
 
 
+def version_2(folder: Path, trials: int = 3) -> None:
+    """A study as version 2 left it: the median of stretches in decode_tok_s, in a whole file and in a part; one row by an
+    engine without token times, and one that did not run."""
+    for trial in range(trials):
+        median = {"decode_tok_s": 100.0, "decode_tok_s_low": 99.0, "decode_tok_s_high": 101.0}
+        none = {"decode_tok_s": None if trial == 2 else 50.0}
+        write_row(folder, row(trial, schema_version=2, steady_tok_s=None, **(median if not trial else none)))
+    write_tokens(folder, "id-0-0", 0, 0, HICCUP)
+    for path in (folder / "trials").iterdir():
+        table = pq.read_table(path).drop_columns(["steady_tok_s"])
+        pq.write_table(table.replace_schema_metadata({"schema_version": "2"}), path)
+
+
+HICCUP = [10.0] * 100 + [1000.0] + [10.0] * 99
+
+
+def test_rows_of_version_2_get_the_speed_that_the_name_says(tmp_path: Path) -> None:
+    version_2(tmp_path)
+    first, own, none = read_rows(tmp_path)
+    assert first["steady_tok_s"] == 100 and first["decode_tok_s"] == pytest.approx(1000 * 200 / sum(HICCUP))
+    assert first["decode_tok_s_low"] < first["decode_tok_s"] < first["decode_tok_s_high"]
+    assert first["schema_version"] == 2
+    assert (own["decode_tok_s"], own["steady_tok_s"], none["decode_tok_s"]) == (50.0, None, None)
+    compact(tmp_path)
+    assert not list((tmp_path / "trials").iterdir()) and read_rows(tmp_path) == [first, own, none]
+    assert read_trials(tmp_path / "trials.parquet")["steady_tok_s"].tolist()[0] == 100
+
+
+def test_rows_of_version_2_without_their_tokens_keep_the_median_and_are_not_mixed(tmp_path: Path) -> None:
+    version_2(tmp_path / "old")
+    for path in (tmp_path / "old" / "tokens").iterdir():
+        path.unlink()
+    first = read_rows(tmp_path / "old")[0]
+    names = ("decode_tok_s", "decode_tok_s_low", "decode_tok_s_high", "steady_tok_s")
+    assert [first[name] for name in names] == [100, 99, 101, 100]
+    compact(tmp_path / "old")
+    assert read_rows(tmp_path / "old")[0] == first
+    write_row(tmp_path / "new", row(5, steady_tok_s=15.0))
+    assert merge([tmp_path / "old"]).num_rows == 3
+    with pytest.raises(ResultsError, match=r"have another speed in decode_tok_s .*; merge the ones or the others"):
+        merge([tmp_path / "old", tmp_path / "new"])
+
+
+def test_rows_of_version_2_with_their_tokens_are_merged_by_tokens_over_time(tmp_path: Path) -> None:
+    version_2(tmp_path / "old")
+    write_row(tmp_path / "new", row(5, steady_tok_s=15.0))
+    merged = merge([tmp_path / "old", tmp_path / "new"]).to_pylist()
+    assert [r["decode_tok_s"] for r in merged] == [pytest.approx(1000 * 200 / sum(HICCUP)), 50.0, None, 15.0]
+
+
+def test_a_search_does_not_go_on_among_rows_of_version_2(cli: Any, place: Path) -> None:
+    study = ("study.name=old", "budget.trials=1", "budget.hours=0")
+    assert cli(*study)[0] == 0
+    manifest = place / "results" / "old" / "manifest.json"
+    before = manifest.read_text()
+    manifest.write_text(before.replace(f'"version": {SCHEMA_VERSION}', '"version": 2'))
+    status, _, error = cli(*study)
+    assert status == 2 and error.count("\n") == 1
+    assert "written by version 2 of the search, this is version 3; start another study with study.name=OTHER" in error
+
+
 def test_a_newer_version_is_refused_and_left_alone(tmp_path: Path) -> None:
     write_row(tmp_path, row(0))
     path = part_path(tmp_path, 0)
@@ -375,4 +438,4 @@ def test_columns_that_are_not_ours_are_left_out(tmp_path: Path) -> None:
 def test_the_documented_columns_are_current() -> None:
     text = (ROOT / "results" / "README.md").read_text()
     assert markdown() in text, "run python -m harness.columns"
-    assert rows_module.markdown() in text, "run python -m harness.rows"
+    assert markdown(TOKEN_COLUMNS) in text, "run python -m harness.columns"

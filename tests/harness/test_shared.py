@@ -132,14 +132,14 @@ def test_three_workers_of_which_one_is_killed(place: Path, cli: Cli) -> None:
         assert merge([str(place / "out"), *(str(f) for f in folders if any(f.glob("**/*.parquet")))]) == 0
         df = read_trials(place / "out")
         assert sorted(df["trial"]) == [0, *(n for n, t in sorted(ended.items()) if t.state == TrialState.COMPLETE)]
-        assert len(df) == wanted and df["row_id"].is_unique and df["machine"].notna().all()
+        assert len(df) == wanted + 1 and df["row_id"].is_unique and df["machine"].notna().all()
         assert report([str(place / "out")]) == 0
 
         rows = len(read_trials(folders[1]))
         assert cli(*given, f"results_dir={place / 'w1'}")[0] == 0  # nothing is left to do
         assert len(read_trials(folders[1])) == rows
         for other, said in [
-            ("device.name=laptop", "machine.device was linux_2core and is now laptop"),
+            ("device.usable_share=0.1", "machine.limit_gb was "),
             ("study.seed=7", "seed was 0 and is now 7"),
             ("knobs.ssd_gbps=0.2", "knobs.ssd_gbps was 0.1 and is now 0.2"),
         ]:

@@ -147,9 +147,60 @@ def test_a_cache_that_holds_all_is_not_tried_with_knobs_that_would_be_idle() -> 
     space = space_from_config(
         {"cache_gb": {"type": "float", "low": 1, "high": 4}}, {"prefetch": "stale_gate", "read_threads": 2}
     )
-    space = dataclasses.replace(space, holds_all=lambda knobs: knobs.cache_gb >= 3)
+    space = dataclasses.replace(space, footprint=lambda knobs: Sizes(3.0))
     assert space.values({"cache_gb": 2.0}) == {"cache_gb": 2.0, "prefetch": "stale_gate", "read_threads": 2}
     assert space.values({"cache_gb": 3.0}) == {"cache_gb": 3.0, "read_threads": 2}
+
+
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+    """A footprint of 4 layers, top-4, stored at 4 bits."""
+
+    all_experts_gb: float
+    moe_layers: int = 4
+    top_k: int = 4
+    expert_bits: int = 4
+
+
+def test_what_is_as_the_model_has_it_is_one_setting_and_comes_back_to_the_space() -> None:
+    """Rows have `all` layers and unset widths; the space lists numbers. What one round measured, the next must find."""
+    space = space_from_config(
+        {
+            "cache_gb": {"type": "float", "low": 1, "high": 9}, "sync_window": {"type": "ordinal", "values": [1, 2, 30, 60]},
+            "expert_bits": {"type": "ordinal", "values": [3, 4]}, "cold_bits": {"type": "ordinal", "values": [2, 3]},
+            "hot_share": {"type": "float", "low": 0.1, "high": 1, "when": {"cold_bits": [2, 3]}},
+            "top_k": {"type": "int", "low": 2, "high": 4},
+        },
+        {},
+    )  # fmt: skip
+    space = dataclasses.replace(space, footprint=lambda knobs: Sizes(9.5 * (knobs.expert_bits or 4) / 4))
+    params = {"cache_gb": 2.0, "sync_window": 2, "expert_bits": 1, "cold_bits": 0, "hot_share": 1.0, "top_k": 4}
+    assert space.values(params) == {"cache_gb": 2.0, "sync_window": 0, "expert_bits": None, "cold_bits": None, "top_k": None}
+    assert space.values({**params, "sync_window": 3}) == space.values(params)
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    for _ in range(50):
+        values = space.suggest(study.ask())
+        knobs = Knobs.from_mapping(values)
+        assert space.values(space.params(space.from_row(knobs.as_dict()))) == values
+        assert "sync_window" not in values or knobs.expert_bits is None or knobs.cache_gb < 9.5 * 3 / 4
+
+
+def test_settings_that_are_the_same_are_not_proposed_twice(tmp_path: Path) -> None:
+    """Two widths of which one covers all, and a share that has nothing to choose between."""
+    space = space_from_config(
+        {
+            "cache_gb": 1.0, "expert_bits": {"type": "ordinal", "values": [2, 3]},
+            "cold_bits": {"type": "ordinal", "values": [2, 3, None]}, "hot_share": {"type": "ordinal", "values": [0.5, 1.0]},
+        },
+        {},
+    )  # fmt: skip
+    proposals = opened(tmp_path, space)
+    rows: list[dict[str, Any]] = []
+    for _ in range(3):  # 2 bits, 3 bits, and half at each: twelve combinations
+        proposal = proposals.ask()
+        rows.append(row_of(proposal, 1.0, decode_tok_s=1.0, peak_memory_gb=1.0, perplexity=2.0))
+        proposals.tell(rows[-1], rows)
+    assert {(r["expert_bits"], r["cold_bits"]) for r in rows} == {(2, None), (3, None), (3, 2)}
 
 
 def test_windows_and_prefetch_are_not_tried_together() -> None:
@@ -166,10 +217,7 @@ def test_what_decides_by_the_cache_needs_one_that_misses_and_is_asked_in_every_l
     assert effective({**knobs, "cache_gb": 1.0}) == {**knobs, "cache_gb": 1.0}
     space = space_from_config({"cache_gb": {"type": "float", "low": 1, "high": 4}}, knobs)
 
-    def holds_all(knobs: Knobs) -> bool:
-        return dataclasses.replace(knobs, cache_gb=None).top_k == 3 and knobs.cache_gb >= 3
-
-    space = dataclasses.replace(space, holds_all=holds_all)
+    space = dataclasses.replace(space, footprint=lambda knobs: Sizes(3.0))
     assert space.values({"cache_gb": 2.0}) == {**knobs, "cache_gb": 2.0}
     assert space.values({"cache_gb": 3.0}) == {"top_k": 3, "cache_gb": 3.0}
 

@@ -21,7 +21,7 @@ from harness.columns import NAMES, SCHEMA_VERSION
 from harness.rows import write_row
 from harness.state import read_state, write_state
 
-STATE = {"phase": "measuring", "round": 2, "trial": 6, "run": 1, "origin": "confirm", "trials_wanted": 12, "trials_done": 6}
+STATE = {"phase": "measuring", "round": 2, "trial": 6, "run": 1, "origin": "confirm", "trials_wanted": 12, "trials_done": 5}
 Facts = dict[str, Any]
 
 
@@ -72,7 +72,8 @@ def test_a_search_that_runs(study: Path) -> None:
     assert found["now"] | {"for_s": 0} == {
         "phase": "measuring", "trial": 6, "run": 1, "origin": "confirm", "pid": os.getpid(), "for_s": 0,
     }  # fmt: skip
-    assert found["progress"]["left_s"] == pytest.approx(120 / 6 * 6, abs=2)  # six settings in two minutes, six to go
+    assert found["progress"]["left_s"] == pytest.approx(10 * 7)  # at 10 s a run, seven to go
+    assert found["rows"]["counts"]["not_run"] == {"infeasible": 1}
     assert found["rows"]["last_s_ago"] == pytest.approx(85, abs=2)
     assert found["rows"]["failures"] == {"crash: exit status N: the disk PATH is on fire": 2}
     assert found["rows"]["streak"]["failures"] == 2
@@ -80,10 +81,12 @@ def test_a_search_that_runs(study: Path) -> None:
     for width in (60, 120):
         page = text(found, rows, width)
         assert max(map(len, page.splitlines())) <= width
-        assert "6 of 12 trials, round 2 of 3; 2:00 so far, about 2:00 left" in " ".join(page.split())
+        assert "5 of 12 trials, round 2 of 3; 2:00 so far, about 1:10 left" in " ".join(page.split())
+        assert "5 trials (3 ok, 2 crash), 1 setting not run (infeasible)" in " ".join(page.split())
+        assert "1 run: 1 with others' load during the run" in " ".join(page.split())
         assert "measuring: trial 6, run 1 (confirm), for 0:17" in page
         assert "2 crash: exit status N" in page
-        assert "front of 3, fastest first" in page
+        assert "front of 3, best first" in page
         assert "61 °C" in page and "others keep 1.5 of 8 cores busy" in page
     assert json.loads(json.dumps(found)) == found
 
@@ -126,7 +129,7 @@ def test_damaged_and_absent_files_are_a_line_each(study: Path) -> None:
         (study / "state.json").write_text(content)
         found = facts(study)
         assert found["search"] == "unknown"
-        assert found["progress"]["trials_done"] == 6
+        assert found["progress"]["trials_done"] == 5
         assert len(found["problems"]) == (content != "{}")
         assert found["exit_status"] == (3 if content == "{}" else 1)
     (study / "manifest.json").write_text("{")
@@ -137,7 +140,8 @@ def test_damaged_and_absent_files_are_a_line_each(study: Path) -> None:
 
 
 def test_a_study_whose_budget_is_spent_needs_no_state(study: Path) -> None:
-    for trial in range(6, 12):
+    for trial in range(6, 13):
+        assert facts(study)["search"] == "unknown"
         put(study, trial)
     assert (facts(study)["search"], facts(study)["exit_status"]) == ("finished", 0)
 
@@ -181,6 +185,31 @@ def test_the_command_line(study: Path, monkeypatch: pytest.MonkeyPatch, capsys: 
         status.main(["--help"])
     assert usage.value.code == 0
     assert "Exit status" in capsys.readouterr().out
+
+
+def test_ctrl_c_while_watching_is_130(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(status, "Meters", lambda *roots: Machine())
+    write_state(study, **STATE)
+
+    def stop(seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(status.time, "sleep", stop)
+    assert status.main(["night", "--watch", "5"]) == 130
+
+
+def test_confirmation_is_in_the_progress(study: Path) -> None:
+    """The state says that it confirms; how many runs that has come to, the rows say."""
+    (study / "manifest.json").write_text(json.dumps({"config": {"budget": {"trials": 5}, "confirm": {"share": 0.6}}}))
+    write_state(study, **STATE | {"trials_wanted": 5, "confirm_round": 1, "confirm_done": 0, "confirm_most": 3})
+    for run in (1, 2):
+        put(study, 2, run=run, origin="confirm")
+    found = facts(study)
+    p = found["progress"]
+    assert (p["trials_done"], p["confirm_done"], p["confirm_most"], p["runs_left"]) == (5, 2, 3, 1)
+    assert p["left_s"] is None  # since when it runs is not known
+    assert dict(status.lines(found))["progress"].startswith("5 of 5 trials, confirming 2 of at most 3, round 2")
+    assert "2 confirmations" in dict(status.lines(found))["rows"]
 
 
 def test_the_gravest_exit_status_and_watching_until_the_end(
