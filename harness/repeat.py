@@ -6,14 +6,21 @@ absolute path, and a database's address, is a shell variable, and a line before 
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
+import yaml
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import OmegaConf
 
-from .compose import parsed, quoted
+from .compose import accepted, parsed, quoted
 from .plan import Plan
+from .schema import FILES
 from .spaces import space_file
 
 EXPANDED = ("model.path", "quality.text", "quality.json_prompts", "results_dir", "search_space")  # know what ~ means
@@ -28,7 +35,7 @@ def command(plan: Plan, number: int, trials: int) -> str:
     anchors = number > 1 and bool(plan.config["study"]["anchors"])  # these are of the first round's space
     kept = [token for name, token in named if not name.startswith(REPLACED) and not (anchors and name == "study.anchors")]
     name = f"{plan.name}_round_{number:02d}"
-    words = [_word(token, variables) for token in (*flags, *kept)]
+    words = [_word(token, variables) for token in (*flags, *kept, *_corrections(space_file(plan, number), kept))]
     words += [_space(plan, number, variables), f"study.name={name}", "rounds=1", f"budget.trials={trials}"]
     return _lines([*words, *(["'study.anchors=[]'"] if anchors else [])], variables)
 
@@ -45,7 +52,9 @@ def _given() -> tuple[list[str], list[tuple[str, str]]]:
     given, flags, choice = [], [], ""
     if HydraConfig.initialized():
         hydra = HydraConfig.get()
-        given, choice = list(hydra.overrides.task), str(hydra.runtime.choices["study"])
+        choice = str(hydra.runtime.choices["study"])
+        spaces = {f"search_space={name}": f"search_space={path}" for name, path in FILES.items()}
+        given = [spaces.get(token, token) for token in hydra.overrides.task]
         flags = [f"--config-dir={s.path}" for s in hydra.runtime.config_sources if s.provider == "command-line"]
     named = [(token.lstrip("+~").partition("=")[0], token) for token in given]
     if choice and "study" not in dict(named):
@@ -56,6 +65,26 @@ def _given() -> tuple[list[str], list[tuple[str, str]]]:
 def _lines(words: list[str], variables: dict[str, str]) -> str:
     wanted = [f': "${{{variable}:?set it to the {key} of this study}}"' for variable, key in variables.items()]
     return "\n".join([*wanted, f"python -m harness.search {' '.join(words)}"])
+
+
+def _corrections(path: Path, overrides: list[str]) -> list[str]:
+    """What makes the round's space of one that is composed with its file: a study file may change entries after it."""
+    if not HydraConfig.initialized():
+        return []
+    composed = GlobalHydra.instance().config_loader().load_configuration(
+        HydraConfig.get().job.config_name, accepted([*overrides, f"search_space={path}"]), RunMode.RUN
+    )  # fmt: skip
+    wanted: dict[str, Any] = yaml.safe_load(path.read_text())
+    found: dict[Any, Any] = dict(OmegaConf.to_container(composed.search_space))  # type: ignore[arg-type]
+    more = [f"~search_space.{knob}" for knob in found if knob not in wanted]
+    return more + [f"search_space.{k}={_value(v)}" for k, v in wanted.items() if k not in found or found[k] != v]
+
+
+def _value(value: Any) -> str:
+    """A plain value in Hydra's grammar."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{k}: {_value(v)}" for k, v in value.items()) + "}"
+    return "[" + ", ".join(map(_value, value)) + "]" if isinstance(value, list) else json.dumps(value)
 
 
 def _space(plan: Plan, number: int, variables: dict[str, str]) -> str:

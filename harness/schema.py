@@ -19,6 +19,8 @@ import engine
 from . import ROOT, ConfigError
 from .columns import OBJECTIVES
 
+FILES: dict[str, str] = {}  # the choice that stands for a file named with search_space=FILE
+
 
 @dataclass
 class Study:
@@ -168,7 +170,9 @@ def register() -> None:
 
 def store_space(path: str | Path, name: str = "") -> str:
     """Make a file a choice of the group search_space; returns the choice's name. Raises `ConfigError`."""
-    name = name or re.sub(r"\W+", "_", str(path)).strip("_")
+    if not name:
+        name = re.sub(r"\W+", "_", str(path)).strip("_")
+        FILES[name] = str(path)
     try:
         content = yaml.safe_load(Path(path).expanduser().read_text(encoding="utf-8"))
     except OSError as e:

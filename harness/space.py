@@ -258,6 +258,8 @@ class Space:
     def fix(self, name: str, value: Any) -> Space:
         """The knob held at `value`; one with a condition keeps it, and has this one value."""
         entry = self.entry(name)
+        if isinstance(value, list | tuple | Mapping):
+            raise ConfigError(f"{name}={_show(value)} is not a value of a knob; give a number or a word")
         raw = {"type": "ordinal", "values": [value], "when": entry.as_config().get("when")} if entry.when else value
         space = self._with(name, raw)
         if name == "cache_gb" and value is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -22,7 +23,8 @@ from harness.rows import read_trials
 PROPOSER = (
     "import json, sys\n"
     "rows = json.load(sys.stdin)['rows']\n"
-    "changes = [{'kind': 'fix', 'knob': 'read_threads', 'value': 7}, {'kind': 'narrow', 'knob': 'cache_gb', 'high': 0.03}]\n"
+    "changes = [{'kind': 'fix', 'knob': 'read_threads', 'value': 7}, {'kind': 'narrow', 'knob': 'cache_gb', 'high': 0.03},\n"
+    "           {'kind': 'fix', 'knob': 'sync_window', 'value': 4}]\n"
     "print(json.dumps({'changes': changes}))\n"
 )
 
@@ -68,8 +70,31 @@ def test_the_journals_command_repeats_the_round(night: Callable[..., pd.DataFram
     assert config["search_space"]["read_threads"] == 7 and config["search_space"]["cache_gb"]["high"] == 0.03
     status, _, err = shell(f"{lines[1]} proposer.command=null budget.trials=2", place, PROPOSER_COMMAND="x")
     assert (status, err) == (0, "")
+    manifest = json.loads((place / "results" / "demo_round_02" / "manifest.json").read_text())
+    assert "search_space=./results/demo/rounds/02/space.yaml" in manifest["command"]
     df = read_trials(place / "results" / "demo_round_02")
     assert (df[df["trial"] > 0]["read_threads"] == 7).all() and (df["cache_gb"].dropna() <= 0.03).all()
+
+
+def test_a_study_file_that_changes_its_space(night: Callable[..., pd.DataFrame], place: Path) -> None:  # noqa: F811
+    (place / "propose.py").write_text(PROPOSER)
+    (place / "mine" / "study").mkdir(parents=True)
+    (place / "mine" / "study" / "own.yaml").write_text(
+        "# @package _global_\ndefaults: [demo, _self_]\nstudy: {name: own}\nsearch_space: {cache_gb: {high: 0.02},"
+        " read_threads: {low: 2, high: 9}, sync_window: {type: ordinal, values: [1, 4]},"
+        " prefill_chunk: {type: int, low: 64, high: 512, when: {sync_window: 1}}}\n"
+    )
+    night(
+        "study=own", "--config-dir", "mine", "rounds=2", "budget.trials=6", "proposer.every=2",
+        f"proposer.command='{sys.executable} {place / 'propose.py'}'", rows=False,
+    )  # fmt: skip
+    folder = place / "results" / "own"
+    for number, line in enumerate(commands((folder / "journal.md").read_text()), 1):
+        status, out, err = shell(f"{line} --cfg job", place, PROPOSER_COMMAND="python propose.py")
+        assert (status, err) == (0, "")
+        wanted = yaml.safe_load((folder / "rounds" / f"{number:02d}" / "space.yaml").read_text())
+        assert yaml.safe_load(out)["search_space"] == wanted and wanted["cache_gb"]["high"] == 0.02
+    assert wanted["read_threads"] == 7 and "prefill_chunk" not in wanted and "~search_space.prefill_chunk" in line
 
 
 @pytest.mark.parametrize(
