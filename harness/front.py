@@ -192,8 +192,9 @@ def contributions(df: pd.DataFrame, **rules: Any) -> pd.DataFrame:
     best, every, objectives = front(df, **rules), measured(df), list(objectives_of(df))
     chosen = df.sort_values(["trial", "run"]).drop_duplicates("trial")["origin"]
     counts = chosen[chosen.isin(CHOOSERS)].value_counts().reindex(CHOOSERS).dropna().rename("trials").to_frame()
-    values = losses(best, objectives)
-    corner = losses(every, objectives).max(0, initial=-np.inf)
+    if every.empty:
+        return counts.assign(on_front=0, lost=np.nan)
+    values, corner = losses(best, objectives), losses(every, objectives).max(0)
     corner = corner + 0.1 * np.abs(corner)
     whole = volume(values, corner) or np.nan
     mine = {origin: (best["origin"] == origin).to_numpy(bool) for origin in counts.index}

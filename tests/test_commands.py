@@ -201,14 +201,14 @@ def test_a_command_that_does_not_work_is_found(monkeypatch: pytest.MonkeyPatch) 
 def test_a_published_study_is_reported_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     from harness import report, status
 
-    shutil.copytree(ROOT / "results" / "published" / "demo_60", tmp_path / "results" / "demo_60")
+    shutil.copytree(ROOT / "results" / "published" / "demo_ssd_0.1", tmp_path / "results" / "demo_ssd_0.1")
     monkeypatch.chdir(tmp_path)
-    assert report.main(["demo_60"]) == 0
-    assert "59 trials (ok), 2 settings not run (infeasible), reference measured" in capsys.readouterr().out
-    assert status.main(["demo_60"]) == 3  # it says no budget
-    assert "59 trials (ok), 2 settings not run (infeasible), reference measured" in " ".join(capsys.readouterr().out.split())
-    for wrong in (["-x"], ["--what", "demo_60"], []):
+    assert report.main(["demo_ssd_0.1"]) == 0
+    assert "24 trials (ok), 2 settings not run (infeasible), reference measured" in capsys.readouterr().out
+    assert status.main(["demo_ssd_0.1"]) == 0
+    assert "24 trials (ok), 2 settings not run (infeasible), reference measured" in " ".join(capsys.readouterr().out.split())
+    for wrong in (["-x"], ["--what", "demo_ssd_0.1"], []):
         with pytest.raises(SystemExit) as usage:
             report.main(wrong)
         assert usage.value.code == 2 and "usage:" in capsys.readouterr().err
-    assert report.main(["demo_6O"]) == 2
+    assert report.main(["demo_ssd_0.l"]) == 2

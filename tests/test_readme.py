@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 import runpy
+import shutil
 from pathlib import Path
 
 from engine import Knobs
+from harness import report
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -28,3 +30,14 @@ def test_the_example_runs(monkeypatch, tmp_path) -> None:
     script = tmp_path / "example.py"
     script.write_text(example[1])
     assert runpy.run_path(str(script))["e"].stats.hits > 0
+
+
+def test_the_sample_is_what_the_report_prints(tmp_path, monkeypatch, capsys) -> None:
+    shutil.copytree(ROOT / "results" / "published" / "demo_ssd_0.1", tmp_path / "demo_ssd_0.1")
+    monkeypatch.chdir(ROOT)
+    assert report.main([str(tmp_path / "demo_ssd_0.1")]) == 0
+    printed = {line.rstrip() for line in capsys.readouterr().out.splitlines()}
+    sample = README.partition("What `make search` printed")[2].partition("![The front")[0]
+    lines = [line[4:] for line in sample.splitlines() if line.startswith("    ")]
+    assert len(lines) > 30
+    assert [line for line in lines if line not in printed] == []

@@ -66,7 +66,7 @@ def journal(folder: Path, **request: Any) -> None:
 
 
 def starts(folder: Path, trial: int = 5, run: int = 0) -> tuple[int, bool]:
-    plan: Any = SimpleNamespace(folder=folder)
+    plan: Any = SimpleNamespace(folder=folder, files=())
     one = Runner(plan, lambda: "", lambda: False, lambda text: None)
     return one._starts(Job(Proposal(trial, "sampler", {"read_threads": 4}), run))
 
@@ -167,7 +167,7 @@ def test_too_little_room_ends_the_search_before_a_run(place: Path, cli: Cli, chi
     assert status.main([str(place / "results" / "demo")]) == 1
 
 
-@pytest.mark.parametrize("where", ["mend", "write_row", "refresh"])
+@pytest.mark.parametrize("where", ["write_ledger", "write_row", "refresh"])
 def test_a_full_disk_is_one_line_and_nothing_is_lost_or_doubled(
     place: Path, cli: Cli, child: Any, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:

@@ -79,7 +79,7 @@ def test_the_same_members_the_same_best_and_the_same_counts(
 
     for row in rows:
         write_row(tmp_path, row)
-    for name in ("plot_front", "plot_runs"):
+    for name in ("plot_front", "plot_night"):
         monkeypatch.setattr(f"harness.report.{name}", lambda df, path, **rules: path)
     report(tmp_path, rows)
     text = capsys.readouterr().out

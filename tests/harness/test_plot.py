@@ -54,7 +54,7 @@ def test_the_front(name: str, tmp_path: Path) -> None:
 
 
 def test_a_published_study_and_its_labels() -> None:
-    df = read_trials(PUBLISHED / "demo_60")
+    df = read_trials(PUBLISHED / "demo_ssd_0.1")
     axes = labels_are_clear_of_points(df)
     assert [ax.get_xlabel().split()[0] for ax in axes] == ["peak_memory_gb", "perplexity"]
     for ax in axes:

@@ -116,7 +116,7 @@ def test_a_file_cut_short_is_named_in_one_line(tmp_path: Path, keep: float, caps
 
 def test_a_folder_without_rows_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert report([str(tmp_path / "nowhere")]) == 2
-    assert "nowhere holds no trials; give the folder of a study" in capsys.readouterr().err
+    assert "nowhere is no study: neither a study's folder nor a name under results/" in capsys.readouterr().err
 
 
 def test_mixed_judges_are_refused_unless_told(tmp_path: Path) -> None:
