@@ -58,9 +58,11 @@ def cli(place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixt
     """Run `python -m harness.search OVERRIDES` in this process: (exit status, stdout, stderr)."""
     from harness import search
 
-    def run(*overrides: str) -> tuple[int, str, str]:
+    def run(*overrides: str, plots: bool = False) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["search", *arguments(place, *overrides)])
         monkeypatch.setattr(search, "_status", 0)
+        for plot in () if plots else ("plot_front", "plot_night"):  # they take longer than the study; test_plot draws them
+            monkeypatch.setattr(f"harness.report.{plot}", lambda df, path, **rules: path)
         capsys.readouterr()
         status = search.main()
         return status, *capsys.readouterr()

@@ -174,7 +174,7 @@ def test_a_full_disk_is_one_line_and_nothing_is_lost_or_doubled(
     requests, folder = child(well), place / "results" / "demo"
     with monkeypatch.context() as m:
 
-        def full(*args: Any) -> None:
+        def full(*args: Any, **more: Any) -> None:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
         m.setattr(loop, where, full)

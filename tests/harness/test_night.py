@@ -34,7 +34,9 @@ Alter = Callable[[dict[str, Any], int], dict[str, Any]]
 def night(place: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> Callable[..., pd.DataFrame]:
     """Run a study whose runs are made in this process; `alter` changes the figures of the n-th run."""
 
-    def run(*overrides: str, alter: Alter = lambda figures, n: figures, status: int = 0, rows: bool = True) -> pd.DataFrame:
+    def run(
+        *overrides: str, alter: Alter = lambda figures, n: figures, status: int = 0, rows: bool = True, plots: bool = False
+    ) -> pd.DataFrame:
         made = iter(range(10_000))
 
         def direct(request: Path, log: Path, **_: Any) -> Outcome:
@@ -49,7 +51,7 @@ def night(place: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> Callable[..
             return Outcome("ok", None, figures, seen_peak_gb=figures["peak_memory_gb"], wall_s=1.0, score_s=0.4)
 
         monkeypatch.setattr(runner, "run_child", direct)
-        assert cli(*SPACE, *overrides)[0] == status
+        assert cli(*SPACE, *overrides, plots=plots)[0] == status
         return read_trials(place / "results" / "demo") if rows else pd.DataFrame()
 
     return run
@@ -124,7 +126,7 @@ def test_constraints_keep_points_off_the_front_and_are_in_the_rows(night: Callab
 
 
 def test_other_objectives(night: Callable[..., pd.DataFrame], place: Path) -> None:
-    df = night("budget.trials=10", "objectives=[prefill_tok_s,bytes_per_token]")
+    df = night("budget.trials=10", "objectives=[prefill_tok_s,bytes_per_token]", plots=True)
     assert df["objectives"].unique().tolist() == ["prefill_tok_s,bytes_per_token"]
     assert len(front(df))
     assert (place / "results" / "demo" / "front.png").exists()

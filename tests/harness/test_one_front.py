@@ -17,6 +17,7 @@ from synthetic import SPACE, searched, streamed
 from harness import ROOT, journal, ledger
 from harness.columns import objectives_of
 from harness.confirm import next_sweep
+from harness.counts import Progress
 from harness.display import Panel
 from harness.front import contributions, front
 from harness.plot import plot_front
@@ -91,7 +92,7 @@ def test_the_same_members_the_same_best_and_the_same_counts(
     assert status(tmp_path)[0]["front"] == len(members)
     plan: Any = SimpleNamespace(rules={}, trials=24, space=SPACE)
     panel = Panel(plan, Console(file=io.StringIO(), width=100, height=50))
-    panel._take(rows)
+    panel._take(rows, Progress(24, 24))
     assert panel._size == len(members)
 
 

@@ -13,10 +13,12 @@ from pathlib import Path
 import optuna
 import pandas as pd
 import pytest
+import yaml
 from conftest import Cli, spawn
 from optuna.trial import TrialState
 
 from harness.rows import part_path, read_rows, read_trials, write_row
+from harness.space import space_from_config
 
 
 def storage(folder: Path) -> optuna.Study:
@@ -24,8 +26,9 @@ def storage(folder: Path) -> optuna.Study:
 
 
 def finished(folder: Path) -> dict[int, tuple[dict, list[float]]]:
-    """What Optuna knows of each row's trial: parameters and values."""
-    return {t.user_attrs["trial"]: (t.params, t.values) for t in storage(folder).get_trials() if t.values}
+    """What Optuna knows of each row's trial: its setting, without what has no effect, and the objectives."""
+    space = space_from_config(yaml.safe_load((folder / "rounds" / "01" / "space.yaml").read_text()), {})
+    return {t.user_attrs["trial"]: (space.values(t.params), t.values) for t in storage(folder).get_trials() if t.values}
 
 
 def finish(process: subprocess.Popen[str]) -> tuple[int, str, str]:

@@ -335,16 +335,16 @@ def test_pandas_duckdb_and_polars_agree(tmp_path: Path) -> None:
     assert duckdb.sql(mean).fetchall() == [(2.0,)]
 
 
-PUBLISHED = ROOT / "results" / "published" / "demo_ssd_0.3"
+VERSION_1 = Path(__file__).parent / "data"  # a study of the first version
 
 
 def test_rows_of_version_1_are_read(tmp_path: Path) -> None:
-    old = pq.read_table(PUBLISHED / "trials" / "part-all.parquet")
-    df = read_trials(PUBLISHED)
+    old = pq.read_table(VERSION_1 / "trials" / "part-all.parquet")
+    df = read_trials(VERSION_1)
     assert tuple(df.columns) == NAMES and df["trial"].tolist() == sorted(old["trial"].to_pylist())
     assert set(df["run"]) == {0} and set(df["round"]) == {1} and set(df["schema_version"]) == {1}
     assert df["row_id"].nunique() == len(df) and df["row_id"].str.startswith("v1-").all() and df["objectives"].isna().all()
-    assert read_trials(PUBLISHED)["row_id"].tolist() == df["row_id"].tolist()
+    assert read_trials(VERSION_1)["row_id"].tolist() == df["row_id"].tolist()
     (tmp_path / "trials").mkdir()
     for i in range(3):  # as version 1 left them
         pq.write_table(old.slice(i, 1), tmp_path / "trials" / f"part-{old['trial'][i].as_py():06d}.parquet")
