@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,7 +22,8 @@ def use(folder: Path, row: Mapping[str, Any]) -> str:
     """The command that runs the setting of a row or point of the study in `folder`: the engine's `generate`, or the user's
     own engine with the study's request. `ssd_gbps`, which holds reads back, is left out."""
     study, knobs = _study(folder), setting_of(row)
-    model, judge = study.get("model") or "DIR", shell_path(folder / JUDGE)
+    model = study.get("model") or "DIR"
+    judge = os.path.relpath(folder / JUDGE)  # no shell expands a path inside JSON or code
     engine = study.get("engine") or {"module": row.get("engine") or "engine", "command": None}
     if engine["command"]:
         request = {"checkpoint": model, "judge": judge, "knobs": knobs.as_dict(), "protocol": study["protocol"]}

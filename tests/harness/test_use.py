@@ -36,7 +36,7 @@ def folder_of(place: Path, model: Path, module: str = "engine", command: str | N
         "model": {"path": str(model)}, "engine": {"module": module, "command": command}, "confirm": {"share": 0.5},
         "protocol": {"warm_up_tokens": 1, "timed_tokens": 4, "page_cache": "as_is"},
     }  # fmt: skip
-    folder = place / "study"
+    folder = place / "my study"
     folder.mkdir()
     (folder / "manifest.json").write_text(json.dumps({"command": "python -m harness.search study=demo", "config": config}))
     return folder
@@ -61,12 +61,12 @@ def test_a_setting_with_everything_resident_has_no_streaming_option(tmp_path: Pa
 
 def test_a_foreign_engine_is_run_by_its_own_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "mine.py").write_text("import json, sys\nasked = json.load(sys.stdin)\nprint(json.dumps(asked['knobs']))\n")
+    (tmp_path / "mine.py").write_text("import json, sys\nasked = json.load(sys.stdin)\nprint(json.dumps({**asked['knobs'], 'judge': asked['judge']}))\n")
     folder = folder_of(tmp_path, KIMI_MINI, command="python mine.py --fast")
     command = use(folder, row(3, {"cache_gb": 0.01, "ssd_gbps": 0.1}, (1, 1, 1)))
     assert command.endswith("| python mine.py --fast")
     knobs = json.loads(paste(command, tmp_path))
-    assert (knobs["cache_gb"], knobs["ssd_gbps"]) == (0.01, None)
+    assert (knobs["cache_gb"], knobs["ssd_gbps"], knobs["judge"]) == (0.01, None, "my study/judge.yaml")
 
 
 def test_an_engine_in_python_is_loaded_and_measured(place: Path, cli: Cli) -> None:
