@@ -61,7 +61,9 @@ def test_a_setting_with_everything_resident_has_no_streaming_option(tmp_path: Pa
 
 def test_a_foreign_engine_is_run_by_its_own_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "mine.py").write_text("import json, sys\nasked = json.load(sys.stdin)\nprint(json.dumps({**asked['knobs'], 'judge': asked['judge']}))\n")
+    (tmp_path / "mine.py").write_text(
+        "import json, sys\nasked = json.load(sys.stdin)\nprint(json.dumps({**asked['knobs'], 'judge': asked['judge']}))\n"
+    )
     folder = folder_of(tmp_path, KIMI_MINI, command="python mine.py --fast")
     command = use(folder, row(3, {"cache_gb": 0.01, "ssd_gbps": 0.1}, (1, 1, 1)))
     assert command.endswith("| python mine.py --fast")
