@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # only its tokenizers are used; it warns of missing models
 
-from .checkpoint import Checkpoint
-from .errors import CheckpointError, HeadraceError, JudgeError, KnobError, ReadError
-from .judge import Judge
-from .knobs import Knobs
-from .measurement import Measurement
-from .page_cache import prepare_page_cache
-from .plan import Footprint, footprint
-from .protocol import Protocol
+from engine.checkpoint.checkpoint import Checkpoint
+from engine.errors import CheckpointError, HeadraceError, JudgeError, KnobError, ReadError
+from engine.knobs import Knobs
+from engine.measure.judge import Judge
+from engine.measure.measurement import Measurement
+from engine.measure.protocol import Protocol
+from engine.plan.banks import Footprint, footprint
+from engine.system.page_cache import prepare_page_cache
 
 __all__ = [
     "Checkpoint",
@@ -41,18 +41,18 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from .ceiling import ceiling_tok_s
-    from .engine import Engine, load
+    from engine.engine import Engine, load
+    from engine.plan.ceiling import ceiling_tok_s
 
 
 def __getattr__(name: str) -> Any:
     """Engine, load and the ceiling on first use: mlx-lm takes a second to import; knobs, judges and sizes do not need it."""
     if name == "ceiling_tok_s":
-        from . import ceiling
+        from engine.plan import ceiling
 
         return ceiling.ceiling_tok_s
     if name in ("Engine", "load"):
-        from . import engine
+        from engine import engine
 
         return getattr(engine, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

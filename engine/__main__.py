@@ -21,16 +21,16 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .bench.command import add_bench_options, bench
-from .errors import HeadraceError
-from .knobs import GB, LOSSY, Knobs
-from .options import add_knobs, knobs_given, knobs_of, refuse_ignored
-from .protocol import Protocol
+from engine.bench.command import add_bench_options, bench
+from engine.cli.options import add_knobs, knobs_given, knobs_of, refuse_ignored
+from engine.errors import HeadraceError
+from engine.knobs import GB, LOSSY, Knobs
+from engine.measure.protocol import Protocol
 
 if TYPE_CHECKING:
-    from .engine import Engine
-    from .quality import Quality
-    from .stats import Stats
+    from engine.engine import Engine
+    from engine.quality.quality import Quality
+    from engine.stats import Stats
 
 ROOT = Path(__file__).resolve().parent.parent
 KIMI_MINI = ROOT / "experiments" / "kimi_mini" / "checkpoint"
@@ -54,8 +54,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def generate(args: argparse.Namespace) -> None:
     """Print text as it comes, then what it took."""
-    from .engine import load
-    from .memory import peak_memory_bytes
+    from engine.engine import load
+    from engine.system.memory import peak_memory_bytes
 
     with load(args.model, knobs_of(args)) as engine, _traced(engine, args.trace_out):
         stats = engine.stats
@@ -79,9 +79,9 @@ def generate(args: argparse.Namespace) -> None:
 
 def measure(args: argparse.Namespace) -> None:
     """One pass over the judge's texts; the measurement as JSON."""
-    from .engine import load
-    from .judge import Judge
-    from .page_cache import prepare_page_cache
+    from engine.engine import load
+    from engine.measure.judge import Judge
+    from engine.system.page_cache import prepare_page_cache
 
     judge, knobs = Judge.load(args.judge), knobs_of(args)
     protocol = Protocol(args.warm_up_tokens, args.timed_tokens, args.page_cache)
@@ -95,13 +95,13 @@ def measure(args: argparse.Namespace) -> None:
 
 def quality(args: argparse.Namespace) -> None:
     """Perplexity, divergence from the reference, top-1 flips, and JSON that parses; the last line is JSON."""
-    from .checkpoint import Checkpoint
-    from .engine import load
-    from .json_share import JsonPrompts
-    from .judge import Judge
-    from .plan import plan_banks
-    from .quality import quality
-    from .reference import reference_file, reference_for
+    from engine.checkpoint.checkpoint import Checkpoint
+    from engine.engine import load
+    from engine.measure.judge import Judge
+    from engine.plan.banks import plan_banks
+    from engine.quality.json_prompts import JsonPrompts
+    from engine.quality.quality import quality
+    from engine.quality.reference import reference_file, reference_for
 
     knobs, judge, source = knobs_of(args), Judge.load(args.text), Checkpoint.open(args.path)
     prompts = None if args.json_prompts == "none" else JsonPrompts.load(args.json_prompts)
@@ -163,14 +163,14 @@ def _print_layers(stats: Stats) -> None:
 
 def inspect(args: argparse.Namespace) -> None:
     """Sizes of a checkpoint under the knobs, from its headers, as JSON."""
-    from .plan import footprint
+    from engine.plan.banks import footprint
 
     print(json.dumps(dataclasses.asdict(footprint(args.model, knobs_of(args))), indent=1))
 
 
 def pack(args: argparse.Namespace) -> None:
     """Pack a checkpoint's experts into a store: one record an expert, with several precisions in it."""
-    from .pack import pack_store, verify_store
+    from engine.packing.pack import pack_store, verify_store
 
     if args.store is None and not args.verify:
         raise HeadraceError(
@@ -242,7 +242,7 @@ def replay(args: argparse.Namespace) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from .replay import overlap, read_trace, replay_table
+    from engine.cache.replay import overlap, read_trace, replay_table
 
     trace = read_trace(args.trace)
     experts = args.experts or int(trace.experts.max()) + 1
@@ -262,12 +262,12 @@ def plan(args: argparse.Namespace) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from .bits import hot_share_for
-    from .bits_file import save_plan
-    from .bits_view import layer_rows, plot_plan
-    from .checkpoint import Checkpoint
-    from .plan import experts_gb, needs_profile, plan_bits
-    from .profile import Profile, routing_profile
+    from engine.checkpoint.checkpoint import Checkpoint
+    from engine.plan.banks import experts_gb, needs_profile, plan_bits
+    from engine.plan.bits import hot_share_for
+    from engine.plan.bits_file import save_plan
+    from engine.plan.bits_plot import layer_rows, plot_plan
+    from engine.routing.profile import Profile, routing_profile
 
     checkpoint, given = Checkpoint.open(args.path), knobs_given(args)
     refuse_ignored("plan", sorted(given.keys() - set(LOSSY)), "is about bits alone")
@@ -306,8 +306,8 @@ def knobs(args: argparse.Namespace) -> None:
 
 def profile(args: argparse.Namespace) -> None:
     """Take the routing profile that cold_bits and pinned_share need; prints its path."""
-    from .checkpoint import Checkpoint
-    from .profile import take_profile
+    from engine.checkpoint.checkpoint import Checkpoint
+    from engine.routing.profile import take_profile
 
     print(take_profile(Checkpoint.open(args.model)))
 

@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from .knobs import CACHE_DEPENDENT, DEFAULTS, LOSSY, NEEDS_MISSES, WORDS, Knobs, idle
+from engine.knobs import CACHE_DEPENDENT, DEFAULTS, LOSSY, NEEDS_MISSES, WORDS, Knobs, idle
 
 WIDTHS = tuple(n for n in LOSSY if n not in (*CACHE_DEPENDENT, "top_k", "resident_bits"))  # what experts take
 

@@ -22,16 +22,21 @@ from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.sample_utils import make_sampler
 from mlx_lm.utils import load_tokenizer
 
-from .bits import BitsPlan
-from .checkpoint import Checkpoint
-from .device import backend
-from .errors import CheckpointError, HeadraceError, JudgeError, KnobError, first_line
-from .judge import Judge
-from .knobs import CACHE_DEPENDENT, GB, Knobs
-from .measurement import Measurement
-from .measuring import measure
-from .memory import memory_bytes
-from .model import (
+from engine.checkpoint.checkpoint import Checkpoint
+from engine.errors import CheckpointError, HeadraceError, JudgeError, KnobError, first_line
+from engine.knobs import CACHE_DEPENDENT, GB, Knobs
+from engine.measure.judge import Judge
+from engine.measure.measurement import Measurement
+from engine.measure.protocol import Protocol
+from engine.measure.timed_pass import measure
+from engine.model.backend import backend
+from engine.model.resident import quantize_resident
+from engine.plan.banks import compute_dtype, footprint, needs_profile, plan_banks, plan_bits
+from engine.plan.bits import BitsPlan
+from engine.routing.profile import routing_profile
+from engine.routing.record import TraceWriter
+from engine.stats import Stats
+from engine.streaming.install import (
     check_top_k,
     fill,
     is_last,
@@ -42,15 +47,10 @@ from .model import (
     run_for,
     switches,
 )
-from .page_cache import cached_share, weight_files
-from .plan import compute_dtype, footprint, needs_profile, plan_banks, plan_bits
-from .profile import routing_profile
-from .protocol import Protocol
-from .resident import quantize_resident
-from .stats import Stats
-from .switch import LayerStream, Run
-from .trace import TraceWriter
-from .window import Windows
+from engine.streaming.layer import LayerStream, Run
+from engine.streaming.speculate import Windows
+from engine.system.memory import memory_bytes
+from engine.system.page_cache import cached_share, weight_files
 
 Scored = Iterator[tuple[mx.array, list[int]]]
 
@@ -223,7 +223,7 @@ class Engine:
     def measure(
         self, judge: Judge, protocol: Protocol | None = None, keep_going: Callable[[list[float]], bool] | None = None
     ) -> Measurement:
-        """Decode the judge's texts against the clock, as the protocol has it (see `engine.measuring`).
+        """Decode the judge's texts against the clock, as the protocol has it (see `engine.measure.timed_pass`).
 
         `keep_going` gets the milliseconds of the timed tokens after each of them; when it says no the measurement ends with
         what it has. perplexity = exp(mean negative log-likelihood). Raises `JudgeError` if a text has too few tokens, or all
@@ -257,7 +257,7 @@ class Engine:
     @contextmanager
     def trace(self, path: str | Path) -> Iterator[None]:
         """Write the routing of all that is computed inside, a measurement's warm-up apart, to a Parquet file (see
-        `engine.trace`). Raises `HeadraceError` if the file cannot be written; after an error inside none is."""
+        `engine.routing.record`). Raises `HeadraceError` if the file cannot be written; after an error inside none is."""
         if self._trace is not None:
             raise HeadraceError(f"the trace {self._trace.path} is being taken; end it before you begin {path}")
         found = [place for place, _ in switches(self._model, self.checkpoint)]

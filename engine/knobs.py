@@ -18,9 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from . import needs
-from .errors import KnobError, did_you_mean
-from .needs import Need
+from engine import needs
+from engine.errors import KnobError, did_you_mean
+from engine.needs import Need
 
 IO_MODES = ("buffered", "direct")
 PREFETCH = ("off", "previous_token", "stale_gate")

@@ -2,7 +2,8 @@
 
     python -m harness.search study=demo proposer.command="python experiments/proposer_example.py"
 
-It reads the study so far as JSON on its input and answers as JSON on its output (harness/proposer.py says with what). It
+It reads the study so far as JSON on its input and answers as JSON on its output (harness/propose/external.py says with
+what). It
 uses Python's standard library alone; a script in any language will do.
 """
 

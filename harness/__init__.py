@@ -2,7 +2,7 @@
 
     python -m harness.search study=demo budget.trials=24
 
-Everything imported by `harness.trial`, the child of every trial, stays light: neither Optuna nor pandas lives there.
+Everything imported by `harness.run.worker`, the child of every trial, stays light: neither Optuna nor pandas lives there.
 """
 
 from pathlib import Path

@@ -22,11 +22,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from engine import HeadraceError, Knobs
-from engine.fingerprint import another
-
-from . import ResultsError
-from .columns import OBJECTIVES
-from .rows import TOKENS_SCHEMA, read_table, write_table
+from engine.checkpoint.fingerprint import another
+from harness import ResultsError
+from harness.results.columns import OBJECTIVES
+from harness.results.rows import TOKENS_SCHEMA, read_table, write_table
 
 ALIKE = {"judge": "judges", "model_fingerprint": "models", "objectives": "sets of objectives"}  # what all rows must share
 

@@ -20,18 +20,17 @@ import pandas as pd
 from rich.console import Console
 
 from engine import HeadraceError
-
-from .columns import NOT_RUN, SHORT
-from .commands import confirm_more, use
-from .counts import count
-from .find import find
-from .front import RUNS, contributions, front, standings
-from .importance import importance
-from .plot import plot_front, plot_night
-from .points import noise, suspects
-from .recommend import Choice, compared, named, recommended, rules_of, wishes_of
-from .rows import read_rows, read_trials
-from .tables import frame, front_table, importance_table, recommended_table
+from harness.analysis.counts import count
+from harness.analysis.estimates import noise, suspects
+from harness.analysis.importance import importance
+from harness.analysis.pareto import RUNS, contributions, front, standings
+from harness.decisions.recommend import Choice, compared, named, recommended, rules_of, wishes_of
+from harness.results.columns import NOT_RUN, SHORT
+from harness.results.rows import read_rows, read_trials
+from harness.show.commands import confirm_more, use
+from harness.show.plot import plot_front, plot_night
+from harness.show.tables import frame, front_table, importance_table, recommended_table
+from harness.study.find import find
 
 
 def report(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:

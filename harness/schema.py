@@ -1,6 +1,6 @@
 """What a study's configuration may hold: one dataclass a group, registered with Hydra so that typos and types are caught.
 
-`knobs` and `search_space` are open here, for their keys are the engine's knobs: `harness.space` checks them.
+`knobs` and `search_space` are open here, for their keys are the engine's knobs: `harness.space.space` checks them.
 """
 
 from __future__ import annotations
@@ -15,9 +15,8 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, OmegaConf
 
 import engine
-
-from . import ROOT, ConfigError
-from .columns import OBJECTIVES
+from harness import ROOT, ConfigError
+from harness.results.columns import OBJECTIVES
 
 FILES: dict[str, str] = {}  # the choice that stands for a file named with search_space=FILE
 

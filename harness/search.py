@@ -22,9 +22,8 @@ import hydra
 from omegaconf import DictConfig, OmegaConf
 
 from engine import HeadraceError
-
-from . import ROOT, ConfigError, StudyStopped
-from .compose import accepted, choices, explain
+from harness import ROOT, ConfigError, StudyStopped
+from harness.study.hydra_errors import accepted, choices, explain
 
 _status = 0  # the worst of the studies of this command; Hydra's return value is lost in a multirun
 
@@ -40,10 +39,10 @@ def task(config: DictConfig) -> None:
 
 def run(config: DictConfig) -> int:
     """Run a composed study and show its front; returns the exit status."""
-    from .display import display
-    from .loop import Stop, run_study
-    from .plan import plan_from_config
-    from .report import report
+    from harness.report import report
+    from harness.session.loop import Stop, run_study
+    from harness.show.live import display
+    from harness.study.plan import plan_from_config
 
     plan = plan_from_config(config)
     stop = Stop()
@@ -82,7 +81,7 @@ def main() -> int:
     try:
         if not (ROOT / "experiments" / "config.yaml").exists():
             raise ConfigError(f"{ROOT} has no experiments/; install from a checkout: pip install -e .")
-        from .schema import register
+        from harness.schema import register
 
         register()
         sys.argv[1:] = accepted(sys.argv[1:])

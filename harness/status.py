@@ -30,23 +30,22 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 
 from engine import HeadraceError
-
-from . import ResultsError
-from .columns import NOT_RUN
-from .counts import Counts, Progress, count, left_s, progress
-from .display import clock
-from .find import find
-from .front import front
-from .guards import Look, Meters, look, most_load, unquiet
-from .log import FAILED, LOG, cause, streak
-from .machine import boot_id
-from .processes import alive
-from .recommend import rules_of
-from .rows import read_rows
-from .schema import Guards
-from .state import ENDED, FINISHED, STOPPED, read_state
-from .state import FAILED as ERROR
-from .tables import frame, front_table
+from harness import ResultsError
+from harness.analysis.counts import Counts, Progress, count, left_s, progress
+from harness.analysis.pareto import front
+from harness.decisions.recommend import rules_of
+from harness.machine.identity import boot_id
+from harness.machine.processes import alive
+from harness.machine.quiet import Look, Meters, look, most_load, unquiet
+from harness.results.columns import NOT_RUN
+from harness.results.rows import read_rows
+from harness.schema import Guards
+from harness.session.log import FAILED, LOG, cause, streak
+from harness.session.state import ENDED, FINISHED, STOPPED, read_state
+from harness.session.state import FAILED as ERROR
+from harness.show.live import clock
+from harness.show.tables import frame, front_table
+from harness.study.find import find
 
 RUNS, GONE, UNKNOWN = "runs", "gone", "unknown"  # besides `ENDED`, what becomes of a search
 EXIT = {RUNS: 0, FINISHED: 0, ERROR: 1, GONE: 1, STOPPED: 3, UNKNOWN: 3}

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
-
 from tiny import make, make_fp8, make_gpt_oss_original, make_int4, make_original
 
-from engine.pack import pack_store
+from engine.packing.pack import pack_store
 
 
 @pytest.fixture(autouse=True)

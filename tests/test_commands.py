@@ -33,9 +33,9 @@ ELSEWHERE = {  # why a command is not tried here
     "python -m command": "it stands for any command",
     "python -m engine": "the name of a program, whose commands are tried",
     "python -m engine bench WHAT PATH": "WHAT stands for the words after it, which are tried",
-    "python -m harness.trial request.json result.json": "the search starts it, with files of its own making",
+    "python -m harness.run.worker request.json result.json": "the search starts it, with files of its own making",
 }
-RUN = ("python -m harness.columns", "python -m harness.rows", "python -m engine knobs")
+RUN = ("python -m harness.results.columns", "python -m harness.results.rows", "python -m engine knobs")
 PLACEHOLDERS = {  # of values that Hydra checks; elsewhere a word in capitals is as good as a path
     "budget.trials=N": "budget.trials=3",
     "budget.hours=H": "budget.hours=1",

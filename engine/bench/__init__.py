@@ -29,8 +29,8 @@ from typing import Any
 
 import numpy as np
 
-from ..knobs import Knobs
-from ..reader import open_file
+from engine.disk.reader import open_file
+from engine.knobs import Knobs
 
 PLAIN_BLOCK = 8 << 20
 

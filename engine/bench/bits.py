@@ -14,14 +14,14 @@ from typing import Any
 
 import numpy as np
 
-from ..bits import BitsPlan, allocate, compute_plan, hot_share_for, widths
-from ..bits_file import save_plan
-from ..checkpoint import Checkpoint
-from ..engine import Engine, load
-from ..judge import Judge
-from ..knobs import BITS, BITS_BY, GB, Knobs
-from ..plan import experts_gb
-from ..profile import routing_profile
+from engine.checkpoint.checkpoint import Checkpoint
+from engine.engine import Engine, load
+from engine.knobs import BITS, BITS_BY, GB, Knobs
+from engine.measure.judge import Judge
+from engine.plan.banks import experts_gb
+from engine.plan.bits import BitsPlan, allocate, compute_plan, hot_share_for, widths
+from engine.plan.bits_file import save_plan
+from engine.routing.profile import routing_profile
 
 EXPONENTS = ((1, 0, 0), (2, 0, 0), (0, 1, 0), (1, 1, 0), (0, 0, 1), (1, 0, 1), (1, 1, 1))  # of frequency, gate, error
 

@@ -6,9 +6,9 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from ..errors import HeadraceError, did_you_mean
-from ..knobs import LOSSY, WORDS, Knobs
-from ..options import knobs_given, knobs_of, number_or, refuse_ignored
+from engine.cli.options import knobs_given, knobs_of, number_or, refuse_ignored
+from engine.errors import HeadraceError, did_you_mean
+from engine.knobs import LOSSY, WORDS, Knobs
 
 
 def add_bench_options(sub: argparse.ArgumentParser) -> None:
@@ -80,14 +80,16 @@ def bench(args: argparse.Namespace) -> None:
         rounds = args.rounds or (5 if knobs.ssd_gbps else 24)
         print_json(bench_io(args.path or args.model, knobs, rounds=rounds, mib=args.mib, expert_kib=args.expert_kib))
     elif args.what == "lossy":
-        from ..judge import Judge
+        from engine.measure.judge import Judge
+
         from .lossy import bench_lossy
 
         given = knobs_given(args)
         refuse_ignored("bench lossy", [name for name in LOSSY if name in given], "goes through the lossy knobs itself")
         print_json(bench_lossy(args.path or args.model, given, Judge.load(args.judge)))
     elif args.what == "bits":
-        from ..judge import Judge
+        from engine.measure.judge import Judge
+
         from .bits import bench_bits
 
         given = {"expert_bits": 4, "cold_bits": 2, **knobs_given(args)}
@@ -96,7 +98,8 @@ def bench(args: argparse.Namespace) -> None:
         budgets, draws = args.average_bits or [2.5, 3.0], args.rounds or 5
         print_json(bench_bits(args.path or args.model, Knobs(**given), judge, average_bits=budgets, draws=draws))
     elif args.what == "trace":
-        from ..judge import Judge
+        from engine.measure.judge import Judge
+
         from .trace import bench_trace
 
         judge = Judge.load(args.judge)
@@ -106,8 +109,9 @@ def bench(args: argparse.Namespace) -> None:
 
 
 def _bench_decode(args: argparse.Namespace) -> dict[str, Any]:
-    from ..judge import Judge
-    from ..replay import read_trace
+    from engine.cache.replay import read_trace
+    from engine.measure.judge import Judge
+
     from .decode import bench_decode
 
     given = knobs_given(args)

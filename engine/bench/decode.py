@@ -21,17 +21,18 @@ import numpy as np
 from mlx.utils import tree_unflatten
 from mlx_lm.models.cache import make_prompt_cache
 
-from ..checkpoint import Checkpoint
-from ..effective import effective
-from ..engine import Engine, load
-from ..errors import HeadraceError
-from ..judge import Judge
-from ..knobs import CACHE_DEPENDENT, GB, LOSSY, NEEDS_MISSES, Knobs
-from ..model import switches
-from ..page_cache import drop_cache
-from ..plan import footprint
-from ..replay import Trace
-from ..stats import Stats
+from engine.cache.replay import Trace
+from engine.checkpoint.checkpoint import Checkpoint
+from engine.effective import effective
+from engine.engine import Engine, load
+from engine.errors import HeadraceError
+from engine.knobs import CACHE_DEPENDENT, GB, LOSSY, NEEDS_MISSES, Knobs
+from engine.measure.judge import Judge
+from engine.plan.banks import footprint
+from engine.stats import Stats
+from engine.streaming.install import switches
+from engine.system.page_cache import drop_cache
+
 from . import plain_reads, spread
 
 WARM_UP = 16  # tokens at the least before the clock starts

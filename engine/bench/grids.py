@@ -15,11 +15,11 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from .. import grids
-from ..checkpoint import Checkpoint
-from ..experts import AFFINE_GROUPS
-from ..pack import block_size
-from ..sources import Codes, SourceLayer
+from engine.checkpoint.checkpoint import Checkpoint
+from engine.checkpoint.experts import AFFINE_GROUPS
+from engine.packing import quantize as grids
+from engine.packing.pack import block_size
+from engine.packing.sources import Codes, SourceLayer
 
 LOW, HIGH = grids.SHAPED[0], grids.SHAPED[1]
 WEIGHTS = 1 << 20  # of each kind

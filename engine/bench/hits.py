@@ -13,10 +13,11 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from ..engine import load
-from ..errors import KnobError
-from ..knobs import Knobs
-from ..plan import footprint
+from engine.engine import load
+from engine.errors import KnobError
+from engine.knobs import Knobs
+from engine.plan.banks import footprint
+
 from . import spread
 
 TOKENS = 200

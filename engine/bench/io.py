@@ -14,14 +14,15 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from ..checkpoint import Checkpoint
-from ..errors import CheckpointError
-from ..knobs import GB, Knobs
-from ..memory import disk_bytes_read
-from ..page_cache import drop_cache
-from ..reader import Piece, Reader, open_file
-from ..slots import PAGE, SlotArray
-from ..stats import Stats
+from engine.cache.slots import PAGE, SlotArray
+from engine.checkpoint.checkpoint import Checkpoint
+from engine.disk.reader import Piece, Reader, open_file
+from engine.errors import CheckpointError
+from engine.knobs import GB, Knobs
+from engine.stats import Stats
+from engine.system.memory import disk_bytes_read
+from engine.system.page_cache import drop_cache
+
 from . import PLAIN_BLOCK, Arm, in_turns, plain_reads, ratios
 
 Group = list[tuple[int, int, int]]  # file, offset and bytes of an expert's tensors

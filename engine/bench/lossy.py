@@ -10,10 +10,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ..checkpoint import Checkpoint
-from ..judge import Judge
-from ..knobs import Knobs
-from ..plan import footprint
+from engine.checkpoint.checkpoint import Checkpoint
+from engine.knobs import Knobs
+from engine.measure.judge import Judge
+from engine.plan.banks import footprint
 
 CACHED = 0.25  # share of all experts, unless cache_gb says
 
@@ -21,7 +21,7 @@ CACHED = 0.25  # share of all experts, unless cache_gb says
 def bench_lossy(model: Path, given: dict[str, Any], judge: Judge) -> dict[str, Any]:
     """One measurement a setting, each from an empty cache, with the knobs that are `given`. `read_mb_per_token` and the
     shares are of the decoded tokens, perplexity and nll (`nll_more`: than without any) of all that the judge scores."""
-    from ..engine import load
+    from engine.engine import load
 
     source = Checkpoint.open(model)
     defaults = {"cache_gb": CACHED * footprint(source).all_experts_gb, "prefill_chunk": 1}

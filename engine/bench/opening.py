@@ -16,10 +16,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ..checkpoint import Checkpoint
-from ..errors import HeadraceError
-from ..knobs import GB, Knobs
-from ..memory import peak_memory_bytes
+from engine.checkpoint.checkpoint import Checkpoint
+from engine.errors import HeadraceError
+from engine.knobs import GB, Knobs
+from engine.system.memory import peak_memory_bytes
 
 BOUND_S, BOUND_GB = 15.0, 1.5
 
@@ -52,7 +52,7 @@ def _in_its_own_process(what: str, path: Path) -> dict[str, Any]:
 
 def ours(path: Path) -> dict[str, Any]:
     """Open a checkpoint, add up its sizes, and deal out slots for half of its experts."""
-    from ..plan import footprint, plan_banks
+    from engine.plan.banks import footprint, plan_banks
 
     begin = time.perf_counter()
     source = Checkpoint.open(path)
@@ -71,7 +71,7 @@ def ours(path: Path) -> dict[str, Any]:
 
 def mlx_lm(path: Path) -> dict[str, Any]:
     """Have mlx-lm open the checkpoint after us, and compare every switch with where we say its experts lie."""
-    from ..model import open_model, switches
+    from engine.streaming.install import open_model, switches
 
     source = Checkpoint.open(path)
     begin = time.perf_counter()

@@ -19,14 +19,15 @@ import mlx.core as mx
 import numpy as np
 from mlx_lm.models.cache import make_prompt_cache
 
-from ..checkpoint import Checkpoint
-from ..engine import Engine, load
-from ..errors import CheckpointError
-from ..grids import to_bytes
-from ..headers import ITEM_BYTES
-from ..knobs import GB, Knobs
-from ..pack import COPY_BYTES, pack_store, verify_store
-from ..plan import footprint
+from engine.checkpoint.checkpoint import Checkpoint
+from engine.checkpoint.headers import ITEM_BYTES
+from engine.engine import Engine, load
+from engine.errors import CheckpointError
+from engine.knobs import GB, Knobs
+from engine.packing.pack import COPY_BYTES, pack_store, verify_store
+from engine.packing.quantize import to_bytes
+from engine.plan.banks import footprint
+
 from . import Arm, in_turns, ratios, spread
 
 ROWS, COLUMNS, EXPERTS = 2048, 7168, 4  # experts: at the least

@@ -17,7 +17,7 @@ import numpy as np
 from mlx.utils import tree_flatten
 from mlx_lm.utils import _get_classes
 
-from ..errors import HeadraceError
+from engine.errors import HeadraceError
 
 # Sizes as published in each model's config.json.
 SHAPES: dict[str, dict[str, Any]] = {

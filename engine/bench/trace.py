@@ -7,8 +7,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ..judge import Judge
-from ..knobs import Knobs
+from engine.knobs import Knobs
+from engine.measure.judge import Judge
+
 from . import Arm, in_turns, ratios
 
 TURNS = 80  # of each arm in a round: they are short, so that both meet the same noise
@@ -17,8 +18,8 @@ TURNS = 80  # of each arm in a round: they are short, so that both meet the same
 def bench_trace(model: Path, knobs: Knobs, judge: Judge, *, rounds: int) -> dict[str, Any]:
     """Tokens a second, traced over plain, each turn on as many tokens as are read back together, so that every traced turn
     has its bulk read inside. Without knobs everything is resident: the fastest path, of which a trace costs the most."""
-    from ..engine import load, make_prompt_cache
-    from ..trace import BULK_TOKENS
+    from engine.engine import load, make_prompt_cache
+    from engine.routing.record import BULK_TOKENS
 
     with load(model, knobs) as engine, tempfile.TemporaryDirectory() as folder:
         ids = [i for text in judge.texts for i in engine.encode(text.prompt + text.continuation)]

@@ -24,11 +24,11 @@ from optuna.storages._rdb import models
 from optuna.trial import TrialState, create_trial
 
 from engine import Knobs
+from harness import ConfigError
+from harness.propose.ask_tell import Proposals, Search, open_storage
+from harness.propose.samplers import has_torch
+from harness.results.columns import NAMES, OBJECTIVES
 
-from .. import ConfigError
-from ..columns import NAMES, OBJECTIVES
-from ..proposals import Proposals, Search, open_storage
-from ..samplers import has_torch
 from . import truth
 
 TRIAL_S, BAR = 60.0, 0.02

@@ -19,10 +19,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from .. import ConfigError
-from ..columns import METRICS, SPEEDS
-from ..confirm import next_sweep
-from ..front import front, losses, nondominated, volume
+from harness import ConfigError
+from harness.analysis.pareto import front, losses, nondominated, volume
+from harness.decisions.confirmation import next_sweep
+from harness.results.columns import METRICS, SPEEDS
 
 Figures = dict[str, float]
 KNOBS = (

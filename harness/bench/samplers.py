@@ -28,12 +28,12 @@ import optuna
 from optuna.trial import Trial, TrialState
 
 from engine.errors import did_you_mean
+from harness import ConfigError
+from harness.analysis.pareto import nondominated
+from harness.propose.samplers import has_torch, is_random_control, sampler_for, seed_for
+from harness.results.columns import OBJECTIVES
+from harness.space.space import Space, effective
 
-from .. import ConfigError
-from ..columns import OBJECTIVES
-from ..front import nondominated
-from ..samplers import has_torch, is_random_control, sampler_for, seed_for
-from ..space import Space, effective
 from . import truth
 
 MARKS = (25, 50, 100, 200)

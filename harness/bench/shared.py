@@ -81,7 +81,7 @@ def throughput(workers: int, trials: int, wait_s: float, url: str) -> float:
     import pandas as pd
 
     from harness import ROOT, StudyStopped
-    from harness.rows import read_trials
+    from harness.results.rows import read_trials
 
     with tempfile.TemporaryDirectory() as folder:
         os.mkdir(f"{folder}/checkpoint")

@@ -35,12 +35,12 @@ import yaml
 from optuna.trial import TrialState
 
 from engine import Knobs
+from harness import ROOT
+from harness.analysis.counts import count
+from harness.decisions.reuse import settings_of
+from harness.results.rows import read_rows, read_tokens
+from harness.session.state import read_state
 
-from .. import ROOT
-from ..counts import count
-from ..known import settings_of
-from ..rows import read_rows, read_tokens
-from ..state import read_state
 from . import faulty
 
 DISK_MB = 64

@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from ..columns import OBJECTIVES
-from ..front import volume
-from ..space import Space, space_from_config
+from harness.analysis.pareto import volume
+from harness.results.columns import OBJECTIVES
+from harness.space.space import Space, space_from_config
 
 EXPERTS, USES, WEIGHTS = 15_872, 496, 14e6
 MEMORY_GB, RESIDENT_GB, DISK_GBPS = 64.0, 5.0, 6.0

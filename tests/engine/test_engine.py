@@ -11,8 +11,8 @@ import pytest
 from tiny import CONFIGS
 
 from engine import HeadraceError, Judge, JudgeError, KnobError, Knobs, Measurement, ReadError, footprint, load
-from engine.judge import Text
-from engine.window import Auto
+from engine.measure.judge import Text
+from engine.streaming.speculate import Auto
 
 TEXT = "The headrace brings the water to the wheel. When it is clean, the stones grind from morning until night. "
 JUDGE = Judge((Text("a", "prose", TEXT, TEXT[:60]), Text("b", "prose", TEXT[::-1], TEXT[30:90])))
@@ -298,13 +298,13 @@ def test_a_text_without_tokens_to_decode_is_refused(path: Path) -> None:
 
 def test_the_routing_profile_is_taken_once(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from engine import Checkpoint
-    from engine.plan import plan_banks
-    from engine.profile import routing_profile
+    from engine.plan.banks import plan_banks
+    from engine.routing.profile import routing_profile
 
     source = Checkpoint.open(path)
     uses = routing_profile(source).uses
     assert uses.shape == (3, 16) and (uses.sum(axis=1) == uses.sum() / 3).all()
-    monkeypatch.setattr("engine.kept.subprocess.run", lambda *_, **__: pytest.fail("taken again"))
+    monkeypatch.setattr("engine.system.user_cache.subprocess.run", lambda *_, **__: pytest.fail("taken again"))
     profile = routing_profile(source)
     banks = plan_banks(source, Knobs(cold_bits=4, hot_share=0.25), profile=profile)
     hot = np.zeros(uses.shape, bool)

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from engine import Judge, JudgeError, KnobError, Knobs
-from engine.judge import METRIC_VERSION
-from engine.memory import _linux_peak, _macos_peak
+from engine.measure.judge import METRIC_VERSION
+from engine.system.memory import _linux_peak, _macos_peak
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ def test_the_judge_is_known_by_its_texts(tmp_path: Path) -> None:
 
 def test_the_metric_version_is_part_of_the_fingerprint(monkeypatch: pytest.MonkeyPatch) -> None:
     before = Judge(()).fingerprint
-    monkeypatch.setattr("engine.judge.METRIC_VERSION", METRIC_VERSION + 1)
+    monkeypatch.setattr("engine.measure.judge.METRIC_VERSION", METRIC_VERSION + 1)
     assert Judge(()).fingerprint != before
 
 

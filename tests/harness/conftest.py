@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import os
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import pandas as pd
 import pytest
+from support import HERE, ROOT, Cli, arguments, prepare
 
-HERE = Path(__file__).parent
-ROOT = HERE.parents[1]
+from engine import Judge, Knobs
+from harness.results.rows import read_trials
+from harness.run import runner
+from harness.run.supervise import Outcome
+from harness.study.engines import engine_at
 
 
 @pytest.fixture
@@ -22,35 +28,6 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join((str(HERE), str(ROOT))))
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-def prepare(folder: Path) -> Path:
-    """Put a fake checkpoint and a judge into `folder`."""
-    (folder / "checkpoint").mkdir()
-    (folder / "judge.txt").write_text("The miller opens the headrace and the wheel begins to turn. " * 20)
-    return folder
-
-
-def arguments(place: Path, *overrides: str) -> list[str]:
-    """The command line of a study on the fake engine; what the test gives comes last and holds."""
-    given = {o.split("=")[0] for o in overrides}
-    defaults = {
-        "engine.module": "fake_engine",
-        "model.path": str(place / "checkpoint"),
-        "quality.text": str(place / "judge.txt"),
-        "results_dir": str(place / "results"),
-        "confirm.share": "0",  # these have tests of their own
-        "sentinel.every": "0",
-        "protocol.cool_down_s": "0",
-        "guards.wait_s": "0",  # the suite shares its machine, and tests run side by side
-        "guards.max_load": "99",
-        "guards.alone": "false",
-        "guards.keep_awake": "false",
-    }
-    return [*overrides, *(f"{k}={v}" for k, v in defaults.items() if k not in given)]
-
-
-Cli = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
@@ -70,13 +47,39 @@ def cli(place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixt
     return run
 
 
-def spawn(place: Path, *overrides: str, cwd: Path | None = None) -> subprocess.Popen[str]:
-    """The same command in a process of its own, which a test may kill."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "harness.search", *arguments(place, *overrides)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=cwd or place,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join((str(HERE), str(ROOT)))},
-    )
+
+
+SPACE = (
+    "~search_space.prefetch", "~search_space.prefetch_depth", "~search_space.read_block_kib", "~search_space.io_mode",
+    "~search_space.cold_bits", "~search_space.hot_share", "~knobs.ssd_gbps",
+)  # fmt: skip
+
+
+Alter = Callable[[dict[str, Any], int], dict[str, Any]]
+
+
+@pytest.fixture
+def night(place: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> Callable[..., pd.DataFrame]:
+    """Run a study whose runs are made in this process; `alter` changes the figures of the n-th run."""
+
+    def run(
+        *overrides: str, alter: Alter = lambda figures, n: figures, status: int = 0, rows: bool = True, plots: bool = False
+    ) -> pd.DataFrame:
+        made = iter(range(10_000))
+
+        def direct(request: Path, log: Path, **_: Any) -> Outcome:
+            asked = json.loads(request.read_text())
+            engine = engine_at(asked["engine"]).load(asked["checkpoint"], Knobs.from_mapping(asked["knobs"]))
+            figures = engine.measure(Judge.load(asked["judge"])).as_dict()
+            if not asked["protocol"]["score"]:
+                figures |= dict.fromkeys(("perplexity", "perplexity_se", "nll", "scored_tokens"))
+            figures = alter(figures, next(made))
+            if "status" in figures:
+                return Outcome(figures["status"], figures["reason"], wall_s=0.5)
+            return Outcome("ok", None, figures, seen_peak_gb=figures["peak_memory_gb"], wall_s=1.0, score_s=0.4)
+
+        monkeypatch.setattr(runner, "run_child", direct)
+        assert cli(*SPACE, *overrides, plots=plots)[0] == status
+        return read_trials(place / "results" / "demo") if rows else pd.DataFrame()
+
+    return run

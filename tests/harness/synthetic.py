@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 
 from engine import Knobs
-from harness.columns import NAMES, OBJECTIVES
-from harness.space import Space, space_from_config
+from harness.results.columns import NAMES, OBJECTIVES
+from harness.space.space import Space, space_from_config
 
 SPACE = space_from_config(
     {
@@ -67,3 +67,14 @@ def _draw(e: Any, rng: np.random.Generator) -> Any:
     if e.type == "int":
         return int(rng.integers(e.low, e.high + 1))
     return float(math.exp(rng.uniform(math.log(e.low), math.log(e.high))))
+
+
+def trials(*points: tuple[float, float, float], **columns: object) -> pd.DataFrame:
+    """Rows with (tok/s, GB, perplexity), trial numbers from 1."""
+    df = pd.DataFrame(points, columns=["decode_tok_s", "peak_memory_gb", "perplexity"])
+    given = {"trial": range(1, len(df) + 1), "status": "ok", "origin": "sampler", "judge": "a" * 16, **columns}
+    return df.assign(**given).reindex(columns=list(NAMES))
+
+
+# Fast and large, slow and small, a balanced one, one that the balanced one beats, and a precise one.
+FIVE = trials((100, 10, 8), (10, 1, 8), (80, 2, 5), (70, 2, 6), (5, 9, 4))

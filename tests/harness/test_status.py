@@ -14,12 +14,12 @@ from uuid import uuid4
 
 import pytest
 from rich.console import Console
-from test_guards import Machine
+from support import Machine
 
 from harness import status
-from harness.columns import NAMES, SCHEMA_VERSION
-from harness.rows import write_row
-from harness.state import read_state, write_state
+from harness.results.columns import NAMES, SCHEMA_VERSION
+from harness.results.rows import write_row
+from harness.session.state import read_state, write_state
 
 STATE = {"phase": "measuring", "round": 2, "trial": 6, "run": 1, "origin": "confirm", "trials_wanted": 12, "trials_done": 5}
 Facts = dict[str, Any]

@@ -11,8 +11,8 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
 from harness import ROOT
-from harness.columns import NAMES
-from harness.rows import write_row
+from harness.results.columns import NAMES
+from harness.results.rows import write_row
 
 NOTEBOOK = ROOT / "notebooks" / "compare_fronts.ipynb"
 

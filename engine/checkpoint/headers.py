@@ -1,0 +1,133 @@
+"""Safetensors headers, read and proven sound: what they say can be trusted afterwards.
+
+A header that lies would have wrong bytes taken for weights, so everything it says is checked against the file and against
+itself: its length, every type, shape and byte range, that no two tensors share a byte, and that no name occurs twice.
+
+Format: https://huggingface.co/docs/safetensors (8 bytes little-endian header length, JSON header, data).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import itertools
+import json
+import math
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from engine.errors import CheckpointError, first_line
+
+ITEM_BYTES = {
+    "F64": 8, "I64": 8, "U64": 8, "C64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2, "U16": 2,
+    "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1, "I8": 1, "U8": 1, "BOOL": 1,
+}  # fmt: skip
+LONGEST_HEADER = 100_000_000  # the format's own limit
+AGAIN = "copy it again"
+
+
+class Entry(NamedTuple):
+    """One tensor: its type as safetensors names it, its shape, and where it begins in which file."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    file: int
+    offset: int
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * ITEM_BYTES[self.dtype]
+
+
+def read_headers(files: Iterable[Path]) -> dict[str, Entry]:
+    """Every tensor of the files by name. Raises `CheckpointError` for an unsound header, and for a name that two files have,
+    of which nobody could say which one counts."""
+    tensors: dict[str, Entry] = {}
+    with _without_collector():
+        for number, file in enumerate(files):
+            header, start, size = _header(file)
+            spans = []
+            for name, described in header.items():
+                dtype, shape, begin, end = _described(file, name, described, size - start)
+                if name in tensors:
+                    raise CheckpointError(f"{file}: {name} is in another shard as well; remove one of the two shards")
+                tensors[name] = Entry(dtype, shape, number, start + begin)
+                if begin < end:
+                    spans.append((begin, end, name))
+            _no_overlap(file, spans)
+    return tensors
+
+
+@contextlib.contextmanager
+def _without_collector() -> Iterator[None]:
+    """No garbage collection inside: of a million new objects that all stay it would walk every one again and again."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def _header(file: Path) -> tuple[dict[str, Any], int, int]:
+    """The header's entries without metadata, the offset at which the data starts, and the file's size."""
+    try:
+        with open(file, "rb") as f:
+            size = file.stat().st_size
+            length = int.from_bytes(f.read(8), "little")
+            if size < 8 or length > size - 8:
+                raise CheckpointError(f"{file} is truncated: {size} bytes do not hold its header of {length}; {AGAIN}")
+            if length > LONGEST_HEADER:
+                raise CheckpointError(
+                    f"{file} has a damaged header: it would take {length} bytes of {LONGEST_HEADER}; {AGAIN}"
+                )
+            header = json.loads(f.read(length), object_pairs_hook=_without_repeats)
+    except (ValueError, RecursionError) as e:
+        raise CheckpointError(f"{file} has a damaged header ({first_line(e)}); {AGAIN}") from e
+    except OSError as e:
+        raise CheckpointError(f"{file} cannot be read ({e.strerror}); make it a readable file, or {AGAIN}") from e
+    if not isinstance(header, dict):
+        raise CheckpointError(f"{file} has a damaged header: it is no JSON object; {AGAIN}")
+    header.pop("__metadata__", None)
+    return header, 8 + length, size
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a name occurs twice")
+    return found
+
+
+def _described(file: Path, name: str, described: Any, data_bytes: int) -> tuple[str, tuple[int, ...], int, int]:
+    """Type, shape, begin and end of one tensor, as its entry in the header has them."""
+    try:
+        dtype, shape, (begin, end) = described["dtype"], tuple(described["shape"]), described["data_offsets"]
+        numbers = (*shape, begin, end)
+        sound = name.isprintable() and {*map(type, numbers)} == {int} and min(numbers) >= 0
+        item_bytes = ITEM_BYTES.get(dtype)
+    except (KeyError, TypeError, ValueError):
+        sound = False
+    if not sound:
+        raise CheckpointError(f"{file}: {name!r} has a damaged entry in the header; {AGAIN}")
+    if item_bytes is None:
+        raise CheckpointError(f"{file}: {name} has the unknown dtype {dtype!r}, none of {', '.join(ITEM_BYTES)}; {AGAIN}")
+    if not begin <= end <= data_bytes:
+        raise CheckpointError(
+            f"{file} is truncated or its header damaged: {name} lies at bytes {begin} to {end} of {data_bytes}; {AGAIN}"
+        )
+    if math.prod(shape) * item_bytes != end - begin:
+        raise CheckpointError(
+            f"{file}: {name} takes {math.prod(shape) * item_bytes} bytes as {dtype} of shape {list(shape)}, "
+            f"but has {end - begin}; {AGAIN}"
+        )
+    return dtype, shape, begin, end
+
+
+def _no_overlap(file: Path, spans: list[tuple[int, int, str]]) -> None:
+    spans.sort()
+    for (_, end, name), (begin, _, following) in itertools.pairwise(spans):
+        if begin < end:
+            raise CheckpointError(f"{file}: {name} ends at byte {end}, but {following} begins at {begin}; {AGAIN}")

@@ -1,0 +1,178 @@
+"""Measurement: what came out of one run. Together with `Knobs` the whole vocabulary between engine and harness."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import KW_ONLY, MISSING, dataclass
+from typing import Any
+
+import numpy as np
+
+from engine.errors import HeadraceError, did_you_mean
+
+SPEED_NOISE = 0.10
+
+
+def figure(
+    text: str, unit: str = "", *, default: Any = None, short: str = "", better: str = "", speed: bool = False,
+    quality: bool = False, noise: float = 0.0,
+) -> Any:  # fmt: skip
+    """A dataclass field that carries what tables, axes and the documentation say of a figure. `short`: its name and unit in
+    a table; `better`: maximize or minimize, if a study may optimise it; `speed`: it differs from run to run; `quality`: the
+    lossy knobs alone decide it; `noise`: relative standard deviation of a run, while nothing was measured twice."""
+    noise = SPEED_NOISE if speed else noise
+    said = {"text": text, "unit": unit, "short": short, "better": better, "speed": speed, "quality": quality, "noise": noise}
+    return dataclasses.field(default=default, metadata=said)
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Figures of one pass of `Engine.measure` over a judge's texts. An engine of another make fills what it knows.
+
+    Speed and the counters (`hits` .. `foreseen_share`) cover the timed tokens alone, not prefill or warm-up; quality
+    (`perplexity`, `kl`, `json_valid`) covers every scored token of the judge, prefill and decode, and is null if not all of
+    them were passed through. Sizes are 10^9 bytes, times are milliseconds. `hit_rate` is null when nothing is streamed:
+    there was nothing to hit. What the system does not say is null.
+
+    A token's wall time (`decode_ms_*`) is its forward pass. What it waits for reads and for the routers' choices comes off
+    that, as does the time for bringing experts to another width; what is left is its compute.
+    """
+
+    # fmt: off
+    decode_tok_s: float = figure(
+        "speed of the timed tokens: tokens over time; so far, if stopped", "tokens/s", short="tok/s", better="maximize",
+        speed=True, default=MISSING)
+    peak_memory_gb: float = figure(
+        "high-water mark of the run's process up to the end of the timed part", "GB", short="GB", better="minimize",
+        noise=0.005, default=MISSING)
+    perplexity: float | None = figure("exp of nll", short="ppl", better="minimize", quality=True, default=MISSING)
+    _: KW_ONLY
+    prefill_tok_s: float | None = figure(
+        "speed of the prompts", "tokens/s", short="prefill tok/s", better="maximize", speed=True)
+    ttft_ms: float | None = figure(
+        "time to first token: prefill of a prompt, median of the timed texts", "ms", short="ms TTFT", better="minimize",
+        speed=True)
+    kl: float | None = figure(
+        "mean KL divergence from the reference's next-token distribution; null if not asked for", "nats", short="nats KL",
+        better="minimize", quality=True)
+    json_valid: float | None = figure(
+        "share of the JSON prompts completed to a valid object; null if not asked for", quality=True)
+    bytes_per_token: float | None = figure(
+        "read from the disk for each decoded token", "bytes", short="bytes/token", better="minimize")
+    hit_rate: float | None = figure(
+        "share of expert uses found in the cache while decoding; null if nothing streams", short="hit")
+    nll: float | None = figure("mean negative log-likelihood of the scored tokens", "nats")
+    perplexity_se: float | None = figure("standard error of perplexity, taking the tokens for independent")
+    scored_tokens: int | None = figure("tokens that nll is the mean of, prompts and continuations")
+    decode_tokens: int | None = figure("tokens that speed and counters cover")
+    timed_nll: float | None = figure(
+        "mean over the timed part alone, its prompts included: what lossless knobs must not change", "nats")
+    decode_ms_p50: float | None = figure("wall time of a decoded token, its forward pass alone: median", "ms")
+    decode_ms_p95: float | None = figure("the same, 95th percentile", "ms")
+    io_ms_per_token: float | None = figure("of it waited for reads, mean", "ms")
+    sync_ms_per_token: float | None = figure("of it waited for the routers' choices, queued compute included, mean", "ms")
+    compute_ms_per_token: float | None = figure("what is left without these and the time to change widths, mean", "ms")
+    mlx_peak_gb: float | None = figure("high-water mark of MLX's own allocations", "GB")
+    hits: int | None = figure("expert uses found in the cache while decoding")
+    misses: int | None = figure("expert uses that had to be read while decoding")
+    reads: int | None = figure("read calls while decoding")
+    bytes_read: int | None = figure("read while decoding", "bytes")
+    io_ms: float | None = figure("time that decoding waited for reads, in all", "ms")
+    sync_ms: float | None = figure("time that decoding waited for the routers' choices, in all", "ms")
+    disk_bytes_read: int | None = figure(
+        "had from the disk while decoding, as the system counts it for the process", "bytes")
+    page_cache_share: float | None = figure("share of bytes_read that did not come from the disk; null if nothing was read")
+    page_cached_before: float | None = figure("share of the checkpoint's files in the page cache before they were loaded")
+    page_cached_after: float | None = figure("and when the clock stopped")
+    prefetch_issued: int | None = figure("experts read ahead of their use")
+    prefetch_useful: int | None = figure("of these, used by the layer they were read for")
+    prefetch_recall: float | None = figure("share of the experts used that prefetch foretold, cached or not")
+    prefetch_whole_set: float | None = figure("share of the layers all of whose experts it foretold")
+    prefetch_precision: float | None = figure("bytes it read that were used, as a share of all it read")
+    prefetch_coverage: float | None = figure("share of the misses that it took away")
+    prefetch_hidden_ms: float | None = figure("how long its useful reads had run when they were asked for, in all", "ms")
+    prefetch_wasted_bytes: int | None = figure("read by it and not used", "bytes")
+    passes_per_window: float | None = figure(
+        "passes that a window of layers took, 1 if nothing was missing; null if sync_window=1")
+    void_layers: int | None = figure("layers computed in vain, behind the first that missed an expert")
+    foreseen_share: float | None = figure("share of the experts behind a window's miss that its void passes had shown")
+    swapped: int | None = figure("expert uses that cache_prior changed to a cached expert while decoding")
+    lowbit: int | None = figure("expert uses that cold_lowbit had computed at a store's lowest level while decoding")
+    raised: int | None = figure("experts of which cold_lowbit then read the rest, because a token gave them more weight")
+    dropped: int | None = figure("expert uses that cold_drop left out while decoding")
+    dropped_share: float | None = figure("their share of the gate weight, of all layers; null if nothing streams")
+    slots: int | None = figure("experts that fit into the cache, over all layers")
+    cached_share: float | None = figure("slots as a share of all routed experts")
+    average_bits: float | None = figure("of the routed experts' weights, all of them; scales and biases not counted", "bits")
+    plan_fingerprint: str | None = figure("fingerprint of every expert's bits; null if all have the same")
+    judge: str | None = figure("fingerprint of texts and metric; rows of different judges are not comparable")
+    mode: str | None = figure("which path of the engine ran, e.g. streamed float32 cpu")
+    device: str | None = figure("what computed: the GPU, or the processor with its cores; in older rows a label")
+    backend: str | None = figure("where MLX computed: cpu, cuda or metal; null if the engine does not say")
+    thermal_state: str | None = figure("after the measurement: nominal, fair, serious or critical (macOS)")
+    temperature_c: float | None = figure("of the hottest zone after the measurement (Linux)", "°C")
+    throttle_events: int | None = figure("of heat during the measurement, as the logical cores count them (Linux)")
+    power_source: str | None = figure("after the measurement: ac, battery or ups")
+    memory_pressure: str | None = figure("after the measurement: normal, warning or critical (macOS)")
+    swap_used_bytes: int | None = figure("swap of the machine in use after the measurement", "bytes")
+    swap_in_bytes: int | None = figure("swapped in during the measurement, whole machine", "bytes")
+    swap_out_bytes: int | None = figure("swapped out during the measurement, whole machine", "bytes")
+    # fmt: on
+    token_ms: tuple[float, ...] | None = None  # wall time of each timed token, scoring it included
+    ended_early: bool = False  # on the word of `keep_going`
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any]) -> Measurement:
+        """A measurement from plain names and values, as an engine behind a command gives it.
+
+        Raises `HeadraceError` for an unknown name, a missing one, and a value of another type or not finite.
+        """
+        fields = {f.name: str(f.type) for f in dataclasses.fields(cls)}
+        for name in REQUIRED:
+            if name not in values:
+                raise HeadraceError(f"the figures lack {name}; an engine gives at least {', '.join(REQUIRED)}")
+        for name, value in values.items():
+            if name not in fields:
+                raise HeadraceError(f"{name} is not a figure; {did_you_mean(name, list(fields))}")
+            if not _fits(value, fields[name]):
+                raise HeadraceError(
+                    f"{name}={value!r:.60} is not a figure of its kind ({fields[name]}, finite); mend the engine"
+                )
+        return cls(**values)
+
+    @classmethod
+    def names(cls) -> tuple[str, ...]:
+        """The names of all figures; without `token_ms` and `ended_early`, which say how they came about."""
+        return tuple(f.name for f in dataclasses.fields(cls) if f.metadata)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The figures: name -> value, JSON-ready."""
+        return {name: getattr(self, name) for name in self.names()}
+
+
+REQUIRED = tuple(f.name for f in dataclasses.fields(Measurement) if f.default is MISSING)
+
+
+def _fits(value: Any, annotation: str) -> bool:
+    if value is None:
+        return "None" in annotation
+    if annotation.startswith("tuple"):
+        return isinstance(value, list | tuple) and all(_fits(item, "float") for item in value)
+    kind = {"float": (int, float), "int": (int,), "str": (str,), "bool": (bool,)}[annotation.split(" |")[0]]
+    return isinstance(value, kind) and isinstance(value, bool) == (kind == (bool,)) and _finite(value)
+
+
+def _finite(value: Any) -> bool:
+    return not isinstance(value, float) or math.isfinite(value)
+
+
+def perplexity(nll: np.ndarray) -> tuple[float, float]:
+    """exp(mean) of the tokens' negative log-likelihoods [tokens, at least 2], nats, and its standard error.
+
+    The error is the mean's, carried through exp to first order. It takes the tokens for independent; those of one text
+    are not, so that it says too little rather than too much.
+    """
+    value = float(np.exp(nll.mean()))
+    return value, value * float(nll.std(ddof=1)) / math.sqrt(len(nll))

@@ -1,0 +1,80 @@
+"""Resident weights at fewer bits: attention, shared experts, dense layers, embeddings and head, quantized when loaded.
+
+MLX's affine quantization, in groups of 64 or, where a width is no multiple of that, of 32. Never quantized are routers,
+whose choice is discrete, and what mlx-lm itself gives bits of its own (a model's `quant_predicate`). What has as few bits
+already stays; what is quantized at more is brought from those to fewer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx.utils import tree_flatten
+from mlx_lm.models.switch_layers import QuantizedSwitchLinear, SwitchLinear
+
+from engine.checkpoint.checkpoint import Checkpoint
+from engine.errors import KnobError
+from engine.plan.banks import compute_dtype
+from engine.streaming.install import open_model, switches
+
+
+def quantize_resident(model: nn.Module, source: Checkpoint, bits: int) -> None:
+    """Bring all that is not a routed expert to `bits`; computes nothing yet. Raises `KnobError` if nothing has more."""
+    narrower = _narrower(model, bits)
+    found = {path: (module, how) for path, module in model.named_modules() if (how := narrower(path, module))}
+    if not found:
+        raise KnobError(
+            f"resident_bits={bits} has no effect: nothing of {source.name} but experts and routers has more bits; "
+            "leave it unset"
+        )
+    for module, how in found.values():
+        if "scales" in module:
+            source_how = {"group_size": module.group_size, "bits": module.bits, "mode": module.mode}
+            wide = mx.dequantize(module.weight, module.scales, module.get("biases"), **source_how)
+            module.weight, module.scales, module.biases = mx.quantize(wide, how["group_size"], bits)
+            module.group_size, module.bits, module.mode = how["group_size"], bits, "affine"
+    plain = {path: how for path, (module, how) in found.items() if "scales" not in module}
+    nn.quantize(model, bits=bits, class_predicate=lambda path, _: plain.get(path, False))
+
+
+def resident_bytes_at(source: Checkpoint, bits: int) -> int:
+    """Bytes of all that is not a routed expert once it has at most `bits`. Opens the model, but reads no weights."""
+    known = source.path, source.header_digest, bits
+    if known not in _BYTES:
+        model = open_model(source)
+        dtype = compute_dtype()
+        if dtype is not None:
+            model.set_dtype(dtype)
+        quantize_resident(model, source, bits)
+        experts = tuple(f"{path}." for path, _ in switches(model, source))
+        named: Any = tree_flatten(model.parameters())
+        _BYTES[known] = sum(value.nbytes for name, value in named if not name.startswith(experts))
+    return _BYTES[known]
+
+
+_BYTES: dict[tuple[Path, str, int], int] = {}  # a large model takes seconds to open
+
+
+def _narrower(model: nn.Module, bits: int) -> Callable[[str, Any], dict[str, int] | None]:
+    """How a module of the model is quantized, by its path; None if it is not."""
+    own: Callable[[str, Any], Any] = getattr(model, "quant_predicate", None) or (lambda path, module: True)
+
+    def narrower(path: str, module: Any) -> dict[str, int] | None:
+        if isinstance(module, SwitchLinear) or not (hasattr(module, "to_quantized") or _width(module) > bits):
+            return None
+        if any(part == "router" or part.endswith("gate") for part in path.split(".")) or own(path, module) is not True:
+            return None
+        columns = module.weight.shape[-1] * 32 // (_width(module) or 32)
+        group_size = next((size for size in (64, 32) if columns % size == 0), None)
+        return None if group_size is None else {"group_size": group_size, "bits": bits}
+
+    return narrower
+
+
+def _width(module: Any) -> int:
+    """Bits of a quantized module that is no switch; else 0."""
+    return 0 if "scales" not in module or isinstance(module, QuantizedSwitchLinear) else module.bits

@@ -1,0 +1,109 @@
+"""Quality: how far a model under its knobs is from the reference, on the judge's texts and in JSON.
+
+    from engine import Checkpoint, Judge, Knobs, load
+    from engine.quality import quality
+    from engine.reference import reference_for
+    judge = Judge.load("my_text.txt")
+    reference = reference_for(Checkpoint.open(path), judge)          # before loading, so that two models are never in memory
+    with load(path, Knobs(expert_bits=2)) as engine:
+        print(quality(engine, judge, reference).kl)
+
+The passes are those of `Engine.measure`: prompts prefilled, continuations decoded token by token, so that knobs whose
+effect depends on what is cached have the effect here that they have there.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from engine.engine import Engine
+from engine.errors import HeadraceError
+from engine.measure.judge import Judge
+from engine.measure.measurement import perplexity
+
+from .json_prompts import JsonPrompts
+from .reference import Reference, scored_rows
+
+
+@dataclass(frozen=True)
+class Quality:
+    """Figures of one pass over a judge's texts, beside the reference's. Means and shares are over all scored tokens.
+
+    The standard errors take the tokens for independent. KL is that of the kept form of the reference, which the whole one
+    is never below and never above `kl_at_most`.
+    """
+
+    perplexity: float
+    perplexity_se: float
+    nll: float  # mean, nats a token
+    scored_tokens: int
+    kl: float  # mean of KL(reference || this), nats a token
+    kl_se: float
+    kl_at_most: float
+    kl_p99: float  # 99th percentile of the tokens
+    top1_flips: float  # share of the tokens whose likeliest successor is another
+    json_valid: float | None  # share of the JSON prompts whose object is completed; null without prompts
+    json_prompts: int
+    reference_perplexity: float
+    reference_json_valid: float | None
+    reference_model: str  # fingerprint of its checkpoint
+    reference_mode: str
+    judge: str  # fingerprint; figures of different judges are not comparable
+    prompts: str | None  # fingerprint of the JSON prompts
+    mode: str
+
+    def as_dict(self) -> dict[str, Any]:
+        """Name -> value, JSON-ready."""
+        return dataclasses.asdict(self)
+
+
+def quality(engine: Engine, judge: Judge, reference: Reference, prompts: JsonPrompts | None = None) -> Quality:
+    """Score `judge`, then generate from `prompts`. Use an engine that was just loaded: with lossy knobs that depend on the
+    cache, what was computed before matters.
+
+    Raises `HeadraceError` if the reference is of other texts, another vocabulary or other prompts.
+    """
+    identity = json.loads(reference.identity)
+    fingerprint = prompts.fingerprint if prompts else None
+    if (identity["judge"], identity["prompts"]) != (judge.fingerprint, fingerprint):
+        raise HeadraceError("the reference is of other texts or JSON prompts; get it with reference_for")
+    nll, low, high, flips = [], [], [], 0
+    for token, (logits, target, cost) in enumerate(scored_rows(engine, judge)):
+        if token >= len(reference.targets) or target != reference.targets[token] or len(logits) != reference.vocab:
+            raise HeadraceError(
+                f"{engine.checkpoint.path} divides the texts into other tokens than the reference's model; "
+                "give a reference with the same tokenizer"
+            )
+        lower, upper = reference.divergence(token, logits)
+        nll.append(cost)
+        low.append(lower)
+        high.append(upper)
+        flips += int(logits.argmax()) != reference.top1[token]
+    valid = prompts.valid(engine) if prompts else np.zeros(0, bool)
+    value, error = perplexity(np.array(nll))
+    return Quality(
+        perplexity=value,
+        perplexity_se=error,
+        nll=float(np.mean(nll)),
+        scored_tokens=len(nll),
+        kl=float(np.mean(low)),
+        kl_se=float(np.std(low, ddof=1)) / math.sqrt(len(low)),
+        kl_at_most=float(np.mean(high)),
+        kl_p99=float(np.quantile(low, 0.99)),
+        top1_flips=flips / len(nll),
+        json_valid=float(valid.mean()) if prompts else None,
+        json_prompts=len(valid),
+        reference_perplexity=perplexity(reference.nll)[0],
+        reference_json_valid=float(reference.json_valid.mean()) if prompts else None,
+        reference_model=identity["model"],
+        reference_mode=reference.mode,
+        judge=judge.fingerprint,
+        prompts=fingerprint,
+        mode=engine.mode,
+    )

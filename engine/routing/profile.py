@@ -1,0 +1,114 @@
+"""Routing profile: how often each expert of each layer is chosen, and with what gate weight, on a fixed calibration text.
+
+`cold_bits` and `pinned_share` need to know the most important experts before the first token. The profile is taken once for
+a checkpoint, in a process of its own (so that it leaves no trace in the memory of a measured run), with all experts at the
+checkpoint's width, and kept in the user's cache folder. It does not depend on any lossless knob, so quality does not either.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from engine.checkpoint.checkpoint import Checkpoint
+from engine.errors import HeadraceError, first_line
+from engine.knobs import Knobs
+from engine.system.user_cache import compute_apart, keep, kept_file
+
+CALIBRATION = Path(__file__).with_name("calibration.txt")
+VERSION = 2  # of the file
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Arrays are [layers, experts]; a layer with fewer experts than the largest was never asked for the rest."""
+
+    uses: np.ndarray  # int64
+    gate_weight: np.ndarray  # float64, mean size when chosen, 0 for one that never was; NaN where the block does not weigh
+
+    @property
+    def frequency(self) -> np.ndarray:
+        """Each expert's share of its layer's uses, float64; 0 in a layer without any."""
+        return self.uses / np.maximum(self.uses.sum(axis=1, keepdims=True), 1)
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits over both arrays."""
+        return hashlib.sha256(self.uses.tobytes() + self.gate_weight.tobytes()).hexdigest()[:16]
+
+    @classmethod
+    def of_trace(cls, path: str | Path, checkpoint: Checkpoint) -> Profile:
+        """Add up a recorded routing (see `engine.routing.record`). Layers may be numbered as the model does, if all
+        are there.
+
+        Raises `HeadraceError` for a file that is none, or is of a model with other layers and experts.
+        """
+        import pandas as pd
+        import pyarrow.parquet as pq
+
+        experts = np.array([one.experts for one in checkpoint.layers])
+        try:
+            metadata = pq.read_schema(path).metadata or {}
+            said = [int(metadata.get(k, n)) for k, n in ((b"num_layers", len(experts)), (b"num_experts", max(experts)))]
+            rows = pd.read_parquet(path, columns=["layer", "expert", "gate_weight"])
+            layer, expert = (rows[name].to_numpy(np.int64) for name in ("layer", "expert"))
+            weight = rows["gate_weight"].to_numpy(np.float64)
+        except (OSError, ValueError, TypeError) as e:
+            raise HeadraceError(
+                f"trace {path} cannot be read ({first_line(e)}); give Parquet with layer, expert and gate_weight"
+            ) from e
+        numbers = np.unique(layer)
+        if len(numbers) == len(experts):
+            layer = np.searchsorted(numbers, layer)
+        inside = (layer >= 0) & (layer < len(experts)) & (expert >= 0)
+        if said != [len(experts), max(experts)] or not inside.all() or not (expert < experts[layer]).all() or not len(rows):
+            found = [max(said[0], layer.max(initial=-1) + 1), max(said[1], expert.max(initial=-1) + 1)]
+            raise HeadraceError(
+                f"trace {path} has {len(rows)} rows of {found[0]} layers of {found[1]} experts, but {checkpoint.name} "
+                f"has {len(experts)} of {max(experts)}; record it on this model (--trace-out)"
+            )
+        uses, total = np.zeros((2, len(experts), max(experts)))
+        np.add.at(uses, (layer, expert), 1)
+        np.add.at(total, (layer, expert), np.abs(weight))
+        return cls(uses.astype(np.int64), total / np.maximum(uses, 1))
+
+
+def routing_profile(checkpoint: Checkpoint) -> Profile:
+    """The profile on the calibration text; measured now if it is not on file."""
+    file = profile_file(checkpoint)
+    if not file.exists():
+        what = "the routing profile that cold_bits and pinned_share need"
+        compute_apart(what, "engine", "profile", "--model", str(checkpoint.path))
+    try:
+        with np.load(file) as arrays:
+            return Profile(arrays["uses"], arrays["gate_weight"])
+    except Exception as e:  # numpy and zipfile raise what comes of damaged bytes
+        raise HeadraceError(f"the routing profile {file} is damaged ({first_line(e)}); remove it") from e
+
+
+def profile_file(checkpoint: Checkpoint) -> Path:
+    """Where the profile of this checkpoint and calibration text is kept."""
+    text = hashlib.sha256(CALIBRATION.read_bytes()).hexdigest()[:8]
+    return kept_file(f"routing-{checkpoint.fingerprint}-{text}-v{VERSION}.npz")
+
+
+def take_profile(checkpoint: Checkpoint) -> Path:
+    """Measure the profile with the smallest cache and put it on file."""
+    from engine.engine import load
+    from engine.plan.banks import footprint
+
+    file = profile_file(checkpoint)
+    with tempfile.TemporaryDirectory() as folder:
+        trace = Path(folder) / "trace.parquet"
+        with load(checkpoint.path, Knobs(cache_gb=footprint(checkpoint).one_token_gb)) as engine, engine.trace(trace):
+            engine.logits(engine.encode(CALIBRATION.read_text(encoding="utf-8")))
+        profile = Profile.of_trace(trace, checkpoint)
+    content = io.BytesIO()
+    np.savez(content, uses=profile.uses, gate_weight=profile.gate_weight)
+    keep(file, content.getvalue())
+    return file

@@ -1,0 +1,185 @@
+"""Trace: which experts the routers of a run chose and with what weight, token by token, as a Parquet file.
+
+One row a routed slot: token (int32, running over the run), phase (prefill or decode), layer (int16, numbered as the layers
+with experts are, from 0), rank (int16, 0 has the largest gate weight), expert (int16), gate_weight (float32). Key-value
+metadata: model, num_experts, num_layers, top_k, source.
+
+A tap stands in front of every switch, where ids come in and outputs go out; it makes no sync, and what it has seen is read
+in bulk once the tokens were computed. If a layer is computed again for the same token (`sync_window`), the last time is the
+one that counts. The gate weight is what the model itself multiplies an expert's output by: the tap hands the outputs on in a
+wrapper that takes note of the factor. A block that does anything else with them first (weights its experts' input, or
+compiles the sum) is found before the run, and its gate weights are null; its ranks are then in the router's order.
+
+It is the router's own choice, whatever `cold_drop` and `cache_prior` make of it: what a plan or a replay has to know, and
+always top-k experts a token. What was left out or swapped is counted in `Stats`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+
+from engine.checkpoint.checkpoint import Checkpoint
+from engine.errors import HeadraceError
+from engine.streaming.gating import Outputs, weighs
+
+BULK_TOKENS = 16  # of decoding are read back together; a prefill's chunk by itself
+
+
+class TraceWriter:
+    """Takes down the routing of what `model` computes from when it is made until `finish` or `abandon`. `switches` are the
+    paths of the layers' switches, streamed or mlx-lm's own; `ends`: no layer of the model comes after the last of them.
+
+    Raises `HeadraceError` if `path` cannot be written, before anything is computed.
+    """
+
+    def __init__(
+        self, model: nn.Module, checkpoint: Checkpoint, switches: list[str], ends: bool, path: str | Path, source: str
+    ) -> None:
+        self.path = Path(path).expanduser()
+        self._partial = self.path.with_name(f".{self.path.name}.partial")
+        try:
+            if self.path.is_dir():
+                raise IsADirectoryError(0, "it is a folder")
+            self._partial.touch()
+        except OSError as e:
+            raise HeadraceError(f"the trace {self.path} cannot be written ({e.strerror}); choose another file") from e
+        self._metadata = {
+            "model": checkpoint.name,
+            "num_experts": str(max(layer.experts for layer in checkpoint.layers)),
+            "num_layers": str(len(checkpoint.layers)),
+            "top_k": str(checkpoint.top_k),
+            "source": f"headrace, {source}; layer 0 is {checkpoint.layers[0].block}",
+        }
+        self._tokens = 0
+        self._waiting: list[tuple[int, int, str, mx.array, mx.array | None]] = []  # token after it, layer, phase, chosen
+        self._waiting_since = 0
+        self._parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []  # see `_read_back`
+        self._taps = _put_taps(model, switches, int(checkpoint.text_config.get("hidden_size", 0)))
+        self._seen = [tap.seen for *_, tap in self._taps]
+        self._before_last = len(switches) - ends
+
+    def passed(self, tokens: int, phase: str, *, last_layer: bool = True) -> None:
+        """A forward pass over so many tokens is done, and evaluated but for what nobody uses: the last layer's experts and
+        what only they need, if not `last_layer`."""
+        self._tokens += tokens
+        seen = self._seen if last_layer else self._seen[: self._before_last]
+        self._waiting += [(self._tokens, layer, phase, s.ids, s.weights) for layer, s in enumerate(seen)]
+        if phase == "prefill" or self._tokens - self._waiting_since >= BULK_TOKENS:
+            self._read_back()
+
+    def finish(self) -> None:
+        """Take the taps out and write the file."""
+        import pyarrow.parquet as pq
+
+        self._take_out()
+        self._read_back()
+        pq.write_table(self._table(), self._partial, compression="zstd")
+        os.replace(self._partial, self.path)
+
+    def abandon(self) -> None:
+        """Take the taps out and write nothing."""
+        self._take_out()
+        self._partial.unlink(missing_ok=True)
+
+    def _take_out(self) -> None:
+        for block, name, tap in self._taps:
+            setattr(block, name, tap.switch)
+
+    def _read_back(self) -> None:
+        """Bring what waits to the host: per array of ids a line (first token, layer, is decode, rows, top-k), then all the
+        ids, and all the weights (NaN where not known), flat and in the same order."""
+        if not self._waiting:
+            return
+        afters, layers, phases, ids, weights = zip(*self._waiting, strict=True)
+        shapes = np.array([i.shape[-2:] for i in ids])  # fewer rows than tokens if only the last are computed to the end
+        decode = [phase == "decode" for phase in phases]
+        lines = np.column_stack([np.array(afters) - shapes[:, 0], layers, decode, shapes])
+        experts = _to_host(ids)
+        factors = np.full(len(experts), np.nan, np.float32)
+        known = [w for w in weights if w is not None]
+        if known:
+            mask = np.repeat([w is not None for w in weights], shapes.prod(axis=1))
+            factors[mask] = _to_host([w if w.dtype == mx.float32 else w.astype(mx.float32) for w in known])
+        self._parts.append((lines, experts.astype(np.int16), factors))
+        self._waiting, self._waiting_since = [], self._tokens
+
+    def _table(self) -> Any:
+        """All rows, in the order of token, layer and rank."""
+        import pyarrow as pa
+
+        empty = (np.zeros((0, 5), np.int64), np.zeros(0, np.int16), np.zeros(0, np.float32))
+        lines, expert, weight = (np.concatenate(part) for part in zip(empty, *self._parts, strict=True))
+        sizes = lines[:, 3] * lines[:, 4]
+        first, layer, decode, _, top_k = np.repeat(lines, sizes, axis=0).T
+        within = np.arange(len(expert)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+        token, place = first + within // top_k, within % top_k
+        order = np.lexsort((place, -np.nan_to_num(weight), layer, token))
+        columns = {
+            "token": pa.array(token[order].astype(np.int32)),
+            "phase": pa.array(np.where(decode[order], "decode", "prefill"), pa.large_string()),
+            "layer": pa.array(layer[order].astype(np.int16)),
+            "rank": pa.array(place.astype(np.int16)[np.lexsort((place, layer, token))]),
+            "expert": pa.array(expert[order]),
+            "gate_weight": pa.array(weight[order], pa.float32(), from_pandas=True),  # NaN becomes null
+        }
+        return pa.table(columns).replace_schema_metadata(self._metadata)
+
+
+def _to_host(arrays: Sequence[mx.array]) -> np.ndarray:
+    """The arrays' numbers, one after the other. On the CPU and on Metal the host reads their memory; CUDA would bring each
+    one over by itself, so they are joined first."""
+    if mx.default_device() == mx.Device(mx.cpu) or mx.metal.is_available():
+        mx.eval(arrays)
+        return np.concatenate([np.array(a).ravel() for a in arrays])
+    return np.array(mx.concatenate([a.reshape(-1) for a in arrays]))
+
+
+class Seen:
+    """What one tap saw the last time: expert ids [..., top_k], and the factors of their outputs if the block has them."""
+
+    def __init__(self) -> None:
+        self.ids = mx.array([], dtype=mx.uint32)
+        self.weights: mx.array | None = None
+
+
+class Tap(nn.Module):
+    """Stands in front of a switch. Switch and notes are hidden from MLX's parameter trees."""
+
+    switch: Any
+    seen: Seen
+    weighs: bool
+
+    def __init__(self, switch: Any, weighs: bool) -> None:
+        super().__init__()
+        for name, value in (("switch", switch), ("seen", Seen()), ("weighs", weighs)):
+            object.__setattr__(self, name, value)
+
+    def __call__(self, x: mx.array, indices: mx.array) -> Any:
+        y = self.switch(x, indices)
+        self.seen.ids, self.seen.weights = indices, None
+
+        def weighed(weights: mx.array) -> mx.array:
+            self.seen.weights = weights
+            return y * weights
+
+        return Outputs(y, weighed) if self.weighs else y
+
+
+def _put_taps(model: nn.Module, switches: list[str], dims: int) -> list[tuple[nn.Module, str, Tap]]:
+    """A tap in front of every switch: (block, name in it, tap). `dims` is the width of the hidden state."""
+    modules = dict(model.named_modules())
+    taps = []
+    for path in switches:
+        owner, _, name = path.rpartition(".")
+        block = modules[owner]
+        tap = Tap(modules[path], weighs(block, name, dims))
+        setattr(block, name, tap)
+        taps.append((block, name, tap))
+    return taps

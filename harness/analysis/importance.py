@@ -1,0 +1,174 @@
+"""Importance: the share of an objective's variance (of its logarithm) that a knob alone explains, with its standard error.
+
+The model has a linear and a quadratic term in the rank of each numeric knob, and a column for each choice. A knob's share
+is what its own terms explain beyond the other knobs' terms; where the points are too few for all of these, the other knobs
+with the strongest effect are taken, as many as leave `SPARE` degrees of freedom. The error is a delete-group jackknife over
+points; `chance` is what the same knob gets with its values shuffled. All of it follows from the rows alone. 60 points take
+about 0.2 s.
+
+Optuna's PED-ANOVA looks at the best quarter alone: of 60 points, where one knob has 0.3 of the strongest one's effect, it
+told that knob from a shuffled one in 5 of 20 seeds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from engine import Knobs
+from harness.results.columns import objectives_of
+from harness.space.space import effective
+
+from .pareto import measured
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+LEAST_POINTS = 20  # below it nothing is said
+SPARE = 15  # degrees of freedom that are left when the terms of other knobs are taken
+SHUFFLES = 200
+CHANCE = 0.99  # of shuffled columns explain less than what counts as chance
+GROUPS = 30  # of points, left out one after the other for the standard error
+
+Shares = dict[str, dict[str, float]]  # knob -> objective -> share of variance
+
+
+@dataclass(frozen=True)
+class Importance:
+    """The knobs' importance over `points` points; empty below `LEAST_POINTS`. `explained`: adjusted R2 of all knobs
+    together, of the objectives for which the points are enough."""
+
+    points: int
+    share: Shares = field(default_factory=dict)
+    error: Shares = field(default_factory=dict)
+    chance: Shares = field(default_factory=dict)
+    explained: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def objectives(self) -> list[str]:
+        return list(next(iter(self.share.values()), {}))
+
+    @property
+    def order(self) -> list[str]:
+        """The knobs, the most important first."""
+        return sorted(self.share, key=lambda n: -max(self.share[n].values(), default=0.0))
+
+
+def importance(df: pd.DataFrame, seed: int = 0) -> Importance:
+    """The importance of every knob that varies over the measured points of a study's rows."""
+    table = measured(df)
+    if len(table) < LEAST_POINTS:
+        return Importance(len(table))
+    live = [effective(plain(row)) for row in table[list(Knobs.names())].to_dict("records")]
+    blocks = {name: terms([values.get(name, IDLE) for values in live]) for name in Knobs.names()}
+    blocks = {name: block for name, block in blocks.items() if block.shape[1]}
+    active = {name: np.array([name in values for values in live]) for name in blocks}
+    share, error, chance = (Shares((name, {}) for name in blocks) for _ in range(3))
+    found = Importance(len(table), share, error, chance)
+    rng = np.random.default_rng(seed)
+    for objective in objectives_of(df):
+        y = logs(table[objective].to_numpy(float))
+        if np.ptp(y) < 1e-9:
+            continue
+        for name, block in blocks.items():
+            others = _strongest([b for other, b in blocks.items() if other != name], y, len(y) - SPARE - 1 - block.shape[1])
+            share[name][objective], chance[name][objective] = _share(block, others, y, active[name], rng)
+            error[name][objective] = _jackknife(block, others, y)
+        if len(y) >= sum(b.shape[1] for b in blocks.values()) + SPARE:
+            found.explained[objective] = _explained([*blocks.values()], y)
+    return found
+
+
+IDLE = object()  # the value of a knob that has no effect in a setting
+
+
+def terms(values: Sequence[Any]) -> np.ndarray:
+    """(points, terms): the columns of a knob, centred over the points where it had an effect (is not `IDLE`), else 0. None,
+    the checkpoint's own precision or count, is above all numbers."""
+    active = np.array([v is not IDLE for v in values], bool)
+    given = [v for v in values if v is not IDLE]
+    words = any(isinstance(v, str) for v in given)
+    keys = [str(v) if words else np.inf if v is None else float(v) for v in given]
+    levels, place = np.unique(keys, return_inverse=True) if keys else (np.array([]), np.array([], int))
+    if words:
+        columns = [(place == i).astype(float) for i in range(1, len(levels))]
+    else:
+        rank = (np.cumsum(counts := np.bincount(place, minlength=len(levels))) - counts / 2)[place] / max(len(place), 1)
+        columns = [rank, rank**2][: max(len(levels) - 1, 0)]
+    block = np.zeros((len(values), len(columns)))
+    for i, column in enumerate(columns):
+        block[active, i] = column - column.mean()
+    return block
+
+
+def logs(values: np.ndarray) -> np.ndarray:
+    """Logarithms of an objective's values, or the values where one is not positive."""
+    return np.log(values) if (values > 0).all() else values
+
+
+def plain(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A data frame's row with None for NaN."""
+    return {k: None if v is None or v != v else v for k, v in row.items()}
+
+
+def basis(blocks: Sequence[np.ndarray], count: int) -> np.ndarray:
+    """An orthonormal basis of a constant and the blocks' columns, those left out that the others span."""
+    u, s, _ = np.linalg.svd(np.column_stack([np.ones(count), *blocks]), full_matrices=False)
+    return np.asarray(u[:, s > 1e-8 * s[0]])
+
+
+def _explained(blocks: Sequence[np.ndarray], y: np.ndarray) -> float:
+    own = basis(blocks, len(y))
+    rest = y - own @ (own.T @ y)
+    return float(1 - (rest @ rest) / (len(y) - own.shape[1]) / y.var(ddof=1))
+
+
+def _strongest(blocks: Sequence[np.ndarray], y: np.ndarray, most: int) -> list[np.ndarray]:
+    """All blocks, or where they have more than `most` terms those that explain most of y by themselves."""
+    if sum(b.shape[1] for b in blocks) <= most:
+        return list(blocks)
+    apart = y - y.mean()
+    alone = [float(((own := basis([b], len(y))).T @ apart) @ (own.T @ apart)) for b in blocks]
+    taken: list[np.ndarray] = []
+    for i in np.argsort(alone)[::-1]:
+        if sum(b.shape[1] for b in taken) + blocks[i].shape[1] <= most:
+            taken.append(blocks[i])
+    return taken
+
+
+def _share(
+    block: np.ndarray, others: Sequence[np.ndarray], y: np.ndarray, active: np.ndarray, rng: np.random.Generator
+) -> tuple[float, float]:
+    """Share of y's variance that only `block` explains, and what it gets by chance: the `CHANCE` quantile over shuffles
+    of its rows (those in which the knob had an effect)."""
+    own = basis(others, len(y))
+    rest = y - own @ (own.T @ y)
+    total = float(((y - y.mean()) ** 2).sum())
+    rows = np.flatnonzero(active)
+    draws = np.repeat(block[None], SHUFFLES + 1, axis=0)  # the first is the knob itself
+    for draw in draws[1:]:
+        draw[rows] = block[rng.permutation(rows)]
+    left = draws - own @ (own.T @ draws)
+    towards = np.einsum("dnt,n->dt", left, rest)
+    gains = np.einsum("dt,dtu,du->d", towards, np.linalg.pinv(left.transpose(0, 2, 1) @ left, rcond=1e-8), towards) / total
+    return float(gains[0]), float(np.quantile(gains[1:], CHANCE))
+
+
+def _jackknife(block: np.ndarray, others: Sequence[np.ndarray], y: np.ndarray) -> float:
+    """Standard error of the share, each of `GROUPS` groups of points left out in turn."""
+    columns = np.column_stack([np.ones(len(y)), *others, block, y])
+    groups = np.arange(len(y)) % min(GROUPS, len(y))
+    whole, first = columns.T @ columns, columns.shape[1] - 1 - block.shape[1]
+    shares = []
+    for group in np.unique(groups):
+        some = columns[groups == group]
+        gram = whole - some.T @ some
+        total = gram[-1, -1] - gram[0, -1] ** 2 / gram[0, 0]
+        into = np.linalg.pinv(gram[:first, :first], rcond=1e-10)
+        left = gram[first:, first:] - gram[first:, :first] @ into @ gram[:first, first:]
+        towards = left[:-1, -1]
+        shares.append(float(towards @ np.linalg.pinv(left[:-1, :-1], rcond=1e-8) @ towards) / total)
+    return float(np.std(shares) * (len(shares) - 1) ** 0.5)

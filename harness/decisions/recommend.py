@@ -1,0 +1,225 @@
+"""Recommended settings: what a person wants of a study, each by a rule that is printed with it.
+
+    fastest_lossless     the fastest that changes no weight and no choice of an expert: the model's own quality
+    fastest              the fastest whose perplexity is at most `max_loss` above the model's own
+    least_memory         the least memory within that loss, at `speed_share` of the speed of `fastest` or more
+    fastest_in_memory    the fastest within that loss whose process stays within `memory_gb`; only if that is set
+
+They are chosen from the front and the points that are undecided, by estimates. Of several within `within` of the fastest,
+one with enough fresh runs comes first. A recommended setting is confirmed when it has `runs` fresh runs, and the
+probability that its rule truly names another setting (one faster by more than `within`) is at most `error`.
+
+Two more settings are always named beside these: the `default` (the first anchor: every knob at its default, or the nearest
+value that the space has) and the `reference` (everything resident).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from engine import Knobs
+from engine.knobs import LOSSY
+from harness.analysis.estimates import noise, t95
+from harness.analysis.pareto import EQUAL, ERROR, RUNS, WITHIN, Duels, measured, reference
+from harness.results.columns import METRICS, SPEEDS, objectives_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+MAX_LOSS, SPEED_SHARE = 0.01, 0.9  # unless the study says otherwise
+SAME = 1e-7  # per cent: perplexities that differ by less are the same
+MOST = 3  # times the fresh runs of a confirmed setting, after which more would not decide either
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A recommended setting: the trial that meets the rule, or why none does."""
+
+    name: str
+    rule: str
+    trial: int | None = None
+    reason: str = ""  # why no trial meets the rule
+    doubt: float = 1.0  # probability that the rule truly names another setting
+    confirmed: bool = False
+    rivals: tuple[int, ...] = ()  # the trials that the doubt comes from, the likeliest first
+
+
+def rules_of(folder: Path) -> dict[str, Any]:
+    """The study's own rules of confirmation, for `front`; none where the folder has no manifest that says so."""
+    return _config(folder, "confirm", ("runs", "within", "error"))
+
+
+def wishes_of(folder: Path) -> dict[str, Any]:
+    """The study's own wishes, for `recommended`, and its rules of confirmation."""
+    return rules_of(folder) | _config(folder, "recommend", ("max_loss", "speed_share", "memory_gb"))
+
+
+def _config(folder: Path, group: str, names: tuple[str, ...]) -> dict[str, Any]:
+    try:
+        given = json.loads((folder / "manifest.json").read_text())["config"][group]
+        return {name: given[name] for name in names}
+    except (OSError, ValueError, KeyError):
+        return {}
+
+
+def default_trial(df: pd.DataFrame) -> int | None:
+    """The trial of the default setting: the lowest-numbered anchor. None if the study has none."""
+    anchors = df.loc[(df["origin"] == "anchor") & (df["run"].fillna(0) == 0), "trial"]
+    return int(anchors.min()) if len(anchors) else None
+
+
+def speed_of(objectives: Iterable[str]) -> str:
+    """The speed that recommendations go by: the first objective that is one, else decode_tok_s."""
+    return next((name for name in objectives if name in SPEEDS), "decode_tok_s")
+
+
+def recommended(
+    df: pd.DataFrame,
+    *,
+    max_loss: float = MAX_LOSS,
+    speed_share: float = SPEED_SHARE,
+    memory_gb: float | None = None,
+    runs: int = RUNS,
+    within: float = WITHIN,
+    error: float = ERROR,
+) -> list[Choice]:
+    """The recommended settings of a study's rows, in the order of the module's list; none without measured points."""
+    every = measured(df)
+    if every.empty:
+        return []
+    own = _own_perplexity(df, every)
+    lossless = _lossless(every)
+    close = (every["perplexity"] <= own * (1 + max_loss) * (1 + 1e-9)).to_numpy() if own is not None else lossless
+    small = (every["peak_memory_gb"] <= memory_gb).to_numpy() if memory_gb is not None else close
+    loss = (
+        f"perplexity at most {100 * max_loss:.3g} % above the model's own"
+        if own is not None
+        else "lossless, for lack of perplexity"
+    )
+    race = _Race(every, list(objectives_of(df)), runs, within, error)
+    best = race.fastest("fastest", f"fastest, {loss}", close)
+    choices = [race.fastest("fastest_lossless", "fastest with the model's own quality (lossless)", lossless), best]
+    rule = f"least memory with at least {100 * speed_share:.3g} % of the speed of fastest, {loss}"
+    choices.append(race.least_memory("least_memory", rule, close, best, speed_share))
+    if memory_gb is not None:
+        rule = f"fastest within {memory_gb:g} GB, {loss}"
+        choices.append(race.fastest("fastest_in_memory", rule, close & small))
+    return choices
+
+
+class _Race:
+    """The measured points, compared by the speed that counts."""
+
+    def __init__(self, every: pd.DataFrame, objectives: Sequence[str], runs: int, within: float, error: float) -> None:
+        speed = speed_of(objectives)
+        self.every, self.runs, self.within, self.error = every, runs, within, error
+        self.sign = 1.0 if METRICS[speed] == "maximize" else -1.0
+        self.logs = self.sign * np.log(every[speed].to_numpy(float))
+        # Logarithms of the true speeds, more is better: (draws, points). Speed is the first column.
+        self.duels = Duels(every, [speed, *(n for n in objectives if n != speed)], within)
+        self.drawn = -self.duels.drawn[:, :, 0]
+        self.fresh = every["fresh_runs"].to_numpy() >= runs
+        self.margin = float(np.log1p(within))
+
+    def fastest(self, name: str, rule: str, eligible: np.ndarray) -> Choice:
+        admitted = np.flatnonzero(eligible & np.isfinite(self.logs))
+        if not len(admitted):
+            return Choice(name, rule, reason="no measured setting meets it")
+        some = self.duels.members(admitted)
+        near = some[self.logs[some] >= self.logs[some].max() - self.margin]
+        near = near[self.fresh[near]] if self.fresh[near].any() else near
+        chosen = int(near[np.argmax(self.logs[near])])
+        others = admitted[admitted != chosen]
+        return self._choice(name, rule, chosen, others, self.drawn[:, others] > self.drawn[:, [chosen]] + self.margin)
+
+    def least_memory(self, name: str, rule: str, eligible: np.ndarray, best: Choice, share: float) -> Choice:
+        if best.trial is None:
+            return Choice(name, rule, reason=best.reason)
+        top = self.every.index.get_loc(best.trial)
+        some = self.duels.members(np.flatnonzero(eligible & (self.logs >= self.logs[top] + np.log(share))))
+        chosen = int(some[np.argmin(self.every["peak_memory_gb"].to_numpy()[some])])
+        slower = self.drawn[:, [chosen]] < self.drawn[:, [top]] + np.log(share) - self.margin
+        return self._choice(name, rule, chosen, np.array([top]), slower)
+
+    def _choice(self, name: str, rule: str, chosen: int, others: np.ndarray, ahead: np.ndarray) -> Choice:
+        """ahead: (draws, others), where another setting is truly the one that the rule names."""
+        doubt = float(ahead.any(axis=1).mean()) if len(others) else 0.0
+        chances = ahead.mean(axis=0)
+        order = others[np.argsort(-chances, kind="stable")[: (chances > self.error / 4).sum()]]
+        sure = bool(self.fresh[chosen] and doubt <= self.error)
+        index = self.every.index
+        return Choice(name, rule, int(index[chosen]), "", doubt, sure, tuple(int(index[i]) for i in order))
+
+
+def _lossless(points: pd.DataFrame) -> np.ndarray:
+    """Which points have no lossy knob: bool (points)."""
+    default = Knobs().as_dict()
+    plain = [points[n].isna() if default[n] is None else points[n].isna() | (points[n] == default[n]) for n in LOSSY]
+    return np.logical_and.reduce([p.to_numpy(bool) for p in plain])
+
+
+def _own_perplexity(df: pd.DataFrame, every: pd.DataFrame) -> float | None:
+    """The perplexity of the unchanged model: the reference's, else that of any lossless setting."""
+    known = [*reference(df)["perplexity"].dropna(), *every["perplexity"][_lossless(every)].dropna()]
+    return float(known[0]) if known else None
+
+
+def to_confirm(choices: Sequence[Choice], df: pd.DataFrame, runs: int = RUNS) -> list[int]:
+    """The trials whose next run serves the recommendations, most urgent first: the default and recommended settings without
+    `runs` fresh runs; then, of each that is not confirmed, itself and its likeliest rivals, up to `MOST` times `runs` of
+    each."""
+    fresh = measured(df)["fresh_runs"]
+    default = default_trial(df)
+    names = [
+        *([default] if default is not None and default in fresh.index else []),
+        *(c.trial for c in choices if c.trial is not None),
+    ]
+    lacking = [t for t in names if fresh[t] < runs]
+    unsure = [t for c in choices if not c.confirmed and c.trial is not None for t in (c.trial, *c.rivals[:2])]
+    return list(dict.fromkeys([*lacking, *(t for t in unsure if fresh[t] < MOST * runs)]))
+
+
+Named = tuple[str, "pd.Series | None", Choice | None]
+
+
+def named(df: pd.DataFrame, choices: Sequence[Choice]) -> list[Named]:
+    """The rows to show: name and point of each recommended setting, then of default and reference, which are no choice; the
+    point is None where none meets the rule, or where it was not measured."""
+    every, resident, default = measured(df), reference(df), default_trial(df)
+    rows: list[Named] = [(c.name, None if c.trial is None else every.loc[c.trial], c) for c in choices]
+    rows.append(("default", every.loc[default] if default in every.index else None, None))
+    rows.append(("reference", resident.iloc[0] if len(resident) else None, None))
+    return rows
+
+
+def ratio(df: pd.DataFrame, point: pd.Series, other: pd.Series) -> tuple[float, float, float]:
+    """How many times as fast `point` is as `other`, with a 95 % interval of runs."""
+    speed = speed_of(objectives_of(df))
+    sign = 1.0 if METRICS[speed] == "maximize" else -1.0
+    middle = sign * float(np.log(point[speed] / other[speed]))
+    half = t95(float(noise(df).loc[speed, "degrees"])) * float(np.hypot(point[f"{speed}_rel_se"], other[f"{speed}_rel_se"]))
+    low, middle, high = np.exp([middle - half, middle, middle + half])
+    return float(middle), float(low), float(high)
+
+
+def compared(df: pd.DataFrame, point: pd.Series, other: pd.Series, name: str = "the default") -> str:
+    """`2.6x (2.3 .. 2.9) the default, same perplexity, +10 MB`."""
+    if point["trial"] == other["trial"]:
+        return f"{name} itself"
+    middle, low, high = ratio(df, point, other)
+    parts = [f"{middle:.2g}x ({low:.2g} .. {high:.2g}) {name}"]
+    if np.isfinite([point["perplexity"], other["perplexity"]]).all():
+        more = 100 * (point["perplexity"] / other["perplexity"] - 1)
+        parts.append("same perplexity" if abs(more) < SAME else f"{more:+.2g} % perplexity")
+    memory, other_memory = point["peak_memory_gb"], other["peak_memory_gb"]
+    noise_gb = float(np.hypot(point["peak_memory_gb_rel_se"] * memory, other["peak_memory_gb_rel_se"] * other_memory))
+    apart = memory - other_memory
+    more_gb = f"{apart:+.2f} GB" if abs(apart) >= 1 else f"{1e3 * apart:+.0f} MB"
+    parts.append("same memory" if abs(apart) <= EQUAL * noise_gb else more_gb)
+    return ", ".join(parts)

@@ -1,0 +1,122 @@
+"""The command that repeats a round, to paste into a shell: the user's overrides, the round's space, no path of ours.
+
+A path inside the current folder is written from there, one inside the home folder with `~` or `$HOME`. What else holds an
+absolute path, and a database's address, is a shell variable, and a line before the command says what to set it to.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import OmegaConf
+
+from harness.schema import FILES
+from harness.study.hydra_errors import accepted, parsed, quoted
+from harness.study.plan import Plan
+
+from .round import space_file
+
+EXPANDED = ("model.path", "quality.text", "quality.json_prompts", "results_dir", "search_space")  # know what ~ means
+REPLACED = ("study.name", "rounds", "budget.trials", "search_space")
+ABSOLUTE = re.compile(r"(?:^|[\s=:,'\"\[({])/(?=[^\s/])")
+
+
+def command(plan: Plan, number: int, trials: int) -> str:
+    """What repeats a round: a line for each variable to set, and the command."""
+    variables: dict[str, str] = {}
+    flags, named = _given()
+    anchors = number > 1 and bool(plan.config["study"]["anchors"])  # these are of the first round's space
+    kept = [token for name, token in named if not name.startswith(REPLACED) and not (anchors and name == "study.anchors")]
+    name = f"{plan.name}_round_{number:02d}"
+    words = [_word(token, variables) for token in (*flags, *kept, *_corrections(space_file(plan, number), kept))]
+    words += [_space(plan, number, variables), f"study.name={name}", "rounds=1", f"budget.trials={trials}"]
+    return _lines([*words, *(["'study.anchors=[]'"] if anchors else [])], variables)
+
+
+def same_command() -> str:
+    """What goes on with the study: the user's own command."""
+    variables: dict[str, str] = {}
+    flags, named = _given()
+    return _lines([_word(token, variables) for token in (*flags, *(token for _, token in named))], variables)
+
+
+def _given() -> tuple[list[str], list[tuple[str, str]]]:
+    """The flags of the user's command, and its overrides by name."""
+    given, flags, choice = [], [], ""
+    if HydraConfig.initialized():
+        hydra = HydraConfig.get()
+        choice = str(hydra.runtime.choices["study"])
+        spaces = {f"search_space={name}": f"search_space={path}" for name, path in FILES.items()}
+        given = [spaces.get(token, token) for token in hydra.overrides.task]
+        flags = [f"--config-dir={s.path}" for s in hydra.runtime.config_sources if s.provider == "command-line"]
+    named = [(token.lstrip("+~").partition("=")[0], token) for token in given]
+    if choice and "study" not in dict(named):
+        named.insert(0, ("study", f"study={choice}"))
+    return flags, named
+
+
+def _lines(words: list[str], variables: dict[str, str]) -> str:
+    wanted = [f': "${{{variable}:?set it to the {key} of this study}}"' for variable, key in variables.items()]
+    return "\n".join([*wanted, f"python -m harness.search {' '.join(words)}"])
+
+
+def _corrections(path: Path, overrides: list[str]) -> list[str]:
+    """What makes the round's space of one that is composed with its file: a study file may change entries after it."""
+    if not HydraConfig.initialized():
+        return []
+    composed = GlobalHydra.instance().config_loader().load_configuration(
+        HydraConfig.get().job.config_name, accepted([*overrides, f"search_space={path}"]), RunMode.RUN
+    )  # fmt: skip
+    wanted: dict[str, Any] = yaml.safe_load(path.read_text())
+    found: dict[Any, Any] = dict(OmegaConf.to_container(composed.search_space))  # type: ignore[arg-type]
+    more = [f"~search_space.{knob}" for knob in found if knob not in wanted]
+    return more + [f"search_space.{k}={_value(v)}" for k, v in wanted.items() if k not in found or found[k] != v]
+
+
+def _value(value: Any) -> str:
+    """A plain value in Hydra's grammar."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{k}: {_value(v)}" for k, v in value.items()) + "}"
+    return "[" + ", ".join(map(_value, value)) + "]" if isinstance(value, list) else json.dumps(value)
+
+
+def _space(plan: Plan, number: int, variables: dict[str, str]) -> str:
+    path = space_file(plan, number)
+    if ABSOLUTE.search(_short(str(path), "~")):
+        variables["RESULTS_DIR"] = "results_dir"
+        return f'"search_space=$RESULTS_DIR/{path.relative_to(plan.folder.parent)}"'
+    return _word(f"search_space={path}", variables)
+
+
+def _word(token: str, variables: dict[str, str]) -> str:
+    """An override or `--config-dir=` as the shell takes it."""
+    key, _, value = token.partition("=")
+    name, override = key.lstrip("+~-"), None if key.startswith("-") else parsed(token)
+    text = override.value() if override is not None else value
+    plain = isinstance(text, str)
+    short = _short(str(text) if plain else value, "~" if name in EXPANDED else "$HOME")
+    if name == "storage.url" or ABSOLUTE.search(short):
+        variable = re.sub(r"\W", "_", name).upper()
+        variables[variable] = name
+        return f'"{key}=${variable}"'
+    if short in (text, value):
+        return shlex.quote(token)
+    if plain and "," in short and name != "search_space":
+        short = quoted(short)
+    return '"$HOME"'.join(map(shlex.quote, f"{key}={short}".split("$HOME")))
+
+
+def _short(text: str, home: str) -> str:
+    """Paths in a text without the current folder and without the home folder."""
+    for folder, sign in ((Path.cwd(), "."), (Path.home(), home)):
+        if folder != folder.parent:
+            text = re.sub(rf"(?<![\w.~/-]){re.escape(str(folder))}(?=/|$)", lambda _, sign=sign: sign, text)  # type: ignore[misc]
+    return text

@@ -1,0 +1,67 @@
+"""The verdict on a round: whether its trials raised the hypervolume of the front by more than noise."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from harness.analysis.pareto import WITHIN, Duels, losses, measured, nondominated, volume
+from harness.results.columns import objectives_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+DRAWS = 200  # of the true speeds
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether a round is kept: hypervolume before and after, the gain's noise (one standard deviation)."""
+
+    kept: bool
+    before: float
+    after: float
+    noise: float
+    evidence: str
+
+
+def verdict(before: pd.DataFrame, after: pd.DataFrame) -> Verdict:
+    """Keep a round if the gain in hypervolume, less its bias, is more than twice its noise.
+
+    before, after: the rows at the round's start and at its end (all of them). Both volumes are computed from the estimates
+    at the end, so that a run that measures an old trial again is no gain. Once any trial has fresh runs, trials without do
+    not count. The noise comes from draws of the true speeds (`harness.numerics.posterior`). More points reach higher
+    by luck alone:
+    what the draws gain more than the estimates is that bias.
+    """
+    every, objectives = measured(after), list(objectives_of(after))
+    duels = Duels(every, objectives, WITHIN)
+    counts = (every["fresh_runs"] > 0).to_numpy() if every["fresh_runs"].any() else np.ones(len(every), bool)
+    known = every.index.isin(measured(before).index)[counts]
+    if not len(known) or known.all():
+        return Verdict(False, 0.0, 0.0, 0.0, "the round added no trial that counts")
+    if not known.any():
+        return Verdict(True, 0.0, 0.0, 0.0, "the first points of the study")
+    values = losses(every, objectives)[counts]
+    worst = values[nondominated(values)].max(0)
+    corner = worst + 0.1 * np.abs(worst)
+
+    def volumes(sample: np.ndarray) -> tuple[float, float]:
+        return volume(sample[known], corner), volume(sample, corner)
+
+    was, now = volumes(values)
+    speeds = np.sign(values[0])[duels.fast]  # of the losses: below 0 where more is better
+    gains = []
+    for drawn in duels.drawn[:DRAWS, counts]:
+        sample = values.copy()
+        sample[:, duels.fast] = speeds * np.exp(speeds * drawn)
+        low, high = volumes(sample)
+        gains.append(high - low)
+    noise = float(np.std(gains))
+    gain = now - was - max(float(np.mean(gains)) - (now - was), 0.0)
+    kept = gain > 0 and gain > 2 * noise
+    what = f"hypervolume of the front {gain / was:+.1%}, noise {noise / was:.1%}" if was else f"hypervolume {gain:+.3g}"
+    why = "kept" if kept else "discarded, because a gain must be twice its noise"
+    return Verdict(kept, was, now, noise, f"{what}: {why}")

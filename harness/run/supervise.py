@@ -1,0 +1,176 @@
+"""Run one trial in a process of its own, watch time and memory from outside, and say what became of it.
+
+The child leads its own process group: Ctrl-C at the terminal reaches the search, not the trial, and a trial that must go
+is killed with all it started. Watching costs two small reads of /proc every tenth of a second.
+"""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from engine import CheckpointError
+from harness import ROOT, ResultsError
+from harness.machine.processes import end_group
+
+GB = 1_000_000_000
+POLL_S = 0.1
+TAIL_LINES = 12
+OUT_OF_MEMORY = ("[malloc] Unable to allocate", "Insufficient Memory", "MemoryError", "out of memory", "bad_alloc")
+
+
+class Interrupted(Exception):
+    """The search was told to stop at once; the run was killed and has no row."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A run's fate: status and its reason, figures if ok or stopped, and what was seen from outside."""
+
+    status: str
+    reason: str | None = None
+    figures: Mapping[str, Any] = field(default_factory=dict)
+    token_ms: Sequence[float] = ()
+    seen_peak_gb: float | None = None
+    wall_s: float = 0.0
+    score_s: float | None = None  # of it spent on quality alone
+    log_tail: str | None = None
+
+
+def run_child(
+    request: Path,
+    log: Path,
+    *,
+    timeout_s: float,
+    hang_s: float | None,
+    limit_gb: float,
+    needed: Sequence[str],
+    interrupted: Callable[[], bool],
+    started: Callable[[int], None],
+    tick: Callable[[], None] = lambda: None,
+) -> Outcome:
+    """Measure what `request` asks for; figures that are `needed` must be finite. `started` is told the process id, `tick`
+    is called as long as it runs. Raises `Interrupted` when `interrupted()`, `CheckpointError` if the engine cannot open
+    the checkpoint at all, and `ResultsError` if the child found the disk full."""
+    result, beat = request.with_name("result.json"), request.with_name("beat")
+    for file in (result, beat):
+        file.unlink(missing_ok=True)
+    log.parent.mkdir(exist_ok=True)
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))}
+    begin = time.monotonic()
+    peak, verdict = 0.0, None
+    with open(log, "wb") as out:
+        command = [sys.executable, "-m", "harness.run.worker", str(request), str(result)]
+        child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=out, stderr=out, env=env, start_new_session=True)
+        try:
+            started(child.pid)
+            process = psutil.Process(child.pid)
+            for turn in itertools.count():
+                if child.poll() is not None or verdict:
+                    break
+                if interrupted():
+                    raise Interrupted
+                peak = max(peak, _peak_gb(process, with_children=turn % 10 == 9))
+                took, silent = time.monotonic() - begin, _silent_s(beat, begin)
+                if peak > limit_gb:
+                    verdict = "oom", f"{peak:.3g} GB are above the limit of {limit_gb:.3g} GB"
+                elif took > timeout_s:
+                    verdict = "timeout", f"no result within {timeout_s:g} s (budget.trial_timeout_s)"
+                elif hang_s is not None and silent > hang_s:
+                    verdict = "hang", f"no sign of life for {hang_s:g} s (budget.hang_s)"
+                else:
+                    tick()
+                    time.sleep(POLL_S)
+        finally:
+            end_group(child.pid)
+            if child.stdin:
+                child.stdin.close()
+            child.wait()
+    wall = time.monotonic() - begin
+    if verdict:
+        return Outcome(*verdict, seen_peak_gb=peak, wall_s=wall, log_tail=_tail(log))
+    answer = json.loads(result.read_text()) if result.exists() else {}
+    status, reason = _fate(answer, child.returncode, log, needed)
+    figures = answer.get("figures", {}) if status in ("ok", "stopped") else {}
+    return Outcome(
+        status,
+        reason,
+        figures,
+        answer.get("token_ms") or (),
+        max(peak, figures.get("peak_memory_gb") or 0.0) or None,
+        wall,
+        answer.get("score_s"),
+        None if status in ("ok", "stopped") else _tail(log),
+    )
+
+
+def _silent_s(beat: Path, begin: float) -> float:
+    """Time since the engine's last sign of life; 0 before the first, which an engine that never gives any does not have."""
+    try:
+        return min(time.time() - beat.stat().st_mtime, time.monotonic() - begin)
+    except OSError:
+        return 0.0
+
+
+def _peak_gb(process: psutil.Process, *, with_children: bool) -> float:
+    """High-water mark of resident memory; where the system does not keep one, what is resident now. Looking for what it
+    started costs more, and is done less often."""
+    try:
+        others = process.children(recursive=True) if with_children else []
+        below = sum(child.memory_info().rss for child in others) / GB
+        try:
+            with open(f"/proc/{process.pid}/status") as f:
+                return below + next((int(line.split()[1]) * 1024 / GB for line in f if line.startswith("VmHWM")), 0.0)
+        except OSError:
+            return below + process.memory_info().rss / GB
+    except psutil.Error:
+        return 0.0
+
+
+def _fate(answer: Mapping[str, Any], code: int, log: Path, needed: Sequence[str]) -> tuple[str, str | None]:
+    """Status and reason of a child that ended by itself."""
+    if "figures" in answer:
+        figures, early = answer["figures"], bool(answer.get("ended_early"))
+        for name in needed if not early else ["decode_tok_s"]:
+            value = figures.get(name)
+            if value is None or not math.isfinite(value):
+                return "crash", f"{name} is {'missing' if value is None else value}"
+        return ("stopped", "too slow to enter the front") if early else ("ok", None)
+    if answer.get("error") == "CheckpointError":  # no setting can help: the end of the study, not of a trial
+        raise CheckpointError(answer["reason"])
+    if "error" in answer:
+        return {"KnobError": "infeasible", "MemoryError": "oom"}.get(answer["error"], "crash"), answer["reason"]
+    last = _last_line(log)
+    if os.strerror(errno.ENOSPC) in last:  # not the setting's fault
+        raise ResultsError(f"{log}: {last}; make room, then run the same command again")
+    if code == -signal.SIGKILL:
+        return "oom", "killed by the system (SIGKILL), as it does when memory runs out"
+    if any(sign in last for sign in OUT_OF_MEMORY):
+        return "oom", last
+    how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
+    return "crash", f"{how}: {last}" if last else how
+
+
+def _last_line(log: Path) -> str:
+    return _tail(log).rpartition("\n")[2].strip()[:300]
+
+
+def _tail(log: Path) -> str:
+    """The last lines of a log."""
+    with open(log, "rb") as f:
+        f.seek(max(0, os.fstat(f.fileno()).st_size - 8000))
+        lines = f.read().decode(errors="replace").strip().splitlines()
+    return "\n".join(lines[-TAIL_LINES:])

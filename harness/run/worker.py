@@ -1,0 +1,225 @@
+"""The child of one run: load, measure, write the result. `harness.run.supervise` starts it and watches it.
+
+    python -m harness.run.worker request.json result.json
+
+It ends when its parent does: the parent holds the other end of its standard input. Only the engine is imported, so that
+its high-water mark is the engine's and not the harness's.
+
+The request: `checkpoint`, `judge` (path), `knobs`, and `engine` (see `harness.study.engines`) or `command`. Optional:
+`protocol` (as
+`engine.Protocol`), `stop` {below_tok_s, error, noise, rival_ms} (see `harness.run.early_stopping`; the rival's time of
+each token),
+`quality` {kl: bool, json_prompts: path or null}, and `beat`, a file that is touched when loading is done and then, at most
+every second, while the engine works. An engine that gives no sign of life never makes that file.
+
+The result: `figures` (names of columns), `token_ms` (a list; null if the engine does not say), `ended_early`, `score_s` (the
+time after the last timed token, which quality took; null if the engine does not say when that was), `protocol`
+(as measured by, or "engine's own" if the engine takes none) and `page_cache_by` (how it was prepared). Or `error` (its
+class's name) and `reason` (one line).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import inspect
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from engine import Checkpoint, HeadraceError, Judge, Knobs, Measurement, Protocol, prepare_page_cache
+from engine.system.page_cache import cached_share, weight_files
+from harness.study.engines import CommandEngine, engine_at
+
+from .early_stopping import Early
+
+BEAT_S = 1.0
+ENGINES_OWN = "engine's own"
+
+
+def measure(request: dict[str, Any]) -> dict[str, Any]:
+    """The result of a request."""
+    try:
+        return _measure(request)
+    except (HeadraceError, MemoryError) as e:
+        return {"error": type(e).__name__, "reason": str(e) or "out of memory"}
+
+
+def _measure(request: dict[str, Any]) -> dict[str, Any]:
+    knobs = Knobs.from_mapping(request["knobs"])
+    protocol = Protocol.from_mapping(request.get("protocol") or {})
+    if request.get("engine") == "engine" and _quality_asked(request)["kl"]:
+        _have_reference(request)  # reads the whole checkpoint: before the page cache is prepared
+    if request.get("engine") == "engine" and protocol.page_cache == "cold":
+        _ = Checkpoint.open(request["checkpoint"]).fingerprint  # reads of every tensor, once: likewise
+    by = prepare_page_cache(request["checkpoint"], protocol.page_cache, knobs.io_mode)
+    files = weight_files(request["checkpoint"])
+    cached_before = cached_share(files)
+    if request.get("command"):
+        answer = CommandEngine(request["command"]).ask(request)
+        if "error" in answer:
+            return {"error": str(answer["error"]), "reason": " ".join(str(answer.get("reason", "")).split())[:300]}
+        measurement, followed, score_s = Measurement.from_mapping(answer), False, None
+    else:
+        measurement, followed, score_s = _run(request, knobs, protocol)
+    figures = measurement.as_dict()
+    for name, value in _quality_asked(request).items():
+        if value and figures[name] is None and protocol.score and not measurement.ended_early:
+            raise HeadraceError(f"{name} is asked for, but this engine does not measure it; leave it out of the study")
+    figures["page_cached_before"] = cached_before
+    if figures["page_cached_after"] is None:
+        figures["page_cached_after"] = cached_share(files)
+    return {
+        "figures": figures,
+        "token_ms": None if measurement.token_ms is None else list(measurement.token_ms),
+        "ended_early": measurement.ended_early,
+        "score_s": score_s if protocol.score else None,
+        "protocol": protocol.as_dict() if followed else ENGINES_OWN,
+        "page_cache_by": by,
+    }
+
+
+def _run(request: dict[str, Any], knobs: Knobs, protocol: Protocol) -> tuple[Measurement, bool, float | None]:
+    """The measurement of an engine in this process, whether it followed the protocol, and how long quality took."""
+    engine, judge = engine_at(request["engine"]), Judge.load(request["judge"])
+    asked = _quality_asked(request)
+    loaded = engine.load(request["checkpoint"], knobs)
+    takes = inspect.signature(loaded.measure).parameters
+    all_names = any(p.kind is p.VAR_KEYWORD for p in takes.values())
+    wanted = {name for name in ("protocol", "keep_going") if all_names or name in takes}
+    ours = hasattr(loaded, "teacher_forced")  # then its counters are a sign of life, and engine.quality can ask it
+    beat = Beat(request.get("beat"))
+    if ours or "keep_going" in wanted:
+        beat.now()
+    if ours:
+        beat.watch(lambda: (loaded.stats.tokens, loaded.stats.bytes_read))
+    early = _early(request.get("stop"), protocol, loaded, judge)
+    by_quality = ours and any(asked.values())
+
+    last = 0.0
+
+    def keep_going(token_ms: list[float]) -> bool:
+        nonlocal last
+        last = time.perf_counter()
+        beat()
+        return early is None or early(token_ms)
+
+    # What is asked beyond perplexity takes a pass of its own over all texts, which gives perplexity as well.
+    follow = dataclasses.replace(protocol, score=False) if by_quality and asked["kl"] else protocol
+    given = {"protocol": follow, "keep_going": keep_going}
+    answer = loaded.measure(judge, **{name: given[name] for name in wanted})
+    measurement = Measurement.from_mapping(answer) if isinstance(answer, Mapping) else answer
+    if by_quality and not measurement.ended_early:
+        measurement = _with_quality(measurement, loaded, judge, request)
+    return measurement, "protocol" in wanted, time.perf_counter() - last if last else None
+
+
+def _quality_asked(request: dict[str, Any]) -> dict[str, bool]:
+    quality = request.get("quality") or {}
+    return {"kl": bool(quality.get("kl")), "json_valid": bool(quality.get("json_prompts"))}
+
+
+def _json_prompts(request: dict[str, Any]) -> Any:
+    from engine.quality.json_prompts import JsonPrompts
+
+    path = request["quality"].get("json_prompts")
+    return JsonPrompts.load(path) if path else None
+
+
+def _have_reference(request: dict[str, Any]) -> None:
+    """See to it that the reference is on file, before a model is in memory; this process does not open it yet."""
+    from engine.quality.reference import compute_reference, reference_file
+
+    source, judge = Checkpoint.open(request["checkpoint"]), Judge.load(request["judge"])
+    prompts = _json_prompts(request)
+    if not reference_file(source, judge, prompts).exists():
+        compute_reference(source, judge, prompts)
+
+
+def _with_quality(measurement: Measurement, loaded: Any, judge: Judge, request: dict[str, Any]) -> Measurement:
+    """The measurement with what is asked for beyond perplexity; with KL, perplexity is of the same pass."""
+    prompts = _json_prompts(request)
+    if not _quality_asked(request)["kl"]:
+        return dataclasses.replace(measurement, json_valid=float(prompts.valid(loaded).mean()))
+    from engine.quality.quality import quality
+    from engine.quality.reference import reference_for
+
+    found = quality(loaded, judge, reference_for(loaded.checkpoint, judge, prompts), prompts)
+    names = ("perplexity", "perplexity_se", "nll", "scored_tokens", "kl", "json_valid")
+    return dataclasses.replace(measurement, **{name: getattr(found, name) for name in names})
+
+
+def _early(stop: Mapping[str, float] | None, protocol: Protocol, loaded: Any, judge: Judge) -> Callable[[Any], bool] | None:
+    if not stop:
+        return None
+    total = protocol.timed_tokens
+    if total is None:
+        if not hasattr(loaded, "continuation_tokens"):
+            return None
+        total = loaded.continuation_tokens(judge)
+    rule = Early(stop["below_tok_s"], stop["error"], total, stop.get("noise") or 0.0)
+    rival = np.asarray(stop.get("rival_ms") or (), float)
+    if len(rival) != total:
+        return None if len(rival) else rule
+    # Texts differ by more than settings do. Against the rival's times for the same tokens that falls out.
+    level = rival.mean() - rival
+    return lambda token_ms: rule(np.maximum(np.asarray(token_ms) + level[: len(token_ms)], 1e-3))
+
+
+class Beat:
+    """Signs of life: a file whose time of change is that of the last one. Without a path there are none."""
+
+    def __init__(self, path: str | None) -> None:
+        self._path = Path(path) if path else None
+        self._last = 0.0
+
+    def __call__(self) -> None:
+        if time.monotonic() - self._last >= BEAT_S:
+            self.now()
+
+    def now(self) -> None:
+        self._last = time.monotonic()
+        if self._path is not None:
+            with contextlib.suppress(OSError):  # a full disk is no reason to end a run
+                self._path.touch()
+
+    def watch(self, work: Callable[[], Any]) -> None:
+        """A sign of life whenever `work()` says something new: prefill and scoring count as well as timed tokens."""
+        if self._path is not None:
+            threading.Thread(target=self._watch, args=(work,), daemon=True).start()
+
+    def _watch(self, work: Callable[[], Any]) -> None:
+        seen = None
+        while True:
+            time.sleep(BEAT_S)
+            now = work()
+            if now != seen:
+                self()
+            seen = now
+
+
+def _end_with_parent() -> None:
+    os.read(0, 1)  # not sys.stdin, whose lock would be held when the interpreter shuts down
+    if os.getpgrp() == os.getpid():  # with all it started
+        os.killpg(0, signal.SIGKILL)
+    os._exit(1)
+
+
+def main(request_path: str, result_path: str) -> None:
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    result = json.dumps(measure(json.loads(Path(request_path).read_text())))
+    tmp = Path(result_path).with_suffix(".tmp")
+    tmp.write_text(result)
+    os.replace(tmp, result_path)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,93 @@
+"""Whole commands, to paste: what uses a measured setting, as the study ran it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from engine import Knobs
+from harness import ROOT
+from harness.space.space import effective
+from harness.study.manifest import HERE, JUDGE
+
+PROMPT = "The water wheel"
+
+
+def use(folder: Path, row: Mapping[str, Any]) -> str:
+    """The command that runs the setting of a row or point of the study in `folder`: the engine's `generate`, or the user's
+    own engine with the study's request. `ssd_gbps`, which holds reads back, is left out."""
+    study, knobs = _study(folder), setting_of(row)
+    model = study.get("model") or "DIR"
+    judge = os.path.relpath(folder / JUDGE)  # no shell expands a path inside JSON or code
+    engine = study.get("engine") or {"module": row.get("engine") or "engine", "command": None}
+    if engine["command"]:
+        request = {"checkpoint": model, "judge": judge, "knobs": knobs.as_dict(), "protocol": study["protocol"]}
+        return f"echo {shlex.quote(json.dumps(request))} | {engine['command']}"
+    if engine["module"] != "engine":
+        module, _, name = engine["module"].partition(":")
+        made = ", ".join(f"{n}={getattr(knobs, n)!r}" for n in knobs.set_names())
+        load = f"{module}{'.' + name if name else ''}.load({model!r}, Knobs({made}))"
+        code = f"import {module}; from engine import Judge, Knobs; print({load}.measure(Judge.load({judge!r})))"
+        return f"python -c {shlex.quote(code)}"
+    words = ["python -m engine generate --model", shell_path(Path(model)) if study.get("model") else model]
+    return " ".join([*words, *([text] if (text := options(knobs)) else []), "--prompt", shlex.quote(PROMPT)])
+
+
+def confirm_more(folder: Path) -> str | None:
+    """The command that goes on with a study and spends more runs on confirmation; None where its manifest does not say."""
+    study = _study(folder)
+    if not study.get("command"):
+        return None
+    return f"{study['command']} confirm.share={2 * study['confirm_share'] or 0.5:g}"
+
+
+def setting_of(row: Mapping[str, Any]) -> Knobs:
+    """The knobs of a row or point that have an effect, without `ssd_gbps`."""
+    values = {n: None if row[n] != row[n] else row[n] for n in Knobs.names() if n != "ssd_gbps"}
+    live = {n: v.item() if hasattr(v, "item") else v for n, v in effective(values).items() if v is not None}
+    return Knobs.from_mapping(live)
+
+
+def options(knobs: Knobs) -> str:
+    """The knobs that are not at their default as options of `python -m engine`."""
+    parts = []
+    for name in knobs.set_names():
+        option, value = name.replace("_", "-"), getattr(knobs, name)
+        given = shell_path(Path(value)) if name == "bits_plan" else str(value)
+        parts.append((f"--{option}" if value else f"--no-{option}") if isinstance(value, bool) else f"--{option} {given}")
+    return " ".join(parts)
+
+
+def shell_path(path: Path) -> str:
+    """A path for a shell: as seen from the current folder if it is inside, from home (`~`) if it is inside that, else
+    whole."""
+    path = path.expanduser().absolute()
+    for base, prefix in ((Path.cwd(), ""), (_home(), "~/")):
+        if base is not None and path.is_relative_to(base):
+            return prefix + shlex.quote(str(path.relative_to(base)))
+    return shlex.quote(str(path))
+
+
+def _home() -> Path | None:
+    try:
+        return Path.home()
+    except RuntimeError:  # nobody knows it
+        return None
+
+
+def _study(folder: Path) -> dict[str, Any]:
+    """Model's folder, engine, protocol and command of a study, as its manifest says; empty without one."""
+    try:
+        manifest = json.loads((folder / "manifest.json").read_text())
+        config = manifest["config"]
+        model = config["model"]["path"].replace(HERE, str(ROOT))
+        return {
+            "model": str(Path(model).expanduser()), "engine": config["engine"], "protocol": config["protocol"],
+            "command": manifest.get("command"), "confirm_share": config["confirm"]["share"],
+        }  # fmt: skip
+    except (OSError, ValueError, KeyError):
+        return {}

@@ -1,0 +1,167 @@
+"""What is seen while a study runs: a live panel on a terminal, else one line a run."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.padding import Padding
+from rich.progress_bar import ProgressBar
+from rich.text import Text
+
+from engine import Knobs
+from harness.analysis.counts import Progress, count, left_s
+from harness.analysis.pareto import front
+from harness.machine.quiet import about_waiting
+from harness.results.columns import SHORT, objectives_of
+from harness.run.runner import Job
+from harness.study.plan import Plan
+
+from .tables import RESIDENT, frame, front_table, number, setting, trial_line
+
+Row = dict[str, Any]
+MARGIN = 6  # lines of a table that are no members: its head, the reference, how many more, why all are suspect
+
+
+@contextlib.contextmanager
+def display(plan: Plan) -> Iterator[Lines | Panel]:
+    """The watcher that suits the standard output. What a panel must leave behind is printed when it goes."""
+    console = Console()
+    if not console.is_terminal:
+        yield Lines(plan)
+        return
+    panel = Panel(plan, console)
+    try:
+        # A screen of its own: a terminal that is resized wraps and scrolls the lines of the ordinary one.
+        with Live(get_renderable=panel.render, console=console, refresh_per_second=2, screen=True, redirect_stderr=False):
+            yield panel
+    finally:
+        panel.leave()
+
+
+class Lines:
+    """One plain line a run, for logs."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._headline = f"{plan.headline}\n"
+
+    def note(self, text: str) -> None:
+        print(f"{self._headline}note: {text}", flush=True)
+        self._headline = ""
+
+    def begin(self, job: Job, rows: list[Row], progress: Progress) -> None:
+        print(end=self._headline, flush=True)
+        self._headline = ""
+
+    def end(self, row: Row, rows: list[Row], progress: Progress) -> None:
+        names = [e.name for e in self._plan.space.entries]
+        line = trial_line(row, progress.trials_done, progress.trials_wanted, names)
+        left = left_s(rows, progress.runs_left)
+        if progress.confirming and left is not None:
+            line += f"   ({progress.confirming}, {clock(left)} left)"
+        print(line, flush=True)
+
+
+class Panel:
+    """Progress, the run that goes on, time left, best speed and the front so far, within the terminal's size."""
+
+    def __init__(self, plan: Plan, console: Console) -> None:
+        self._plan, self._console = plan, console
+        self._rows: list[Row] = []
+        self._job: Job | None = None
+        self._begun = self._start = time.monotonic()
+        self._progress = Progress(0, plan.trials)
+        self._notes: list[str] = []
+        self._best, self._size = "-", 0
+        self._drawn: tuple[object, RenderableType] = None, Text("")
+
+    def note(self, text: str) -> None:
+        """Add a note; one about waiting replaces the one before it."""
+        if about_waiting(text):
+            self._notes = [n for n in self._notes if not about_waiting(n)]
+        self._notes.append(text)
+
+    def leave(self) -> None:
+        """What stays on the screen when the panel goes."""
+        for text in (self._plan.headline, *(f"note: {n}" for n in self._notes)):
+            self._console.print(text, markup=False, highlight=False)
+
+    def begin(self, job: Job, rows: list[Row], progress: Progress) -> None:
+        self._job, self._begun = job, time.monotonic()
+        self._take(rows, progress)
+
+    def end(self, row: Row, rows: list[Row], progress: Progress) -> None:
+        self._job = None
+        self._take(rows, progress)
+
+    def render(self) -> RenderableType:
+        """The panel as of now; Rich asks for it twice a second."""
+        p = self._progress
+        whole, done = (p.trials_wanted, p.trials_done) if p.confirm_most is None else (p.confirm_most, p.confirm_done)
+        parts: list[RenderableType] = [
+            _line(self._plan.headline, "bold"),
+            _line(f"{p}   {self._left()}"),
+            Padding(ProgressBar(whole or 1, min(done or 0, whole or 1)), 0),  # which ends its line
+            _line(f"best {self._best}   front {self._size}{self._not_ok()}"),
+        ]
+        if self._job:
+            parts.append(_line(self._now(self._job)))
+        notes = [Text(f"note: {n}", style="italic").wrap(self._console, self._console.width)[:2] for n in self._notes[-2:]]
+        parts += [line for note in notes for line in note]
+        return Group(*parts, Text(""), self._table(self._console.height - len(parts) - 1))
+
+    def _not_ok(self) -> str:
+        found = count(self._rows)
+        some = {**found.fates, **found.not_run}
+        return "".join(f"   {n} {status}" for status, n in some.items() if status != "ok")
+
+    def _take(self, rows: list[Row], progress: Progress) -> None:
+        self._rows, self._progress = list(rows), progress
+        best = front(df := frame(self._rows), **self._plan.rules)
+        self._size = len(best)
+        first = next(iter(objectives_of(df)))
+        self._best = f"{number(best[first].iloc[0], 4)} {SHORT[first]}" if len(best) else "-"
+
+    def _table(self, height: int) -> RenderableType:
+        """The front in so many lines; drawn anew only if rows or room changed, for its intervals take time."""
+        key = self._rows, self._console.width, height
+        if self._drawn[0] != key:
+            table: RenderableType = Text("the front appears with the first trials", style="dim")
+            if self._size:
+                table = front_table(frame(self._rows), self._console.width, most=max(1, height - MARGIN), **self._plan.rules)
+            self._drawn = key, table
+        return self._drawn[1]
+
+    def _now(self, job: Job) -> str:
+        took = time.monotonic() - self._begun
+        origin = job.origin or job.proposal.origin
+        what = RESIDENT if origin == "reference" else self._setting(job)
+        run = f" run {job.run}" if job.run else ""
+        return f"trial {job.proposal.trial}{run} ({origin}, {took:.0f} s)  {what}"
+
+    def _setting(self, job: Job) -> str:
+        return setting(Knobs.from_mapping(job.proposal.values).as_dict(), [e.name for e in self._plan.space.entries])
+
+    def _left(self) -> str:
+        """Time left at the pace of the last runs, within budget.hours."""
+        elapsed = time.monotonic() - self._start
+        left, hours = left_s(self._rows, self._progress.runs_left), self._plan.config["budget"]["hours"]
+        limits = [left] if left is not None else []
+        limits += [max(0.0, hours * 3600 - elapsed)] if hours else []
+        return f"{clock(min(limits))} left" if limits else f"{clock(elapsed)} elapsed"
+
+
+def _line(text: str, style: str = "") -> Text:
+    return Text(text, overflow="ellipsis", no_wrap=True, style=style)
+
+
+def clock(seconds: float) -> str:
+    """h:mm:ss, or m:ss below an hour."""
+    minutes, s = divmod(int(seconds), 60)
+    hours, m = divmod(minutes, 60)
+    return f"{hours}:{m:02}:{s:02}" if hours else f"{m}:{s:02}"

@@ -1,0 +1,184 @@
+"""The seam to the engine, and how to plug in one of your own.
+
+A study names what measures: `engine.module=MODULE`, or `MODULE:ATTRIBUTE` for a class or an object in it. It needs
+`load(checkpoint, knobs)`, which returns something with `measure(judge)`, which returns a `Measurement`. This is all:
+
+    # my_engine.py, anywhere on PYTHONPATH:  python -m harness.search study=demo engine.module=my_engine:Mine
+    from engine import Measurement
+
+    class Mine:
+        def __init__(self, knobs):
+            self.knobs = knobs
+
+        @classmethod
+        def load(cls, checkpoint, knobs):
+            return cls(knobs)
+
+        def measure(self, judge):
+            gb = 10.0 if self.knobs.cache_gb is None else self.knobs.cache_gb
+            return Measurement(decode_tok_s=5 + gb, peak_memory_gb=1 + gb, perplexity=4.0)
+
+What more it may have, each by itself:
+
+- `measure(judge, protocol, keep_going)`: takes the measuring protocol (`engine.Protocol`), and calls
+  `keep_going(token_ms)` after each timed token with the milliseconds of all so far; at False it ends with what it has, and
+  says `ended_early=True`. Only with `keep_going` a run can be stopped early, and a hang be told from slowness.
+- `continuation_tokens(judge)` of what `load` returned: how many tokens there are to time if the protocol does not say.
+- `footprint(checkpoint, knobs)` beside `load`: an object with `architecture`, `fingerprint`, `one_token_gb`,
+  `all_experts_gb` and `predicted_peak_gb`, so that what does not fit is foreseen. Without it nothing is.
+- `ceiling_tok_s(checkpoint, knobs, judge, protocol)` beside `load`: tokens/s that `decode_tok_s` is sure not to exceed, or
+  None, so that what is sure to be too slow is not run. Without it nothing is; a command has none.
+- errors: `KnobError` for a setting that is not possible, `CheckpointError` for a checkpoint that is not, `MemoryError`.
+
+Or a command, `engine.command="./measure --fast"`, in any language. It is started without a shell, once a run, with one JSON
+object on its input: {"checkpoint", "judge", "knobs", "protocol", "quality", "beat", ...}. The last line of its output, or
+all of it, is a JSON object of figures, named and typed as the fields of `engine.Measurement`: at least decode_tok_s,
+peak_memory_gb and perplexity (null if `protocol.score` is false). An object {"error", "reason"} tells of a failure; what it
+writes to stderr goes to the run's log. It may touch the file `beat` as a sign of life. Before the first run, and once for
+each setting, the input is {"footprint": true, "checkpoint", "knobs"}; the answer has any of footprint's five names, or is
+{} if the command foresees nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+import math
+import shlex
+import subprocess
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from engine import HeadraceError, Judge, Knobs, Protocol
+from engine.errors import first_line
+from harness import ConfigError
+
+FOOTPRINT_TIMEOUT_S = 60
+
+
+@dataclass(frozen=True)
+class Foreseen:
+    """What is known of a setting before it is run, GB; by default nothing."""
+
+    architecture: str
+    fingerprint: str
+    one_token_gb: float = 0.0
+    all_experts_gb: float = 0.0
+    predicted_peak_gb: float = 0.0
+
+
+@dataclass(frozen=True)
+class PythonEngine:
+    """An engine in this process: `load(checkpoint, knobs)`, `footprint(checkpoint, knobs)` and
+    `ceiling_tok_s(checkpoint, knobs, judge, protocol)`."""
+
+    load: Callable[[str | Path, Knobs], Any]
+    footprint: Callable[[str | Path, Knobs], Any]
+    ceiling_tok_s: Callable[[str | Path, Knobs, Judge, Protocol], float | None]
+
+
+def nothing_foreseen(checkpoint: str | Path, knobs: Knobs | None = None) -> Foreseen:
+    """The footprint of an engine that has none: its model is known by its checkpoint's path alone."""
+    path = str(Path(checkpoint).expanduser().absolute())
+    return Foreseen("unknown", hashlib.sha256(path.encode()).hexdigest()[:16])
+
+
+def no_ceiling(checkpoint: str | Path, knobs: Knobs, judge: Judge, protocol: Protocol) -> float | None:
+    """The ceiling of an engine that has none."""
+    return None
+
+
+def engine_at(name: str) -> PythonEngine:
+    """The engine that `MODULE` or `MODULE:ATTRIBUTE` names. Raises `ConfigError` if there is none."""
+    module_name, _, attribute = name.partition(":")
+    try:
+        module = importlib.import_module(module_name)
+    except (ImportError, ValueError) as e:  # ValueError: an empty name
+        raise ConfigError(
+            f"engine.module={name} cannot be imported ({first_line(e)}); leave it at engine, or name your module"
+        ) from e
+    found = getattr(module, attribute, None) if attribute else module
+    if found is None:
+        raise ConfigError(f"engine.module={name}: {module_name} has no {attribute}; name a class or an object in it")
+    if not callable(getattr(found, "load", None)):
+        raise ConfigError(
+            f"engine.module={name} has no function load; "
+            "see harness/study/engines.py for what an engine needs"
+        )
+    return PythonEngine(
+        found.load, getattr(found, "footprint", nothing_foreseen), getattr(found, "ceiling_tok_s", no_ceiling)
+    )
+
+
+class CommandEngine:
+    """An engine behind a command line, split into words as a shell would. Raises `ConfigError` if that cannot be."""
+
+    ceiling_tok_s = staticmethod(no_ceiling)
+
+    def __init__(self, command: str) -> None:
+        try:
+            self.words = shlex.split(command)
+        except ValueError as e:
+            raise ConfigError(f"engine.command={command} cannot be split into words ({e}); mend its quotes") from e
+        if not self.words:
+            raise ConfigError("engine.command is empty; give a command, or leave it unset")
+        self._foreseen: dict[tuple[str, Knobs], Foreseen] = {}
+        self._foresees = True
+
+    def footprint(self, checkpoint: str | Path, knobs: Knobs) -> Foreseen:
+        """What the command says of a setting; asked once for each, and not again after it knew nothing.
+
+        Raises `HeadraceError` if it fails or says something that is no footprint.
+        """
+        nothing, key = nothing_foreseen(checkpoint), (str(checkpoint), knobs)
+        if not self._foresees:
+            return nothing
+        if key not in self._foreseen:
+            request = {"footprint": True, "checkpoint": str(checkpoint), "knobs": knobs.as_dict()}
+            answer = self.ask(request, FOOTPRINT_TIMEOUT_S)
+            self._foresees = bool(answer)
+            for name, value in answer.items():
+                default = getattr(nothing, name, None)
+                fits = isinstance(value, str) if isinstance(default, str) else _is_size(value)
+                if default is None or not fits:
+                    raise HeadraceError(
+                        f"engine.command: {name}={value!r:.60} is no part of a footprint; see harness/study/engines.py"
+                    )
+            self._foreseen[key] = Foreseen(**{**vars(nothing), **answer})
+        return self._foreseen[key]
+
+    def ask(self, request: Mapping[str, Any], timeout_s: float | None = None) -> dict[str, Any]:
+        """The command's answer to a request. Its stderr is this process's own, but for a footprint, where the last line is
+        the reason of a failure. Raises `HeadraceError` if it cannot be started, fails, or answers with something else."""
+        stderr = subprocess.PIPE if timeout_s else None
+        name = f"engine.command={self.words[0]}"
+        try:
+            done = subprocess.run(
+                self.words, input=json.dumps(request).encode(), stdout=subprocess.PIPE, stderr=stderr, timeout=timeout_s
+            )
+        except OSError as e:
+            raise HeadraceError(f"{name} cannot be started ({e.strerror}); name a program that can") from e
+        except subprocess.TimeoutExpired as e:
+            raise HeadraceError(f"{name} gave no footprint within {timeout_s:g} s; it can answer {{}}") from e
+        if done.returncode:
+            lines = (done.stderr or b"").decode(errors="replace").strip().splitlines()
+            raise HeadraceError(f"{name} ended with {done.returncode}{': ' + lines[-1][:200] if lines else ''}")
+        return _object(name, done.stdout.decode(errors="replace").strip())
+
+
+def _object(name: str, text: str) -> dict[str, Any]:
+    for part in (text.splitlines()[-1] if text else "", text):
+        try:
+            answer = json.loads(part)
+        except ValueError:
+            continue
+        if isinstance(answer, dict):
+            return answer
+    raise HeadraceError(f"{name} answered {text[-60:]!r}, which does not end in a JSON object on one line; mend it")
+
+
+def _is_size(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf

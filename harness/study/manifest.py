@@ -1,0 +1,118 @@
+"""The manifest of a study: what its rows have in common, and the lock that keeps a second search out.
+
+Rows of another model, judge, space, engine, machine or seed would be compared as if they were alike, so a study that is
+continued with one of these changed is refused.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import fcntl
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from engine.checkpoint.fingerprint import another
+from harness import ROOT, ResultsError
+from harness.results.columns import SCHEMA_VERSION
+from harness.results.rows import sync_folder
+
+from .plan import Plan
+
+JUDGE = "judge.yaml"  # the texts in use, kept beside the rows
+HERE = "${root:}"  # this checkout, in the manifest's paths
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the study; the lock dies with the process that holds it, however it ends."""
+    with open(folder / ".lock", "a+") as f:
+        try:
+            fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as e:
+            f.seek(0)
+            raise ResultsError(
+                f"{folder} is in use by another search (process {f.read().strip() or 'unknown'}); wait for it, "
+                "or start another study with study.name=OTHER"
+            ) from e
+        f.truncate(0)
+        f.write(str(os.getpid()))
+        f.flush()
+        yield
+
+
+def settle(plan: Plan, command: str) -> None:
+    """Write the manifest of a new study, or compare that of an old one. Raises `ResultsError` for another identity.
+
+    command: what goes on with the study, for reports.
+    """
+    path = plan.folder / "manifest.json"
+    identity = plan.identity()
+    if path.exists():
+        try:
+            manifest = json.loads(path.read_text())
+            old, version = manifest["identity"], manifest.get("version", 1)
+        except (ValueError, KeyError) as e:
+            raise ResultsError(f"{path} is damaged; restore it, or start another study with study.name=OTHER") from e
+        if version != SCHEMA_VERSION:
+            raise ResultsError(
+                f"{plan.folder} was written by version {version} of the search, this is version {SCHEMA_VERSION}; start "
+                "another study with study.name=OTHER (python -m harness.report still reads the old one)"
+            )
+        found = changes(old, json.loads(json.dumps(identity)))
+        if found:
+            raise ResultsError(
+                f"{plan.folder} holds another study: {'; '.join(found)}; undo that, or start another with study.name=OTHER"
+            )
+    elif any((plan.folder / "trials").glob("*.parquet")) or (plan.folder / "trials.parquet").exists():
+        raise ResultsError(f"{plan.folder} has trials but no manifest.json; restore it, or choose study.name=OTHER")
+    texts = [dataclasses.asdict(text) for text in plan.judge.texts]
+    (plan.folder / JUDGE).write_text(yaml.safe_dump(texts, allow_unicode=True, sort_keys=False), encoding="utf-8")
+    ran = {"model": plan.model, **plan.computes_on}
+    config = portable(dict(plan.config))
+    write_json(path, {"version": SCHEMA_VERSION, "identity": identity, **ran, "command": command, "config": config})
+
+
+def portable(config: Any) -> Any:
+    """A configuration whose paths inside this checkout begin with `HERE`, as in the YAML files."""
+    if isinstance(config, dict):
+        return {key: portable(value) for key, value in config.items()}
+    return config.replace(f"{ROOT}/", f"{HERE}/") if isinstance(config, str) and config.startswith(f"{ROOT}/") else config
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a JSON file whole or not at all, and wait until the disk has it."""
+    write_text(path, json.dumps(content, indent=2))
+
+
+def write_text(path: Path, content: str) -> None:
+    """Write a file whole or not at all, and wait until the disk has it. Raises `ResultsError` if it cannot be written."""
+    tmp = path.with_name(f".{path.name}.tmp")
+    try:
+        with open(tmp, "w", encoding="utf-8") as f:
+            f.write(content)
+            f.flush()
+            os.fsync(f.fileno())
+        os.replace(tmp, path)
+        sync_folder(path.parent)
+    except OSError as e:
+        raise ResultsError(f"{path} cannot be written ({e.strerror}); make room, then run the same command again") from e
+
+
+def changes(old: Any, new: Any, name: str = "") -> list[str]:
+    """`name was A and is now B` for every leaf that differs; a list is a leaf."""
+    if not (isinstance(old, dict) and isinstance(new, dict)):
+        said = f" ({another(old, new)})" if name == "model" else ""
+        return [] if old == new else [f"{name} was {_show(old)} and is now {_show(new)}{said}"]
+    keys = [k for k in {**old, **new} if old.get(k) != new.get(k) or (k in old) != (k in new)]
+    below = (changes(old.get(k), new.get(k), k if name in ("", "space") else f"{name}.{k}") for k in keys)
+    return [line for lines in below for line in lines]
+
+
+def _show(value: Any) -> str:
+    return "not set" if value is None else str(value)

@@ -1,0 +1,162 @@
+"""One bank through a reader that only counts: capacity, what is pushed out, and what speculation may do."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from engine.cache.eviction import DecayedFrequency, SlotTable
+from engine.cache.slots import Bank, SlotArray
+from engine.checkpoint.checkpoint import ExpertLayer, ExpertTensor
+from engine.stats import Stats
+
+EXPERTS = 10
+
+
+def table(slots: int, half_life: float = 1e-3) -> SlotTable:
+    return SlotTable(np.arange(EXPERTS), slots, DecayedFrequency(EXPERTS, half_life), np.full(EXPERTS, -1, np.int32))
+
+
+class CountingReader:
+    """Delivers at once; remembers what was asked for."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[int, bool]] = []
+        self.broken = False
+
+    def submit(
+        self, pieces: list[Any], label: str, *, speculative: bool = False, finish: Any = None, layer: int | None = None
+    ) -> Any:
+        expert = int(label.split()[-1])
+        self.asked.append((expert, speculative))
+        for piece in pieces:
+            piece.into[:] = bytes([expert]) * len(piece.into)
+        failed = self.broken
+        return SimpleNamespace(
+            wait=lambda: None, join=lambda: None, cancel=lambda: False, begun=1.0, ended=2.0, failed=failed
+        )
+
+    def hurry(self, load: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def reader() -> CountingReader:
+    return CountingReader()
+
+
+@pytest.fixture
+def bank() -> Bank:
+    place = np.zeros(EXPERTS, np.int32), np.arange(EXPERTS, dtype=np.int64) * 64
+    layer = ExpertLayer("layers.0.mlp", (ExpertTensor("up_proj", "weight", "U8", (4, 16), *place),))
+    inner: dict[str, dict[str, mx.array]] = {"up_proj": {}}
+    return Bank(layer, table(4), inner, {}, compute=mx.float32, stats=Stats())
+
+
+def use(bank: Bank, reader: CountingReader, time: int, *experts: int) -> None:
+    wanted = np.array(experts)
+    bank.table.policy.use(wanted, np.full(len(wanted), time))
+    bank.request(wanted, reader)  # type: ignore[arg-type]
+    bank.settle(wanted)
+
+
+def guess(bank: Bank, reader: CountingReader, time: int, *experts: int, most_bytes: float = 1e9) -> int:
+    return bank.guess(np.array(experts), time, reader, most_bytes)  # type: ignore[arg-type]
+
+
+def cached(bank: Bank) -> set[int]:
+    return set(np.flatnonzero(bank.table.slot_of >= 0).tolist())
+
+
+def test_what_is_asked_for_is_in_its_slot(bank: Bank, reader: CountingReader) -> None:
+    rng = np.random.default_rng(0)
+    for time in range(1, 200):
+        wanted = rng.choice(EXPERTS, size=rng.integers(1, 5), replace=False)
+        use(bank, reader, time, *wanted)
+        assert len(cached(bank)) <= 4 and cached(bank).issuperset(wanted.tolist())
+        slots = bank.table.slot_of[wanted]
+        assert len(set(slots.tolist())) == len(wanted)
+        memory = np.array(bank.inner["up_proj"]["weight"])
+        assert all((memory[slot] == expert).all() for slot, expert in zip(slots, wanted, strict=True))
+    assert len(reader.asked) < 500
+
+
+def test_what_failed_while_nobody_waited_is_read_again(bank: Bank, reader: CountingReader) -> None:
+    reader.broken = True
+    bank.request(np.array([5]), reader)  # type: ignore[arg-type]
+    reader.broken = False
+    use(bank, reader, 1, 5)
+    use(bank, reader, 2, 5)
+    assert reader.asked == [(5, False)] * 2 and bank.table.slot_of[5] >= 0
+
+
+def test_the_coldest_goes_first(bank: Bank, reader: CountingReader) -> None:
+    for time, expert in enumerate([1, 2, 3, 4, 1, 5], start=1):
+        use(bank, reader, time, expert)
+    assert cached(bank) == {1, 3, 4, 5}
+
+
+def test_speculation_takes_free_slots_and_counts_when_used(bank: Bank, reader: CountingReader) -> None:
+    use(bank, reader, 1, 0, 1)
+    guess(bank, reader, 2, 2, 3)
+    assert reader.asked[-2:] == [(2, True), (3, True)]
+    use(bank, reader, 2, 2)
+    assert (bank._stats.prefetch_issued, bank._stats.prefetch_useful) == (2, 1)
+
+
+def test_speculation_pushes_out_no_warmer_expert(bank: Bank, reader: CountingReader) -> None:
+    use(bank, reader, 50, 0, 1, 2, 3)
+    guess(bank, reader, 10, 4)
+    assert cached(bank) == {0, 1, 2, 3}
+    guess(bank, reader, 51, 4)
+    assert 4 in cached(bank) and len(cached(bank)) == 4
+
+
+def test_speculation_keeps_its_own_guesses(bank: Bank, reader: CountingReader) -> None:
+    use(bank, reader, 1, 0, 1, 2, 3)
+    guess(bank, reader, 2, 0, 1, 2, 3, 4, 5)
+    assert cached(bank) == {0, 1, 2, 3}
+
+
+def test_speculation_stops_at_its_cap(bank: Bank, reader: CountingReader) -> None:
+    assert guess(bank, reader, 1, 0, 1, 2, most_bytes=150) == 128  # two experts of 64 bytes
+    assert cached(bank) == {0, 1}
+
+
+def test_a_full_bank_holds_its_experts_in_order(reader: CountingReader, bank: Bank) -> None:
+    """The model's own module can then compute on the slots with the numbers of the experts."""
+    assert not bank.holds_all
+    inner: dict[str, dict[str, mx.array]] = {"up_proj": {}}
+    whole = Bank(bank.layer, table(99), inner, {}, compute=mx.float32, stats=Stats())
+    whole.fill(np.arange(EXPERTS), reader)  # type: ignore[arg-type]
+    assert whole.holds_all and whole.table.slot_of.tolist() == list(range(EXPERTS))
+
+
+@pytest.mark.parametrize("dtype", [mx.uint32, mx.float32, mx.bfloat16, mx.uint8])
+@pytest.mark.parametrize("phase", [0, 8, 1000, 4092])
+def test_slots_begin_where_in_a_page_the_file_does(dtype: mx.Dtype, phase: int) -> None:
+    if mx.default_device() != mx.Device(mx.cpu):
+        phase = 0
+    slots = SlotArray(3, (5, 64), dtype, phase)
+    assert slots.memory.ctypes.data % 4096 == phase
+    assert slots.memory[1].nbytes == 5 * 64 * dtype.size
+    slots.memory[1] = 1
+    seen = slots.array.view(mx.uint16) if dtype == mx.bfloat16 else slots.array
+    assert seen[1].sum().item() == 320 and seen[0].sum().item() == seen[2].sum().item() == 0
+
+
+@pytest.mark.skipif(mx.default_device() != mx.Device(mx.cpu), reason="only there the slots begin inside a buffer")
+def test_mlx_computes_on_slots_without_copying_them() -> None:
+    shapes = {"weight": ((256, 32), mx.uint32), "scales": ((256, 4), mx.float32), "biases": ((256, 4), mx.float32)}
+    arrays = {name: SlotArray(64, shape, dtype, 1000).array for name, (shape, dtype) in shapes.items()}
+    x, chosen = mx.ones((1, 1, 256)), mx.array([[3, 9, 60]], dtype=mx.uint32)
+    mx.eval(x, chosen)
+    mx.reset_peak_memory()
+    before = mx.get_active_memory()
+    y = mx.gather_qmm(x, arrays["weight"], arrays["scales"], arrays["biases"], rhs_indices=chosen, group_size=64, bits=4)
+    mx.eval(y)
+    assert mx.get_peak_memory() - before < arrays["scales"].nbytes

@@ -1,0 +1,236 @@
+"""A trace says what the routers chose and what the model multiplied by, whatever path computed it, and changes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from mlx_lm.models.cache import make_prompt_cache
+from mlx_lm.utils import load_model
+from tiny import CONFIGS
+
+from engine import HeadraceError, Judge, Knobs, ReadError, footprint, load
+from engine.cache.replay import read_trace
+from engine.engine import Engine
+from engine.measure.judge import Text
+from engine.streaming.gating import Outputs
+
+IDS = [int(i) for i in np.random.default_rng(0).integers(0, 250, 90)]
+TEXT = "The headrace brings the water to the wheel. When it is clean, the stones grind from morning until night. "
+SCHEMA = pa.schema(
+    [
+        ("token", pa.int32()), ("phase", pa.large_string()), ("layer", pa.int16()), ("rank", pa.int16()),
+        ("expert", pa.int16()), ("gate_weight", pa.float32()),
+    ]
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def path(checkpoint: Callable[..., Path]) -> Path:
+    return checkpoint("deepseek_v3", None, True)
+
+
+def smallest(path: Path, **knobs: Any) -> Knobs:
+    return Knobs(cache_gb=footprint(path).one_token_gb * 1.2, **knobs)
+
+
+def run(engine: Engine, file: Path) -> pd.DataFrame:
+    """A prefill that needs several batches of experts, then 16 decoded tokens."""
+    with engine.trace(file):
+        cache = make_prompt_cache(engine._model)
+        list(engine._prefill(IDS[:70], cache))
+        for token in IDS[70:86]:
+            engine._decode(token, cache)
+    return pd.read_parquet(file)
+
+
+def test_it_is_what_the_gate_of_the_plain_model_returns(path: Path, tmp_path: Path) -> None:
+    with load(path) as engine:
+        trace = run(engine, tmp_path / "t.parquet")
+    model, _ = load_model(path)
+    model.set_dtype(mx.float32)
+    chosen: list[tuple[mx.array, mx.array]] = []
+
+    class Recorder(nn.Module):
+        def __init__(self, gate: nn.Module) -> None:
+            super().__init__()
+            self.gate = gate
+
+        def __call__(self, x: mx.array) -> tuple[mx.array, mx.array]:
+            chosen.append(self.gate(x))
+            return chosen[-1]
+
+    moe = [layer.mlp for layer in model.layers if "gate" in layer.mlp]
+    for mlp in moe:
+        mlp.gate = Recorder(mlp.gate)
+    mx.eval(model(mx.array([IDS[:86]])))
+    assert len(chosen) == 3 and len(trace) == 86 * 3 * 4
+    for layer, (ids, weights) in enumerate(chosen):
+        order = np.argsort(-np.array(weights[0]), axis=-1)
+        mine = trace[trace.layer == layer]
+        assert np.array_equal(mine.token, np.repeat(np.arange(86), 4)) and np.array_equal(
+            mine["rank"], np.tile(range(4), 86)
+        )
+        assert np.array_equal(mine.expert.to_numpy().reshape(86, 4), np.take_along_axis(np.array(ids[0]), order, -1))
+        sorted_weights = np.take_along_axis(np.array(weights[0]), order, -1)
+        assert np.allclose(mine.gate_weight.to_numpy().reshape(86, 4), sorted_weights, rtol=1e-4)
+    assert trace.phase.tolist() == ["prefill"] * 70 * 12 + ["decode"] * 16 * 12
+
+
+@pytest.mark.parametrize("knobs", [{}, {"sync_window": 2}, {"sync_window": 0}, {"io_mode": "direct"}])
+def test_every_path_gives_the_same_trace(path: Path, tmp_path: Path, knobs: dict[str, Any]) -> None:
+    """With windows, void passes saw other choices: the accepted one counts."""
+    with load(path) as engine:
+        expected = run(engine, tmp_path / "resident.parquet")
+    with load(path, smallest(path, **knobs)) as engine:
+        trace = run(engine, tmp_path / "streamed.parquet")
+        assert engine.stats.misses > 0
+        assert not knobs.get("sync_window") or engine.stats.passes > engine.stats.windows
+    pd.testing.assert_frame_equal(trace, expected)
+
+
+@pytest.mark.parametrize("family", sorted(CONFIGS))
+def test_gate_weights_are_known_in_every_family(checkpoint: Callable[..., Path], tmp_path: Path, family: str) -> None:
+    """They fall with the rank, and sum to one where the model normalizes them; the logits are the same as without."""
+    path = checkpoint(family)
+    with load(path, smallest(path)) as engine:
+        expected = engine.logits(IDS[:20])
+        with engine.trace(tmp_path / "t.parquet"):
+            assert np.array_equal(engine.logits(IDS[:20]), expected)
+        layers, top_k = len(engine.checkpoint.layers), engine.checkpoint.top_k
+    trace = pd.read_parquet(tmp_path / "t.parquet")
+    assert len(trace) == 20 * layers * top_k
+    assert trace.groupby(["token", "layer"]).expert.nunique().eq(top_k).all()
+    assert trace.gate_weight.notna().all() and trace.gate_weight.gt(0).all()
+    assert (
+        trace.sort_values(["token", "layer", "rank"]).groupby(["token", "layer"]).gate_weight.is_monotonic_decreasing.all()
+    )
+    if family in ("qwen3_moe", "gpt_oss", "mixtral", "granitemoe", "glm4_moe", "minimax", "qwen3_next"):
+        assert np.allclose(trace.groupby(["token", "layer"]).gate_weight.sum(), 1, atol=1e-4)
+
+
+def test_the_schema_is_that_of_the_traces_of_real_models(path: Path, tmp_path: Path) -> None:
+    with load(path, smallest(path)) as engine:
+        run(engine, tmp_path / "t.parquet")
+    schema = pq.read_schema(tmp_path / "t.parquet")
+    assert schema.equals(SCHEMA)
+    metadata = {k.decode(): v.decode() for k, v in schema.metadata.items()}
+    source = metadata.pop("source")
+    assert source == "headrace, streamed float32 cpu buffered; layer 0 is model.layers.1.mlp"
+    assert metadata == {"model": path.name, "num_experts": "16", "num_layers": "3", "top_k": "4"}
+    assert list(tmp_path.iterdir()) == [tmp_path / "t.parquet"]
+
+
+def test_a_measurement_is_traced_without_its_warm_up(path: Path, tmp_path: Path) -> None:
+    judge = Judge((Text("a", "prose", TEXT, TEXT[:60]), Text("b", "prose", TEXT[::-1], TEXT[30:90])))
+    with load(path, smallest(path)) as engine:
+        with engine.trace(tmp_path / "t.parquet"):
+            traced = engine.measure(judge)
+        plain = engine.measure(judge)
+    trace = pd.read_parquet(tmp_path / "t.parquet")
+    assert traced.nll == plain.nll
+    assert (trace.phase == "decode").sum() == traced.decode_tokens * 3 * 4
+    assert trace.token.max() + 1 == 2 * len(TEXT) + traced.decode_tokens
+    assert (traced.hits + traced.misses) == (trace.phase == "decode").sum()
+
+
+@pytest.mark.parametrize("cached", [None, 1.2, 9.0])
+def test_what_a_prompt_does_not_need_is_not_in_its_trace(path: Path, tmp_path: Path, cached: float | None) -> None:
+    """`generate` computes the last layer's experts for the last token of the prompt alone."""
+    file = tmp_path / "t.parquet"
+    knobs = Knobs() if cached is None else Knobs(cache_gb=footprint(path).one_token_gb * cached)
+    with load(path, knobs) as engine, engine.trace(file):
+        text = "".join(engine.generate(TEXT, max_tokens=8))
+    trace, prompt = pd.read_parquet(file), len(TEXT)
+    assert text and trace.token.max() + 1 == prompt + 8
+    assert (trace.phase == "prefill").eq(trace.token < prompt).all()
+    tokens = trace.groupby("layer").token.unique()
+    assert [len(t) for t in tokens] == [prompt + 8, prompt + 8, 9] and tokens[2].min() == prompt - 1
+    read = read_trace(file)
+    assert read.prefilled == prompt and read.experts.shape == (prompt + 8, 3, 4)
+    with load(path) as engine, engine.trace(file):
+        engine.logits(engine.encode(TEXT))
+    whole = pd.read_parquet(file)
+    both = trace[trace.phase == "prefill"].merge(whole, on=["token", "layer", "rank"])
+    assert (both.expert_x == both.expert_y).all() and len(both) == (prompt * 2 + 1) * 4
+
+
+def test_the_model_is_left_as_it_was(path: Path, tmp_path: Path) -> None:
+    for knobs in (Knobs(), smallest(path)):
+        with load(path, knobs) as engine:
+            before = {name: id(module) for name, module in engine._model.named_modules()}
+            run(engine, tmp_path / "t.parquet")
+            assert {name: id(module) for name, module in engine._model.named_modules()} == before
+
+
+def test_a_block_that_weighs_in_a_way_of_its_own_has_no_gate_weights(path: Path, tmp_path: Path) -> None:
+    """Some of mlx-lm's blocks hand the outputs to a compiled function: that would refuse the wrapper."""
+    add_up = mx.compile(lambda y, scores: (y * scores[..., None]).sum(axis=-2))
+    with load(path) as engine:
+        expected = engine.logits(IDS[:20])
+        moe = next(m for m in engine._model.modules() if type(m).__name__ == "DeepseekV3MoE")
+
+        def call(self: Any, x: mx.array) -> mx.array:
+            ids, scores = self.gate(x)
+            return add_up(self.switch_mlp(x, ids), scores) + self.shared_experts(x)
+
+        moe.__class__ = type("Compiled", (type(moe),), {"__call__": call})
+        layer = engine.checkpoint.layers.index(
+            engine.checkpoint.find(next(n for n, m in engine._model.named_modules() if m is moe))
+        )
+        with engine.trace(tmp_path / "t.parquet"):
+            assert np.allclose(engine.logits(IDS[:20]), expected, atol=1e-3)
+    trace = pd.read_parquet(tmp_path / "t.parquet")
+    assert set(trace[trace.gate_weight.isna()].layer) == {layer}
+    assert trace.groupby("layer").expert.count().eq(20 * 4).all()
+
+
+def test_outputs_pass_for_an_array() -> None:
+    noted: list[mx.array] = []
+    y = mx.ones((1, 2, 4))
+
+    def weighed(weights: mx.array) -> mx.array:
+        noted.append(weights)
+        return y * weights
+
+    out = Outputs(y, weighed)
+    assert out.shape == y.shape and out.dtype == y.dtype and out.sum().item() == 8
+    weights = mx.full((1, 2, 1), 3.0)
+    assert (out * weights).sum().item() == 24 and noted == [weights]
+
+
+def test_mistakes_are_told_before_anything_is_computed(path: Path, tmp_path: Path) -> None:
+    with load(path) as engine:
+        for file, message in ((tmp_path, "it is a folder"), (tmp_path / "no" / "t.parquet", "No such file")):
+            with pytest.raises(
+                HeadraceError, match=rf"the trace {file} cannot be written \({message}.*; choose another file"
+            ):
+                engine.trace(file).__enter__()
+        with engine.trace(tmp_path / "a"):
+            with pytest.raises(HeadraceError, match=r"the trace .*/a is being taken; end it before you begin .*/b"):
+                engine.trace(tmp_path / "b").__enter__()
+            engine.logits(IDS[:2])
+        assert len(pd.read_parquet(tmp_path / "a")) == 2 * 3 * 4
+
+
+def test_after_an_error_there_is_no_file_and_no_tap(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> int:
+        raise OSError(5, "Input/output error")
+
+    with load(path, smallest(path)) as engine:
+        expected = engine.logits(IDS[:5])
+        monkeypatch.setattr("os.preadv", broken)
+        with pytest.raises(ReadError), engine.trace(tmp_path / "t.parquet"):
+            engine.logits(IDS)
+        monkeypatch.undo()
+        assert list(tmp_path.iterdir()) == []
+        assert np.array_equal(engine.logits(IDS[:5]), expected)
+        run(engine, tmp_path / "t.parquet")

@@ -1,0 +1,137 @@
+"""What is known and need not be measured: quality of a lossy setting, the speed that a newcomer would have to beat."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from engine import Knobs
+from harness.decisions.reuse import (
+    quality_source,
+    reference_figures,
+    rival,
+    settings_of,
+    too_large,
+    typical_s,
+    wrong_answer,
+)
+from harness.results.columns import NAMES
+
+
+def row(trial: int, knobs: dict[str, Any], **values: Any) -> dict[str, Any]:
+    given = {"trial": trial, "run": 0, "origin": "sampler", "status": "ok", "perplexity": 17.0, "timed_nll": 2.8,
+             "decode_tok_s": 10.0, "wall_s": 10.0}  # fmt: skip
+    return {**dict.fromkeys(NAMES), **Knobs.from_mapping(knobs).as_dict(), **given, **values}
+
+
+def test_quality_belongs_to_the_lossy_setting() -> None:
+    rows = [
+        row(0, {}, origin="reference"),
+        row(1, {"cache_gb": 0.01, "expert_bits": 4}, status="oom", perplexity=None),
+        row(2, {"cache_gb": 0.01, "expert_bits": 4}),
+        row(3, {"cache_gb": 0.02, "expert_bits": 4}, quality_of=2),
+        row(4, {"cache_gb": 0.01, "cache_prior": 0.5}),
+    ]
+
+    def source(**knobs: Any) -> int | None:
+        found = quality_source(rows, knobs)
+        return None if found is None else found["trial"]
+
+    assert source(cache_gb=0.5, read_threads=2) == 0
+    assert source(cache_gb=0.5, expert_bits=4, io_mode="direct") == 2
+    assert source(cache_gb=0.5, expert_bits=8) is None
+    assert source(cache_gb=0.01, cache_prior=0.5) == 4
+    assert source(cache_gb=0.02, cache_prior=0.5) is None  # it decides by the cache
+    assert source(cache_gb=0.01, cache_prior=0.5, read_threads=2) is None
+
+
+def test_settings_that_are_the_same_have_one_quality() -> None:
+    cold = {"cold_bits": 2}
+    rows = [row(1, {"expert_bits": 3}), row(2, {"expert_bits": 3, **cold}), row(3, {"hot_share": 0.0, **cold})]
+
+    def source(**knobs: Any) -> int | None:
+        found = quality_source(rows, knobs)
+        return None if found is None else found["trial"]
+
+    assert source(expert_bits=3, cold_bits=3, hot_share=0.5) == source(expert_bits=3, cold_bits=2, hot_share=1.0) == 1
+    assert source(expert_bits=3, cold_bits=2, hot_share=0.25) == 2  # what it is if nothing is said
+    assert source(expert_bits=3, cold_bits=2, hot_share=0.5) is None
+    assert source(expert_bits=2) == 3
+
+
+def test_settings_of_a_row_are_legal_again() -> None:
+    knobs = {"cache_gb": 0.01, "expert_bits": 4, "cold_bits": 2, "hot_share": 0.3, "prefetch": "stale_gate"}
+    assert Knobs.from_mapping(settings_of(row(1, knobs))) == Knobs.from_mapping(knobs)
+
+
+def test_another_answer_of_the_same_weights_is_wrong() -> None:
+    source = row(2, {"expert_bits": 4})
+    assert wrong_answer(source, {"timed_nll": 2.8001}) is None
+    assert wrong_answer(source, {"timed_nll": None}) is None
+    assert "trial 2" in (wrong_answer(source, {"timed_nll": 2.83}) or "")
+
+
+def test_the_reference_is_trial_0_or_of_quality_any_exact_setting() -> None:
+    exact = row(3, {"cache_gb": 0.01}, perplexity=17.5, decode_tok_s=5.0)
+    lossy = row(1, {"cache_gb": 0.01, "expert_bits": 4}, perplexity=18.0)
+    assert reference_figures([lossy])["perplexity"] is None
+    assert reference_figures([lossy, exact])["perplexity"] == 17.5
+    assert reference_figures([lossy, exact])["decode_tok_s"] is None
+    assert reference_figures([row(0, {}, origin="reference"), lossy, exact])["decode_tok_s"] == 10.0
+
+
+def test_the_time_of_a_run_is_the_median_of_those_that_ended_well() -> None:
+    rows = [
+        row(0, {}, origin="reference"),
+        row(1, {}),
+        row(1, {}, run=1),
+        row(2, {}, status="infeasible"),
+        row(3, {}, status="oom"),
+    ]
+    assert typical_s(rows) == 10.0
+    assert typical_s([]) is None
+
+
+POINTS = pd.DataFrame(
+    {
+        "decode_tok_s_low": [50.0, 30.0, 80.0, 99.0],
+        "peak_memory_gb": [2.0, 1.2, 2.5, 1.1],
+        "predicted_peak_gb": [1.8, 1.1, 2.2, 1.0],
+        "perplexity": [17.0, 17.0, 20.0, 17.0],
+        "feasible": [True, True, True, False],
+        "suspect": [False] * 4,
+    }
+)
+
+
+@pytest.mark.parametrize(
+    ("predicted_gb", "perplexity", "expected"),
+    [
+        (2.0, 17.0, 0),  # the least that a run had on top of the arithmetic is 0.1 GB
+        (1.8, 17.0, 1),
+        (1.0, 17.0, None),  # less memory than any has
+        (9.0, 25.0, 2),
+        (9.0, 16.0, None),  # better than any
+    ],
+)
+def test_the_rival_is_that_of_those_no_worse_otherwise(predicted_gb: float, perplexity: float, expected: int | None) -> None:
+    found = rival(POINTS, ["decode_tok_s", "peak_memory_gb", "perplexity"], predicted_gb, {"perplexity": perplexity})
+    assert found == expected
+
+
+def test_no_rival_where_an_objective_is_not_known_before() -> None:
+    assert rival(POINTS, ["decode_tok_s", "perplexity"], 2.0, None) is None
+    assert rival(POINTS, ["decode_tok_s", "bytes_per_token"], 2.0, {"perplexity": 17.0}) is None
+    assert rival(POINTS.head(0), ["decode_tok_s", "perplexity"], 2.0, {"perplexity": 17.0}) is None
+
+
+def test_what_ran_out_of_memory_keeps_larger_settings_from_running_unless_one_of_them_ran() -> None:
+    rows = [row(1, {"cache_gb": 0.05, "expert_bits": 8}, status="oom"), row(2, {"cache_gb": 0.05, "expert_bits": 4})]
+    assert "trial 1" in (too_large(rows, {"cache_gb": 0.06, "expert_bits": 8, "read_threads": 2}) or "")
+    assert "trial 1" in (too_large(rows, {"cache_gb": 0.05}) or "")  # as stored: the largest
+    assert too_large(rows, {"cache_gb": 0.04, "expert_bits": 8}) is None
+    assert too_large(rows, {"cache_gb": 0.06, "expert_bits": 6}) is None
+    rows.append(row(3, {"cache_gb": 0.07, "expert_bits": 8}))  # so it was another thing that took the memory
+    assert too_large(rows, {"cache_gb": 0.08, "expert_bits": 8}) is None

@@ -1,0 +1,232 @@
+"""The child of a run: what it is asked, what it answers, and engines of others at the seam."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import textwrap
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine import HeadraceError, Judge, Knobs, Protocol, ceiling_tok_s, load
+from engine.quality.json_prompts import JsonPrompts
+from engine.quality.quality import quality
+from engine.quality.reference import reference_file, reference_for, take_reference
+from engine.system.user_cache import keep
+from harness import ConfigError
+from harness.results.columns import NAMES
+from harness.run import worker as trial
+from harness.run.worker import Beat, measure
+from harness.study import engines as seam
+from harness.study.engines import CommandEngine, Foreseen, engine_at, nothing_foreseen
+
+STALLING = """
+    import time
+    from engine import Measurement
+
+    class Steady:
+        def load(checkpoint, knobs):
+            return Steady()
+
+        def measure(self, judge, protocol, keep_going):
+            assert protocol.warm_up_tokens == 3
+            times = []
+            for _ in range(protocol.timed_tokens or 4):
+                times.append(20.0)
+                if not keep_going(times):
+                    break
+            whole = len(times) == protocol.timed_tokens
+            return Measurement(50.0, 1.0, 4.0 if whole else None, token_ms=tuple(times), ended_early=not whole)
+
+    class Bare:
+        def load(checkpoint, knobs):
+            return Bare()
+
+        def measure(self, judge):
+            return {"decode_tok_s": 5, "peak_memory_gb": 1.0, "perplexity": 4.0, "colour": "blue"}
+"""
+
+
+@pytest.fixture
+def request_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
+    """A request with what a test says about it; its folder is on the path."""
+    (tmp_path / "judge.txt").write_text("The wheel turns when there is water. " * 12)
+    (tmp_path / "checkpoint").mkdir()
+    (tmp_path / "outside.py").write_text(textwrap.dedent(STALLING))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for name in ("outside", "my_engine"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    least = {"checkpoint": str(tmp_path / "checkpoint"), "judge": str(tmp_path / "judge.txt"), "knobs": {"cache_gb": 0.0005}}
+    return lambda **more: {**least, **more}
+
+
+def written(path: Path, code: str) -> str:
+    """The command that runs a script."""
+    path.write_text(textwrap.dedent(code))
+    return f"{sys.executable} '{path}'"
+
+
+def test_the_example_in_the_documentation_runs(tmp_path: Path, request_of: Callable[..., dict[str, Any]]) -> None:
+    lines = str(seam.__doc__).split("# my_engine.py")[1].split("\n\nWhat more")[0].splitlines()[1:]
+    (tmp_path / "my_engine.py").write_text(textwrap.dedent("\n".join(lines)))
+    result = measure(request_of(engine="my_engine:Mine", knobs={"cache_gb": 2.0}, beat=str(tmp_path / "beat")))
+    assert (result["figures"]["decode_tok_s"], result["figures"]["peak_memory_gb"]) == (7, 3)
+    assert set(result["figures"]) <= set(NAMES)
+    assert (result["protocol"], result["token_ms"], result["ended_early"]) == ("engine's own", None, False)
+    assert not (tmp_path / "beat").exists()  # it gives no sign of life that could be missed
+    engine = engine_at("my_engine:Mine")
+    foreseen = engine.footprint(tmp_path, Knobs())
+    assert foreseen == nothing_foreseen(tmp_path) and foreseen.architecture == "unknown" and foreseen.one_token_gb == 0
+    assert foreseen.fingerprint != nothing_foreseen(tmp_path / "other").fingerprint
+    for one in (engine, CommandEngine("measure")):
+        assert one.ceiling_tok_s(tmp_path, Knobs(), Judge(()), Protocol()) is None
+    assert engine_at("engine").ceiling_tok_s is ceiling_tok_s
+
+
+def test_a_run_is_stopped_when_it_is_too_slow(tmp_path: Path, request_of: Callable[..., dict[str, Any]]) -> None:
+    asked = request_of(
+        engine="outside:Steady", protocol={"warm_up_tokens": 3, "timed_tokens": 200}, beat=str(tmp_path / "b")
+    )
+    for below, tokens in ((60.0, 50), (40.0, 200)):  # it makes 50 a second; 200 tokens are looked at after 50 and 100
+        result = measure({**asked, "stop": {"below_tok_s": below, "error": 0.01, "noise": 0.02}})
+        assert len(result["token_ms"]) == tokens and result["ended_early"] == (tokens < 200)
+        assert (result["figures"]["perplexity"] is None) == result["ended_early"]
+    assert result["protocol"] == Protocol(3, 200).as_dict()
+    assert (tmp_path / "b").exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "error", "reason"),
+    [
+        ({"engine": "outside:Bare"}, "HeadraceError", "colour is not a figure"),
+        ({"engine": "outside:None"}, "ConfigError", "outside has no None; name a class"),
+        ({"engine": "nowhere.at.all"}, "ConfigError", "engine.module=nowhere.at.all cannot be imported"),
+        ({"engine": "csv"}, "ConfigError", "engine.module=csv has no function load"),
+        ({"engine": "outside:Steady", "protocol": {"warm_up": 3}}, "HeadraceError", "warm_up is no part of the measuring"),
+        ({"engine": "outside:Steady", "protocol": {"page_cache": "warm"}, "knobs": {"cache_gb": 1.0, "io_mode": "direct"}},
+         "KnobError", "page_cache=warm has no effect with io_mode=direct"),
+        ({"engine": "outside:Steady", "protocol": {"warm_up_tokens": 3, "timed_tokens": 5}, "quality": {"kl": True}},
+         "HeadraceError", "kl is asked for, but this engine does not measure it"),
+        ({"engine": "outside:Steady", "protocol": {"timed_tokens": 99}, "stop": {"below_tok_s": -1, "error": 0.01}},
+         "HeadraceError", "stop_below_tok_s=-1 is not between"),
+    ],
+)  # fmt: skip
+def test_mistakes_are_one_line(
+    request_of: Callable[..., dict[str, Any]], more: dict[str, Any], error: str, reason: str
+) -> None:
+    result = measure(request_of(**more))
+    assert result["error"] == error and reason in result["reason"] and "\n" not in result["reason"]
+
+
+def test_a_command_measures(tmp_path: Path, request_of: Callable[..., dict[str, Any]]) -> None:
+    code = """
+        import json, sys
+        asked = json.load(sys.stdin)
+        if asked.get("footprint"):
+            print("{}" if asked["knobs"]["cache_gb"] is None else json.dumps({"one_token_gb": asked["knobs"]["cache_gb"]}))
+        else:
+            print("warming up", asked["protocol"]["warm_up_tokens"])
+            print(json.dumps({"decode_tok_s": 5, "peak_memory_gb": 1.5, "perplexity": 4.0, "token_ms": [200, 201.5]}))
+    """
+    command = written(tmp_path / "engine.py", code)
+    result = measure(request_of(command=command, protocol={"warm_up_tokens": 5}))
+    assert (result["figures"]["decode_tok_s"], result["token_ms"], result["protocol"]) == (5, [200, 201.5], "engine's own")
+    engine, whole = CommandEngine(command), nothing_foreseen("c")
+    assert engine.footprint("c", Knobs(cache_gb=2.0)) == Foreseen(whole.architecture, whole.fingerprint, one_token_gb=2.0)
+    assert engine.footprint("c", Knobs()) == whole  # {}: it is not asked again
+    assert engine.footprint("c", Knobs(cache_gb=3.0)) == whole
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        ("print('{\"decode_tok_s\": 1}')", "the figures lack peak_memory_gb"),
+        ('print(\'{"decode_tok_s": NaN, "peak_memory_gb": 1, "perplexity": 1}\')', "decode_tok_s=nan is not a figure"),
+        ("print('done')", "answered 'done', which does not end in a JSON object"),
+        ("raise SystemExit(3)", "ended with 3"),
+        ('print(\'{"error": "MemoryError", "reason": "no room\\\\nat all"}\')', "no room at all"),
+    ],
+)
+def test_a_command_that_answers_wrongly(
+    tmp_path: Path, request_of: Callable[..., dict[str, Any]], answer: str, reason: str
+) -> None:
+    result = measure(request_of(command=written(tmp_path / "engine.py", answer)))
+    assert reason in result["reason"] and "\n" not in result["reason"]
+    assert result["error"] == ("MemoryError" if "no room" in reason else "HeadraceError")
+
+
+def test_commands_that_cannot_be() -> None:
+    with pytest.raises(ConfigError, match="cannot be split into words"):
+        CommandEngine("measure 'me")
+    with pytest.raises(ConfigError, match=r"engine\.command is empty"):
+        CommandEngine(" ")
+    with pytest.raises(HeadraceError, match="cannot be started"):
+        CommandEngine("/nowhere/at/all").ask({})
+    with pytest.raises(HeadraceError, match="size='x' is no part of a footprint"):
+        CommandEngine("""echo '{"size": "x"}'""").footprint("c", Knobs())
+    with pytest.raises(HeadraceError, match="one_token_gb=-1 is no part"):
+        CommandEngine("""echo '{"one_token_gb": -1}'""").footprint("c", Knobs())
+    with pytest.raises(HeadraceError, match=r"ended with 1: .*No such file"):
+        CommandEngine("cat /nowhere/at/all").footprint("c", Knobs())
+
+
+def test_the_engine_is_asked_for_quality_in_a_pass_of_its_own(
+    checkpoint: Callable[..., Path], tmp_path: Path, request_of: Callable[..., dict[str, Any]]
+) -> None:
+    path = checkpoint("deepseek_v3", None, True)
+    (tmp_path / "json.yaml").write_text("max_tokens: 4\nprompts:\n- {name: a, examples: '', open: '{'}\n")
+    text = [{"name": "a", "kind": "x", "prompt": "The wheel ", "continuation": "turns when there is water. " * 4}]
+    (tmp_path / "judge.yaml").write_text(json.dumps(text))
+    judge, prompts = Judge.load(tmp_path / "judge.yaml"), JsonPrompts.load(tmp_path / "json.yaml")
+    with load(path) as engine:
+        keep(reference_file(engine.checkpoint, judge, prompts), take_reference(engine, judge, prompts).to_bytes())
+    knobs = {"cache_gb": 0.0005, "expert_bits": 4}
+    asked = request_of(
+        engine="engine", checkpoint=str(path), knobs=knobs, judge=str(tmp_path / "judge.yaml"), beat=str(tmp_path / "beat"),
+        protocol={"timed_tokens": 9, "page_cache": "cold"},
+        quality={"kl": True, "json_prompts": str(tmp_path / "json.yaml")},
+    )  # fmt: skip
+    result = measure(asked)
+    figures = result["figures"]
+    with load(path, Knobs(**knobs)) as engine:
+        expected = quality(engine, judge, reference_for(engine.checkpoint, judge, prompts), prompts)
+        tokens = engine.continuation_tokens(judge)
+    for name in ("kl", "json_valid", "perplexity", "perplexity_se", "nll", "scored_tokens"):
+        assert figures[name] == getattr(expected, name), name
+    assert figures["kl"] > 0
+    assert (figures["decode_tokens"], len(result["token_ms"]), result["page_cache_by"]) == (9, 9, "posix_fadvise")
+    assert figures["page_cached_before"] == 0 < figures["page_cached_after"]
+    assert result["protocol"] == Protocol(timed_tokens=9, page_cache="cold").as_dict()
+    assert (tmp_path / "beat").exists()
+    json.dumps(result)
+    alone = {"protocol": {"timed_tokens": 9, "score": False}, "quality": {"json_prompts": str(tmp_path / "json.yaml")}}
+    unscored = measure({**asked, **alone})["figures"]
+    assert (unscored["kl"], unscored["perplexity"]) == (None, None)
+    assert (unscored["json_valid"], unscored["timed_nll"]) == (figures["json_valid"], figures["timed_nll"])
+    early = measure({**asked, "stop": {"below_tok_s": 1e9, "error": 0.01}, "protocol": {}})
+    assert early["ended_early"] and early["figures"]["perplexity"] is early["figures"]["kl"] is None
+    assert early["figures"]["decode_tokens"] == tokens // 2
+
+
+def test_beats_are_as_rare_as_they_may_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trial, "BEAT_S", 0.05)
+    file = tmp_path / "beat"
+    beat = Beat(str(file))
+    beat()
+    first = file.stat().st_mtime_ns
+    beat()
+    assert file.stat().st_mtime_ns == first
+    work = iter([1, 2, *[2] * 1000])
+    os.utime(file, (0, 0))
+    beat.watch(lambda: next(work))
+    time.sleep(0.25)
+    assert file.stat().st_mtime_ns >= first
+    os.utime(file, (0, 0))
+    time.sleep(0.15)
+    assert file.stat().st_mtime_ns == 0  # nothing new: no sign of life
+    Beat(str(tmp_path / "no" / "beat")).now()

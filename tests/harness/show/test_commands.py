@@ -1,0 +1,94 @@
+"""The printed commands: pasted into a shell they run the setting, on the engine and the model of the study."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support import HERE, ROOT, Cli
+from synthetic import row
+
+from harness.results.rows import read_rows
+from harness.show.commands import confirm_more, shell_path, use
+
+KIMI_MINI = ROOT / "experiments" / "kimi_mini" / "checkpoint"
+
+
+def paste(command: str, cwd: Path) -> str:
+    """What a shell prints for a command; `python` is the interpreter of the tests."""
+    path = os.pathsep.join((str(HERE), str(ROOT)))
+    line = f'python() {{ "{sys.executable}" "$@"; }}; {command}'
+    done = subprocess.run(
+        ["bash", "-c", line], cwd=cwd, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def folder_of(place: Path, model: Path, module: str = "engine", command: str | None = None) -> Path:
+    """A study's folder with what its manifest says of model and engine."""
+    config = {
+        "model": {"path": str(model)}, "engine": {"module": module, "command": command}, "confirm": {"share": 0.5},
+        "protocol": {"warm_up_tokens": 1, "timed_tokens": 4, "page_cache": "as_is"},
+    }  # fmt: skip
+    folder = place / "my study"
+    folder.mkdir()
+    (folder / "manifest.json").write_text(json.dumps({"command": "python -m harness.search study=demo", "config": config}))
+    return folder
+
+
+def test_the_engine_generates_with_the_setting_unthrottled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a model (4bit)").symlink_to(KIMI_MINI)
+    monkeypatch.chdir(tmp_path)
+    values = {"cache_gb": 0.01, "read_threads": 2, "ssd_gbps": 0.1, "expert_bits": 4, "verify_reads": False}
+    command = use(folder_of(tmp_path, tmp_path / "a model (4bit)"), row(3, values, (1, 1, 1)))
+    assert command == (
+        "python -m engine generate --model 'a model (4bit)' --cache-gb 0.01 --read-threads 2 --expert-bits 4 "
+        "--prompt 'The water wheel'"
+    )
+    assert paste(f"{command} --max-tokens 2", tmp_path).strip()
+
+
+def test_a_setting_with_everything_resident_has_no_streaming_option(tmp_path: Path) -> None:
+    command = use(folder_of(tmp_path, KIMI_MINI), row(0, {}, (1, 1, 1)))
+    assert command.endswith(f"--model {shell_path(KIMI_MINI)} --prompt 'The water wheel'")
+
+
+def test_a_foreign_engine_is_run_by_its_own_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text(
+        "import json, sys\nasked = json.load(sys.stdin)\nprint(json.dumps({**asked['knobs'], 'judge': asked['judge']}))\n"
+    )
+    folder = folder_of(tmp_path, KIMI_MINI, command="python mine.py --fast")
+    command = use(folder, row(3, {"cache_gb": 0.01, "ssd_gbps": 0.1}, (1, 1, 1)))
+    assert command.endswith("| python mine.py --fast")
+    knobs = json.loads(paste(command, tmp_path))
+    assert (knobs["cache_gb"], knobs["ssd_gbps"], knobs["judge"]) == (0.01, None, "my study/judge.yaml")
+
+
+def test_an_engine_in_python_is_loaded_and_measured(place: Path, cli: Cli) -> None:
+    assert cli("budget.trials=2")[0] == 0
+    folder = place / "results" / "demo"
+    one: dict[str, Any] = next(r for r in read_rows(folder) if r["trial"] == 1)
+    assert "decode_tok_s=" in paste(use(folder, one), place)
+    command = confirm_more(folder)
+    assert command is not None and command.endswith("confirm.share=0.5"), "there was none"
+    assert str(place) not in command
+
+
+def test_without_a_manifest_the_folder_of_the_model_is_left_to_the_reader(tmp_path: Path) -> None:
+    assert "--model DIR " in use(tmp_path, row(3, {"cache_gb": 0.01}, (1, 1, 1)))
+    assert confirm_more(tmp_path) is None
+
+
+def test_a_path_is_as_short_as_a_shell_can_read_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "/home/someone")
+    assert shell_path(tmp_path / "a b" / "c") == "'a b/c'"
+    assert shell_path(Path("/home/someone/models/Kimi K2")) == "~/'models/Kimi K2'"
+    assert shell_path(Path("/Volumes/x")) == "/Volumes/x"

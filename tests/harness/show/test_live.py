@@ -1,0 +1,115 @@
+"""What is seen on a terminal: it fits the width, and what matters is said in words."""
+
+from __future__ import annotations
+
+import io
+import re
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pandas as pd
+import pytest
+from rich.console import Console
+from support import arguments
+from synthetic import FIVE, trials
+
+from harness.analysis.counts import Progress
+from harness.show.live import Panel
+from harness.show.tables import front_table, number, trial_line
+
+
+def shown(width: int, **options: int) -> list[str]:
+    console = Console(width=width, file=io.StringIO(), force_terminal=False)
+    df = FIVE.assign(cache_gb=[4.0, 1, 2, 2, 3], read_threads=[1, 2, 4, 4, 8], io_mode="direct", hit_rate=0.5)
+    df.loc[[2, 3], "origin"] = ["anchor", "reference"]
+    console.print(front_table(df, width, **options))
+    return console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("width", [60, 80, 200])
+def test_the_front_fits_and_names_default_and_reference(width: int) -> None:
+    lines = shown(width)
+    assert max(map(len, lines)) <= width
+    assert [line.split()[0] for line in lines[2:7]] == ["1", "3", "2", "5", "4"]
+    assert "default" in lines[3]
+    assert "reference" in lines[6]
+    text = "\n".join(lines)
+    assert "io_mode" not in text  # it does not vary
+    assert ("cache_gb=4 read_threads=1" in text) == (width == 60)
+
+
+def test_a_live_view_is_cut() -> None:
+    lines = shown(80, most=2)
+    assert lines[-1].strip() == "… and 2 more"
+    assert len(lines) == 6
+
+
+def test_numbers_are_short() -> None:
+    assert [number(v) for v in (None, float("nan"), 0.012345, 12.345, 123456.0, 7, "x")] == [
+        "-", "-", "0.0123", "12.3", "123456", "7", "x",
+    ]  # fmt: skip
+
+
+def test_a_failed_trial_says_why_in_its_line() -> None:
+    row = {**FIVE.iloc[0].to_dict(), "status": "oom", "status_reason": "9 GB are above the limit of 8 GB"}
+    assert "oom        9 GB are above the limit of 8 GB" in trial_line(row, 1, 24, ["cache_gb"])
+
+
+def panel(width: int, height: int, rows: int = 12) -> Panel:
+    """The panel of a study in which each trial has a run, and two of twelve crashed."""
+    rules = {"runs": 2, "within": 0.05, "error": 0.03}
+    plan: Any = SimpleNamespace(
+        headline="n" * 99, config={"budget": {"hours": None}}, rules=rules, trials=rows, space=SimpleNamespace(entries=[])
+    )
+    shown = Panel(plan, Console(width=width, height=height, file=io.StringIO(), force_terminal=True))
+    df = trials(*((10.0 + i, 1.0 + i, 9.0) for i in range(rows)), cache_gb=[0.1 + i for i in range(rows)])
+    df["status"] = ["crash" if i in (3, 4) else "ok" for i in range(rows)]
+    some = df.assign(run=0, wall_s=30.0, waited_s=0.0, started_at=range(1, rows + 1)).to_dict("records")
+    shown.end(some[-1], some, Progress(rows, rows, 1, 5, 6, runs_left=2))
+    return shown
+
+
+def lines_of(shown: Panel, width: int, height: int) -> list[str]:
+    console = Console(width=width, height=height, file=io.StringIO())
+    shown._console = console
+    console.print(shown.render())
+    return console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(("width", "height"), [(60, 24), (80, 24), (60, 18)])
+def test_the_panel_keeps_within_the_screen_and_shows_the_front(width: int, height: int) -> None:
+    shown = panel(width, height)
+    for i in range(17):
+        shown.note(f"waiting for a quiet machine, 600 s at most: others keep {i} of 8 cores busy, above 4 (guards.max_load)")
+        shown.note(f"quiet again after {i} s")
+    shown.note("refused from the proposer: " + "a long reason " * 30)
+    for w, h in ((width, height), (100, 30), (width, height)):  # resized, and back
+        lines = lines_of(shown, w, h)
+        assert len(lines) <= h and max(map(len, lines)) <= w
+        text = "\n".join(lines)
+        assert "12 of 12 trials, confirming 5 of at most 6   1:00 left" in text
+        assert "2 crash" in text and "best 21 tok/s" in lines[3] and "quiet again after 16 s" in text
+        assert "waiting for" not in text and "quiet again after 15" not in text
+        assert sum(line.split()[:1] in (["12"], ["11"]) for line in lines[4:]) == 2  # the best two of the front at least
+
+
+def test_a_point_without_a_good_run_says_how_many_are_suspect() -> None:
+    rows = pd.concat([FIVE.assign(run=i, suspect="load: others", row_id=str(i)) for i in range(3)])
+    console = Console(width=80, file=io.StringIO())
+    console.print(front_table(rows, 80))
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert text.count("3 suspect") == 4 and "0 ?" not in text
+
+
+def test_on_a_terminal_the_panel_shows_progress(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pexpect = pytest.importorskip("pexpect")
+    command = ["-m", "harness.search", *arguments(place, "budget.trials=3", "study.name=shown")]
+    child = pexpect.spawn(sys.executable, command, dimensions=(30, 80), timeout=150, encoding="utf-8")
+    child.expect(pexpect.EOF)  # which frames a busy machine has time to draw is chance; these parts are in some frame
+    shown = child.before
+    for part in (r"[0-3] of 3 trials", r"left", r"3 trials \(ok\), reference measured", r"recommended", r"front\.png"):
+        assert re.search(part, shown), part
+    child.close()
+    assert child.exitstatus == 0

@@ -1,0 +1,153 @@
+"""A study is of one model, which its rows and titles name as it is: exchanged files are noticed, labels are not believed."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from stored import ONE, TWO, fill
+from support import Cli, spawn
+from synthetic import trials
+
+from engine.checkpoint.headers import read_headers
+from engine.model.backend import device_name
+from harness.merge import main as merge
+from harness.results.rows import read_trials
+from harness.study.titles import short, title
+
+OLD, NEW = "2-" + "a" * 16, "2-" + "b" * 16
+
+
+def exchange(checkpoint: Path) -> None:
+    """The signs of one attention matrix, in place: size, names and headers stay."""
+    files = sorted(checkpoint.glob("*.safetensors"))
+    entry = next(e for name, e in read_headers(files).items() if name.endswith("o_proj.weight"))
+    with open(files[entry.file], "r+b") as f:
+        f.seek(entry.offset)
+        weights = np.frombuffer(f.read(entry.nbytes), np.uint16)
+        f.seek(entry.offset)
+        f.write((weights ^ 0x8000).tobytes())
+
+
+def test_files_exchanged_between_two_runs_are_refused(place: Path, cli: Cli, checkpoint) -> None:
+    path = shutil.copytree(checkpoint("deepseek_v3"), place / "tiny")
+    command = ["engine.module=engine", f"model.path={path}", "budget.trials=1", "search_space.cache_gb=0.001",
+               "protocol.timed_tokens=8", "quality.most=1", "~knobs.ssd_gbps"]  # fmt: skip
+    assert cli(*command)[0] == 0
+    manifest = json.loads((place / "results" / "demo" / "manifest.json").read_text())
+    row = read_trials(place / "results" / "demo").iloc[0]
+    assert row["status"] == "ok", row["status_reason"]
+    assert row[["model", "device", "backend"]].tolist() == ["tiny", device_name(), "cpu"]
+    assert [manifest[name] for name in ("model", "device", "backend")] == ["tiny", device_name(), "cpu"]
+    exchange(path)
+    status, _, err = cli(*command)
+    assert (status, err.count("\n")) == (2, 1)
+    assert f"holds another study: model was {row['model_fingerprint']} and is now 2-" in err and "(another model)" in err
+    assert len(read_trials(place / "results" / "demo")) == 2
+    exchange(path)  # back again: in another state, of the same model
+    assert cli(*command)[0] == 0
+
+
+def test_a_study_of_an_older_fingerprint_is_told_so(place: Path, cli: Cli) -> None:
+    said = place / "checkpoint" / "fingerprint"
+    said.write_text("0" * 16)
+    assert cli("budget.trials=1")[0] == 0
+    said.write_text(NEW)
+    status, _, err = cli("budget.trials=1")
+    assert (status, err.count("\n")) == (2, 1)
+    assert "an older kind of fingerprint" in err and "another model" not in err and "study.name=OTHER" in err
+
+
+@pytest.mark.parametrize("within", [True, False], ids=["while a run goes on", "between runs"])
+def test_files_exchanged_while_the_search_runs_end_it(place: Path, within: bool) -> None:
+    """No row is written of what ran meanwhile; with the files put back the study goes on."""
+    said, runs = place / "checkpoint" / "fingerprint", place / "checkpoint" / "runs.log"
+    said.write_text(OLD)
+    (place / "checkpoint" / "slow_s").write_text("1.5" if within else "0")
+    process = spawn(place, "budget.trials=4", f"protocol.cool_down_s={0 if within else 2}")
+    while not runs.exists():
+        time.sleep(0.02)
+    if not within:
+        while not (place / "results" / "demo" / "trials.parquet").exists():
+            time.sleep(0.02)
+    said.write_text(NEW)
+    _, err = process.communicate(timeout=100)
+    assert process.returncode == 2 and err.count("\n") == 1
+    assert f"its fingerprint was {OLD} and is now {NEW}, another model; put the files back" in err
+    df = read_trials(place / "results" / "demo") if not within else None
+    assert df is None or df["model_fingerprint"].unique().tolist() == [OLD]
+    said.write_text(OLD)
+    (place / "checkpoint" / "slow_s").write_text("0")
+    process = spawn(place, "budget.trials=4")
+    _, err = process.communicate(timeout=100)
+    assert (process.returncode, err) == (0, "")
+    df = read_trials(place / "results" / "demo")
+    assert len(df) == 5 and set(df["model_fingerprint"]) == {OLD} and set(df["status"]) == {"ok"}
+
+
+def test_a_label_makes_no_other_study(place: Path, cli: Cli) -> None:
+    assert cli("budget.trials=1")[0] == 0
+    status, out, err = cli("budget.trials=2", "model.name=mine", "device.name=laptop")
+    assert (status, err) == (0, "")
+    assert out.startswith("demo: mine on a machine with ")
+    df = read_trials(place / "results" / "demo")
+    assert df["model"].tolist() == [place.name, place.name, "mine"]
+    assert df["device"].isna().all() and df["backend"].isna().all()  # this engine does not say
+
+
+def test_reads_that_the_device_holds_back_are_told(place: Path, cli: Cli) -> None:
+    told = "note: reads are held to 0.1 GB/s by device=linux_2core; without: '~knobs.ssd_gbps'"
+    status, out, _ = cli("budget.trials=1")
+    assert status == 0 and told in out and f"{place.name} on a machine with" in out and "reads held to 0.1 GB/s" in out
+    for override in ("~knobs.ssd_gbps", "knobs.ssd_gbps=0.1"):
+        status, out, _ = cli("budget.trials=1", "study.name=other", f"results_dir={place / str(len(override))}", override)
+        assert status == 0 and "note: reads are held" not in out
+        assert ("reads held to 0.1 GB/s" in out) == ("=" in override)
+
+
+@pytest.mark.parametrize(
+    ("facts", "said"),
+    [
+        (
+            {"device": ["Intel(R) Xeon(R) CPU @ 2.20GHz (2 cores)"], "backend": ["cpu"], "ssd_gbps": [0.1]},
+            "m on Intel Xeon @ 2.20GHz (2 cores, cpu), reads held to 0.1 GB/s",
+        ),
+        ({"device": ["NVIDIA H100 80GB HBM3", None], "backend": ["cuda", None]}, "m on NVIDIA H100 80GB HBM3 (cuda)"),
+        ({"device": ["linux_2core"], "backend": [None]}, "m on linux_2core"),  # rows of before
+        ({"device": [None], "backend": [None]}, "m on a machine with AMD EPYC 7B13 (2 cores)"),
+    ],
+)
+def test_the_title_says_what_ran(facts: dict, said: str) -> None:
+    row = {"model": ["m"], "cpu": ["AMD EPYC 7B13"], "cores": [2], "ssd_gbps": [None]}
+    assert title(row | facts) == said
+    df = trials((1, 1, 3)).assign(**{k: v[0] for k, v in (row | facts).items()})
+    assert title(df) == said
+    assert short("AMD Ryzen 9 7950X 16-Core Processor") == "AMD Ryzen 9 7950X"
+
+
+def test_merge_names_models_by_fingerprint_not_by_label(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    a = fill(tmp_path / "a", range(1), ONE, model_fingerprint=OLD, model="mine")
+    b = fill(tmp_path / "b", range(1, 2), TWO, model_fingerprint=OLD, model="yours")
+    assert merge([str(tmp_path / "both"), a, b]) == 0
+    c = fill(tmp_path / "c", range(1, 2), TWO, model_fingerprint=NEW, model="mine")
+    d = fill(tmp_path / "d", range(1, 2), TWO, model_fingerprint="0" * 16, model="mine")
+    capsys.readouterr()
+    assert merge([str(tmp_path / "out"), a, c]) == 2
+    assert f"rows of 2 models (mine {OLD}; mine {NEW}) are not comparable" in capsys.readouterr().err
+    assert merge([str(tmp_path / "out"), a, d]) == 2
+    assert "older kind of fingerprint" in capsys.readouterr().err
+
+
+def test_rows_name_no_place_of_this_machine(place: Path, cli: Cli) -> None:
+    (place / "checkpoint" / "faults.json").write_text('{"2": "nowhere"}')
+    assert cli("budget.trials=2", "search_space.read_threads=2")[0] == 0
+    df = read_trials(place / "results" / "demo").query("status != 'ok'")
+    assert set(df["status"]) == {"crash"}
+    text = " ".join([*df["status_reason"], *df["log_tail"]])
+    assert "FileNotFoundError" in text and place.name in text
+    assert str(place) not in text and os.sep + "fake_engine" not in text.replace("headrace/tests/harness/fake_engine", "")
