@@ -10,6 +10,8 @@ Only attention, routers and shared experts stay in memory; routed experts are re
 import os
 from typing import TYPE_CHECKING, Any
 
+__version__ = "0.2.0"  # pyproject.toml reads it here
+
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # only its tokenizers are used; it warns of missing models
 
 from engine.checkpoint.checkpoint import Checkpoint

@@ -26,17 +26,15 @@ from engine.cli.options import add_knobs, knobs_given, knobs_of, refuse_ignored
 from engine.errors import HeadraceError
 from engine.knobs import GB, LOSSY, Knobs
 from engine.measure.protocol import Protocol
+from engine.system.shipped import EVALUATION_TEXTS as JUDGE
+from engine.system.shipped import JSON_PROMPTS, KIMI_MINI
 
 if TYPE_CHECKING:
     from engine.engine import Engine
     from engine.quality.quality import Quality
     from engine.stats import Stats
 
-ROOT = Path(__file__).resolve().parent.parent
-KIMI_MINI = ROOT / "experiments" / "kimi_mini" / "checkpoint"
 LOG_SECONDS = 30  # between lines of progress where there is no terminal
-JUDGE = ROOT / "experiments" / "prompts" / "headrace_v1.yaml"
-JSON_PROMPTS = ROOT / "experiments" / "prompts" / "json_v1.yaml"
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -5,11 +5,7 @@
 Everything imported by `harness.run.worker`, the child of every trial, stays light: neither Optuna nor pandas lives there.
 """
 
-from pathlib import Path
-
-from engine import HeadraceError
-
-ROOT = Path(__file__).resolve().parents[1]
+from engine.errors import HeadraceError
 
 
 class ConfigError(HeadraceError):

@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from engine import CheckpointError, Knobs, Protocol
-from harness import ROOT, ResultsError
+from engine.system.shipped import PACKAGES
+from harness import ResultsError
 from harness.analysis.estimates import noise, points
 from harness.decisions.reuse import quality_source, reference_figures, rival, too_large, typical_s, wrong_answer
 from harness.machine import identity as machine
@@ -290,7 +291,7 @@ class Runner:
     def _portable(self, text: str | None) -> str | None:
         """A text of a log without this machine's paths: rows are meant to be shared."""
         places = {self.plan.checkpoint: self.plan.model, self.plan.folder: self.plan.name, Path(sys.prefix): "python",
-                  ROOT: "headrace", Path.home(): "~"}  # fmt: skip
+                  PACKAGES: "headrace", Path.home(): "~"}  # fmt: skip
         for place, name in places.items():
             if text and len(place.parts) > 1:
                 text = text.replace(str(place), name)

@@ -23,7 +23,8 @@ from typing import Any
 import psutil
 
 from engine import CheckpointError
-from harness import ROOT, ResultsError
+from engine.system.shipped import PACKAGES
+from harness import ResultsError
 from harness.machine.processes import end_group
 
 GB = 1_000_000_000
@@ -69,7 +70,7 @@ def run_child(
     for file in (result, beat):
         file.unlink(missing_ok=True)
     log.parent.mkdir(exist_ok=True)
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))}
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (str(PACKAGES), os.environ.get("PYTHONPATH"))))}
     begin = time.monotonic()
     peak, verdict = 0.0, None
     with open(log, "wb") as out:

@@ -22,7 +22,8 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
 from engine.errors import first_line
-from harness import ROOT, ConfigError, ResultsError, StudyStopped
+from engine.system.shipped import ROOT
+from harness import ConfigError, ResultsError, StudyStopped
 from harness.analysis.counts import Progress, confirm_budget, confirmations, count, progress
 from harness.analysis.estimates import noise, suspects
 from harness.analysis.findings import read

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from engine import Knobs
-from harness import ROOT
+from engine.system.shipped import ROOT
 from harness.space.space import effective
 from harness.study.manifest import HERE, JUDGE
 

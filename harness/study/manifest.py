@@ -18,7 +18,8 @@ from typing import Any
 import yaml
 
 from engine.checkpoint.fingerprint import another
-from harness import ROOT, ResultsError
+from engine.system.shipped import ROOT
+from harness import ResultsError
 from harness.results.columns import SCHEMA_VERSION
 from harness.results.rows import sync_folder
 

@@ -15,7 +15,7 @@ import pytest
 from mlx_lm.perplexity import eval_ppl
 
 from engine import Checkpoint, HeadraceError, Judge, JudgeError, Knobs, footprint, load
-from engine.__main__ import JSON_PROMPTS, JUDGE, KIMI_MINI, main
+from engine.__main__ import main
 from engine.measure.judge import Text
 from engine.measure.measurement import perplexity
 from engine.measure.timed_pass import token_nll
@@ -31,6 +31,8 @@ from engine.quality.reference import (
     reference_knobs,
     take_reference,
 )
+from engine.system.shipped import EVALUATION_TEXTS as JUDGE
+from engine.system.shipped import JSON_PROMPTS, KIMI_MINI
 
 TEXTS = Judge.load(JUDGE).texts
 SHORT = Judge(tuple(dataclasses.replace(t, prompt=t.prompt[:150]) for t in (TEXTS[0], TEXTS[7])))

@@ -14,7 +14,7 @@ import pytest
 from rich.console import Console
 from synthetic import SPACE, searched, streamed
 
-from harness import ROOT
+from engine.system.shipped import ROOT
 from harness.analysis.counts import Progress
 from harness.analysis.findings import read
 from harness.analysis.pareto import contributions, front

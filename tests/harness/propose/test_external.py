@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from engine import Knobs
-from harness import ROOT
+from engine.system.shipped import ROOT
 from harness.propose.external import Answer, ask_outside, checked_answer, state
 from harness.results.columns import NAMES, OBJECTIVES
 from harness.space.space import space_from_config

@@ -18,7 +18,8 @@ import pytest
 from stored import row
 
 from engine import Knobs, Measurement
-from harness import ROOT, ResultsError
+from engine.system.shipped import ROOT
+from harness import ResultsError
 from harness.merge import merge
 from harness.report import main as report
 from harness.results import rows as rows_module

@@ -12,7 +12,8 @@ import pytest
 import yaml
 
 from engine import Knobs
-from harness import ROOT, ConfigError
+from engine.system.shipped import ROOT
+from harness import ConfigError
 from harness.propose.ask_tell import Proposal, Proposals, Search, open_storage
 from harness.results.columns import NAMES, OBJECTIVES
 from harness.space.space import Space, effective, space_from_config
