@@ -112,7 +112,7 @@ def test_bad_judges(tmp_path: Path, name: str, content: bytes | None, message: s
 def test_the_peak_is_a_high_water_mark(tmp_path: Path) -> None:
     """In a process of its own: what other tests had allocated here would hide the rise."""
     script = (
-        "from engine.memory import peak_memory_bytes as peak\n"
+        "from engine.system.memory import peak_memory_bytes as peak\n"
         "before = peak()\n"
         "block = b'x' * 80_000_000\n"
         "during = peak()\n"
