@@ -17,8 +17,8 @@ share = st.floats(0, 1).map(lambda x: round(x, 2))
 VALUES: dict[str, st.SearchStrategy[Any]] = {
     "cache_gb": st.none() | st.sampled_from([0.5, 2.0, 4.0]), "evict_half_life": st.sampled_from([1.0, 16.0, 64.0]),
     "cache_layer_shape": st.sampled_from([0.0, 0.3]), "pinned_share": st.sampled_from([0.0, 0.2]),
-    "prefetch": st.sampled_from(["off", "previous_token", "stale_gate"]), "prefetch_depth": st.integers(0, 9),
-    "prefetch_width": st.sampled_from([1.0, 1.5]), "prefetch_cap_mb": st.none() | st.just(8.0),
+    "prefetch": st.sampled_from(["off", "stale_gate"]), "prefetch_depth": st.integers(0, 9),
+    "prefetch_width": st.sampled_from([1.0, 1.5]),
     "sync_window": st.integers(-1, 9), "read_block_kib": st.sampled_from([64, 4096]), "read_threads": st.integers(1, 16),
     "io_mode": st.sampled_from(["buffered", "direct"]), "prefill_chunk": st.sampled_from([1, 512]),
     "verify_reads": st.booleans(), "ssd_gbps": st.none() | st.just(0.3),
