@@ -298,7 +298,6 @@ def test_the_routing_profile_is_taken_once(path: Path, monkeypatch: pytest.Monke
     for bank in banks:
         hot[bank.layer, bank.members] = not bank.requantize
     assert hot.sum() == 12 and uses[hot].min() >= uses[~hot].max()
-    assert np.isfinite(profile.gate_weight).all() and ((profile.gate_weight > 0) == (uses > 0)).all()
 
 
 @pytest.mark.parametrize("cache_gb", [None, 0.001])
