@@ -34,7 +34,6 @@ from .front import front
 from .guards import check_disk, keep_awake, machine_lock
 from .journal import append, entry
 from .known import settings_of, typical_s
-from .ledger import write_ledger
 from .log import close_log, open_log, streak
 from .manifest import locked, settle
 from .plan import Plan, check_writable
@@ -381,7 +380,6 @@ class Night:
             self._patiently(lambda: shared.tell_reference(row))
         (self.plan.folder / "running.json").unlink(missing_ok=True)
         refresh(self.plan.folder)
-        write_ledger(self.plan.folder, self.rows, self.plan.objectives, **self.plan.rules)
         self.log.info("trial %s %s %s %s", job.name, row["origin"], row["status"], row["status_reason"] or "")
         self.watcher.end(row, self.known, self.progress())
         count, why = streak(self.rows, self._since)
