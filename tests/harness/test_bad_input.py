@@ -86,7 +86,7 @@ CASES = [
     ("study.anchors=[{lowbit_share: 0.5}]", "knob lowbit_share was removed: "),
     ("search_space.prefetch={type:choice,values:[off,previous_token]}", "value prefetch=previous_token was removed: "),
     (("knobs.prefetch_width=2", "search_space.prefetch=off"), "has no effect with prefetch=off; set prefetch=stale_gate"),
-    ("knobs.prefetch=previous_token", "knobs.prefetch: knob value prefetch=previous_token was removed: "),
+    ("search_space.prefetch=previous_token", "search_space.prefetch: knob value prefetch=previous_token was removed: "),
     ("knobs.prefetch_cap_mb=1", "knobs.prefetch_cap_mb: knob prefetch_cap_mb was removed: "),
     ("recommend.max_loss=-1", "recommend.max_loss=-1 is below 0; raise it"),
     ("recommend.speed_share=2", "recommend.speed_share=2 is outside 0 .. 1; give a share"),
