@@ -120,6 +120,13 @@ def read_rows(folder: Path) -> list[dict[str, Any]]:
     return _sorted(_load(folder, "trials", sparing=True)[0]).to_pylist()
 
 
+def frame(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """Rows as a data frame with all columns of `NAMES`, in the given order."""
+    import pandas as pd
+
+    return pd.DataFrame(list(rows), columns=list(NAMES))
+
+
 def read_trials(folder: str | Path, *, mixed_judges: bool = False) -> pd.DataFrame:
     """The rows of a study's folder, or of one .parquet file, as a data frame with all of `NAMES`; null is NaN or None.
 

@@ -148,7 +148,7 @@ def test_a_command_measures(tmp_path: Path, request_of: Callable[..., dict[str, 
         ("print('{\"decode_tok_s\": 1}')", "the figures lack peak_memory_gb"),
         ('print(\'{"decode_tok_s": NaN, "peak_memory_gb": 1, "perplexity": 1}\')', "decode_tok_s=nan is not a figure"),
         ("print('done')", "answered 'done', which does not end in a JSON object"),
-        ("raise SystemExit(3)", "ended with 3"),
+        ("raise SystemExit(3)", "exit status 3"),
         ('print(\'{"error": "MemoryError", "reason": "no room\\\\nat all"}\')', "no room at all"),
     ],
 )
@@ -171,7 +171,7 @@ def test_commands_that_cannot_be() -> None:
         CommandEngine("""echo '{"size": "x"}'""").footprint("c", Knobs())
     with pytest.raises(HeadraceError, match="one_token_gb=-1 is no part"):
         CommandEngine("""echo '{"one_token_gb": -1}'""").footprint("c", Knobs())
-    with pytest.raises(HeadraceError, match=r"ended with 1: .*No such file"):
+    with pytest.raises(HeadraceError, match=r"exit status 1: .*No such file"):
         CommandEngine("cat /nowhere/at/all").footprint("c", Knobs())
 
 
