@@ -16,8 +16,8 @@ from engine.knobs import DEFAULTS
 from harness.analysis.pareto import standings
 from harness.decisions.recommend import default_trial
 from harness.results.columns import SHORT, Direction
+from harness.results.files import write_text
 from harness.space.space import effective
-from harness.study.manifest import write_text
 
 from .tables import frame
 
