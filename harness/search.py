@@ -5,8 +5,8 @@
 
 Hydra composes the study from shipped files (`experiments/`, `search_spaces/`) and the user's own; `--help` lists every
 choice, key and knob. The same command resumes a study. Ctrl-C stops after the current run, a second Ctrl-C at once. Exit
-status: 0, the budget is spent (trials or hours); 1, the study ended itself (ten failures with one cause); 2, a user's mistake
-or a missing resource (one line on stderr); 130, stopped by the user.
+status: 0, the budget is spent (trials or hours); 1, the study ended itself (ten failures with one cause); 2, a user's
+mistake or a missing resource (one line on stderr); 130, stopped by the user.
 """
 
 from __future__ import annotations

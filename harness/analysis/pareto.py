@@ -14,7 +14,7 @@ point is truly no
   worse in all and faster by more than `within`. A member is confirmed when it has `runs` fresh runs and its doubt is at
   most `error`.
 
-`standings` is the one definition of the front, for reports, plots, journal, ledger, rounds and proposers alike. A point
+`standings` is the one definition of the front, for reports, plots, journal, rounds and proposers alike. A point
 that another beats, by belief or by estimates, is `dominated`. Of the others, once any was measured afresh, the least
 doubtful ones are the `front` as long as their mean doubt, the expected share of false members, is at most `error`; the rest
 are `undecided` between near rivals. A member that is not confirmed is marked: most have no near rival and only lack fresh
@@ -113,7 +113,8 @@ class Duels:
         self.fast = np.array([name in SPEEDS for name in objectives])
         self._variance = np.where(self.fast, 0.0, self.se**2)
         self._margin = float(np.log1p(within))
-        known = np.column_stack([self._logs[:, ~self.fast], *(coded(some[name]) for name in Knobs.names())])
+        knobs = (*Knobs.names(), "removed_knobs")
+        known = np.column_stack([self._logs[:, ~self.fast], *(coded(some[name]) for name in knobs)])
         single = some["runs"].to_numpy() < 2
         beliefs = [believed(self._logs[:, k], self.se[:, k], single, known) for k in np.flatnonzero(self.fast)]
         self.drawn = np.stack([drawn for _, drawn in beliefs], axis=2) if beliefs else np.empty((1, len(some), 0))

@@ -51,7 +51,7 @@ def accepted(argv: Sequence[str]) -> list[str]:
     if unknown:
         raise ConfigError(_unknown_flag(unknown[0], [*argv[argv.index(unknown[0]) + 1 :], "VALUE"][0]))
     if known.multirun and known.cfg:
-        raise ConfigError("-m runs several studies and --cfg shows one; leave out -m, and name one study: study=NAME --cfg job")
+        raise ConfigError("-m runs several studies and --cfg shows one; leave out -m: study=NAME --cfg job")
     if known.config_dir and not Path(known.config_dir).is_dir():
         raise ConfigError(f"--config-dir={known.config_dir} is not a folder; give one that has study/ or search_spaces/")
     left, options, overrides = list(known.overrides), [], _search_path(known.overrides)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -17,17 +17,15 @@ share = st.floats(0, 1).map(lambda x: round(x, 2))
 VALUES: dict[str, st.SearchStrategy[Any]] = {
     "cache_gb": st.none() | st.sampled_from([0.5, 2.0, 4.0]), "evict_half_life": st.sampled_from([1.0, 16.0, 64.0]),
     "cache_layer_shape": st.sampled_from([0.0, 0.3]), "pinned_share": st.sampled_from([0.0, 0.2]),
-    "prefetch": st.sampled_from(["off", "previous_token", "stale_gate"]), "prefetch_depth": st.integers(0, 9),
-    "prefetch_width": st.sampled_from([1.0, 1.5]), "prefetch_cap_mb": st.none() | st.just(8.0),
+    "prefetch": st.sampled_from(["off", "stale_gate"]), "prefetch_depth": st.integers(0, 9),
+    "prefetch_width": st.sampled_from([1.0, 1.5]),
     "sync_window": st.integers(-1, 9), "read_block_kib": st.sampled_from([64, 4096]), "read_threads": st.integers(1, 16),
     "io_mode": st.sampled_from(["buffered", "direct"]), "prefill_chunk": st.sampled_from([1, 512]),
     "verify_reads": st.booleans(), "ssd_gbps": st.none() | st.just(0.3),
     "expert_bits": st.none() | st.sampled_from(BITS), "cold_bits": st.none() | st.sampled_from(BITS),
-    "hot_share": st.none() | share | st.sampled_from([0.0, 1.0]), "bits_by": st.sampled_from(["expert", "layer"]),
-    "freq_exponent": st.sampled_from([0.0, 1.0]), "gate_exponent": st.sampled_from([0.0, 1.0]),
-    "error_exponent": st.sampled_from([0.0, 1.0]), "bits_plan": st.none() | st.just("plan.parquet"),
-    "cold_drop": st.sampled_from([0.0, 0.5, 1.0]), "cold_lowbit": st.sampled_from([0.0, 0.5, 1.0]),
-    "lowbit_share": st.sampled_from([0.25, 0.5]), "cache_prior": st.sampled_from([0.0, 0.5]),
+    "hot_share": st.none() | share | st.sampled_from([0.0, 1.0]),
+    "freq_exponent": st.sampled_from([0.0, 1.0]), "bits_plan": st.none() | st.just("plan.parquet"),
+    "cold_drop": st.sampled_from([0.0, 0.5, 1.0]), "cache_prior": st.sampled_from([0.0, 0.5]),
     "top_k": st.none() | st.integers(1, 4), "resident_bits": st.none() | st.sampled_from([4, 8]),
 }  # fmt: skip
 mappings = st.fixed_dictionaries({}, optional=VALUES)
@@ -41,7 +39,6 @@ class Sizes:
     moe_layers: int = 4
     top_k: int = 3
     expert_bits: int = 8
-    levels: tuple[int, ...] = (2, 4, 8)
 
 
 def footprint(knobs: Knobs) -> Sizes:
@@ -89,19 +86,11 @@ def test_knobs_refuse_exactly_what_is_removed(values: dict[str, Any]) -> None:
 def test_a_value_is_legal_where_its_needs_are_met(name: str) -> None:
     others = enabling(name)
     assert name not in others and set(others) >= {need.knob for need in NEEDS[name]}
-    changed = {"prefetch": "stale_gate", "io_mode": "direct", "bits_by": "layer", "bits_plan": "p", "verify_reads": True,
+    changed = {"prefetch": "stale_gate", "io_mode": "direct", "bits_plan": "p", "verify_reads": True,
                "expert_bits": 4, "cold_bits": 2, "resident_bits": 4, "hot_share": 0.5, "read_block_kib": 64}  # fmt: skip
     value = changed.get(name, 0.5 if isinstance(DEFAULTS[name], float) else 2)
     knobs = Knobs.from_mapping({**others, name: value})
     assert effective(knobs.as_dict())[name] == value != DEFAULTS[name]
-
-
-def test_what_an_unmet_need_leaves_out_counts_as_its_default() -> None:
-    """`cold_lowbit` has no effect beside two widths, so that it does not keep `pinned_share` from having one."""
-    values = {"cache_gb": 1.0, "pinned_share": 0.2, "cold_lowbit": 1.0, "cold_bits": 2}
-    assert effective(values) == {"cache_gb": 1.0, "pinned_share": 0.2, "cold_bits": 2}
-    with pytest.raises(KnobError, match=r"cold_lowbit=1 is not possible with cold_bits=2, .*; leave one of the two unset"):
-        Knobs.from_mapping(values)
 
 
 @pytest.mark.parametrize(
@@ -139,8 +128,6 @@ GUESS = {**STREAMED, "prefetch": "stale_gate"}
         ({**STREAMED, "sync_window": 3}, {**STREAMED, "sync_window": 3}),
         ({**STREAMED, "sync_window": -1}, {**STREAMED, "sync_window": -1}),
         ({**GUESS, "prefetch_depth": 9}, {**GUESS, "prefetch_depth": 3}),
-        ({**STREAMED, "cold_lowbit": 1.0, "expert_bits": 2}, {**STREAMED, "expert_bits": 2}),
-        ({**STREAMED, "cold_lowbit": 1.0, "lowbit_share": 0.5}, {**STREAMED, "cold_lowbit": 1.0, "lowbit_share": 0.5}),
         ({**GUESS, "prefetch_depth": 2, "cache_gb": 4.0, "read_threads": 3}, {"cache_gb": 4.0, "read_threads": 3}),
         ({"cache_gb": 2.0, "sync_window": 2, "expert_bits": 4}, {"cache_gb": 2.0, "expert_bits": 4}),
         ({"cache_gb": 2.0, "sync_window": 2, "expert_bits": 8}, {"cache_gb": 2.0, "sync_window": 2, "expert_bits": None}),
@@ -150,18 +137,15 @@ def test_what_is_as_the_model_has_it_is_unset(values: dict[str, Any], expected: 
     assert effective(values, footprint) == expected
 
 
-def test_a_model_that_is_no_store_has_no_lower_level_and_one_that_says_nothing_changes_nothing() -> None:
-    lowbit = {**STREAMED, "cold_lowbit": 1.0, "lowbit_share": 0.5}
-    assert effective(lowbit, lambda knobs: replace(footprint(knobs), levels=())) == STREAMED
-
+def test_a_model_that_says_nothing_changes_nothing() -> None:
     @dataclass(frozen=True)
     class Unknown:
         all_experts_gb: float = 0.0
 
-    asked = {**lowbit, "sync_window": 1, "top_k": 3, "expert_bits": 8}
+    asked = {**STREAMED, "sync_window": 1, "top_k": 3, "expert_bits": 8}
     assert effective(asked, lambda knobs: Unknown()) == asked
 
 
 def test_what_needs_a_cache_that_misses_says_so() -> None:
     assert set(NEEDS_MISSES) == {"evict_half_life", "cache_layer_shape", "pinned_share", "prefetch", "sync_window",
-                                 "cold_drop", "cold_lowbit", "cache_prior"}  # fmt: skip
+                                 "cold_drop", "cache_prior"}  # fmt: skip
