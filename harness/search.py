@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from types import FrameType
 
 os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises its errors, and `main` prints each in one line
@@ -81,8 +82,11 @@ def fail(error: HeadraceError) -> int:
     return 1 if isinstance(error, StudyStopped) else 2
 
 
-def main(program: str = PROGRAM) -> int:
-    """Run the command line in `sys.argv`; returns the exit status. `program` is the command's name in its help."""
+def main(argv: Sequence[str] | None = None, program: str = PROGRAM) -> int:
+    """Run the command line, by default that of `sys.argv`, which Hydra reads; returns the exit status. `program` is the
+    command's name in its help."""
+    if argv is not None:
+        sys.argv[1:] = argv
     if "--version" in sys.argv[1:]:
         print(f"headrace {__version__}")
         return 0
