@@ -265,11 +265,6 @@ class Soak:
         files = [self.folder / "tokens.parquet", *(self.folder / "tokens").glob("part-*")]
         owners = {i for p in files for i in pq.read_table(p, columns=["row_id"])["row_id"].to_pylist()}
         yield "no token without its row", _some(owners - {r["row_id"] for r in rows})
-        lines = [line.split("\t")[0] for line in (self.folder / "ledger.tsv").read_text().splitlines()[1:]]
-        yield (
-            "the ledger has a line for each row",
-            "" if sorted(lines) == sorted(r["row_id"] for r in rows) else (f"{len(lines)} lines, {len(rows)} rows"),
-        )
         yield "the journal is written, once", _once("round 1", (self.folder / "journal.md").read_text().lower())
         yield "nothing is in the crash journal", "running.json" if (self.folder / "running.json").exists() else ""
         phase = (read_state(self.folder) or {}).get("phase")

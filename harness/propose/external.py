@@ -4,7 +4,7 @@
 
 The command reads {study, objectives, constraints, space, knobs, legal, rows, front, budget} as JSON on its input and answers
 {"settings": [{knob: value}], "changes": [{"kind": "widen|narrow|fix|drop", "knob": ..., ...}], "note": "..."}; each key is
-optional. The answer is data: settings and changes pass the same checks as a user's configuration, and each rejected one costs
+optional. The answer is data: settings and changes pass the same checks as a user's configuration. Each rejected one becomes
 one line with its reason. A command that fails, hangs or prints too much costs one line and at most its time limit.
 """
 
@@ -113,7 +113,7 @@ def checked_answer(answer: Any, space: Space, legal: Legal) -> Answer:
             refused.append(f"proposer: {key} is not a list of objects")
             given[key] = []
         if len(given[key]) > MOST_SETTINGS:
-            refused.append(f"proposer: {len(given[key])} {key} are more than {MOST_SETTINGS}; only the first {MOST_SETTINGS} are used")
+            refused.append(f"proposer: {len(given[key])} {key} are above the limit; the first {MOST_SETTINGS} are used")
             given[key] = given[key][:MOST_SETTINGS]
     changes: list[Change] = []
     for raw in given["changes"]:

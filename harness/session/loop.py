@@ -46,7 +46,6 @@ from harness.rounds.verdict import verdict as judge_round
 from harness.run.runner import Job, Row, Runner
 from harness.run.supervise import Interrupted
 from harness.schema import GuardsConfig
-from harness.show.ledger import write_ledger
 from harness.show.tables import frame
 from harness.space.changes import applied, still_possible
 from harness.study.checks import check_writable
@@ -382,7 +381,6 @@ class Night:
             self._patiently(lambda: shared.tell_reference(row))
         (self.plan.folder / "running.json").unlink(missing_ok=True)
         refresh(self.plan.folder)
-        write_ledger(self.plan.folder, self.rows, self.plan.objectives, **self.plan.rules)
         self.log.info("trial %s %s %s %s", job.name, row["origin"], row["status"], row["status_reason"] or "")
         self.watcher.end(row, self.known, self.progress())
         count, why = streak(self.rows, self._since)

@@ -90,7 +90,8 @@ def test_a_command_that_hangs_is_ended_with_all_it_started(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    ("command", "part"), [("no-such-command-here", "cannot be started"), ("a 'b", "cannot be split"), ("", "is empty; give a command")]
+    ("command", "part"),
+    [("no-such-command-here", "cannot be started"), ("a 'b", "cannot be split"), ("", "is empty; give a command")],
 )
 def test_a_command_that_cannot_run_is_one_line(command: str, part: str) -> None:
     answer = ask_external(command, told(), 5, SPACE, LEGAL)
