@@ -18,7 +18,7 @@ import numpy as np
 from engine.checkpoint.checkpoint import Checkpoint
 from engine.errors import HeadraceError, first_line
 from engine.knobs import Knobs
-from engine.system.user_cache import compute_apart, keep, kept_file
+from engine.system.user_cache import cached_file, compute_apart, store_in_cache
 
 CALIBRATION = Path(__file__).with_name("calibration.txt")
 VERSION = 3  # of the file
@@ -89,7 +89,7 @@ def routing_profile(checkpoint: Checkpoint) -> Profile:
 def profile_file(checkpoint: Checkpoint) -> Path:
     """Where the profile of this checkpoint and calibration text is kept."""
     text = hashlib.sha256(CALIBRATION.read_bytes()).hexdigest()[:8]
-    return kept_file(f"routing-{checkpoint.fingerprint}-{text}-v{VERSION}.npz")
+    return cached_file(f"routing-{checkpoint.fingerprint}-{text}-v{VERSION}.npz")
 
 
 def take_profile(checkpoint: Checkpoint) -> Path:
@@ -105,5 +105,5 @@ def take_profile(checkpoint: Checkpoint) -> Path:
         profile = Profile.of_trace(trace, checkpoint)
     content = io.BytesIO()
     np.savez(content, uses=profile.uses)
-    keep(file, content.getvalue())
+    store_in_cache(file, content.getvalue())
     return file

@@ -35,7 +35,7 @@ import yaml
 from optuna.trial import TrialState
 
 from engine import Knobs
-from harness import ROOT
+from engine.system.child import child_environment
 from harness.analysis.counts import count
 from harness.decisions.reuse import settings_of
 from harness.results.rows import read_rows, read_tokens
@@ -143,8 +143,7 @@ class Soak:
     def search(self, event: str | None = None, runs: int = 0) -> None:
         """Start the search; when `runs` began in all, and a moment later, let `event` befall it. Without one it goes to its
         end. Ctrl-C and SIGTERM wait for a run of this start: how Python itself starts is not ours to judge."""
-        path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
-        env = {**os.environ, "PYTHONPATH": path, "XDG_CACHE_HOME": str(self.place / "cache")}
+        env = child_environment(XDG_CACHE_HOME=str(self.place / "cache"))
         begun = self.runs()
         runs = max(runs, begun + (event not in ("kill -9", "full disk")))
         with open(self.place / "stderr", "w+") as err:

@@ -20,13 +20,13 @@ from typing import Any
 from engine import Knobs
 from engine.errors import HeadraceError, did_you_mean
 from harness import ConfigError
+from harness.machine.json_command import CommandError, one_line, run_command, split_command
 from harness.results.columns import Direction
 from harness.space.changes import Change, Legal, changed
 from harness.space.space import Space, canonical
-from harness.study.json_command import CommandError, call, split
 
+MOST_BYTES = 1_000_000  # of an answer
 MOST_SETTINGS = 32  # and changes, of one answer
-MOST_TEXT = 500  # characters of a note
 KEYS = ("settings", "changes", "note")
 
 
@@ -87,15 +87,16 @@ def ask_external(
 ) -> Answer:
     """Run `command` on `state` and check its answer. Never raises: each error is a line of `refused`."""
     try:
-        text = call(split("proposer.command", command), state, timeout_s, interrupted)
+        words = split_command("proposer.command", command)
+        text = run_command(words, state, most_bytes=MOST_BYTES, timeout_s=timeout_s, interrupted=interrupted)
     except ConfigError as e:
         return Answer(refused=(str(e),))
     except CommandError as e:
-        return Answer(refused=(f"proposer: {_line(e)}",))
+        return Answer(refused=(f"proposer: {e}",))
     try:
         answer = json.loads(text, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as e:
-        return Answer(refused=(f"proposer: the answer is not JSON ({_line(e)}): {_line(text)[:80]}",))
+        return Answer(refused=(f"proposer: the answer is not JSON ({one_line(e)}): {one_line(text)[:80]}",))
     return checked_answer(answer, space, legal)
 
 
@@ -105,7 +106,7 @@ def checked_answer(answer: Any, space: Space, legal: Legal) -> Answer:
         kind = type(answer).__name__
         return Answer(refused=(f"proposer: the answer is a {kind}; give an object with settings or changes",))
     unknown = [key for key in answer if key not in KEYS]
-    refused = [f"proposer: {_line(key)} is not a key of an answer; {did_you_mean(key, list(KEYS))}" for key in unknown]
+    refused = [f"proposer: {one_line(key)} is not a key of an answer; {did_you_mean(key, list(KEYS))}" for key in unknown]
     given = {}
     for key in ("settings", "changes"):
         given[key] = answer.get(key) or []
@@ -117,11 +118,11 @@ def checked_answer(answer: Any, space: Space, legal: Legal) -> Answer:
             given[key] = given[key][:MOST_SETTINGS]
     changes: list[Change] = []
     for raw in given["changes"]:
-        evidence = f"external proposer: {_line(raw.get('evidence') or 'no reason given')}"
+        evidence = f"external proposer: {one_line(raw.get('evidence') or 'no reason given')}"
         try:
             space, change = changed(space, {**raw, "evidence": evidence}, legal)
         except (HeadraceError, TypeError, ValueError) as e:
-            refused.append(f"proposer: change {_line(json.dumps(raw))} is rejected: {_line(e)}")
+            refused.append(f"proposer: change {one_line(json.dumps(raw))} is rejected: {one_line(e)}")
         else:
             changes.append(change)
     settings: dict[str, dict[str, Any]] = {}
@@ -129,10 +130,10 @@ def checked_answer(answer: Any, space: Space, legal: Legal) -> Answer:
         try:
             values = checked_setting(raw, space)
         except (HeadraceError, TypeError, ValueError) as e:
-            refused.append(f"proposer: setting {_line(json.dumps(raw))} is rejected: {_line(e)}")
+            refused.append(f"proposer: setting {one_line(json.dumps(raw))} is rejected: {one_line(e)}")
         else:
             settings[canonical(values)] = values
-    return Answer(tuple(settings.values()), tuple(changes), _line(answer.get("note") or ""), tuple(refused))
+    return Answer(tuple(settings.values()), tuple(changes), one_line(answer.get("note") or ""), tuple(refused))
 
 
 def checked_setting(raw: Mapping[str, Any], space: Space) -> dict[str, Any]:
@@ -146,10 +147,10 @@ def checked_setting(raw: Mapping[str, Any], space: Space) -> dict[str, Any]:
         entry = entries.get(name)
         if name in space.fixed:
             if value != space.fixed[name]:
-                raise ConfigError(f"{name}={_line(value)} is fixed at {space.fixed[name]} in this study; leave it out")
+                raise ConfigError(f"{name}={one_line(value)} is fixed at {space.fixed[name]} in this study; leave it out")
             continue
         if isinstance(value, list | dict) or (entry and isinstance(value, bool) and not isinstance(entry.ends()[0], bool)):
-            raise ConfigError(f"{name}={_line(value)} is not a value of a knob; give a number or a word")
+            raise ConfigError(f"{name}={one_line(value)} is not a value of a knob; give a number or a word")
         if entry and entry.type == "int" and isinstance(value, float) and not value.is_integer():
             raise ConfigError(f"{name}={value:g} is not a whole number; give one")
         moving[name] = value
@@ -160,9 +161,3 @@ def checked_setting(raw: Mapping[str, Any], space: Space) -> dict[str, Any]:
 
 def _refuse_constant(word: str) -> None:
     raise ValueError(f"{word} is not a JSON number")
-
-
-def _line(value: Any) -> str:
-    """Any foreign text as one short printable line."""
-    text = " ".join(str(value)[: 4 * MOST_TEXT].split())
-    return "".join(c if c.isprintable() else "?" for c in text)[:MOST_TEXT]

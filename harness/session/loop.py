@@ -37,7 +37,7 @@ from harness.propose.external import ask_external, study_state
 from harness.propose.shared import Shared, owner_of, settle_shared
 from harness.propose.storage import AWAY, alone, open_database, reason
 from harness.results.columns import NOT_RUN
-from harness.results.rows import compact, read_rows, read_tokens, refresh, set_damaged_aside, write_row, write_tokens
+from harness.results.rows import compact, frame, read_rows, read_tokens, refresh, set_damaged_aside, write_row, write_tokens
 from harness.rounds.journal import append, entry
 from harness.rounds.next_space import next_space
 from harness.rounds.repeat import command, same_command
@@ -46,7 +46,6 @@ from harness.rounds.verdict import verdict as judge_round
 from harness.run.runner import Job, Row, Runner
 from harness.run.supervise import Interrupted
 from harness.schema import GuardsConfig
-from harness.show.tables import frame
 from harness.space.changes import applied, still_possible
 from harness.study.checks import check_writable
 from harness.study.manifest import locked, settle

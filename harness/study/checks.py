@@ -72,11 +72,6 @@ def check_fixed_knobs(space: Space, settings: Sequence[Mapping[str, Any]]) -> No
         if (need := idle({**others, name: value}).get(name)) is not None:
             met = f"{need.knob}={others[need.knob]}"
             raise ConfigError(f"knobs.{name}={value} {need.refusal.format(met)}")
-        if name == "cold_lowbit":
-            raise ConfigError(
-                f"knobs.cold_lowbit={value:g} has no effect: this checkpoint has no level below its experts' bits; pack it "
-                "with two levels (python -m engine pack)"
-            )
 
 
 def check_reference(constraints: Sequence[Constraint], reference_gb: float, limit_gb: float) -> None:

@@ -53,10 +53,10 @@ from typing import Any
 from engine import HeadraceError, Judge, Knobs, Protocol
 from engine.errors import first_line
 from harness import ConfigError
-
-from .json_command import CommandError, call, call_supervised, split
+from harness.machine.json_command import CommandError, run_command, split_command
 
 FOOTPRINT_TIMEOUT_S = 60
+MOST_BYTES = 64_000_000  # of an answer with the time of each token
 GUIDE = "harness/study/engines.py"
 
 
@@ -124,7 +124,7 @@ class CommandEngine:
     ceiling_tok_s = staticmethod(no_ceiling)
 
     def __init__(self, command: str) -> None:
-        self.words = split("engine.command", command)
+        self.words = split_command("engine.command", command)
         self._footprints: dict[tuple[str, Knobs], Footprint] = {}
         self._predicts = True
 
@@ -139,7 +139,7 @@ class CommandEngine:
         if key not in self._footprints:
             request = {"footprint": True, "checkpoint": str(checkpoint), "knobs": knobs.as_dict()}
             try:
-                text = call(self.words, request, FOOTPRINT_TIMEOUT_S, lambda: False)
+                text = run_command(self.words, request, most_bytes=MOST_BYTES, timeout_s=FOOTPRINT_TIMEOUT_S)
             except CommandError as e:
                 raise HeadraceError(f"{self._name}: request for a footprint: {e}; the answer {{}} predicts nothing") from e
             given = self._object(text)
@@ -153,12 +153,12 @@ class CommandEngine:
         return self._footprints[key]
 
     def measure(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """The command's answer to the request of a run. Call it in the run's own process (see `call_supervised`).
+        """The command's answer to the request of a run. It shares this process's group, so the supervisor can end both.
 
         Raises `HeadraceError` if the command cannot be started, fails, or does not answer with a JSON object.
         """
         try:
-            text = call_supervised(self.words, request)
+            text = run_command(self.words, request, most_bytes=MOST_BYTES, shared=True)
         except CommandError as e:
             raise HeadraceError(f"{self._name}: {e}") from e
         return self._object(text)

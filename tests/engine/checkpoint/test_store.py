@@ -326,7 +326,7 @@ def test_a_disk_that_fills(
         ) as e:
             pack_store(source, path)
         one_line(e)
-    assert not list(path.glob(".*.partial")) or not after
+    assert not list(path.glob(".*.tmp")) or not after
     pack_store(source, path)
     assert contents(path) == contents(store("qwen3_moe", 4))
 

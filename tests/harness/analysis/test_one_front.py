@@ -21,12 +21,11 @@ from harness.analysis.pareto import contributions, front
 from harness.decisions.confirmation import next_sweep
 from harness.report import report
 from harness.results.columns import objectives_of
-from harness.results.rows import read_rows, read_trials, write_row
+from harness.results.rows import frame, read_rows, read_trials, write_row
 from harness.rounds import journal
 from harness.rounds.verdict import verdict
 from harness.show.live import Panel
 from harness.show.plot import plot_front
-from harness.show.tables import frame
 from harness.status import status
 
 PUBLISHED = sorted((ROOT / "results" / "published").glob("demo*"))

@@ -17,7 +17,7 @@ from engine import HeadraceError, Judge, Knobs, Protocol, ceiling_tok_s, load
 from engine.quality.json_prompts import JsonPrompts
 from engine.quality.quality import quality
 from engine.quality.reference import reference_file, reference_for, take_reference
-from engine.system.user_cache import keep
+from engine.system.user_cache import store_in_cache
 from harness import ConfigError
 from harness.results.columns import NAMES
 from harness.run import worker as trial
@@ -184,7 +184,7 @@ def test_the_engine_is_asked_for_quality_in_a_pass_of_its_own(
     (tmp_path / "judge.yaml").write_text(json.dumps(text))
     judge, prompts = Judge.load(tmp_path / "judge.yaml"), JsonPrompts.load(tmp_path / "json.yaml")
     with load(path) as engine:
-        keep(reference_file(engine.checkpoint, judge, prompts), take_reference(engine, judge, prompts).to_bytes())
+        store_in_cache(reference_file(engine.checkpoint, judge, prompts), take_reference(engine, judge, prompts).to_bytes())
     knobs = {"cache_gb": 0.0005, "expert_bits": 4}
     asked = request_of(
         engine="engine", checkpoint=str(path), knobs=knobs, judge=str(tmp_path / "judge.yaml"), beat=str(tmp_path / "beat"),
