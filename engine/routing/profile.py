@@ -8,8 +8,7 @@ checkpoint's width, and kept in the user's cache folder. It does not depend on a
 from __future__ import annotations
 
 import hashlib
-import io
-import tempfile
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,8 +16,7 @@ import numpy as np
 
 from engine.checkpoint.checkpoint import Checkpoint
 from engine.errors import HeadraceError, first_line
-from engine.knobs import Knobs
-from engine.system.user_cache import compute_apart, keep, kept_file
+from engine.system.user_cache import compute_apart, kept_file
 
 CALIBRATION = Path(__file__).with_name("calibration.txt")
 VERSION = 2  # of the file
@@ -83,7 +81,7 @@ def routing_profile(checkpoint: Checkpoint) -> Profile:
     file = profile_file(checkpoint)
     if not file.exists():
         what = "the routing profile that cold_bits and pinned_share need"
-        compute_apart(what, "engine", "profile", "--model", str(checkpoint.path))
+        compute_apart(what, "engine.cli.offline", "profile", given=json.dumps({"checkpoint": str(checkpoint.path)}))
     try:
         with np.load(file) as arrays:
             return Profile(arrays["uses"], arrays["gate_weight"])
@@ -95,20 +93,3 @@ def profile_file(checkpoint: Checkpoint) -> Path:
     """Where the profile of this checkpoint and calibration text is kept."""
     text = hashlib.sha256(CALIBRATION.read_bytes()).hexdigest()[:8]
     return kept_file(f"routing-{checkpoint.fingerprint}-{text}-v{VERSION}.npz")
-
-
-def take_profile(checkpoint: Checkpoint) -> Path:
-    """Measure the profile with the smallest cache and put it on file."""
-    from engine.engine import load
-    from engine.plan.banks import footprint
-
-    file = profile_file(checkpoint)
-    with tempfile.TemporaryDirectory() as folder:
-        trace = Path(folder) / "trace.parquet"
-        with load(checkpoint.path, Knobs(cache_gb=footprint(checkpoint).one_token_gb)) as engine, engine.trace(trace):
-            engine.logits(engine.encode(CALIBRATION.read_text(encoding="utf-8")))
-        profile = Profile.of_trace(trace, checkpoint)
-    content = io.BytesIO()
-    np.savez(content, uses=profile.uses, gate_weight=profile.gate_weight)
-    keep(file, content.getvalue())
-    return file

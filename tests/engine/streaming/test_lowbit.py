@@ -43,9 +43,9 @@ def levels_of(store: Path) -> tuple[int, ...]:
 
 def decoded(engine: Engine, prefill: int = 8) -> np.ndarray:
     """Logits of a short prefill and of what follows token by token."""
-    cache = make_prompt_cache(engine._model)
-    parts = [np.array(p) for p in engine._prefill(TOKENS[:prefill].tolist(), cache)]
-    return np.concatenate([*parts, *(np.array(engine._decode(int(t), cache)) for t in TOKENS[prefill:])])
+    cache = make_prompt_cache(engine.model)
+    parts = [np.array(p) for p in engine.forward.prefill(TOKENS[:prefill].tolist(), cache)]
+    return np.concatenate([*parts, *(np.array(engine.forward.decode(int(t), cache)) for t in TOKENS[prefill:])])
 
 
 def test_neutral_values_leave_the_logits_identical(store: Path) -> None:
