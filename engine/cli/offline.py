@@ -30,7 +30,7 @@ from engine.plan.ceiling import routing_file
 from engine.quality.json_prompts import JsonPrompts
 from engine.quality.reference import reference_file, reference_knobs, take_reference
 from engine.routing.profile import CALIBRATION, Profile, profile_file
-from engine.system.user_cache import keep
+from engine.system.user_cache import store_in_cache
 
 
 def take_profile(checkpoint: Checkpoint) -> Path:
@@ -42,8 +42,8 @@ def take_profile(checkpoint: Checkpoint) -> Path:
             engine.logits(engine.encode(CALIBRATION.read_text(encoding="utf-8")))
         profile = Profile.of_trace(trace, checkpoint)
     content = io.BytesIO()
-    np.savez(content, uses=profile.uses, gate_weight=profile.gate_weight)
-    keep(file, content.getvalue())
+    np.savez(content, uses=profile.uses)
+    store_in_cache(file, content.getvalue())
     return file
 
 
@@ -76,7 +76,7 @@ def run(job: str, request: dict[str, Any]) -> Path:
     if job == "routing":
         protocol = Protocol(timed_tokens=request["timed_tokens"])
         file = routing_file(checkpoint, judge, protocol)
-        keep(file, take_routing(checkpoint, judge, protocol))
+        store_in_cache(file, take_routing(checkpoint, judge, protocol))
         return file
     prompts = None
     if request["prompts"]:
@@ -84,7 +84,7 @@ def run(job: str, request: dict[str, Any]) -> Path:
         prompts = JsonPrompts(max_tokens, tuple((examples, text) for examples, text in pairs))
     file = reference_file(checkpoint, judge, prompts)
     with load(checkpoint.path, reference_knobs(checkpoint)) as engine:
-        keep(file, take_reference(engine, judge, prompts).to_bytes())
+        store_in_cache(file, take_reference(engine, judge, prompts).to_bytes())
     return file
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -47,7 +47,7 @@ class _Timed:
 def timed_pass(
     texts: Iterator[tuple[Scored, Scored]],
     stats: Stats,
-    files: list[Path],
+    files: Sequence[Path],
     *,
     timed_tokens: int,
     score: bool = True,

@@ -27,7 +27,7 @@ from engine.measure.protocol import Protocol
 from engine.model.backend import compute_dtype
 from engine.routing.belady import belady_misses
 from engine.routing.profile import routing_profile
-from engine.system.user_cache import compute_apart, kept_file
+from engine.system.user_cache import cached_file, compute_apart
 
 from .banks import plan_banks
 from .bits import needs_routing
@@ -94,7 +94,7 @@ def routing_file(checkpoint: Checkpoint, judge: Judge, protocol: Protocol) -> Pa
     identity = [FORMAT, judge.fingerprint, protocol.timed_tokens, f"{compute_dtype()} {mx.default_device()}",
                 version("mlx"), version("mlx-lm")]  # fmt: skip
     digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
-    return kept_file(f"judged-{checkpoint.fingerprint}-{digest}.npz")
+    return cached_file(f"judged-{checkpoint.fingerprint}-{digest}.npz")
 
 
 _read: dict[Path, Routing] = {}

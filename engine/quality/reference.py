@@ -28,7 +28,7 @@ from engine.measure.timed_pass import token_nll
 from engine.model.backend import backend, compute_dtype
 from engine.plan.banks import footprint
 from engine.system.memory import memory_bytes
-from engine.system.user_cache import compute_apart, kept_file
+from engine.system.user_cache import cached_file, compute_apart
 
 from .divergence import MOST, TAIL, bounds, likeliest, log_bucket
 from .json_prompts import JsonPrompts
@@ -167,7 +167,7 @@ def compute_reference(checkpoint: Checkpoint, judge: Judge, prompts: JsonPrompts
 def reference_file(checkpoint: Checkpoint, judge: Judge, prompts: JsonPrompts | None = None) -> Path:
     """Return the path in the cache folder for the reference of this checkpoint, judge and prompts."""
     digest = hashlib.sha256(_identity(checkpoint, judge, prompts).encode()).hexdigest()[:16]
-    return kept_file(f"reference-{checkpoint.fingerprint}-{digest}.npz")
+    return cached_file(f"reference-{checkpoint.fingerprint}-{digest}.npz")
 
 
 def reference_knobs(checkpoint: Checkpoint) -> Knobs:

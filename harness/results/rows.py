@@ -13,7 +13,6 @@ A file under a name with a leading dot is not yet a row: pandas and pyarrow pass
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import hashlib
 import itertools
@@ -27,10 +26,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from engine.system import atomic
 from harness import ResultsError
 from harness.numerics.speed_interval import speeds
 
 from .columns import COLUMNS, NAMES, SCHEMA_VERSION, TOKEN_COLUMNS, schema_of
+from .files import unwritable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -103,21 +104,19 @@ def compact(folder: Path, *, keep_parts: bool = False) -> None:
                 for path in [*parts, *(p for p in token_parts if p not in young)]:
                     path.unlink(missing_ok=True)
             except OSError as e:
-                raise _unwritable(path, e) from e
-
-
-def sync_folder(folder: Path) -> None:
-    """Make renames in `folder` survive a power cut."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+                raise unwritable(path, e) from e
 
 
 def read_rows(folder: Path) -> list[dict[str, Any]]:
     """The rows of a study's folder by trial, then run, as plain dictionaries. Raises `ResultsError` for a damaged file."""
     return _sorted(_load(folder, "trials", sparing=True)[0]).to_pylist()
+
+
+def frame(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """Rows as a data frame with all columns of `NAMES`, in the given order."""
+    import pandas as pd
+
+    return pd.DataFrame(list(rows), columns=list(NAMES))
 
 
 def read_trials(folder: str | Path, *, mixed_judges: bool = False) -> pd.DataFrame:
@@ -166,8 +165,8 @@ def set_damaged_aside(folder: Path) -> list[str]:
     with _locked(folder):
         for dataset in SCHEMAS:
             whole = folder / f"{dataset}.parquet"
-            for leftover in [*(folder / dataset).glob(".*.tmp"), *folder.glob(f".{whole.name}.tmp")]:
-                leftover.unlink()
+            for leftover in [*(folder / dataset).glob(atomic.TEMPORARY.format("*")), atomic.temporary(whole)]:
+                leftover.unlink(missing_ok=True)
             for path in [*([whole] if whole.exists() else []), *_parts(folder, dataset)]:
                 try:
                     _read(path, dataset)
@@ -186,20 +185,17 @@ def write_table(path: Path, table: pa.Table, *, replacing: bool = False) -> None
     Libraries open a file twice, for its footer and for its data. `replacing` keeps them right if it is replaced in between:
     the new file has the old one's table at the same place and its own table after that, until `LONGEST_BYTES` are reached.
     """
-    tmp = path.with_name(f".{path.name}.tmp")
     try:
-        with pa.OSFile(str(tmp), "wb") as f, pq.ParquetWriter(f, table.schema) as writer:
+        with (
+            atomic.replacing(path) as partial,
+            pa.OSFile(str(partial), "wb") as f,
+            pq.ParquetWriter(f, table.schema) as writer,
+        ):
             if replacing and path.exists() and path.stat().st_size < LONGEST_BYTES:
                 f.write(_below(path))
             writer.write_table(table)
-        with open(tmp, "rb+") as written:
-            os.fsync(written.fileno())
-        os.replace(tmp, path)
-        sync_folder(path.parent)
     except OSError as e:
-        with contextlib.suppress(OSError):
-            tmp.unlink()
-        raise _unwritable(path, e) from e
+        raise unwritable(path, e) from e
 
 
 def _below(path: Path) -> bytes:
@@ -211,12 +207,6 @@ def _below(path: Path) -> bytes:
         return bytes(start - len(MAGIC)) + f.read()
 
 
-def _unwritable(path: Path, e: OSError) -> ResultsError:
-    full = e.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-    remedy = "make room" if full else "make its folder writable"
-    return ResultsError(f"{path} cannot be written ({e.strerror or e}); {remedy}, then run the same command again")
-
-
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     """Hold the right to write in a study's folder, against other processes and threads."""
@@ -225,7 +215,7 @@ def _locked(folder: Path) -> Iterator[None]:
         place.mkdir(parents=True, exist_ok=True)
         handle = os.open(place, os.O_RDONLY)
     except OSError as e:
-        raise _unwritable(place, e) from e
+        raise unwritable(place, e) from e
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield
@@ -247,7 +237,7 @@ def _write_part(folder: Path, dataset: str, table: pa.Table) -> None:
             try:
                 path.parent.mkdir(exist_ok=True)
             except OSError as e:
-                raise _unwritable(path, e) from e
+                raise unwritable(path, e) from e
             write_table(path, table)
 
 
