@@ -53,7 +53,6 @@ class SlotTable:
         self.slot_of = slot_of
         self.guessed: dict[int, int] = {}
         self._expert_in = np.full(self.slots, -1, np.int32)
-        self._lent = len(slot_of)  # stands for an expert in slots that are lent
         self._pinned = np.zeros(len(slot_of), bool)
         self._pinned[pinned] = True
         self.loose = self.slots - len(pinned)
@@ -95,17 +94,6 @@ class SlotTable:
         self.slot_of[expert] = -1
         self.guessed.pop(expert, None)
 
-    def lend(self, expert: int) -> int:
-        """Take `expert` out of its slot, but let nobody into it until it is given back: what is in there is still read."""
-        slot = int(self.slot_of[expert])
-        self.free(expert)
-        self._expert_in[slot] = self._lent
-        return slot
-
-    def give_back(self, slot: int) -> None:
-        """A slot that was lent is free."""
-        self._expert_in[slot] = -1
-
     def clear(self) -> None:
         """Take all but the pinned experts out of their slots."""
         for expert in self._may_leave(NOBODY).tolist():
@@ -113,7 +101,7 @@ class SlotTable:
 
     def _may_leave(self, keep: np.ndarray) -> np.ndarray:
         """The cached experts that are neither pinned nor in `keep`, in the order of their slots."""
-        stays = np.append(self._pinned, True)  # the last is what is lent
+        stays = self._pinned.copy()
         stays[keep] = True
         cached = self._expert_in[self._expert_in >= 0]
         return cached[~stays[cached]]

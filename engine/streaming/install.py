@@ -73,7 +73,7 @@ def put_streams(
                     verify=knobs.verify_reads,
                 )
             )  # fmt: skip
-        stream = LayerStream(number, banks, run, last=is_last(path, modules), lowbit=knobs.cold_lowbit > 0)
+        stream = LayerStream(number, banks, run, last=is_last(path, modules))
         streams.append(stream)
         run.stats.layers[number].sure = source.top_k if stream.complete else 0
         stock = stream.complete and len(banks) == 1

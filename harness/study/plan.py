@@ -231,11 +231,6 @@ def _check_held(plan: Plan) -> None:
         if (need := idle({**others, name: value}).get(name)) is not None:
             met = f"{need.knob}={others[need.knob]}"
             raise ConfigError(f"knobs.{name}={value} {need.refusal.format(met)}")
-        if name == "cold_lowbit":
-            raise ConfigError(
-                f"knobs.cold_lowbit={value:g} has no effect: this checkpoint has no level below its experts' bits; pack it "
-                "with two levels (python -m engine pack)"
-            )
 
 
 def _check_together(plan: Plan) -> None:
