@@ -26,12 +26,12 @@ from engine.checkpoint.bitplanes import join
 from engine.checkpoint.checkpoint import FLOATS, ExpertLayer, ExpertTensor
 from engine.disk.reader import Load, Piece, Reader
 from engine.errors import ReadError
+from engine.model.backend import STORED
 from engine.packing.quantize import to_bytes
 from engine.stats import Stats
 
 from .eviction import SlotTable
 
-STORED = {"F32": mx.float32, "F16": mx.float16, "BF16": mx.bfloat16, "U32": mx.uint32, "I32": mx.int32, "U8": mx.uint8}
 RAW = {mx.float32: np.float32, mx.float16: np.float16, mx.bfloat16: np.uint16, mx.uint32: np.uint32, mx.int32: np.int32,
        mx.uint8: np.uint8}  # fmt: skip
 FILL_AT_ONCE = 32  # experts; each may have staging memory

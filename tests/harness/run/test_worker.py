@@ -107,7 +107,7 @@ def test_a_run_is_stopped_when_it_is_too_slow(tmp_path: Path, request_of: Callab
         ({"engine": "outside:None"}, "ConfigError", "outside has no None; name a class"),
         ({"engine": "nowhere.at.all"}, "ConfigError", "engine.module=nowhere.at.all cannot be imported"),
         ({"engine": "csv"}, "ConfigError", "engine.module=csv has no function load"),
-        ({"engine": "outside:Steady", "protocol": {"warm_up": 3}}, "HeadraceError", "warm_up is no part of the measuring"),
+        ({"engine": "outside:Steady", "protocol": {"warm_up": 3}}, "HeadraceError", "warm_up is not a field"),
         ({"engine": "outside:Steady", "protocol": {"page_cache": "warm"}, "knobs": {"cache_gb": 1.0, "io_mode": "direct"}},
          "KnobError", "page_cache=warm has no effect with io_mode=direct"),
         ({"engine": "outside:Steady", "protocol": {"warm_up_tokens": 3, "timed_tokens": 5}, "quality": {"kl": True}},
