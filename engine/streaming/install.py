@@ -21,7 +21,8 @@ from mlx_lm.utils import _get_classes, load_model
 
 from engine.cache.eviction import SlotTable
 from engine.cache.slots import STORED, Bank
-from engine.checkpoint.checkpoint import TOP_K_KEYS, Checkpoint
+from engine.checkpoint.checkpoint import Checkpoint
+from engine.checkpoint.config import TOP_K_KEYS
 from engine.disk.reader import Reader
 from engine.errors import CheckpointError, KnobError, first_line
 from engine.knobs import CACHE_DEPENDENT, Knobs
