@@ -21,12 +21,11 @@ from harness.analysis.pareto import contributions, front
 from harness.decisions.confirmation import next_sweep
 from harness.report import report
 from harness.results.columns import objectives_of
-from harness.results.rows import read_rows, read_trials, write_row
+from harness.results.rows import frame, read_rows, read_trials, write_row
 from harness.rounds import journal
 from harness.rounds.verdict import verdict
 from harness.show.live import Panel
 from harness.show.plot import plot_front
-from harness.show.tables import frame
 from harness.status import status
 
 PUBLISHED = sorted((ROOT / "results" / "published").glob("demo*"))
@@ -87,8 +86,8 @@ def test_the_same_members_the_same_best_and_the_same_counts(
     assert set(listed) - {0} == members
 
     assert status(tmp_path)[0]["front"] == len(members)
-    plan: Any = SimpleNamespace(rules={}, trials=24, space=SPACE)
-    panel = Panel(plan, Console(file=io.StringIO(), width=100, height=50))
+    study: Any = SimpleNamespace(rules={}, trials=24, space=SPACE)
+    panel = Panel(study, Console(file=io.StringIO(), width=100, height=50))
     panel._take(rows, Progress(24, 24))
     assert panel._size == len(members)
 
