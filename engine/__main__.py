@@ -170,7 +170,8 @@ def inspect(args: argparse.Namespace) -> None:
 
 def pack(args: argparse.Namespace) -> None:
     """Pack a checkpoint's experts into a store: one record an expert, with several precisions in it."""
-    from engine.packing.pack import pack_store, verify_store
+    from engine.packing.pack import pack_store
+    from engine.packing.verify import verify_store
 
     if args.store is None and not args.verify:
         raise HeadraceError(
@@ -242,7 +243,8 @@ def replay(args: argparse.Namespace) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from engine.cache.replay import overlap, read_trace, replay_table
+    from engine.cache.replay import replay_table
+    from engine.routing.read import overlap, read_trace
 
     trace = read_trace(args.trace)
     experts = args.experts or int(trace.experts.max()) + 1
@@ -307,7 +309,7 @@ def knobs(args: argparse.Namespace) -> None:
 def profile(args: argparse.Namespace) -> None:
     """Take the routing profile that cold_bits and pinned_share need; prints its path."""
     from engine.checkpoint.checkpoint import Checkpoint
-    from engine.routing.profile import take_profile
+    from engine.cli.offline import take_profile
 
     print(take_profile(Checkpoint.open(args.model)))
 
