@@ -1,27 +1,33 @@
-"""Headrace's streaming engine: Mixture-of-Experts models larger than memory, on MLX.
+"""Headrace's streaming engine: runs Mixture-of-Experts models larger than memory, on MLX.
 
     from engine import Knobs, load
     e = load("experiments/kimi_mini/checkpoint", Knobs(cache_gb=0.02))
     print("".join(e.generate("The query planner", max_tokens=64)), e.stats)
 
-Only attention, routers and shared experts stay in memory; routed experts are read from the checkpoint as tokens need them.
+Only attention, routers and shared experts stay in memory. Routed experts are read from the checkpoint when a token needs
+them. Names that need MLX are imported on first use, so that results can be read without it.
 """
 
 import os
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.2.0"  # pyproject.toml reads it here
 
-os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # only its tokenizers are used; it warns of missing models
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # transformers serves as tokenizer only, and warns about models
 
-from engine.checkpoint.checkpoint import Checkpoint
 from engine.errors import CheckpointError, HeadraceError, JudgeError, KnobError, ReadError
 from engine.knobs import Knobs
 from engine.measure.judge import Judge
 from engine.measure.measurement import Measurement
 from engine.measure.protocol import Protocol
-from engine.plan.banks import Footprint, footprint
-from engine.system.page_cache import prepare_page_cache
+
+if TYPE_CHECKING:
+    from engine.checkpoint.checkpoint import Checkpoint
+    from engine.engine import Engine, load
+    from engine.plan.banks import Footprint, footprint
+    from engine.plan.ceiling import ceiling_tok_s
+    from engine.system.page_cache import prepare_page_cache
 
 __all__ = [
     "Checkpoint",
@@ -36,25 +42,26 @@ __all__ = [
     "Measurement",
     "Protocol",
     "ReadError",
+    "__version__",
     "ceiling_tok_s",
     "footprint",
     "load",
     "prepare_page_cache",
 ]
 
-if TYPE_CHECKING:
-    from engine.engine import Engine, load
-    from engine.plan.ceiling import ceiling_tok_s
+_ON_FIRST_USE = {
+    "Checkpoint": "engine.checkpoint.checkpoint",
+    "Engine": "engine.engine",
+    "Footprint": "engine.plan.banks",
+    "ceiling_tok_s": "engine.plan.ceiling",
+    "footprint": "engine.plan.banks",
+    "load": "engine.engine",
+    "prepare_page_cache": "engine.system.page_cache",
+}
 
 
 def __getattr__(name: str) -> Any:
-    """Engine, load and the ceiling on first use: mlx-lm takes a second to import; knobs, judges and sizes do not need it."""
-    if name == "ceiling_tok_s":
-        from engine.plan import ceiling
-
-        return ceiling.ceiling_tok_s
-    if name in ("Engine", "load"):
-        from engine import engine
-
-        return getattr(engine, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    """A name that is imported on first use."""
+    if name not in _ON_FIRST_USE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_ON_FIRST_USE[name]), name)

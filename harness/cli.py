@@ -60,7 +60,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if name in ("-h", "--help", "help") or name in ("bench -h", "bench --help"):
         print(_help(BENCH if words[0] == "bench" else SEARCH | ENGINE | BENCH))
         return 0
-    names = [*SEARCH, *ENGINE, *BENCH]
+    if words[:1] == ["bench"]:
+        print("error: bench needs a package: headrace bench engine NAME, or headrace bench search NAME", file=sys.stderr)
+        return 2
+    names = [*SEARCH, *ENGINE, "bench"]
     wrong = f"{name} is not a command; {did_you_mean(name, names)}" if words else f"name a command: {', '.join(names)}"
     print(f"error: {wrong}; see headrace --help", file=sys.stderr)
     return 2

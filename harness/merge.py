@@ -12,7 +12,6 @@ not comparable.
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import sys
 from collections.abc import Sequence
@@ -23,6 +22,7 @@ import pyarrow.compute as pc
 
 from engine import HeadraceError, Knobs
 from engine.checkpoint.fingerprint import another
+from engine.cli.program import make_parser
 from harness import ResultsError
 from harness.results.columns import OBJECTIVES
 from harness.results.rows import TOKENS_SCHEMA, read_table, write_table
@@ -143,11 +143,9 @@ def _tokens(places: Sequence[Path], rows: pa.Table) -> pa.Table:
     return table.sort_by([(name, "ascending") for name in ("trial", "run", "row_id", "token")])
 
 
-def main(arguments: Sequence[str]) -> int:
+def main(arguments: Sequence[str], program: str = "python -m harness.merge") -> int:
     """Merge as the command line says; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        "python -m harness.merge", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(program, __doc__)
     parser.add_argument("out", type=Path, metavar="OUT", help="a new folder, or a new .parquet file")
     parser.add_argument("places", type=Path, nargs="+", metavar="IN", help="folder of a study, or a .parquet file")
     parser.add_argument("--mixed-machines", action="store_true", help="rows of several kinds of machine all the same")

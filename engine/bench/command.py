@@ -107,9 +107,9 @@ def _io(args: argparse.Namespace) -> None:
 
 def _decode(args: argparse.Namespace) -> None:
     """Decode at several cache sizes, in turns with the resident model."""
-    from engine.cache.replay import read_trace
     from engine.cli.options import refuse_ignored
     from engine.measure.judge import Judge
+    from engine.routing.read import read_trace
 
     from .decode import bench_decode
 

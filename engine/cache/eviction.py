@@ -9,9 +9,6 @@ within 0.2 points of every cleverer policy.
 
 from __future__ import annotations
 
-import heapq
-from collections.abc import Sequence
-
 import numpy as np
 
 NOBODY = np.array([], np.int64)
@@ -37,33 +34,6 @@ class DecayedFrequency:
     def if_used(self, expert: int, time: int) -> float:
         """The warmth that `expert` would have after a use at token `time`."""
         return float(np.logaddexp2(self.warmth[expert], time / self._half_life))
-
-
-def belady_misses(chosen: Sequence[Sequence[int]], slots: int, *, warm: bool = False) -> list[int]:
-    """Misses of every token with Belady's optimum, the fewest that any policy can have: out goes the expert whose next use
-    is farthest away. `chosen` are each token's experts in one layer, distinct and at most as many as `slots`, all of which
-    have to be there together. `warm`: the slots begin with the experts that are used first, the best that they can hold.
-    """
-    never = len(chosen)
-    next_use: dict[int, int] = {}  # in the end, of every expert the first use
-    following = []
-    for time in range(never - 1, -1, -1):
-        following.append([next_use.get(expert, never) for expert in chosen[time]])
-        next_use.update(dict.fromkeys(chosen[time], time))
-    there = sorted(next_use, key=next_use.__getitem__)[:slots] if warm else []
-    cached = set(there)
-    farthest = [(-next_use[expert], expert) for expert in there]
-    heapq.heapify(farthest)
-    misses = []
-    for experts, then in zip(chosen, reversed(following), strict=True):
-        missing = set(experts) - cached
-        for _ in range(len(cached) + len(missing) - slots):  # who is used now or was before lies behind all who leave
-            cached.remove(heapq.heappop(farthest)[1])
-        cached |= missing
-        for expert, time in zip(experts, then, strict=True):
-            heapq.heappush(farthest, (-time, expert))
-        misses.append(len(missing))
-    return misses
 
 
 class SlotTable:

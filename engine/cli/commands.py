@@ -141,7 +141,8 @@ def pack(args: argparse.Namespace) -> None:
     A store has one record for each expert, with several precisions in it. The same command resumes a packing that was
     interrupted.
     """
-    from engine.packing.pack import pack_store, verify_store
+    from engine.packing.pack import pack_store
+    from engine.packing.verify import verify_store
 
     source, store = _pack_paths(args)
     if store is not None and source is not None:
@@ -186,7 +187,8 @@ def replay(args: argparse.Namespace) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from engine.cache.replay import overlap, read_trace, replay_table
+    from engine.cache.replay import replay_table
+    from engine.routing.read import overlap, read_trace
 
     trace = read_trace(args.trace)
     experts = args.experts or int(trace.experts.max()) + 1
@@ -233,7 +235,7 @@ def plan(args: argparse.Namespace) -> None:
 
 
 def knobs(args: argparse.Namespace) -> None:
-    """Print the table of all knobs, as Markdown."""
+    """Print the table of all knobs, as docs/knobs.md has it."""
     print(Knobs.table())
 
 
@@ -243,7 +245,7 @@ def profile(args: argparse.Namespace) -> None:
     cold_bits and pinned_share need the profile, and take it themselves if it is missing.
     """
     from engine.checkpoint.checkpoint import Checkpoint
-    from engine.routing.profile import take_profile
+    from engine.cli.offline import take_profile
 
     print(take_profile(Checkpoint.open(model_of(args))))
 

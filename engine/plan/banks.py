@@ -7,20 +7,20 @@ with the smallest share of its experts cached, so that layers end up even.
 
 from __future__ import annotations
 
-import functools
 import heapq
-import importlib.util
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import mlx.core as mx
 import numpy as np
 
 from engine.cache.eviction import NOBODY
 from engine.cache.slots import Requantize, slot_bytes
-from engine.checkpoint.checkpoint import Checkpoint, ExpertLayer
+from engine.checkpoint.checkpoint import Checkpoint
+from engine.checkpoint.experts import ExpertLayer
 from engine.errors import CheckpointError, KnobError
 from engine.knobs import GB, NEEDS_MISSES, Knobs
+from engine.model.architecture import has_architecture
+from engine.model.backend import compute_dtype
 from engine.routing.profile import Profile
 
 from .bits import BitsPlan, compute_plan, needs_routing
@@ -59,11 +59,6 @@ class Footprint:
     predicted_peak_gb: float  # resident and cached weights; the interpreter and the activations come on top
 
 
-def compute_dtype() -> mx.Dtype | None:
-    """float32 on the CPU, where MLX accumulates narrower types in themselves; elsewhere None: as stored."""
-    return mx.float32 if mx.default_device() == mx.Device(mx.cpu) else None
-
-
 def footprint(checkpoint: str | Path | Checkpoint, knobs: Knobs | None = None) -> Footprint:
     """Sizes of a checkpoint under `knobs`, from its headers. Raises `CheckpointError`, also for an unknown architecture, and
     `KnobError` for a `top_k` or `resident_bits` that it cannot have.
@@ -99,18 +94,6 @@ def footprint(checkpoint: str | Path | Checkpoint, knobs: Knobs | None = None) -
         resident_gb=resident / GB,
         predicted_peak_gb=(resident + cached) / GB,
     )
-
-
-@functools.cache
-def has_architecture(model_type: str) -> bool:
-    """Whether mlx-lm has a model of this type, by its file's name or by its table of other names."""
-    spec = importlib.util.find_spec("mlx_lm")
-    places = spec.submodule_search_locations if spec else None
-    if any((Path(place) / "models" / f"{model_type}.py").exists() for place in places or ()):
-        return True
-    from mlx_lm.utils import MODEL_REMAPPING  # takes a second
-
-    return model_type in MODEL_REMAPPING
 
 
 def plan_bits(checkpoint: Checkpoint, knobs: Knobs, profile: Profile | None = None) -> BitsPlan:

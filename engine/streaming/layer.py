@@ -14,12 +14,12 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
-import mlx.nn as nn
 import numpy as np
 
 from engine.cache.eviction import DecayedFrequency
 from engine.cache.slots import Bank
 from engine.disk.reader import Reader
+from engine.model.switches import StreamingSwitch
 from engine.stats import LayerCounts, Stats
 
 from .gating import LEFT_OUT, Gates, deferred
@@ -291,19 +291,6 @@ class LayerStream:
     def _read_ahead(self, foretellings: list[Foretelling] | None) -> None:
         if self.prefetch is not None and foretellings:
             self.prefetch.read_ahead(foretellings)
-
-
-class StreamingSwitch(nn.Module):
-    """The module that takes the switch's place in the model. The stream is hidden from MLX's parameter trees."""
-
-    stream: LayerStream
-
-    def __init__(self, stream: LayerStream) -> None:
-        super().__init__()
-        object.__setattr__(self, "stream", stream)
-
-    def __call__(self, x: mx.array, indices: mx.array) -> mx.array:
-        return self.stream(x, indices)
 
 
 class GatedSwitch(StreamingSwitch):
