@@ -133,7 +133,7 @@ def test_the_command_of_own_engine_answers(tmp_path: Path) -> None:
     path.chmod(path.stat().st_mode | stat.S_IXUSR)
     engine = CommandEngine(shlex.quote(str(path)))
     assert engine.footprint("checkpoint", Knobs()).predicted_peak_gb == 0
-    answer = engine.ask({"checkpoint": "checkpoint", "judge": "texts", "knobs": Knobs().as_dict()})
+    answer = engine.measure({"checkpoint": "checkpoint", "judge": "texts", "knobs": Knobs().as_dict()})
     assert Measurement.from_mapping(answer).perplexity == 17
 
 
