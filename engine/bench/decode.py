@@ -214,7 +214,7 @@ class Forced:
         self._on_device: list[mx.array] = []
         self._foresight = foresight
         if engine.windows is not None and foresight is not None:
-            engine.windows.oracle = self._believed  # type: ignore[method-assign]
+            engine.windows.prediction = self._believed  # type: ignore[method-assign]
         paths = [path for path, _ in switches(engine.model, engine.checkpoint)]
         modules = dict(engine.model.named_modules())
         forced = [(path, _ForcedSwitch(modules[path], number, self)) for number, path in enumerate(paths)]

@@ -1,26 +1,22 @@
-"""Optimistic decoding: queue several layers without asking which experts they chose, then check them all at once.
+"""Speculate: queues several layers without reading back which experts they chose, then checks all of them in one sync.
 
-Reading a router's choice back to the host drains the device's queue, and at one sync a layer that, not the disk, is the
-first wall (on an H200 it leaves 26 to 38 % of the resident speed). So the table from expert to slot lives on the device,
-and a window of layers is queued as if every chosen expert were in its slot. At the window's end the choices come back in
-one sync. If none was missing, that was all.
+Reading a router's choice back to the host drains the device's queue. At one sync per layer this, not the disk, is the first
+limit: on an H200 it leaves 26 to 38 % of the resident speed. The expert-to-slot table is therefore kept on the device, and a
+window of layers is queued as if every chosen expert were in its slot. At the window's end all choices are read back in one
+sync. If no expert was missing, the window is done.
 
-Otherwise everything from the first layer that missed an expert is void: the caches (attention, latent, recurrent) are set
-back, and the window runs again from there. The void pass was not for nothing: it showed nearly all the experts that the
-rest of the window needs, and they are read together, at full queue depth. In the second run a layer that still waits for
-reads is asked what it chooses, because it has to wait anyway: what was not foreseen is then read ahead of the rest. The
-others are queued as before and checked with the next sync. What is kept never missed an expert: the result is exact.
+Otherwise the pass is rejected from the first layer that missed an expert: the caches (attention, latent, recurrent) are
+restored and the window runs again from there. The rejected pass shows nearly all experts that the rest of the window needs,
+and they are read together, at full queue depth. In the repeated run, a layer that still waits for reads has its choice read
+back, since it has to wait anyway; experts that the rejected pass did not predict are then read before the others. All other
+layers are queued as before and checked with the next sync. No accepted layer ever missed an expert, so the result is exact.
 
-The layers of mlx-lm's models are called one after the other with the same hidden state handed on; that is checked in every
-call, and a model that does otherwise is refused.
+mlx-lm's models call their layers one after the other with the same hidden state passed on. This is checked in every call; a
+model that does otherwise is refused.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable
-from dataclasses import dataclass
-from time import perf_counter
 from typing import Any
 
 import mlx.core as mx
@@ -29,264 +25,190 @@ import numpy as np
 
 from engine.errors import KnobError
 
-from .layer import LayerStream, Run
+from .auto_window import AutoWindow
+from .chain import Call, chain_of, intercept, snapshots
+from .decode_state import DecodeState
+from .layer import StreamedLayer
 
 ALL, AUTO = 0, -1
-TOGETHER = 12  # layers handed to the device at a time: it computes them while the next are queued
+TOGETHER = 12  # layers submitted to the device at a time; it computes them while the next are queued
 
 
-@dataclass
-class Call:
-    """One layer's call in the open window, with what it takes to make it again."""
-
-    layer: Any
-    x: mx.array
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-    caches: list[tuple[Any, dict[str, Any]]]
-
-    def run(self) -> mx.array:
-        return type(self.layer).plain(self.layer, self.x, *self.args, **self.kwargs)
-
-
-class _Void(Exception):
-    """A layer that was queued earlier in this pass had missed an expert: number `first` of those that ask."""
+class RejectedPass(Exception):
+    """Raised when a layer queued earlier in this pass missed an expert: number `first` of those that may miss."""
 
     def __init__(self, first: int) -> None:
         self.first = first
 
 
-class Auto:
-    """Chooses between checking every layer and once a token, by the time that tokens took of late.
+class SpeculativeWindows:
+    """The windows of one engine. `size` is the number of layers with experts that one check covers, or ALL, or AUTO.
 
-    Which is faster depends on how often something is missing, on the disk, and on what a sync costs on this device; so both
-    are tried on TRIED tokens each, and the faster one is kept for PERIOD tokens before both are tried again.
+    `layers` maps the switches' paths to the streamed layers that may miss an expert.
     """
 
-    TRIED, PERIOD = 4, 64
-
-    def __init__(self, most: int, clock: Callable[[], float] = perf_counter) -> None:
-        self._sizes = (1, most)
-        self._clock = clock
-        self._token = 0
-        self._seconds = [0.0, 0.0]
-        self._began: float | None = None
-
-    def size(self, decoding: bool) -> int:
-        """The window for the token that begins now; called at the start of every forward pass."""
-        now, began = self._clock(), self._began
-        self._began = now if decoding else None
-        if not decoding:
-            return self._sizes[1]
-        if began is not None:
-            which, at = divmod(self._token, self.TRIED)
-            if which < 2 and at > 0:  # the first after a change pays for it
-                self._seconds[which] += now - began
-            self._token += 1
-            if self._token == self.PERIOD:
-                self._token, self._seconds = 0, [0.0, 0.0]
-        which = self._token // self.TRIED
-        return self._sizes[which if which < 2 else int(self._seconds[1] < self._seconds[0])]
-
-
-class Windows:
-    """The windows of one engine. `size` is the layers with experts that one check covers; ALL and AUTO are possible."""
-
-    def __init__(self, model: nn.Module, streams: dict[str, LayerStream], size: int, run: Run) -> None:
-        self._run = run
-        most = len(streams)
-        self._auto = Auto(most) if size == AUTO else None
+    def __init__(self, model: nn.Module, layers: dict[str, StreamedLayer], size: int, state: DecodeState) -> None:
+        self._state = state
+        most = len(layers)
+        self._auto = AutoWindow(most) if size == AUTO else None
         self._size = most if size in (ALL, AUTO) else min(size, most)
         self._open: list[Call] = []
-        self._handed_on: mx.array | None = None
-        self._asking: list[tuple[int, LayerStream]] = []  # position in `_open` and stream of the layers that may miss
-        self._unchecked: list[int] = []  # of these, by number, the ones whose choice is not known yet
-        self._ids = np.empty((0, 0), np.int32)  # what they chose, as far as it is known
-        self._shown = self._ids  # what was believed of it when it was last read
-        self._again = False
-        self._stream_of: dict[int, LayerStream] = {}
-        layers = _layers(model, streams, self._stream_of)
-        self._first, self._last = layers[0], layers[-1]
-        for layer in layers:
-            _hook(layer, self)
+        self._passed_on: mx.array | None = None
+        self._may_miss: list[tuple[int, StreamedLayer]] = []  # layers that may miss, each with its position in `_open`
+        self._unknown: list[int] = []  # numbers of those whose choice was not read back yet
+        self._ids = np.empty((0, 0), np.int32)  # their choices, as far as they are known
+        self._predicted = self._ids  # the choices that were last requested
+        self._repeated = False
+        chain, layer_of = chain_of(model, layers)
+        self._streamed = {id(layer_of[path]): layer for path, layer in layers.items()}
+        self._first, self._last = chain[0], chain[-1]
+        for layer in chain:
+            intercept(layer, self.call)
 
     def call(self, layer: Any, x: mx.array, args: tuple[Any, ...], kwargs: dict[str, Any]) -> mx.array:
-        """Stands for `layer(x, *args, **kwargs)`; a decoded token's call becomes part of a window."""
-        decoding = x.size == x.shape[-1] and not self._run.unused
+        """Compute `layer(x, *args, **kwargs)`. A decoded token's call becomes part of a window."""
+        decoding = x.size == x.shape[-1] and not self._state.skip_last
         if layer is self._first:
-            self._begin()  # a pass that an error cut off may have left some
+            self._start()  # an error may have left an earlier window open
             if self._auto is not None:
                 self._size = self._auto.size(decoding)
-        elif x is not self._handed_on:
-            raise KnobError(f"sync_window is not possible here: {type(layer).__name__} is not in a plain chain; use 1")
+        elif x is not self._passed_on:
+            raise KnobError(
+                f"sync_window is not possible for this model: {type(layer).__name__} is not in a plain chain; "
+                "use sync_window=1"
+            )
         windowed = decoding and self._size > 1
-        stream = self._stream_of.get(id(layer))
-        if stream is not None:
-            stream.window = self if windowed else None
-        this = Call(layer, x, args, kwargs, _snapshots([*args, *kwargs.values()]) if windowed else [])
+        streamed = self._streamed.get(id(layer))
+        if streamed is not None:
+            streamed.window = self.compute if windowed else None
+        this = Call(layer, x, args, kwargs, snapshots([*args, *kwargs.values()]) if windowed else [])
         if windowed:
             self._open.append(this)
         out = this.run()
-        if windowed and (layer is self._last or len(self._asking) >= self._size):
-            out = self._checked(out)
-            self._begin()
-        self._handed_on = out
+        if windowed and (layer is self._last or len(self._may_miss) >= self._size):
+            out = self._accepted(out)
+            self._start()
+        self._passed_on = out
         return out
 
-    def through(self, stream: LayerStream, x: mx.array, indices: mx.array) -> mx.array:
-        """The experts' output for a token, for a layer in the open window."""
-        stream.asked = indices.reshape(-1)
-        if not self._again:
-            self._asking.append((len(self._open) - 1, stream))
-            if len(self._asking) % TOGETHER == 0:
-                mx.async_eval(stream.asked)
-            return stream.on_device(x, indices)
-        number = next(n for n, (_, s) in enumerate(self._asking) if s is stream)
-        self._unchecked.append(number)
-        if stream.take_in():
-            return stream.on_device(x, indices)
-        first = self._learn(self._unchecked)
-        self._unchecked = []
+    def compute(self, layer: StreamedLayer, x: mx.array, indices: mx.array) -> mx.array:
+        """Return the experts' outputs for a token, for a layer in the open window."""
+        layer.chosen = indices.reshape(-1)
+        if not self._repeated:
+            self._may_miss.append((len(self._open) - 1, layer))
+            if len(self._may_miss) % TOGETHER == 0:
+                mx.async_eval(layer.chosen)
+            return layer.cache.on_device(x, indices)
+        number = next(n for n, (_, s) in enumerate(self._may_miss) if s is layer)
+        self._unknown.append(number)
+        if layer.cache.take_in():
+            return layer.cache.on_device(x, indices)
+        first = self._read_back(self._unknown)
+        self._unknown = []
         if first is not None and first < number:
-            raise _Void(first)
-        return stream.on_host(x, self._ids[number].reshape(indices.shape))
+            raise RejectedPass(first)
+        return layer.cache.on_host(x, self._ids[number].reshape(indices.shape))
 
-    def oracle(self, number: int, ids: np.ndarray, void_pass: int) -> np.ndarray:
-        """What may be believed of the choice `ids` of layer `number`, which the window's void pass number `void_pass` showed
-        behind a miss. All of it; a benchmark whose routing does not depend on the hidden state believes less."""
+    def prediction(self, number: int, ids: np.ndarray, rejected: int) -> np.ndarray:
+        """Return the predicted choice of layer `number`, after the choice `ids` in the window's rejected pass `rejected`.
+
+        It is `ids` itself. A benchmark whose routing does not depend on the hidden state replaces this method to simulate a
+        lower recall.
+        """
         return ids
 
-    def _begin(self) -> None:
+    def _start(self) -> None:
         self._open.clear()
-        self._asking.clear()
-        self._unchecked.clear()
-        self._again = False
+        self._may_miss.clear()
+        self._unknown.clear()
+        self._repeated = False
 
-    def _checked(self, out: mx.array) -> mx.array:
-        """The output of a run over the open window in which no expert was missing; `out` is that of the first pass."""
-        if not self._asking:
+    def _accepted(self, out: mx.array) -> mx.array:
+        """Repeat the open window until no expert is missing and return its output; `out` is the first pass's output."""
+        if not self._may_miss:
             return out
-        run, stats = self._run, self._run.stats
-        count = len(self._asking)
-        before = run.slot_of.copy()
-        self._ids = np.zeros((count, self._asking[0][1].asked.size), np.int32)
-        self._shown = self._ids.copy()
+        count = len(self._may_miss)
+        before = self._state.slot_of.copy()
+        self._ids = np.zeros((count, self._may_miss[0][1].chosen.size), np.int32)
+        self._predicted = self._ids.copy()
         first, passes = None, 1
         for begin in range(0, count, TOGETHER):
             numbers = list(range(begin, min(begin + TOGETHER, count)))
-            missed = self._learn(numbers)
+            missed = self._read_back(numbers)
             first = missed if first is None else first
             if first is not None:
                 self._request(numbers, first, passes)
-        void: list[tuple[int, np.ndarray]] = []  # of every void pass, the first layer behind its miss and what was believed
+        rejected: list[tuple[int, np.ndarray]] = []  # per rejected pass: the first predicted layer, and the predictions
         while first is not None:
-            void.append((first + 1, self._shown.copy()))
-            out, first = self._run_again(first)
+            rejected.append((first + 1, self._predicted.copy()))
+            out, first = self._repeat(first)
             passes += 1
             if first is not None:
                 self._request(list(range(count)), first, passes)
-        rows = np.array([stream.number for _, stream in self._asking])[:, None]
+        self._count(before, passes, rejected)
+        return out
+
+    def _count(self, before: np.ndarray, passes: int, rejected: list[tuple[int, np.ndarray]]) -> None:
+        """Count the accepted window: hits and misses against `slot_of` as it was `before`, and the predictions' recall."""
+        stats = self._state.stats
+        rows = np.array([layer.number for _, layer in self._may_miss])[:, None]
         absent = before[rows, self._ids] < 0
         stats.windows += 1
         stats.passes += passes
-        for (_, stream), misses in zip(self._asking, absent.sum(axis=1).tolist(), strict=True):
-            stats.count_uses(stream.number, absent.shape[1] - misses, misses)
-        run.use(rows, self._ids, run.position + 1)
-        for behind, shown in void:
+        for (_, layer), misses in zip(self._may_miss, absent.sum(axis=1).tolist(), strict=True):
+            stats.count_uses(layer.number, absent.shape[1] - misses, misses)
+        self._state.use(rows, self._ids, self._state.position + 1)
+        for position, (behind, predicted) in enumerate(rejected):
             used = self._ids[behind:]
-            foreseen, of = int((used[..., None] == shown[behind:, None]).any(axis=-1).sum()), used.size
-            stats.foreseen += foreseen
+            right, of = int((used[..., None] == predicted[behind:, None]).any(axis=-1).sum()), used.size
+            stats.foreseen += right
             stats.foreseen_of += of
-            if shown is not void[0][1]:
-                stats.foreseen_later += foreseen
+            if position:
+                stats.foreseen_later += right
                 stats.foreseen_later_of += of
-        return out
 
-    def _learn(self, numbers: list[int]) -> int | None:
-        """Learn what the layers `numbers` chose, in one sync; the first that missed an expert, if one did."""
+    def _read_back(self, numbers: list[int]) -> int | None:
+        """Read back the choices of the layers `numbers` in one sync; return the first that missed an expert, if any."""
         if not numbers:
             return None
-        streams = [self._asking[number][1] for number in numbers]
-        with self._run.stats.timed("sync_ms"):
-            chosen = mx.stack([stream.asked for stream in streams])
+        layers = [self._may_miss[number][1] for number in numbers]
+        with self._state.stats.timed("sync_ms"):
+            chosen = mx.stack([layer.chosen for layer in layers])
             mx.eval(chosen)
-        seen = np.array(chosen).astype(np.int32)
-        self._ids[numbers] = seen
-        missed = (self._run.slot_of[np.array([stream.number for stream in streams])[:, None], seen] < 0).any(axis=1)
-        for i, stream in enumerate(streams):
-            missed[i] |= stream.waits_for(seen[i])
+        ids = np.array(chosen).astype(np.int32)
+        self._ids[numbers] = ids
+        missed = (self._state.slot_of[np.array([layer.number for layer in layers])[:, None], ids] < 0).any(axis=1)
+        for i, layer in enumerate(layers):
+            missed[i] |= layer.cache.waits_for(ids[i])
         return numbers[int(np.argmax(missed))] if missed.any() else None
 
-    def _request(self, numbers: list[int], first: int, void_pass: int) -> None:
-        """Queue the reads of what is missing from layer `first` on, which must wait for them, before those behind it."""
+    def _request(self, numbers: list[int], first: int, rejected: int) -> None:
+        """Queue the reads of missing experts from layer `first` on; its reads precede those of the layers behind it."""
         for number in numbers:
             if number >= first:
                 ids = self._ids[number]
-                self._shown[number] = ids if number == first else self.oracle(number, ids, void_pass)
-                self._asking[number][1].request(self._shown[number], speculative=number > first)
+                self._predicted[number] = ids if number == first else self.prediction(number, ids, rejected)
+                self._may_miss[number][1].cache.request(self._predicted[number], speculative=number > first)
 
-    def _run_again(self, first: int) -> tuple[mx.array, int | None]:
-        """Run the window again from the layer that is number `first` of those that ask, with the caches set back. Its
-        output, and the number of the first layer that missed an expert this time."""
-        self._again = True
-        self._unchecked = []
-        stats = self._run.stats
-        void = self._open[self._asking[first][0] :]
+    def _repeat(self, first: int) -> tuple[mx.array, int | None]:
+        """Repeat the window from layer `first` of those that may miss, with restored caches.
+
+        Returns the output, and the number of the first layer that missed an expert this time.
+        """
+        self._repeated = True
+        self._unknown = []
+        stats = self._state.stats
+        calls = self._open[self._may_miss[first][0] :]
         hits = stats.hits
-        out = void[0].x
+        out = calls[0].x
         try:
-            for call in void:
+            for call in calls:
                 stats.void_layers += 1
-                for cache, state in call.caches:
-                    cache.__dict__.update(_copied(state))
+                call.restore()
                 call.x = out
                 out = call.run()
-        except _Void as missed:
-            return out, missed.first
+        except RejectedPass as rejected:
+            return out, rejected.first
         finally:
             stats.hits = hits
-        return out, self._learn(self._unchecked)
-
-
-def _layers(model: nn.Module, streams: dict[str, LayerStream], stream_of: dict[int, LayerStream]) -> list[Any]:
-    """The model's list of layers, in order; fills `stream_of` with the streams by their layer's id."""
-    modules = dict(model.named_modules())
-    found: dict[str, int] = {}
-    for path, stream in streams.items():
-        layer = re.match(r"(.*\blayers)\.(\d+)\.", path)
-        if layer is None:
-            raise KnobError(f"sync_window is not possible here: {path} is in no list of layers; use sync_window=1")
-        stream_of[id(modules[f"{layer[1]}.{layer[2]}"])] = stream
-        found[layer[1]] = found.get(layer[1], 0) + 1
-    if len(found) != 1:
-        raise KnobError(f"sync_window is not possible here: the layers are in {len(found)} lists; use sync_window=1")
-    prefix = next(iter(found))
-    numbers = sorted(int(n[len(prefix) + 1 :]) for n in modules if re.fullmatch(re.escape(prefix) + r"\.\d+", n))
-    return [modules[f"{prefix}.{n}"] for n in numbers]
-
-
-def _hook(layer: Any, windows: Windows) -> None:
-    """Have calls of `layer` go through `windows`. Its class becomes a subclass, so that all else about it stays."""
-    cls = type(layer)
-
-    def call(self: Any, x: mx.array, *args: Any, **kwargs: Any) -> mx.array:
-        return windows.call(self, x, args, kwargs)
-
-    layer.__class__ = type(cls.__name__, (cls,), {"__call__": call, "plain": cls.__call__})
-
-
-def _snapshots(arguments: list[Any]) -> list[tuple[Any, dict[str, Any]]]:
-    """The caches among a layer's arguments, each with a shallow copy of its state.
-
-    Shallow is enough: mlx-lm's caches replace their arrays, or write behind `offset`, where the next pass writes again.
-    """
-    caches = []
-    for argument in arguments:
-        if hasattr(argument, "__dict__") and hasattr(argument, "state"):
-            caches.append((argument, _copied(argument.__dict__)))
-            caches += _snapshots(list(getattr(argument, "caches", ())))
-    return caches
-
-
-def _copied(state: dict[str, Any]) -> dict[str, Any]:
-    return {name: list(value) if isinstance(value, list) else value for name, value in state.items()}
+        return out, self._read_back(self._unknown)
