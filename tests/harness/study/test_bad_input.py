@@ -59,7 +59,7 @@ CASES = [
     ("study.name=../up", "study.name=../up names a folder"),
     ("device.memory_gb=0", "device.memory_gb=0 is not above 0"),
     ("device.usable_share=2", "device.usable_share=2 is outside 0 .. 1"),
-    ("model.path=/nope", "checkpoint /nope is not there; name its folder with model.path=DIR"),
+    ("model.path=/nope", "checkpoint /nope does not exist; name its folder with model.path=DIR"),
     ("quality.text=/nope", "judge /nope cannot be read (No such file or directory)"),
     ("engine.module=nope_engine", "engine.module=nope_engine cannot be imported"),
     ("engine.module=math", "engine.module=math has no function load"),
