@@ -41,7 +41,7 @@ from engine.streaming.decode_state import DecodeState
 from engine.streaming.forward import Forward
 from engine.streaming.install import decode_state_for, fill, install_gates, install_layers
 from engine.streaming.layer import StreamedLayer
-from engine.streaming.speculate import SpeculativeWindows
+from engine.streaming.window.speculate import SpeculativeWindows
 from engine.system.memory import memory_bytes
 from engine.system.page_cache import cached_share, weight_files
 

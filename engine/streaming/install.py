@@ -30,7 +30,7 @@ from .gating import gates_of
 from .layer import GatedSwitch, StreamedLayer
 from .layer_cache import LayerCache
 from .prefetch import Prefetch, link, router_of
-from .speculate import SpeculativeWindows
+from .window.speculate import SpeculativeWindows
 
 
 def decode_state_for(source: Checkpoint, knobs: Knobs) -> DecodeState:

@@ -1,7 +1,8 @@
 """Streamed layer: a token's path through one layer of experts.
 
 The router's choice is read back to the host, which is the layer's one sync. Missing experts are read into slots, and
-mlx-lm's own module computes on the slots. In a speculative window the layer is queued without that sync (see `speculate`).
+mlx-lm's own module computes on the slots. In a speculative window (`engine.streaming.window`) the layer is queued without
+that sync.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from tiny import CONFIGS
 
 from engine import HeadraceError, Judge, JudgeError, KnobError, Knobs, Measurement, ReadError, footprint, load
 from engine.measure.judge import Text
-from engine.streaming.auto_window import AutoWindow
+from engine.streaming.window.auto import AutoWindow
 
 TEXT = "The headrace brings the water to the wheel. When it is clean, the stones grind from morning until night. "
 JUDGE = Judge((Text("a", "prose", TEXT, TEXT[:60]), Text("b", "prose", TEXT[::-1], TEXT[30:90])))

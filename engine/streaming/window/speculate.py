@@ -24,11 +24,11 @@ import mlx.nn as nn
 import numpy as np
 
 from engine.errors import KnobError
+from engine.streaming.decode_state import DecodeState
+from engine.streaming.layer import StreamedLayer
 
-from .auto_window import AutoWindow
+from .auto import AutoWindow
 from .chain import Call, chain_of, intercept, snapshots
-from .decode_state import DecodeState
-from .layer import StreamedLayer
 
 ALL, AUTO = 0, -1
 TOGETHER = 12  # layers submitted to the device at a time; it computes them while the next are queued
