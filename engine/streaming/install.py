@@ -14,7 +14,7 @@ import mlx.nn as nn
 from mlx.utils import tree_unflatten
 
 from engine.cache.eviction import SlotTable
-from engine.cache.slots import Bank
+from engine.cache.pool import SlotPool
 from engine.checkpoint.checkpoint import Checkpoint
 from engine.disk.reader import Reader
 from engine.errors import KnobError
@@ -68,7 +68,7 @@ def put_streams(
             table = SlotTable(plan.members, plan.slots, policy, slot_of, plan.pinned)
             inner = _at_width(module, plan)
             banks.append(
-                Bank(
+                SlotPool(
                     plan.form, table, inner, plan.requantize, compute=compute_dtype(), stats=run.stats, number=number,
                     verify=knobs.verify_reads,
                 )

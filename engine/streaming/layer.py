@@ -17,7 +17,7 @@ import mlx.core as mx
 import numpy as np
 
 from engine.cache.eviction import DecayedFrequency
-from engine.cache.slots import Bank
+from engine.cache.pool import SlotPool
 from engine.disk.reader import Reader
 from engine.model.switches import StreamingSwitch
 from engine.stats import LayerCounts, Stats
@@ -82,7 +82,7 @@ class LayerStream:
     no layer comes after it.
     """
 
-    def __init__(self, number: int, banks: list[Bank], run: Run, *, last: bool) -> None:
+    def __init__(self, number: int, banks: list[SlotPool], run: Run, *, last: bool) -> None:
         self.number = number
         self.banks = banks
         self.prefetch: Prefetch | None = None
@@ -236,7 +236,7 @@ class LayerStream:
         hits = int((self._slot_of[needed] >= 0).sum())
         self._run.stats.count_uses(self.number, hits, len(needed) - hits)
 
-    def _batches(self, needed: np.ndarray) -> Iterator[tuple[Bank, np.ndarray]]:
+    def _batches(self, needed: np.ndarray) -> Iterator[tuple[SlotPool, np.ndarray]]:
         """Split the needed experts by bank, and by what a bank can hold at once: cached ones first. Where that is less
         than all, a batch takes half of the slots that are not pinned, so that the next one can be read meanwhile."""
         for number, bank in enumerate(self.banks):
@@ -247,7 +247,11 @@ class LayerStream:
                 yield bank, wanted[begin : begin + size]
 
     def _at_two_widths(
-        self, x: mx.array, ids: np.ndarray, batches: list[tuple[Bank, np.ndarray]], foretellings: list[Foretelling] | None
+        self,
+        x: mx.array,
+        ids: np.ndarray,
+        batches: list[tuple[SlotPool, np.ndarray]],
+        foretellings: list[Foretelling] | None,
     ) -> mx.array:
         """Compute one token's experts, some of each bank, of which all have slots."""
         for bank, experts in batches:
@@ -262,7 +266,7 @@ class LayerStream:
             places.append(own)
         return mx.concatenate(outputs, axis=-2)[..., mx.array(np.argsort(np.concatenate(places))), :]
 
-    def _in_batches(self, x: mx.array, ids: np.ndarray, batches: list[tuple[Bank, np.ndarray]]) -> mx.array:
+    def _in_batches(self, x: mx.array, ids: np.ndarray, batches: list[tuple[SlotPool, np.ndarray]]) -> mx.array:
         """Compute batch by batch on the rows that want its experts, then put the rows back in order, with 0 for what is left
         out."""
         flat_x, flat_ids = x.reshape(-1, x.shape[-1]), ids.reshape(-1)
