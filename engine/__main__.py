@@ -302,7 +302,7 @@ def plan(args: argparse.Namespace) -> None:
 
 
 def knobs(args: argparse.Namespace) -> None:
-    """Print the table of all knobs, as the README has it."""
+    """Print the table of all knobs, as docs/knobs.md has it."""
     print(Knobs.table())
 
 

@@ -161,7 +161,7 @@ def unpacked(text: str) -> dict[str, Any]:
 
 
 def markdown(columns: Sequence[Column] = COLUMNS) -> str:
-    """A table of `results/README.md`."""
+    """A table of `docs/results.md`."""
     lines = ["| column | type | unit | meaning |", "|---|---|---|---|"]
     return "\n".join(lines + [f"| `{c.name}` | {c.kind} | {c.unit} | {c.text} |" for c in columns])
 

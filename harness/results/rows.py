@@ -128,7 +128,7 @@ def frame(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
 def read_trials(folder: str | Path, *, mixed_judges: bool = False) -> pd.DataFrame:
     """The rows of a study's folder, or of one .parquet file, as a data frame with all of `NAMES`; null is NaN or None.
 
-    Indexed 0.. in the order of trial, then run. Rows of older versions are read as `results/README.md` says. Raises
+    Indexed 0.. in the order of trial, then run. Rows of older versions are read as `docs/results.md` says. Raises
     `ResultsError` for a folder without rows, a damaged file, one of a newer version, and (unless `mixed_judges`) rows of
     several judges.
     """
@@ -292,7 +292,7 @@ def _load(folder: Path, dataset: str, *, sparing: bool = False) -> tuple[pa.Tabl
 
 
 def _of_this_version(table: pa.Table, folder: Path) -> pa.Table:
-    """The table with what version 2 called `decode_tok_s` where it has its place now (see `results/README.md`). `folder` has
+    """The table with what version 2 called `decode_tok_s` where it has its place now (see `docs/results.md`). `folder` has
     the times of the tokens."""
     if "steady_tok_s" not in table.column_names:
         return table

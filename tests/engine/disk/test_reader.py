@@ -426,8 +426,8 @@ def test_direct_where_the_file_system_refuses(file: Path, monkeypatch: pytest.Mo
 
 def test_macos_asks_for_f_nocache(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[int, int]] = []
-    monkeypatch.setattr("engine.disk.reader.sys.platform", "darwin")
-    monkeypatch.setattr("engine.disk.reader.fcntl.fcntl", lambda fd, command, arg: asked.append((command, arg)))
+    monkeypatch.setattr("engine.disk.direct.sys.platform", "darwin")
+    monkeypatch.setattr("engine.disk.direct.fcntl.fcntl", lambda fd, command, arg: asked.append((command, arg)))
     parts, buffers = pieces([(10, 5000)])
     r = reader(file, Stats(), direct=True)
     r.submit(parts, "expert").wait()

@@ -468,6 +468,6 @@ def test_columns_that_are_not_ours_are_left_out(tmp_path: Path) -> None:
 
 
 def test_the_documented_columns_are_current() -> None:
-    text = (ROOT / "results" / "README.md").read_text()
+    text = (ROOT / "docs" / "results.md").read_text()
     assert markdown() in text, "run python -m harness.results.columns"
     assert markdown(TOKEN_COLUMNS) in text, "run python -m harness.results.columns"
