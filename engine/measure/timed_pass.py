@@ -113,7 +113,7 @@ def measure(
         cached_share=slots / experts if engine.streams else 1.0,
         average_bits=engine.bits.average_bits,
         plan_fingerprint=engine.bits.fingerprint,
-        judge=judge.fingerprint,
+        eval_fingerprint=judge.fingerprint,
         mode=engine.mode,
         device=device_name(),
         backend=backend(),

@@ -236,7 +236,7 @@ class Windows:
         out = void[0].x
         try:
             for call in void:
-                stats.void_layers += 1
+                stats.rejected_layers += 1
                 for cache, state in call.caches:
                     cache.__dict__.update(_copied(state))
                 call.x = out

@@ -27,7 +27,7 @@ from engine import Knobs
 from engine.knobs import LOSSY
 from harness.analysis.estimates import noise, t95
 from harness.analysis.pareto import EQUAL, ERROR, RUNS, WITHIN, Duels, measured, reference
-from harness.results.columns import METRICS, SPEEDS, objectives_of
+from harness.results.metrics import METRICS, SPEEDS, objectives_of
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -24,7 +24,7 @@ from statistics import NormalDist
 
 import numpy as np
 
-from harness.run.early_stopping import t_quantile
+from .student_t import t_quantile
 
 STRETCH = 16  # tokens; of a short run an eighth
 DRAWS = 1000

@@ -27,7 +27,7 @@ from typing import Any
 from engine import Knobs
 from engine.errors import HeadraceError, did_you_mean
 from harness import ConfigError
-from harness.results.columns import Direction
+from harness.results.metrics import Direction
 from harness.space.changes import Change, Legal, changed
 from harness.space.space import Space, canonical
 

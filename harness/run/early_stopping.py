@@ -19,6 +19,7 @@ from statistics import NormalDist
 import numpy as np
 
 from engine import HeadraceError
+from harness.numerics.student_t import t_quantile
 
 LOOKS = (1 / 8, 1 / 4, 1 / 2)  # shares of the tokens
 LEAST_BLOCK = 8  # tokens
@@ -70,16 +71,3 @@ def _spread_of_mean(times: np.ndarray) -> float:
     squares = float(apart @ apart)
     pull = min(max(float(apart[1:] @ apart[:-1]) / squares, 0.0), 0.98) if squares else 0.0
     return math.sqrt(squares / (len(times) - 1) / len(times) * (1 + pull) / (1 - pull))
-
-
-def t_quantile(p: float, degrees: int) -> float:
-    """Quantile of Student's t with at least 5 degrees of freedom, by its expansion around the normal one (Abramowitz and
-    Stegun 26.7.5): within 1 % up to p = 0.999."""
-    z = NormalDist().inv_cdf(p)
-    terms = (
-        (z**3 + z) / 4,
-        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
-        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
-        (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160,
-    )
-    return z + sum(term / degrees**power for power, term in enumerate(terms, 1))

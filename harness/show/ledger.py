@@ -15,7 +15,7 @@ from engine import Knobs
 from engine.knobs import DEFAULTS
 from harness.analysis.pareto import standings
 from harness.decisions.recommend import default_trial
-from harness.results.columns import SHORT, Direction
+from harness.results.metrics import SHORT, Direction
 from harness.space.space import effective
 from harness.study.manifest import write_text
 

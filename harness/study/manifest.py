@@ -20,7 +20,7 @@ import yaml
 from engine.checkpoint.fingerprint import another
 from harness import ROOT, ResultsError
 from harness.results.columns import SCHEMA_VERSION
-from harness.results.rows import sync_folder
+from harness.results.files import sync_folder
 
 from .plan import Plan
 

@@ -24,7 +24,7 @@ from engine.measure.protocol import PAGE_CACHE
 from engine.model.backend import backend, device_name
 from harness import ConfigError, ResultsError
 from harness.machine import identity as machine
-from harness.results.columns import QUALITY, Direction
+from harness.results.metrics import QUALITY, Direction
 from harness.space.space import Space, canonical, space_from_config
 
 from .constraints import Constraint, constraints_from_config, objectives_from_config

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from engine import HeadraceError
+from harness.numerics.student_t import t_quantile
 from harness.run import early_stopping as early
-from harness.run.early_stopping import Early, t_quantile
+from harness.run.early_stopping import Early
 
 RUNS, TOKENS = 2000, 256
 NOISE = 0.1

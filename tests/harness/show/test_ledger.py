@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from engine import Knobs
-from harness.results.columns import NAMES, OBJECTIVES
+from harness.results.columns import NAMES
+from harness.results.metrics import OBJECTIVES
 from harness.show.ledger import NAME, header, lines, write_ledger
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -17,9 +18,9 @@ START = datetime(2026, 1, 1, tzinfo=UTC)
 
 def row(trial: int, figures: tuple[float | None, ...] = (10.0, 1.0, 4.0), /, **more: Any) -> dict[str, Any]:
     knobs = Knobs(**{"cache_gb": 0.01, **{k: more.pop(k) for k in list(more) if k in Knobs.names()}})
-    given = {"row_id": f"r{trial}.{more.get('run', 0)}", "trial": trial, "run": 0, "round": 1, "status": "ok", "judge": "j",
-             "origin": "anchor" if trial == 1 else "sampler", "started_at": START + timedelta(minutes=trial),
-             **knobs.as_dict()}  # fmt: skip
+    given = {"row_id": f"r{trial}.{more.get('run', 0)}", "trial": trial, "run": 0, "round": 1, "status": "ok",
+             "eval_fingerprint": "j", "origin": "anchor" if trial == 1 else "sampler",
+             "started_at": START + timedelta(minutes=trial), **knobs.as_dict()}  # fmt: skip
     return {**dict.fromkeys(NAMES), **given, **dict(zip(OBJECTIVES, figures, strict=True)), **more}
 
 
