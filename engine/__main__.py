@@ -41,8 +41,8 @@ JSON_PROMPTS = ROOT / "experiments" / "prompts" / "json_v1.yaml"
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; 0, or 2 after a user's error, which is one line on stderr."""
-    args = _parser().parse_args(argv)
     try:
+        args = _parser().parse_args(argv)
         args.command(args)
     except HeadraceError as e:
         print(f"error: {e}", file=sys.stderr)
@@ -253,7 +253,7 @@ def replay(args: argparse.Namespace) -> None:
     for row in rows:
         table.add_row(*(v if isinstance(v, str) else f"{v:.3f}" for v in row.values()))
     Console().print(table)
-    print(f"the token before had chosen {overlap(trace):.3f} of the experts (what prefetch=previous_token recalls)")
+    print(f"the token before had chosen {overlap(trace):.3f} of the experts")
     print(json.dumps({"replay": str(trace.path), "experts": experts, "overlap": overlap(trace), "rows": rows}))
 
 

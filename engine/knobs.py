@@ -23,13 +23,27 @@ from engine.errors import KnobError, did_you_mean
 from engine.needs import Need
 
 IO_MODES = ("buffered", "direct")
-PREFETCH = ("off", "previous_token", "stale_gate")
-BITS_BY = ("expert", "layer", "projection")
+PREFETCH = ("off", "stale_gate")
 BITS = (2, 3, 4, 5, 6, 8, 16)
-FACTORS = ("freq", "gate", "error")
 GB = 1_000_000_000
 HOT_SHARE = 0.25  # if only cold_bits is set
 WORDS = {"sync_window": {"all": 0, "auto": -1}}  # values that have a name
+# Knobs, and values KNOB=VALUE, that earlier versions had: why each was removed, and what to use instead.
+REMOVED: dict[str, str] = {
+    "prefetch=previous_token": "it took away 5 % of kimi_mini's misses, stale_gate 56 %; use prefetch=stale_gate",
+    "prefetch_cap_mb": "a cap of 0.1 MB took away 12 % of kimi_mini's misses, no cap 56 %; use prefetch_width",
+    "bits_by": "plans by layer or projection were within the range of random plans; use hot_share, which goes by expert",
+    "gate_exponent": "gate weights added nothing to frequency; use freq_exponent",
+    "error_exponent": "errors differ by a few percent between experts and told next to nothing; use freq_exponent",
+}
+
+
+def removed(name: str, value: Any = None) -> str | None:
+    """The line that refuses a knob of an earlier version, or its value; None for any other."""
+    if name in REMOVED:
+        return f"knob {name} was removed: {REMOVED[name]}"
+    why = REMOVED.get(f"{name}={value}")
+    return None if why is None else f"knob value {name}={value} was removed: {why}"
 
 
 def knob(
@@ -62,15 +76,13 @@ class Knobs:
         needs=(needs.MISSES, needs.NO_LOWBIT))
     prefetch: str = knob(
         "off",
-        "whom to believe on what comes next: off, previous_token, stale_gate (the next routers on this layer's input)",
+        "whom to believe on what comes next: off, stale_gate (the next routers on this layer's input)",
         needs=(needs.MISSES, needs.NO_WINDOW))
     prefetch_depth: int = knob(
         1, "how many layers ahead prefetch looks; 0: at the layer itself, a control that reads nothing", unit="layers",
         needs=(needs.PREFETCHES,))
     prefetch_width: float = knob(
         1.0, "how many experts prefetch expects in a layer, as a multiple of top-k", needs=(needs.PREFETCHES,))
-    prefetch_cap_mb: float | None = knob(
-        None, "most that prefetch reads for one token, 10^6 bytes; unset: no limit", unit="MB", needs=(needs.PREFETCHES,))
     sync_window: int = knob(
         1, "layers between checks of what the routers chose; 1: each, all (0): a token, auto (-1)", unit="layers",
         needs=(needs.MISSES,))
@@ -92,17 +104,8 @@ class Knobs:
     hot_share: float | None = knob(
         None, "share of the experts' weights, the most important ones, that keep expert_bits; 0.25 if only cold_bits is set",
         lossless=False, needs=(needs.NO_PLAN, needs.COLD))
-    bits_by: str = knob(
-        "expert", "what keeps expert_bits or gets cold_bits as one: an expert, a layer, or one projection of a layer",
-        lossless=False, needs=(needs.NO_PLAN, needs.COLD))
     freq_exponent: float = knob(
         1.0, "importance goes with the share of its layer's uses that an expert has, to this power", lossless=False,
-        needs=(needs.NO_PLAN, needs.COLD))
-    gate_exponent: float = knob(
-        0.0, "and with the mean gate weight of an expert when it is chosen, to this power", lossless=False,
-        needs=(needs.NO_PLAN, needs.COLD))
-    error_exponent: float = knob(
-        0.0, "and with the squared error that expert_bits saves over cold_bits, to this power; stores", lossless=False,
         needs=(needs.NO_PLAN, needs.COLD))
     bits_plan: str | None = knob(
         None, "file of a saved plan, which says every expert's bits; unset: computed from these knobs", lossless=False)
@@ -134,7 +137,6 @@ class Knobs:
             ("evict_half_life", 0, math.inf, "give it in tokens; 8 to 32 suits real traces"),
             ("prefetch_depth", -1, 64, "1 or 2 layers are usual"),
             ("prefetch_width", 0, 8, "1 to 2 times top-k are usual"),
-            ("prefetch_cap_mb", 0, math.inf, "give it in MB a token, or leave it unset for no limit"),
             ("sync_window", -2, 1 << 20, "give layers, all or auto"),
             ("read_block_kib", 3, 1 << 20, "4 KiB is the smallest block, 64 to 8192 are usual"),
             ("read_threads", 0, 256, "1 to 16 are usual"),
@@ -146,8 +148,10 @@ class Knobs:
             if value is not None and not above < value <= most:
                 limit = f"above {above:g}" + ("" if math.isinf(most) else f" and at most {most:g}")
                 raise KnobError(f"{name}={value:g} is out of range: it must be {limit}; {remedy}")
-        for name, legal in (("io_mode", IO_MODES), ("prefetch", PREFETCH), ("bits_by", BITS_BY)):
+        for name, legal in (("io_mode", IO_MODES), ("prefetch", PREFETCH)):
             value = getattr(self, name)
+            if line := removed(name, value):
+                raise KnobError(line)
             if value not in legal:
                 raise KnobError(f"{name}={value} is unknown; {did_you_mean(value, list(legal))}")
         for name, widths in (("expert_bits", BITS), ("cold_bits", BITS), ("resident_bits", BITS[:-1])):
@@ -161,7 +165,7 @@ class Knobs:
             ("cold_lowbit", 0, 1.5, "0 is without, 0.5 to 1 are usual"),
             ("lowbit_share", 0, 0.9, "0.1 to 0.5 are usual"),
             ("hot_share", 0, 1, "give a share of the experts' weights"),
-            *((f"{factor}_exponent", 0, 2, "0 ignores that factor, 1 takes it as it is") for factor in FACTORS),
+            ("freq_exponent", 0, 2, "0 ignores the frequency, 1 takes it as it is"),
         ):
             if getattr(self, name) is not None and not low <= getattr(self, name) <= high:
                 raise KnobError(f"{self.shown(name)} is outside {low:g} .. {high:g}; {usual}")
@@ -197,8 +201,11 @@ class Knobs:
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> Knobs:
-        """Knobs from plain names and values (YAML, JSON, a Parquet row). Raises `KnobError` for an unknown name."""
+        """Knobs from plain names and values (YAML, JSON, a Parquet row). Raises `KnobError` for an unknown name
+        and for that of a removed knob."""
         for name in values:
+            if name in REMOVED:
+                raise KnobError(removed(name))
             if name not in cls.names():
                 raise KnobError(f"{name} is not a knob; {did_you_mean(name, list(cls.names()))}")
         return cls(**values)

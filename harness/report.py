@@ -27,10 +27,10 @@ from harness.analysis.pareto import RUNS, contributions, front, standings
 from harness.decisions.recommend import Choice, compared, named, recommended, rules_of, wishes_of
 from harness.results.columns import NOT_RUN
 from harness.results.metrics import SHORT
-from harness.results.rows import read_rows, read_trials
+from harness.results.rows import frame, read_rows, read_trials
 from harness.show.commands import confirm_more, use
 from harness.show.plot import plot_front, plot_night
-from harness.show.tables import frame, front_table, importance_table, recommended_table
+from harness.show.tables import front_table, importance_table, recommended_table
 from harness.study.find import find
 
 

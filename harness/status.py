@@ -38,13 +38,13 @@ from harness.machine.identity import boot_id
 from harness.machine.processes import alive
 from harness.machine.quiet import Look, Meters, look, most_load, unquiet
 from harness.results.columns import NOT_RUN
-from harness.results.rows import read_rows
+from harness.results.rows import frame, read_rows
 from harness.schema import Guards
 from harness.session.log import FAILED, LOG, cause, streak
 from harness.session.state import ENDED, FINISHED, STOPPED, read_state
 from harness.session.state import FAILED as ERROR
 from harness.show.live import clock
-from harness.show.tables import frame, front_table
+from harness.show.tables import front_table
 from harness.study.find import find
 
 RUNS, GONE, UNKNOWN = "runs", "gone", "unknown"  # besides `ENDED`, what becomes of a search

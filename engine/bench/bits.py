@@ -1,7 +1,7 @@
 """bench bits: what plans of bits are worth at equal bytes, against as many bits for all and against chance.
 
 Perplexity and the KL divergence from the checkpoint as it is stored, on the judge's texts. Every plan is saved and loaded
-again, as a user's is. Random plans say what a choice is worth at all: by expert, by layer, by projection.
+again, as a user's is. Random plans say what a choice is worth at all.
 """
 
 from __future__ import annotations
@@ -16,14 +16,12 @@ import numpy as np
 
 from engine.checkpoint.checkpoint import Checkpoint
 from engine.engine import Engine, load
-from engine.knobs import BITS, BITS_BY, GB, Knobs
+from engine.knobs import BITS, GB, Knobs
 from engine.measure.judge import Judge
 from engine.plan.banks import experts_gb
 from engine.plan.bits import BitsPlan, allocate, compute_plan, hot_share_for, widths
 from engine.plan.bits_file import save_plan
 from engine.routing.profile import routing_profile
-
-EXPONENTS = ((1, 0, 0), (2, 0, 0), (0, 1, 0), (1, 1, 0), (0, 0, 1), (1, 0, 1), (1, 1, 1))  # of frequency, gate, error
 
 
 @dataclass(frozen=True)
@@ -71,30 +69,15 @@ def _uniform(source: Checkpoint, average_bits: list[float]) -> list[Arm]:
 
 
 def _mixed(source: Checkpoint, knobs: Knobs, draws: int) -> list[Arm]:
-    """Every way to choose who keeps `expert_bits`, at the budget of `knobs`."""
-    profile = routing_profile(source)
+    """By chance and by frequency who keeps `expert_bits`, at the budget of `knobs`."""
     low, high = widths(source, knobs.cold_bits), widths(source, knobs.expert_bits)
-    arms = []
-    for by in BITS_BY:
-        plans = []
-        for seed in range(draws):
-            layers, experts, projections = low.shape
-            shape = {"expert": (layers, experts, 1), "layer": (layers, 1, 1), "projection": (layers, 1, projections)}[by]
-            chance = np.broadcast_to(np.random.default_rng(seed).random(shape), low.shape)
-            weights = compute_plan(source, Knobs()).weights
-            bits = allocate(low, high, weights, chance, knobs.resolved_hot_share, by)
-            plans.append(BitsPlan(bits, chance, weights))
-        arms.append(Arm(f"{by}, random", plans))
-        seen: set[str] = set()  # a single factor has one order at every exponent
-        for freq, gate, error in EXPONENTS:
-            if (gate and not np.isfinite(profile.gate_weight).all()) or (error and source.bit_errors is None):
-                continue
-            one = dataclasses.replace(knobs, bits_by=by, freq_exponent=freq, gate_exponent=gate, error_exponent=error)
-            plan = compute_plan(source, one, profile)
-            if plan.digest not in seen:
-                seen.add(plan.digest)
-                arms.append(Arm(f"{by}, freq {freq:g} gate {gate:g} error {error:g}", [plan]))
-    return arms
+    weights = compute_plan(source, Knobs()).weights
+    plans = []
+    for seed in range(draws):
+        chance = np.broadcast_to(np.random.default_rng(seed).random((*low.shape[:2], 1)), low.shape)
+        plans.append(BitsPlan(allocate(low, high, weights, chance, knobs.resolved_hot_share), chance, weights))
+    by_frequency = compute_plan(source, knobs, routing_profile(source))
+    return [Arm("random", plans), Arm("frequency", [by_frequency])]
 
 
 def _figures(

@@ -9,7 +9,6 @@ The file is not called open.py: as `engine.bench.open` it would hide the functio
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import time
@@ -19,6 +18,7 @@ from typing import Any
 from engine.checkpoint.checkpoint import Checkpoint
 from engine.errors import HeadraceError
 from engine.knobs import GB, Knobs
+from engine.system.child import child_environment
 from engine.system.memory import peak_memory_bytes
 
 BOUND_S, BOUND_GB = 15.0, 1.5
@@ -39,10 +39,8 @@ def bench_open(path: Path) -> dict[str, Any]:
 
 
 def _in_its_own_process(what: str, path: Path) -> dict[str, Any]:
-    root = str(Path(__file__).resolve().parents[2])
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))}
     command = [sys.executable, "-m", "engine.bench.opening", what, str(path)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=env, check=False)
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=child_environment(), check=False)
     lines = done.stdout.splitlines() or [json.dumps({"error": f"opening {path} ended with status {done.returncode}"})]
     answer = json.loads(lines[-1])
     if "error" in answer:

@@ -96,7 +96,7 @@ def belady_hit_rate(trace: Trace, slots: int) -> float:
 
 
 def overlap(trace: Trace) -> float:
-    """Share of the decoded tokens' experts that the layer had chosen for the token before: what previous_token recalls."""
+    """Share of the decoded tokens' experts that the layer had chosen for the token before."""
     first = max(trace.prefilled, 1)
     same = (trace.experts[first:, :, :, None] == trace.experts[first - 1 : -1, :, None, :]).any(axis=-1)
     return float(same.mean())

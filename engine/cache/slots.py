@@ -234,24 +234,19 @@ class Bank:
         if failures:
             raise failures[0]
 
-    def guess(self, experts: np.ndarray, time: int, reader: Reader, most_bytes: float) -> int:
-        """Start to read those of `experts` that token `time` will probably want, up to `most_bytes`; returns the bytes.
+    def guess(self, experts: np.ndarray, time: int, reader: Reader) -> None:
+        """Start to read those of `experts` that token `time` will probably want.
 
         Never pushes out a warmer expert, nor one whose reads are under way.
         """
-        issued = 0
         for expert in map(int, experts):
             if self.table.slot_of[expert] >= 0:
                 continue
-            if issued + self.layer.expert_bytes > most_bytes:
-                break
             placed = self.table.guess(expert, time, np.array([*experts, *self._coming], np.int64))
             if placed is not None:
                 self._queue(expert, placed[0], reader, speculative=True)
-                issued += self.layer.expert_bytes
-        self._stats.prefetch_issued += issued // self.layer.expert_bytes
-        self._stats.prefetch_bytes += issued
-        return issued
+                self._stats.prefetch_issued += 1
+                self._stats.prefetch_bytes += self.layer.expert_bytes
 
     def forget(self) -> None:
         """Empty all slots that are not pinned."""

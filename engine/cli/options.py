@@ -7,8 +7,8 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-from engine.errors import HeadraceError
-from engine.knobs import WORDS, Knobs
+from engine.errors import HeadraceError, KnobError
+from engine.knobs import REMOVED, WORDS, Knobs, removed
 
 
 def add_knobs(parser: argparse.ArgumentParser) -> None:
@@ -24,6 +24,15 @@ def add_knobs(parser: argparse.ArgumentParser) -> None:
             "" if f.default is None else f" (default: {f.default:g})" if kind is not str else f" (default: {f.default})"
         )
         group.add_argument(f"--{f.name.replace('_', '-')}", type=kind, metavar="N", help=f.metadata["text"] + default)
+    for name in (name for name in REMOVED if "=" not in name):
+        parser.add_argument(f"--{name.replace('_', '-')}", nargs="?", action=_Refused, help=argparse.SUPPRESS)
+
+
+class _Refused(argparse.Action):
+    """The option of a removed knob: raises `KnobError` with the line that says so."""
+
+    def __call__(self, parser: object, namespace: object, values: object, option_string: str | None = None) -> None:
+        raise KnobError(removed(self.dest))
 
 
 def knobs_of(args: argparse.Namespace) -> Knobs:

@@ -41,13 +41,13 @@ from engine.checkpoint.store import (
 )
 from engine.errors import CheckpointError, HeadraceError, first_line
 from engine.knobs import GB
+from engine.system import atomic
 
 from . import quantize as grids
 from .sources import Codes, SourceLayer
 
 INDEX = "model.safetensors.index.json"
 CHECKSUMS = "crc32"  # in the index, by shard
-PARTIAL = ".{}.partial"
 COPIED = (".json", ".txt", ".model", ".jinja", ".py", ".tiktoken", ".md")  # files beside the weights that a store has too
 SHARD_BYTES = 5_000_000_000
 COPY_BYTES = 1 << 20
@@ -157,7 +157,7 @@ def _prepared(store: Path, description: Description) -> Iterator[None]:
                 what = f"levels {','.join(map(str, there.levels))}"
             raise HeadraceError(f"{store} holds a store of {what}; give another folder, or remove this one")
         found = set(store.iterdir()) if store.exists() else set()
-        if there is None and found - set(store.glob(PARTIAL.format("*"))):
+        if there is None and found - set(store.glob(atomic.TEMPORARY.format("*"))):
             raise HeadraceError(f"{store} is not empty and is no store; give a new folder")
         store.mkdir(parents=True, exist_ok=True)
         if there is None:
@@ -170,7 +170,7 @@ def _prepared(store: Path, description: Description) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as e:
             raise HeadraceError(f"{store} is being packed by another process; wait for it, or give another folder") from e
-        for partial in store.glob(PARTIAL.format("*")):
+        for partial in store.glob(atomic.TEMPORARY.format("*")):
             partial.unlink()
         yield
 
@@ -207,13 +207,10 @@ def _enough_space(store: Path, description: Description, todo: list[int], copied
 
 @contextlib.contextmanager
 def _full_disk_told(store: Path, description: Description, copied: int) -> Iterator[None]:
-    """What was half written goes, so that a full disk is not left full; what the system says becomes one line."""
+    """Turn an error of the disk into one line."""
     try:
         yield
     except OSError as e:
-        with contextlib.suppress(OSError):
-            for partial in store.glob(PARTIAL.format("*")):
-                partial.unlink()
         again = "give the same command again, which goes on where it stopped"
         if e.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise HeadraceError(f"packing into {store} stopped ({e.strerror or e}); check the disks and {again}") from e
@@ -265,24 +262,12 @@ def _bytes_of(files: tuple[Path, ...], header: bytes, tensors: dict[str, Entry])
 
 def _write_whole(file: Path, parts: Iterable[bytes | memoryview]) -> int:
     """Write a file so that it has its name only when all of it is on the disk; returns its checksum."""
-    partial, checksum = file.with_name(PARTIAL.format(file.name)), 0
-    with open(partial, "wb") as f:
+    checksum = 0
+    with atomic.replacing(file) as partial, open(partial, "wb") as f:
         for part in parts:
             f.write(part)
             checksum = zlib.crc32(part, checksum)
-        f.flush()
-        os.fsync(f.fileno())
-    _rename(partial, file)
     return checksum
-
-
-def _rename(partial: Path, file: Path) -> None:
-    partial.replace(file)
-    folder = os.open(file.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def _pack_layer(
@@ -291,10 +276,10 @@ def _pack_layer(
     """Write one layer's file; yields the bytes of source as they are done."""
     target = description.layers[number]
     header = target.header(description.digest)
-    file, partial = store / target.file, store / PARTIAL.format(target.file)
     errors = np.zeros((target.experts, len(target.projections), len(target.levels)))
     checksums = np.zeros((target.experts, len(target.sections) + 1), np.uint32)
     with contextlib.ExitStack() as stack:
+        partial = stack.enter_context(atomic.replacing(store / target.file))
         numbers = sorted({int(n) for t in layer.layer.tensors for n in np.unique(t.file)})
         fds = {n: stack.enter_context(open(source.files[n], "rb")).fileno() for n in numbers}
         out = stack.enter_context(open(partial, "wb", buffering=0)).fileno()
@@ -321,8 +306,6 @@ def _pack_layer(
             wait(waiting)
         end = len(header) + target.experts * target.record_bytes
         _write_at(out, errors.tobytes() + checksums.tobytes(), end)
-        os.fsync(out)
-    _rename(partial, file)
 
 
 def _reserve(fd: int, nbytes: int) -> None:

@@ -1,15 +1,9 @@
-"""Bits: how many each routed expert's projections get, from a budget and three exponents.
+"""Bits: how many each routed expert's projections get, from a budget and how often it is used.
 
 Precision per expert is a few numbers, not thirty thousand: a share of the experts' weights keeps the high width
-(`hot_share`, a budget that says average bits as well), and who gets it is the order of an importance,
-
-    frequency ** freq_exponent * gate weight ** gate_exponent * error ** error_exponent,
-
-as PMQ (arXiv 2410.06270) has it. Frequency is an expert's share of its layer's uses; gate weight the mean of what its
-output is multiplied by when it is chosen; error how much more of the squared weights the low width loses than the high one.
-The error stays relative: what a projection loses of its weights is what the expert loses of its output, whatever the
-weights' scale. Units are experts, layers, or one projection of a layer; they are taken by importance a byte until the
-budget is used, over all layers together. There are two widths in a layer at the most, since a gather takes one a call.
+(`hot_share`, a budget that says average bits as well), and who gets it is the order of an importance, frequency **
+freq_exponent. Frequency is an expert's share of its layer's uses. Experts are taken by importance a byte until the budget is
+used, over all layers together. There are two widths in a layer at the most, since a gather takes one a call.
 """
 
 from __future__ import annotations
@@ -55,7 +49,7 @@ def compute_plan(checkpoint: Checkpoint, knobs: Knobs, profile: Profile | None =
     spent evenly on the first experts of all layers, which needs as many slots for a token as any plan of that budget, so
     that sizes can be foreseen.
 
-    Raises `KnobError` for a width that the checkpoint does not have to give, and for an exponent without its factor.
+    Raises `KnobError` for a width that the checkpoint does not have to give.
     """
     _check_bits(checkpoint, knobs)
     weights = weights_of(checkpoint)
@@ -67,67 +61,43 @@ def compute_plan(checkpoint: Checkpoint, knobs: Knobs, profile: Profile | None =
         worth = np.broadcast_to(1 - np.arange(high.shape[1])[:, None] / high.shape[1], high.shape)
     else:
         worth = importance(checkpoint, knobs, profile)
-    bits = allocate(low, high, weights, worth, knobs.resolved_hot_share, knobs.bits_by)
+    bits = allocate(low, high, weights, worth, knobs.resolved_hot_share)
     return BitsPlan(bits, worth, weights)
 
 
 def needs_routing(knobs: Knobs) -> bool:
     """Whether the plan depends on which experts are chosen."""
-    return knobs.cold_bits is not None and bool(knobs.freq_exponent or knobs.gate_exponent)
+    return knobs.cold_bits is not None and bool(knobs.freq_exponent)
 
 
-def allocate(
-    low: np.ndarray, high: np.ndarray, weights: np.ndarray, importance: np.ndarray, share: float, by: str
-) -> np.ndarray:
-    """Bits [layers, experts, projections]: `low`, or `high` for the units taken. `share` is the part of all that raising
-    everything would cost, in bits of weights; never more is spent, and less by no more than one unit would cost.
+def allocate(low: np.ndarray, high: np.ndarray, weights: np.ndarray, importance: np.ndarray, share: float) -> np.ndarray:
+    """Bits [layers, experts, projections]: `low`, or `high` for the experts taken. `share` is the part of all that raising
+    everything would cost, in bits of weights; never more is spent, and less by no more than one expert would cost.
 
-    A unit's importance is the sum over its parts. Units are taken by importance a byte, ties by layer, expert and
-    projection; one that is too large for what is left is passed over. Sums are compared to 6 digits, so that units which
-    only differ by float32's rounding are ties everywhere.
+    An expert's importance is the sum over its projections. Experts are taken by importance a byte, ties by layer and expert;
+    one that is too large for what is left is passed over. Sums are compared to 6 digits, so that experts which only differ
+    by float32's rounding are ties everywhere.
     """
-    over = {"expert": (2,), "layer": (1, 2), "projection": (1,)}[by]
     cost = (high.astype(np.int64) - low) * weights
-    unit_cost = cost.sum(axis=over, keepdims=True)
-    worth = np.where(cost > 0, importance, 0.0).sum(axis=over, keepdims=True) / np.maximum(unit_cost, 1)
+    expert_cost = cost.sum(axis=2, keepdims=True)
+    worth = np.where(cost > 0, importance, 0.0).sum(axis=2, keepdims=True) / np.maximum(expert_cost, 1)
     mantissa, exponent = np.frexp(worth)
     worth = np.ldexp(np.round(mantissa, 6), exponent)
-    hot = np.zeros(unit_cost.shape, bool)
+    hot = np.zeros(expert_cost.shape, bool)
     left = round(share * int(cost.sum()))
-    for unit in np.argsort(-worth, axis=None, kind="stable"):
-        if unit_cost.flat[unit] <= left:
-            hot.flat[unit] = True
-            left -= int(unit_cost.flat[unit])
+    for expert in np.argsort(-worth, axis=None, kind="stable"):
+        if expert_cost.flat[expert] <= left:
+            hot.flat[expert] = True
+            left -= int(expert_cost.flat[expert])
     return np.where(hot, high, low).astype(np.uint8)
 
 
 def importance(checkpoint: Checkpoint, knobs: Knobs, profile: Profile | None) -> np.ndarray:
-    """Importance of every projection, float64 [layers, experts, projections]; an exponent of 0 leaves its factor out."""
+    """Importance of every projection, float64 [layers, experts, projections]; an exponent of 0 leaves frequency out."""
     worth = np.ones(weights_of(checkpoint).shape)
     if knobs.freq_exponent and profile is not None:
         worth *= profile.frequency[..., None] ** knobs.freq_exponent
-    if knobs.gate_exponent and profile is not None:
-        if not np.isfinite(profile.gate_weight).all():
-            raise KnobError(
-                f"gate_exponent={knobs.gate_exponent:g} needs gate weights, which the routing of {checkpoint.name} "
-                f"({checkpoint.architecture}) lacks; set it to 0"
-            )
-        worth *= profile.gate_weight[..., None] ** knobs.gate_exponent
-    if knobs.error_exponent:
-        worth *= _error_saved(checkpoint, knobs) ** knobs.error_exponent
     return worth
-
-
-def _error_saved(checkpoint: Checkpoint, knobs: Knobs) -> np.ndarray:
-    """How much less of the squared weights the high width loses than the low one, relative."""
-    if checkpoint.bit_errors is None or checkpoint.levels is None:
-        raise KnobError(
-            f"error_exponent={knobs.error_exponent:g} needs the errors of each width, which a packed store has and "
-            f"{checkpoint.name} has not; pack it, or set error_exponent=0"
-        )
-    high = checkpoint.levels.index(knobs.expert_bits) if knobs.expert_bits is not None else -1
-    low = checkpoint.levels.index(knobs.cold_bits)
-    return np.maximum(checkpoint.bit_errors[..., low] - checkpoint.bit_errors[..., high], 0.0)
 
 
 def hot_share_for(checkpoint: Checkpoint, knobs: Knobs, average_bits: float) -> float:

@@ -8,7 +8,6 @@ from, and the plan's own fingerprint, by which a damaged file is known.
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from engine.checkpoint.checkpoint import Checkpoint
 from engine.checkpoint.fingerprint import another
 from engine.errors import HeadraceError, KnobError, first_line
 from engine.knobs import BITS, LOSSY, Knobs
+from engine.system import atomic
 
 from .bits import BitsPlan, weights_of, widths
 
@@ -42,14 +42,12 @@ def save_plan(path: str | Path, plan: BitsPlan, checkpoint: Checkpoint, knobs: K
         "knobs": json.dumps({name: getattr(knobs, name) for name in LOSSY}), "routing": routing or "",
         "plan_fingerprint": plan.digest,
     }  # fmt: skip
-    partial = path.with_name(f".{path.name}.partial")
     try:
         if path.is_dir():
             raise IsADirectoryError(0, "it is a folder")
-        pq.write_table(pa.table(columns).replace_schema_metadata(metadata), partial, compression="zstd")
-        os.replace(partial, path)
+        with atomic.replacing(path) as partial:
+            pq.write_table(pa.table(columns).replace_schema_metadata(metadata), partial, compression="zstd")
     except OSError as e:
-        partial.unlink(missing_ok=True)
         raise HeadraceError(f"the plan {path} cannot be written ({e.strerror or first_line(e)}); choose another file") from e
 
 

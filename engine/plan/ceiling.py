@@ -29,7 +29,7 @@ from engine.knobs import CACHE_DEPENDENT, GB, Knobs
 from engine.measure.judge import Judge, Text
 from engine.measure.protocol import Protocol
 from engine.routing.profile import routing_profile
-from engine.system.user_cache import compute_apart, keep, kept_file
+from engine.system.user_cache import cached_file, compute_apart, store_in_cache
 
 from .banks import compute_dtype, plan_banks
 from .bits import needs_routing
@@ -96,7 +96,7 @@ def routing_file(checkpoint: Checkpoint, judge: Judge, protocol: Protocol) -> Pa
     identity = [FORMAT, judge.fingerprint, protocol.timed_tokens, f"{compute_dtype()} {mx.default_device()}",
                 version("mlx"), version("mlx-lm")]  # fmt: skip
     digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
-    return kept_file(f"judged-{checkpoint.fingerprint}-{digest}.npz")
+    return cached_file(f"judged-{checkpoint.fingerprint}-{digest}.npz")
 
 
 _read: dict[Path, Routing] = {}
@@ -148,7 +148,7 @@ def main() -> int:
     judge, protocol = Judge(tuple(Text(*text) for text in request["texts"])), Protocol(timed_tokens=request["timed_tokens"])
     try:
         checkpoint = Checkpoint.open(request["checkpoint"])
-        keep(routing_file(checkpoint, judge, protocol), take_routing(checkpoint, judge, protocol))
+        store_in_cache(routing_file(checkpoint, judge, protocol), take_routing(checkpoint, judge, protocol))
     except HeadraceError as e:
         print(f"error: {e}", file=sys.stderr)
         return 2

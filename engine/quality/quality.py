@@ -2,7 +2,7 @@
 
     from engine import Checkpoint, Judge, Knobs, load
     from engine.quality import quality
-    from engine.reference import reference_for
+    from engine.quality.reference import reference_for
     judge = Judge.load("my_text.txt")
     reference = reference_for(Checkpoint.open(path), judge)          # before loading, so that two models are never in memory
     with load(path, Knobs(expert_bits=2)) as engine:

@@ -34,7 +34,7 @@ from engine.measure.timed_pass import token_nll
 from engine.model.backend import backend
 from engine.plan.banks import compute_dtype, footprint
 from engine.system.memory import memory_bytes
-from engine.system.user_cache import compute_apart, keep, kept_file
+from engine.system.user_cache import cached_file, compute_apart, store_in_cache
 
 from .json_prompts import JsonPrompts
 
@@ -211,7 +211,7 @@ def compute_reference(checkpoint: Checkpoint, judge: Judge, prompts: JsonPrompts
 def reference_file(checkpoint: Checkpoint, judge: Judge, prompts: JsonPrompts | None = None) -> Path:
     """Where the reference of this checkpoint and judge is kept."""
     digest = hashlib.sha256(_identity(checkpoint, judge, prompts).encode()).hexdigest()[:16]
-    return kept_file(f"reference-{checkpoint.fingerprint}-{digest}.npz")
+    return cached_file(f"reference-{checkpoint.fingerprint}-{digest}.npz")
 
 
 def reference_knobs(checkpoint: Checkpoint) -> Knobs:
@@ -241,7 +241,7 @@ def main() -> int:
     try:
         checkpoint = Checkpoint.open(request["checkpoint"])
         with load(checkpoint.path, reference_knobs(checkpoint)) as engine:
-            keep(reference_file(checkpoint, judge, prompts), take_reference(engine, judge, prompts).to_bytes())
+            store_in_cache(reference_file(checkpoint, judge, prompts), take_reference(engine, judge, prompts).to_bytes())
     except HeadraceError as e:
         print(f"error: {e}", file=sys.stderr)
         return 2

@@ -1,4 +1,4 @@
-"""Routing profile: how often each expert of each layer is chosen, and with what gate weight, on a fixed calibration text.
+"""Routing profile: how often each expert of each layer is chosen on a fixed calibration text.
 
 `cold_bits` and `pinned_share` need to know the most important experts before the first token. The profile is taken once for
 a checkpoint, in a process of its own (so that it leaves no trace in the memory of a measured run), with all experts at the
@@ -18,18 +18,17 @@ import numpy as np
 from engine.checkpoint.checkpoint import Checkpoint
 from engine.errors import HeadraceError, first_line
 from engine.knobs import Knobs
-from engine.system.user_cache import compute_apart, keep, kept_file
+from engine.system.user_cache import cached_file, compute_apart, store_in_cache
 
 CALIBRATION = Path(__file__).with_name("calibration.txt")
-VERSION = 2  # of the file
+VERSION = 3  # of the file
 
 
 @dataclass(frozen=True)
 class Profile:
-    """Arrays are [layers, experts]; a layer with fewer experts than the largest was never asked for the rest."""
+    """`uses` is int64 [layers, experts]; a layer with fewer experts than the largest was never asked for the rest."""
 
-    uses: np.ndarray  # int64
-    gate_weight: np.ndarray  # float64, mean size when chosen, 0 for one that never was; NaN where the block does not weigh
+    uses: np.ndarray
 
     @property
     def frequency(self) -> np.ndarray:
@@ -38,8 +37,8 @@ class Profile:
 
     @property
     def fingerprint(self) -> str:
-        """16 hexadecimal digits over both arrays."""
-        return hashlib.sha256(self.uses.tobytes() + self.gate_weight.tobytes()).hexdigest()[:16]
+        """16 hexadecimal digits over the uses."""
+        return hashlib.sha256(self.uses.tobytes()).hexdigest()[:16]
 
     @classmethod
     def of_trace(cls, path: str | Path, checkpoint: Checkpoint) -> Profile:
@@ -55,13 +54,10 @@ class Profile:
         try:
             metadata = pq.read_schema(path).metadata or {}
             said = [int(metadata.get(k, n)) for k, n in ((b"num_layers", len(experts)), (b"num_experts", max(experts)))]
-            rows = pd.read_parquet(path, columns=["layer", "expert", "gate_weight"])
+            rows = pd.read_parquet(path, columns=["layer", "expert"])
             layer, expert = (rows[name].to_numpy(np.int64) for name in ("layer", "expert"))
-            weight = rows["gate_weight"].to_numpy(np.float64)
         except (OSError, ValueError, TypeError) as e:
-            raise HeadraceError(
-                f"trace {path} cannot be read ({first_line(e)}); give Parquet with layer, expert and gate_weight"
-            ) from e
+            raise HeadraceError(f"trace {path} cannot be read ({first_line(e)}); give Parquet with layer and expert") from e
         numbers = np.unique(layer)
         if len(numbers) == len(experts):
             layer = np.searchsorted(numbers, layer)
@@ -72,10 +68,9 @@ class Profile:
                 f"trace {path} has {len(rows)} rows of {found[0]} layers of {found[1]} experts, but {checkpoint.name} "
                 f"has {len(experts)} of {max(experts)}; record it on this model (--trace-out)"
             )
-        uses, total = np.zeros((2, len(experts), max(experts)))
+        uses = np.zeros((len(experts), max(experts)), np.int64)
         np.add.at(uses, (layer, expert), 1)
-        np.add.at(total, (layer, expert), np.abs(weight))
-        return cls(uses.astype(np.int64), total / np.maximum(uses, 1))
+        return cls(uses)
 
 
 def routing_profile(checkpoint: Checkpoint) -> Profile:
@@ -86,7 +81,7 @@ def routing_profile(checkpoint: Checkpoint) -> Profile:
         compute_apart(what, "engine", "profile", "--model", str(checkpoint.path))
     try:
         with np.load(file) as arrays:
-            return Profile(arrays["uses"], arrays["gate_weight"])
+            return Profile(arrays["uses"])
     except Exception as e:  # numpy and zipfile raise what comes of damaged bytes
         raise HeadraceError(f"the routing profile {file} is damaged ({first_line(e)}); remove it") from e
 
@@ -94,7 +89,7 @@ def routing_profile(checkpoint: Checkpoint) -> Profile:
 def profile_file(checkpoint: Checkpoint) -> Path:
     """Where the profile of this checkpoint and calibration text is kept."""
     text = hashlib.sha256(CALIBRATION.read_bytes()).hexdigest()[:8]
-    return kept_file(f"routing-{checkpoint.fingerprint}-{text}-v{VERSION}.npz")
+    return cached_file(f"routing-{checkpoint.fingerprint}-{text}-v{VERSION}.npz")
 
 
 def take_profile(checkpoint: Checkpoint) -> Path:
@@ -109,6 +104,6 @@ def take_profile(checkpoint: Checkpoint) -> Path:
             engine.logits(engine.encode(CALIBRATION.read_text(encoding="utf-8")))
         profile = Profile.of_trace(trace, checkpoint)
     content = io.BytesIO()
-    np.savez(content, uses=profile.uses, gate_weight=profile.gate_weight)
-    keep(file, content.getvalue())
+    np.savez(content, uses=profile.uses)
+    store_in_cache(file, content.getvalue())
     return file

@@ -16,7 +16,6 @@ always top-k experts a token. What was left out or swapped is counted in `Stats`
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ import numpy as np
 from engine.checkpoint.checkpoint import Checkpoint
 from engine.errors import HeadraceError
 from engine.streaming.gating import Outputs, weighs
+from engine.system import atomic
 
 BULK_TOKENS = 16  # of decoding are read back together; a prefill's chunk by itself
 
@@ -43,7 +43,7 @@ class TraceWriter:
         self, model: nn.Module, checkpoint: Checkpoint, switches: list[str], ends: bool, path: str | Path, source: str
     ) -> None:
         self.path = Path(path).expanduser()
-        self._partial = self.path.with_name(f".{self.path.name}.partial")
+        self._partial = atomic.temporary(self.path)
         try:
             if self.path.is_dir():
                 raise IsADirectoryError(0, "it is a folder")
@@ -80,8 +80,8 @@ class TraceWriter:
 
         self._take_out()
         self._read_back()
-        pq.write_table(self._table(), self._partial, compression="zstd")
-        os.replace(self._partial, self.path)
+        with atomic.replacing(self.path) as partial:
+            pq.write_table(self._table(), partial, compression="zstd")
 
     def abandon(self) -> None:
         """Take the taps out and write nothing."""

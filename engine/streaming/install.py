@@ -184,9 +184,8 @@ def put_streams(
             asking.append((stream, modules[path.rpartition(".")[0]], path))
     if knobs.prefetch != "off":
         why = prefetch_of(
-            knobs.prefetch, [(stream, block, path.rpartition(".")[2]) for stream, block, path in asking],
-            depth=knobs.prefetch_depth, top_k=source.top_k, width=knobs.prefetch_width, cap_mb=knobs.prefetch_cap_mb,
-            stats=run.stats,
+            [(stream, block, path.rpartition(".")[2]) for stream, block, path in asking],
+            depth=knobs.prefetch_depth, top_k=source.top_k, width=knobs.prefetch_width, stats=run.stats,
         )  # fmt: skip
         if why is not None:
             raise KnobError(f"prefetch={knobs.prefetch} is not possible for {source.architecture}: {why}; use off")

@@ -131,7 +131,7 @@ class LayerStream:
         decoding = indices.size == indices.shape[-1]
         foretellings = self.prefetch.ask(x) if self.prefetch is not None and decoding else []
         begin = perf_counter()
-        mx.eval(indices, *(f.ids for f in foretellings if f.ids is not None))
+        mx.eval(indices, *(f.ids for f in foretellings))
         ids = np.asarray(indices)
         self._run.stats.sync_ms += (perf_counter() - begin) * 1e3
         if decoding and self.prefetch is None and self._only is not None and self._only.settled:
@@ -251,13 +251,10 @@ class LayerStream:
             bank.take_in()
         return all(bank.settled for bank in self.banks)
 
-    def guess(self, experts: np.ndarray, most_bytes: float) -> int:
-        """Read `experts` on speculation that the next token wants them, up to `most_bytes`; returns the bytes."""
-        issued = 0
+    def guess(self, experts: np.ndarray) -> None:
+        """Read `experts` on speculation that the next token wants them."""
         for number, bank in enumerate(self.banks):
-            members = experts[self._bank_of[experts] == number]
-            issued += bank.guess(members, self._run.position + 1, self._run.reader, most_bytes - issued)
-        return issued
+            bank.guess(experts[self._bank_of[experts] == number], self._run.position + 1, self._run.reader)
 
     def on_device(self, x: mx.array, indices: mx.array) -> mx.array:
         """Compute with the expert-to-slot table on the device. The output of a missing expert is 0: void, but the layers
@@ -335,7 +332,7 @@ class LayerStream:
 
     def _read_ahead(self, foretellings: list[Foretelling] | None) -> None:
         if self.prefetch is not None and foretellings:
-            self.prefetch.read_ahead(foretellings, self._run.position + 1)
+            self.prefetch.read_ahead(foretellings)
 
 
 class StreamingSwitch(nn.Module):

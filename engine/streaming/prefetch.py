@@ -1,9 +1,8 @@
 """Prefetch: what the next layers will ask for, foretold while this one is at work, and read before they ask.
 
-`stale_gate` asks the next layers' own routers, with this layer's input: stale by as many layers. `previous_token` believes
-that a layer repeats itself; since every layer has slots of its own, which keep what it used last, there is seldom anything
-left to read, and it serves as the baseline. Both only ever guess: a guess pushes out no warmer expert, demand reads overtake
-it, and what was foretold is checked against what came (`Stats`). Decoding only: a prefill wants nearly every expert anyway.
+`stale_gate` asks the next layers' own routers, with this layer's input: stale by as many layers. It
+only ever guesses: a guess pushes out no warmer expert, demand reads overtake it, and what was foretold is checked against
+what came (`Stats`). Decoding only: a prefill wants nearly every expert anyway.
 """
 
 from __future__ import annotations
@@ -28,57 +27,34 @@ Router = Callable[[mx.array], mx.array]
 
 @dataclass
 class Foretelling:
-    """Expert ids on the device, not evaluated yet, that layer `of` will probably choose; None: those it chose before."""
+    """Expert ids on the device, not evaluated yet, that layer `of` will probably choose."""
 
     of: Prefetch
-    ids: mx.array | None
-
-
-class Cap:
-    """The bytes that may still be read on speculation for one token."""
-
-    def __init__(self, nbytes: float) -> None:
-        self._nbytes = self._left = nbytes
-        self._time = 0
-
-    def forget(self) -> None:
-        self._left, self._time = self._nbytes, 0
-
-    def left(self, time: int) -> float:
-        if time != self._time:
-            self._left, self._time = self._nbytes, time
-        return self._left
-
-    def spend(self, nbytes: int) -> None:
-        self._left -= nbytes
+    ids: mx.array
 
 
 class Prefetch:
-    """One layer's part: `ahead` are the layers that it foretells, `router` how others foretell it (None: by its past)."""
+    """One layer's part: `ahead` are the layers that it foretells, `router` how others foretell it."""
 
-    def __init__(self, stream: LayerStream, router: Router | None, width: int, cap: Cap, stats: Stats) -> None:
+    def __init__(self, stream: LayerStream, router: Router, stats: Stats) -> None:
         self.ahead: list[Prefetch] = []
         self._stream = stream
         self._router = router
-        self._width = width
-        self._cap = cap
         self._stats = stats
         self.forget()
 
     def forget(self) -> None:
         """Begin as if no token had been before."""
         self._foretold: np.ndarray | None = None
-        self._recent = np.array([], np.int32)
-        self._cap.forget()
 
     def ask(self, x: mx.array) -> list[Foretelling]:
         """What the layers ahead will choose, by this layer's input `x` of one token."""
-        return [Foretelling(p, p._router(x.reshape(1, 1, -1)) if p._router is not None else None) for p in self.ahead]
+        return [Foretelling(p, p._router(x.reshape(1, 1, -1))) for p in self.ahead]
 
     def hear(self, foretellings: list[Foretelling]) -> None:
         """Note what was foretold, once it is evaluated."""
         for f in foretellings:
-            ids = f.of._recent if f.ids is None else np.array(f.ids).reshape(-1).astype(np.int32)
+            ids = np.array(f.ids).reshape(-1).astype(np.int32)
             told = f.of._foretold
             f.of._foretold = ids if told is None else np.union1d(told, ids)
 
@@ -94,35 +70,27 @@ class Prefetch:
             self._stats.uncovered += int((slot_of[chosen] < 0).sum())
             self._stats.covered += sum(e in guessed for e in chosen.tolist())
         self._foretold = None
-        if self._router is None:
-            latest = np.concatenate([chosen[::-1][: 4 * self._width], self._recent])
-            _, first = np.unique(latest, return_index=True)
-            self._recent = latest[np.sort(first)][: self._width]
 
-    def read_ahead(self, foretellings: list[Foretelling], time: int) -> None:
-        """Start to read what was foretold for token `time`."""
+    def read_ahead(self, foretellings: list[Foretelling]) -> None:
+        """Start to read what was foretold."""
         for f in foretellings:
             if f.of is not self and f.of._foretold is not None:
-                self._cap.spend(f.of._stream.guess(f.of._foretold, self._cap.left(time)))
+                f.of._stream.guess(f.of._foretold)
 
 
 def prefetch_of(
-    kind: str, streams: list[tuple[LayerStream, Any, str]], *, depth: int, top_k: int, width: float, cap_mb: float | None,
-    stats: Stats,
-) -> str | None:  # fmt: skip
+    streams: list[tuple[LayerStream, Any, str]], *, depth: int, top_k: int, width: float, stats: Stats
+) -> str | None:
     """Set up prefetch between the layers `streams`: each with its block and the switch's name in it, in order.
 
     Returns why it is not possible, or None.
     """
     wide = math.ceil(width * top_k)
-    cap = Cap(math.inf if cap_mb is None else cap_mb * 1e6)
     for stream, block, name in streams:
-        router = None
-        if kind == "stale_gate":
-            router = router_of(block, name, top_k, wide, stream.banks[0].inner)
-            if router is None:
-                return f"the router of {type(block).__name__} cannot be asked for {wide} experts ahead of time"
-        stream.prefetch = Prefetch(stream, router, wide, cap, stats)
+        router = router_of(block, name, top_k, wide, stream.banks[0].inner)
+        if router is None:
+            return f"the router of {type(block).__name__} cannot be asked for {wide} experts ahead of time"
+        stream.prefetch = Prefetch(stream, router, stats)
     for number, (stream, _, _) in enumerate(streams):
         others = streams[number : number + 1] if depth == 0 else streams[number + 1 : number + 1 + depth]
         assert stream.prefetch is not None

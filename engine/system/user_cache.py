@@ -1,7 +1,7 @@
-"""Kept: what is computed once, in a process of its own, and stays in the user's cache folder.
+"""User cache: results computed once per model, in a child process, and stored in the user's cache folder.
 
-A routing profile or a reference's logits take a model of their own. A child process leaves no trace of it in the memory
-high-water mark of the run that asks for it.
+A routing profile or the logits of a reference need a model of their own. A child process keeps that model's memory out of
+the high-water mark of the run that needs the result.
 """
 
 from __future__ import annotations
@@ -13,30 +13,30 @@ from pathlib import Path
 
 from engine.errors import HeadraceError
 
+from . import atomic
+from .child import child_environment
 
-def kept_file(name: str) -> Path:
-    """Where the cache folder has a file of this name, if it is there."""
+
+def cached_file(name: str) -> Path:
+    """The path of the file `name` in the cache folder, whether or not it exists: XDG_CACHE_HOME, else ~/.cache."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "headrace" / name
 
 
 def compute_apart(what: str, *command: str, given: str = "") -> None:
-    """Run `python -m command` with `given` as its input. Raises `HeadraceError` with its last line if it fails."""
-    root = str(Path(__file__).resolve().parents[2])
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))}
+    """Run `python -m command` with `given` as its input. Raises `HeadraceError` with the last line of its errors."""
     done = subprocess.run(
-        [sys.executable, "-m", *command], input=given, capture_output=True, encoding="utf-8", env=env, check=False
-    )
+        [sys.executable, "-m", *command],
+        input=given, capture_output=True, encoding="utf-8", env=child_environment(), check=False,
+    )  # fmt: skip
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or [f"its process ended with {done.returncode}"])[-1]
-        raise HeadraceError(f"{what} could not be taken: {reason.removeprefix('error: ')}")
+        raise HeadraceError(f"{what} could not be computed: {reason.removeprefix('error: ')}")
 
 
-def keep(file: Path, content: bytes) -> None:
-    """Write a file whole or not at all."""
+def store_in_cache(file: Path, content: bytes) -> None:
+    """Write a file of the cache folder atomically; processes that compute the same result may write it at the same time."""
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        partial = file.with_name(f".{file.name}.{os.getpid()}")
-        partial.write_bytes(content)
-        partial.replace(file)
+        atomic.write_bytes(file, content, concurrent=True)
     except OSError as e:
-        raise HeadraceError(f"{file.parent} is not writable ({e.strerror}); set XDG_CACHE_HOME to a folder that is") from e
+        raise HeadraceError(atomic.cannot_write(file, e, "set XDG_CACHE_HOME to a writable folder")) from e

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from engine import Knobs
+from harness.numerics.student_t import t_quantile
 from harness.results.metrics import METRICS, PRIOR_NOISE
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def points(df: pd.DataFrame) -> pd.DataFrame:
         sd, fresh, values = float(pooled.loc[metric, "sd"]), used["fresh"].to_numpy(), _figures(used, metric)
         found = {trial: _estimate(values[at], fresh[at], sd) for trial, at in places.items()}
         figures = pd.DataFrame.from_dict(found, orient="index", columns=["estimate", "se"], dtype=float).reindex(out.index)
-        half = t95(pooled.loc[metric, "degrees"]) * figures["se"]
+        half = t_quantile(0.975, pooled.loc[metric, "degrees"]) * figures["se"]
         if f"{metric}_low" in used:  # the run's own interval, where it stands alone
             within = groups[[f"{metric}_low", f"{metric}_high"]].first().reindex(out.index)
             inside = np.log((within.iloc[:, 1] / within.iloc[:, 0]).astype(float)) / 2
@@ -92,13 +93,6 @@ def suspect_runs(df: pd.DataFrame) -> pd.Series:
         for sentinel in df[df["drift_since"].notna()].itertuples():
             bad |= (df["machine"] == sentinel.machine) & df["started_at"].between(sentinel.drift_since, sentinel.started_at)
     return bad.astype(bool)
-
-
-def t95(degrees: float) -> float:
-    """Two-sided 95 % quantile of Student's t, by the Cornish-Fisher series; exact to 1 % from 3 degrees of freedom."""
-    z = 1.959964
-    terms = (z, (z**3 + z) / 4, (5 * z**5 + 16 * z**3 + 3 * z) / 96, (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384)
-    return float(sum(term / degrees**i for i, term in enumerate(terms)))
 
 
 def _ok(df: pd.DataFrame) -> pd.DataFrame:

@@ -14,7 +14,7 @@ point is truly no
   worse in all and faster by more than `within`. A member is confirmed when it has `runs` fresh runs and its doubt is at
   most `error`.
 
-`standings` is the one definition of the front, for reports, plots, journal, ledger, rounds and proposers alike. A point
+`standings` is the one definition of the front, for reports, plots, journal, rounds and proposers alike. A point
 that another beats, by belief or by estimates, is `dominated`. Of the others, once any was measured afresh, the least
 doubtful ones are the `front` as long as their mean doubt, the expected share of false members, is at most `error`; the rest
 are `undecided` between near rivals. A member that is not confirmed is marked: most have no near rival and only lack fresh

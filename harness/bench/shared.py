@@ -19,6 +19,7 @@ import uuid
 from typing import Any
 
 from engine import Knobs, Measurement
+from engine.system.child import child_environment
 
 BAR = 3.6  # times one worker's throughput, with four
 WAIT = "HEADRACE_BENCH_WAIT_S"
@@ -80,7 +81,7 @@ def throughput(workers: int, trials: int, wait_s: float, url: str) -> float:
     """Trials a minute, from the start of the first to the end of the last."""
     import pandas as pd
 
-    from harness import ROOT, StudyStopped
+    from harness import StudyStopped
     from harness.results.rows import read_trials
 
     with tempfile.TemporaryDirectory() as folder:
@@ -92,7 +93,7 @@ def throughput(workers: int, trials: int, wait_s: float, url: str) -> float:
             "sampler.name=tpe", "protocol.stop_error=0", "sentinel.every=0", "confirm.share=0",
             "guards.alone=false", "guards.wait_s=0", "guards.max_load=1000", "guards.keep_awake=false",
         ]  # fmt: skip
-        env = {**os.environ, WAIT: str(wait_s), "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+        env = child_environment(**{WAIT: str(wait_s)})
         quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
         started = [
             subprocess.Popen([*command, f"results_dir={folder}/{i}"], env=env, text=True, **quiet) for i in range(workers)

@@ -25,8 +25,9 @@ import numpy as np
 
 from engine import Knobs
 from engine.knobs import LOSSY
-from harness.analysis.estimates import noise, t95
+from harness.analysis.estimates import noise
 from harness.analysis.pareto import EQUAL, ERROR, RUNS, WITHIN, Duels, measured, reference
+from harness.numerics.student_t import t_quantile
 from harness.results.metrics import METRICS, SPEEDS, objectives_of
 
 if TYPE_CHECKING:
@@ -203,7 +204,8 @@ def ratio(df: pd.DataFrame, point: pd.Series, other: pd.Series) -> tuple[float, 
     speed = speed_of(objectives_of(df))
     sign = 1.0 if METRICS[speed] == "maximize" else -1.0
     middle = sign * float(np.log(point[speed] / other[speed]))
-    half = t95(float(noise(df).loc[speed, "degrees"])) * float(np.hypot(point[f"{speed}_rel_se"], other[f"{speed}_rel_se"]))
+    t = t_quantile(0.975, noise(df).loc[speed, "degrees"])
+    half = t * float(np.hypot(point[f"{speed}_rel_se"], other[f"{speed}_rel_se"]))
     low, middle, high = np.exp([middle - half, middle, middle + half])
     return float(middle), float(low), float(high)
 

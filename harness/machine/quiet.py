@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 
 from engine.system.machine_state import MachineState, machine_state
-from engine.system.user_cache import kept_file
+from engine.system.user_cache import cached_file
 from harness import ResultsError
 
 from . import identity as machine
@@ -380,7 +380,7 @@ def machine_lock(folder: Path) -> Iterator[None]:
 def _lock_file() -> Path:
     """In the user's cache folder, else among the temporary files; a home shared by machines has one for each."""
     name = f"search-{machine.host()}.lock"
-    path = kept_file(name)
+    path = cached_file(name)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()

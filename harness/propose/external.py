@@ -10,16 +10,9 @@ its reason, in one line. A command that fails, hangs or talks too much costs one
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import math
-import os
-import shlex
-import signal
-import subprocess
-import tempfile
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -27,15 +20,13 @@ from typing import Any
 from engine import Knobs
 from engine.errors import HeadraceError, did_you_mean
 from harness import ConfigError
+from harness.machine.json_command import CommandError, one_line, run_command, split_command
 from harness.results.metrics import Direction
 from harness.space.changes import Change, Legal, changed
 from harness.space.space import Space, canonical
 
 MOST_BYTES = 1_000_000  # of an answer
 MOST_SETTINGS = 32
-MOST_TEXT = 500  # characters of a note
-POLL_S = 0.05
-TOO_LONG = f"more than {MOST_BYTES:,} bytes of output; answer with settings and changes alone"
 KEYS = ("settings", "changes", "note")
 
 
@@ -95,18 +86,16 @@ def ask_outside(
 ) -> Answer:
     """Run `command` (split as a shell would, run without one) on `state`; whatever goes wrong is a line in `refused`."""
     try:
-        words = shlex.split(command)
-        if not words:
-            raise ValueError("it is empty")
-    except ValueError as e:
-        return Answer(refused=(f"proposer.command={command} cannot be split into words ({e}); mend its quotes",))
-    text, wrong = _run(words, json.dumps(state, allow_nan=False), timeout_s, interrupted)
-    if wrong:
-        return Answer(refused=(f"proposer: {wrong}",))
+        words = split_command("proposer.command", command)
+        text = run_command(words, state, most_bytes=MOST_BYTES, timeout_s=timeout_s, interrupted=interrupted)
+    except ConfigError as e:
+        return Answer(refused=(str(e),))
+    except CommandError as e:
+        return Answer(refused=(f"proposer: {e}",))
     try:
         answer = json.loads(text, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as e:
-        return Answer(refused=(f"proposer: its answer is not JSON ({_line(e)}): {_line(text)[:80]}",))
+        return Answer(refused=(f"proposer: its answer is not JSON ({one_line(e)}): {one_line(text)[:80]}",))
     return checked_answer(answer, space, legal)
 
 
@@ -116,7 +105,7 @@ def checked_answer(answer: Any, space: Space, legal: Legal) -> Answer:
         kind = type(answer).__name__
         return Answer(refused=(f"proposer: its answer is a {kind}; give an object with settings or changes",))
     unknown = [key for key in answer if key not in KEYS]
-    refused = [f"proposer: {_line(key)} is not a key of an answer; {did_you_mean(key, list(KEYS))}" for key in unknown]
+    refused = [f"proposer: {one_line(key)} is not a key of an answer; {did_you_mean(key, list(KEYS))}" for key in unknown]
     wanted = {}
     for key in ("settings", "changes"):
         wanted[key] = answer.get(key) or []
@@ -128,11 +117,11 @@ def checked_answer(answer: Any, space: Space, legal: Legal) -> Answer:
             wanted[key] = wanted[key][:MOST_SETTINGS]
     changes: list[Change] = []
     for raw in wanted["changes"]:
-        evidence = f"proposed from outside: {_line(raw.get('evidence') or 'no reason given')}"
+        evidence = f"proposed from outside: {one_line(raw.get('evidence') or 'no reason given')}"
         try:
             space, change = changed(space, {**raw, "evidence": evidence}, legal)
         except (HeadraceError, TypeError, ValueError) as e:
-            refused.append(f"proposer: change {_line(json.dumps(raw))} is refused: {_line(e)}")
+            refused.append(f"proposer: change {one_line(json.dumps(raw))} is refused: {one_line(e)}")
         else:
             changes.append(change)
     settings: dict[str, dict[str, Any]] = {}
@@ -140,10 +129,10 @@ def checked_answer(answer: Any, space: Space, legal: Legal) -> Answer:
         try:
             values = checked_setting(raw, space)
         except (HeadraceError, TypeError, ValueError) as e:
-            refused.append(f"proposer: setting {_line(json.dumps(raw))} is refused: {_line(e)}")
+            refused.append(f"proposer: setting {one_line(json.dumps(raw))} is refused: {one_line(e)}")
         else:
             settings[canonical(values)] = values
-    return Answer(tuple(settings.values()), tuple(changes), _line(answer.get("note") or ""), tuple(refused))
+    return Answer(tuple(settings.values()), tuple(changes), one_line(answer.get("note") or ""), tuple(refused))
 
 
 def checked_setting(raw: Mapping[str, Any], space: Space) -> dict[str, Any]:
@@ -155,10 +144,10 @@ def checked_setting(raw: Mapping[str, Any], space: Space) -> dict[str, Any]:
         entry = entries.get(name)
         if name in space.fixed:
             if value != space.fixed[name]:
-                raise ConfigError(f"{name}={_line(value)} is held at {space.fixed[name]} in this study; leave it out")
+                raise ConfigError(f"{name}={one_line(value)} is held at {space.fixed[name]} in this study; leave it out")
             continue
         if isinstance(value, list | dict) or (entry and isinstance(value, bool) and not isinstance(entry.ends()[0], bool)):
-            raise ConfigError(f"{name}={_line(value)} is not a value of a knob; give a number or a word")
+            raise ConfigError(f"{name}={one_line(value)} is not a value of a knob; give a number or a word")
         if entry and entry.type == "int" and isinstance(value, float) and not value.is_integer():
             raise ConfigError(f"{name}={value:g} is not a whole number; give one")
         moving[name] = value
@@ -167,46 +156,5 @@ def checked_setting(raw: Mapping[str, Any], space: Space) -> dict[str, Any]:
     return values
 
 
-def _run(words: Sequence[str], text: str, timeout_s: float, interrupted: Callable[[], bool]) -> tuple[str, str]:
-    """The command's output, and what went wrong (then in place of it). All it started is ended before this returns."""
-    with tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as said, tempfile.TemporaryFile() as errors:
-        given.write(text.encode())
-        given.seek(0)
-        try:
-            child = subprocess.Popen(words, stdin=given, stdout=said, stderr=errors, start_new_session=True)
-        except OSError as e:
-            return "", f"{words[0]} cannot be started ({e.strerror}); mend proposer.command"
-        deadline, wrong = time.monotonic() + timeout_s, ""
-        try:
-            while child.poll() is None and not wrong:
-                if interrupted():
-                    wrong = "ended, for the search is"
-                elif time.monotonic() > deadline:
-                    wrong = f"no answer within {timeout_s:g} s (proposer.timeout_s)"
-                elif max(os.fstat(f.fileno()).st_size for f in (said, errors)) > MOST_BYTES:
-                    wrong = TOO_LONG
-                else:
-                    time.sleep(POLL_S)
-        finally:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(child.pid, signal.SIGKILL)
-            child.wait()
-        if not wrong and child.returncode:
-            errors.seek(max(os.fstat(errors.fileno()).st_size - 2000, 0))
-            lines = errors.read().decode(errors="replace").strip().splitlines()
-            wrong = f"exit status {child.returncode}" + (f": {_line(lines[-1])}" if lines else "")
-        said.seek(0)
-        output = said.read(MOST_BYTES + 1)
-        if not wrong and len(output) > MOST_BYTES:
-            wrong = TOO_LONG
-        return ("", wrong) if wrong else (output.decode(errors="replace"), "")
-
-
 def _refuse_constant(word: str) -> None:
     raise ValueError(f"{word} is no JSON number")
-
-
-def _line(value: Any) -> str:
-    """Any text from outside as one short printable line."""
-    text = " ".join(str(value)[: 4 * MOST_TEXT].split())
-    return "".join(c if c.isprintable() else "?" for c in text)[:MOST_TEXT]

@@ -23,7 +23,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from harness import ConfigError
 from harness.results.columns import SCHEMA_VERSION, row_from_json, row_to_json
-from harness.study.manifest import changes, write_text
+from harness.results.files import write_text
+from harness.study.manifest import changes
 from harness.study.plan import Plan
 
 from .storage import alone

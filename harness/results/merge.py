@@ -18,9 +18,9 @@ from engine import Knobs
 from engine.checkpoint.fingerprint import another
 from harness import ResultsError
 
-from .files import TOKENS_SCHEMA, write_table
 from .metrics import OBJECTIVES
 from .older import keeps_median_speed
+from .parquet import TOKENS_SCHEMA, write_table
 from .rows import in_order, read_table
 
 COMMON = {"eval_fingerprint": "sets of evaluation texts", "model_fingerprint": "models", "objectives": "sets of objectives"}

@@ -9,6 +9,7 @@ refresh. The readers here look at both. Token times are in `tokens/` and `tokens
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,8 +18,9 @@ import pyarrow.compute as pc
 
 from harness import ResultsError
 
-from .files import SCHEMAS, part_path, part_paths, read_file
+from .columns import NAMES
 from .older import lacks_mean_speed, with_mean_speed
+from .parquet import SCHEMAS, part_path, part_paths, read_file
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,6 +29,13 @@ if TYPE_CHECKING:
 def read_rows(folder: Path) -> list[dict[str, Any]]:
     """The rows of a study's folder by trial, then run, as dictionaries. Raises `ResultsError` for a damaged file."""
     return in_order(load(folder, "trials", sparing=True)[0]).to_pylist()
+
+
+def frame(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """Rows as a data frame with all columns, in the given order."""
+    import pandas as pd
+
+    return pd.DataFrame(list(rows), columns=list(NAMES))
 
 
 def read_trials(folder: str | Path, *, mixed_texts: bool = False) -> pd.DataFrame:

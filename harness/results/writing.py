@@ -17,11 +17,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from engine.system import atomic
 from harness import ResultsError
 
 from .columns import NAMES, SCHEMA_VERSION
-from .files import SCHEMA, SCHEMAS, TOKENS_SCHEMA, DamagedError, part_path, part_paths, read_file, unwritable, write_table
+from .files import unwritable
 from .older import fill
+from .parquet import SCHEMA, SCHEMAS, TOKENS_SCHEMA, DamagedError, part_path, part_paths, read_file, write_table
 from .rows import held_parts, in_order, load, owned
 
 IDENTITY = ("row_id", "trial", "run", "round", "schema_version", "study", "machine", "started_at")
@@ -88,8 +90,8 @@ def set_damaged_aside(folder: Path) -> list[str]:
     with _locked(folder):
         for dataset in SCHEMAS:
             whole = folder / f"{dataset}.parquet"
-            for leftover in [*(folder / dataset).glob(".*.tmp"), *folder.glob(f".{whole.name}.tmp")]:
-                leftover.unlink()
+            for leftover in [*(folder / dataset).glob(atomic.TEMPORARY.format("*")), atomic.temporary(whole)]:
+                leftover.unlink(missing_ok=True)
             for path in [*([whole] if whole.exists() else []), *part_paths(folder, dataset)]:
                 try:
                     read_file(path, dataset)

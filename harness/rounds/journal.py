@@ -6,7 +6,6 @@ before the entry is written again, and a round that has its mark is not written 
 
 from __future__ import annotations
 
-import os
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -14,11 +13,11 @@ from pathlib import Path
 from textwrap import indent
 from typing import TYPE_CHECKING, Any
 
+from engine.system import atomic
 from harness.analysis.counts import count
 from harness.analysis.findings import Reading
 from harness.analysis.importance import Importance
 from harness.analysis.pareto import contributions, front
-from harness.results.files import sync_folder
 from harness.results.metrics import SHORT, Direction
 from harness.show.tables import importance_rows, number, setting
 from harness.space.changes import Change
@@ -40,17 +39,12 @@ def space_path(round_number: int) -> str:
 def append(folder: Path, round_number: int, text: str) -> bool:
     """Add a round's entry (as `entry` gives it); False if the journal has it already."""
     path = folder / NAME
-    with open(path, "a+b") as f:
-        f.seek(0)
-        old = f.read()
-        if _mark(round_number).encode() in old:
-            return False
-        marks = list(re.finditer(rb"<!-- end of round \d+ -->\n", old))
-        f.truncate(marks[-1].end() if marks else 0)
-        f.write((("\n" if marks else "# Journal\n\n") + text.rstrip("\n") + "\n\n" + _mark(round_number)).encode())
-        f.flush()
-        os.fsync(f.fileno())
-    sync_folder(folder)
+    old = path.read_bytes() if path.exists() else b""
+    if _mark(round_number).encode() in old:
+        return False
+    marks = list(re.finditer(rb"<!-- end of round \d+ -->\n", old))
+    new = ("\n" if marks else "# Journal\n\n") + text.rstrip("\n") + "\n\n" + _mark(round_number)
+    atomic.write_bytes(path, old[: marks[-1].end() if marks else 0] + new.encode())
     return True
 
 

@@ -14,9 +14,9 @@ from typing import Any
 
 import yaml
 
+from harness.results.files import write_json, write_text
 from harness.space.changes import Change, applied
 from harness.space.space import Space, space_from_config
-from harness.study.manifest import write_json, write_text
 from harness.study.plan import Plan
 
 

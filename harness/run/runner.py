@@ -28,11 +28,12 @@ from harness.machine.quiet import Watch, wait_until_quiet
 from harness.numerics.speed_interval import speeds
 from harness.propose.ask_tell import Proposal
 from harness.results.columns import NAMES, SCHEMA_VERSION
+from harness.results.files import write_json
 from harness.results.metrics import QUALITY
+from harness.results.rows import frame
 from harness.schema import Guards
-from harness.show.tables import frame
 from harness.study.constraints import judge_row
-from harness.study.manifest import JUDGE, write_json
+from harness.study.manifest import JUDGE
 from harness.study.plan import Plan
 
 from .supervise import Interrupted, Outcome, run_child

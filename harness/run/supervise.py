@@ -23,7 +23,8 @@ from typing import Any
 import psutil
 
 from engine import CheckpointError
-from harness import ROOT, ResultsError
+from engine.system.child import child_environment
+from harness import ResultsError
 from harness.machine.processes import end_group
 
 GB = 1_000_000_000
@@ -69,12 +70,13 @@ def run_child(
     for file in (result, beat):
         file.unlink(missing_ok=True)
     log.parent.mkdir(exist_ok=True)
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))}
     begin = time.monotonic()
     peak, verdict = 0.0, None
     with open(log, "wb") as out:
         command = [sys.executable, "-m", "harness.run.worker", str(request), str(result)]
-        child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=out, stderr=out, env=env, start_new_session=True)
+        child = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=out, stderr=out, env=child_environment(), start_new_session=True
+        )
         try:
             started(child.pid)
             process = psutil.Process(child.pid)

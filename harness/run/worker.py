@@ -36,6 +36,7 @@ from typing import Any
 import numpy as np
 
 from engine import Checkpoint, HeadraceError, Judge, Knobs, Measurement, Protocol, prepare_page_cache
+from engine.system import atomic
 from engine.system.page_cache import cached_share, weight_files
 from harness.study.engines import CommandEngine, engine_at
 
@@ -215,10 +216,8 @@ def _end_with_parent() -> None:
 
 def main(request_path: str, result_path: str) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    result = json.dumps(measure(json.loads(Path(request_path).read_text())))
-    tmp = Path(result_path).with_suffix(".tmp")
-    tmp.write_text(result)
-    os.replace(tmp, result_path)
+    result = measure(json.loads(Path(request_path).read_text()))
+    atomic.write_text(Path(result_path), json.dumps(result), durable=False)
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ from harness.propose.external import state as study_so_far
 from harness.propose.shared import Shared, owner_of, settle_shared
 from harness.propose.storage import AWAY, alone, open_database, reason
 from harness.results.columns import NOT_RUN
-from harness.results.rows import read_rows, read_tokens
+from harness.results.rows import frame, read_rows, read_tokens
 from harness.results.writing import compact, refresh, set_damaged_aside, write_row, write_tokens
 from harness.rounds.journal import append, entry
 from harness.rounds.next_space import next_space
@@ -48,8 +48,6 @@ from harness.rounds.verdict import verdict as judge_round
 from harness.run.runner import Job, Row, Runner
 from harness.run.supervise import Interrupted
 from harness.schema import Guards
-from harness.show.ledger import write_ledger
-from harness.show.tables import frame
 from harness.space.changes import applied, still_possible
 from harness.study.manifest import locked, settle
 from harness.study.plan import Plan, check_writable
@@ -383,7 +381,6 @@ class Night:
             self._patiently(lambda: shared.tell_reference(row))
         (self.plan.folder / "running.json").unlink(missing_ok=True)
         refresh(self.plan.folder)
-        write_ledger(self.plan.folder, self.rows, self.plan.objectives, **self.plan.rules)
         self.log.info("trial %s %s %s %s", job.name, row["origin"], row["status"], row["status_reason"] or "")
         self.watcher.end(row, self.known, self.progress())
         count, why = streak(self.rows, self._since)

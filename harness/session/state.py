@@ -11,6 +11,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from engine.system import atomic
 from harness import ResultsError
 from harness.machine.identity import boot_id
 from harness.machine.processes import created
@@ -26,10 +27,9 @@ def write_state(folder: Path, **fields: Any) -> None:
     phase or run began), started (Unix time of the command's start), hours, message, and the fields of `counts.Progress`.
     """
     pid = os.getpid()
-    tmp = folder / ".state.json.tmp"
+    content = {**fields, "pid": pid, "created": created(pid), "boot_id": boot_id()}
     with contextlib.suppress(OSError):
-        tmp.write_text(json.dumps({**fields, "pid": pid, "created": created(pid), "boot_id": boot_id()}))
-        os.replace(tmp, folder / "state.json")
+        atomic.write_json(folder / "state.json", content, durable=False)
 
 
 def read_state(folder: Path) -> dict[str, Any] | None:

@@ -18,10 +18,11 @@ from harness.analysis.counts import Progress, count, left_s
 from harness.analysis.pareto import front
 from harness.machine.quiet import about_waiting
 from harness.results.metrics import SHORT, objectives_of
+from harness.results.rows import frame
 from harness.run.runner import Job
 from harness.study.plan import Plan
 
-from .tables import RESIDENT, frame, front_table, number, setting, trial_line
+from .tables import RESIDENT, front_table, number, setting, trial_line
 
 Row = dict[str, Any]
 MARGIN = 6  # lines of a table that are no members: its head, the reference, how many more, why all are suspect
@@ -73,6 +74,7 @@ class Panel:
     def __init__(self, plan: Plan, console: Console) -> None:
         self._plan, self._console = plan, console
         self._rows: list[Row] = []
+        self._df = frame([])
         self._job: Job | None = None
         self._begun = self._start = time.monotonic()
         self._progress = Progress(0, plan.trials)
@@ -122,9 +124,10 @@ class Panel:
 
     def _take(self, rows: list[Row], progress: Progress) -> None:
         self._rows, self._progress = list(rows), progress
-        best = front(df := frame(self._rows), **self._plan.rules)
+        self._df = frame(self._rows)
+        best = front(self._df, **self._plan.rules)
         self._size = len(best)
-        first = next(iter(objectives_of(df)))
+        first = next(iter(objectives_of(self._df)))
         self._best = f"{number(best[first].iloc[0], 4)} {SHORT[first]}" if len(best) else "-"
 
     def _table(self, height: int) -> RenderableType:
@@ -133,7 +136,7 @@ class Panel:
         if self._drawn[0] != key:
             table: RenderableType = Text("the front appears with the first trials", style="dim")
             if self._size:
-                table = front_table(frame(self._rows), self._console.width, most=max(1, height - MARGIN), **self._plan.rules)
+                table = front_table(self._df, self._console.width, most=max(1, height - MARGIN), **self._plan.rules)
             self._drawn = key, table
         return self._drawn[1]
 

@@ -22,6 +22,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
+from engine.system import atomic
 from harness.analysis.counts import count
 from harness.analysis.estimates import suspect_runs
 from harness.analysis.pareto import knee, reference, standings
@@ -113,9 +114,8 @@ def plot_night(df: pd.DataFrame, path: Path) -> Path | None:
 def _save(fig: Figure, path: Path) -> None:
     """Each file whole or not at all, for a reader may look at any moment; without a date, so that it is the same again."""
     for kind in ("png", "svg"):
-        tmp = path.with_name(f".{path.stem}.{kind}.tmp")
-        fig.savefig(tmp, format=kind, metadata={"Date": None} if kind == "svg" else None)
-        tmp.replace(path.with_suffix(f".{kind}"))
+        with atomic.replacing(path.with_suffix(f".{kind}"), durable=False) as partial:
+            fig.savefig(partial, format=kind, metadata={"Date": None} if kind == "svg" else None)
     plt.close(fig)
 
 

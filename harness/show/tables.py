@@ -15,17 +15,11 @@ from engine import Knobs
 from harness.analysis.importance import LEAST_POINTS, Importance
 from harness.analysis.pareto import front, reference
 from harness.decisions.recommend import Choice, default_trial, named, ratio
-from harness.results.columns import NAMES
 from harness.results.metrics import METRICS, OBJECTIVES, SHORT, SPEEDS, objectives_of
 from harness.space.space import effective
 
 RESIDENT = "everything resident"
 SUSPECT = "all runs are suspect (drift, heat or foreign load), so this front is too: measure again on a quiet machine"
-
-
-def frame(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-    """Rows as `read_trials` gives them."""
-    return pd.DataFrame(list(rows), columns=list(NAMES))
 
 
 def number(value: Any, digits: int = 3) -> str:

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 from engine import KnobError, Knobs
 from engine.effective import effective
 from engine.errors import did_you_mean
-from engine.knobs import CACHE_DEPENDENT, LOSSY, WORDS, enabling
+from engine.knobs import CACHE_DEPENDENT, LOSSY, WORDS, enabling, removed
 from harness import ConfigError
 
 if TYPE_CHECKING:
@@ -338,6 +338,8 @@ def _space(
 ) -> Space:
     for place, known in (("knobs", fixed), ("search_space", config)):
         for name in known:
+            if line := removed(str(name)):
+                raise ConfigError(f"{place}.{name}: {line}")
             if name not in Knobs.names():
                 raise ConfigError(f"{place}.{name}: {name} is not a knob; {did_you_mean(str(name), list(Knobs.names()))}")
     for name in sorted(set(fixed) & set(config)):
@@ -493,6 +495,8 @@ def _when(where: str, raw: Any) -> tuple[tuple[str, tuple[Any, ...]], ...]:
         raise ConfigError(f"{where}.when={_show(raw)} is not a condition; write when: {{KNOB: VALUE}} or {{KNOB: [A, B]}}")
     conditions = []
     for parent, legal in raw.items():
+        if line := removed(str(parent)):
+            raise ConfigError(f"{where}.when.{parent}: {line}")
         if parent not in Knobs.names():
             raise ConfigError(
                 f"{where}.when.{parent}: {parent} is not a knob; {did_you_mean(str(parent), list(Knobs.names()))}"

@@ -45,8 +45,6 @@ import hashlib
 import importlib
 import json
 import math
-import shlex
-import subprocess
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,8 +53,10 @@ from typing import Any
 from engine import HeadraceError, Judge, Knobs, Protocol
 from engine.errors import first_line
 from harness import ConfigError
+from harness.machine.json_command import CommandError, run_command, split_command
 
 FOOTPRINT_TIMEOUT_S = 60
+MOST_BYTES = 64_000_000  # of an answer with the time of each token
 
 
 @dataclass(frozen=True)
@@ -119,12 +119,7 @@ class CommandEngine:
     ceiling_tok_s = staticmethod(no_ceiling)
 
     def __init__(self, command: str) -> None:
-        try:
-            self.words = shlex.split(command)
-        except ValueError as e:
-            raise ConfigError(f"engine.command={command} cannot be split into words ({e}); mend its quotes") from e
-        if not self.words:
-            raise ConfigError("engine.command is empty; give a command, or leave it unset")
+        self.words = split_command("engine.command", command)
         self._foreseen: dict[tuple[str, Knobs], Foreseen] = {}
         self._foresees = True
 
@@ -151,22 +146,16 @@ class CommandEngine:
         return self._foreseen[key]
 
     def ask(self, request: Mapping[str, Any], timeout_s: float | None = None) -> dict[str, Any]:
-        """The command's answer to a request. Its stderr is this process's own, but for a footprint, where the last line is
-        the reason of a failure. Raises `HeadraceError` if it cannot be started, fails, or answers with something else."""
-        stderr = subprocess.PIPE if timeout_s else None
+        """The command's answer to a request. Without a time limit the supervisor ends it, and its stderr is that of this
+        process. Raises `HeadraceError` if it cannot be started, fails, or does not answer with a JSON object."""
         name = f"engine.command={self.words[0]}"
         try:
-            done = subprocess.run(
-                self.words, input=json.dumps(request).encode(), stdout=subprocess.PIPE, stderr=stderr, timeout=timeout_s
+            text = run_command(
+                self.words, request, most_bytes=MOST_BYTES, timeout_s=timeout_s, shared=timeout_s is None
             )
-        except OSError as e:
-            raise HeadraceError(f"{name} cannot be started ({e.strerror}); name a program that can") from e
-        except subprocess.TimeoutExpired as e:
-            raise HeadraceError(f"{name} gave no footprint within {timeout_s:g} s; it can answer {{}}") from e
-        if done.returncode:
-            lines = (done.stderr or b"").decode(errors="replace").strip().splitlines()
-            raise HeadraceError(f"{name} ended with {done.returncode}{': ' + lines[-1][:200] if lines else ''}")
-        return _object(name, done.stdout.decode(errors="replace").strip())
+        except CommandError as e:
+            raise HeadraceError(f"{name}: {e}") from e
+        return _object(name, text.strip())
 
 
 def _object(name: str, text: str) -> dict[str, Any]:
@@ -177,7 +166,7 @@ def _object(name: str, text: str) -> dict[str, Any]:
             continue
         if isinstance(answer, dict):
             return answer
-    raise HeadraceError(f"{name} answered {text[-60:]!r}, which does not end in a JSON object on one line; mend it")
+    raise HeadraceError(f"{name} answered {text[-60:]!r}, which does not end in a JSON object on one line; fix the command")
 
 
 def _is_size(value: Any) -> bool:

@@ -11,7 +11,7 @@ import dataclasses
 import fcntl
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ import yaml
 from engine.checkpoint.fingerprint import another
 from harness import ROOT, ResultsError
 from harness.results.columns import SCHEMA_VERSION
-from harness.results.files import sync_folder
+from harness.results.files import write_json, write_text
 
 from .plan import Plan
 
@@ -72,7 +72,7 @@ def settle(plan: Plan, command: str) -> None:
     elif any((plan.folder / "trials").glob("*.parquet")) or (plan.folder / "trials.parquet").exists():
         raise ResultsError(f"{plan.folder} has trials but no manifest.json; restore it, or choose study.name=OTHER")
     texts = [dataclasses.asdict(text) for text in plan.judge.texts]
-    (plan.folder / JUDGE).write_text(yaml.safe_dump(texts, allow_unicode=True, sort_keys=False), encoding="utf-8")
+    write_text(plan.folder / JUDGE, yaml.safe_dump(texts, allow_unicode=True, sort_keys=False))
     ran = {"model": plan.model, **plan.computes_on}
     config = portable(dict(plan.config))
     write_json(path, {"version": SCHEMA_VERSION, "identity": identity, **ran, "command": command, "config": config})
@@ -83,25 +83,6 @@ def portable(config: Any) -> Any:
     if isinstance(config, dict):
         return {key: portable(value) for key, value in config.items()}
     return config.replace(f"{ROOT}/", f"{HERE}/") if isinstance(config, str) and config.startswith(f"{ROOT}/") else config
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a JSON file whole or not at all, and wait until the disk has it."""
-    write_text(path, json.dumps(content, indent=2))
-
-
-def write_text(path: Path, content: str) -> None:
-    """Write a file whole or not at all, and wait until the disk has it. Raises `ResultsError` if it cannot be written."""
-    tmp = path.with_name(f".{path.name}.tmp")
-    try:
-        with open(tmp, "w", encoding="utf-8") as f:
-            f.write(content)
-            f.flush()
-            os.fsync(f.fileno())
-        os.replace(tmp, path)
-        sync_folder(path.parent)
-    except OSError as e:
-        raise ResultsError(f"{path} cannot be written ({e.strerror}); make room, then run the same command again") from e
 
 
 def changes(old: Any, new: Any, name: str = "") -> list[str]:

@@ -17,15 +17,14 @@ share = st.floats(0, 1).map(lambda x: round(x, 2))
 VALUES: dict[str, st.SearchStrategy[Any]] = {
     "cache_gb": st.none() | st.sampled_from([0.5, 2.0, 4.0]), "evict_half_life": st.sampled_from([1.0, 16.0, 64.0]),
     "cache_layer_shape": st.sampled_from([0.0, 0.3]), "pinned_share": st.sampled_from([0.0, 0.2]),
-    "prefetch": st.sampled_from(["off", "previous_token", "stale_gate"]), "prefetch_depth": st.integers(0, 9),
-    "prefetch_width": st.sampled_from([1.0, 1.5]), "prefetch_cap_mb": st.none() | st.just(8.0),
+    "prefetch": st.sampled_from(["off", "stale_gate"]), "prefetch_depth": st.integers(0, 9),
+    "prefetch_width": st.sampled_from([1.0, 1.5]),
     "sync_window": st.integers(-1, 9), "read_block_kib": st.sampled_from([64, 4096]), "read_threads": st.integers(1, 16),
     "io_mode": st.sampled_from(["buffered", "direct"]), "prefill_chunk": st.sampled_from([1, 512]),
     "verify_reads": st.booleans(), "ssd_gbps": st.none() | st.just(0.3),
     "expert_bits": st.none() | st.sampled_from(BITS), "cold_bits": st.none() | st.sampled_from(BITS),
-    "hot_share": st.none() | share | st.sampled_from([0.0, 1.0]), "bits_by": st.sampled_from(["expert", "layer"]),
-    "freq_exponent": st.sampled_from([0.0, 1.0]), "gate_exponent": st.sampled_from([0.0, 1.0]),
-    "error_exponent": st.sampled_from([0.0, 1.0]), "bits_plan": st.none() | st.just("plan.parquet"),
+    "hot_share": st.none() | share | st.sampled_from([0.0, 1.0]),
+    "freq_exponent": st.sampled_from([0.0, 1.0]), "bits_plan": st.none() | st.just("plan.parquet"),
     "cold_drop": st.sampled_from([0.0, 0.5, 1.0]), "cold_lowbit": st.sampled_from([0.0, 0.5, 1.0]),
     "lowbit_share": st.sampled_from([0.25, 0.5]), "cache_prior": st.sampled_from([0.0, 0.5]),
     "top_k": st.none() | st.integers(1, 4), "resident_bits": st.none() | st.sampled_from([4, 8]),
@@ -89,7 +88,7 @@ def test_knobs_refuse_exactly_what_is_removed(values: dict[str, Any]) -> None:
 def test_a_value_is_legal_where_its_needs_are_met(name: str) -> None:
     others = enabling(name)
     assert name not in others and set(others) >= {need.knob for need in NEEDS[name]}
-    changed = {"prefetch": "stale_gate", "io_mode": "direct", "bits_by": "layer", "bits_plan": "p", "verify_reads": True,
+    changed = {"prefetch": "stale_gate", "io_mode": "direct", "bits_plan": "p", "verify_reads": True,
                "expert_bits": 4, "cold_bits": 2, "resident_bits": 4, "hot_share": 0.5, "read_block_kib": 64}  # fmt: skip
     value = changed.get(name, 0.5 if isinstance(DEFAULTS[name], float) else 2)
     knobs = Knobs.from_mapping({**others, name: value})

@@ -116,7 +116,7 @@ def test_prefetch_brings_experts_before_they_are_asked_for(path: Path, quarter: 
 def test_what_prefetch_hides_is_not_waited_for(path: Path, quarter: float) -> None:
     """A slow disk and a fast guess: reads run while the layer before computes or waits."""
     slow = {"cache_gb": quarter, "ssd_gbps": 0.002, "prefetch": "stale_gate"}
-    assert measured(path, **slow).prefetch_hidden_ms > measured(path, **slow, prefetch_cap_mb=0.013).prefetch_hidden_ms > 0
+    assert measured(path, **slow).prefetch_hidden_ms > measured(path, **slow, prefetch_width=0.25).prefetch_hidden_ms > 0
 
 
 def test_a_wider_prefetch_recalls_more(path: Path, quarter: float) -> None:
@@ -130,19 +130,6 @@ def test_a_deeper_prefetch_asks_more_layers(path: Path, quarter: float) -> None:
     """Of three layers the last is foretold by both before it, and the farther one says some other things."""
     near, far = (measured(path, cache_gb=quarter, prefetch="stale_gate", prefetch_depth=d) for d in (1, 2))
     assert far.prefetch_recall > near.prefetch_recall and far.prefetch_issued != near.prefetch_issued
-
-
-def test_a_prefetch_cap_holds_for_every_token(path: Path, quarter: float) -> None:
-    free = measured(path, cache_gb=quarter, prefetch="stale_gate")
-    capped = measured(path, cache_gb=quarter, prefetch="stale_gate", prefetch_cap_mb=0.013)  # one expert of 12,288 bytes
-    assert 0 < capped.prefetch_issued <= capped.decode_tokens < free.prefetch_issued
-
-
-def test_a_layer_repeats_itself_seldom_enough_to_read(path: Path, quarter: float) -> None:
-    """previous_token: what it foretells is mostly cached already, and its recall is the overlap of successive tokens."""
-    told = measured(path, cache_gb=quarter, prefetch="previous_token", evict_half_life=1e9, prefetch_width=2)
-    assert 0 < told.prefetch_recall < 1
-    assert 0 < told.prefetch_issued < measured(path, cache_gb=quarter, prefetch="stale_gate").prefetch_issued
 
 
 @pytest.mark.parametrize("family", sorted(CONFIGS))
@@ -311,7 +298,6 @@ def test_the_routing_profile_is_taken_once(path: Path, monkeypatch: pytest.Monke
     for bank in banks:
         hot[bank.layer, bank.members] = not bank.requantize
     assert hot.sum() == 12 and uses[hot].min() >= uses[~hot].max()
-    assert np.isfinite(profile.gate_weight).all() and ((profile.gate_weight > 0) == (uses > 0)).all()
 
 
 @pytest.mark.parametrize("cache_gb", [None, 0.001])

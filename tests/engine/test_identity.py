@@ -130,8 +130,7 @@ def test_kimi_int4_original_under_other_knobs(checkpoint: Make, resident_logits:
     "other",
     [
         {"prefetch": "stale_gate"}, {"prefetch": "stale_gate", "prefetch_depth": 3, "prefetch_width": 2},
-        {"prefetch": "stale_gate", "prefetch_depth": 0}, {"prefetch": "stale_gate", "prefetch_cap_mb": 0.02},
-        {"prefetch": "previous_token", "prefetch_width": 2}, {"cache_layer_shape": 0.5}, {"evict_half_life": 1e-6},
+        {"prefetch": "stale_gate", "prefetch_depth": 0}, {"cache_layer_shape": 0.5}, {"evict_half_life": 1e-6},
         {"evict_half_life": float("inf")},
         {"read_block_kib": 4}, {"read_threads": 1}, {"io_mode": "direct"}, {"ssd_gbps": 0.5},
     ],

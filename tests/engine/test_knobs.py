@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 
 from engine import Judge, JudgeError, KnobError, Knobs
+from engine.__main__ import main
+from engine.knobs import REMOVED
 from engine.measure.judge import METRIC_VERSION
 from engine.system.memory import _linux_peak, _macos_peak
 
@@ -51,6 +53,24 @@ def test_refused(values: dict[str, Any], message: str) -> None:
     with pytest.raises(KnobError) as e:
         Knobs.from_mapping(values)
     assert str(e.value).startswith(message) and "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize("name", REMOVED)
+def test_a_removed_knob_is_refused_in_one_line_that_says_why_and_what_to_use(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    knob, _, value = name.partition("=")
+    with pytest.raises(KnobError) as e:
+        Knobs.from_mapping({"cache_gb": 1, knob: value or 0})
+    assert str(e.value) == f"knob {'value ' * bool(value)}{name} was removed: {REMOVED[name]}"
+    assert "; use " in str(e.value) and "\n" not in str(e.value)
+    option = f"--{knob.replace('_', '-')}"
+    for given in ([option, value or "0"], [f"{option}={value or 0}"]):
+        assert main(["inspect", "--cache-gb", "1", *given]) == 2
+        assert capsys.readouterr() == ("", f"error: {e.value}\n")
+    with pytest.raises(SystemExit):
+        main(["inspect", "--help"])
+    assert (option in capsys.readouterr().out) == bool(value)
 
 
 def test_whole_floats_pass_as_integers() -> None:
@@ -112,7 +132,7 @@ def test_bad_judges(tmp_path: Path, name: str, content: bytes | None, message: s
 def test_the_peak_is_a_high_water_mark(tmp_path: Path) -> None:
     """In a process of its own: what other tests had allocated here would hide the rise."""
     script = (
-        "from engine.memory import peak_memory_bytes as peak\n"
+        "from engine.system.memory import peak_memory_bytes as peak\n"
         "before = peak()\n"
         "block = b'x' * 80_000_000\n"
         "during = peak()\n"

@@ -64,8 +64,8 @@ def use(bank: Bank, reader: CountingReader, time: int, *experts: int) -> None:
     bank.settle(wanted)
 
 
-def guess(bank: Bank, reader: CountingReader, time: int, *experts: int, most_bytes: float = 1e9) -> int:
-    return bank.guess(np.array(experts), time, reader, most_bytes)  # type: ignore[arg-type]
+def guess(bank: Bank, reader: CountingReader, time: int, *experts: int) -> None:
+    bank.guess(np.array(experts), time, reader)  # type: ignore[arg-type]
 
 
 def cached(bank: Bank) -> set[int]:
@@ -120,11 +120,6 @@ def test_speculation_keeps_its_own_guesses(bank: Bank, reader: CountingReader) -
     use(bank, reader, 1, 0, 1, 2, 3)
     guess(bank, reader, 2, 0, 1, 2, 3, 4, 5)
     assert cached(bank) == {0, 1, 2, 3}
-
-
-def test_speculation_stops_at_its_cap(bank: Bank, reader: CountingReader) -> None:
-    assert guess(bank, reader, 1, 0, 1, 2, most_bytes=150) == 128  # two experts of 64 bytes
-    assert cached(bank) == {0, 1}
 
 
 def test_a_full_bank_holds_its_experts_in_order(reader: CountingReader, bank: Bank) -> None:

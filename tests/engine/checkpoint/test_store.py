@@ -326,7 +326,7 @@ def test_a_disk_that_fills(
         ) as e:
             pack_store(source, path)
         one_line(e)
-    assert not list(path.glob(".*.partial")) or not after
+    assert not list(path.glob(".*.tmp")) or not after
     pack_store(source, path)
     assert contents(path) == contents(store("qwen3_moe", 4))
 
@@ -410,8 +410,8 @@ def test_workers_do_not_change_a_byte(checkpoint: Make, store: Make, tmp_path: P
 
 MEMORY = """
 import sys
-from engine.memory import peak_memory_bytes
-from engine.pack import pack_store
+from engine.system.memory import peak_memory_bytes
+from engine.packing.pack import pack_store
 pack_store(sys.argv[1], sys.argv[2], workers=2)  # a small one: imports and tables
 before = peak_memory_bytes()
 pack_store(sys.argv[3], sys.argv[4], workers=2)

@@ -21,7 +21,6 @@ from mlx_lm.utils import load_model
 from engine import Checkpoint, HeadraceError, Judge, KnobError, Knobs, footprint, load
 from engine.__main__ import main
 from engine.checkpoint.store import Description
-from engine.knobs import BITS_BY
 from engine.measure.judge import Text
 from engine.packing.pack import pack_store
 from engine.plan.banks import plan_banks, plan_bits
@@ -33,7 +32,7 @@ from engine.routing.profile import Profile
 Make = Callable[..., Path]
 Capture = pytest.CaptureFixture[str]
 TOKENS = [int(i) for i in np.random.default_rng(7).integers(0, 255, 40)]
-OVER = {"expert": (2,), "layer": (1, 2), "projection": (1,)}
+BY = ("expert", "layer", "projection")
 
 
 @pytest.fixture(scope="module")
@@ -45,21 +44,22 @@ def source(checkpoint: Make) -> Checkpoint:
 def a_profile(source: Checkpoint, seed: int = 0) -> Profile:
     rng = np.random.default_rng(seed)
     shape = weights_of(source).shape[:2]
-    return Profile(rng.permuted(np.arange(np.prod(shape)).reshape(shape), axis=1), rng.random(shape))
+    return Profile(rng.permuted(np.arange(np.prod(shape)).reshape(shape), axis=1))
 
 
 def a_plan(source: Checkpoint, by: str, share: float = 0.5, low: int = 2, high: int = 4, seed: int = 0) -> BitsPlan:
-    """By chance."""
+    """By chance, whole experts, layers or projections of a layer."""
     weights = weights_of(source)
-    worth = np.random.default_rng(seed).random(weights.shape)
-    return BitsPlan(allocate(widths(source, low), widths(source, high), weights, worth, share, by), worth, weights)
+    layers, experts, projections = weights.shape
+    shape = {"expert": (layers, experts, 1), "layer": (layers, 1, 1), "projection": (layers, 1, projections)}[by]
+    worth = np.random.default_rng(seed).permutation(np.prod(shape)).reshape(shape) / np.prod(shape)
+    worth = np.broadcast_to(worth, weights.shape)
+    return BitsPlan(np.where(worth < share, widths(source, high), widths(source, low)), worth, weights)
 
 
-def as_store(source: Checkpoint, seed: int = 0) -> Checkpoint:
-    """The checkpoint as if it were packed at 2 and 4 bits, with made-up errors."""
-    store = dataclasses.replace(source, store=Description((2, 4), "made up", (), ()))
-    store.__dict__["bit_errors"] = np.random.default_rng(seed).random((*weights_of(source).shape, 2)) * [1.0, 0.1]
-    return store
+def as_store(source: Checkpoint) -> Checkpoint:
+    """The checkpoint as if it were packed at 2 and 4 bits."""
+    return dataclasses.replace(source, store=Description((2, 4), "made up", (), ()))
 
 
 # --- allocation ---
@@ -67,11 +67,10 @@ def as_store(source: Checkpoint, seed: int = 0) -> Checkpoint:
 
 @settings(max_examples=150, deadline=None)
 @given(
-    st.integers(1, 4), st.integers(1, 9), st.integers(1, 3), st.floats(0, 1), st.sampled_from(BITS_BY), st.integers(0, 9),
-    st.booleans(),
+    st.integers(1, 4), st.integers(1, 9), st.integers(1, 3), st.floats(0, 1), st.integers(0, 9), st.booleans(),
 )  # fmt: skip
-def test_the_budget_is_met_to_within_a_unit(
-    layers: int, experts: int, projections: int, share: float, by: str, seed: int, even: bool
+def test_the_budget_is_met_to_within_an_expert(
+    layers: int, experts: int, projections: int, share: float, seed: int, even: bool
 ) -> None:
     rng = np.random.default_rng(seed)
     shape = layers, experts, projections
@@ -81,16 +80,16 @@ def test_the_budget_is_met_to_within_a_unit(
     weights = np.full(shape, 64) if even else rng.integers(1, 100, shape) * 64
     weights[-1, experts // 2 + 1 :] = 0  # the last layer has fewer experts
     worth = rng.random(shape) * rng.integers(0, 2, shape)
-    bits = allocate(low, high, weights, worth, share, by)
-    assert bits.dtype == np.uint8 and np.array_equal(bits, allocate(low, high, weights, worth, share, by))
+    bits = allocate(low, high, weights, worth, share)
+    assert bits.dtype == np.uint8 and np.array_equal(bits, allocate(low, high, weights, worth, share))
 
-    raised = ((bits > low) & (weights > 0)).sum(axis=OVER[by], keepdims=True) > 0
-    cost = ((high.astype(int) - low) * weights).sum(axis=OVER[by], keepdims=True)
+    raised = ((bits > low) & (weights > 0)).sum(axis=2, keepdims=True) > 0
+    cost = ((high.astype(int) - low) * weights).sum(axis=2, keepdims=True)
     assert np.array_equal(np.where(weights > 0, bits, 0), np.where(weights > 0, np.where(raised, high, low), 0))
     left = round(share * cost.sum()) - cost[raised].sum()
     waiting = cost[~raised & (cost > 0)]
     assert left >= 0 and (not len(waiting) or left < waiting.min())
-    density = np.where(cost > 0, np.where(high > low, worth, 0) * (weights > 0), 0).sum(axis=OVER[by], keepdims=True)
+    density = np.where(cost > 0, np.where(high > low, worth, 0) * (weights > 0), 0).sum(axis=2, keepdims=True)
     density = density / np.maximum(cost, 1)
     if even and raised.any() and len(waiting) and len(np.unique(cost[cost > 0])) == 1:
         assert density[raised & (cost > 0)].min() >= density[~raised & (cost > 0)].max() * (1 - 1e-5)
@@ -100,50 +99,40 @@ HAND = np.array([[[4, 1, 1], [1, 1, 1]], [[1, 9, 1], [2, 0, 0]], [[0, 0, 0], [3,
 
 
 @pytest.mark.parametrize(
-    ("by", "share", "hot"),
+    ("share", "hot"),
     [
-        ("expert", 0.5, [[[1, 1, 1], [0, 0, 0]], [[1, 1, 1], [0, 0, 0]], [[0, 0, 0], [1, 1, 1]]]),
-        ("layer", 1 / 3, [[[0, 0, 0]] * 2, [[1, 1, 1]] * 2, [[0, 0, 0]] * 2]),
-        ("projection", 2 / 9, [[[1, 0, 0]] * 2, [[0, 1, 0]] * 2, [[0, 0, 0]] * 2]),
-        ("projection", 0.2, [[[0, 0, 0]] * 2, [[0, 1, 0]] * 2, [[0, 0, 0]] * 2]),  # 1.8 of 9 units: one
-        ("layer", 0.0, np.zeros((3, 2, 3))),
-        ("expert", 1.0, np.ones((3, 2, 3))),
+        (0.5, [[[1, 1, 1], [0, 0, 0]], [[1, 1, 1], [0, 0, 0]], [[0, 0, 0], [1, 1, 1]]]),
+        (0.3, [[[0, 0, 0]] * 2, [[1, 1, 1], [0, 0, 0]], [[0, 0, 0]] * 2]),  # 1.8 of 6 experts: one
+        (0.0, np.zeros((3, 2, 3))),
+        (1.0, np.ones((3, 2, 3))),
     ],
 )
-def test_who_is_hot_by_hand(by: str, share: float, hot: Any) -> None:
+def test_who_is_hot_by_hand(share: float, hot: Any) -> None:
     low, high, weights = np.full((3, 2, 3), 2, np.uint8), np.full((3, 2, 3), 4, np.uint8), np.full((3, 2, 3), 10)
-    assert np.array_equal(allocate(low, high, weights, HAND, share, by) == 4, np.array(hot, bool))
+    assert np.array_equal(allocate(low, high, weights, HAND, share) == 4, np.array(hot, bool))
 
 
-@pytest.mark.parametrize("by", BITS_BY)
-def test_ties_go_by_layer_and_expert_whatever_the_rounding(by: str) -> None:
-    """Shares that add up to one in every layer, but for float32's rounding."""
-    shares = np.random.default_rng(0).random((6, 11, 1), np.float32)
-    shares = np.broadcast_to(shares / shares.sum(axis=1, keepdims=True), (6, 11, 3))
+def test_ties_go_by_layer_and_expert_whatever_the_rounding() -> None:
+    """Importances that are alike, but for float32's rounding."""
     low, high, weights = np.full((6, 11, 3), 2, np.uint8), np.full((6, 11, 3), 4, np.uint8), np.full((6, 11, 3), 64)
-    worth = np.full((6, 11, 3), 0.1) if by == "expert" else shares
-    bits = allocate(low, high, weights, worth, 0.5, by)
+    worth = 0.1 * (1 + np.random.default_rng(0).uniform(-1e-8, 1e-8, (6, 11, 3)))
+    bits = allocate(low, high, weights, worth, 0.5)
     assert (bits[:3] == 4).all() and (bits[3:] == 2).all()
 
 
 # --- importance ---
 
 
-def test_exponents(source: Checkpoint) -> None:
-    store, profile = as_store(source), a_profile(source)
+def test_the_exponent_of_frequency(source: Checkpoint) -> None:
+    profile, shape = a_profile(source), weights_of(source).shape
     mixed = {"cold_bits": 2, "expert_bits": 4, "freq_exponent": 0.0}
 
     def worth(**exponents: float) -> np.ndarray:
-        return importance(store, Knobs.from_mapping({**mixed, **exponents}), profile)
+        return importance(source, Knobs.from_mapping({**mixed, **exponents}), profile)
 
-    saved = store.bit_errors[..., 0] - store.bit_errors[..., 1]
-    frequency = np.broadcast_to((profile.uses / profile.uses.sum(axis=1, keepdims=True))[..., None], saved.shape)
-    gate = np.broadcast_to(profile.gate_weight[..., None], saved.shape)
+    frequency = np.broadcast_to((profile.uses / profile.uses.sum(axis=1, keepdims=True))[..., None], shape)
     assert (worth() == 1).all()
-    assert np.allclose(worth(freq_exponent=1), frequency) and np.allclose(worth(gate_exponent=1), gate)
-    assert np.allclose(worth(error_exponent=2), np.maximum(saved, 0) ** 2)
-    assert np.allclose(worth(freq_exponent=0.5, gate_exponent=2, error_exponent=1),
-                       frequency**0.5 * gate**2 * np.maximum(saved, 0))  # fmt: skip
+    assert np.allclose(worth(freq_exponent=1), frequency) and np.allclose(worth(freq_exponent=0.5), frequency**0.5)
     assert np.array_equal(worth(freq_exponent=1), importance(source, Knobs(cold_bits=2), profile))
 
 
@@ -154,7 +143,7 @@ def test_the_most_used_are_hot_over_all_layers(source: Checkpoint) -> None:
     odd = dataclasses.replace(source, layers=(first, dataclasses.replace(second, tensors=fewer), third))
     uses = np.zeros((3, 16), np.int64)
     uses[0], uses[1, :9] = np.arange(16) + 1, 50
-    plan = compute_plan(odd, Knobs(cold_bits=2, hot_share=20 / 41), Profile(uses, np.zeros((3, 16))))
+    plan = compute_plan(odd, Knobs(cold_bits=2, hot_share=20 / 41), Profile(uses))
     hot = plan.bits == 16
     assert (hot[1, :9]).all() and (plan.bits[1, 9:] == 0).all() and not hot[2].any()
     assert np.array_equal(hot[0].all(axis=1), np.arange(16) >= 5) and hot.sum() == 3 * 20
@@ -171,7 +160,7 @@ def test_a_foreseen_cache_is_enough_whoever_is_hot(source: Checkpoint, share: fl
     foreseen = footprint(source, knobs)
     for seed in range(5):
         worth = np.random.default_rng(seed).integers(0, 99, (3, 16)) ** 2 * [[seed + 1], [1], [1]]
-        banks = plan_banks(source, knobs, compute_plan(source, knobs, Profile(worth, np.zeros((3, 16)))))
+        banks = plan_banks(source, knobs, compute_plan(source, knobs, Profile(worth)))
         assert sum(b.least * b.slot_bytes for b in banks) <= foreseen.one_token_gb * 1e9 + 0.5
         assert sum(len(b.members) * b.slot_bytes for b in banks) == round(foreseen.all_experts_gb * 1e9)
 
@@ -235,7 +224,7 @@ def test_a_mixed_plan_computes_with_the_experts_requantized_by_hand(
 
 
 def test_a_saved_plan_is_the_knobs_it_was_made_from(source: Checkpoint, tmp_path: Path, capsys: Capture) -> None:
-    knobs = {"expert_bits": 8, "cold_bits": 2, "hot_share": 0.3, "gate_exponent": 0.5}
+    knobs = {"expert_bits": 8, "cold_bits": 2, "hot_share": 0.3, "freq_exponent": 0.5}
     options = [o for name, value in knobs.items() for o in (f"--{name.replace('_', '-')}", str(value))]
     file = tmp_path / "plan.parquet"
     assert main(["plan", str(source.path), *options, "--out", str(file), "--plot", str(tmp_path / "plan.png")]) == 0
@@ -259,20 +248,16 @@ def test_a_saved_plan_is_the_knobs_it_was_made_from(source: Checkpoint, tmp_path
 
 
 def test_a_plan_of_a_stores_levels(checkpoint: Make, tmp_path: Path) -> None:
-    """By projection and by its own errors; at either end it is the level by itself."""
+    """At either end it is the level by itself."""
     path = tmp_path / "store"
     pack_store(checkpoint("qwen3_moe", 4), path, (2, 4))
     store = Checkpoint.open(path)
-    assert store.bit_errors is not None
-    by_error = {"cold_bits": 2, "bits_by": "projection", "freq_exponent": 0, "error_exponent": 1}
-    plan = plan_bits(store, Knobs.from_mapping({**by_error, "hot_share": 0.5}))
-    hot = plan.bits[:, 0] == 4
-    saved = (store.bit_errors[..., 0] - store.bit_errors[..., 1]).sum(axis=1)
-    assert plan.average_bits == pytest.approx(3, abs=0.1) and hot.sum() == 7  # of 5 layers of 3
-    assert saved[hot].min() >= saved[~hot].max()
+    mixed = {"cold_bits": 2, "freq_exponent": 0}
+    plan = plan_bits(store, Knobs.from_mapping({**mixed, "hot_share": 0.5}))
+    assert plan.average_bits == pytest.approx(3, abs=0.1) and set(np.unique(plan.bits)) == {2, 4}
     found = {}
     for share in (0.0, 0.5, 1.0):
-        knobs = {**by_error, "hot_share": share}
+        knobs = {**mixed, "hot_share": share}
         with load(path, Knobs.from_mapping(knobs)) as engine:
             found[share] = engine.logits(TOKENS)
         cache_gb = footprint(path, Knobs.from_mapping(knobs)).one_token_gb
@@ -369,15 +354,11 @@ def test_widths_that_the_model_does_not_have_are_refused(source: Checkpoint, tmp
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"bits_by": "layer"}, "bits_by=layer has no effect without cold_bits"),
-        ({"gate_exponent": 1}, "gate_exponent=1 has no effect without cold_bits"),
+        ({"freq_exponent": 0.5}, "freq_exponent=0.5 has no effect without cold_bits"),
         ({"cold_bits": 2, "freq_exponent": 2.5}, "freq_exponent=2.5 is outside 0 .. 2"),
-        ({"cold_bits": 2, "error_exponent": -1}, "error_exponent=-1 is outside 0 .. 2"),
-        ({"cold_bits": 2, "bits_by": "expret"}, "bits_by=expret is unknown; did you mean expert?"),
         ({"cold_bits": 4, "expert_bits": 3}, "cold_bits=4 is above expert_bits=3"),
         ({"bits_plan": "p", "hot_share": 0.5}, "hot_share=0.5 has no effect with bits_plan=p"),
         ({"bits_plan": "p", "cold_bits": 2}, "cold_bits=2 has no effect with bits_plan=p"),
-        ({"bits_plan": "p", "bits_by": "layer"}, "bits_by=layer has no effect with bits_plan=p"),
     ],
 )
 def test_knobs_without_effect_are_refused(values: dict[str, Any], message: str) -> None:
@@ -386,12 +367,7 @@ def test_knobs_without_effect_are_refused(values: dict[str, Any], message: str) 
     assert str(e.value).startswith(message) and "\n" not in str(e.value)
 
 
-def test_exponents_need_their_factor(source: Checkpoint) -> None:
-    unweighted = Profile(np.ones((3, 16), np.int64), np.full((3, 16), np.nan))
-    with pytest.raises(KnobError, match=r"gate_exponent=1 needs gate weights, .* lacks; set it to 0"):
-        compute_plan(source, Knobs(cold_bits=2, gate_exponent=1), unweighted)
-    with pytest.raises(KnobError, match=r"error_exponent=1 needs the errors of each width, .* pack it, or set"):
-        load(source.path, Knobs(cold_bits=2, error_exponent=1, freq_exponent=0))
+def test_a_width_that_the_store_does_not_have_is_refused(source: Checkpoint) -> None:
     with pytest.raises(KnobError, match=r"cold_bits=3 is not a level of the store .*; use one of 2, 4"):
         compute_plan(as_store(source), Knobs(cold_bits=3))
 
@@ -431,11 +407,8 @@ def test_a_profile_of_a_trace(source: Checkpoint, tmp_path: Path) -> None:
     one = rows[(rows.layer == 1) & (rows.expert == int(rows[rows.layer == 1].expert.iloc[0]))]
     expert = int(one.expert.iloc[0])
     assert profile.uses[1, expert] == len(one) and profile.uses.sum() == len(rows)
-    assert profile.gate_weight[1, expert] == pytest.approx(one.gate_weight.mean(), rel=1e-6)
     _edit(tmp_path / "t", lambda rows, said: (rows.assign(layer=rows.layer + 1), said))  # as the model numbers them
     assert Profile.of_trace(tmp_path / "t", source).fingerprint == profile.fingerprint
-    _edit(tmp_path / "t", lambda rows, said: (rows.assign(gate_weight=np.float32("nan")), said))
-    assert np.isnan(Profile.of_trace(tmp_path / "t", source).gate_weight[profile.uses > 0]).all()
 
 
 @pytest.mark.parametrize(
@@ -483,7 +456,7 @@ def test_the_table_says_who_is_hot(source: Checkpoint) -> None:
     assert [(r["hot experts"], r["uses at low bits"]) for r in uniform] == [(16, 0.0)] * 3
 
 
-@pytest.mark.parametrize("by", [*BITS_BY, "uniform"])
+@pytest.mark.parametrize("by", [*BY, "uniform"])
 def test_the_heat_map_has_a_cell_for_every_unit(
     source: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by: str
 ) -> None:
@@ -498,10 +471,7 @@ def test_the_heat_map_has_a_cell_for_every_unit(
     assert len(drawn) == (1 if by == "uniform" else 2) and np.array_equal(drawn[0], bits)
 
 
-def test_bench_bits_compares_at_equal_bytes(
-    checkpoint: Make, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("engine.bench.bits.EXPONENTS", ((1, 0, 0), (0, 0, 1)))
+def test_bench_bits_compares_at_equal_bytes(checkpoint: Make, tmp_path: Path, capsys: Capture) -> None:
     (tmp_path / "mine.txt").write_text("The wheel turns when there is water. " * 12)
     path = str(checkpoint("deepseek_v3", None, True))
     command = ["bench", "bits", path, "--rounds", "2", "--average-bits", "3", "--judge", str(tmp_path / "mine.txt")]
@@ -511,10 +481,8 @@ def test_bench_bits_compares_at_equal_bytes(
     assert stored["kl"] == [0.0] and stored["average_bits"] == 16
     assert [row["arm"] for row in (low, uniform, high)] == ["uniform 2", "uniform 3", "uniform 4"]
     assert low["kl"] > uniform["kl"] > high["kl"]
-    assert [row["arm"] for row in mixed] == [
-        f"{by}, {how}" for by in BITS_BY for how in ("random", "freq 1 gate 0 error 0")
-    ]  # without a store there are no errors to go by
-    assert {row["gb"] for row in mixed if "expert" in row["arm"]} == {uniform["gb"]}
+    assert [row["arm"] for row in mixed] == ["random", "frequency"]
+    assert {row["gb"] for row in mixed} == {uniform["gb"]}
     assert all(kl > 0 for row in (uniform, *mixed) for kl in row["kl"])
     assert len(mixed[0]["kl"]) == 2 and len(set(mixed[0]["kl"])) == 2
     assert main([*command, "--hot-share", "0.5"]) == 2

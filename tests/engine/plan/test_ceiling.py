@@ -17,7 +17,7 @@ from engine import Checkpoint, HeadraceError, Judge, Knobs, Protocol, ceiling_to
 from engine.cache.eviction import belady_misses
 from engine.measure.judge import Text
 from engine.plan.ceiling import MARGIN, Routing, _read, routing_file, take_routing
-from engine.system.user_cache import keep
+from engine.system.user_cache import store_in_cache
 
 TEXT = "The headrace brings the water to the wheel. When it is clean, the stones grind from morning until night. "
 JUDGE = Judge((Text("a", "prose", TEXT[:40], TEXT[40:71]), Text("b", "prose", TEXT[::-1][:30], TEXT[30:61])))
@@ -113,7 +113,7 @@ def test_with_the_smallest_cache_little_is_left_open(path: Path) -> None:
 
 def test_a_store_is_read_at_the_levels_that_are_used(packed: Path) -> None:
     source = Checkpoint.open(packed)
-    keep(routing_file(source, JUDGE, Protocol()), take_routing(source, JUDGE, Protocol()))
+    store_in_cache(routing_file(source, JUDGE, Protocol()), take_routing(source, JUDGE, Protocol()))
     whole, _ = checked(packed, 0.0, {})
     two, measured = checked(packed, 0.0, {"expert_bits": 2})
     assert 0.2 * whole < two < 0.5 * whole and two <= measured
@@ -122,7 +122,7 @@ def test_a_store_is_read_at_the_levels_that_are_used(packed: Path) -> None:
 def test_timed_tokens_have_a_ceiling_of_their_own(path: Path) -> None:
     knobs = Knobs(cache_gb=cache_gb(path, 0.0), ssd_gbps=GBPS)
     source, few = Checkpoint.open(path), Protocol(timed_tokens=35, score=False)
-    keep(routing_file(source, JUDGE, few), take_routing(source, JUDGE, few))
+    store_in_cache(routing_file(source, JUDGE, few), take_routing(source, JUDGE, few))
     with np.load(routing_file(source, JUDGE, few)) as arrays:
         assert arrays["experts"].shape == (35, 3, 4) and arrays["texts"].tolist() == [30, 5]
     with load(path, knobs) as loaded:
@@ -165,7 +165,7 @@ def test_what_cannot_be_loaded_has_no_ceiling_either(path: Path) -> None:
 
 def test_damaged_routing_is_named(path: Path) -> None:
     file = routing_file(Checkpoint.open(path), JUDGE, Protocol(timed_tokens=3))
-    keep(file, b"no arrays")
+    store_in_cache(file, b"no arrays")
     assert file not in _read
     with pytest.raises(HeadraceError, match=r"is damaged .*; remove it") as e:
         ceiling_tok_s(path, Knobs(cache_gb=cache_gb(path, 0.2), ssd_gbps=GBPS), JUDGE, Protocol(timed_tokens=3))

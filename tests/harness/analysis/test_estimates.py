@@ -10,11 +10,12 @@ import pytest
 from rich.console import Console
 from synthetic import FIVE, trials
 
-from harness.analysis.estimates import noise, points, suspects, t95
+from harness.analysis.estimates import noise, points, suspects
 from harness.analysis.pareto import front, standings
 from harness.bench.confirm import Noise, Study, plain_front
 from harness.decisions.confirmation import next_sweep
 from harness.numerics.posterior import believed, coded
+from harness.numerics.student_t import t_quantile
 from harness.show.tables import front_table
 
 AT = pd.Timestamp("2026-01-01", tz="UTC")
@@ -32,7 +33,7 @@ def runs(*rows: tuple[int, int, str, float], **columns: Any) -> pd.DataFrame:
 def test_a_single_run_has_the_prior_noise() -> None:
     one = points(FIVE).loc[1]
     assert (one["decode_tok_s"], one["runs"], one["fresh_runs"]) == (100, 1, 0)
-    assert one["decode_tok_s_high"] == pytest.approx(100 * np.exp(t95(3) * 0.1))
+    assert one["decode_tok_s_high"] == pytest.approx(100 * np.exp(t_quantile(0.975, 3) * 0.1))
     assert one["perplexity_low"] == one["perplexity_high"] == 8
 
 

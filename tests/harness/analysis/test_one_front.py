@@ -1,4 +1,4 @@
-"""One front: report, panel, status, plot, journal and ledger name the same members, the same best and the same counts."""
+"""One front: report, panel, status, plot and journal name the same members, the same best and the same counts."""
 
 from __future__ import annotations
 
@@ -21,14 +21,12 @@ from harness.analysis.pareto import contributions, front
 from harness.decisions.confirmation import next_sweep
 from harness.report import report
 from harness.results.metrics import objectives_of
-from harness.results.rows import read_rows, read_trials
+from harness.results.rows import frame, read_rows, read_trials
 from harness.results.writing import write_row
 from harness.rounds import journal
 from harness.rounds.verdict import verdict
-from harness.show import ledger
 from harness.show.live import Panel
 from harness.show.plot import plot_front
-from harness.show.tables import frame
 from harness.status import status
 
 PUBLISHED = sorted((ROOT / "results" / "published").glob("demo*"))
@@ -70,10 +68,6 @@ def test_the_same_members_the_same_best_and_the_same_counts(
     best, objectives = front(df), objectives_of(df)
     members, first, confirmed = set(map(int, best.index)), int(best.index[0]), int(best["confirmed"].sum())
 
-    lines = [line.split("\t") for line in ledger.lines(rows, objectives)]
-    head = ledger.header(objectives).split("\t")
-    assert {int(x[head.index("trial")]) for x in lines if x[head.index("standing")] == "front"} == members
-
     entry = journal.entry(1, [], SPACE, df[:0], df, objectives, read(df, SPACE, objectives), verdict(df[:0], df), [], "true")
     assert f"- front after: {len(members)} points, {confirmed} confirmed" in entry
     assert f"- best {next(iter(objectives))}: trial {first}," in entry
@@ -108,10 +102,5 @@ def test_the_plot_says_the_same_count(folder: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("folder", PUBLISHED, ids=lambda f: f.name)
 def test_what_is_published_says_the_same(folder: Path) -> None:
-    df, rows = read_trials(folder), read_rows(folder)
-    members = {int(t) for t in front(df).index}
-    lines = [line.split("\t") for line in (folder / ledger.NAME).read_text().splitlines()]
-    assert lines[0] == ledger.header(objectives_of(df)).split("\t")
-    assert {int(x[1]) for x in lines[1:] if x[-2] == "front"} == members
-    assert len(lines) - 1 == len(rows)
+    members = front(read_trials(folder))
     assert f"- front after: {len(members)} points" in (folder / journal.NAME).read_text()

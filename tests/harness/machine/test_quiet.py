@@ -208,7 +208,7 @@ def test_available_memory_within_a_control_group(tmp_path: Path) -> None:
 HOLD = """
 import sys
 from pathlib import Path
-from harness.guards import keep_awake, machine_lock
+from harness.machine.quiet import keep_awake, machine_lock
 with machine_lock(Path("results/demo")), keep_awake(print, sys.argv[1]):
     print("ready", flush=True)
     sys.stdin.read()

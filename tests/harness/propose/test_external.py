@@ -84,14 +84,14 @@ def test_a_command_that_hangs_is_ended_with_all_it_started(tmp_path: Path) -> No
     pid_file = str(tmp_path / "pid")
     code = f"p = subprocess.Popen(['sleep', '60']); open({pid_file!r}, 'w').write(str(p.pid))"
     answer = script(f"import subprocess, time; {code}; time.sleep(60)", timeout_s=1.0)
-    assert answer.refused == ("proposer: no answer within 1 s (proposer.timeout_s)",)
+    assert answer.refused == ("proposer: no answer within 1 s",)
     assert time.monotonic() - begun < 20
     pid = int((tmp_path / "pid").read_text())
     assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
 
 
 @pytest.mark.parametrize(
-    ("command", "part"), [("no-such-command-here", "cannot be started"), ("a 'b", "cannot be split"), ("", "it is empty")]
+    ("command", "part"), [("no-such-command-here", "cannot be started"), ("a 'b", "cannot be split"), ("", "is empty")]
 )
 def test_a_command_that_cannot_run_is_one_line(command: str, part: str) -> None:
     answer = ask_outside(command, told(), 5, SPACE, LEGAL)

@@ -11,9 +11,9 @@ from stored import row
 
 from harness import ROOT, ResultsError
 from harness.results.columns import NAMES, SCHEMA_VERSION
-from harness.results.files import part_path
 from harness.results.merge import merge
 from harness.results.older import RENAMED
+from harness.results.parquet import part_path
 from harness.results.rows import read_rows, read_table, read_trials
 from harness.results.writing import compact, write_row, write_tokens
 

@@ -13,7 +13,7 @@ from stored import row
 from harness import ResultsError
 from harness.report import main as report
 from harness.results import rows
-from harness.results.files import part_path
+from harness.results.parquet import part_path
 from harness.results.rows import read_rows, read_trials
 from harness.results.writing import compact, refresh, write_row
 

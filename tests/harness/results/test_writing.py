@@ -14,7 +14,7 @@ from stored import row
 
 from harness import ResultsError
 from harness.results import writing
-from harness.results.files import part_path
+from harness.results.parquet import part_path
 from harness.results.rows import read_rows, read_tokens, read_trials
 from harness.results.writing import compact, refresh, set_damaged_aside, write_row, write_tokens
 
@@ -120,7 +120,7 @@ def test_no_row_is_lost_or_doubled_wherever_the_process_ends(
     assert steps >= 20
     for last in range(1, steps + 1):
         folder, count, written = tmp_path / str(last), 0, 0
-        message = r"^killed$|cannot be written \(No space left on device\); free disk space, then run the same command again"
+        message = r"^killed$|cannot be written \(No space left on device\); make room, then run the same command again"
         with pytest.raises((Killed, ResultsError), match=message):
             session(folder)
         count = -(10**9)

@@ -17,7 +17,7 @@ from engine import HeadraceError, Judge, Knobs, Protocol, ceiling_tok_s, load
 from engine.quality.json_prompts import JsonPrompts
 from engine.quality.quality import quality
 from engine.quality.reference import reference_file, reference_for, take_reference
-from engine.system.user_cache import keep
+from engine.system.user_cache import store_in_cache
 from harness import ConfigError
 from harness.results.columns import NAMES
 from harness.run import worker as trial
@@ -148,7 +148,7 @@ def test_a_command_measures(tmp_path: Path, request_of: Callable[..., dict[str, 
         ("print('{\"decode_tok_s\": 1}')", "the figures lack peak_memory_gb"),
         ('print(\'{"decode_tok_s": NaN, "peak_memory_gb": 1, "perplexity": 1}\')', "decode_tok_s=nan is not a figure"),
         ("print('done')", "answered 'done', which does not end in a JSON object"),
-        ("raise SystemExit(3)", "ended with 3"),
+        ("raise SystemExit(3)", "exit status 3"),
         ('print(\'{"error": "MemoryError", "reason": "no room\\\\nat all"}\')', "no room at all"),
     ],
 )
@@ -171,7 +171,7 @@ def test_commands_that_cannot_be() -> None:
         CommandEngine("""echo '{"size": "x"}'""").footprint("c", Knobs())
     with pytest.raises(HeadraceError, match="one_token_gb=-1 is no part"):
         CommandEngine("""echo '{"one_token_gb": -1}'""").footprint("c", Knobs())
-    with pytest.raises(HeadraceError, match=r"ended with 1: .*No such file"):
+    with pytest.raises(HeadraceError, match=r"exit status 1: .*No such file"):
         CommandEngine("cat /nowhere/at/all").footprint("c", Knobs())
 
 
@@ -184,7 +184,7 @@ def test_the_engine_is_asked_for_quality_in_a_pass_of_its_own(
     (tmp_path / "judge.yaml").write_text(json.dumps(text))
     judge, prompts = Judge.load(tmp_path / "judge.yaml"), JsonPrompts.load(tmp_path / "json.yaml")
     with load(path) as engine:
-        keep(reference_file(engine.checkpoint, judge, prompts), take_reference(engine, judge, prompts).to_bytes())
+        store_in_cache(reference_file(engine.checkpoint, judge, prompts), take_reference(engine, judge, prompts).to_bytes())
     knobs = {"cache_gb": 0.0005, "expert_bits": 4}
     asked = request_of(
         engine="engine", checkpoint=str(path), knobs=knobs, judge=str(tmp_path / "judge.yaml"), beat=str(tmp_path / "beat"),

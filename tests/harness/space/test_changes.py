@@ -43,7 +43,7 @@ def fixed(space: Space, **values: Any) -> tuple[Space, list[Change]]:
 def extent(entry: Entry, data: st.DataObject) -> dict[str, Any]:
     """A part of an entry, or more than it, or neither."""
     if entry.values:
-        more = {"sync_window": [2, "all", "auto"], "expert_bits": [6, 8], "cold_bits": [3], "prefetch": ["previous_token"]}
+        more = {"sync_window": [2, "all", "auto"], "expert_bits": [6, 8], "cold_bits": [3]}
         pool = [*entry.values, *more.get(entry.name, [8, 16, 32])]
         return {"values": data.draw(st.lists(st.sampled_from(pool), min_size=1, max_size=len(pool)))}
     number = st.integers(0, 40) if entry.type == "int" else st.floats(0, 100)

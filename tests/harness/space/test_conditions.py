@@ -17,9 +17,9 @@ from harness.space.space import Space, space_from_config
 BOUNDS = {"one_token": 11.90437, "all_experts": 571.0, "memory_gb": 96.0, "limit_gb": 72.0, "cores": 12.0}
 FOUR = {"type": "int", "low": 1, "high": 4}
 CHAIN: dict[str, Any] = {
-    "prefetch_depth": {"type": "int", "low": 1, "high": 4, "when": {"prefetch": ["stale_gate", "previous_token"]}},
+    "prefetch_depth": {"type": "int", "low": 1, "high": 4, "when": {"prefetch": "stale_gate"}},
     "cache_gb": {"type": "float", "low": 1, "high": 9, "step": 0.25},
-    "prefetch": {"type": "choice", "values": ["off", "stale_gate", "previous_token"], "when": {"sync_window": 1}},
+    "prefetch": {"type": "choice", "values": ["off", "stale_gate"], "when": {"sync_window": 1}},
     "sync_window": {"type": "ordinal", "values": [1, 4, "all"]},
     "expert_bits": {"type": "ordinal", "values": [3, 4, None]},
     "cold_bits": {"type": "ordinal", "values": [2, None]},
@@ -100,9 +100,7 @@ def test_conditions_may_be_chained_and_stand_in_any_order() -> None:
     }
     assert space.values({**rest, "sync_window": 0, "prefetch": "stale_gate", "prefetch_depth": 3})["prefetch_depth"] == 3
     assert "prefetch_depth" not in space.params({"prefetch": "off"})
-    with pytest.raises(
-        ConfigError, match=r"prefetch_depth=2 exists only with prefetch=stale_gate\|previous_token; set that too"
-    ):
+    with pytest.raises(ConfigError, match="prefetch_depth=2 exists only with prefetch=stale_gate; set that too"):
         space.params({"prefetch_depth": 2})
     with pytest.raises(ConfigError, match="lacks prefetch"):
         space.values({**rest, "sync_window": 0})
@@ -174,8 +172,9 @@ def test_widening_keeps_what_was_there_and_its_grid() -> None:
 def test_narrowing_fixing_and_dropping() -> None:
     base = space_from_config(CHAIN, {"read_threads": 4})
     assert base.narrow("cache_gb", low=2.1).entry("cache_gb").ends() == (2.25, 9)
-    plain = base.narrow("prefetch", values=["off", "previous_token"])
-    assert plain.entry("prefetch_depth").when == (("prefetch", ("previous_token",)),)
+    under = {"evict_half_life": {"type": "float", "low": 1, "high": 9, "when": {"expert_bits": [3, 4]}}}
+    plain = space_from_config(CHAIN | under, {}).narrow("expert_bits", values=[4, None])
+    assert plain.entry("evict_half_life").when == (("expert_bits", (4,)),)
     assert "prefetch_depth" not in base.fix("prefetch", "off").as_dict()
     held = base.fix("hot_share", 0.3)
     assert (

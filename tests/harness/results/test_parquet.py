@@ -14,9 +14,9 @@ from stored import row
 
 from harness import ResultsError
 from harness.report import main as report
-from harness.results import files
+from harness.results import parquet
 from harness.results.columns import COLUMNS, NAMES, SCHEMA_VERSION
-from harness.results.files import SCHEMA, part_path
+from harness.results.parquet import SCHEMA, part_path
 from harness.results.rows import read_rows, read_trials
 from harness.results.writing import compact, refresh, set_damaged_aside, write_row, write_tokens
 
@@ -66,7 +66,7 @@ def test_a_file_replaced_between_footer_and_data_gives_the_rows_of_its_footer(tm
 
 
 def test_a_replaced_file_stays_below_its_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "MAX_REPLACED_BYTES", 300_000)
+    monkeypatch.setattr(parquet, "MAX_REPLACED_BYTES", 300_000)
     for trial in range(9):
         write_row(tmp_path, row(trial))
         refresh(tmp_path)
