@@ -22,7 +22,7 @@ FILES: dict[str, str] = {}  # the choice that stands for a file named with searc
 
 
 @dataclass
-class Study:
+class StudyConfig:
     name: str = MISSING  # the folder under results_dir
     about: str = ""
     seed: int = 0
@@ -30,7 +30,7 @@ class Study:
 
 
 @dataclass
-class Budget:
+class BudgetConfig:
     trials: int = 24  # that run, over all starts of the command; reference, sentinels and confirmation come on top
     hours: float | None = None  # wall clock of this run of the command, all included; null: no limit
     trial_timeout_s: float = 120.0
@@ -38,14 +38,14 @@ class Budget:
 
 
 @dataclass
-class Sampler:
+class SamplerConfig:
     name: str = "auto"  # auto: gp where it leads, else tpe; or the name of any of Optuna's samplers
     options: dict[str, Any] = field(default_factory=dict)  # its keyword arguments, if it is named
     random_every: int = 10  # every so many-th trial is drawn at random, to know what the sampler is worth; 0: none
 
 
 @dataclass
-class Protocol:
+class ProtocolConfig:
     warm_up_tokens: int = engine.Protocol.warm_up_tokens  # decoded before the clock starts
     timed_tokens: int | None = engine.Protocol.timed_tokens  # decoded against the clock; null: all of the judge's
     repeats: int = 1  # runs of each setting, each in a process of its own
@@ -55,13 +55,13 @@ class Protocol:
 
 
 @dataclass
-class Sentinel:
+class SentinelConfig:
     every: int = 8  # runs between measurements of the default configuration; 0: none
     drift: float = 0.15  # a change of its speed beyond this share, and beyond its noise, makes the runs between suspect
 
 
 @dataclass
-class Confirm:
+class ConfirmConfig:
     share: float = (
         0.5  # runs for confirmation, at most, as a share of the trials that ran (of the hours: of the time); 0: none
     )
@@ -71,21 +71,21 @@ class Confirm:
 
 
 @dataclass
-class Recommend:
+class RecommendConfig:
     max_loss: float = 0.01  # of the model's own perplexity, that a recommended setting may lose
     speed_share: float = 0.9  # of the speed of the fastest, that the one with the least memory has at least
     memory_gb: float | None = None  # a limit under which the fastest is wanted; null: not asked
 
 
 @dataclass
-class Proposer:
+class ProposerConfig:
     command: str | None = None  # gets the study so far as JSON on its input and answers with proposals as JSON
     every: int = 8  # settings between its calls
     timeout_s: float = 300.0
 
 
 @dataclass
-class Guards:
+class GuardsConfig:
     min_disk_gb: float = 1.0  # free where results are written
     min_free_memory_share: float = 0.05  # of the machine's, before a trial
     allow_battery: bool = False
@@ -96,13 +96,13 @@ class Guards:
 
 
 @dataclass
-class Storage:
+class StorageConfig:
     url: str | None = None  # postgresql://...: machines of one kind share the study; null: study.db beside the rows
     stale_s: float = 120.0  # without a beat for so long, another machine's trial is taken over
 
 
 @dataclass
-class Model:
+class ModelConfig:
     name: str | None = None  # null: that of the checkpoint's folder
     path: str = MISSING  # the checkpoint's folder
     about: str = ""  # for a checkpoint that must be fetched: which one it is
@@ -110,7 +110,7 @@ class Model:
 
 
 @dataclass
-class Device:
+class DeviceConfig:
     name: str = MISSING  # of these limits; rows name what really computed
     memory_gb: float | None = None  # null: what this machine has
     usable_share: float = 0.9  # of memory_gb, the most that a trial may use
@@ -118,14 +118,14 @@ class Device:
 
 
 @dataclass
-class Quality:
+class QualityConfig:
     text: str = MISSING  # the judge: a YAML list of prompts, or any text file
     most: int | None = None  # at most this many of its texts, evenly chosen: a long judge makes long trials; null: all
     json_prompts: str | None = None  # prompts for json_valid; needed if it is constrained
 
 
 @dataclass
-class EngineSeam:
+class EngineConfig:
     module: str = "engine"  # MODULE, or MODULE:CLASS, with `load` and `footprint` as the engine has them
     command: str | None = None  # or a command that gets a request as JSON on its input and answers with figures as JSON
 
@@ -136,20 +136,20 @@ class Config:
     rounds: int = 1  # rounds of exploring, reading the result, changing the space and confirming
     objectives: list[str] = field(default_factory=lambda: list(OBJECTIVES))
     constraints: list[str] = field(default_factory=list)  # METRIC <= NUMBER, METRIC >= NUMBER, or ... FACTOR * reference
-    study: Study = field(default_factory=Study)
-    budget: Budget = field(default_factory=Budget)
-    model: Model = field(default_factory=Model)
-    device: Device = field(default_factory=Device)
-    quality: Quality = field(default_factory=Quality)
-    engine: EngineSeam = field(default_factory=EngineSeam)
-    sampler: Sampler = field(default_factory=Sampler)
-    protocol: Protocol = field(default_factory=Protocol)
-    sentinel: Sentinel = field(default_factory=Sentinel)
-    confirm: Confirm = field(default_factory=Confirm)
-    recommend: Recommend = field(default_factory=Recommend)
-    proposer: Proposer = field(default_factory=Proposer)
-    guards: Guards = field(default_factory=Guards)
-    storage: Storage = field(default_factory=Storage)
+    study: StudyConfig = field(default_factory=StudyConfig)
+    budget: BudgetConfig = field(default_factory=BudgetConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    device: DeviceConfig = field(default_factory=DeviceConfig)
+    quality: QualityConfig = field(default_factory=QualityConfig)
+    engine: EngineConfig = field(default_factory=EngineConfig)
+    sampler: SamplerConfig = field(default_factory=SamplerConfig)
+    protocol: ProtocolConfig = field(default_factory=ProtocolConfig)
+    sentinel: SentinelConfig = field(default_factory=SentinelConfig)
+    confirm: ConfirmConfig = field(default_factory=ConfirmConfig)
+    recommend: RecommendConfig = field(default_factory=RecommendConfig)
+    proposer: ProposerConfig = field(default_factory=ProposerConfig)
+    guards: GuardsConfig = field(default_factory=GuardsConfig)
+    storage: StorageConfig = field(default_factory=StorageConfig)
     knobs: dict[str, Any] = field(default_factory=dict)
     search_space: dict[str, Any] = field(default_factory=dict)
 

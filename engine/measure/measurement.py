@@ -100,8 +100,6 @@ class Measurement:
     window_prediction_recall: float | None = figure(
         "share of the experts used after a window's miss that its rejected passes had predicted")
     swapped: int | None = figure("expert uses that cache_prior changed to a cached expert while decoding")
-    lowbit: int | None = figure("expert uses that cold_lowbit had computed at a store's lowest level while decoding")
-    raised: int | None = figure("experts of which cold_lowbit then read the rest, because a token gave them more weight")
     dropped: int | None = figure("expert uses that cold_drop left out while decoding")
     dropped_share: float | None = figure("their share of the gate weight, of all layers; null if nothing streams")
     slots: int | None = figure("experts that fit into the cache, over all layers")

@@ -1,4 +1,4 @@
-"""Guards of a night alone: what must hold before a run, what is watched during it, and what makes its figures suspect.
+"""Guards of an unattended run: what must hold before a run, what is watched during it, and what makes its figures suspect.
 
 Before: room on the disk, memory, a cool machine on mains power that nobody else keeps busy. During: the load of others,
 heat, power, swapping. Around the whole search: one search at a time, and no sleep. `Meters` is the seam to the system:
@@ -30,7 +30,7 @@ from harness import ResultsError
 from . import identity as machine
 
 if TYPE_CHECKING:
-    from harness.schema import Guards
+    from harness.schema import GuardsConfig
 
 GB = 1_000_000_000
 HOT = ("serious", "critical")
@@ -149,7 +149,7 @@ def glance(meters: Meters) -> Look:
     return Look(None, meters.available_gb(), state, dict.fromkeys(state.counts_since(state)))
 
 
-def check_disk(config: Guards, folder: Path, meters: Meters | None = None) -> None:
+def check_disk(config: GuardsConfig, folder: Path, meters: Meters | None = None) -> None:
     """Raises `ResultsError` if too little room is left where results are written."""
     free = (meters or Meters()).free_gb(folder)
     if free < config.min_disk_gb:
@@ -159,12 +159,12 @@ def check_disk(config: Guards, folder: Path, meters: Meters | None = None) -> No
         )
 
 
-def most_load(config: Guards, cores: int) -> float:
+def most_load(config: GuardsConfig, cores: int) -> float:
     """The load of others above which a run is suspect, in busy cores."""
     return cores / 2 if config.max_load is None else config.max_load
 
 
-def unquiet(config: Guards, seen: Look, cores: int, memory_gb: float) -> tuple[str, str] | None:
+def unquiet(config: GuardsConfig, seen: Look, cores: int, memory_gb: float) -> tuple[str, str] | None:
     """What keeps a run from being trusted now: a word for it and a sentence; None if nothing does."""
     state = seen.state
     if not config.allow_battery and state.power_source in ("battery", "ups"):
@@ -197,7 +197,7 @@ class Quiet:
 
 
 def wait_until_quiet(
-    config: Guards,
+    config: GuardsConfig,
     *,
     note: Note = lambda text: None,
     meters: Meters | None = None,
@@ -243,7 +243,7 @@ class Watch:
     `look` may be called often: it does something every two seconds.
     """
 
-    def __init__(self, config: Guards, quiet: Quiet, meters: Meters | None = None) -> None:
+    def __init__(self, config: GuardsConfig, quiet: Quiet, meters: Meters | None = None) -> None:
         self._config, self._quiet, self._meters = config, quiet, meters or Meters()
         self._start = self._state = self._meters.state()
         self._load = Load(self._meters)
@@ -279,7 +279,7 @@ class Watch:
         self._next_state = self._meters.now() + STATE_S
 
 
-def suspicions(config: Guards, row: Mapping[str, Any], seen: Sequence[MachineState], cores: int) -> list[str]:
+def suspicions(config: GuardsConfig, row: Mapping[str, Any], seen: Sequence[MachineState], cores: int) -> list[str]:
     """Why the figures of a run are not to be trusted, from its row and the states seen during it."""
     reasons = []
     hot = [s for s in (row["thermal_state"], *(state.thermal_state for state in seen)) if s in HOT]

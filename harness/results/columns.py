@@ -78,6 +78,7 @@ COLUMNS = (
     Column("note", "str", "", "comment of the proposer"),
     Column("log_tail", "str", "", "last lines of the log of a failed run"),
     *_declared(Knobs, "knob: "),
+    Column("removed_knobs", "str", "", "older rows: knobs that had an effect and were removed since, as NAME=VALUE"),
     *_declared(Measurement),
     Column("decode_tok_s_low", "float", "tokens/s", "lower end of the 95 % interval within this run (block bootstrap)"),
     Column("decode_tok_s_high", "float", "tokens/s", "upper end of that interval; runs differ by more than it covers"),

@@ -23,6 +23,7 @@ from .older import keeps_median_speed
 from .parquet import TOKENS_SCHEMA, write_table
 from .rows import in_order, read_table
 
+SETTING = (*Knobs.names(), "removed_knobs")  # these are the same in all rows of a trial
 COMMON = {"eval_fingerprint": "sets of evaluation texts", "model_fingerprint": "models", "objectives": "sets of objectives"}
 
 
@@ -111,10 +112,10 @@ def _renumbered(sets: Sequence[pa.Table]) -> pa.Table:
     runs: dict[int, set[int]] = {}
     merged = []
     for table in sets:
-        rows = table.select(["row_id", "trial", "run", *Knobs.names()]).to_pylist()
+        rows = table.select(["row_id", "trial", "run", *SETTING]).to_pylist()
         number = {row["trial"]: trials[row["row_id"]] for row in rows if row["row_id"] in trials}
         for row in rows:
-            setting = tuple(row[name] for name in Knobs.names())
+            setting = tuple(row[name] for name in SETTING)
             old = row["trial"]
             if old not in number:
                 number[old] = old if settings.get(old, setting) == setting else next(free)

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from engine.knobs import REMOVED
 from harness.numerics.speed_interval import speeds
 
 RENAMED = {  # name in versions 1 to 3 -> name since version 4
@@ -23,6 +24,10 @@ RENAMED = {  # name in versions 1 to 3 -> name since version 4
     "prefetch_whole_set": "prefetch_exact_set",
 }
 RENAMED_IN = 4
+NEUTRAL = {  # removed knob -> value without effect in versions 1 to 3; null has none either
+    "prefetch_cap_mb": None, "bits_by": "expert", "gate_exponent": 0.0, "error_exponent": 0.0, "cold_lowbit": 0.0,
+    "lowbit_share": 0.25,
+}  # fmt: skip
 FILLED = {"run": 0, "round": 1}  # version 1 had one run a trial and one round
 SPEED_COLUMNS = ("decode_tok_s", "decode_tok_s_low", "decode_tok_s_high", "steady_tok_s")
 
@@ -36,12 +41,25 @@ def fill(table: pa.Table, schema: pa.Schema, version: int) -> pa.Table:
     """The table with exactly the columns of `schema`. A column that its version lacks is null, but `FILLED` and `row_id`."""
     n, known = table.num_rows, set(table.column_names)
     columns = {f.name: table[f.name].cast(f.type) if f.name in known else pa.nulls(n, f.type) for f in schema}
+    if "removed_knobs" in columns and "removed_knobs" not in known:
+        columns["removed_knobs"] = _removed_knobs(table)
     for name, value in {**FILLED, "schema_version": version}.items():
         if name in columns:
             columns[name] = pc.fill_null(columns[name], value)
     if columns["row_id"].null_count:
         columns["row_id"] = pc.coalesce(columns["row_id"], _row_ids(columns))
     return pa.Table.from_arrays(list(columns.values()), schema=schema)
+
+
+def _removed_knobs(table: pa.Table) -> pa.Array:
+    """The removed knobs, and removed values of knobs, that had an effect in each row; null where none had."""
+    texts = []
+    for row in table.select([name for name in ("trial", *NEUTRAL, "prefetch") if name in table.column_names]).to_pylist():
+        active = {k: v for k, v in row.items() if k in NEUTRAL and v is not None and v != NEUTRAL[k]}
+        if f"prefetch={row.get('prefetch')}" in REMOVED:
+            active["prefetch"] = row["prefetch"]
+        texts.append(" ".join(f"{k}={v:g}" if isinstance(v, float) else f"{k}={v}" for k, v in active.items()) or None)
+    return pa.array(texts, pa.string())
 
 
 def _row_ids(columns: Mapping[str, pa.Array]) -> pa.Array:

@@ -16,7 +16,7 @@ from harness import ResultsError
 
 from .columns import COLUMNS, SCHEMA_VERSION, TOKEN_COLUMNS, schema_of
 from .files import unwritable
-from .older import current_names, fill
+from .older import NEUTRAL, current_names, fill
 
 SCHEMA, TOKENS_SCHEMA = schema_of(COLUMNS), schema_of(TOKEN_COLUMNS)
 SCHEMAS = {"trials": SCHEMA, "tokens": TOKENS_SCHEMA}
@@ -57,7 +57,8 @@ def read_file(path: Path, dataset: str, names: Sequence[str] | None = None) -> p
             if "trial" not in stored or f.metadata.num_rows < 1:
                 raise DamagedError(f"{path} has no rows of trials; remove it")
             known = dict(zip(current_names(stored, version), stored, strict=True))
-            wanted = [name for name in schema.names if name in known]
+            names_read = [*schema.names, *(NEUTRAL if "removed_knobs" in schema.names else ())]
+            wanted = [name for name in names_read if name in known]
             table = f.read([known[name] for name in wanted]).select([known[name] for name in wanted]).rename_columns(wanted)
         return fill(table, schema, version)
     except FileNotFoundError:

@@ -31,10 +31,10 @@ from harness.results.columns import NAMES, SCHEMA_VERSION
 from harness.results.files import write_json
 from harness.results.metrics import QUALITY
 from harness.results.rows import frame
-from harness.schema import Guards
+from harness.schema import GuardsConfig
 from harness.study.constraints import judge_row
 from harness.study.manifest import JUDGE
-from harness.study.plan import Plan
+from harness.study.study import Study
 
 from .supervise import Interrupted, Outcome, run_child
 
@@ -69,7 +69,7 @@ class Rival:
 class Runner:
     """Measures the jobs of one study."""
 
-    plan: Plan
+    plan: Study
     sampler: Callable[[], str]  # the one in use
     interrupted: Callable[[], bool]
     note: Callable[[str], None]
@@ -118,7 +118,7 @@ class Runner:
         self, job: Job, attempt: int, source: Mapping[str, Any] | None, stop: Mapping[str, float] | None, facts: Row
     ) -> tuple[Outcome, Row]:
         plan, config = self.plan, self.plan.config
-        guards = Guards(**config["guards"])
+        guards = GuardsConfig(**config["guards"])
         if not self._patient:  # it waited for this in vain: once is enough until the machine is quiet again
             guards.wait_s = 0.0
         self._cool_down(config["protocol"]["cool_down_s"])

@@ -33,8 +33,7 @@ from harness.decisions.reuse import settings_of, typical_s
 from harness.machine import identity as machine
 from harness.machine.quiet import check_disk, keep_awake, machine_lock
 from harness.propose.ask_tell import Proposal, Proposals, Search, open_storage
-from harness.propose.external import ask_outside
-from harness.propose.external import state as study_so_far
+from harness.propose.external import ask_external, study_state
 from harness.propose.shared import Shared, owner_of, settle_shared
 from harness.propose.storage import AWAY, alone, open_database, reason
 from harness.results.columns import NOT_RUN
@@ -47,10 +46,11 @@ from harness.rounds.round import Outside, Round, legal, rounds
 from harness.rounds.verdict import verdict as judge_round
 from harness.run.runner import Job, Row, Runner
 from harness.run.supervise import Interrupted
-from harness.schema import Guards
+from harness.schema import GuardsConfig
 from harness.space.changes import applied, still_possible
+from harness.study.checks import check_writable
 from harness.study.manifest import locked, settle
-from harness.study.plan import Plan, check_writable
+from harness.study.study import Study
 
 from .log import close_log, open_log, streak
 from .state import write_state
@@ -79,11 +79,11 @@ class Stop:
     now: bool = False
 
 
-def run_study(plan: Plan, watcher: Watcher, stop: Stop, warn: Callable[[str], None]) -> tuple[list[Row], Progress]:
+def run_study(plan: Study, watcher: Watcher, stop: Stop, warn: Callable[[str], None]) -> tuple[list[Row], Progress]:
     """Measure until the budget is spent or `stop` says so; returns the study's rows and how far it is. Raises
     `HeadraceError`."""
     check_writable(plan.folder)
-    guards = Guards(**plan.config["guards"])
+    guards = GuardsConfig(**plan.config["guards"])
     with contextlib.ExitStack() as held:
         held.enter_context(in_one_line(plan))
         held.enter_context(locked(plan.folder))
@@ -115,7 +115,7 @@ def run_study(plan: Plan, watcher: Watcher, stop: Stop, warn: Callable[[str], No
     return night.known, night.progress()
 
 
-def open_shared(plan: Plan) -> optuna.storages.RDBStorage | None:
+def open_shared(plan: Study) -> optuna.storages.RDBStorage | None:
     """The database of a shared study, if it is one and this machine may take part. Raises `ConfigError`."""
     config = plan.config["storage"]
     if config["url"] is None:
@@ -129,7 +129,7 @@ def open_shared(plan: Plan) -> optuna.storages.RDBStorage | None:
 
 
 @contextlib.contextmanager
-def in_one_line(plan: Plan) -> Iterator[None]:
+def in_one_line(plan: Study) -> Iterator[None]:
     """A disk that is full shows wherever something is written: then, as when the storage fails, raises `ResultsError`."""
     try:
         yield
@@ -148,8 +148,8 @@ class Night:
 
     def __init__(
         self,
-        plan: Plan,
-        guards: Guards,
+        plan: Study,
+        guards: GuardsConfig,
         watcher: Watcher,
         stop: Stop,
         log: logging.Logger,
@@ -452,12 +452,12 @@ class Night:
         if config["command"] is None or count - max(r.outside(self.plan).asked for r in rounds(self.plan)) < config["every"]:
             return
         df = frame(self.known)
-        told = study_so_far(
+        told = study_state(
             self.plan.name, self.plan.objectives, [c.text for c in self.plan.constraints], one.space, legal(self.plan),
             self.known, [int(t) for t in front(df, **self.plan.rules).index],
             {"trials": self.plan.trials - self._tried()},
         )  # fmt: skip
-        answer = ask_outside(
+        answer = ask_external(
             config["command"], told, config["timeout_s"], one.space, legal(self.plan), lambda: self.stop.now
         )
         refused = list(answer.refused)
@@ -558,7 +558,7 @@ class Night:
             self._note(f"device.memory_gb={asked:g} is more than this machine has ({machine.memory_gb():.1f} GB)")
 
 
-def held_by_device(plan: Plan) -> str | None:
+def held_by_device(plan: Study) -> str | None:
     """A line if the device's file holds reads to a bandwidth and the model is the user's own, who may not know."""
     held = plan.space.fixed.get("ssd_gbps")
     if held is None or not HydraConfig.initialized() or plan.checkpoint.is_relative_to(ROOT / "experiments"):
@@ -570,7 +570,7 @@ def held_by_device(plan: Plan) -> str | None:
     return f"reads are held to {held:g} GB/s by device={choice}; without: '~knobs.ssd_gbps'"
 
 
-def kept(one: Round, plan: Plan) -> bool:
+def kept(one: Round, plan: Study) -> bool:
     """Whether a round that ended was kept."""
     verdict = one.verdict(plan)
     return verdict is not None and bool(verdict["kept"])

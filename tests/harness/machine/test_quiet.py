@@ -18,13 +18,13 @@ from harness.machine import identity as machine
 from harness.machine import quiet as guards
 from harness.machine.quiet import Load, Meters, Watch, check_disk, keep_awake, machine_lock, wait_until_quiet
 from harness.results.columns import NAMES
-from harness.schema import Guards
+from harness.schema import GuardsConfig
 
 ROOT = Path(__file__).parents[3]
-CONFIG = Guards(wait_s=60)
+CONFIG = GuardsConfig(wait_s=60)
 
 
-def quiet(m: Machine, config: Guards = CONFIG, **more: object) -> tuple[guards.Quiet, list[str]]:
+def quiet(m: Machine, config: GuardsConfig = CONFIG, **more: object) -> tuple[guards.Quiet, list[str]]:
     notes: list[str] = []
     return wait_until_quiet(config, note=notes.append, meters=m, **more), notes  # type: ignore[arg-type]
 
@@ -90,12 +90,12 @@ def test_battery_stops_the_study_and_a_plug_goes_on() -> None:
     m = Machine(power_source="battery")
     m.script = [(20, lambda: m.set(power_source="ac"))]
     assert quiet(m)[0].reason is None
-    assert quiet(Machine(power_source="battery"), Guards(allow_battery=True))[0].reason is None
+    assert quiet(Machine(power_source="battery"), GuardsConfig(allow_battery=True))[0].reason is None
 
 
 def test_no_wait_takes_no_time_and_interrupted_ends_it() -> None:
     m = Machine(load=8, thermal_state="serious")
-    found, _ = quiet(m, Guards(wait_s=0))
+    found, _ = quiet(m, GuardsConfig(wait_s=0))
     assert (m.time, found.reason, found.seen.load) == (0.0, "thermal state serious", None)
     m = Machine(load=8)
     found, _ = quiet(m, interrupted=lambda: m.time > 10)
@@ -104,15 +104,15 @@ def test_no_wait_takes_no_time_and_interrupted_ends_it() -> None:
 
 
 def test_the_limit_on_load_is_the_users() -> None:
-    assert quiet(Machine(load=1.0), Guards(max_load=0.5, wait_s=1))[0].reason
-    assert quiet(Machine(load=7.0), Guards(max_load=7.5, wait_s=1))[0].reason is None
+    assert quiet(Machine(load=1.0), GuardsConfig(max_load=0.5, wait_s=1))[0].reason
+    assert quiet(Machine(load=7.0), GuardsConfig(max_load=7.5, wait_s=1))[0].reason is None
 
 
 def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
     check_disk(CONFIG, tmp_path, Machine(free_disk_gb=1.01))
     with pytest.raises(ResultsError, match=r"0\.2 GB are free where .*guards\.min_disk_gb=1; nothing is lost: make room"):
         check_disk(CONFIG, tmp_path, Machine(free_disk_gb=0.2))
-    check_disk(Guards(min_disk_gb=0), tmp_path)
+    check_disk(GuardsConfig(min_disk_gb=0), tmp_path)
 
 
 def watched(m: Machine, seconds: float = 60, **figures: object) -> dict[str, object]:

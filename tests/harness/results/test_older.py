@@ -5,17 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from stored import row
 
 from harness import ROOT, ResultsError
+from harness.decisions.reuse import quality_source
 from harness.results.columns import NAMES, SCHEMA_VERSION
-from harness.results.merge import merge
+from harness.results.merge import merge, write_merged
 from harness.results.older import RENAMED
 from harness.results.parquet import part_path
 from harness.results.rows import read_rows, read_table, read_trials
 from harness.results.writing import compact, write_row, write_tokens
+from harness.show.commands import use
 
 VERSION_1 = Path(__file__).parents[1] / "data"  # a study of schema version 1
 
@@ -124,3 +127,46 @@ def test_published_studies_are_read_with_the_current_names(name: str) -> None:
     assert tuple(df.columns) == NAMES and set(df["schema_version"]) < {1, 2, 3}
     assert ran["eval_fingerprint"].nunique() == 1 and ran["eval_texts"].notna().all()
     assert ran["rejected_layers"].notna().any() and df["headrace_version"].isna().all()
+
+
+ACTIVE: list[tuple[dict[str, Any], str | None]] = [
+    ({"cold_lowbit": 0.75, "lowbit_share": 0.25, "bits_by": "expert"}, "cold_lowbit=0.75"),
+    ({"gate_exponent": 1.0, "bits_by": "layer", "prefetch_cap_mb": None}, "bits_by=layer gate_exponent=1"),
+    ({"prefetch": "previous_token", "prefetch_cap_mb": 8.0}, "prefetch_cap_mb=8 prefetch=previous_token"),
+    ({"cold_lowbit": 0.0, "lowbit_share": 0.25, "bits_by": "expert", "gate_exponent": 0.0, "prefetch_cap_mb": None}, None),
+    ({"cold_lowbit": None, "error_exponent": None}, None),
+]
+
+
+def version_3(folder: Path, removed: dict[str, Any]) -> None:
+    """A study of one trial of version 3, with columns of knobs that were removed since."""
+    write_row(folder, row(1))
+    path = part_path(folder, 1)
+    table = pq.read_table(path).drop_columns(["removed_knobs"])
+    for name, value in removed.items():
+        table = table.drop_columns([name] if name in table.column_names else []).append_column(name, pa.array([value]))
+    pq.write_table(table.replace_schema_metadata({"schema_version": "3"}), path)
+
+
+@pytest.mark.parametrize(("removed", "expected"), ACTIVE)
+def test_an_old_row_names_its_active_removed_knobs(tmp_path: Path, removed: dict[str, Any], expected: str | None) -> None:
+    version_3(tmp_path / "old", removed)
+    (read,) = read_rows(tmp_path / "old")
+    assert read["removed_knobs"] == expected and list(read_trials(tmp_path / "old").columns) == list(NAMES)
+    compact(tmp_path / "old")
+    assert read_rows(tmp_path / "old") == [read]
+
+
+@pytest.mark.parametrize(("removed", "expected"), ACTIVE)
+def test_rows_with_an_active_removed_knob_are_a_setting_of_their_own(
+    tmp_path: Path, removed: dict[str, Any], expected: str | None
+) -> None:
+    version_3(tmp_path / "old", removed)
+    write_row(tmp_path / "new", {**row(1), "row_id": "new"})
+    rows = write_merged(tmp_path / "both", [tmp_path / "new", tmp_path / "old"]).to_pylist()
+    numbered = [(1, None), (2, expected)] if expected else [(1, None), (1, None)]
+    assert [(r["trial"], r["removed_knobs"]) for r in rows] == numbered
+    (old,) = read_rows(tmp_path / "old")
+    assert (use(tmp_path, old) == f"(this version cannot run it: {expected} was removed)") == bool(expected)
+    figures = {"perplexity": 9.0, "quality_from_trial": None}
+    assert (quality_source([{**old, **figures}], {"cache_gb": old["cache_gb"]}) is None) == bool(expected)
