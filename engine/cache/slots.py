@@ -22,12 +22,12 @@ from typing import Any, NamedTuple
 import mlx.core as mx
 import numpy as np
 
-from engine.checkpoint.bitplanes import join
-from engine.checkpoint.checkpoint import FLOATS, ExpertLayer, ExpertTensor
+from engine.checkpoint.dtypes import FLOATS, to_bytes
+from engine.checkpoint.experts import ExpertLayer, ExpertTensor
+from engine.checkpoint.store.bitplanes import join
 from engine.disk.reader import Load, Piece, Reader
 from engine.errors import ReadError
 from engine.model.backend import STORED
-from engine.packing.quantize import to_bytes
 from engine.stats import Stats
 
 from .eviction import SlotTable
@@ -283,8 +283,8 @@ class Bank:
             elif tensor.projection not in self._requantize or tensor.tensor == "bias":
                 conversions.append(functools.partial(reader.make, target, functools.partial(to_float32, views[0], tensor)))
         label = f"{self.layer.block} expert {expert}"
-        if self._verify:
-            conversions.insert(0, functools.partial(self.layer.verify, expert, checks))
+        if self._verify and self.layer.records is not None:
+            conversions.insert(0, functools.partial(self.layer.records.verify, expert, checks))
         if self.layer.zeros:
             conversions.append(functools.partial(self._derive_biases, slot))
 

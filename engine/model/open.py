@@ -16,7 +16,8 @@ from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.models.switch_layers import SwitchGLU, SwitchMLP
 from mlx_lm.utils import _get_classes, load_model
 
-from engine.checkpoint.checkpoint import TOP_K_KEYS, Checkpoint
+from engine.checkpoint.checkpoint import Checkpoint
+from engine.checkpoint.config import TOP_K_KEYS
 from engine.errors import CheckpointError, KnobError, first_line
 from engine.streaming.gating import asking
 

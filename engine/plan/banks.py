@@ -15,7 +15,8 @@ import numpy as np
 
 from engine.cache.eviction import NOBODY
 from engine.cache.slots import Requantize, slot_bytes
-from engine.checkpoint.checkpoint import Checkpoint, ExpertLayer
+from engine.checkpoint.checkpoint import Checkpoint
+from engine.checkpoint.experts import ExpertLayer
 from engine.errors import CheckpointError, KnobError
 from engine.knobs import GB, NEEDS_MISSES, Knobs
 from engine.model.architecture import has_architecture

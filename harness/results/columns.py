@@ -1,6 +1,6 @@
 """Columns: one table that defines the Parquet schema of a row and its documentation.
 
-    python -m harness.results.columns        print the tables of results/README.md
+    python -m harness.results.columns        print the tables of docs/results.md
 
 Every file is written with this schema. Without it, a column that is null in the first row would have the type null.
 """
@@ -149,7 +149,7 @@ def row_from_json(text: str) -> dict[str, Any]:
 
 
 def markdown(columns: Sequence[Column] = COLUMNS) -> str:
-    """The table of `columns` in `results/README.md`."""
+    """The table of `columns` in `docs/results.md`."""
     lines = ["| column | type | unit | meaning |", "|---|---|---|---|"]
     return "\n".join(lines + [f"| `{c.name}` | {c.kind} | {c.unit} | {c.text} |" for c in columns])
 

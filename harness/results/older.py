@@ -1,6 +1,6 @@
 """Older versions: what turns rows of schema versions 1 to 3 into rows of the current version as they are read.
 
-Files are never rewritten for this. `results/README.md` describes the versions and prints `RENAMED`.
+Files are never rewritten for this. `docs/results.md` describes the versions and prints `RENAMED`.
 """
 
 from __future__ import annotations
@@ -101,6 +101,6 @@ def keeps_median_speed(rows: pa.Table) -> bool:
 
 
 def renamed_markdown() -> str:
-    """The table of renamed columns in `results/README.md`."""
+    """The table of renamed columns in `docs/results.md`."""
     lines = ["| versions 1 to 3 | since version 4 |", "|---|---|"]
     return "\n".join(lines + [f"| `{old}` | `{new}` |" for old, new in RENAMED.items()])

@@ -41,7 +41,7 @@ def frame(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
 def read_trials(folder: str | Path, *, mixed_texts: bool = False) -> pd.DataFrame:
     """The rows of a study's folder, or of one .parquet file, as a data frame with all columns; null is NaN or None.
 
-    Ordered by trial, then run, and indexed from 0. Rows of older versions are converted (`results/README.md`). Raises
+    Ordered by trial, then run, and indexed from 0. Rows of older versions are converted (`docs/results.md`). Raises
     `ResultsError` for a folder without rows, for a damaged file, for a file of a newer version and, unless `mixed_texts`,
     for rows of several sets of evaluation texts.
     """

@@ -17,8 +17,8 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from engine import CheckpointError, Judge, Knobs
+from engine.checkpoint.config import model_name
 from engine.checkpoint.fingerprint import State, another, folder_state
-from engine.checkpoint.naming import model_name
 from engine.model.backend import backend, device_name
 from harness import ConfigError
 from harness.machine import identity as machine

@@ -11,7 +11,7 @@ import pytest
 
 from engine.cache.eviction import DecayedFrequency, SlotTable
 from engine.cache.slots import Bank, SlotArray
-from engine.checkpoint.checkpoint import ExpertLayer, ExpertTensor
+from engine.checkpoint.experts import ExpertLayer, ExpertTensor
 from engine.stats import Stats
 
 EXPERTS = 10

@@ -22,7 +22,7 @@ def test_all_knobs_and_figures_have_columns() -> None:
 
 
 def test_the_documented_columns_are_current() -> None:
-    text = (ROOT / "results" / "README.md").read_text()
+    text = (ROOT / "docs" / "results.md").read_text()
     assert markdown() in text, "run python -m harness.results.columns"
     assert markdown(TOKEN_COLUMNS) in text, "run python -m harness.results.columns"
     assert renamed_markdown() in text, "run python -m harness.results.columns"
