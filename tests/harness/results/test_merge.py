@@ -72,4 +72,4 @@ def test_what_is_not_comparable_is_refused(
 
 def test_a_place_without_rows_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert merge([str(tmp_path / "out"), str(tmp_path / "nowhere")]) == 2
-    assert "nowhere holds no trials" in capsys.readouterr().err
+    assert "nowhere has no trials" in capsys.readouterr().err
