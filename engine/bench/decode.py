@@ -214,7 +214,7 @@ class Forced:
         self._on_device: list[mx.array] = []
         self._foresight = foresight
         if engine.windows is not None and foresight is not None:
-            engine.windows.oracle = self._believed  # type: ignore[method-assign]
+            engine.windows.prediction = self._believed  # type: ignore[method-assign]
         paths = [path for path, _ in switches(engine.model, engine.checkpoint)]
         modules = dict(engine.model.named_modules())
         forced = [(path, _ForcedSwitch(modules[path], number, self)) for number, path in enumerate(paths)]
@@ -237,13 +237,13 @@ class Forced:
             engine.forward.logits([int(random[self._token])], cache)
         return time.perf_counter() - begin, dataclasses.replace(engine.stats)
 
-    def _believed(self, number: int, ids: np.ndarray, void_pass: int) -> np.ndarray:
+    def _believed(self, number: int, ids: np.ndarray, rejected: int) -> np.ndarray:
         """Each expert stays with the probability that this void pass foresees it; in the place of the others stands what the
         layer chose for another, random token, as the void passes of a real model show experts that are often used. An
         expert that one pass foresees, so does every later one that foresees more."""
         assert self._foresight is not None
         rng = np.random.default_rng((self._token, number))
-        wrong = rng.random(ids.shape) >= self._foresight[min(void_pass, len(self._foresight)) - 1]
+        wrong = rng.random(ids.shape) >= self._foresight[min(rejected, len(self._foresight)) - 1]
         shown = np.array(ids)
         for other in rng.permutation(len(self._ids)):
             for rank in np.flatnonzero(wrong):

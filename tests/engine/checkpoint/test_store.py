@@ -115,7 +115,7 @@ def test_a_damaged_record_is_never_computed_with(packed: Path, bits: int | None,
             with pytest.raises(ReadError, match=r"model\.layers\.2\.mlp expert \d+ is damaged: its up_proj scales") as e:
                 engine.logits(TOKENS)
             assert "copy the store's file again" in one_line(e)
-        bank = engine.streams[2].banks[0]
+        bank = engine.layers[2].cache.pools[0]
         assert {*np.flatnonzero(bank.table.slot_of >= 0).tolist()} <= bank._coming.keys()  # none passes for a hit later
     with pytest.raises(ReadError, match="up_proj scales"):
         load(packed, Knobs(verify_reads=True, **lossy))
