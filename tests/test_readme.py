@@ -11,7 +11,7 @@ import pytest
 from harness.analysis.estimates import noise
 from harness.analysis.pareto import contributions, front
 from harness.decisions.recommend import compared, default_trial, named, ratio, recommended, rules_of, wishes_of
-from harness.results.columns import SHORT, objectives_of
+from harness.results.metrics import SHORT, objectives_of
 from harness.results.rows import read_trials
 from harness.show.commands import use
 from harness.show.tables import number, with_interval
