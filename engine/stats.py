@@ -68,7 +68,7 @@ class Stats:
     window_predicted_later: int = 0  # part of window_predicted from a window's second and later rejected passes
     window_predicted_later_of: int = 0  # part of window_predicted_of from these passes
     layers: list[LayerCounts] = field(default_factory=list, repr=False)
-    _tokens: array[float] = field(default_factory=lambda: array("d"), repr=False)  # wall time and WAITS of each decoded token, ms
+    _tokens: array[float] = field(default_factory=lambda: array("d"), repr=False)  # ms: wall, then WAITS, per token
 
     @property
     def hit_rate(self) -> float | None:

@@ -182,8 +182,8 @@ def _verify(path: Path, store: Path, rounds: int) -> dict[str, Any]:
     share, low, high = ratios(contenders[1], contenders[0])
     print(f"checksums: {crc_gbps:.2f} GB/s a core; a whole store read and compared: {store_gbps:.2f} GB/s")
     print(
-        f"verify_reads: {contenders[1].median:.1f} tok/s, {contenders[0].median:.1f} without; share {share:.3f} ({low:.3f} .. "
-        f"{high:.3f}), {read / 1e6:.1f} MB read per token"
+        f"verify_reads: {contenders[1].median:.1f} tok/s, {contenders[0].median:.1f} without; share {share:.3f} "
+        f"({low:.3f} .. {high:.3f}), {read / 1e6:.1f} MB read per token"
     )
     return {
         "crc32_gbps": crc_gbps, "verify_gbps": store_gbps, "tok_s_without": spread(contenders[0].figures),
