@@ -32,15 +32,17 @@ from rich.table import Table
 from engine import HeadraceError
 from harness import ResultsError
 from harness.analysis.counts import Counts, Progress, count, left_s, progress
+from harness.analysis.failures import FAILED, cause, streak
 from harness.analysis.pareto import front
 from harness.decisions.recommend import rules_of
 from harness.machine.identity import boot_id
+from harness.machine.load import Look, Meters, look
 from harness.machine.processes import alive
-from harness.machine.quiet import Look, Meters, look, most_load, unquiet
+from harness.machine.quiet import most_load, unquiet
 from harness.results.columns import NOT_RUN
 from harness.results.rows import frame, read_rows
-from harness.schema import Guards
-from harness.session.log import FAILED, LOG, cause, streak
+from harness.schema import GuardsConfig
+from harness.session.log import LOG
 from harness.session.state import ENDED, FINISHED, STOPPED, read_state
 from harness.session.state import FAILED as ERROR
 from harness.show.live import clock
@@ -63,7 +65,7 @@ def status(folder: Path, meters: Meters | None = None) -> tuple[dict[str, Any], 
     config = _try(problems, lambda: _config(folder)) or {}
     now = time.time()
     fate = _fate(state, rows, config)
-    guards = Guards(**config.get("guards", {}))
+    guards = GuardsConfig(**config.get("guards", {}))
     meters = meters or Meters(os.getpid(), *([state["pid"]] if fate == RUNS else []))
     facts = {
         "study": str(config.get("study", {}).get("name", folder.name)),
@@ -168,7 +170,7 @@ def _rows(rows: Sequence[Row], now: float, started: float | None) -> dict[str, A
     }
 
 
-def _health(folder: Path, guards: Guards, meters: Meters) -> dict[str, Any]:
+def _health(folder: Path, guards: GuardsConfig, meters: Meters) -> dict[str, Any]:
     seen: Look = look(meters)
     trouble = unquiet(guards, seen, meters.cores, meters.memory_gb)
     free = meters.free_gb(folder)
