@@ -242,7 +242,8 @@ def replay(args: argparse.Namespace) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from engine.cache.replay import overlap, read_trace, replay_table
+    from engine.cache.replay import replay_table
+    from engine.routing.read import overlap, read_trace
 
     trace = read_trace(args.trace)
     experts = args.experts or int(trace.experts.max()) + 1
@@ -307,7 +308,7 @@ def knobs(args: argparse.Namespace) -> None:
 def profile(args: argparse.Namespace) -> None:
     """Take the routing profile that cold_bits and pinned_share need; prints its path."""
     from engine.checkpoint.checkpoint import Checkpoint
-    from engine.routing.profile import take_profile
+    from engine.cli.offline import take_profile
 
     print(take_profile(Checkpoint.open(args.model)))
 

@@ -45,15 +45,13 @@ def _one_width(kept: dict[str, Any], stored: int | None) -> dict[str, Any]:
 
 def _as_in_model(kept: dict[str, Any], model: Any) -> None:
     """Unset what is as the model has it, and bring what goes beyond its layers back to them."""
-    layers, top_k, levels = (getattr(model, name, None) for name in ("moe_layers", "top_k", "levels"))
+    layers, top_k = (getattr(model, name, None) for name in ("moe_layers", "top_k"))
     if layers and (kept.get("sync_window") or 0) >= max(2, layers):
         kept["sync_window"] = WORDS["sync_window"]["all"]
     if layers and (kept.get("prefetch_depth") or 0) >= layers:
         kept["prefetch_depth"] = max(1, layers - 1)
     if top_k and kept.get("top_k") == top_k:
         kept["top_k"] = None
-    if kept.get("cold_lowbit") and levels is not None and (not levels or kept.get("expert_bits") == levels[0]):
-        kept["cold_lowbit"] = DEFAULTS["cold_lowbit"]  # no level is lower
 
 
 def _without_idle(kept: dict[str, Any]) -> dict[str, Any]:

@@ -1,14 +1,13 @@
-"""Engine: a model with its routed experts streamed, and the four things one does with it.
+"""Engine: a model with its routed experts streamed, and what can be done with it.
 
-mlx-lm loads the model lazily, so that expert weights are never read by it; a StreamingSwitch is put where each of its
-switches stood; everything else is read and stays. With `Knobs()` the model is mlx-lm's own, with nothing
-put in the place of anything (on the CPU its matrices lie otherwise in memory, with the same bits as a result): the
-reference that every lossless setting must equal to the last bit.
+mlx-lm opens the model lazily and never reads an expert's weights. A `StreamedLayer` replaces each of its switches; all other
+weights are read and stay in memory. With `Knobs()` no module is replaced. The model is then mlx-lm's own, and every lossless
+setting must equal it to the last bit. (On the CPU its matrices have another memory layout, with bit-identical results.)
 """
 
 from __future__ import annotations
 
-import itertools
+import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -28,31 +27,22 @@ from engine.knobs import CACHE_DEPENDENT, GB, Knobs
 from engine.measure.judge import Judge
 from engine.measure.measurement import Measurement
 from engine.measure.protocol import Protocol
-from engine.measure.timed_pass import measure
-from engine.model.backend import backend
+from engine.measure.timed_pass import Scored, timed_pass
+from engine.model.backend import backend, compute_dtype
+from engine.model.open import check_top_k, lay_out_for_cpu, open_model
 from engine.model.resident import quantize_resident
-from engine.plan.banks import compute_dtype, footprint, needs_profile, plan_banks, plan_bits
+from engine.model.switches import is_last, switches
+from engine.plan.banks import footprint, needs_profile, plan_banks, plan_bits
 from engine.plan.bits import BitsPlan
 from engine.routing.profile import routing_profile
 from engine.routing.record import TraceWriter
 from engine.stats import Stats
-from engine.streaming.install import (
-    check_top_k,
-    fill,
-    is_last,
-    lay_out_for_cpu,
-    open_model,
-    put_gates,
-    put_streams,
-    run_for,
-    switches,
-)
+from engine.streaming.forward import Forward
+from engine.streaming.install import fill, put_gates, put_streams, run_for
 from engine.streaming.layer import LayerStream, Run
 from engine.streaming.speculate import Windows
 from engine.system.memory import memory_bytes
 from engine.system.page_cache import cached_share, weight_files
-
-Scored = Iterator[tuple[mx.array, list[int]]]
 
 
 def load(checkpoint: str | Path, knobs: Knobs | None = None) -> Engine:
@@ -63,7 +53,8 @@ def load(checkpoint: str | Path, knobs: Knobs | None = None) -> Engine:
     knobs = knobs or Knobs()
     cached = cached_share(weight_files(checkpoint))  # before the headers are read
     source = Checkpoint.open(checkpoint).with_top_k(knobs.top_k)
-    # A store's experts are ours to read, wherever they stay; what has no checksums is refused by the plan.
+    # mlx-lm cannot read a store's experts, so they are streamed even when all of them stay. plan_banks refuses verify_reads
+    # for a checkpoint without checksums.
     streamed = knobs.streams or knobs.verify_reads or source.levels is not None
     bits = plan_bits(source, knobs)
     plans = plan_banks(source, knobs, bits) if streamed else []
@@ -76,46 +67,57 @@ def load(checkpoint: str | Path, knobs: Knobs | None = None) -> Engine:
     model = open_model(source)
     if knobs.top_k is not None:
         check_top_k(model, source)
-    run = run_for(source, knobs) if streamed else None
+    state = run_for(source, knobs) if streamed else None
     try:
-        streams, windows = put_streams(model, source, knobs, plans, run) if run is not None else ([], None)
-        dtype = compute_dtype()
-        if dtype is not None:
-            model.set_dtype(dtype)
-        if knobs.resident_bits is not None:
-            quantize_resident(model, source, knobs.resident_bits)
-            for module in model.modules():  # one by one: no more than one is held as stored and as wanted
-                mx.eval([value for value in module.values() if isinstance(value, mx.array)])
-        if dtype is not None:
-            lay_out_for_cpu(model)
-        mx.eval(model.parameters())
-        model.eval()
-        if run is not None:
+        streams, windows = put_streams(model, source, knobs, plans, state) if state is not None else ([], None)
+        _read_resident(model, source, knobs)
+        if state is not None:
             put_gates(model, source, knobs, streams)
-            fill(streams, plans, run)
-            run.stats.reset()
+            fill(streams, plans, state)
+            state.stats.reset()
     except BaseException:
-        if run is not None:
-            run.reader.close()
+        if state is not None:
+            state.reader.close()
         raise
-    return Engine(source, knobs, bits, model, streams, run, windows, cached)
+    return Engine(source, knobs, bits, model, streams, state, windows, cached)
+
+
+def _read_resident(model: nn.Module, source: Checkpoint, knobs: Knobs) -> None:
+    """Read all weights that are still in the model, bring them to their width and layout, and evaluate them."""
+    dtype = compute_dtype()
+    if dtype is not None:
+        model.set_dtype(dtype)
+    if knobs.resident_bits is not None:
+        quantize_resident(model, source, knobs.resident_bits)
+        for module in model.modules():  # one by one, so that only one is held at both widths
+            mx.eval([value for value in module.values() if isinstance(value, mx.array)])
+    if dtype is not None:
+        lay_out_for_cpu(model)
+    mx.eval(model.parameters())
+    model.eval()
 
 
 def _refuse_too_large(source: Checkpoint, knobs: Knobs) -> None:
-    """What cannot fit into memory is refused before the first byte is read."""
+    """Raise `KnobError` for a setting that cannot fit into memory, before the first byte is read."""
     need, have = footprint(source, knobs), memory_bytes() / GB
     if need.predicted_peak_gb > have:
         room = have - need.resident_gb
-        remedy = f"set cache_gb below {room:.4g}" if room > need.one_token_gb else "it needs a machine with more"
-        asked = "every expert resident" if knobs.cache_gb is None else f"cache_gb={knobs.cache_gb:g}"
+        fits = room > need.one_token_gb
+        remedy = f"set cache_gb below {room:.4g}" if fits else "no cache_gb fits; use a machine with more memory"
+        what = "every expert resident" if knobs.cache_gb is None else f"cache_gb={knobs.cache_gb:g}"
         raise KnobError(
-            f"{asked} with {need.resident_gb:.4g} GB of other weights takes {need.predicted_peak_gb:.4g} GB, more than the "
+            f"{what} with {need.resident_gb:.4g} GB of other weights takes {need.predicted_peak_gb:.4g} GB, more than the "
             f"{have:.4g} GB of memory here; {remedy}"
         )
 
 
 class Engine:
-    """A loaded model. Use it as a context manager, or `close()` it, to end its reader threads."""
+    """A loaded model. Use it as a context manager, or `close()` it, to end its reader threads.
+
+    `state` is the streamed layers' shared state, None while every expert is resident. `page_cached_before` is the share of
+    the checkpoint's files that were in the page cache before loading. `decoded` holds the counters of the timed tokens of
+    the last `measure`.
+    """
 
     def __init__(
         self,
@@ -124,22 +126,28 @@ class Engine:
         bits: BitsPlan,
         model: nn.Module,
         streams: list[LayerStream],
-        run: Run | None,
+        state: Run | None,
         windows: Windows | None,
         page_cached_before: float | None = None,
     ) -> None:
         self.checkpoint = checkpoint
         self.knobs = knobs
         self.bits = bits
+        self.model = model
         self.streams = streams
+        self.state = state
         self.windows = windows
-        self.page_cached_before = page_cached_before  # share of the checkpoint's files, before they were loaded
-        self.decoded = Stats()  # what the last `measure` counted while it decoded
-        self.stats = run.stats if run else Stats()
-        self._model = model
-        self._run = run
-        self._trace: TraceWriter | None = None
-        self._complete = sum(stream.complete for stream in streams)  # layers that are sure to hit
+        self.page_cached_before = page_cached_before
+        self.decoded = Stats()
+        self.forward = Forward(
+            model,
+            streams,
+            state,
+            top_k=checkpoint.top_k,
+            chunk=knobs.prefill_chunk,
+            reset_first=any(name in CACHE_DEPENDENT for name in knobs.lossy),
+        )
+        self.stats = self.forward.stats
 
     def __enter__(self) -> Engine:
         return self
@@ -149,8 +157,8 @@ class Engine:
 
     def close(self) -> None:
         """End the reader's threads and close its files. The engine cannot be used afterwards."""
-        if self._run is not None:
-            self._run.reader.close()
+        if self.state is not None:
+            self.state.reader.close()
 
     @cached_property
     def tokenizer(self) -> Any:
@@ -162,13 +170,13 @@ class Engine:
 
     @property
     def uses(self) -> np.ndarray:
-        """How often each routed expert was chosen since loading: int64 [layers, experts]. Streamed engines only."""
-        assert self._run is not None
-        return self._run.uses
+        """Count of each routed expert's uses since loading: int64 [layers, experts]. Streamed engines only."""
+        assert self.state is not None
+        return self.state.uses
 
     @property
     def mode(self) -> str:
-        """Which path runs, e.g. `streamed float32 cpu buffered`; part of every row of results."""
+        """The path that runs, e.g. `streamed float32 cpu buffered`; part of every row of results."""
         kind = "streamed" if self.knobs.cache_gb is not None else "resident" if self.knobs.lossy else "reference"
         dtype = str(compute_dtype() or "as-stored").removeprefix("mlx.core.")
         words = [kind, dtype, backend()]
@@ -179,11 +187,11 @@ class Engine:
         return " ".join(words)
 
     def encode(self, text: str, *, start: bool = True) -> list[int]:
-        """Token ids of a text; `start`: with what the tokenizer puts before a document."""
+        """Return the token ids of a text; with `start`, the tokenizer's start-of-document tokens come first."""
         return list(self.tokenizer.encode(text, add_special_tokens=start))
 
     def logits(self, token_ids: Sequence[int] | np.ndarray) -> np.ndarray:
-        """Next-token logits after each token, teacher-forced from an empty context: float32 [tokens, vocab].
+        """Return next-token logits after each token, teacher-forced from an empty context: float32 [tokens, vocab].
 
         Raises `HeadraceError` for an empty sequence or an id outside the vocabulary.
         """
@@ -193,76 +201,97 @@ class Engine:
         if not ids or wrong is not None:
             what = "no tokens were given" if not ids else f"token id {wrong} is outside 0 .. {vocab - 1}"
             raise HeadraceError(f"logits: {what}; encode the text with this model's tokenizer")
-        self._begin()
-        cache = make_prompt_cache(self._model)
-        return np.concatenate([np.array(part) for part in self._prefill(ids, cache)])
+        self.forward.begin()
+        return np.concatenate([np.array(part) for part in self.forward.prefill(ids, make_prompt_cache(self.model))])
 
     def generate(self, prompt: str, max_tokens: int = 64, *, temperature: float = 0.0, seed: int = 0) -> Iterator[str]:
-        """Continue `prompt`; yields text as it comes, until the end-of-text token or `max_tokens`. Greedy at 0."""
-        self._begin()
+        """Continue `prompt`, yielding text piece by piece until the end-of-text token or `max_tokens`. Greedy at 0."""
+        self.forward.begin()
         mx.random.seed(seed)
         sampler = make_sampler(temp=temperature)
         detokenizer = self.tokenizer.detokenizer
         detokenizer.reset()
-        cache = make_prompt_cache(self._model)
+        cache = make_prompt_cache(self.model)
         ids = self.encode(prompt)
         if not ids:
             raise HeadraceError("generate: the prompt is empty; give at least one character")
-        self._take_in(ids[:-1], cache)
-        logits = self._forward(ids[-1:], cache)
+        self.forward.prefill_cache(ids[:-1], cache)
+        logits = self.forward.logits(ids[-1:], cache)
         for _ in range(max_tokens):
             token = int(sampler(logits - mx.logsumexp(logits, axis=-1, keepdims=True))[0])
             if token in self.tokenizer.eos_token_ids:
                 break
             detokenizer.add_token(token)
             yield detokenizer.last_segment
-            logits = self._decode(token, cache)
+            logits = self.forward.decode(token, cache)
         detokenizer.finalize()
         yield detokenizer.last_segment
 
     def measure(
         self, judge: Judge, protocol: Protocol | None = None, keep_going: Callable[[list[float]], bool] | None = None
     ) -> Measurement:
-        """Decode the judge's texts against the clock, as the protocol has it (see `engine.measure.timed_pass`).
+        """Decode the judge's texts against the clock under a protocol (see `engine.measure.timed_pass`).
 
-        `keep_going` gets the milliseconds of the timed tokens after each of them; when it says no the measurement ends with
-        what it has. perplexity = exp(mean negative log-likelihood). Raises `JudgeError` if a text has too few tokens, or all
-        of them together fewer than are to be timed.
+        `keep_going` is called after each timed token with the milliseconds of all timed tokens so far; the measurement ends
+        early when it returns False. perplexity = exp(mean negative log-likelihood). Raises `JudgeError` if a text has too
+        few tokens, or all texts together have fewer than `timed_tokens`.
         """
-        return measure(self, judge, protocol or Protocol(), keep_going)
+        protocol = protocol or Protocol()
+        most = self.continuation_tokens(judge)
+        if (protocol.timed_tokens or 0) > most:
+            raise JudgeError(
+                f"timed_tokens={protocol.timed_tokens} is above the {most} tokens that the judge's continuations hold; "
+                "lower it, or leave it unset to time them all"
+            )
+        measured, self.decoded = timed_pass(
+            self.teacher_forced(judge, protocol),
+            self.stats,
+            weight_files(self.checkpoint.path),
+            timed_tokens=protocol.timed_tokens or most,
+            score=protocol.score,
+            keep_going=keep_going,
+        )
+        experts = sum(layer.experts for layer in self.checkpoint.layers)
+        slots = sum(bank.table.slots for stream in self.streams for bank in stream.banks) if self.streams else experts
+        return dataclasses.replace(
+            measured,
+            hit_rate=None if self.knobs.cache_gb is None else measured.hit_rate,
+            page_cached_before=self.page_cached_before,
+            slots=slots,
+            cached_share=slots / experts,
+            average_bits=self.bits.average_bits,
+            plan_fingerprint=self.bits.fingerprint,
+            judge=judge.fingerprint,
+            mode=self.mode,
+        )
 
     def continuation_tokens(self, judge: Judge) -> int:
-        """How many tokens the judge's continuations have the engine decode. Raises `JudgeError` for too short a text."""
+        """Return the number of tokens that the judge's continuations decode. Raises `JudgeError` for too short a text."""
         return sum(len(continuation) - 1 for _, continuation in self._tokens_of(judge))
 
     def teacher_forced(self, judge: Judge, protocol: Protocol | None = None) -> Iterator[tuple[Scored, Scored]]:
-        """Warm up; then, text by text, the pass over its prompt, in chunks, and that over its continuation, token by
-        token: iterators of logits, float32 [tokens, vocab], and the tokens that follow, to be run through in this order.
+        """Warm up, then return for each text the pass over its prompt, in chunks, and the one over its continuation.
 
+        Both are lazy iterators of logits, float32 [tokens, vocab], and the tokens that follow; exhaust them in this order.
         Raises `JudgeError` if a text has too few tokens.
         """
         texts = self._tokens_of(judge)
-        self._begin()
-        self._warm_up(texts, (protocol or Protocol()).warm_up_tokens)
-        return (self._passes(*text) for text in texts)
-
-    def _passes(self, prompt: list[int], continuation: list[int]) -> tuple[Scored, Scored]:
-        cache = make_prompt_cache(self._model)
-        targets = iter([*prompt[1:], continuation[0]])
-        return (
-            ((logits, list(itertools.islice(targets, len(logits)))) for logits in self._prefill(prompt, cache)),
-            ((self._decode(token, cache), [target]) for token, target in itertools.pairwise(continuation)),
-        )
+        self.forward.begin()
+        self.forward.warm_up(texts, (protocol or Protocol()).warm_up_tokens)
+        return (self.forward.teacher_forced(*text) for text in texts)
 
     @contextmanager
     def trace(self, path: str | Path) -> Iterator[None]:
-        """Write the routing of all that is computed inside, a measurement's warm-up apart, to a Parquet file (see
-        `engine.routing.record`). Raises `HeadraceError` if the file cannot be written; after an error inside none is."""
-        if self._trace is not None:
-            raise HeadraceError(f"the trace {self._trace.path} is being taken; end it before you begin {path}")
-        found = [place for place, _ in switches(self._model, self.checkpoint)]
-        ends = is_last(found[-1], dict(self._model.named_modules()))
-        self._trace = trace = TraceWriter(self._model, self.checkpoint, found, ends, path, self.mode)
+        """Write the routing of everything computed inside, except a measurement's warm-up, to a Parquet file.
+
+        The format is that of `engine.routing.record`. Raises `HeadraceError` if the file cannot be written or another trace
+        is active; after an error inside no file is written.
+        """
+        if self.forward.trace is not None:
+            raise HeadraceError(f"the trace {self.forward.trace.path} is still active; end it before you start {path}")
+        found = [place for place, _ in switches(self.model, self.checkpoint)]
+        ends = is_last(found[-1], dict(self.model.named_modules()))
+        self.forward.trace = trace = TraceWriter(self.model, self.checkpoint, found, ends, path, self.mode)
         try:
             yield
             trace.finish()
@@ -270,15 +299,7 @@ class Engine:
             trace.abandon()
             raise
         finally:
-            self._trace = None
-
-    def _begin(self) -> None:
-        """Where a knob decides by what is cached, begin with the cache as it was after loading: the same tokens give the
-        same logits, whatever was computed before."""
-        if self._run is not None and any(name in CACHE_DEPENDENT for name in self.knobs.lossy):
-            self._run.forget()
-            for stream in self.streams:
-                stream.forget()
+            self.forward.trace = None
 
     def _tokens_of(self, judge: Judge) -> list[tuple[list[int], list[int]]]:
         texts = []
@@ -290,57 +311,3 @@ class Engine:
                 )
             texts.append(tokens)
         return texts
-
-    def _warm_up(self, texts: list[tuple[list[int], list[int]]], tokens: int) -> None:
-        """Compile and touch what the first tokens would, outside the measured time and the trace: a prompt of at most so
-        many tokens, then as many decoded ones, from one text after the other and from the first again."""
-        trace, self._trace = self._trace, None
-        for prompt, continuation in itertools.cycle(texts):
-            if tokens <= 0:
-                break
-            cache = make_prompt_cache(self._model)
-            list(self._prefill(prompt[:tokens], cache))
-            for token in continuation[:tokens]:
-                self._decode(token, cache)
-            tokens -= len(continuation)
-        self._trace = trace
-
-    def _prefill(self, ids: list[int], cache: list[Any]) -> Iterator[mx.array]:
-        for begin in range(0, len(ids), self.knobs.prefill_chunk):
-            logits = self._forward(ids[begin : begin + self.knobs.prefill_chunk], cache)
-            mx.eval([c.state for c in cache])
-            yield logits
-
-    def _take_in(self, ids: list[int], cache: list[Any]) -> None:
-        """Prefill without logits: what only they need (the last layer's experts, the head) is neither read nor computed."""
-        if self._run is not None:
-            self._run.unused = True
-        try:
-            for begin in range(0, len(ids), self.knobs.prefill_chunk):
-                some = ids[begin : begin + self.knobs.prefill_chunk]
-                self._model(mx.array([some]), cache=cache)
-                mx.eval([c.state for c in cache])
-                self._passed(len(some), "prefill", last_layer=False)
-        finally:
-            if self._run is not None:
-                self._run.unused = False
-
-    def _decode(self, token: int, cache: list[Any]) -> mx.array:
-        with self.stats.timed_token():
-            return self._forward([token], cache, "decode")
-
-    def _forward(self, ids: list[int], cache: list[Any], phase: str = "prefill") -> mx.array:
-        """Logits after each of `ids`, float32 [tokens, vocab], evaluated: no queued graph reads a slot any more."""
-        logits = self._model(mx.array([ids]), cache=cache)[0].astype(mx.float32)
-        mx.eval(logits)
-        self._passed(len(ids), phase)
-        return logits
-
-    def _passed(self, tokens: int, phase: str, *, last_layer: bool = True) -> None:
-        """Do the books of a forward pass."""
-        self.stats.tokens += tokens
-        if self._run is not None:
-            self._run.end_pass(tokens)
-            self.stats.hits += tokens * self.checkpoint.top_k * self._complete
-        if self._trace is not None:
-            self._trace.passed(tokens, phase, last_layer=last_layer)

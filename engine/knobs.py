@@ -35,6 +35,8 @@ REMOVED: dict[str, str] = {
     "bits_by": "plans by layer or projection were within the range of random plans; use hot_share, which goes by expert",
     "gate_exponent": "gate weights added nothing to frequency; use freq_exponent",
     "error_exponent": "errors differ by a few percent between experts and told next to nothing; use freq_exponent",
+    "cold_lowbit": "cache_prior saved more reads for less loss; use cache_prior",
+    "lowbit_share": "it served cold_lowbit, and cache_prior saved more reads for less loss; use cache_prior",
 }
 
 
@@ -73,7 +75,7 @@ class Knobs:
         needs=(needs.MISSES,))
     pinned_share: float = knob(
         0.0, "share of the slots that hold each layer's most used experts for good, on a calibration text",
-        needs=(needs.MISSES, needs.NO_LOWBIT))
+        needs=(needs.MISSES,))
     prefetch: str = knob(
         "off",
         "whom to believe on what comes next: off, stale_gate (the next routers on this layer's input)",
@@ -112,13 +114,6 @@ class Knobs:
     cold_drop: float = knob(
         0.0, "leave out an expert that is not cached and whose share of the token's gate weight is below cold_drop / top-k",
         lossless=False, by_cache=True, needs=(needs.MISSES, needs.EACH_LAYER))
-    cold_lowbit: float = knob(
-        0.0, "bring it in at a store's lowest level if its share is below cold_lowbit / top-k; raise it once it is more",
-        lossless=False, by_cache=True,
-        needs=(needs.MISSES, needs.EACH_LAYER, needs.NO_COLD, needs.NO_PLAN, needs.ABOVE_DROP))
-    lowbit_share: float = knob(
-        0.25, "share of the cache, beyond one token's experts, for those that cold_lowbit has", lossless=False,
-        by_cache=True, needs=(needs.LOWBIT,))
     cache_prior: float = knob(
         0.0, "raise the routers' logits of cached experts by so many times the range of the 2 top-k best; top-1 stays",
         lossless=False, by_cache=True, needs=(needs.MISSES, needs.EACH_LAYER))
@@ -162,8 +157,6 @@ class Knobs:
             ("pinned_share", 0, 0.9, "0 is without, 0.1 to 0.5 are usual"),
             ("cache_layer_shape", -0.9, 0.9, "0 is without, 0.1 to 0.5 are usual"),
             ("cold_drop", 0, 1.5, "0 is without, 0.5 to 1 are usual"),
-            ("cold_lowbit", 0, 1.5, "0 is without, 0.5 to 1 are usual"),
-            ("lowbit_share", 0, 0.9, "0.1 to 0.5 are usual"),
             ("hot_share", 0, 1, "give a share of the experts' weights"),
             ("freq_exponent", 0, 2, "0 ignores the frequency, 1 takes it as it is"),
         ):

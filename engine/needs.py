@@ -32,8 +32,6 @@ def _is_unset(value: Any, _: Any) -> bool:
 STREAMS = Need("cache_gb", _is_set, 1.0, "has no effect while every expert is resident; set cache_gb to stream")
 MISSES = replace(STREAMS, misses=True)
 COLD = Need("cold_bits", _is_set, 2, "has no effect without cold_bits; set cold_bits as well")
-NO_COLD = Need(
-    "cold_bits", _is_unset, None, "is not possible with {}, as it decides by the token; leave one of the two unset")
 NO_PLAN = Need(
     "bits_plan", _is_unset, None, "has no effect with {}, which says every expert's bits; leave one of the two unset")
 PREFETCHES = Need(
@@ -43,11 +41,4 @@ NO_WINDOW = Need(
     "has no effect with {}, whose void passes foresee what is needed; set sync_window=1 or prefetch=off")
 EACH_LAYER = replace(
     NO_WINDOW, refusal="is not possible with {}, which computes layers before it asks what is cached; set sync_window=1")
-LOWBIT = Need("cold_lowbit", lambda share, _: share > 0, 1.0, "has no effect without cold_lowbit; set cold_lowbit as well")
-NO_LOWBIT = Need(
-    "cold_lowbit", _is_unset, 0.0,
-    "is not possible with {}, which decides each expert's bits by what a token gives it; leave one of the two unset")
-ABOVE_DROP = Need(
-    "cold_drop", lambda drop, own: own > drop, 0.0,
-    "has no effect with {}, which leaves all of those experts out; set cold_lowbit above cold_drop")
 # fmt: on

@@ -57,8 +57,6 @@ class Stats:
     covered: int = 0  # of these, the ones that were in a slot or on their way thanks to prefetch alone
     uncovered: int = 0  # of these, the ones that were missing all the same
     swapped: int = 0  # choices of a token that cache_prior changed to a cached expert
-    lowbit: int = 0  # choices that cold_lowbit had computed at the lowest level
-    raised: int = 0  # experts whose rest was read because a token gave them more weight
     dropped: int = 0  # choices of a token that cold_drop left out
     dropped_mass: float = 0.0  # their shares of the token's gate weight in a layer, summed
     windows: int = 0  # checks of the routers' choice over several layers (sync_window)

@@ -28,6 +28,7 @@ from harness.results.columns import OBJECTIVES
 from harness.results.rows import TOKENS_SCHEMA, read_table, write_table
 
 ALIKE = {"judge": "judges", "model_fingerprint": "models", "objectives": "sets of objectives"}  # what all rows must share
+SETTING = (*Knobs.names(), "removed_knobs")  # what rows of one trial share
 
 
 def merge(places: Sequence[Path], *, mixed_machines: bool = False) -> pa.Table:
@@ -85,10 +86,10 @@ def _renumbered(sets: Sequence[pa.Table]) -> pa.Table:
     runs: dict[int, set[int]] = {}
     merged = []
     for table in sets:
-        rows = table.select(["row_id", "trial", "run", *Knobs.names()]).to_pylist()
+        rows = table.select(["row_id", "trial", "run", *SETTING]).to_pylist()
         number = {row["trial"]: trials[row["row_id"]] for row in rows if row["row_id"] in trials}
         for row in rows:
-            setting = tuple(row[name] for name in Knobs.names())
+            setting = tuple(row[name] for name in SETTING)
             old = row["trial"]
             if old not in number:
                 number[old] = old if settings.get(old, setting) == setting else next(free)

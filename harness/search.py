@@ -43,9 +43,9 @@ def run(config: DictConfig) -> int:
     from harness.session.coordinator import Stop
     from harness.session.session import run_study
     from harness.show.live import display
-    from harness.study.plan import plan_from_config
+    from harness.study.study import study_from_config
 
-    plan = plan_from_config(config)
+    study = study_from_config(config)
     stop = Stop()
 
     def on_signal(number: int, frame: FrameType | None) -> None:
@@ -56,18 +56,18 @@ def run(config: DictConfig) -> int:
 
     before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        with display(plan) as watcher:
-            rows, progress = run_study(plan, watcher, stop, lambda line: print(line, file=sys.stderr))
+        with display(study) as watcher:
+            rows, progress = run_study(study, watcher, stop, lambda line: print(line, file=sys.stderr))
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-    report(plan.folder, rows)
+    report(study.folder, rows)
     if stop.soon:
         print(f"stopped at {progress}; the same command goes on")
     elif progress.trials_done < progress.trials_wanted:
-        print(f"budget.hours={plan.config['budget']['hours']:g} is spent, at {progress}; the same command goes on")
+        print(f"budget.hours={study.config['budget']['hours']:g} is spent, at {progress}; the same command goes on")
     else:
-        print(f"done; for more: budget.trials={plan.trials * 2}")
+        print(f"done; for more: budget.trials={study.trials * 2}")
     return 130 if stop.soon else 0
 
 

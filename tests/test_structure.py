@@ -19,8 +19,8 @@ PACKAGES = ("engine", "harness")
 # Each room imports only rooms and root files that stand before it.
 ORDER = {
     "engine": (
-        "errors", "needs", "knobs", "effective", "stats", "system", "checkpoint", "packing", "disk", "routing", "measure",
-        "cache", "model", "plan", "streaming", "engine", "quality", "cli", "bench", "__main__",
+        "errors", "needs", "knobs", "effective", "stats", "system", "checkpoint", "packing", "disk", "model", "routing",
+        "cache", "measure", "plan", "streaming", "engine", "quality", "cli", "bench", "__main__",
     ),
     "harness": (
         "__init__", "numerics", "results", "schema", "machine", "space", "study", "analysis", "decisions", "propose", "run",

@@ -109,8 +109,8 @@ def bench(args: argparse.Namespace) -> None:
 
 
 def _bench_decode(args: argparse.Namespace) -> dict[str, Any]:
-    from engine.cache.replay import read_trace
     from engine.measure.judge import Judge
+    from engine.routing.read import read_trace
 
     from .decode import bench_decode
 

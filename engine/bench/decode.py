@@ -21,16 +21,16 @@ import numpy as np
 from mlx.utils import tree_unflatten
 from mlx_lm.models.cache import make_prompt_cache
 
-from engine.cache.replay import Trace
 from engine.checkpoint.checkpoint import Checkpoint
 from engine.effective import effective
 from engine.engine import Engine, load
 from engine.errors import HeadraceError
 from engine.knobs import CACHE_DEPENDENT, GB, LOSSY, NEEDS_MISSES, Knobs
 from engine.measure.judge import Judge
+from engine.model.switches import switches
 from engine.plan.banks import footprint
+from engine.routing.read import Trace
 from engine.stats import Stats
-from engine.streaming.install import switches
 from engine.system.page_cache import drop_cache
 
 from . import plain_reads, spread
@@ -215,10 +215,10 @@ class Forced:
         self._foresight = foresight
         if engine.windows is not None and foresight is not None:
             engine.windows.oracle = self._believed  # type: ignore[method-assign]
-        paths = [path for path, _ in switches(engine._model, engine.checkpoint)]
-        modules = dict(engine._model.named_modules())
+        paths = [path for path, _ in switches(engine.model, engine.checkpoint)]
+        modules = dict(engine.model.named_modules())
         forced = [(path, _ForcedSwitch(modules[path], number, self)) for number, path in enumerate(paths)]
-        engine._model.update_modules(tree_unflatten(forced))
+        engine.model.update_modules(tree_unflatten(forced))
 
     def choice(self, layer: int) -> mx.array:
         return self._on_device[layer]
@@ -226,7 +226,7 @@ class Forced:
     def decode(self, tokens: int) -> tuple[float, Stats]:
         """Warm up, then decode `tokens` tokens of the trace; seconds and what was counted meanwhile."""
         engine, most = self._engine, len(self._ids) - WARM_UP
-        cache = make_prompt_cache(engine._model)
+        cache = make_prompt_cache(engine.model)
         random = np.random.default_rng(0).integers(0, int(engine.checkpoint.text_config["vocab_size"]), len(self._ids))
         begin = 0.0
         for self._token in range(WARM_UP + min(tokens, most)):
@@ -234,7 +234,7 @@ class Forced:
                 engine.stats.reset()
                 begin = time.perf_counter()
             self._on_device = [mx.array(ids) for ids in self._ids[self._token]]
-            engine._forward([int(random[self._token])], cache)
+            engine.forward.logits([int(random[self._token])], cache)
         return time.perf_counter() - begin, dataclasses.replace(engine.stats)
 
     def _believed(self, number: int, ids: np.ndarray, void_pass: int) -> np.ndarray:

@@ -28,7 +28,7 @@ def bench_hits(model: Path, knobs: Knobs, *, rounds: int) -> dict[str, Any]:
     sizes = footprint(model, knobs)
     cache_gb = (sizes.one_token_gb + sizes.all_experts_gb) / 2
     with load(model, Knobs.from_mapping({**knobs.as_dict(), "cache_gb": cache_gb})) as engine:
-        run = engine._run
+        run = engine.state
         streams = [stream for stream in engine.streams if not stream.complete]
         if run is None or not streams:
             raise KnobError(f"bench hits: every layer of {model} fits with half of its experts cached; give a larger model")

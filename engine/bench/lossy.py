@@ -27,14 +27,13 @@ def bench_lossy(model: Path, given: dict[str, Any], judge: Judge) -> dict[str, A
     defaults = {"cache_gb": CACHED * footprint(source).all_experts_gb, "prefill_chunk": 1}
     knobs = Knobs.from_mapping(defaults | given)
     rows: list[dict[str, Any]] = []
-    for setting in settings(source.top_k, packed=source.levels is not None):
+    for setting in settings(source.top_k):
         with load(model, Knobs.from_mapping({**knobs.as_dict(), **setting})) as engine:
             m: Any = engine.measure(judge)  # whole: nothing in it is null
             uses = m.decode_tokens * len(source.layers) * engine.checkpoint.top_k
         rows.append({
             **setting, "read_mb_per_token": m.bytes_per_token / 1e6, "hit_rate": m.hit_rate,
-            "dropped_share": m.dropped_share, "swapped_share": m.swapped / uses, "low_share": m.lowbit / uses,
-            "raised_share": m.raised / uses, "perplexity": m.perplexity,
+            "dropped_share": m.dropped_share, "swapped_share": m.swapped / uses, "perplexity": m.perplexity,
             "nll_more": m.nll - (rows[0]["nll"] if rows else m.nll), "nll": m.nll, "decode_tok_s": m.decode_tok_s,
         })  # fmt: skip
     result = {
@@ -46,17 +45,15 @@ def bench_lossy(model: Path, given: dict[str, Any], judge: Judge) -> dict[str, A
     return result
 
 
-def settings(top_k: int, *, packed: bool) -> list[dict[str, float]]:
-    """Nothing, then one knob at a time, and two that decide by the cache together; those that need a store if it is one."""
+def settings(top_k: int) -> list[dict[str, float]]:
+    """Nothing, then one knob at a time, and two that decide by the cache together."""
     alone: dict[str, list[float]] = {
         "cold_drop": [0.25, 0.5, 0.75, 1.0],
         "cache_prior": [0.1, 0.3, 0.5, 1.0],
         "top_k": list(range(top_k - 1, (top_k - 1) // 2, -1)),
         "resident_bits": [8, 4],
     }
-    if packed:
-        alone["cold_lowbit"] = [0.5, 0.75, 1.0, 1.5]
-    together = {"cold_drop": 0.5, "cold_lowbit": 1.0} if packed else {"cold_drop": 0.5, "cache_prior": 0.3}
+    together = {"cold_drop": 0.5, "cache_prior": 0.3}
     return [{}, *({name: value} for name, values in alone.items() for value in values), together]
 
 
@@ -70,11 +67,11 @@ def _print(result: dict[str, Any]) -> None:
     console.print(f"{result['model']}, {result['mode']}, {result['cached_share']:.1%} of the experts cached")
     table = Table(box=None)
     table.add_column("setting", no_wrap=True)
-    for name in ("MB/token", "hit rate", "left out", "swapped", "low", "perplexity", "nll", "tok/s"):
+    for name in ("MB/token", "hit rate", "left out", "swapped", "perplexity", "nll", "tok/s"):
         table.add_column(name, justify="right")
     for row in result["rows"]:
         setting = " ".join(f"{name}={row[name]:g}" for name in Knobs.names() if name in row)
-        shares = (f"{row[name]:.1%}" for name in ("dropped_share", "swapped_share", "low_share"))
+        shares = (f"{row[name]:.1%}" for name in ("dropped_share", "swapped_share"))
         quality = f"{row['perplexity']:.3f}", f"{row['nll_more']:+.4f}"
         reads = f"{row['read_mb_per_token']:.3f}", f"{row['hit_rate']:.3f}"
         table.add_row(setting or "none", *reads, *shares, *quality, f"{row['decode_tok_s']:.1f}")

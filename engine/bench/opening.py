@@ -69,7 +69,8 @@ def ours(path: Path) -> dict[str, Any]:
 
 def mlx_lm(path: Path) -> dict[str, Any]:
     """Have mlx-lm open the checkpoint after us, and compare every switch with where we say its experts lie."""
-    from engine.streaming.install import open_model, switches
+    from engine.model.open import open_model
+    from engine.model.switches import switches
 
     source = Checkpoint.open(path)
     begin = time.perf_counter()

@@ -188,8 +188,8 @@ def _verify(path: Path, store: Path, rounds: int) -> dict[str, Any]:
 
 
 def _tok_s(engine: Engine, tokens: list[int]) -> float:
-    cache: list[Any] = make_prompt_cache(engine._model)
+    cache: list[Any] = make_prompt_cache(engine.model)
     begin = time.perf_counter()
     for token in tokens:
-        mx.eval(engine._decode(token, cache))
+        mx.eval(engine.forward.decode(token, cache))
     return len(tokens) / (time.perf_counter() - begin)

@@ -26,11 +26,11 @@ def bench_trace(model: Path, knobs: Knobs, judge: Judge, *, rounds: int) -> dict
         pieces = [ids[at : at + BULK_TOKENS] for at in range(0, len(ids) - BULK_TOKENS + 1, BULK_TOKENS)] or [ids]
 
         def decode(number: int) -> float:
-            piece, cache = pieces[number % len(pieces)], make_prompt_cache(engine._model)
-            engine._decode(piece[0], cache)  # finds the processor's caches as the turn before left them
+            piece, cache = pieces[number % len(pieces)], make_prompt_cache(engine.model)
+            engine.forward.decode(piece[0], cache)  # finds the processor's caches as the turn before left them
             begin = time.perf_counter()
             for token in piece:
-                engine._decode(token, cache)
+                engine.forward.decode(token, cache)
             return len(piece) / (time.perf_counter() - begin)
 
         def traced(number: int) -> float:

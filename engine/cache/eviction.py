@@ -9,9 +9,6 @@ within 0.2 points of every cleverer policy.
 
 from __future__ import annotations
 
-import heapq
-from collections.abc import Sequence
-
 import numpy as np
 
 NOBODY = np.array([], np.int64)
@@ -39,33 +36,6 @@ class DecayedFrequency:
         return float(np.logaddexp2(self.warmth[expert], time / self._half_life))
 
 
-def belady_misses(chosen: Sequence[Sequence[int]], slots: int, *, warm: bool = False) -> list[int]:
-    """Misses of every token with Belady's optimum, the fewest that any policy can have: out goes the expert whose next use
-    is farthest away. `chosen` are each token's experts in one layer, distinct and at most as many as `slots`, all of which
-    have to be there together. `warm`: the slots begin with the experts that are used first, the best that they can hold.
-    """
-    never = len(chosen)
-    next_use: dict[int, int] = {}  # in the end, of every expert the first use
-    following = []
-    for time in range(never - 1, -1, -1):
-        following.append([next_use.get(expert, never) for expert in chosen[time]])
-        next_use.update(dict.fromkeys(chosen[time], time))
-    there = sorted(next_use, key=next_use.__getitem__)[:slots] if warm else []
-    cached = set(there)
-    farthest = [(-next_use[expert], expert) for expert in there]
-    heapq.heapify(farthest)
-    misses = []
-    for experts, then in zip(chosen, reversed(following), strict=True):
-        missing = set(experts) - cached
-        for _ in range(len(cached) + len(missing) - slots):  # who is used now or was before lies behind all who leave
-            cached.remove(heapq.heappop(farthest)[1])
-        cached |= missing
-        for expert, time in zip(experts, then, strict=True):
-            heapq.heappush(farthest, (-time, expert))
-        misses.append(len(missing))
-    return misses
-
-
 class SlotTable:
     """The books of one bank: `slots` slots for the experts `members` of a layer, of which `pinned` never leave.
 
@@ -83,7 +53,6 @@ class SlotTable:
         self.slot_of = slot_of
         self.guessed: dict[int, int] = {}
         self._expert_in = np.full(self.slots, -1, np.int32)
-        self._lent = len(slot_of)  # stands for an expert in slots that are lent
         self._pinned = np.zeros(len(slot_of), bool)
         self._pinned[pinned] = True
         self.loose = self.slots - len(pinned)
@@ -125,17 +94,6 @@ class SlotTable:
         self.slot_of[expert] = -1
         self.guessed.pop(expert, None)
 
-    def lend(self, expert: int) -> int:
-        """Take `expert` out of its slot, but let nobody into it until it is given back: what is in there is still read."""
-        slot = int(self.slot_of[expert])
-        self.free(expert)
-        self._expert_in[slot] = self._lent
-        return slot
-
-    def give_back(self, slot: int) -> None:
-        """A slot that was lent is free."""
-        self._expert_in[slot] = -1
-
     def clear(self) -> None:
         """Take all but the pinned experts out of their slots."""
         for expert in self._may_leave(NOBODY).tolist():
@@ -143,7 +101,7 @@ class SlotTable:
 
     def _may_leave(self, keep: np.ndarray) -> np.ndarray:
         """The cached experts that are neither pinned nor in `keep`, in the order of their slots."""
-        stays = np.append(self._pinned, True)  # the last is what is lent
+        stays = self._pinned.copy()
         stays[keep] = True
         cached = self._expert_in[self._expert_in >= 0]
         return cached[~stays[cached]]

@@ -7,55 +7,15 @@ the yardstick. It does not say what is fast: only a run does.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from engine.errors import HeadraceError
+from engine.routing.belady import belady_misses
+from engine.routing.read import Trace
 
-from .eviction import NOBODY, DecayedFrequency, SlotTable, belady_misses
-
-COLUMNS = ("token", "phase", "layer", "rank", "expert")
-
-
-@dataclass(frozen=True)
-class Trace:
-    """The experts that were chosen: int32 [tokens, layers, top-k]; the first `prefilled` tokens were a prompt, of which
-    some engines do not compute the last layer: -1 there."""
-
-    path: Path
-    experts: np.ndarray
-    prefilled: int
-
-    @property
-    def shape(self) -> str:
-        tokens, layers, top_k = self.experts.shape
-        return f"{tokens} tokens, {layers} layers, top-{top_k}, experts up to {self.experts.max()}"
-
-
-def read_trace(path: str | Path) -> Trace:
-    """Read a trace. Raises `HeadraceError` for a file that is none, or in which a slot is missing or doubled."""
-    path = Path(path)
-    try:
-        rows = pd.read_parquet(path, columns=list(COLUMNS))
-    except (OSError, ValueError) as e:
-        reason = (str(e).strip().splitlines() or [type(e).__name__])[0]
-        raise HeadraceError(f"trace {path} cannot be read ({reason}); give Parquet with {', '.join(COLUMNS)}") from e
-    codes = {name: np.unique(rows[name], return_inverse=True) for name in ("token", "layer", "rank")}
-    shape = tuple(len(values) for values, _ in codes.values())
-    experts = np.full(shape, -1, np.int32)
-    experts[tuple(at for _, at in codes.values())] = rows["expert"]
-    prefilled = int(rows.loc[rows["phase"] == "prefill", "token"].nunique())
-    decoded = np.sort(experts[prefilled:], axis=-1)
-    if not decoded.size or (decoded < 0).any() or (np.diff(decoded, axis=-1) == 0).any() or rows.duplicated().any():
-        raise HeadraceError(
-            f"trace {path}: its {len(decoded)} decoded tokens do not have {shape[2]} different experts in each of "
-            f"{shape[1]} layers; record it again"
-        )
-    return Trace(path, experts, prefilled)
+from .eviction import NOBODY, DecayedFrequency, SlotTable
 
 
 def hit_rate(trace: Trace, experts: int, slots: int, half_life: float, pinned_share: float = 0.0) -> float:
@@ -93,13 +53,6 @@ def belady_hit_rate(trace: Trace, slots: int) -> float:
         chosen = [ids if ids[0] >= 0 else [] for ids in trace.experts[:, layer].tolist()]
         misses += sum(belady_misses(chosen, slots)[trace.prefilled :])
     return 1 - misses / trace.experts[trace.prefilled :].size
-
-
-def overlap(trace: Trace) -> float:
-    """Share of the decoded tokens' experts that the layer had chosen for the token before."""
-    first = max(trace.prefilled, 1)
-    same = (trace.experts[first:, :, :, None] == trace.experts[first - 1 : -1, :, None, :]).any(axis=-1)
-    return float(same.mean())
 
 
 def replay_table(trace: Trace, experts: int, slots: list[int], half_lives: list[float]) -> list[dict[str, Any]]:

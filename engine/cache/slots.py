@@ -14,7 +14,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any, NamedTuple
@@ -26,18 +26,17 @@ from engine.checkpoint.bitplanes import join
 from engine.checkpoint.checkpoint import FLOATS, ExpertLayer, ExpertTensor
 from engine.disk.reader import Load, Piece, Reader
 from engine.errors import ReadError
+from engine.model.backend import STORED
 from engine.packing.quantize import to_bytes
 from engine.stats import Stats
 
 from .eviction import SlotTable
 
-STORED = {"F32": mx.float32, "F16": mx.float16, "BF16": mx.bfloat16, "U32": mx.uint32, "I32": mx.int32, "U8": mx.uint8}
 RAW = {mx.float32: np.float32, mx.float16: np.float16, mx.bfloat16: np.uint16, mx.uint32: np.uint32, mx.int32: np.int32,
        mx.uint8: np.uint8}  # fmt: skip
 FILL_AT_ONCE = 32  # experts; each may have staging memory
 PAGE = 4096
 STAGING_ALIGNMENT = 64
-NOTHING: Mapping[Any, Any] = {}
 
 
 def slot_dtype(tensor: ExpertTensor, compute: mx.Dtype | None) -> mx.Dtype:
@@ -135,7 +134,6 @@ class Bank:
         self._straight = [
             (t.file.tolist(), t.offset.tolist(), t.nbytes, self._arrays[t.name].memory_bytes, t.section) for t in straight
         ]
-        self._weights = [t for t in layer.tensors if t.tensor == "weight"]
         self._staged: list[Staged] = []
         self._staging_bytes = 0
         for tensor in layer.tensors:
@@ -181,13 +179,11 @@ class Bank:
         keep: np.ndarray | None = None,
         *,
         speculative: bool = False,
-        upper: Mapping[int, Mapping[str, memoryview]] = NOTHING,
     ) -> None:
         """Give `experts` (distinct members, at most as many as slots) their slots, and queue the reads of those not there.
 
         None of them pushes out another, nor one of `keep`: experts whose output is still to be computed. `speculative` reads
-        wait for all others; asking for an expert again without it makes up for that. Of an expert in `upper` the upper bits
-        of the codes are there (`codes` of the bank that has it at a lower level), and only the rest is read.
+        wait for all others; asking for an expert again without it makes up for that.
         """
         kept = experts if keep is None else np.union1d(experts, keep)
         if self.table.guessed:
@@ -204,11 +200,7 @@ class Bank:
                 load, _ = self._coming.pop(victim)
                 load.cancel()
                 load.join()  # what had begun still writes into the slot
-            self._queue(expert, slot, reader, speculative=speculative, upper=upper.get(expert, NOTHING))
-
-    def codes(self, slot: int) -> dict[str, memoryview]:
-        """The bytes of the weights in a slot, by tensor."""
-        return {t.name: self._arrays[t.name].memory[slot].reshape(-1).view(np.uint8).data for t in self._weights}
+            self._queue(expert, slot, reader, speculative=speculative)
 
     def settle(self, experts: np.ndarray) -> None:
         """Return when all of `experts` are in their slots. Raises `ReadError` if one cannot be read."""
@@ -271,9 +263,7 @@ class Bank:
         for expert in experts:
             del self.table.guessed[expert]
 
-    def _queue(
-        self, expert: int, slot: int, reader: Reader, *, speculative: bool, upper: Mapping[str, memoryview] = NOTHING
-    ) -> None:
+    def _queue(self, expert: int, slot: int, reader: Reader, *, speculative: bool) -> None:
         self.changed = True
         pieces, checks = [], []
         for file, offset, nbytes, memory, section in self._straight:
@@ -284,15 +274,12 @@ class Bank:
         conversions: list[Callable[[], None]] = []
         for tensor, places in self._staged:
             views = [memoryview(staging)[at : at + part.nbytes] for part, at in places]
-            there = upper.get(tensor.name)
-            known = 0 if there is None else next(n for n in range(1, len(views)) if sum(map(len, views[:n])) == len(there))
-            for (part, _), into in zip(places[known:], views[known:], strict=True):
+            for (part, _), into in zip(places, views, strict=True):
                 pieces.append(Piece(int(part.file[expert]), int(part.offset[expert]), into))
                 checks.append((part.section, into))
             target = self._arrays[tensor.name].memory[slot]
             if tensor.parts:
-                streams = views if there is None else [there, *views[known:]]
-                conversions.append(functools.partial(reader.make, target, functools.partial(put_together, streams, tensor)))
+                conversions.append(functools.partial(reader.make, target, functools.partial(put_together, views, tensor)))
             elif tensor.projection not in self._requantize or tensor.tensor == "bias":
                 conversions.append(functools.partial(reader.make, target, functools.partial(to_float32, views[0], tensor)))
         label = f"{self.layer.block} expert {expert}"

@@ -1,14 +1,16 @@
-"""The judge: fixed texts, each a prompt and a fixed continuation, and the fingerprint that makes figures comparable.
+"""Judge: fixed evaluation texts, each a prompt and a continuation, with a fingerprint that makes figures comparable.
 
-The continuation is teacher-forced, so every trial decodes the same tokens: routing is real and equal, and one pass gives
-both speed and log-likelihood. The fingerprint covers the texts and `METRIC_VERSION`, which is raised whenever the code
-that turns them into figures changes its meaning.
+The continuation is teacher-forced, so every trial decodes the same tokens: the routing is real and equal, and one pass gives
+both speed and log-likelihood. The fingerprint covers the texts and `METRIC_VERSION`, which is raised whenever the code that
+turns texts into figures changes its meaning.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,12 +19,12 @@ from engine.errors import JudgeError
 METRIC_VERSION = 1
 MIN_CHARS = 400
 MAX_CHARS = 200_000
-SEGMENT_CHARS = 1000  # a user's text is cut into pieces of this size, and the last quarter of each is decoded
+SEGMENT_CHARS = 1000  # a plain text is cut into pieces of about this size; the last quarter of each is decoded
 
 
 @dataclass(frozen=True)
 class Text:
-    """One text of the judge: `prompt` is prefilled, `continuation` decoded token by token."""
+    """One evaluation text: `prompt` is prefilled, `continuation` is decoded token by token."""
 
     name: str
     kind: str
@@ -32,19 +34,19 @@ class Text:
 
 @dataclass(frozen=True)
 class Judge:
-    """Fixed texts that every trial of a study is measured on."""
+    """The fixed texts that every trial of a study is measured on."""
 
     texts: tuple[Text, ...]
 
     @property
     def fingerprint(self) -> str:
-        """16 hexadecimal digits over the texts and the version of the metric's code."""
+        """16 hexadecimal digits of a hash over the texts and the version of the metric's code."""
         content = [METRIC_VERSION, *([t.prompt, t.continuation] for t in self.texts)]
         return hashlib.sha256(json.dumps(content, ensure_ascii=False).encode()).hexdigest()[:16]
 
     @classmethod
     def load(cls, path: str | Path) -> Judge:
-        """A judge from a YAML list of {name, kind, prompt, continuation}, or from any plain text file.
+        """Read a YAML list of {name, kind, prompt, continuation}, or any plain text file.
 
         Raises `JudgeError` if the file cannot be read, is too short or too long, or an entry lacks a part.
         """
@@ -63,6 +65,15 @@ class Judge:
             )
         return cls(_from_text(path.stem, content.strip()))
 
+    @classmethod
+    def from_lists(cls, texts: Iterable[Iterable[str]]) -> Judge:
+        """Return the judge that `as_lists` describes."""
+        return cls(tuple(Text(*text) for text in texts))
+
+    def as_lists(self) -> list[list[str]]:
+        """Return [name, kind, prompt, continuation] of each text, JSON-ready."""
+        return [list(dataclasses.astuple(text)) for text in self.texts]
+
 
 def _from_yaml(path: Path, content: str) -> tuple[Text, ...]:
     import yaml
@@ -70,7 +81,7 @@ def _from_yaml(path: Path, content: str) -> tuple[Text, ...]:
     try:
         entries = yaml.safe_load(content)
     except yaml.YAMLError as e:
-        raise JudgeError(f"judge {path} is not valid YAML ({str(e).splitlines()[0]}); mend it") from e
+        raise JudgeError(f"judge {path} is not valid YAML ({str(e).splitlines()[0]}); fix it") from e
     if not isinstance(entries, list) or not entries:
         raise JudgeError(f"judge {path} holds no list; write a YAML list of name, kind, prompt, continuation")
     texts = []
@@ -83,7 +94,7 @@ def _from_yaml(path: Path, content: str) -> tuple[Text, ...]:
 
 
 def _from_text(name: str, content: str) -> tuple[Text, ...]:
-    """Equal pieces of about SEGMENT_CHARS; the last quarter of each is its continuation."""
+    """Cut a text into equal pieces of about SEGMENT_CHARS; the last quarter of each is its continuation."""
     count = max(1, round(len(content) / SEGMENT_CHARS))
     size = -(-len(content) // count)
     texts = []

@@ -99,8 +99,6 @@ class Measurement:
     void_layers: int | None = figure("layers computed in vain, behind the first that missed an expert")
     foreseen_share: float | None = figure("share of the experts behind a window's miss that its void passes had shown")
     swapped: int | None = figure("expert uses that cache_prior changed to a cached expert while decoding")
-    lowbit: int | None = figure("expert uses that cold_lowbit had computed at a store's lowest level while decoding")
-    raised: int | None = figure("experts of which cold_lowbit then read the rest, because a token gave them more weight")
     dropped: int | None = figure("expert uses that cold_drop left out while decoding")
     dropped_share: float | None = figure("their share of the gate weight, of all layers; null if nothing streams")
     slots: int | None = figure("experts that fit into the cache, over all layers")

@@ -1,4 +1,4 @@
-"""Protocol: how a measurement is taken. What it does not say (texts, metric) is the judge's."""
+"""Protocol: how a measurement is taken; the texts and the metric belong to the judge."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ PAGE_CACHE = ("as_is", "cold", "warm")
 
 @dataclass(frozen=True)
 class Protocol:
-    """The clock runs over the first `timed_tokens` decoded tokens of the judge's texts in their order (None: over all),
-    after `warm_up_tokens` decoded ones. With `score` what is left of the texts is then passed through without a clock, so
-    that perplexity is that of the whole judge; without it the measurement ends there and has no perplexity.
+    """Rules of one measurement. Raises `HeadraceError` for a wrong value.
 
-    `page_cache` is for whoever loads the engine: see `prepare_page_cache`. Raises `HeadraceError` for a wrong value.
+    `warm_up_tokens` tokens are decoded first, outside the clock. The clock then covers the first `timed_tokens` decoded
+    tokens of the judge's texts, in order (None: all). With `score` the rest of the texts follows without a clock, and
+    perplexity covers the whole judge; without it the measurement ends there and has no perplexity. `page_cache` is applied
+    before the engine is loaded (see `prepare_page_cache`).
     """
 
     warm_up_tokens: int = 8
@@ -30,21 +31,21 @@ class Protocol:
         timed = () if self.timed_tokens is None else (("timed_tokens", self.timed_tokens, 1),)
         for name, value, least in (("warm_up_tokens", self.warm_up_tokens, 0), *timed):
             if type(value) is not int or value < least:
-                raise HeadraceError(f"{name}={value!r} is not a whole number of at least {least}; give one")
+                raise HeadraceError(f"{name}={value!r} is not an integer of at least {least}; give one")
         if self.page_cache not in PAGE_CACHE:
             raise HeadraceError(f"page_cache={self.page_cache!r} is unknown; choose one of: {', '.join(PAGE_CACHE)}")
         if type(self.score) is not bool:
-            raise HeadraceError(f"score={self.score!r} is neither true nor false; give one of them")
+            raise HeadraceError(f"score={self.score!r} is neither true nor false; give true or false")
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> Protocol:
-        """A protocol from plain names and values. Raises `HeadraceError` for an unknown name or a wrong value."""
+        """Return the protocol with these names and values. Raises `HeadraceError` for an unknown name or a wrong value."""
         names = [f.name for f in dataclasses.fields(cls)]
         for name in values:
             if name not in names:
-                raise HeadraceError(f"{name} is no part of the measuring protocol; {did_you_mean(name, names)}")
+                raise HeadraceError(f"{name} is not a field of the measuring protocol; {did_you_mean(name, names)}")
         return cls(**values)
 
     def as_dict(self) -> dict[str, Any]:
-        """Name -> value, JSON-ready."""
+        """Return name -> value, JSON-ready."""
         return dataclasses.asdict(self)

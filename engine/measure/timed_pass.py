@@ -1,7 +1,7 @@
-"""Measuring: one pass over a judge's texts, the first part of it against the clock.
+"""Timed pass: one pass over a judge's texts, whose first part runs against the clock.
 
-The timed part is the same to the last operation whether or not the rest is scored after it: what is known of a setting's
-quality changes nothing about its speed.
+The timed part is the same to the last operation whether or not the rest is scored after it, so scoring does not change the
+speed.
 """
 
 from __future__ import annotations
@@ -9,92 +9,80 @@ from __future__ import annotations
 import itertools
 import statistics
 import time
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
 
-from engine.errors import JudgeError
 from engine.knobs import GB
 from engine.model.backend import backend, device_name
+from engine.stats import Stats
 from engine.system.machine_state import machine_state
 from engine.system.memory import disk_bytes_read, page_cache_share, peak_memory_bytes
-from engine.system.page_cache import cached_share, weight_files
+from engine.system.page_cache import cached_share
 
-from .judge import Judge
 from .measurement import Measurement, perplexity
-from .protocol import Protocol
 
-if TYPE_CHECKING:
-    from engine.engine import Engine
+Scored = Iterator[tuple[mx.array, list[int]]]  # logits, float32 [tokens, vocab], and the tokens that follow
+KeepGoing = Callable[[list[float]], bool]
 
 
-def measure(
-    engine: Engine, judge: Judge, protocol: Protocol, keep_going: Callable[[list[float]], bool] | None = None
-) -> Measurement:
-    """What `Engine.measure` says: prompts are prefilled, continuations decoded token by token, and every token after a
-    text's first is scored. Speed and counters are of the timed tokens' decoding alone."""
-    most = engine.continuation_tokens(judge)
-    if (protocol.timed_tokens or 0) > most:
-        raise JudgeError(
-            f"timed_tokens={protocol.timed_tokens} is above the {most} tokens that the judge's continuations hold; "
-            "lower it, or leave it unset to time them all"
-        )
-    timed_tokens = protocol.timed_tokens or most
-    texts = engine.teacher_forced(judge, protocol)
-    at_start, stats = machine_state(), engine.stats
+@dataclass
+class _Timed:
+    """Samples of the timed part."""
+
+    decoded: Stats  # counters of the timed tokens
+    prefill_ms: list[float] = field(default_factory=list)
+    token_ms: list[float] = field(default_factory=list)
+    nll: list[np.ndarray] = field(default_factory=list)
+    prefilled: int = 0
+    disk_read: int = 0
+    ended_early: bool = False
+    rest: Scored = field(default_factory=lambda: iter(()))  # the continuation that the clock stopped in
+
+
+def timed_pass(
+    texts: Iterator[tuple[Scored, Scored]],
+    stats: Stats,
+    files: Sequence[Path],
+    *,
+    timed_tokens: int,
+    score: bool = True,
+    keep_going: KeepGoing | None = None,
+) -> tuple[Measurement, Stats]:
+    """Run through the passes of `texts` (prompt, continuation) and return the figures and the timed tokens' counters.
+
+    The clock covers the first `timed_tokens` decoded tokens. Every token after a text's first is scored; speed and counters
+    cover the decoding of the timed tokens only. With `score` the rest of the texts follows without a clock and gives
+    perplexity. `stats` are the engine's counters, which the passes advance; `files` hold its weights. Fields that only the
+    engine knows (slots, bits, mode, judge) are null.
+    """
+    at_start = machine_state()
     stats.reset()
-    decoded = engine.decoded = stats.copy()
-    prefill_ms: list[float] = []
-    token_ms: list[float] = []
-    nll: list[np.ndarray] = []
-    prefilled = disk_read = 0
-    going = True
-    for prompt, continuation in texts:
-        before, begin = stats.tokens, time.perf_counter()
-        nll += [token_nll(logits, targets) for logits, targets in prompt]
-        prefill_ms.append((time.perf_counter() - begin) * 1e3)
-        prefilled += stats.tokens - before
-        counted = stats.copy()
-        disk_read -= disk_bytes_read() or 0
-        while going and len(token_ms) < timed_tokens:
-            begin = time.perf_counter()
-            step = next(continuation, None)
-            if step is None:
-                break
-            nll.append(token_nll(*step))
-            token_ms.append((time.perf_counter() - begin) * 1e3)
-            going = keep_going is None or keep_going(token_ms)
-        disk_read += disk_bytes_read() or 0
-        decoded.add(stats, since=counted)
-        if not going or len(token_ms) == timed_tokens:
-            break
+    timed = _timed(texts, stats, timed_tokens, keep_going)
     at_end, peak, mlx_peak = machine_state(), peak_memory_bytes(), mx.get_peak_memory()
-    cached_after = cached_share(weight_files(engine.checkpoint.path))
-    timed = np.concatenate(nll)
-    disk = None if disk_bytes_read() is None else disk_read
-    times = decoded.by_token()
+    cached_after = cached_share(files)
+    nll = np.concatenate(timed.nll)
+    decoded, times = timed.decoded, timed.decoded.by_token()
+    disk = None if disk_bytes_read() is None else timed.disk_read
     quality: dict[str, Any] = {"perplexity": None}
-    if protocol.score and going:
+    if score and not timed.ended_early:
         left = itertools.chain.from_iterable(itertools.chain(*passes) for passes in texts)
-        rest = itertools.chain(continuation, left)
-        terms = np.concatenate([timed, *(token_nll(logits, targets) for logits, targets in rest)])
+        rest = itertools.chain(timed.rest, left)
+        terms = np.concatenate([nll, *(token_nll(logits, targets) for logits, targets in rest)])
         value, error = perplexity(terms)
         quality = {"perplexity": value, "perplexity_se": error, "nll": float(terms.mean()), "scored_tokens": len(terms)}
-    slots = sum(bank.table.slots for stream in engine.streams for bank in stream.banks)
-    experts = sum(layer.experts for layer in engine.checkpoint.layers)
-    counters = {name: value for name, value in decoded.as_dict().items() if name in Measurement.names()}
-    if engine.knobs.cache_gb is None:
-        counters["hit_rate"] = None
-    return Measurement(
-        decode_tok_s=1e3 * decoded.tokens / sum(token_ms),
-        prefill_tok_s=1e3 * prefilled / sum(prefill_ms),
+    measurement = Measurement(
+        decode_tok_s=1e3 * decoded.tokens / sum(timed.token_ms),
+        prefill_tok_s=1e3 * timed.prefilled / sum(timed.prefill_ms),
         decode_tokens=decoded.tokens,
-        timed_nll=float(timed.mean()),
-        ttft_ms=statistics.median(prefill_ms),
-        token_ms=tuple(token_ms),
-        ended_early=not going,
+        timed_nll=float(nll.mean()),
+        ttft_ms=statistics.median(timed.prefill_ms),
+        token_ms=tuple(timed.token_ms),
+        ended_early=timed.ended_early,
         decode_ms_p50=float(np.quantile(times["wall_ms"], 0.5)),
         decode_ms_p95=float(np.quantile(times["wall_ms"], 0.95)),
         io_ms_per_token=float(times["io_ms"].mean()),
@@ -103,28 +91,48 @@ def measure(
         peak_memory_gb=peak / GB,
         mlx_peak_gb=mlx_peak / GB,
         **quality,
-        **counters,
+        **{name: value for name, value in decoded.as_dict().items() if name in Measurement.names()},
         bytes_per_token=decoded.bytes_read / decoded.tokens,
         disk_bytes_read=disk,
         page_cache_share=page_cache_share(disk, decoded.bytes_read),
-        page_cached_before=engine.page_cached_before,
         page_cached_after=cached_after,
-        slots=slots if engine.streams else experts,
-        cached_share=slots / experts if engine.streams else 1.0,
-        average_bits=engine.bits.average_bits,
-        plan_fingerprint=engine.bits.fingerprint,
-        judge=judge.fingerprint,
-        mode=engine.mode,
         device=device_name(),
         backend=backend(),
         **{**vars(at_end), **at_end.counts_since(at_start)},
     )
+    return measurement, decoded
+
+
+def _timed(texts: Iterator[tuple[Scored, Scored]], stats: Stats, timed_tokens: int, keep_going: KeepGoing | None) -> _Timed:
+    """Run the timed part: prefill prompts and decode until `timed_tokens` tokens are timed or `keep_going` returns False."""
+    timed = _Timed(stats.copy())
+    for prompt, continuation in texts:
+        before, begin = stats.tokens, time.perf_counter()
+        timed.nll += [token_nll(logits, targets) for logits, targets in prompt]
+        timed.prefill_ms.append((time.perf_counter() - begin) * 1e3)
+        timed.prefilled += stats.tokens - before
+        counted = stats.copy()
+        timed.disk_read -= disk_bytes_read() or 0
+        while not timed.ended_early and len(timed.token_ms) < timed_tokens:
+            begin = time.perf_counter()
+            step = next(continuation, None)
+            if step is None:
+                break
+            timed.nll.append(token_nll(*step))
+            timed.token_ms.append((time.perf_counter() - begin) * 1e3)
+            timed.ended_early = keep_going is not None and not keep_going(timed.token_ms)
+        timed.disk_read += disk_bytes_read() or 0
+        timed.decoded.add(stats, since=counted)
+        if timed.ended_early or len(timed.token_ms) == timed_tokens:
+            timed.rest = continuation
+            break
+    return timed
 
 
 def token_nll(logits: mx.array, targets: list[int]) -> np.ndarray:
-    """Negative log-likelihoods of `targets` under float32 logits [targets, vocab], nats, float64 [targets].
+    """Return the negative log-likelihoods of `targets` under float32 logits [targets, vocab], nats, float64 [targets].
 
-    The log-sum is MLX's in float32, as in mlx-lm's perplexity. On the CPU it adds one by one: with a vocabulary of 4,096
+    The log-sum is MLX's in float32, as in mlx-lm's perplexity. On the CPU it is a sequential sum: with a vocabulary of 4,096
     the mean comes out about 1e-5 too low.
     """
     chosen = mx.take_along_axis(logits, mx.array(targets)[:, None], axis=-1)[:, 0]

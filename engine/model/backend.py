@@ -1,4 +1,4 @@
-"""What MLX computes on."""
+"""Backend: the device MLX computes on, and the types it stores and computes in."""
 
 from __future__ import annotations
 
@@ -6,15 +6,25 @@ import os
 
 import mlx.core as mx
 
+STORED = {"F32": mx.float32, "F16": mx.float16, "BF16": mx.bfloat16, "U32": mx.uint32, "I32": mx.int32, "U8": mx.uint8}
+
 
 def backend() -> str:
-    """Where MLX computes: cpu, metal or cuda."""
+    """Return the backend of MLX's default device: cpu, metal or cuda."""
     if mx.default_device() == mx.Device(mx.cpu):
         return "cpu"
     return "metal" if mx.metal.is_available() else "cuda"
 
 
 def device_name() -> str:
-    """The GPU's name, or the processor's with its cores, such as `AMD EPYC 7B13 (2 cores)`."""
+    """Return the GPU's name, or the processor's with its core count, such as `AMD EPYC 7B13 (2 cores)`."""
     name = str(mx.device_info(mx.default_device())["device_name"])
     return f"{name} ({os.cpu_count()} cores)" if backend() == "cpu" else name
+
+
+def compute_dtype() -> mx.Dtype | None:
+    """Return the type that floats are widened to: float32 on the CPU, None (as stored) on a GPU.
+
+    MLX's CPU kernels accumulate a narrow type in that type, which loses precision.
+    """
+    return mx.float32 if mx.default_device() == mx.Device(mx.cpu) else None

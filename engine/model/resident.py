@@ -18,8 +18,10 @@ from mlx_lm.models.switch_layers import QuantizedSwitchLinear, SwitchLinear
 
 from engine.checkpoint.checkpoint import Checkpoint
 from engine.errors import KnobError
-from engine.plan.banks import compute_dtype
-from engine.streaming.install import open_model, switches
+
+from .backend import compute_dtype
+from .open import open_model
+from .switches import switches
 
 
 def quantize_resident(model: nn.Module, source: Checkpoint, bits: int) -> None:

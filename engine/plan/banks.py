@@ -7,13 +7,10 @@ with the smallest share of its experts cached, so that layers end up even.
 
 from __future__ import annotations
 
-import functools
 import heapq
-import importlib.util
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import mlx.core as mx
 import numpy as np
 
 from engine.cache.eviction import NOBODY
@@ -21,6 +18,8 @@ from engine.cache.slots import Requantize, slot_bytes
 from engine.checkpoint.checkpoint import Checkpoint, ExpertLayer
 from engine.errors import CheckpointError, KnobError
 from engine.knobs import GB, NEEDS_MISSES, Knobs
+from engine.model.architecture import has_architecture
+from engine.model.backend import compute_dtype
 from engine.routing.profile import Profile
 
 from .bits import BitsPlan, compute_plan, needs_routing
@@ -40,7 +39,6 @@ class BankPlan:
     least: int  # slots that one token can ask for
     slots: int
     pinned: np.ndarray = field(default_factory=lambda: NOBODY)  # members that never leave
-    lowbit: bool = False  # for the members of another bank as well, as long as no token gives them much weight
 
 
 @dataclass(frozen=True)
@@ -60,11 +58,6 @@ class Footprint:
     predicted_peak_gb: float  # resident and cached weights; the interpreter and the activations come on top
 
 
-def compute_dtype() -> mx.Dtype | None:
-    """float32 on the CPU, where MLX accumulates narrower types in themselves; elsewhere None: as stored."""
-    return mx.float32 if mx.default_device() == mx.Device(mx.cpu) else None
-
-
 def footprint(checkpoint: str | Path | Checkpoint, knobs: Knobs | None = None) -> Footprint:
     """Sizes of a checkpoint under `knobs`, from its headers. Raises `CheckpointError`, also for an unknown architecture, and
     `KnobError` for a `top_k` or `resident_bits` that it cannot have.
@@ -78,10 +71,9 @@ def footprint(checkpoint: str | Path | Checkpoint, knobs: Knobs | None = None) -
         raise CheckpointError(
             f"checkpoint {checkpoint.path}: mlx-lm has no architecture {checkpoint.architecture}; give a model that it has"
         )
-    lowbit = knobs.cold_lowbit > 0 and checkpoint.levels is not None
-    banks = _banks(checkpoint, plan_bits(checkpoint, knobs).bits, lowbit=lowbit)
+    banks = _banks(checkpoint, plan_bits(checkpoint, knobs).bits)
     least = sum(b.least * b.slot_bytes for b in banks)
-    everything = sum(len(b.members) * b.slot_bytes for b in banks if not b.lowbit)
+    everything = sum(len(b.members) * b.slot_bytes for b in banks)
     resident = checkpoint.resident_bytes(widened=compute_dtype() is not None)
     if knobs.resident_bits is not None:
         from engine.model.resident import resident_bytes_at  # opens the model, which takes mlx-lm a second
@@ -101,18 +93,6 @@ def footprint(checkpoint: str | Path | Checkpoint, knobs: Knobs | None = None) -
         resident_gb=resident / GB,
         predicted_peak_gb=(resident + cached) / GB,
     )
-
-
-@functools.cache
-def has_architecture(model_type: str) -> bool:
-    """Whether mlx-lm has a model of this type, by its file's name or by its table of other names."""
-    spec = importlib.util.find_spec("mlx_lm")
-    places = spec.submodule_search_locations if spec else None
-    if any((Path(place) / "models" / f"{model_type}.py").exists() for place in places or ()):
-        return True
-    from mlx_lm.utils import MODEL_REMAPPING  # takes a second
-
-    return model_type in MODEL_REMAPPING
 
 
 def plan_bits(checkpoint: Checkpoint, knobs: Knobs, profile: Profile | None = None) -> BitsPlan:
@@ -137,9 +117,7 @@ def plan_banks(
             "(python -m engine pack), or leave it unset"
         )
     plan = plan or plan_bits(checkpoint, knobs, profile)
-    if knobs.cold_lowbit:
-        _check_lowbit(checkpoint, knobs)
-    banks = _banks(checkpoint, plan.bits, lowbit=knobs.cold_lowbit > 0)
+    banks = _banks(checkpoint, plan.bits)
     if knobs.cache_gb is None:
         for bank in banks:
             bank.slots = len(bank.members)
@@ -153,13 +131,9 @@ def plan_banks(
             f"cache_gb={knobs.cache_gb:g} is below one token's experts ({least / GB:.4g} GB for "
             f"{checkpoint.name} at {at}); raise it or lower expert_bits"
         )
-    for lowbit in (False, True):
-        some = [bank for bank in banks if bank.lowbit == lowbit]
-        share = knobs.lowbit_share if lowbit else 1 - knobs.lowbit_share * (knobs.cold_lowbit > 0)
-        if some:
-            _deal_out(some, round(share * budget), knobs.cache_layer_shape)
-    if all(bank.slots == len(bank.members) for bank in banks if not bank.lowbit):
-        everything = sum(len(b.members) * b.slot_bytes for b in banks if not b.lowbit)
+    _deal_out(banks, budget, knobs.cache_layer_shape)
+    if all(bank.slots == len(bank.members) for bank in banks):
+        everything = sum(len(b.members) * b.slot_bytes for b in banks)
         for name in knobs.set_names():
             if name in NEEDS_MISSES:
                 raise KnobError(
@@ -217,35 +191,15 @@ def _pin(banks: list[BankPlan], share: float, uses: np.ndarray | None) -> None:
         )
 
 
-def _check_lowbit(checkpoint: Checkpoint, knobs: Knobs) -> None:
-    low = None if checkpoint.levels is None else checkpoint.levels[0]
-    if low is None or knobs.expert_bits == low:
-        why = f"{checkpoint.name} is no packed store" if low is None else f"expert_bits={low} is its lowest level"
-        raise KnobError(
-            f"cold_lowbit={knobs.cold_lowbit:g} has no effect: {why}; "
-            + (
-                "pack it first (python -m engine pack), or leave it at 0"
-                if low is None
-                else "raise expert_bits or leave it at 0"
-            )
-        )
-
-
-def _banks(checkpoint: Checkpoint, bits: np.ndarray, *, lowbit: bool = False) -> list[BankPlan]:
+def _banks(checkpoint: Checkpoint, bits: np.ndarray) -> list[BankPlan]:
     """Per layer one bank, or two with the wider one first, with the slots that one token can ask for; `bits` as in
-    `BitsPlan`. `lowbit`: with every bank one at a store's lowest level, for the same experts."""
+    `BitsPlan`."""
     banks = []
     for number, layer in enumerate(checkpoint.layers):
         rows = bits[number, : layer.experts, : len(layer.projections)]
         for widths in np.unique(rows, axis=0)[::-1]:
             members = np.flatnonzero((rows == widths).all(axis=1))
             banks.append(_bank(checkpoint, number, members, dict(zip(layer.projections, widths.tolist(), strict=True))))
-        if lowbit:
-            assert checkpoint.levels is not None
-            banks.append(
-                _bank(checkpoint, number, np.arange(layer.experts), dict.fromkeys(layer.projections, checkpoint.levels[0]))
-            )
-            banks[-1].lowbit = True
     return banks
 
 

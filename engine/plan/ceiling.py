@@ -12,26 +12,24 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import io
 import json
-import sys
-import tempfile
 from importlib.metadata import version
 from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
 
-from engine.cache.eviction import belady_misses
 from engine.checkpoint.checkpoint import Checkpoint
 from engine.errors import HeadraceError, first_line
 from engine.knobs import CACHE_DEPENDENT, GB, Knobs
-from engine.measure.judge import Judge, Text
+from engine.measure.judge import Judge
 from engine.measure.protocol import Protocol
+from engine.model.backend import compute_dtype
+from engine.routing.belady import belady_misses
 from engine.routing.profile import routing_profile
-from engine.system.user_cache import cached_file, compute_apart, store_in_cache
+from engine.system.user_cache import cached_file, compute_apart
 
-from .banks import compute_dtype, plan_banks
+from .banks import plan_banks
 from .bits import needs_routing
 
 FORMAT = 1  # raised when the file or what is in it changes its meaning
@@ -106,54 +104,15 @@ def _routing(file: Path, checkpoint: Checkpoint, judge: Judge, protocol: Protoco
     """The routing in `file`; taken now if it is not there."""
     if file not in _read:
         if not file.exists():
-            texts = [[t.name, t.kind, t.prompt, t.continuation] for t in judge.texts]
-            request = {"checkpoint": str(checkpoint.path), "texts": texts, "timed_tokens": protocol.timed_tokens}
-            compute_apart("the routing that a ceiling needs", "engine.plan.ceiling", given=json.dumps(request))
+            request = {
+                "checkpoint": str(checkpoint.path),
+                "texts": judge.as_lists(),
+                "timed_tokens": protocol.timed_tokens,
+            }
+            compute_apart("the routing that a ceiling needs", "engine.cli.offline", "routing", given=json.dumps(request))
         try:
             with np.load(file) as arrays:
                 _read[file] = Routing(arrays["experts"], arrays["texts"])
         except Exception as e:  # numpy and zipfile raise what comes of damaged bytes
             raise HeadraceError(f"the judge's routing {file} is damaged ({first_line(e)}); remove it") from e
     return _read[file]
-
-
-def take_routing(checkpoint: Checkpoint, judge: Judge, protocol: Protocol, knobs: Knobs | None = None) -> bytes:
-    """The content of the file: the routing with `knobs`, by default as stored and with as much memory as there is."""
-    import pandas as pd
-
-    from engine.engine import load
-    from engine.quality.reference import reference_knobs
-
-    knobs = knobs or reference_knobs(checkpoint)
-    with tempfile.TemporaryDirectory() as folder:
-        trace = Path(folder) / "trace.parquet"
-        with load(checkpoint.path, knobs) as engine, engine.trace(trace):
-            engine.measure(judge, Protocol(warm_up_tokens=0, timed_tokens=protocol.timed_tokens, score=False))
-        rows = pd.read_parquet(trace, columns=["token", "phase", "layer", "expert"])
-    decoded = rows[rows["phase"] == "decode"].sort_values(["token", "layer"], kind="stable")
-    tokens = decoded["token"].unique()
-    starts = np.flatnonzero(np.diff(tokens, prepend=-2) > 1)  # behind every prompt
-    content = io.BytesIO()
-    np.savez_compressed(
-        content,
-        experts=decoded["expert"].to_numpy(np.int16).reshape(len(tokens), len(checkpoint.layers), -1),
-        texts=np.diff(starts, append=len(tokens)),
-    )
-    return content.getvalue()
-
-
-def main() -> int:
-    """The child of `ceiling_tok_s`: reads the request, writes the file; 2 after an error, which is one line."""
-    request = json.load(sys.stdin)
-    judge, protocol = Judge(tuple(Text(*text) for text in request["texts"])), Protocol(timed_tokens=request["timed_tokens"])
-    try:
-        checkpoint = Checkpoint.open(request["checkpoint"])
-        store_in_cache(routing_file(checkpoint, judge, protocol), take_routing(checkpoint, judge, protocol))
-    except HeadraceError as e:
-        print(f"error: {e}", file=sys.stderr)
-        return 2
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

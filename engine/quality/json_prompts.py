@@ -1,37 +1,40 @@
-"""The share of generated JSON that parses: fixed prompts that end in an open object, greedy text, Python's own parser."""
+"""JSON prompts: the share of generated JSON that parses.
+
+Every prompt ends in an open object; the text is greedy and the parser is Python's own.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
 import numpy as np
 
 from engine.errors import JudgeError
 
-if TYPE_CHECKING:
-    from engine.engine import Engine
+Generate = Callable[[str, int], Iterator[str]]  # prompt and most tokens -> pieces of text
 
 
 @dataclass(frozen=True)
 class JsonPrompts:
-    """Prompts, each as (examples, open): what the model adds to `open` within `max_tokens` is to complete the object."""
+    """Prompts, each as (examples, open). The model must complete the object that `open` starts within `max_tokens`."""
 
     max_tokens: int
     prompts: tuple[tuple[str, str], ...]
 
     @property
     def fingerprint(self) -> str:
-        """16 hexadecimal digits over prompts and `max_tokens`."""
+        """16 hexadecimal digits of a hash over prompts and `max_tokens`."""
         content = json.dumps([self.max_tokens, self.prompts], ensure_ascii=False)
         return hashlib.sha256(content.encode()).hexdigest()[:16]
 
     @classmethod
     def load(cls, path: str | Path) -> JsonPrompts:
-        """From YAML: max_tokens, and prompts as a list of {name, examples, open}. Raises `JudgeError`."""
+        """Read YAML with `max_tokens` and `prompts`, a list of {name, examples, open}. Raises `JudgeError`."""
         import yaml
 
         path = Path(path).expanduser()
@@ -39,7 +42,7 @@ class JsonPrompts:
             content = yaml.safe_load(path.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as e:
             reason = e.strerror if isinstance(e, OSError) else "it is not YAML in UTF-8"
-            raise JudgeError(f"JSON prompts {path} cannot be read ({reason}); give a file as json_v1.yaml is") from e
+            raise JudgeError(f"JSON prompts {path} cannot be read ({reason}); give a file like json_v1.yaml") from e
         content = content if isinstance(content, dict) else {}
         limit, entries = content.get("max_tokens"), content.get("prompts")
         if type(limit) is not int or limit < 1 or not isinstance(entries, list) or not entries:
@@ -52,12 +55,12 @@ class JsonPrompts:
             prompts.append((str(parts[0]), str(parts[1])))
         return cls(limit, tuple(prompts))
 
-    def valid(self, engine: Engine) -> np.ndarray:
-        """Of each prompt whether the likeliest text completes its object: bool [prompts]."""
-        return np.array([self._completes(engine, *prompt) for prompt in self.prompts])
+    def valid(self, generate: Generate) -> np.ndarray:
+        """Return for each prompt whether the greedy text completes its object: bool [prompts]."""
+        return np.array([self._completes(generate, *prompt) for prompt in self.prompts])
 
-    def _completes(self, engine: Engine, examples: str, text: str) -> bool:
-        for piece in engine.generate(examples + text, self.max_tokens):
+    def _completes(self, generate: Generate, examples: str, text: str) -> bool:
+        for piece in generate(examples + text, self.max_tokens):
             text += piece
             if "}" in piece and parses(text.lstrip()):
                 return True
@@ -65,7 +68,7 @@ class JsonPrompts:
 
 
 def parses(text: str) -> bool:
-    """Whether a text begins with a whole JSON value; what comes after it does not matter."""
+    """Return whether a text begins with a complete JSON value; text after it is ignored."""
     try:
         json.JSONDecoder(parse_constant=_refuse).raw_decode(text)
     except (ValueError, RecursionError):

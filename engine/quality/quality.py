@@ -85,7 +85,7 @@ def quality(engine: Engine, judge: Judge, reference: Reference, prompts: JsonPro
         low.append(lower)
         high.append(upper)
         flips += int(logits.argmax()) != reference.top1[token]
-    valid = prompts.valid(engine) if prompts else np.zeros(0, bool)
+    valid = prompts.valid(engine.generate) if prompts else np.zeros(0, bool)
     value, error = perplexity(np.array(nll))
     return Quality(
         perplexity=value,

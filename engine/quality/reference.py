@@ -1,12 +1,8 @@
-"""The reference: what the unchanged model says of every token, kept on disk in compressed form.
+"""Reference: the unchanged model's next-token distribution for every scored token, stored on disk in compressed form.
 
-Of each scored token the likeliest entries are kept, as many as hold all but TAIL of the probability (at most MOST), and
-the rest is one bucket. The Kullback-Leibler divergence of the kept form is a lower bound of the whole one, since putting
-outcomes together cannot make two distributions easier to tell apart. How much it can lack is bounded as well: an entry of
-the rest has at most the probability of the smallest kept one, and the divergence is convex, so that it is largest where
-the rest lies in as few entries as that allows, those that the other model thinks least likely.
-
-Kept entries are raw float32 logits beside their log-sum in float64: the same logits give a divergence of exactly 0.
+For each scored token the likeliest entries are kept: the fewest that leave at most TAIL of the probability, at most MOST.
+All others form one bucket (see `engine.quality.divergence`). Kept entries are raw float32 logits beside their log-sum in
+float64, so that equal logits give a divergence of exactly 0.
 """
 
 from __future__ import annotations
@@ -16,8 +12,6 @@ import hashlib
 import io
 import itertools
 import json
-import math
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -26,37 +20,36 @@ from pathlib import Path
 import numpy as np
 
 from engine.checkpoint.checkpoint import Checkpoint
-from engine.engine import Engine, load
+from engine.engine import Engine
 from engine.errors import HeadraceError
 from engine.knobs import GB, Knobs
-from engine.measure.judge import Judge, Text
+from engine.measure.judge import Judge
 from engine.measure.timed_pass import token_nll
-from engine.model.backend import backend
-from engine.plan.banks import compute_dtype, footprint
+from engine.model.backend import backend, compute_dtype
+from engine.plan.banks import footprint
 from engine.system.memory import memory_bytes
-from engine.system.user_cache import cached_file, compute_apart, store_in_cache
+from engine.system.user_cache import cached_file, compute_apart
 
+from .divergence import MOST, TAIL, bounds, likeliest, log_bucket
 from .json_prompts import JsonPrompts
 
-FORMAT = 1  # raised when the file or what is in it changes its meaning
-TAIL = 1e-3
-MOST = 4096
-ROOM = 0.8  # share of the memory that a reference may fill with weights
+FORMAT = 1  # raised when the file or its content changes meaning
+ROOM = 0.8  # share of memory that a reference's weights may fill
 
 
 @dataclass(frozen=True)
 class Reference:
-    """A model's answers to a judge, of n scored tokens with k kept entries in all."""
+    """A model's distributions over a judge's n scored tokens, with k kept entries in total."""
 
-    identity: str  # JSON: whose answers, to what, computed how; see `_identity`
-    mode: str  # which path ran
+    identity: str  # JSON: model, texts and arithmetic; see `_identity`
+    mode: str  # the engine's path that ran
     vocab: int
-    targets: np.ndarray  # int32 [n]: the tokens that came
+    targets: np.ndarray  # int32 [n]: the texts' tokens
     nll: np.ndarray  # float64 [n], nats
     top1: np.ndarray  # int32 [n]
     lse: np.ndarray  # float64 [n]: log-sum-exp of the logits
-    rest: np.ndarray  # float64 [n]: log-probability of all that is not kept; -inf if nothing is
-    ends: np.ndarray  # int64 [n]: where each token's entries end
+    rest: np.ndarray  # float64 [n]: log-probability of all entries that are not kept; -inf if there are none
+    ends: np.ndarray  # int64 [n]: end of each token's entries in `ids` and `logits`
     ids: np.ndarray  # int32 [k], ascending within a token
     logits: np.ndarray  # float32 [k]
     json_valid: np.ndarray  # bool [prompts], empty without JSON prompts
@@ -64,34 +57,19 @@ class Reference:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all arrays in memory."""
+        """Size of all arrays in memory, bytes."""
         return sum(value.nbytes for value in vars(self).values() if isinstance(value, np.ndarray))
 
     def divergence(self, token: int, logits: np.ndarray) -> tuple[float, float]:
-        """KL(reference || other), nats, of scored token number `token`, as bounds: no less than, no more than.
+        """Return a lower and an upper bound of KL(reference || other), nats, for scored token number `token`.
 
         `logits` [vocab] are the other model's, float64.
         """
         some = slice(self.ends[token - 1] if token else 0, self.ends[token])
-        ids = self.ids[some]
-        lse, rest = log_bucket(logits, ids)
-        log_p = self.logits[some] - self.lse[token]
-        kept = float(np.sum(np.exp(log_p) * (log_p - (logits[ids] - lse))))
-        mine = self.rest[token]
-        if mine == -np.inf:
-            return kept, kept
-        mass, largest = math.exp(mine), math.exp(log_p.min())
-        log_q = np.delete(logits, ids) - lse
-        count = min(int(mass / largest), len(log_q) - 1)
-        least = np.partition(log_q, count)
-        left = mass - count * largest
-        tail = count * largest * math.log(largest) - largest * float(np.sum(least[:count]))
-        tail += left * (math.log(left) - float(least[count])) if left > 0 else 0.0
-        low = kept + mass * (mine - rest)
-        return low, max(low, kept + tail)
+        return bounds(self.ids[some], self.logits[some] - self.lse[token], self.rest[token], logits)
 
     def to_bytes(self) -> bytes:
-        """The file: a digest, then a compressed npz."""
+        """Return the content of the file: a digest, then a compressed npz."""
         arrays = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "origin"}
         arrays["ids"] = np.diff(self.ids, prepend=np.int32(0))
         content = io.BytesIO()
@@ -100,7 +78,7 @@ class Reference:
 
     @classmethod
     def read(cls, file: Path, identity: str) -> Reference:
-        """The reference in `file`. Raises `HeadraceError` if it is damaged, or not the one of this identity."""
+        """Read the reference in `file`. Raises `HeadraceError` if it is damaged or has another identity."""
         try:
             content = file.read_bytes()
         except OSError as e:
@@ -109,52 +87,29 @@ class Reference:
             raise HeadraceError(f"{file} is damaged")
         with np.load(io.BytesIO(content[32:]), allow_pickle=False) as stored:
             if stored["identity"].item() != identity:
-                raise HeadraceError(f"{file} is of another model, text or version")
+                raise HeadraceError(f"{file} belongs to another model, text or version")
             arrays = {name: stored[name] if stored[name].ndim else stored[name].item() for name in stored.files}
         arrays["ids"] = np.cumsum(arrays["ids"], dtype=np.int32)
         return cls(**arrays)
 
 
-def log_bucket(logits: np.ndarray, ids: np.ndarray) -> tuple[float, float]:
-    """Log-sum-exp of `logits` [vocab], float64, and the log-probability of all entries but `ids`; -inf if there are none."""
-    lse = log_sum_exp(logits)
-    return lse, log_sum_exp(np.delete(logits, ids)) - lse
-
-
-def log_sum_exp(logits: np.ndarray) -> float:
-    """Of `logits` [any number], float64; -inf of none."""
-    if not logits.size:
-        return -math.inf
-    top = float(logits.max())
-    return top + math.log(float(np.sum(np.exp(logits - top))))
-
-
-def likeliest(logits: np.ndarray, tail: float = TAIL, most: int = MOST) -> np.ndarray:
-    """The fewest entries of `logits` [vocab], float64, that leave at most `tail` of the probability, but at most `most`:
-    ids, ascending."""
-    most = min(most, len(logits))
-    top = np.argpartition(-logits, most - 1)[:most]
-    top = top[np.argsort(-logits[top], kind="stable")]
-    held = np.cumsum(np.exp(logits[top] - log_sum_exp(logits)))
-    return np.sort(top[: int(np.searchsorted(held, 1 - tail)) + 1])
-
-
 def scored_rows(engine: Engine, judge: Judge) -> Iterator[tuple[np.ndarray, int, float]]:
-    """Of every scored token, in the order of `Engine.measure`: the logits before it, float64 [vocab], its id, and its
-    negative log-likelihood, nats.
+    """Yield every scored token in the order of `Engine.measure`: the logits before it, float64 [vocab], its id and its nll.
 
-    Raises `HeadraceError` for logits that are not finite.
+    The negative log-likelihood is in nats. Raises `HeadraceError` for logits that are not finite.
     """
     for passes in engine.teacher_forced(judge):
         for logits, targets in itertools.chain(*passes):
             for row, target, nll in zip(np.asarray(logits), targets, token_nll(logits, targets), strict=True):
                 if not np.isfinite(row).all():
-                    raise HeadraceError(f"{engine.checkpoint.path}: its logits are not finite with these knobs; try others")
+                    raise HeadraceError(
+                        f"{engine.checkpoint.path}: its logits are not finite with these knobs; try other knobs"
+                    )
                 yield row.astype(np.float64), target, float(nll)
 
 
 def take_reference(engine: Engine, judge: Judge, prompts: JsonPrompts | None = None) -> Reference:
-    """The reference that an engine with lossless knobs gives."""
+    """Compute the reference with an engine whose knobs are lossless."""
     targets, nll, top1, lses, rests, ids, logits = [], [], [], [], [], [], []
     for row, target, cost in scored_rows(engine, judge):
         kept = likeliest(row)
@@ -178,15 +133,15 @@ def take_reference(engine: Engine, judge: Judge, prompts: JsonPrompts | None = N
         ends=np.cumsum([len(kept) for kept in ids]),
         ids=np.concatenate(ids),
         logits=np.concatenate(logits),
-        json_valid=prompts.valid(engine) if prompts else np.zeros(0, bool),
+        json_valid=prompts.valid(engine.generate) if prompts else np.zeros(0, bool),
         origin="computed now",
     )
 
 
 def reference_for(checkpoint: Checkpoint, judge: Judge, prompts: JsonPrompts | None = None) -> Reference:
-    """The reference of a checkpoint: from the cache folder, or computed now in a process of its own and kept there.
+    """Return the reference of a checkpoint, from the cache folder or computed now in a child process and stored there.
 
-    A file that is damaged or another's is computed again; `origin` says so.
+    A file that is damaged or belongs to something else is computed again; `origin` gives the reason.
     """
     file, identity = reference_file(checkpoint, judge, prompts), _identity(checkpoint, judge, prompts)
     origin = "computed now"
@@ -200,53 +155,32 @@ def reference_for(checkpoint: Checkpoint, judge: Judge, prompts: JsonPrompts | N
 
 
 def compute_reference(checkpoint: Checkpoint, judge: Judge, prompts: JsonPrompts | None = None) -> None:
-    """Compute the reference in a process of its own and keep it: this process's memory stays as it is."""
+    """Compute the reference in a child process and store it, so that this process's peak memory does not rise."""
     request = {
-        "checkpoint": str(checkpoint.path), "texts": [[t.name, t.kind, t.prompt, t.continuation] for t in judge.texts],
+        "checkpoint": str(checkpoint.path),
+        "texts": judge.as_lists(),
         "prompts": [prompts.max_tokens, prompts.prompts] if prompts else None,
-    }  # fmt: skip
-    compute_apart("the reference", "engine.quality.reference", given=json.dumps(request))
+    }
+    compute_apart("the reference", "engine.cli.offline", "reference", given=json.dumps(request))
 
 
 def reference_file(checkpoint: Checkpoint, judge: Judge, prompts: JsonPrompts | None = None) -> Path:
-    """Where the reference of this checkpoint and judge is kept."""
+    """Return the path in the cache folder for the reference of this checkpoint, judge and prompts."""
     digest = hashlib.sha256(_identity(checkpoint, judge, prompts).encode()).hexdigest()[:16]
     return cached_file(f"reference-{checkpoint.fingerprint}-{digest}.npz")
 
 
 def reference_knobs(checkpoint: Checkpoint) -> Knobs:
-    """Everything resident if that fits into memory; else streamed with as large a cache as does, which gives the same."""
+    """Return knobs that keep every expert resident if memory allows, else the largest cache that fits; both are exact."""
     need = footprint(checkpoint)
     room = ROOM * memory_bytes() / GB - need.resident_gb
     return Knobs() if room >= need.all_experts_gb else Knobs(cache_gb=max(room, need.one_token_gb))
 
 
 def _identity(checkpoint: Checkpoint, judge: Judge, prompts: JsonPrompts | None) -> str:
-    """All that the reference depends on. The judge's fingerprint has the version of the metric."""
+    """Return everything that the reference depends on, as JSON. The judge's fingerprint includes the metric's version."""
     return json.dumps({
         "format": FORMAT, "tail": TAIL, "most": MOST, "model": checkpoint.fingerprint, "judge": judge.fingerprint,
         "prompts": prompts.fingerprint if prompts else None, "arithmetic": f"{compute_dtype()} {backend()}",
         "mlx": version("mlx"), "mlx_lm": version("mlx-lm"),
     })  # fmt: skip
-
-
-def main() -> int:
-    """The child of `reference_for`: reads the request, writes the file; 2 after an error, which is one line."""
-    request = json.load(sys.stdin)
-    judge = Judge(tuple(Text(*text) for text in request["texts"]))
-    prompts = None
-    if request["prompts"]:
-        max_tokens, pairs = request["prompts"]
-        prompts = JsonPrompts(max_tokens, tuple((examples, text) for examples, text in pairs))
-    try:
-        checkpoint = Checkpoint.open(request["checkpoint"])
-        with load(checkpoint.path, reference_knobs(checkpoint)) as engine:
-            store_in_cache(reference_file(checkpoint, judge, prompts), take_reference(engine, judge, prompts).to_bytes())
-    except HeadraceError as e:
-        print(f"error: {e}", file=sys.stderr)
-        return 2
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

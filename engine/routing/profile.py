@@ -8,8 +8,7 @@ checkpoint's width, and kept in the user's cache folder. It does not depend on a
 from __future__ import annotations
 
 import hashlib
-import io
-import tempfile
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,8 +16,7 @@ import numpy as np
 
 from engine.checkpoint.checkpoint import Checkpoint
 from engine.errors import HeadraceError, first_line
-from engine.knobs import Knobs
-from engine.system.user_cache import cached_file, compute_apart, store_in_cache
+from engine.system.user_cache import cached_file, compute_apart
 
 CALIBRATION = Path(__file__).with_name("calibration.txt")
 VERSION = 3  # of the file
@@ -78,7 +76,7 @@ def routing_profile(checkpoint: Checkpoint) -> Profile:
     file = profile_file(checkpoint)
     if not file.exists():
         what = "the routing profile that cold_bits and pinned_share need"
-        compute_apart(what, "engine", "profile", "--model", str(checkpoint.path))
+        compute_apart(what, "engine.cli.offline", "profile", given=json.dumps({"checkpoint": str(checkpoint.path)}))
     try:
         with np.load(file) as arrays:
             return Profile(arrays["uses"])
@@ -90,20 +88,3 @@ def profile_file(checkpoint: Checkpoint) -> Path:
     """Where the profile of this checkpoint and calibration text is kept."""
     text = hashlib.sha256(CALIBRATION.read_bytes()).hexdigest()[:8]
     return cached_file(f"routing-{checkpoint.fingerprint}-{text}-v{VERSION}.npz")
-
-
-def take_profile(checkpoint: Checkpoint) -> Path:
-    """Measure the profile with the smallest cache and put it on file."""
-    from engine.engine import load
-    from engine.plan.banks import footprint
-
-    file = profile_file(checkpoint)
-    with tempfile.TemporaryDirectory() as folder:
-        trace = Path(folder) / "trace.parquet"
-        with load(checkpoint.path, Knobs(cache_gb=footprint(checkpoint).one_token_gb)) as engine, engine.trace(trace):
-            engine.logits(engine.encode(CALIBRATION.read_text(encoding="utf-8")))
-        profile = Profile.of_trace(trace, checkpoint)
-    content = io.BytesIO()
-    np.savez(content, uses=profile.uses)
-    store_in_cache(file, content.getvalue())
-    return file

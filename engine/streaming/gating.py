@@ -16,8 +16,6 @@ filling) when their layer asks for them; never of a token's top-1:
   candidates are dealt out anew then, the largest to those that it chose. So a prior towards 0 changes nothing.
 - `cold_drop` then leaves out what is still not cached and has less than cold_drop / top-k of the token's gate weight: it is
   neither read nor computed.
-- `cold_lowbit` has an expert of a store come in at the lowest level if no token gives it cold_lowbit / top-k of the weight
-  that is left. It stays at that level until one does; then the rest of its record is read.
 
 The experts that stay have the weights that the unbiased router gives them. Where a model's weights always sum to the same
 number (which is found out by asking it), they are scaled to sum to that again; where not, they stay as they are. Tokens of a
@@ -184,7 +182,6 @@ class Gates:
     `cache_prior`."""
 
     cold_drop: float
-    cold_lowbit: float
     cache_prior: float
     sums_alike: bool  # the model's weights of a token always sum to the same number
     candidates: Callable[[mx.array], Asked] | None = None
@@ -215,13 +212,6 @@ class Gates:
             np.where(out, LEFT_OUT, chosen).astype(np.int32), left.astype(np.float32), swapped, dropped,
             float(shares[out].sum()),
         )  # fmt: skip
-
-    def light(self, ids: np.ndarray, weights: np.ndarray, top_k: int) -> np.ndarray:
-        """Those of the experts `ids` [tokens, any number] that are no token's first, and to which no token gives as large a
-        share of its `weights` as cold_lowbit / top_k."""
-        shares = weights / weights.sum(axis=-1, keepdims=True)
-        heavy = (shares >= self.cold_lowbit / top_k) | (weights == weights.max(axis=-1, keepdims=True))
-        return np.setdiff1d(ids, np.append(ids[heavy], LEFT_OUT))
 
     def _preferred(
         self, ids: np.ndarray, weights: np.ndarray, wide: np.ndarray, wide_weights: np.ndarray, cached: np.ndarray,
@@ -278,4 +268,4 @@ def gates_of(block: Any, switch: str, *, dims: int, experts: int, top_k: int, kn
         asked = candidates(x)
         if asked.ids.shape[-1] != wide or asked.x.size != x.size or not mx.array_equal(asked.x.reshape(x.shape), x):
             raise ValueError(f"the router of {kind} cannot be asked for {wide} experts by what its switch sees")
-    return Gates(knobs.cold_drop, knobs.cold_lowbit, knobs.cache_prior, sums_alike, candidates)
+    return Gates(knobs.cold_drop, knobs.cache_prior, sums_alike, candidates)

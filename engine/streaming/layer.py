@@ -14,12 +14,12 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
-import mlx.nn as nn
 import numpy as np
 
 from engine.cache.eviction import DecayedFrequency
 from engine.cache.slots import Bank
 from engine.disk.reader import Reader
+from engine.model.switches import StreamingSwitch
 from engine.stats import LayerCounts, Stats
 
 from .gating import LEFT_OUT, Gates, deferred
@@ -79,11 +79,10 @@ class LayerStream:
     """The banks of one layer and the way of a token through them.
 
     While it is part of a `window` of layers, that decides how a token goes through, by the choice left in `asked`. `last`:
-    no layer comes after it. `lowbit`: the second of two banks has experts of the first at a store's lowest level, until a
-    token gives them more weight; else every expert has a bank for good.
+    no layer comes after it.
     """
 
-    def __init__(self, number: int, banks: list[Bank], run: Run, *, last: bool, lowbit: bool = False) -> None:
+    def __init__(self, number: int, banks: list[Bank], run: Run, *, last: bool) -> None:
         self.number = number
         self.banks = banks
         self.prefetch: Prefetch | None = None
@@ -100,9 +99,7 @@ class LayerStream:
         for position, bank in enumerate(banks):
             self._bank_of[bank.table.members] = position
         self._is_second = mx.array(self._bank_of == 1)
-        self._lowbit = lowbit
-        self._lent: dict[int, int] = {}  # slot of the lowest level from which an expert is being raised
-        self.complete = not lowbit and all(bank.holds_all for bank in banks)
+        self.complete = all(bank.holds_all for bank in banks)
 
     def fill(self) -> None:
         """Load all experts, in the order of their numbers; for a layer in which all fit."""
@@ -112,9 +109,8 @@ class LayerStream:
     def forget(self) -> None:
         """Empty the cache as it was after loading; nothing may be queued that reads it."""
         if not self.complete:
-            for position, bank in enumerate(self.banks):
+            for bank in self.banks:
                 bank.forget()
-                self._bank_of[bank.table.members] = position  # guesses go to the level that an expert had last
         if self.prefetch is not None:
             self.prefetch.forget()
 
@@ -147,10 +143,9 @@ class LayerStream:
         return y if weights is None else y * weights
 
     def _decided(self, x: mx.array, ids: np.ndarray, weights: mx.array) -> tuple[np.ndarray, mx.array]:
-        """What the gates make of a router's choice and its weights. Nothing is asked if nothing is missing or there at the
-        lowest level only."""
+        """What the gates make of a router's choice and its weights. Nothing is asked if nothing is missing."""
         cached = self._slot_of >= 0
-        if self.gates is None or (cached[ids].all() and not (self._lowbit and self._bank_of[ids].any())):
+        if self.gates is None or cached[ids].all():
             return ids, weights
         tokens, run, candidates = ids.size // ids.shape[-1], self._run, None
         asked = [weights]
@@ -163,9 +158,6 @@ class LayerStream:
         if others:
             candidates = others[0].astype(np.int32), others[1]
         choice = self.gates.decide(ids.reshape(tokens, -1), theirs, candidates, cached)
-        if self._lowbit:
-            used = (ids.reshape(tokens, -1), theirs) if choice is None else (choice.ids, choice.weights)
-            self._choose_levels(*used)
         if choice is None:
             return ids, weights
         run.stats.swapped += choice.swapped
@@ -176,40 +168,6 @@ class LayerStream:
             left, factors = left[left != LEFT_OUT], factors[left != LEFT_OUT]
         shape = (*ids.shape[:-1], -1)
         return left.reshape(shape), mx.array(factors.reshape(*shape, 1)).astype(weights.dtype)
-
-    def _choose_levels(self, ids: np.ndarray, weights: np.ndarray) -> None:
-        """Say at which level the experts `ids` [tokens, top-k] come in, and raise those that have too low a one."""
-        assert self.gates is not None
-        low = self.banks[1]
-        light = np.isin(np.arange(len(self._slot_of)), self.gates.light(ids, weights, ids.shape[-1]))
-        needed = np.unique(ids[ids != LEFT_OUT])
-        missing = needed[self._slot_of[needed] < 0]
-        raised = needed[(self._slot_of[needed] >= 0) & (self._bank_of[needed] == 1) & ~light[needed]]
-        low.settle(raised)
-        for expert in raised.tolist():
-            if len(ids) == 1:
-                self._lent[expert] = low.table.lend(expert)
-            else:  # more than have slots may come: read the whole
-                low.table.free(expert)
-        self._bank_of[missing] = light[missing]
-        self._bank_of[raised] = 0
-        self._run.stats.raised += len(raised)
-        self._run.stats.lowbit += int((self._bank_of[ids[ids != LEFT_OUT]] == 1).sum())
-
-    def _request(self, bank: Bank, experts: np.ndarray) -> None:
-        upper = (
-            {e: self.banks[1].codes(slot) for e, slot in self._lent.items()} if self._lent and bank is self.banks[0] else {}
-        )
-        bank.request(experts, self._run.reader, upper=upper)
-
-    def _settle(self, bank: Bank, experts: np.ndarray) -> None:
-        try:
-            bank.settle(experts)
-        finally:
-            if bank is self.banks[0]:
-                for slot in self._lent.values():
-                    self.banks[1].table.give_back(slot)
-                self._lent.clear()
 
     def _asked_for(self, x: mx.array, ids: np.ndarray, foretellings: list[Foretelling]) -> mx.array:
         """The output of the experts `ids` [..., any number], and the books of it; 0 for those that are left out."""
@@ -226,9 +184,9 @@ class LayerStream:
         batches = list(self._batches(np.unique(asked)))
         if len(batches) == 1 and len(asked) == ids.size:
             bank, experts = batches[0]
-            self._request(bank, experts)
+            bank.request(experts, self._run.reader)
             self._read_ahead(foretellings)
-            self._settle(bank, experts)
+            bank.settle(experts)
             return bank.inner(x, mx.array(self._slot_of[ids]))
         if len(batches) == len(self.banks) and ids.size == ids.shape[-1]:
             return self._at_two_widths(x, ids, batches, foretellings)
@@ -293,11 +251,11 @@ class LayerStream:
     ) -> mx.array:
         """Compute one token's experts, some of each bank, of which all have slots."""
         for bank, experts in batches:
-            self._request(bank, experts)
+            bank.request(experts, self._run.reader)
         self._read_ahead(foretellings)
         flat, outputs, places = ids.reshape(-1), [], []
         for number, (bank, experts) in enumerate(batches):
-            self._settle(bank, experts)
+            bank.settle(experts)
             own = np.flatnonzero(self._bank_of[flat] == number)
             slots = self._slot_of[flat[own]].reshape(*ids.shape[:-1], -1)
             outputs.append(bank.inner(x, mx.array(slots)))
@@ -333,19 +291,6 @@ class LayerStream:
     def _read_ahead(self, foretellings: list[Foretelling] | None) -> None:
         if self.prefetch is not None and foretellings:
             self.prefetch.read_ahead(foretellings)
-
-
-class StreamingSwitch(nn.Module):
-    """The module that takes the switch's place in the model. The stream is hidden from MLX's parameter trees."""
-
-    stream: LayerStream
-
-    def __init__(self, stream: LayerStream) -> None:
-        super().__init__()
-        object.__setattr__(self, "stream", stream)
-
-    def __call__(self, x: mx.array, indices: mx.array) -> mx.array:
-        return self.stream(x, indices)
 
 
 class GatedSwitch(StreamingSwitch):

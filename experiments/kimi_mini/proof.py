@@ -102,10 +102,6 @@ def nats_of(logp: mx.array, targets: np.ndarray) -> float:
     return -total(mx.take_along_axis(logp, mx.array(targets)[:, None], axis=-1))
 
 
-def total_nats(model: nn.Module, parts: list[tuple[np.ndarray, int]]) -> float:
-    return sum(nats_of(logp, targets) for logp, targets in log_probabilities(model, parts))
-
-
 def recorded_routing(model: nn.Module, parts: list[tuple[np.ndarray, int]]) -> tuple[float, np.ndarray, np.ndarray]:
     """(total nats, experts [tokens, layers, k], gate weights alike) of the scored tokens, in order."""
     recorders = record(model)

@@ -28,7 +28,7 @@ PRIOR_RUNS = 3.0
 CLIP = 2.5
 WINSOR = 1.5  # standard deviations from the median beyond which a run counts as that far, among three or more
 NEEDED = ("trial", "run", "status", "origin", "feasible", *(f"{m}{end}" for m in METRICS for end in ("", "_low", "_high")))
-KEPT = ("trial", "origin", "round", "proposer", "hit_rate", "predicted_peak_gb", *Knobs.names())
+KEPT = ("trial", "origin", "round", "proposer", "hit_rate", "predicted_peak_gb", *Knobs.names(), "removed_knobs")
 
 
 def points(df: pd.DataFrame) -> pd.DataFrame:

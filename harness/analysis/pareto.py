@@ -113,7 +113,8 @@ class Duels:
         self.fast = np.array([name in SPEEDS for name in objectives])
         self._variance = np.where(self.fast, 0.0, self.se**2)
         self._margin = float(np.log1p(within))
-        known = np.column_stack([self._logs[:, ~self.fast], *(coded(some[name]) for name in Knobs.names())])
+        knobs = (*Knobs.names(), "removed_knobs")
+        known = np.column_stack([self._logs[:, ~self.fast], *(coded(some[name]) for name in knobs)])
         single = some["runs"].to_numpy() < 2
         beliefs = [believed(self._logs[:, k], self.se[:, k], single, known) for k in np.flatnonzero(self.fast)]
         self.drawn = np.stack([drawn for _, drawn in beliefs], axis=2) if beliefs else np.empty((1, len(some), 0))

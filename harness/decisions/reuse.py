@@ -43,6 +43,7 @@ def quality_source(rows: Sequence[Row], values: Row) -> Row | None:
     """The row whose run measured the quality of this setting; None if none has yet."""
     key = quality_key(Knobs.from_mapping(values).as_dict())
     scored = (r for r in rows if r["status"] == "ok" and r["quality_of"] is None and r["perplexity"] is not None)
+    scored = (r for r in scored if r.get("removed_knobs") is None)
     return next((r for r in scored if quality_key({name: r[name] for name in Knobs.names()}) == key), None)
 
 
@@ -64,6 +65,7 @@ def reference_figures(rows: Sequence[Row]) -> dict[str, Any]:
     change, those of any setting without a lossy knob. None where nothing says."""
     default = Knobs().as_dict()
     exact = [r for r in rows if r["status"] == "ok" and all(r[name] == default[name] for name in LOSSY)]
+    exact = [r for r in exact if r.get("removed_knobs") is None]
     exact.sort(key=lambda r: (r["origin"] != "reference", r["trial"], r["run"]))
     reference = next((r for r in exact if r["origin"] == "reference"), None)
     figures = {name: None if reference is None else reference[name] for name in METRICS}

@@ -1,11 +1,11 @@
-"""Ask a command outside for settings and changes of the space: JSON on its input, JSON on its output.
+"""External proposer: a user's command that suggests settings and changes of the search space.
 
     proposer.command="python experiments/proposer_example.py"
 
-It gets {study, objectives, constraints, space, knobs, legal, rows, front, budget} and answers
-{"settings": [{knob: value}], "changes": [{"kind": "widen|narrow|fix|drop", "knob": ..., ...}], "note": "..."}, each of
-them optional. What it says is data: it passes the checks of a user's configuration, and what does not is refused with
-its reason, in one line. A command that fails, hangs or talks too much costs one line and its time limit, never the night.
+The command reads {study, objectives, constraints, space, knobs, legal, rows, front, budget} as JSON on its input and answers
+{"settings": [{knob: value}], "changes": [{"kind": "widen|narrow|fix|drop", "knob": ..., ...}], "note": "..."}; each key is
+optional. The answer is data: settings and changes pass the same checks as a user's configuration. Each rejected one becomes
+one line with its reason. A command that fails, hangs or prints too much costs one line and at most its time limit.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from harness.space.changes import Change, Legal, changed
 from harness.space.space import Space, canonical
 
 MOST_BYTES = 1_000_000  # of an answer
-MOST_SETTINGS = 32
+MOST_SETTINGS = 32  # and changes, of one answer
 KEYS = ("settings", "changes", "note")
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What may be used of an answer: settings (knob values), changes of the space, its note, and what was refused and why.
+    """The accepted part of an answer, and a line for each rejected part.
 
-    The settings fit the space as it is after the changes.
+    settings: knob values, which fit the space after the changes.
     """
 
     settings: tuple[dict[str, Any], ...] = ()
@@ -43,7 +43,7 @@ class Answer:
     refused: tuple[str, ...] = ()
 
 
-def state(
+def study_state(
     study: str,
     objectives: Mapping[str, Direction],
     constraints: Sequence[str],
@@ -53,9 +53,10 @@ def state(
     front: Sequence[int],
     budget: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """The study so far, JSON-ready. front: trial numbers; budget: what is left, e.g. {"trials": 40, "hours": 3.5}.
+    """The study so far, as the command reads it.
 
-    A row has trial, run, origin, status, knobs (those with an effect in it) and metrics (the objectives; null if none).
+    front: trial numbers. budget: what is left, e.g. {"trials": 40, "hours": 3.5}. Each row has trial, run, origin, status,
+    knobs (those with an effect) and metrics (the objectives; null if not measured).
     """
     return {
         "study": study,
@@ -64,19 +65,19 @@ def state(
         "space": space.as_config(),
         "legal": {name: list(limits) for name, limits in legal.items()},
         "knobs": {f.name: {"default": f.default, "text": f.metadata["text"]} for f in dataclasses.fields(Knobs)},
-        "rows": [_told(row, objectives, space) for row in rows],
+        "rows": [_row(row, objectives, space) for row in rows],
         "front": list(front),
         "budget": dict(budget),
     }
 
 
-def _told(row: Mapping[str, Any], objectives: Mapping[str, Direction], space: Space) -> dict[str, Any]:
-    told = {name: row[name] for name in ("trial", "run", "origin", "status", "status_reason", "feasible", "suspect")}
+def _row(row: Mapping[str, Any], objectives: Mapping[str, Direction], space: Space) -> dict[str, Any]:
+    facts = {name: row[name] for name in ("trial", "run", "origin", "status", "status_reason", "feasible", "suspect")}
     metrics = {name: value if (value := row[name]) is not None and math.isfinite(value) else None for name in objectives}
-    return {**told, "knobs": space.from_row(row), "metrics": metrics}
+    return {**facts, "knobs": space.from_row(row), "metrics": metrics}
 
 
-def ask_outside(
+def ask_external(
     command: str,
     state: Mapping[str, Any],
     timeout_s: float,
@@ -84,7 +85,7 @@ def ask_outside(
     legal: Legal,
     interrupted: Callable[[], bool] = lambda: False,
 ) -> Answer:
-    """Run `command` (split as a shell would, run without one) on `state`; whatever goes wrong is a line in `refused`."""
+    """Run `command` on `state` and check its answer. Never raises: each error is a line of `refused`."""
     try:
         words = split_command("proposer.command", command)
         text = run_command(words, state, most_bytes=MOST_BYTES, timeout_s=timeout_s, interrupted=interrupted)
@@ -95,56 +96,58 @@ def ask_outside(
     try:
         answer = json.loads(text, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as e:
-        return Answer(refused=(f"proposer: its answer is not JSON ({one_line(e)}): {one_line(text)[:80]}",))
+        return Answer(refused=(f"proposer: the answer is not JSON ({one_line(e)}): {one_line(text)[:80]}",))
     return checked_answer(answer, space, legal)
 
 
 def checked_answer(answer: Any, space: Space, legal: Legal) -> Answer:
-    """What of a parsed answer passes the checks of a user's settings and of `changed`."""
+    """The parts of a parsed answer that pass the checks of a user's settings and of `changed`."""
     if not isinstance(answer, dict):
         kind = type(answer).__name__
-        return Answer(refused=(f"proposer: its answer is a {kind}; give an object with settings or changes",))
+        return Answer(refused=(f"proposer: the answer is a {kind}; give an object with settings or changes",))
     unknown = [key for key in answer if key not in KEYS]
     refused = [f"proposer: {one_line(key)} is not a key of an answer; {did_you_mean(key, list(KEYS))}" for key in unknown]
-    wanted = {}
+    given = {}
     for key in ("settings", "changes"):
-        wanted[key] = answer.get(key) or []
-        if not isinstance(wanted[key], list) or any(not isinstance(item, dict) for item in wanted[key]):
+        given[key] = answer.get(key) or []
+        if not isinstance(given[key], list) or any(not isinstance(item, dict) for item in given[key]):
             refused.append(f"proposer: {key} is not a list of objects")
-            wanted[key] = []
-        if len(wanted[key]) > MOST_SETTINGS:
-            refused.append(f"proposer: {len(wanted[key])} {key} are more than {MOST_SETTINGS}; the first are taken")
-            wanted[key] = wanted[key][:MOST_SETTINGS]
+            given[key] = []
+        if len(given[key]) > MOST_SETTINGS:
+            refused.append(f"proposer: {len(given[key])} {key} are above the limit; the first {MOST_SETTINGS} are used")
+            given[key] = given[key][:MOST_SETTINGS]
     changes: list[Change] = []
-    for raw in wanted["changes"]:
-        evidence = f"proposed from outside: {one_line(raw.get('evidence') or 'no reason given')}"
+    for raw in given["changes"]:
+        evidence = f"external proposer: {one_line(raw.get('evidence') or 'no reason given')}"
         try:
             space, change = changed(space, {**raw, "evidence": evidence}, legal)
         except (HeadraceError, TypeError, ValueError) as e:
-            refused.append(f"proposer: change {one_line(json.dumps(raw))} is refused: {one_line(e)}")
+            refused.append(f"proposer: change {one_line(json.dumps(raw))} is rejected: {one_line(e)}")
         else:
             changes.append(change)
     settings: dict[str, dict[str, Any]] = {}
-    for raw in wanted["settings"]:
+    for raw in given["settings"]:
         try:
             values = checked_setting(raw, space)
         except (HeadraceError, TypeError, ValueError) as e:
-            refused.append(f"proposer: setting {one_line(json.dumps(raw))} is refused: {one_line(e)}")
+            refused.append(f"proposer: setting {one_line(json.dumps(raw))} is rejected: {one_line(e)}")
         else:
             settings[canonical(values)] = values
     return Answer(tuple(settings.values()), tuple(changes), one_line(answer.get("note") or ""), tuple(refused))
 
 
 def checked_setting(raw: Mapping[str, Any], space: Space) -> dict[str, Any]:
-    """The knob values of a proposed setting. A knob that is held may be named with the value it has; one not named is at its
-    default, or the nearest to it. Raises `ConfigError` or `KnobError`."""
-    entries = {e.name: e for e in space.entries}
+    """The knob values of a proposed setting. Raises `ConfigError` or `KnobError`.
+
+    A fixed knob may appear with its own value. A missing knob gets its default, or the value of its range nearest to it.
+    """
+    entries = {entry.name: entry for entry in space.entries}
     moving = {}
     for name, value in raw.items():
         entry = entries.get(name)
         if name in space.fixed:
             if value != space.fixed[name]:
-                raise ConfigError(f"{name}={one_line(value)} is held at {space.fixed[name]} in this study; leave it out")
+                raise ConfigError(f"{name}={one_line(value)} is fixed at {space.fixed[name]} in this study; leave it out")
             continue
         if isinstance(value, list | dict) or (entry and isinstance(value, bool) and not isinstance(entry.ends()[0], bool)):
             raise ConfigError(f"{name}={one_line(value)} is not a value of a knob; give a number or a word")
@@ -157,4 +160,4 @@ def checked_setting(raw: Mapping[str, Any], space: Space) -> dict[str, Any]:
 
 
 def _refuse_constant(word: str) -> None:
-    raise ValueError(f"{word} is no JSON number")
+    raise ValueError(f"{word} is not a JSON number")

@@ -25,7 +25,7 @@ from harness import ConfigError
 from harness.results.columns import SCHEMA_VERSION, packed, unpacked
 from harness.results.files import write_text
 from harness.study.manifest import changes
-from harness.study.plan import Plan
+from harness.study.study import Study
 
 from .storage import alone
 
@@ -40,29 +40,29 @@ def owner_of(folder: Path) -> str:
     return path.read_text().strip()
 
 
-def identity_of(plan: Plan) -> dict[str, Any]:
+def identity_of(study: Study) -> dict[str, Any]:
     """What machines that share a study have in common."""
     from harness.machine import identity as machine
 
-    own = plan.identity()
-    kind = {**own["machine"], "memory_gb": round(machine.memory_gb()), "limit_gb": round(plan.limit_gb)}
+    own = study.identity()
+    kind = {**own["machine"], "memory_gb": round(machine.memory_gb()), "limit_gb": round(study.limit_gb)}
     return json.loads(json.dumps({**own, "machine": kind, "schema_version": SCHEMA_VERSION}))
 
 
-def settle_shared(storage: optuna.storages.RDBStorage, plan: Plan) -> None:
+def settle_shared(storage: optuna.storages.RDBStorage, study: Study) -> None:
     """Give a new study its identity, or compare. Raises `ConfigError` for a study of another kind of machine, model ..."""
-    identity = identity_of(plan)
-    with alone(storage, plan.name):
-        study = optuna.create_study(
-            study_name=plan.name, storage=storage, directions=[*plan.objectives.values()], load_if_exists=True
+    identity = identity_of(study)
+    with alone(storage, study.name):
+        shared = optuna.create_study(
+            study_name=study.name, storage=storage, directions=[*study.objectives.values()], load_if_exists=True
         )
-        known = study.user_attrs.get("identity")
+        known = shared.user_attrs.get("identity")
         if known is None:
-            study.set_user_attr("identity", identity)
+            shared.set_user_attr("identity", identity)
             return
     if found := changes(known, identity):
         raise ConfigError(
-            f"the shared study {plan.name} is not this one: {'; '.join(found)}; undo that, or start another "
+            f"the shared study {study.name} is not this one: {'; '.join(found)}; undo that, or start another "
             "with study.name=OTHER"
         )
 

@@ -80,6 +80,7 @@ COLUMNS = (
     Column("note", "str", "", "what the proposer said of it"),
     Column("log_tail", "str", "", "the last lines of the log of a run that went wrong"),
     *_declared(Knobs, "knob: "),
+    Column("removed_knobs", "str", "", "of an older row: knobs that were removed since and had an effect, NAME=VALUE"),
     *_declared(Measurement),
     Column("decode_tok_s_low", "float", "tokens/s", "95 % interval within this run, by block bootstrap of token times"),
     Column("decode_tok_s_high", "float", "tokens/s", "the same, upper end; differences between runs are larger"),

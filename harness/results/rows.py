@@ -26,6 +26,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from engine.knobs import REMOVED
 from engine.system import atomic
 from harness import ResultsError
 from harness.numerics.speed_interval import speeds
@@ -38,6 +39,11 @@ if TYPE_CHECKING:
 
 SCHEMA, TOKENS_SCHEMA = schema_of(COLUMNS), schema_of(TOKEN_COLUMNS)
 SCHEMAS = {"trials": SCHEMA, "tokens": TOKENS_SCHEMA}
+# What older versions wrote for a removed knob that had no effect; null is another way to say it.
+NEUTRAL = {
+    "prefetch_cap_mb": None, "bits_by": "expert", "gate_exponent": 0.0, "error_exponent": 0.0, "cold_lowbit": 0.0,
+    "lowbit_share": 0.25,
+}  # fmt: skip
 IDENTITY = ("row_id", "trial", "run", "round", "schema_version", "study", "machine", "started_at")
 REFRESH_ROWS = 500  # rewriting so many rows is cheap beside a trial
 LONGEST_BYTES = 8 << 20  # of a file that is replaced; then it begins anew
@@ -329,7 +335,8 @@ def _read(path: Path, dataset: str, names: Sequence[str] | None = None) -> pa.Ta
             known = set(f.schema_arrow.names)
             if "trial" not in known or f.metadata.num_rows < 1:
                 raise DamagedError(f"{path} holds no trial; remove it")
-            table = f.read([name for name in schema.names if name in known])
+            wanted = [*schema.names, *(NEUTRAL if "removed_knobs" in schema.names else ())]
+            table = f.read([name for name in wanted if name in known])
         return _conformed(table, schema, version)
     except FileNotFoundError:
         raise
@@ -343,6 +350,8 @@ def _conformed(table: pa.Table, schema: pa.Schema, version: int) -> pa.Table:
     """The table with exactly the columns of `schema`; what its version did not have is filled in or null."""
     n, known = table.num_rows, set(table.column_names)
     columns = {f.name: table[f.name].cast(f.type) if f.name in known else pa.nulls(n, f.type) for f in schema}
+    if "removed_knobs" in columns and "removed_knobs" not in known:
+        columns["removed_knobs"] = _removed(table)
     for name, value in {"run": 0, "round": 1, "schema_version": version}.items():
         if name in columns:
             columns[name] = pc.fill_null(columns[name], value)
@@ -351,6 +360,17 @@ def _conformed(table: pa.Table, schema: pa.Schema, version: int) -> pa.Table:
         made = ["v1-" + hashlib.sha256(repr([str(x) for x in values]).encode()).hexdigest()[:29] for values in said]
         columns["row_id"] = pc.coalesce(columns["row_id"], pa.array(made))
     return pa.Table.from_arrays(list(columns.values()), schema=schema)
+
+
+def _removed(table: pa.Table) -> pa.Array:
+    """Of each row of an older version, the removed knobs (and removed values) that had an effect; null where none had."""
+    said = []
+    for row in table.select([name for name in ("trial", *NEUTRAL, "prefetch") if name in table.column_names]).to_pylist():
+        active = {k: v for k, v in row.items() if k in NEUTRAL and v is not None and v != NEUTRAL[k]}
+        if f"prefetch={row.get('prefetch')}" in REMOVED:
+            active["prefetch"] = row["prefetch"]
+        said.append(" ".join(f"{k}={v:g}" if isinstance(v, float) else f"{k}={v}" for k, v in active.items()) or None)
+    return pa.array(said, pa.string())
 
 
 def _sorted(table: pa.Table) -> pa.Table:

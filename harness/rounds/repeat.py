@@ -20,7 +20,7 @@ from omegaconf import OmegaConf
 
 from harness.schema import FILES
 from harness.study.hydra_errors import accepted, parsed, quoted
-from harness.study.plan import Plan
+from harness.study.study import Study
 
 from .round import space_file
 
@@ -29,15 +29,15 @@ REPLACED = ("study.name", "rounds", "budget.trials", "search_space")
 ABSOLUTE = re.compile(r"(?:^|[\s=:,'\"\[({])/(?=[^\s/])")
 
 
-def command(plan: Plan, number: int, trials: int) -> str:
+def command(study: Study, number: int, trials: int) -> str:
     """What repeats a round: a line for each variable to set, and the command."""
     variables: dict[str, str] = {}
     flags, named = _given()
-    anchors = number > 1 and bool(plan.config["study"]["anchors"])  # these are of the first round's space
+    anchors = number > 1 and bool(study.config["study"]["anchors"])  # these are of the first round's space
     kept = [token for name, token in named if not name.startswith(REPLACED) and not (anchors and name == "study.anchors")]
-    name = f"{plan.name}_round_{number:02d}"
-    words = [_word(token, variables) for token in (*flags, *kept, *_corrections(space_file(plan, number), kept))]
-    words += [_space(plan, number, variables), f"study.name={name}", "rounds=1", f"budget.trials={trials}"]
+    name = f"{study.name}_round_{number:02d}"
+    words = [_word(token, variables) for token in (*flags, *kept, *_corrections(space_file(study, number), kept))]
+    words += [_space(study, number, variables), f"study.name={name}", "rounds=1", f"budget.trials={trials}"]
     return _lines([*words, *(["'study.anchors=[]'"] if anchors else [])], variables)
 
 
@@ -88,11 +88,11 @@ def _value(value: Any) -> str:
     return "[" + ", ".join(map(_value, value)) + "]" if isinstance(value, list) else json.dumps(value)
 
 
-def _space(plan: Plan, number: int, variables: dict[str, str]) -> str:
-    path = space_file(plan, number)
+def _space(study: Study, number: int, variables: dict[str, str]) -> str:
+    path = space_file(study, number)
     if ABSOLUTE.search(_short(str(path), "~")):
         variables["RESULTS_DIR"] = "results_dir"
-        return f'"search_space=$RESULTS_DIR/{path.relative_to(plan.folder.parent)}"'
+        return f'"search_space=$RESULTS_DIR/{path.relative_to(study.folder.parent)}"'
     return _word(f"search_space={path}", variables)
 
 

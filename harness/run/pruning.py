@@ -13,40 +13,40 @@ from engine import Knobs, Protocol
 from harness.analysis.estimates import noise, points
 from harness.decisions.reuse import rival, too_large
 from harness.results.history import History
-from harness.study.plan import Plan
+from harness.study.study import Study
 
 from .job import Job, Rival, Row
 
 Tokens = Mapping[tuple[int, int], Sequence[float]]  # (trial, run) -> time of each token, ms
 
 
-def infeasible(plan: Plan, job: Job, rows: Sequence[Row]) -> tuple[str | None, float]:
+def infeasible(study: Study, job: Job, rows: Sequence[Row]) -> tuple[str | None, float]:
     """Why a setting cannot run, or None, and its predicted peak memory in GB."""
-    reason, predicted_gb = plan.forbidden(job.proposal.values)
+    reason, predicted_gb = study.forbidden(job.proposal.values)
     if reason is None and job.is_new:
         reason = too_large(rows, job.proposal.values)
     return reason, predicted_gb
 
 
-def rival_of(plan: Plan, job: Job, history: History, predicted_gb: float, source: Row | None) -> Rival | None:
+def rival_of(study: Study, job: Job, history: History, predicted_gb: float, source: Row | None) -> Rival | None:
     """The rival of a new setting; None if it has none, or must be measured in any case. `source`: the row with the same
     quality."""
-    quality_unknown = source is None and plan.scored
+    quality_unknown = source is None and study.scored
     if job.run or quality_unknown or job.proposal.origin in ("reference", "anchor"):
         return None
     some = points(history.table)
-    trial = rival(some, list(plan.objectives), predicted_gb, source)
+    trial = rival(some, list(study.objectives), predicted_gb, source)
     if trial is None:
         return None
     deviation = noise(history.table).loc["decode_tok_s", "sd"]
     return Rival(trial, float(some.loc[trial, "decode_tok_s_low"]), float(deviation))
 
 
-def dominated(plan: Plan, job: Job, to_beat: Rival) -> str | None:
+def dominated(study: Study, job: Job, to_beat: Rival) -> str | None:
     """Why a setting cannot enter the front by arithmetic: a read bandwidth limit bounds its speed. None if it may."""
-    protocol = Protocol.from_mapping(plan.protocol)
+    protocol = Protocol.from_mapping(study.protocol)
     knobs = Knobs.from_mapping(job.proposal.values)
-    ceiling = plan.engine.ceiling_tok_s(plan.checkpoint, knobs, plan.judge, protocol)
+    ceiling = study.engine.ceiling_tok_s(study.checkpoint, knobs, study.judge, protocol)
     if ceiling is None or ceiling >= to_beat.tok_s:
         return None
     return (
@@ -55,9 +55,9 @@ def dominated(plan: Plan, job: Job, to_beat: Rival) -> str | None:
     )
 
 
-def stop_rule(plan: Plan, to_beat: Rival, rows: Sequence[Row], tokens: Tokens) -> dict[str, Any] | None:
+def stop_rule(study: Study, to_beat: Rival, rows: Sequence[Row], tokens: Tokens) -> dict[str, Any] | None:
     """The request's `stop`: the rival's speed and its token times, for early stopping; None without these times."""
-    error = plan.config["protocol"]["stop_error"]
+    error = study.config["protocol"]["stop_error"]
     trial = to_beat.trial
     run = next((r["run"] for r in rows if r["trial"] == trial and (trial, r["run"]) in tokens), None)
     if not error or run is None:

@@ -15,16 +15,16 @@ from harness.decisions.reuse import typical_s
 from harness.machine.identity import identity
 from harness.numerics.speed_interval import speeds
 from harness.results.columns import NAMES, QUALITY, SCHEMA_VERSION
-from harness.study.plan import Plan
+from harness.study.study import Study
 
 from .job import Job, Row
 from .supervise import Outcome
 
 
-def make_row(plan: Plan, job: Job, outcome: Outcome, facts: Mapping[str, Any], sampler: str) -> Row:
+def make_row(study: Study, job: Job, outcome: Outcome, facts: Mapping[str, Any], sampler: str) -> Row:
     """The row of a run's outcome. `facts`: start, attempt, prediction and guard columns; `sampler`: the one in use."""
     row: Row = dict.fromkeys(NAMES)
-    row.update(Knobs.from_mapping(job.proposal.values).as_dict(), **plan.computes_on)
+    row.update(Knobs.from_mapping(job.proposal.values).as_dict(), **study.computes_on)
     row.update({k: v for k, v in outcome.figures.items() if k in row})
     row.update(identity())
     row.update(facts)
@@ -37,28 +37,28 @@ def make_row(plan: Plan, job: Job, outcome: Outcome, facts: Mapping[str, Any], s
         run=job.run,
         round=job.round,
         status=outcome.status,
-        status_reason=portable(plan, outcome.reason),
+        status_reason=portable(study, outcome.reason),
         origin=job.origin or job.proposal.origin,
         proposer=job.proposal.proposer or None,
         note=job.proposal.note or None,
-        log_tail=portable(plan, outcome.log_tail),
-        objectives=",".join(plan.objectives),
+        log_tail=portable(study, outcome.log_tail),
+        objectives=",".join(study.objectives),
         seen_peak_gb=outcome.seen_peak_gb,
         wall_s=outcome.wall_s,
         score_s=outcome.score_s,
-        study=plan.name,
-        seed=plan.seed,
+        study=study.name,
+        seed=study.seed,
         sampler=sampler,
         sampler_seed=job.proposal.seed,
-        space=plan.space_fingerprint,
-        judge=plan.judge.fingerprint,
-        quality=plan.judge_name,
-        model=plan.model,
-        architecture=plan.architecture,
-        model_fingerprint=plan.model_fingerprint,
-        limit_gb=plan.limit_gb,
-        engine=plan.config["engine"]["command"] or plan.config["engine"]["module"],
-        **plan.protocol,
+        space=study.space_fingerprint,
+        judge=study.judge.fingerprint,
+        quality=study.judge_name,
+        model=study.model,
+        architecture=study.architecture,
+        model_fingerprint=study.model_fingerprint,
+        limit_gb=study.limit_gb,
+        engine=study.config["engine"]["command"] or study.config["engine"]["module"],
+        **study.protocol,
     )
     return row
 
@@ -83,9 +83,9 @@ def saved_s(row: Row, rows: Sequence[Mapping[str, Any]]) -> float | None:
     return None
 
 
-def portable(plan: Plan, text: str | None) -> str | None:
+def portable(study: Study, text: str | None) -> str | None:
     """Text of a log without this machine's paths, because rows are meant to be shared."""
-    places = {plan.checkpoint: plan.model, plan.folder: plan.name, Path(sys.prefix): "python", ROOT: "headrace",
+    places = {study.checkpoint: study.model, study.folder: study.name, Path(sys.prefix): "python", ROOT: "headrace",
               Path.home(): "~"}  # fmt: skip
     for place, name in places.items():
         if text and len(place.parts) > 1:

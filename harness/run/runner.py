@@ -23,7 +23,7 @@ from harness.results.history import History
 from harness.schema import GuardsConfig
 from harness.study.constraints import judge_row
 from harness.study.manifest import JUDGE
-from harness.study.plan import Plan
+from harness.study.study import Study
 
 from .in_flight import MAX_STARTS, InFlight, Start
 from .job import Job, Row
@@ -36,7 +36,7 @@ from .supervise import Interrupted, Outcome, run_child
 class Runner:
     """Runs the jobs of one study. `sampler` returns the name of the sampler in use, `begun` receives the child's process."""
 
-    plan: Plan
+    study: Study
     sampler: Callable[[], str]
     interrupted: Callable[[], bool]
     note: Callable[[str], None]
@@ -45,36 +45,36 @@ class Runner:
     _patient: bool = True
 
     def __post_init__(self) -> None:
-        self._files = self.plan.files
-        self.in_flight = InFlight(self.plan.folder)
+        self._files = self.study.files
+        self.in_flight = InFlight(self.study.folder)
 
     def run(self, job: Job, history: History) -> tuple[Row, Sequence[float]]:
         """The job's row and its token times in ms. Raises `Interrupted`, or `HeadraceError` for what ends the study, such
         as another model in the checkpoint's folder."""
-        self._files = self.plan.check_model(self._files)
-        plan, rows, values = self.plan, history.known, job.proposal.values
-        reason, predicted_gb = infeasible(plan, job, rows)
+        self._files = self.study.check_model(self._files)
+        study, rows, values = self.study, history.known, job.proposal.values
+        reason, predicted_gb = infeasible(study, job, rows)
         start = self.in_flight.start(job)
         attempt = start.attempt + job.proposal.starts
         source = quality_source(rows, values) if job.proposal.trial or job.run else None
         facts: Row = {
             "started_at": datetime.now(UTC), "predicted_peak_gb": predicted_gb, "attempt": min(attempt, MAX_STARTS)
         }  # fmt: skip
-        to_beat = None if reason else rival_of(plan, job, history, predicted_gb, source)
+        to_beat = None if reason else rival_of(study, job, history, predicted_gb, source)
         outcome = self._crashed(job, start, attempt)
         if outcome is None and reason:
             outcome = Outcome("infeasible", reason)
-        if outcome is None and to_beat is not None and (too_slow := dominated(plan, job, to_beat)):
+        if outcome is None and to_beat is not None and (too_slow := dominated(study, job, to_beat)):
             outcome = Outcome("dominated", too_slow)
         if outcome is None:
-            stop = None if to_beat is None else stop_rule(plan, to_beat, rows, self.tokens)
+            stop = None if to_beat is None else stop_rule(study, to_beat, rows, self.tokens)
             outcome, measured = self._measure(job, attempt, source, stop)
             facts |= measured
-        row = make_row(plan, job, outcome, facts, self.sampler())
+        row = make_row(study, job, outcome, facts, self.sampler())
         if source is not None and row["status"] in ("ok", "stopped"):
             copy_quality(row, source)
         if row["status"] == "ok":
-            row["feasible"], row["violated"] = judge_row(plan.constraints, row, reference_figures([*rows, row]))
+            row["feasible"], row["violated"] = judge_row(study.constraints, row, reference_figures([*rows, row]))
         row["saved_s"] = saved_s(row, rows)
         return row, outcome.token_ms
 
@@ -90,7 +90,7 @@ class Runner:
         self, job: Job, attempt: int, source: Row | None, stop: Mapping[str, Any] | None
     ) -> tuple[Outcome, Row]:
         """The outcome of a measured run, and the columns of its start and its guards."""
-        plan, config = self.plan, self.plan.config
+        study, config = self.study, self.study.config
         guards = GuardsConfig(**config["guards"])
         if not self._patient:  # after a wait in vain, do not wait again until the machine is quiet
             guards.wait_s = 0.0
@@ -114,13 +114,13 @@ class Runner:
                 self._log(job),
                 timeout_s=config["budget"]["trial_timeout_s"],
                 hang_s=config["budget"]["hang_s"],
-                limit_gb=plan.limit_gb,
-                needed=[name for name in plan.objectives if source is None or name not in QUALITY],
+                limit_gb=study.limit_gb,
+                needed=[name for name in study.objectives if source is None or name not in QUALITY],
                 interrupted=self.interrupted,
                 started=started,
                 tick=watch.look,
             )
-            self._files = plan.check_model(self._files)
+            self._files = study.check_model(self._files)
         except (Interrupted, CheckpointError, ResultsError):
             self.in_flight.take_back(request)
             raise
@@ -133,7 +133,7 @@ class Runner:
         self, job: Job, attempt: int, source: Row | None, stop: Mapping[str, Any] | None
     ) -> dict[str, Any]:
         """What `harness.run.worker` reads, and the fields of the record in flight."""
-        plan, engine = self.plan, self.plan.config["engine"]
+        study, engine = self.study, self.study.config["engine"]
         return {
             "trial": job.proposal.trial,
             "run": job.run,
@@ -141,13 +141,13 @@ class Runner:
             "boot_id": boot_id(),
             "engine": engine["module"],
             "command": engine["command"],
-            "checkpoint": str(plan.checkpoint),
-            "judge": str(plan.folder / JUDGE),
+            "checkpoint": str(study.checkpoint),
+            "judge": str(study.folder / JUDGE),
             "knobs": job.proposal.values,
-            "protocol": {**plan.protocol, "score": source is None},
-            "quality": {"kl": plan.wants_kl, "json_prompts": plan.json_prompts} if source is None else None,
+            "protocol": {**study.protocol, "score": source is None},
+            "quality": {"kl": study.wants_kl, "json_prompts": study.json_prompts} if source is None else None,
             "stop": stop,
-            "beat": str(plan.folder / "beat"),
+            "beat": str(study.folder / "beat"),
         }
 
     def _cool_down(self, seconds: float) -> None:
@@ -156,4 +156,4 @@ class Runner:
             time.sleep(min(left, 0.2))
 
     def _log(self, job: Job) -> Path:
-        return self.plan.folder / "logs" / f"trial-{job.name}.log"
+        return self.study.folder / "logs" / f"trial-{job.name}.log"

@@ -63,7 +63,7 @@ def _measure(request: dict[str, Any]) -> dict[str, Any]:
     files = weight_files(request["checkpoint"])
     cached_before = cached_share(files)
     if request.get("command"):
-        answer = CommandEngine(request["command"]).ask(request)
+        answer = CommandEngine(request["command"]).measure(request)
         if "error" in answer:
             return {"error": str(answer["error"]), "reason": " ".join(str(answer.get("reason", "")).split())[:300]}
         measurement, followed, score_s = Measurement.from_mapping(answer), False, None

@@ -11,32 +11,32 @@ from harness.rounds.repeat import command
 from harness.rounds.round import Round, legal, rounds
 from harness.rounds.verdict import verdict
 from harness.space.changes import applied, still_possible
-from harness.study.plan import Plan
+from harness.study.study import Study
 
 
-def conclude(plan: Plan, one: Round, history: History) -> str:
+def conclude(study: Study, one: Round, history: History) -> str:
     """Write the verdict and the journal of a round; returns the evidence. The next round starts from this round's space if
     it is kept, else from that of the last round that was kept, with the changes of the proposer and of the findings."""
     after = history.table
     before = after[after["round"] < one.number]
     found = verdict(before, after)
-    base = one if found.kept else next((r for r in reversed(rounds(plan)[:-1]) if _kept(r, plan)), one)
-    outside = one.outside(plan)
-    changes = still_possible(outside.changes, base.space, legal(plan)) if one.number < plan.rounds else []
+    base = one if found.kept else next((r for r in reversed(rounds(study)[:-1]) if _kept(r, study)), one)
+    outside = one.outside(study)
+    changes = still_possible(outside.changes, base.space, legal(study)) if one.number < study.rounds else []
     space = applied(base.space, changes)
-    findings = read(after, space, plan.objectives)
-    proposed = [*changes, *next_space(findings, space, legal(plan))]  # after the last round, for one that may be added
-    again = command(plan, one.number, count([r for r in history.own if r["round"] == one.number]).trials)
+    findings = read(after, space, study.objectives)
+    proposed = [*changes, *next_space(findings, space, legal(study))]  # after the last round, for one that may be added
+    again = command(study, one.number, count([r for r in history.own if r["round"] == one.number]).trials)
     text = entry(
-        one.number, one.believed, one.space, before, after, plan.objectives, findings, found, proposed, again,
-        outside.refused, **plan.rules,
+        one.number, one.believed, one.space, before, after, study.objectives, findings, found, proposed, again,
+        outside.refused, **study.rules,
     )  # fmt: skip
-    append(plan.folder, one.number, text)
-    one.end(plan, found.kept, found.evidence, base.number, proposed)
+    append(study.folder, one.number, text)
+    one.end(study, found.kept, found.evidence, base.number, proposed)
     return found.evidence
 
 
-def _kept(one: Round, plan: Plan) -> bool:
+def _kept(one: Round, study: Study) -> bool:
     """Whether a round has ended and its space was kept."""
-    ended = one.verdict(plan)
+    ended = one.verdict(study)
     return ended is not None and bool(ended["kept"])

@@ -16,16 +16,16 @@ from harness.propose.ask_tell import Proposal
 from harness.results.columns import NOT_RUN
 from harness.results.history import History
 from harness.run.job import Job, Row
-from harness.study.plan import Plan
+from harness.study.study import Study
 
 MOST_DRAWS = 20  # settings that cannot run, for each one that ran
 MOST_AGAIN = 0.5  # repeats of suspect runs, as a share of the budget's trials
 MOST_AGAIN_EACH = 2
 
 
-def trials_due(plan: Plan, round_number: int) -> int:
+def trials_due(study: Study, round_number: int) -> int:
     """Trials of the budget up to the end of a round."""
-    return plan.trials * min(round_number, plan.rounds) // plan.rounds
+    return study.trials * min(round_number, study.rounds) // study.rounds
 
 
 def has_reference(rows: Iterable[Row]) -> bool:
@@ -33,9 +33,9 @@ def has_reference(rows: Iterable[Row]) -> bool:
     return any(row["origin"] == "reference" for row in rows)
 
 
-def rerun_due(plan: Plan, history: History, round_number: int) -> Job | None:
+def rerun_due(study: Study, history: History, round_number: int) -> Job | None:
     """The run that is due before a new setting: a repeat, a control run, or a repeat of a suspect run; None if none is."""
-    rows, config = history.own, plan.config
+    rows, config = history.own, study.config
     newest = max((r for r in rows if r["run"] == 0), key=lambda r: r["started_at"], default=None)
     if newest is not None and newest["status"] == "ok":
         repeats = sum(r["trial"] == newest["trial"] and r["origin"] == "repeat" for r in rows)
@@ -44,7 +44,7 @@ def rerun_due(plan: Plan, history: History, round_number: int) -> Job | None:
     control = sentinel_trial(history.known)
     if control is not None and due(rows, control, config["sentinel"]["every"]):
         return rerun(history.known, control, "sentinel", round_number)
-    trial = next(iter(suspects_due(history, plan.trials)), None)
+    trial = next(iter(suspects_due(history, study.trials)), None)
     return None if trial is None else rerun(history.known, trial, "again", round_number)
 
 
@@ -61,18 +61,18 @@ def suspects_due(history: History, trials: int) -> list[int]:
     return [t for t in suspects(history.own_table) if again.count(t) < MOST_AGAIN_EACH]
 
 
-def confirmation_due(plan: Plan, history: History, round_number: int, sweep: int, budget: int) -> list[int]:
+def confirmation_due(study: Study, history: History, round_number: int, sweep: int, budget: int) -> list[int]:
     """The trials of the next sweep of a round's confirmation; empty once the front is stable or `budget` runs are spent.
     Each machine confirms the trials that it measured."""
     return next_sweep(
-        history.table, **plan.rules, **plan.config["recommend"], spent=confirmations(history.own, round_number),
+        history.table, **study.rules, **study.config["recommend"], spent=confirmations(history.own, round_number),
         budget=budget, sweep=sweep, own={r["trial"] for r in history.own if r["run"] == 0},
     )  # fmt: skip
 
 
-def confirmation_budget(plan: Plan, history: History, round_number: int) -> int:
+def confirmation_budget(study: Study, history: History, round_number: int) -> int:
     """Runs that a round's confirmation may spend on this machine."""
-    return confirm_budget(history.own, round_number, plan.config["confirm"]["share"])
+    return confirm_budget(history.own, round_number, study.config["confirm"]["share"])
 
 
 def rerun(rows: Sequence[Row], trial: int, origin: str, round_number: int) -> Job:

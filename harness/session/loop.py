@@ -30,7 +30,7 @@ from harness.run.job import Job, Row
 from harness.run.runner import Runner
 from harness.run.supervise import Interrupted
 from harness.schema import GuardsConfig
-from harness.study.plan import Plan
+from harness.study.study import Study
 
 from . import outside
 from .conclude import conclude
@@ -63,55 +63,55 @@ class Session:
     """One run of the search command on a study."""
 
     def __init__(
-        self, plan: Plan, watcher: Watcher, stop: Stop, log: logging.Logger, note: Callable[[str], None],
+        self, study: Study, watcher: Watcher, stop: Stop, log: logging.Logger, note: Callable[[str], None],
         coordinator: Coordinator,
     ) -> None:  # fmt: skip
-        self.plan, self._watcher, self._stop, self._log, self._note = plan, watcher, stop, log, note
+        self.study, self._watcher, self._stop, self._log, self._note = study, watcher, stop, log, note
         self._coordinator = coordinator
-        self._guards = GuardsConfig(**plan.config["guards"])
-        self.history = History(read_rows(plan.folder))
+        self._guards = GuardsConfig(**study.config["guards"])
+        self.history = History(read_rows(study.folder))
         self.complete = False  # whether the budget is spent
         self._confirming: int | None = None  # the round whose confirmation has begun
         self._since, self._begin = datetime.now(UTC), time.monotonic()
-        self._first_round = rounds(plan)[-1].number
+        self._first_round = rounds(study)[-1].number
         self._sweeps = 0
         self._joined: Proposals | None = None
         self._runner = Runner(
-            plan, lambda: self._proposals.sampler, lambda: stop.now, note,
+            study, lambda: self._proposals.sampler, lambda: stop.now, note,
             lambda job, pid: log.info("trial %s runs in process %d", job.name, pid),
         )  # fmt: skip
-        for (trial, run), tokens in read_tokens(plan.folder).groupby(["trial", "run"]):
+        for (trial, run), tokens in read_tokens(study.folder).groupby(["trial", "run"]):
             self._runner.tokens[int(trial), int(run)] = tokens["wall_ms"].to_numpy()
 
     def search(self) -> None:
         """Run round after round until the budget is spent or the user stops."""
         while not (self.complete or self._stop.requested):
-            one = rounds(self.plan)[-1]
+            one = rounds(self.study)[-1]
             self._joined = self._coordinator.reach(lambda one=one: self._proposals_of(one))  # type: ignore[misc]
             self._note(self._proposals.why)
             if one.number == self._first_round:
-                for text in start_notes(self.plan, self.history.own):
+                for text in start_notes(self.study, self.history.own):
                     self._note(text)
             self._explore(one)
             self._confirm(one)
             if self._stop.requested:
                 return
-            evidence = conclude(self.plan, one, self.history)
+            evidence = conclude(self.study, one, self.history)
             self._note(f"round {one.number}: {evidence}")
-            self.complete = one.number >= self.plan.rounds
+            self.complete = one.number >= self.study.rounds
         if self.complete:
             self._confirming = None
 
     def progress(self) -> Progress:
         """How far the study is."""
-        share = self.plan.config["confirm"]["share"]
-        return progress(self.history.known, self.history.own, self.plan.trials, share, self._confirming)
+        share = self.study.config["confirm"]["share"]
+        return progress(self.history.known, self.history.own, self.study.trials, share, self._confirming)
 
     def report(self, phase: str, job: Job | None = None, message: str = "") -> None:
         """Write the state that `harness.status` shows."""
         write_state(
-            self.plan.folder, phase=phase, since=time.time(), started=self._since.timestamp(),
-            **dataclasses.asdict(self.progress()), hours=self.plan.config["budget"]["hours"], message=message,
+            self.study.folder, phase=phase, since=time.time(), started=self._since.timestamp(),
+            **dataclasses.asdict(self.progress()), hours=self.study.config["budget"]["hours"], message=message,
             **({} if job is None else job_fields(job)),
         )  # fmt: skip
 
@@ -119,7 +119,7 @@ class Session:
 
     def _explore(self, one: Round) -> None:
         """Measure new settings, and the runs due between them, until the trials of this round are spent."""
-        wanted = trials_due(self.plan, one.number)
+        wanted = trials_due(self.study, one.number)
         jobs = self._jobs(one, wanted)
         while not self._over(one, confirmed=False):
             elsewhere = self._coordinator.take_over(self.history)
@@ -136,21 +136,21 @@ class Session:
     def _jobs(self, one: Round, wanted: int) -> Iterator[Job | None]:
         """The reference, the proposals that an earlier session left open, then new proposals without end and the runs due
         between them. None if other machines took the last of the `wanted` trials."""
-        if not has_reference(self.history.known) and self._coordinator.claim_reference(self.plan.constraints):
-            if self.plan.reference_gb <= self.plan.limit_gb:
+        if not has_reference(self.history.known) and self._coordinator.claim_reference(self.study.constraints):
+            if self.study.reference_gb <= self.study.limit_gb:
                 yield Job(Proposal(0, "reference", {}), round=one.number)
             else:
                 self._note(
-                    f"no reference: with everything resident it would take {self.plan.reference_gb:.3g} GB, "
-                    f"above the limit of {self.plan.limit_gb:.3g} GB"
+                    f"no reference: with everything resident it would take {self.study.reference_gb:.3g} GB, "
+                    f"above the limit of {self.study.limit_gb:.3g} GB"
                 )
         while True:
             claimed = self._coordinator.reach(lambda: self._coordinator.claim_open(self._proposals, self.history.own))
             for proposal in claimed:
                 yield Job(proposal, round=one.number)
-            if outside.call_due(self.plan, self.history):
-                outside.call(self.plan, one, self.history, self._offer, lambda: self._stop.now, self._note)
-            job = rerun_due(self.plan, self.history, one.number)
+            if outside.call_due(self.study, self.history):
+                outside.call(self.study, one, self.history, self._offer, lambda: self._stop.now, self._note)
+            job = rerun_due(self.study, self.history, one.number)
             if job is None and (new := self._coordinator.reach(lambda: self._ask(wanted))) is not None:
                 job = Job(new, round=one.number)
             yield job
@@ -158,22 +158,22 @@ class Session:
 
     def _confirm(self, one: Round) -> None:
         """Measure candidates of the front again until it is stable or the confirmation's runs are spent."""
-        budget = confirmation_budget(self.plan, self.history, one.number)
+        budget = confirmation_budget(self.study, self.history, one.number)
         while not self._over(one, confirmed=True):
-            trials = confirmation_due(self.plan, self.history, one.number, self._sweeps, budget)
+            trials = confirmation_due(self.study, self.history, one.number, self._sweeps, budget)
             self._sweeps += 1
             if not trials:
                 return
             for trial in trials:
                 if self._over(one, confirmed=True):
                     return
-                while (job := rerun_due(self.plan, self.history, one.number)) and not self._stop.requested:
+                while (job := rerun_due(self.study, self.history, one.number)) and not self._stop.requested:
                     self._do(job, "confirming")
                 self._do(rerun(self.history.known, trial, "confirm", one.number), "confirming")
 
     def _do(self, job: Job, phase: str) -> None:
         """Measure one job and record its row."""
-        check_disk(self._guards, self.plan.folder)
+        check_disk(self._guards, self.study.folder)
         self._confirming = job.round if phase == "confirming" else None
         self.report(phase, job)
         self._watcher.begin(job, self.history.known, self.progress())
@@ -182,10 +182,10 @@ class Session:
 
     def _record(self, job: Job, row: Row, tokens: object) -> None:
         """Write a row, then inform the storage and the display. Raises `StudyStopped` after too many equal failures."""
-        folder, known = self.plan.folder, self.history.known
+        folder, known = self.study.folder, self.history.known
         if row["origin"] == "sentinel":
             deviation = noise(self.history.table).loc["decode_tok_s", "sd"]
-            judge_sentinel(row, known, self.plan.config["sentinel"]["drift"], deviation)
+            judge_sentinel(row, known, self.study.config["sentinel"]["drift"], deviation)
         if tokens:
             write_tokens(folder, row["row_id"], row["trial"], row["run"], tokens)
             self._runner.tokens[row["trial"], row["run"]] = tokens
@@ -213,13 +213,13 @@ class Session:
 
     def _proposals_of(self, one: Round) -> Proposals:
         """Optuna's study of a round, restored from the rows."""
-        plan, config = self.plan, self.plan.config["sampler"]
+        study, config = self.study, self.study.config["sampler"]
         search = Search(
-            plan.objectives, plan.constraints, config["name"], config["options"], config["random_every"], plan.seed,
-            plan.limit_gb,
+            study.objectives, study.constraints, config["name"], config["options"], config["random_every"], study.seed,
+            study.limit_gb,
         )  # fmt: skip
-        name = plan.name if one.number == 1 else f"{plan.name} round {one.number}"
-        anchors = plan.anchors if one.number == 1 else []
+        name = study.name if one.number == 1 else f"{study.name} round {one.number}"
+        anchors = study.anchors if one.number == 1 else []
         coordinator = self._coordinator
         with coordinator.lock():
             proposals = Proposals(
@@ -250,6 +250,6 @@ class Session:
 
     def _over(self, one: Round, *, confirmed: bool) -> bool:
         """Whether the user stops, or the round's share of `budget.hours` is spent; without `confirmed`, exploration's."""
-        place, rounds_here = one.number - self._first_round, self.plan.rounds - self._first_round + 1
-        end = round_end_s(self.plan.config, rounds_here, place, confirmed=confirmed)
+        place, rounds_here = one.number - self._first_round, self.study.rounds - self._first_round + 1
+        end = round_end_s(self.study.config, rounds_here, place, confirmed=confirmed)
         return self._stop.requested or (end is not None and time.monotonic() - self._begin >= end)

@@ -18,29 +18,30 @@ from harness.propose.storage import AWAY, open_database, reason
 from harness.results.rows import compact, set_damaged_aside
 from harness.rounds.repeat import same_command
 from harness.run.job import Row
+from harness.study.checks import check_writable
 from harness.study.manifest import settle
-from harness.study.plan import Plan, check_writable
+from harness.study.study import Study
 
 from .coordinator import Coordinator, SharedCoordinator, Stop
 from .log import close_log, open_log
 from .loop import Session, Watcher
 
 
-def run_study(plan: Plan, watcher: Watcher, stop: Stop, warn: Callable[[str], None]) -> tuple[list[Row], Progress]:
+def run_study(study: Study, watcher: Watcher, stop: Stop, warn: Callable[[str], None]) -> tuple[list[Row], Progress]:
     """Measure until the budget is spent or `stop` is set; returns the study's rows and its progress. `warn` receives a line
     for each damaged file. Raises `HeadraceError`."""
-    check_writable(plan.folder)
-    guards = plan.config["guards"]
+    check_writable(study.folder)
+    guards = study.config["guards"]
     with contextlib.ExitStack() as held:
-        held.enter_context(in_one_line(plan))
-        held.enter_context(study_lock(plan.folder))
+        held.enter_context(in_one_line(study))
+        held.enter_context(study_lock(study.folder))
         if guards["alone"]:
-            held.enter_context(machine_lock(plan.folder))
-        storage = open_shared(plan)  # before anything is written, so that a refusal leaves no files
-        settle(plan, same_command())
-        log = open_log(plan.folder)
+            held.enter_context(machine_lock(study.folder))
+        storage = open_shared(study)  # before anything is written, so that a refusal leaves no files
+        settle(study, same_command())
+        log = open_log(study.folder)
         held.callback(close_log, log)
-        for line in set_damaged_aside(plan.folder):
+        for line in set_damaged_aside(study.folder):
             warn(line)
             log.warning(line)
         if guards["keep_awake"]:
@@ -50,8 +51,8 @@ def run_study(plan: Plan, watcher: Watcher, stop: Stop, warn: Callable[[str], No
             log.info(text)
             watcher.note(text)
 
-        compact(plan.folder)
-        session = Session(plan, watcher, stop, log, note, coordinator_of(plan, storage, stop, note))
+        compact(study.folder)
+        session = Session(study, watcher, stop, log, note, coordinator_of(study, storage, stop, note))
         try:
             session.search()
         except BaseException as e:
@@ -60,46 +61,46 @@ def run_study(plan: Plan, watcher: Watcher, stop: Stop, warn: Callable[[str], No
             raise
         finally:
             with contextlib.suppress(ResultsError):  # a full disk has been reported already
-                compact(plan.folder)
+                compact(study.folder)
         session.report("finished" if session.complete and not stop.requested else "stopped")
         log.info("%s with %d rows", "finished" if session.complete else "stopped", len(session.history.own))
     return session.history.known, session.progress()
 
 
 def coordinator_of(
-    plan: Plan, shared: optuna.storages.RDBStorage | None, stop: Stop, note: Callable[[str], None]
+    study: Study, shared: optuna.storages.RDBStorage | None, stop: Stop, note: Callable[[str], None]
 ) -> Coordinator:
     """The coordinator of a study with the database `shared`, or of a study on one machine. Raises `ResultsError`."""
     if shared is None:
-        return Coordinator(open_storage(plan.folder))
-    stale_s = plan.config["storage"]["stale_s"]
-    return SharedCoordinator(shared, plan.name, owner_of(plan.folder), stale_s, stop, note)
+        return Coordinator(open_storage(study.folder))
+    stale_s = study.config["storage"]["stale_s"]
+    return SharedCoordinator(shared, study.name, owner_of(study.folder), stale_s, stop, note)
 
 
-def open_shared(plan: Plan) -> optuna.storages.RDBStorage | None:
+def open_shared(study: Study) -> optuna.storages.RDBStorage | None:
     """The database of a shared study; None for a study on one machine. Raises `ConfigError` if it cannot be reached or does
     not accept this machine."""
-    config = plan.config["storage"]
+    config = study.config["storage"]
     if config["url"] is None:
         return None
     storage = open_database(config["url"], config["stale_s"])
     try:
-        settle_shared(storage, plan)
+        settle_shared(storage, study)
     except AWAY as e:
         raise ConfigError(f"storage.url cannot be reached any more ({reason(e)}); run the same command again") from e
     return storage
 
 
 @contextlib.contextmanager
-def in_one_line(plan: Plan) -> Iterator[None]:
+def in_one_line(study: Study) -> Iterator[None]:
     """Turn errors of the disk and of the storage, wherever they occur, into a `ResultsError` of one line."""
     try:
         yield
     except OSError as e:
-        problem = f"{e.filename or plan.folder} cannot be used ({e.strerror or e})"
+        problem = f"{e.filename or study.folder} cannot be used ({e.strerror or e})"
         raise ResultsError(f"{problem}; make room if its disk is full, then run the same command again") from e
     except AWAY as e:
         raise ResultsError(
-            f"the storage of {plan.name} cannot be used ({first_line(e.__cause__ or e)}); all rows are saved: make room if "
+            f"the storage of {study.name} cannot be used ({first_line(e.__cause__ or e)}); all rows are saved: make room if "
             "its disk is full, then run the same command again"
         ) from e

@@ -20,7 +20,7 @@ from harness.machine.quiet import about_waiting
 from harness.results.columns import SHORT, objectives_of
 from harness.results.rows import frame
 from harness.run.job import Job
-from harness.study.plan import Plan
+from harness.study.study import Study
 
 from .tables import RESIDENT, front_table, number, setting, trial_line
 
@@ -29,13 +29,13 @@ MARGIN = 6  # lines of a table that are no members: its head, the reference, how
 
 
 @contextlib.contextmanager
-def display(plan: Plan) -> Iterator[Lines | Panel]:
+def display(study: Study) -> Iterator[Lines | Panel]:
     """The watcher that suits the standard output. What a panel must leave behind is printed when it goes."""
     console = Console()
     if not console.is_terminal:
-        yield Lines(plan)
+        yield Lines(study)
         return
-    panel = Panel(plan, console)
+    panel = Panel(study, console)
     try:
         # A screen of its own: a terminal that is resized wraps and scrolls the lines of the ordinary one.
         with Live(get_renderable=panel.render, console=console, refresh_per_second=2, screen=True, redirect_stderr=False):
@@ -47,9 +47,9 @@ def display(plan: Plan) -> Iterator[Lines | Panel]:
 class Lines:
     """One plain line a run, for logs."""
 
-    def __init__(self, plan: Plan) -> None:
-        self._plan = plan
-        self._headline = f"{plan.headline}\n"
+    def __init__(self, study: Study) -> None:
+        self._study = study
+        self._headline = f"{study.headline}\n"
 
     def note(self, text: str) -> None:
         print(f"{self._headline}note: {text}", flush=True)
@@ -60,7 +60,7 @@ class Lines:
         self._headline = ""
 
     def end(self, row: Row, rows: list[Row], progress: Progress) -> None:
-        names = [e.name for e in self._plan.space.entries]
+        names = [e.name for e in self._study.space.entries]
         line = trial_line(row, progress.trials_done, progress.trials_wanted, names)
         left = left_s(rows, progress.runs_left)
         if progress.confirming and left is not None:
@@ -71,13 +71,13 @@ class Lines:
 class Panel:
     """Progress, the run that goes on, time left, best speed and the front so far, within the terminal's size."""
 
-    def __init__(self, plan: Plan, console: Console) -> None:
-        self._plan, self._console = plan, console
+    def __init__(self, study: Study, console: Console) -> None:
+        self._study, self._console = study, console
         self._rows: list[Row] = []
         self._df = frame([])
         self._job: Job | None = None
         self._begun = self._start = time.monotonic()
-        self._progress = Progress(0, plan.trials)
+        self._progress = Progress(0, study.trials)
         self._notes: list[str] = []
         self._best, self._size = "-", 0
         self._drawn: tuple[object, RenderableType] = None, Text("")
@@ -90,7 +90,7 @@ class Panel:
 
     def leave(self) -> None:
         """What stays on the screen when the panel goes."""
-        for text in (self._plan.headline, *(f"note: {n}" for n in self._notes)):
+        for text in (self._study.headline, *(f"note: {n}" for n in self._notes)):
             self._console.print(text, markup=False, highlight=False)
 
     def begin(self, job: Job, rows: list[Row], progress: Progress) -> None:
@@ -106,7 +106,7 @@ class Panel:
         p = self._progress
         whole, done = (p.trials_wanted, p.trials_done) if p.confirm_most is None else (p.confirm_most, p.confirm_done)
         parts: list[RenderableType] = [
-            _line(self._plan.headline, "bold"),
+            _line(self._study.headline, "bold"),
             _line(f"{p}   {self._left()}"),
             Padding(ProgressBar(whole or 1, min(done or 0, whole or 1)), 0),  # which ends its line
             _line(f"best {self._best}   front {self._size}{self._not_ok()}"),
@@ -125,7 +125,7 @@ class Panel:
     def _take(self, rows: list[Row], progress: Progress) -> None:
         self._rows, self._progress = list(rows), progress
         self._df = frame(self._rows)
-        best = front(self._df, **self._plan.rules)
+        best = front(self._df, **self._study.rules)
         self._size = len(best)
         first = next(iter(objectives_of(self._df)))
         self._best = f"{number(best[first].iloc[0], 4)} {SHORT[first]}" if len(best) else "-"
@@ -136,7 +136,7 @@ class Panel:
         if self._drawn[0] != key:
             table: RenderableType = Text("the front appears with the first trials", style="dim")
             if self._size:
-                table = front_table(self._df, self._console.width, most=max(1, height - MARGIN), **self._plan.rules)
+                table = front_table(self._df, self._console.width, most=max(1, height - MARGIN), **self._study.rules)
             self._drawn = key, table
         return self._drawn[1]
 
@@ -148,12 +148,12 @@ class Panel:
         return f"trial {job.proposal.trial}{run} ({origin}, {took:.0f} s)  {what}"
 
     def _setting(self, job: Job) -> str:
-        return setting(Knobs.from_mapping(job.proposal.values).as_dict(), [e.name for e in self._plan.space.entries])
+        return setting(Knobs.from_mapping(job.proposal.values).as_dict(), [e.name for e in self._study.space.entries])
 
     def _left(self) -> str:
         """Time left at the pace of the last runs, within budget.hours."""
         elapsed = time.monotonic() - self._start
-        left, hours = left_s(self._rows, self._progress.runs_left), self._plan.config["budget"]["hours"]
+        left, hours = left_s(self._rows, self._progress.runs_left), self._study.config["budget"]["hours"]
         limits = [left] if left is not None else []
         limits += [max(0.0, hours * 3600 - elapsed)] if hours else []
         return f"{clock(min(limits))} left" if limits else f"{clock(elapsed)} elapsed"

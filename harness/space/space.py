@@ -190,6 +190,8 @@ class Space:
         """The entry of this name. Raises `ConfigError` if there is none."""
         entry = next((e for e in self.entries if e.name == name), None)
         if entry is None:
+            if line := removed(name):
+                raise ConfigError(line)
             raise ConfigError(f"{name} is not in the search space; {did_you_mean(name, [e.name for e in self.entries])}")
         return entry
 

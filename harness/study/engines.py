@@ -57,11 +57,12 @@ from harness.machine.json_command import CommandError, run_command, split_comman
 
 FOOTPRINT_TIMEOUT_S = 60
 MOST_BYTES = 64_000_000  # of an answer with the time of each token
+GUIDE = "harness/study/engines.py"
 
 
 @dataclass(frozen=True)
-class Foreseen:
-    """What is known of a setting before it is run, GB; by default nothing."""
+class Footprint:
+    """The predicted memory of a setting, GB; zeros where an engine predicts nothing."""
 
     architecture: str
     fingerprint: str
@@ -80,19 +81,28 @@ class PythonEngine:
     ceiling_tok_s: Callable[[str | Path, Knobs, Judge, Protocol], float | None]
 
 
-def nothing_foreseen(checkpoint: str | Path, knobs: Knobs | None = None) -> Foreseen:
-    """The footprint of an engine that has none: its model is known by its checkpoint's path alone."""
+def no_footprint(checkpoint: str | Path, knobs: Knobs | None = None) -> Footprint:
+    """The footprint of an engine without one: the checkpoint's path alone identifies the model."""
     path = str(Path(checkpoint).expanduser().absolute())
-    return Foreseen("unknown", hashlib.sha256(path.encode()).hexdigest()[:16])
+    return Footprint("unknown", hashlib.sha256(path.encode()).hexdigest()[:16])
 
 
 def no_ceiling(checkpoint: str | Path, knobs: Knobs, judge: Judge, protocol: Protocol) -> float | None:
-    """The ceiling of an engine that has none."""
+    """The speed bound of an engine without one."""
     return None
 
 
+def engine_from_config(config: Mapping[str, Any]) -> PythonEngine | CommandEngine:
+    """The engine of the configuration's group `engine`. Raises `ConfigError`."""
+    if config["command"] is None:
+        return engine_at(config["module"])
+    if config["module"] != "engine":
+        raise ConfigError(f"engine.command and engine.module={config['module']} are two engines; give one of them")
+    return CommandEngine(config["command"])
+
+
 def engine_at(name: str) -> PythonEngine:
-    """The engine that `MODULE` or `MODULE:ATTRIBUTE` names. Raises `ConfigError` if there is none."""
+    """The engine at `MODULE` or `MODULE:ATTRIBUTE`. Raises `ConfigError` if there is none."""
     module_name, _, attribute = name.partition(":")
     try:
         module = importlib.import_module(module_name)
@@ -104,69 +114,70 @@ def engine_at(name: str) -> PythonEngine:
     if found is None:
         raise ConfigError(f"engine.module={name}: {module_name} has no {attribute}; name a class or an object in it")
     if not callable(getattr(found, "load", None)):
-        raise ConfigError(
-            f"engine.module={name} has no function load; "
-            "see harness/study/engines.py for what an engine needs"
-        )
-    return PythonEngine(
-        found.load, getattr(found, "footprint", nothing_foreseen), getattr(found, "ceiling_tok_s", no_ceiling)
-    )
+        raise ConfigError(f"engine.module={name} has no function load; see {GUIDE} for what an engine needs")
+    return PythonEngine(found.load, getattr(found, "footprint", no_footprint), getattr(found, "ceiling_tok_s", no_ceiling))
 
 
 class CommandEngine:
-    """An engine behind a command line, split into words as a shell would. Raises `ConfigError` if that cannot be."""
+    """An engine behind a command line, which is split as a shell splits it. Raises `ConfigError` if it cannot be split."""
 
     ceiling_tok_s = staticmethod(no_ceiling)
 
     def __init__(self, command: str) -> None:
         self.words = split_command("engine.command", command)
-        self._foreseen: dict[tuple[str, Knobs], Foreseen] = {}
-        self._foresees = True
+        self._footprints: dict[tuple[str, Knobs], Footprint] = {}
+        self._predicts = True
 
-    def footprint(self, checkpoint: str | Path, knobs: Knobs) -> Foreseen:
-        """What the command says of a setting; asked once for each, and not again after it knew nothing.
+    def footprint(self, checkpoint: str | Path, knobs: Knobs) -> Footprint:
+        """The command's footprint of a setting. Each setting is requested once; an empty answer ends all requests.
 
-        Raises `HeadraceError` if it fails or says something that is no footprint.
+        Raises `HeadraceError` if the command fails or its answer is not a footprint.
         """
-        nothing, key = nothing_foreseen(checkpoint), (str(checkpoint), knobs)
-        if not self._foresees:
-            return nothing
-        if key not in self._foreseen:
+        default, key = no_footprint(checkpoint), (str(checkpoint), knobs)
+        if not self._predicts:
+            return default
+        if key not in self._footprints:
             request = {"footprint": True, "checkpoint": str(checkpoint), "knobs": knobs.as_dict()}
-            answer = self.ask(request, FOOTPRINT_TIMEOUT_S)
-            self._foresees = bool(answer)
-            for name, value in answer.items():
-                default = getattr(nothing, name, None)
-                fits = isinstance(value, str) if isinstance(default, str) else _is_size(value)
-                if default is None or not fits:
-                    raise HeadraceError(
-                        f"engine.command: {name}={value!r:.60} is no part of a footprint; see harness/study/engines.py"
-                    )
-            self._foreseen[key] = Foreseen(**{**vars(nothing), **answer})
-        return self._foreseen[key]
+            try:
+                text = run_command(self.words, request, most_bytes=MOST_BYTES, timeout_s=FOOTPRINT_TIMEOUT_S)
+            except CommandError as e:
+                raise HeadraceError(f"{self._name}: request for a footprint: {e}; the answer {{}} predicts nothing") from e
+            given = self._object(text)
+            self._predicts = bool(given)
+            for name, value in given.items():
+                known = getattr(default, name, None)
+                fits = isinstance(value, str) if isinstance(known, str) else _is_size(value)
+                if known is None or not fits:
+                    raise HeadraceError(f"{self._name}: {name}={value!r:.60} is not part of a footprint; see {GUIDE}")
+            self._footprints[key] = Footprint(**{**vars(default), **given})
+        return self._footprints[key]
 
-    def ask(self, request: Mapping[str, Any], timeout_s: float | None = None) -> dict[str, Any]:
-        """The command's answer to a request. Without a time limit the supervisor ends it, and its stderr is that of this
-        process. Raises `HeadraceError` if it cannot be started, fails, or does not answer with a JSON object."""
-        name = f"engine.command={self.words[0]}"
+    def measure(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """The command's answer to the request of a run. It shares this process's group, so the supervisor can end both.
+
+        Raises `HeadraceError` if the command cannot be started, fails, or does not answer with a JSON object.
+        """
         try:
-            text = run_command(
-                self.words, request, most_bytes=MOST_BYTES, timeout_s=timeout_s, shared=timeout_s is None
-            )
+            text = run_command(self.words, request, most_bytes=MOST_BYTES, shared=True)
         except CommandError as e:
-            raise HeadraceError(f"{name}: {e}") from e
-        return _object(name, text.strip())
+            raise HeadraceError(f"{self._name}: {e}") from e
+        return self._object(text)
 
+    @property
+    def _name(self) -> str:
+        return f"engine.command={self.words[0]}"
 
-def _object(name: str, text: str) -> dict[str, Any]:
-    for part in (text.splitlines()[-1] if text else "", text):
-        try:
-            answer = json.loads(part)
-        except ValueError:
-            continue
-        if isinstance(answer, dict):
-            return answer
-    raise HeadraceError(f"{name} answered {text[-60:]!r}, which does not end in a JSON object on one line; fix the command")
+    def _object(self, text: str) -> dict[str, Any]:
+        """The JSON object on the last line, or of the whole output."""
+        text = text.strip()
+        for part in (text.splitlines()[-1] if text else "", text):
+            try:
+                found = json.loads(part)
+            except ValueError:
+                continue
+            if isinstance(found, dict):
+                return found
+        raise HeadraceError(f"{self._name} answered {text[-60:]!r}; print a JSON object as the last line")
 
 
 def _is_size(value: Any) -> bool:

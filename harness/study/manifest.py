@@ -17,19 +17,19 @@ from harness import ROOT, ResultsError
 from harness.results.columns import SCHEMA_VERSION
 from harness.results.files import write_json, write_text
 
-from .plan import Plan
+from .study import Study
 
 JUDGE = "judge.yaml"  # the texts in use, kept beside the rows
 HERE = "${root:}"  # this checkout, in the manifest's paths
 
 
-def settle(plan: Plan, command: str) -> None:
+def settle(study: Study, command: str) -> None:
     """Write the manifest of a new study, or compare that of an old one. Raises `ResultsError` for another identity.
 
     command: what goes on with the study, for reports.
     """
-    path = plan.folder / "manifest.json"
-    identity = plan.identity()
+    path = study.folder / "manifest.json"
+    identity = study.identity()
     if path.exists():
         try:
             manifest = json.loads(path.read_text())
@@ -38,20 +38,20 @@ def settle(plan: Plan, command: str) -> None:
             raise ResultsError(f"{path} is damaged; restore it, or start another study with study.name=OTHER") from e
         if version != SCHEMA_VERSION:
             raise ResultsError(
-                f"{plan.folder} was written by version {version} of the search, this is version {SCHEMA_VERSION}; start "
+                f"{study.folder} was written by version {version} of the search, this is version {SCHEMA_VERSION}; start "
                 "another study with study.name=OTHER (python -m harness.report still reads the old one)"
             )
         found = changes(old, json.loads(json.dumps(identity)))
         if found:
             raise ResultsError(
-                f"{plan.folder} holds another study: {'; '.join(found)}; undo that, or start another with study.name=OTHER"
+                f"{study.folder} holds another study: {'; '.join(found)}; undo that, or start another with study.name=OTHER"
             )
-    elif any((plan.folder / "trials").glob("*.parquet")) or (plan.folder / "trials.parquet").exists():
-        raise ResultsError(f"{plan.folder} has trials but no manifest.json; restore it, or choose study.name=OTHER")
-    texts = [dataclasses.asdict(text) for text in plan.judge.texts]
-    write_text(plan.folder / JUDGE, yaml.safe_dump(texts, allow_unicode=True, sort_keys=False))
-    ran = {"model": plan.model, **plan.computes_on}
-    config = portable(dict(plan.config))
+    elif any((study.folder / "trials").glob("*.parquet")) or (study.folder / "trials.parquet").exists():
+        raise ResultsError(f"{study.folder} has trials but no manifest.json; restore it, or choose study.name=OTHER")
+    texts = [dataclasses.asdict(text) for text in study.judge.texts]
+    write_text(study.folder / JUDGE, yaml.safe_dump(texts, allow_unicode=True, sort_keys=False))
+    ran = {"model": study.model, **study.computes_on}
+    config = portable(dict(study.config))
     write_json(path, {"version": SCHEMA_VERSION, "identity": identity, **ran, "command": command, "config": config})
 
 

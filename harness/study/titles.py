@@ -1,4 +1,4 @@
-"""What ran, and on what, as a headline and a plot's title say it: of rows, or of a plan before there are any."""
+"""What ran, and on what, as a headline and a plot's title say it: of rows, or of a study before there are any."""
 
 from __future__ import annotations
 

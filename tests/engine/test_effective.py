@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -25,8 +25,7 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "expert_bits": st.none() | st.sampled_from(BITS), "cold_bits": st.none() | st.sampled_from(BITS),
     "hot_share": st.none() | share | st.sampled_from([0.0, 1.0]),
     "freq_exponent": st.sampled_from([0.0, 1.0]), "bits_plan": st.none() | st.just("plan.parquet"),
-    "cold_drop": st.sampled_from([0.0, 0.5, 1.0]), "cold_lowbit": st.sampled_from([0.0, 0.5, 1.0]),
-    "lowbit_share": st.sampled_from([0.25, 0.5]), "cache_prior": st.sampled_from([0.0, 0.5]),
+    "cold_drop": st.sampled_from([0.0, 0.5, 1.0]), "cache_prior": st.sampled_from([0.0, 0.5]),
     "top_k": st.none() | st.integers(1, 4), "resident_bits": st.none() | st.sampled_from([4, 8]),
 }  # fmt: skip
 mappings = st.fixed_dictionaries({}, optional=VALUES)
@@ -40,7 +39,6 @@ class Sizes:
     moe_layers: int = 4
     top_k: int = 3
     expert_bits: int = 8
-    levels: tuple[int, ...] = (2, 4, 8)
 
 
 def footprint(knobs: Knobs) -> Sizes:
@@ -95,14 +93,6 @@ def test_a_value_is_legal_where_its_needs_are_met(name: str) -> None:
     assert effective(knobs.as_dict())[name] == value != DEFAULTS[name]
 
 
-def test_what_an_unmet_need_leaves_out_counts_as_its_default() -> None:
-    """`cold_lowbit` has no effect beside two widths, so that it does not keep `pinned_share` from having one."""
-    values = {"cache_gb": 1.0, "pinned_share": 0.2, "cold_lowbit": 1.0, "cold_bits": 2}
-    assert effective(values) == {"cache_gb": 1.0, "pinned_share": 0.2, "cold_bits": 2}
-    with pytest.raises(KnobError, match=r"cold_lowbit=1 is not possible with cold_bits=2, .*; leave one of the two unset"):
-        Knobs.from_mapping(values)
-
-
 @pytest.mark.parametrize(
     ("values", "expected"),
     [
@@ -138,8 +128,6 @@ GUESS = {**STREAMED, "prefetch": "stale_gate"}
         ({**STREAMED, "sync_window": 3}, {**STREAMED, "sync_window": 3}),
         ({**STREAMED, "sync_window": -1}, {**STREAMED, "sync_window": -1}),
         ({**GUESS, "prefetch_depth": 9}, {**GUESS, "prefetch_depth": 3}),
-        ({**STREAMED, "cold_lowbit": 1.0, "expert_bits": 2}, {**STREAMED, "expert_bits": 2}),
-        ({**STREAMED, "cold_lowbit": 1.0, "lowbit_share": 0.5}, {**STREAMED, "cold_lowbit": 1.0, "lowbit_share": 0.5}),
         ({**GUESS, "prefetch_depth": 2, "cache_gb": 4.0, "read_threads": 3}, {"cache_gb": 4.0, "read_threads": 3}),
         ({"cache_gb": 2.0, "sync_window": 2, "expert_bits": 4}, {"cache_gb": 2.0, "expert_bits": 4}),
         ({"cache_gb": 2.0, "sync_window": 2, "expert_bits": 8}, {"cache_gb": 2.0, "sync_window": 2, "expert_bits": None}),
@@ -149,18 +137,15 @@ def test_what_is_as_the_model_has_it_is_unset(values: dict[str, Any], expected: 
     assert effective(values, footprint) == expected
 
 
-def test_a_model_that_is_no_store_has_no_lower_level_and_one_that_says_nothing_changes_nothing() -> None:
-    lowbit = {**STREAMED, "cold_lowbit": 1.0, "lowbit_share": 0.5}
-    assert effective(lowbit, lambda knobs: replace(footprint(knobs), levels=())) == STREAMED
-
+def test_a_model_that_says_nothing_changes_nothing() -> None:
     @dataclass(frozen=True)
     class Unknown:
         all_experts_gb: float = 0.0
 
-    asked = {**lowbit, "sync_window": 1, "top_k": 3, "expert_bits": 8}
+    asked = {**STREAMED, "sync_window": 1, "top_k": 3, "expert_bits": 8}
     assert effective(asked, lambda knobs: Unknown()) == asked
 
 
 def test_what_needs_a_cache_that_misses_says_so() -> None:
     assert set(NEEDS_MISSES) == {"evict_half_life", "cache_layer_shape", "pinned_share", "prefetch", "sync_window",
-                                 "cold_drop", "cold_lowbit", "cache_prior"}  # fmt: skip
+                                 "cold_drop", "cache_prior"}  # fmt: skip

@@ -145,7 +145,7 @@ def test_pinned_experts_stay(path: Path, quarter: float) -> None:
         pinned = [set(np.flatnonzero(bank.table._pinned)) for stream in engine.streams for bank in stream.banks]
         engine.measure(JUDGE)
         for stream, stay in zip(engine.streams, pinned, strict=True):
-            assert stay <= set(np.flatnonzero(engine._run.slot_of[stream.number] >= 0))
+            assert stay <= set(np.flatnonzero(engine.state.slot_of[stream.number] >= 0))
     assert all(len(stay) in (1, 2) for stay in pinned)
 
 
@@ -218,7 +218,7 @@ def test_direct_reads_whole_pages(path: Path, quarter: float) -> None:
 def test_threads_are_started(path: Path, quarter: float) -> None:
     with load(path, Knobs(cache_gb=quarter, read_threads=3)) as engine:
         engine.logits([1, 2, 3])
-        assert engine._run is not None and len(engine._run.reader._threads) == 3
+        assert engine.state is not None and len(engine.state.reader._threads) == 3
 
 
 def test_a_slow_disk_is_waited_for(path: Path) -> None:

@@ -32,9 +32,9 @@ TOKENS = np.random.default_rng(7).integers(0, 255, PROMPT + DECODED)
 
 def both_phases(engine: Engine) -> np.ndarray:
     """Logits of a prefill and of token-by-token decoding after it."""
-    cache = make_prompt_cache(engine._model)
-    parts = list(engine._prefill(TOKENS[:PROMPT].tolist(), cache))
-    parts += [engine._forward([int(t)], cache) for t in TOKENS[PROMPT:]]
+    cache = make_prompt_cache(engine.model)
+    parts = list(engine.forward.prefill(TOKENS[:PROMPT].tolist(), cache))
+    parts += [engine.forward.logits([int(t)], cache) for t in TOKENS[PROMPT:]]
     return np.concatenate([np.array(p) for p in parts])
 
 

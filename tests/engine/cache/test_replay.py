@@ -13,7 +13,8 @@ from engine import HeadraceError, Knobs, load
 from engine.__main__ import main
 from engine.bench import shapes
 from engine.bench.decode import Forced
-from engine.cache.replay import Trace, belady_hit_rate, hit_rate, overlap, read_trace
+from engine.cache.replay import belady_hit_rate, hit_rate
+from engine.routing.read import Trace, overlap, read_trace
 
 Capture = pytest.CaptureFixture[str]
 TINY = {

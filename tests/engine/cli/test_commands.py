@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from engine.__main__ import main
-from engine.cache.replay import read_trace
+from engine.routing.read import read_trace
 
 Capture = pytest.CaptureFixture[str]
 

@@ -456,7 +456,7 @@ def test_one_unreadable_expert_never_becomes_logits(
         layer = streamed.checkpoint.layers[1]
         of_7 = np.flatnonzero(streamed.uses[1])
         streamed.logits(list(range(100, 200)))
-        expert = next(int(e) for e in of_7 if streamed._run.slot_of[1, e] < 0)  # pushed out since
+        expert = next(int(e) for e in of_7 if streamed.state.slot_of[1, e] < 0)  # pushed out since
         at = int(layer.tensors[0].offset[expert])
         bad = streamed.checkpoint.files[int(layer.tensors[0].file[expert])]
         real = os.preadv

@@ -105,8 +105,8 @@ def test_keep_going_ends_a_measurement(path: Path, third: float) -> None:
 
 def test_as_many_tokens_warm_up_as_are_asked_for(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with load(path) as engine:
-        decode, decoded = engine._decode, []
-        monkeypatch.setattr(engine, "_decode", lambda *a: decoded.append(a[0]) or decode(*a))
+        decode, decoded = engine.forward.decode, []
+        monkeypatch.setattr(engine.forward, "decode", lambda *a: decoded.append(a[0]) or decode(*a))
         for tokens in (0, 8, 130):  # the judge's three texts have 57 tokens to decode
             decoded.clear()
             engine.teacher_forced(JUDGE, Protocol(warm_up_tokens=tokens))
@@ -116,8 +116,8 @@ def test_as_many_tokens_warm_up_as_are_asked_for(path: Path, monkeypatch: pytest
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"warm_up_tokens": -1}, "warm_up_tokens=-1 is not a whole number of at least 0"),
-        ({"timed_tokens": 0}, "timed_tokens=0 is not a whole number of at least 1"),
+        ({"warm_up_tokens": -1}, "warm_up_tokens=-1 is not an integer of at least 0"),
+        ({"timed_tokens": 0}, "timed_tokens=0 is not an integer of at least 1"),
         ({"timed_tokens": True}, "timed_tokens=True is not"),
         ({"page_cache": "hot"}, "page_cache='hot' is unknown; choose one of: as_is, cold, warm"),
         ({"score": 1}, "score=1 is neither"),

@@ -79,7 +79,7 @@ def test_originals_open_as_stores(checkpoint: Make, store: Make, family: str) ->
     model.set_dtype(mx.float32)
     expected = parameters(model)
     with load(packed, Knobs(expert_bits=2)) as engine:
-        found = parameters(engine._model)
+        found = parameters(engine.model)
         low = engine.logits(TOKENS)
     assert found.keys() == expected.keys()
     assert all(np.array_equal(np.array(found[name]), np.array(value)) for name, value in expected.items())
@@ -277,7 +277,7 @@ def test_what_can_only_be_packed(checkpoint: Make, store: Make, model: tuple[Any
     assert np.array_equal(streamed(four), logits(four))
     assert verify_store(eight) == []
     with load(four) as engine:  # mlx-lm widens what is in FP8
-        resident = sum(value.nbytes for value in parameters(engine._model).values())
+        resident = sum(value.nbytes for value in parameters(engine.model).values())
     assert footprint(four).resident_gb * 1e9 == pytest.approx(resident, rel=0.02)
 
 

@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 
 import engine
 from engine import Checkpoint, HeadraceError, Judge, Knobs, Protocol, ceiling_tok_s, footprint, load
-from engine.cache.eviction import belady_misses
+from engine.cli.offline import take_routing
 from engine.measure.judge import Text
-from engine.plan.ceiling import MARGIN, Routing, _read, routing_file, take_routing
+from engine.plan.ceiling import MARGIN, Routing, _read, routing_file
+from engine.routing.belady import belady_misses
 from engine.system.user_cache import store_in_cache
 
 TEXT = "The headrace brings the water to the wheel. When it is clean, the stones grind from morning until night. "

@@ -16,16 +16,16 @@ from mlx_lm.perplexity import eval_ppl
 
 from engine import Checkpoint, HeadraceError, Judge, JudgeError, Knobs, footprint, load
 from engine.__main__ import JSON_PROMPTS, JUDGE, KIMI_MINI, main
+from engine.cli import offline
 from engine.measure.judge import Text
 from engine.measure.measurement import perplexity
 from engine.measure.timed_pass import token_nll
 from engine.quality import reference as reference_module
+from engine.quality.divergence import likeliest, log_bucket
 from engine.quality.json_prompts import JsonPrompts, parses
 from engine.quality.quality import Quality, quality
 from engine.quality.reference import (
     Reference,
-    likeliest,
-    log_bucket,
     reference_file,
     reference_for,
     reference_knobs,
@@ -71,7 +71,7 @@ def test_perplexity_is_mlx_lms() -> None:
     with load(KIMI_MINI) as resident:
         ids = resident.encode(TEXTS[0].prompt + TEXTS[1].prompt)[:300]
         rows = np.array(ids).reshape(-1, 50)
-        theirs = eval_ppl(resident._model, mx.array(rows), batch_size=4)
+        theirs = eval_ppl(resident.model, mx.array(rows), batch_size=4)
         nll = [token_nll(mx.array(resident.logits(row[:-1])), row[1:].tolist()) for row in rows]
     assert perplexity(np.concatenate(nll)) == pytest.approx(theirs, rel=1e-6)
 
@@ -81,7 +81,7 @@ def test_a_text_has_the_perplexity_that_mlx_lm_gives_it() -> None:
     one = Judge(SHORT.texts[:1])
     with load(KIMI_MINI) as resident:
         ids = resident.encode(one.texts[0].prompt) + resident.encode(one.texts[0].continuation, start=False)
-        theirs = eval_ppl(resident._model, mx.array([ids]))
+        theirs = eval_ppl(resident.model, mx.array([ids]))
         result = quality(resident, one, take_reference(resident, one))
         measured = resident.measure(one)
     assert result.scored_tokens == measured.scored_tokens == len(ids) - 1
@@ -175,10 +175,10 @@ def test_the_reference_is_computed_once(tiny: Path, tmp_path: Path, monkeypatch:
     source = Checkpoint.open(tiny)
     requests = []
 
-    def child(*_: str, given: str) -> None:
+    def child(_: str, __: str, job: str, *, given: str) -> None:
         requests.append(given)
         monkeypatch.setattr("sys.stdin", io.StringIO(given))
-        assert reference_module.main() == 0
+        assert offline.main([job]) == 0
 
     monkeypatch.setattr(reference_module, "compute_apart", child)
     first = reference_for(source, TINY, FEW)
@@ -189,9 +189,12 @@ def test_the_reference_is_computed_once(tiny: Path, tmp_path: Path, monkeypatch:
     assert [f.name for f in file.parent.iterdir()] == [file.name]
     assert reference_for(source, TINY, FEW).origin == "on file" and len(requests) == 1
     foreign = dataclasses.replace(here, identity=json.dumps({**json.loads(here.identity), "model": "0" * 16}))
-    for content, why in ((file.read_bytes()[:-9], "damaged"), (foreign.to_bytes(), "of another model, text or version")):
+    for content, why in (
+        (file.read_bytes()[:-9], "is damaged"),
+        (foreign.to_bytes(), "belongs to another model, text or version"),
+    ):
         file.write_bytes(content)
-        assert reference_for(source, TINY, FEW).origin == f"computed again, because {file} is {why}"
+        assert reference_for(source, TINY, FEW).origin == f"computed again, because {file} {why}"
         assert reference_for(source, TINY, FEW).origin == "on file"
 
 
@@ -233,7 +236,7 @@ def test_a_model_larger_than_memory_has_a_streamed_reference(tiny: Path, monkeyp
 
 def test_logits_that_are_not_finite_have_no_quality(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with load(tiny) as resident:
-        monkeypatch.setattr(resident, "_decode", lambda *_: mx.full((1, 256), float("nan")))
+        monkeypatch.setattr(resident.forward, "decode", lambda *_: mx.full((1, 256), float("nan")))
         with pytest.raises(HeadraceError, match="its logits are not finite with these knobs"):
             take_reference(resident, TINY)
 
@@ -254,7 +257,7 @@ def test_completed_objects_are_counted() -> None:
     judge = Judge((Text("a", "prose", "The mill", " stood there"),))
     with load(KIMI_MINI) as resident:
         result = quality(resident, judge, take_reference(resident, judge, prompts), prompts)
-        assert not JsonPrompts(5, FEW.prompts).valid(resident).any()
+        assert not JsonPrompts(5, FEW.prompts).valid(resident.generate).any()
         assert parses(opened + "".join(resident.generate(examples + opened, 24)))
     assert result.json_valid == result.reference_json_valid == 0.5 and result.json_prompts == 2
     assert result.prompts == prompts.fingerprint != FEW.fingerprint

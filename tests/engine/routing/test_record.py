@@ -18,9 +18,9 @@ from mlx_lm.utils import load_model
 from tiny import CONFIGS
 
 from engine import HeadraceError, Judge, Knobs, ReadError, footprint, load
-from engine.cache.replay import read_trace
 from engine.engine import Engine
 from engine.measure.judge import Text
+from engine.routing.read import read_trace
 from engine.streaming.gating import Outputs
 
 IDS = [int(i) for i in np.random.default_rng(0).integers(0, 250, 90)]
@@ -45,10 +45,10 @@ def smallest(path: Path, **knobs: Any) -> Knobs:
 def run(engine: Engine, file: Path) -> pd.DataFrame:
     """A prefill that needs several batches of experts, then 16 decoded tokens."""
     with engine.trace(file):
-        cache = make_prompt_cache(engine._model)
-        list(engine._prefill(IDS[:70], cache))
+        cache = make_prompt_cache(engine.model)
+        list(engine.forward.prefill(IDS[:70], cache))
         for token in IDS[70:86]:
-            engine._decode(token, cache)
+            engine.forward.decode(token, cache)
     return pd.read_parquet(file)
 
 
@@ -166,9 +166,9 @@ def test_what_a_prompt_does_not_need_is_not_in_its_trace(path: Path, tmp_path: P
 def test_the_model_is_left_as_it_was(path: Path, tmp_path: Path) -> None:
     for knobs in (Knobs(), smallest(path)):
         with load(path, knobs) as engine:
-            before = {name: id(module) for name, module in engine._model.named_modules()}
+            before = {name: id(module) for name, module in engine.model.named_modules()}
             run(engine, tmp_path / "t.parquet")
-            assert {name: id(module) for name, module in engine._model.named_modules()} == before
+            assert {name: id(module) for name, module in engine.model.named_modules()} == before
 
 
 def test_a_block_that_weighs_in_a_way_of_its_own_has_no_gate_weights(path: Path, tmp_path: Path) -> None:
@@ -176,7 +176,7 @@ def test_a_block_that_weighs_in_a_way_of_its_own_has_no_gate_weights(path: Path,
     add_up = mx.compile(lambda y, scores: (y * scores[..., None]).sum(axis=-2))
     with load(path) as engine:
         expected = engine.logits(IDS[:20])
-        moe = next(m for m in engine._model.modules() if type(m).__name__ == "DeepseekV3MoE")
+        moe = next(m for m in engine.model.modules() if type(m).__name__ == "DeepseekV3MoE")
 
         def call(self: Any, x: mx.array) -> mx.array:
             ids, scores = self.gate(x)
@@ -184,7 +184,7 @@ def test_a_block_that_weighs_in_a_way_of_its_own_has_no_gate_weights(path: Path,
 
         moe.__class__ = type("Compiled", (type(moe),), {"__call__": call})
         layer = engine.checkpoint.layers.index(
-            engine.checkpoint.find(next(n for n, m in engine._model.named_modules() if m is moe))
+            engine.checkpoint.find(next(n for n, m in engine.model.named_modules() if m is moe))
         )
         with engine.trace(tmp_path / "t.parquet"):
             assert np.allclose(engine.logits(IDS[:20]), expected, atol=1e-3)

@@ -24,7 +24,7 @@ from tiny import CONFIGS
 
 from engine import Engine, Judge, KnobError, Knobs, footprint, load
 from engine.measure.judge import Text
-from engine.streaming.install import switches
+from engine.model.switches import switches
 from engine.streaming.layer import LayerStream
 
 Make = Callable[..., Path]
@@ -59,11 +59,11 @@ def test_neutral_values_change_nothing(checkpoint: Make, family: str) -> None:
     """Neither unset nor so small that nothing comes of it, with everything decided by the gates."""
     path = checkpoint(family)
     with load(path) as resident:
-        expected, own = both_phases(resident._model), resident.checkpoint.top_k
+        expected, own = both_phases(resident.model), resident.checkpoint.top_k
     for knobs in ({"cold_drop": 0.0, "cache_prior": 0.0, "top_k": own}, {"cold_drop": 1e-9, "cache_prior": 1e-9}):
         with load(path, small(path, **knobs)) as engine:
             assert all((s.gates is None) == (knobs["cold_drop"] == 0) for s in engine.streams)
-            assert np.max(np.abs(both_phases(engine._model) - expected)) == 0
+            assert np.max(np.abs(both_phases(engine.model) - expected)) == 0
             assert engine.stats.misses > 0 == engine.stats.dropped == engine.stats.swapped
 
 
@@ -150,7 +150,7 @@ def test_it_is_what_a_plain_reimplementation_gives(
 
     monkeypatch.setattr(LayerStream, "__call__", noted)
     with load(path, small(path, **knobs)) as engine:
-        result, stats = both_phases(engine._model), engine.stats
+        result, stats = both_phases(engine.model), engine.stats
         assert seen.keys() == {s.number for s in engine.streams}
     model = plain(path)
     blocks = [layer for layer in model.layers if "gate" in layer.mlp]
@@ -264,8 +264,8 @@ def test_resident_bits_is_mlx_own_quantization(checkpoint: Make, family: str, st
 
 
 def resident_bytes(engine: Engine) -> int:
-    experts = tuple(f"{path}." for path, _ in switches(engine._model, engine.checkpoint))
-    return sum(v.nbytes for name, v in tree_flatten(engine._model.parameters()) if not name.startswith(experts))
+    experts = tuple(f"{path}." for path, _ in switches(engine.model, engine.checkpoint))
+    return sum(v.nbytes for name, v in tree_flatten(engine.model.parameters()) if not name.startswith(experts))
 
 
 def resident_bytes_of(model: nn.Module) -> int:

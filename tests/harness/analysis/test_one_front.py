@@ -86,8 +86,8 @@ def test_the_same_members_the_same_best_and_the_same_counts(
     assert set(listed) - {0} == members
 
     assert status(tmp_path)[0]["front"] == len(members)
-    plan: Any = SimpleNamespace(rules={}, trials=24, space=SPACE)
-    panel = Panel(plan, Console(file=io.StringIO(), width=100, height=50))
+    study: Any = SimpleNamespace(rules={}, trials=24, space=SPACE)
+    panel = Panel(study, Console(file=io.StringIO(), width=100, height=50))
     panel._take(rows, Progress(24, 24))
     assert panel._size == len(members)
 

@@ -14,7 +14,7 @@ import pytest
 
 from engine import Knobs
 from harness import ROOT
-from harness.propose.external import Answer, ask_outside, checked_answer, state
+from harness.propose.external import Answer, ask_external, checked_answer, study_state
 from harness.results.columns import NAMES, OBJECTIVES
 from harness.space.space import space_from_config
 
@@ -38,11 +38,11 @@ def row(trial: int, speed: float | None, **knobs: Any) -> dict[str, Any]:
 
 def told() -> dict[str, Any]:
     rows = [row(1, 5.0, read_threads=2, expert_bits=4), row(2, 9.0, read_threads=8, expert_bits=3), row(3, None)]
-    return state("demo", OBJECTIVES, ["peak_memory_gb <= 8"], SPACE, LEGAL, rows, [1, 2], {"trials": 4})
+    return study_state("demo", OBJECTIVES, ["peak_memory_gb <= 8"], SPACE, LEGAL, rows, [1, 2], {"trials": 4})
 
 
 def script(code: str, timeout_s: float = 10) -> Answer:
-    return ask_outside(f"{shlex.quote(sys.executable)} -S -c {shlex.quote(code)}", told(), timeout_s, SPACE, LEGAL)
+    return ask_external(f"{shlex.quote(sys.executable)} -S -c {shlex.quote(code)}", told(), timeout_s, SPACE, LEGAL)
 
 
 def test_a_good_answer_is_taken_and_the_state_says_all_that_is_needed() -> None:
@@ -62,12 +62,12 @@ def test_a_good_answer_is_taken_and_the_state_says_all_that_is_needed() -> None:
 @pytest.mark.parametrize(
     ("code", "line"),
     [
-        ("print('let me think')", "proposer: its answer is not JSON (Expecting value: line 1 column 1 (char 0)): let me"),
-        ("print('{\"settings\": NaN}')", "proposer: its answer is not JSON (NaN is no JSON number)"),
-        ("print([1])", "proposer: its answer is a list; give an object"),
+        ("print('let me think')", "proposer: the answer is not JSON (Expecting value: line 1 column 1 (char 0)): let me"),
+        ("print('{\"settings\": NaN}')", "proposer: the answer is not JSON (NaN is not a JSON number)"),
+        ("print([1])", "proposer: the answer is a list; give an object"),
         ("raise SystemExit('no key for the model')", "proposer: exit status 1: no key for the model"),
         ("import sys\nwhile True: sys.stdout.write('x' * 1_000_000)", "proposer: more than 1,000,000 bytes of output"),
-        ("print(end='[' * 900_000)", "proposer: its answer is not JSON"),
+        ("print(end='[' * 900_000)", "proposer: the answer is not JSON"),
     ],
 )
 def test_a_bad_answer_is_one_line(code: str, line: str) -> None:
@@ -90,10 +90,11 @@ def test_a_command_that_hangs_is_ended_with_all_it_started(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    ("command", "part"), [("no-such-command-here", "cannot be started"), ("a 'b", "cannot be split"), ("", "is empty")]
+    ("command", "part"),
+    [("no-such-command-here", "cannot be started"), ("a 'b", "cannot be split"), ("", "is empty; give a command")],
 )
 def test_a_command_that_cannot_run_is_one_line(command: str, part: str) -> None:
-    answer = ask_outside(command, told(), 5, SPACE, LEGAL)
+    answer = ask_external(command, told(), 5, SPACE, LEGAL)
     assert part in answer.refused[0]
 
 
@@ -106,7 +107,7 @@ def test_a_command_that_cannot_run_is_one_line(command: str, part: str) -> None:
         ({"read_threads": True}, "is not a value of a knob"),
         ({"expert_bits": [4]}, "is not a value of a knob"),
         ({"expert_bits": "__import__('os')"}, "outside its search space (3, 4, 8)"),
-        ({"io_mode": "buffered"}, "io_mode=buffered is held at direct"),
+        ({"io_mode": "buffered"}, "io_mode=buffered is fixed at direct"),
         ({"read_threads": None}, "outside its search space"),
     ],
 )
@@ -130,11 +131,11 @@ def test_a_bad_change_and_unknown_keys_are_refused() -> None:
 
 def test_the_example_moves_one_knob_of_the_fastest_point() -> None:
     command = f"{shlex.quote(sys.executable)} {shlex.quote(str(ROOT / 'experiments' / 'proposer_example.py'))}"
-    answer = ask_outside(command, told(), 20, SPACE, LEGAL)
+    answer = ask_external(command, told(), 20, SPACE, LEGAL)
     assert answer.refused == ()
     assert "trial 2" in answer.note
     assert answer.settings
     best = {"cache_gb": 0.01, "read_threads": 8, "expert_bits": 3, "io_mode": "direct"}
     assert all(sum(s[name] != best[name] for name in best) == 1 for s in answer.settings)
-    empty = ask_outside(command, json.loads(json.dumps(told() | {"front": []})), 20, SPACE, LEGAL)
+    empty = ask_external(command, json.loads(json.dumps(told() | {"front": []})), 20, SPACE, LEGAL)
     assert (empty.settings, empty.note) == ((), "no front yet")

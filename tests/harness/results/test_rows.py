@@ -19,7 +19,8 @@ from stored import row
 
 from engine import Knobs, Measurement
 from harness import ROOT, ResultsError
-from harness.merge import merge
+from harness.decisions.reuse import quality_source
+from harness.merge import merge, write_merged
 from harness.report import main as report
 from harness.results import rows as rows_module
 from harness.results.columns import COLUMNS, NAMES, SCHEMA_VERSION, TOKEN_COLUMNS, markdown
@@ -35,6 +36,7 @@ from harness.results.rows import (
     write_row,
     write_tokens,
 )
+from harness.show.commands import use
 
 
 def test_all_knobs_and_figures_have_columns() -> None:
@@ -405,6 +407,46 @@ def test_a_search_does_not_go_on_among_rows_of_version_2(cli: Any, place: Path) 
     status, _, error = cli(*study)
     assert status == 2 and error.count("\n") == 1
     assert "written by version 2 of the search, this is version 3; start another study with study.name=OTHER" in error
+
+
+ACTIVE: list[tuple[dict[str, Any], str | None]] = [
+    ({"cold_lowbit": 0.75, "lowbit_share": 0.25, "bits_by": "expert"}, "cold_lowbit=0.75"),
+    ({"gate_exponent": 1.0, "bits_by": "layer", "prefetch_cap_mb": None}, "bits_by=layer gate_exponent=1"),
+    ({"prefetch": "previous_token", "prefetch_cap_mb": 8.0}, "prefetch_cap_mb=8 prefetch=previous_token"),
+    ({"cold_lowbit": 0.0, "lowbit_share": 0.25, "bits_by": "expert", "gate_exponent": 0.0, "prefetch_cap_mb": None}, None),
+    ({"cold_lowbit": None, "error_exponent": None}, None),
+]
+
+
+def version_3(folder: Path, removed: dict[str, Any]) -> None:
+    """A study of one trial as version 3 left it, with columns of knobs that were removed since."""
+    write_row(folder, row(1))
+    path = part_path(folder, 1)
+    table = pq.read_table(path).drop_columns(["removed_knobs"])
+    for name, value in removed.items():
+        table = table.drop_columns([name] if name in table.column_names else []).append_column(name, pa.array([value]))
+    pq.write_table(table.replace_schema_metadata({"schema_version": "3"}), path)
+
+
+@pytest.mark.parametrize(("removed", "said"), ACTIVE)
+def test_an_old_row_names_its_active_removed_knobs(tmp_path: Path, removed: dict[str, Any], said: str | None) -> None:
+    version_3(tmp_path / "old", removed)
+    (read,) = read_rows(tmp_path / "old")
+    assert read["removed_knobs"] == said and list(read_trials(tmp_path / "old").columns) == list(NAMES)
+    compact(tmp_path / "old")
+    assert read_rows(tmp_path / "old") == [read]
+
+
+@pytest.mark.parametrize(("removed", "said"), ACTIVE)
+def test_an_active_removed_knob_is_a_setting_of_its_own(tmp_path: Path, removed: dict[str, Any], said: str | None) -> None:
+    version_3(tmp_path / "old", removed)
+    write_row(tmp_path / "new", {**row(1), "row_id": "new"})
+    rows = write_merged(tmp_path / "both", [tmp_path / "new", tmp_path / "old"]).to_pylist()
+    assert [(r["trial"], r["removed_knobs"]) for r in rows] == ([(1, None), (2, said)] if said else [(1, None), (1, None)])
+    (old,) = read_rows(tmp_path / "old")
+    assert (use(tmp_path, old) == f"(this version cannot run it: {said} was removed)") == bool(said)
+    figures = {"perplexity": 9.0, "quality_of": None}
+    assert (quality_source([{**old, **figures}], {"cache_gb": old["cache_gb"]}) is None) == bool(said)
 
 
 def test_a_newer_version_is_refused_and_left_alone(tmp_path: Path) -> None:

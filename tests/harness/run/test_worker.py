@@ -22,7 +22,7 @@ from harness import ConfigError
 from harness.results.columns import NAMES
 from harness.run.worker import measure
 from harness.study import engines
-from harness.study.engines import CommandEngine, Foreseen, engine_at, nothing_foreseen
+from harness.study.engines import CommandEngine, Footprint, engine_at, no_footprint
 
 STALLING = """
         from engine import Measurement
@@ -79,8 +79,8 @@ def test_the_example_in_the_documentation_runs(tmp_path: Path, request_of: Calla
     assert not (tmp_path / "beat").exists()  # this engine reports no progress
     engine = engine_at("my_engine:Mine")
     foreseen = engine.footprint(tmp_path, Knobs())
-    assert foreseen == nothing_foreseen(tmp_path) and foreseen.architecture == "unknown" and foreseen.one_token_gb == 0
-    assert foreseen.fingerprint != nothing_foreseen(tmp_path / "other").fingerprint
+    assert foreseen == no_footprint(tmp_path) and foreseen.architecture == "unknown" and foreseen.one_token_gb == 0
+    assert foreseen.fingerprint != no_footprint(tmp_path / "other").fingerprint
     for one in (engine, CommandEngine("measure")):
         assert one.ceiling_tok_s(tmp_path, Knobs(), Judge(()), Protocol()) is None
     assert engine_at("engine").ceiling_tok_s is ceiling_tok_s
@@ -105,7 +105,7 @@ def test_a_run_that_is_too_slow_is_stopped(tmp_path: Path, request_of: Callable[
         ({"engine": "outside:None"}, "ConfigError", "outside has no None; name a class"),
         ({"engine": "nowhere.at.all"}, "ConfigError", "engine.module=nowhere.at.all cannot be imported"),
         ({"engine": "csv"}, "ConfigError", "engine.module=csv has no function load"),
-        ({"engine": "outside:Steady", "protocol": {"warm_up": 3}}, "HeadraceError", "warm_up is no part of the measuring"),
+        ({"engine": "outside:Steady", "protocol": {"warm_up": 3}}, "HeadraceError", "warm_up is not a field"),
         ({"engine": "outside:Steady", "protocol": {"page_cache": "warm"}, "knobs": {"cache_gb": 1.0, "io_mode": "direct"}},
          "KnobError", "page_cache=warm has no effect with io_mode=direct"),
         ({"engine": "outside:Steady", "protocol": {"warm_up_tokens": 3, "timed_tokens": 5}, "quality": {"kl": True}},
@@ -134,8 +134,8 @@ def test_a_command_measures(tmp_path: Path, request_of: Callable[..., dict[str, 
     command = written(tmp_path / "engine.py", code)
     result = measure(request_of(command=command, protocol={"warm_up_tokens": 5}))
     assert (result["figures"]["decode_tok_s"], result["token_ms"], result["protocol"]) == (5, [200, 201.5], "engine's own")
-    engine, whole = CommandEngine(command), nothing_foreseen("c")
-    assert engine.footprint("c", Knobs(cache_gb=2.0)) == Foreseen(whole.architecture, whole.fingerprint, one_token_gb=2.0)
+    engine, whole = CommandEngine(command), no_footprint("c")
+    assert engine.footprint("c", Knobs(cache_gb=2.0)) == Footprint(whole.architecture, whole.fingerprint, one_token_gb=2.0)
     assert engine.footprint("c", Knobs()) == whole  # after {} the command is not called again
     assert engine.footprint("c", Knobs(cache_gb=3.0)) == whole
 
@@ -145,7 +145,7 @@ def test_a_command_measures(tmp_path: Path, request_of: Callable[..., dict[str, 
     [
         ("print('{\"decode_tok_s\": 1}')", "the figures lack peak_memory_gb"),
         ('print(\'{"decode_tok_s": NaN, "peak_memory_gb": 1, "perplexity": 1}\')', "decode_tok_s=nan is not a figure"),
-        ("print('done')", "answered 'done', which does not end in a JSON object"),
+        ("print('done')", "answered 'done'; print a JSON object as the last line"),
         ("raise SystemExit(3)", "exit status 3"),
         ('print(\'{"error": "MemoryError", "reason": "no room\\\\nat all"}\')', "no room at all"),
     ],
@@ -164,10 +164,10 @@ def test_impossible_commands() -> None:
     with pytest.raises(ConfigError, match=r"engine\.command is empty"):
         CommandEngine(" ")
     with pytest.raises(HeadraceError, match="cannot be started"):
-        CommandEngine("/nowhere/at/all").ask({})
-    with pytest.raises(HeadraceError, match="size='x' is no part of a footprint"):
+        CommandEngine("/nowhere/at/all").measure({})
+    with pytest.raises(HeadraceError, match="size='x' is not part of a footprint"):
         CommandEngine("""echo '{"size": "x"}'""").footprint("c", Knobs())
-    with pytest.raises(HeadraceError, match="one_token_gb=-1 is no part"):
+    with pytest.raises(HeadraceError, match="one_token_gb=-1 is not part"):
         CommandEngine("""echo '{"one_token_gb": -1}'""").footprint("c", Knobs())
     with pytest.raises(HeadraceError, match=r"exit status 1: .*No such file"):
         CommandEngine("cat /nowhere/at/all").footprint("c", Knobs())

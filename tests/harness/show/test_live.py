@@ -60,10 +60,10 @@ def test_a_failed_trial_says_why_in_its_line() -> None:
 def panel(width: int, height: int, rows: int = 12) -> Panel:
     """The panel of a study in which each trial has a run, and two of twelve crashed."""
     rules = {"runs": 2, "within": 0.05, "error": 0.03}
-    plan: Any = SimpleNamespace(
+    study: Any = SimpleNamespace(
         headline="n" * 99, config={"budget": {"hours": None}}, rules=rules, trials=rows, space=SimpleNamespace(entries=[])
     )
-    shown = Panel(plan, Console(width=width, height=height, file=io.StringIO(), force_terminal=True))
+    shown = Panel(study, Console(width=width, height=height, file=io.StringIO(), force_terminal=True))
     df = trials(*((10.0 + i, 1.0 + i, 9.0) for i in range(rows)), cache_gb=[0.1 + i for i in range(rows)])
     df["status"] = ["crash" if i in (3, 4) else "ok" for i in range(rows)]
     some = df.assign(run=0, wall_s=30.0, waited_s=0.0, started_at=range(1, rows + 1)).to_dict("records")

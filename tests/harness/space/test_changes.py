@@ -83,11 +83,11 @@ def test_any_chain_of_changes_keeps_every_condition_and_comes_back_from_disk(nam
     assert applied(first, changes) == space
     assert still_possible(changes, first, LEGAL) == changes
     with tempfile.TemporaryDirectory() as folder:
-        plan: Any = SimpleNamespace(
+        study: Any = SimpleNamespace(
             folder=Path(folder), config={"knobs": HELD[name]}, name=name, bounds=BOUNDS, space=first, rounds=2
         )
-        spaces.rounds(plan)[0].end(plan, True, "", 1, changes)
-        begun, again = spaces.rounds(plan)[1], spaces.rounds(plan)[1]
+        spaces.rounds(study)[0].end(study, True, "", 1, changes)
+        begun, again = spaces.rounds(study)[1], spaces.rounds(study)[1]
     assert begun == again and begun.believed == tuple(changes)
     for kept in (begun.space, again.space):
         assert kept == space and kept.as_config() == space.as_config() and kept.distributions() == space.distributions()

@@ -46,8 +46,6 @@ def spaces(draw: st.DrawFn) -> Space:
         "evict_half_life": {"type": "float", "low": 1, "high": 256, "log": True},
         "pinned_share": {"type": "float", "low": 0, "high": 0.5, "step": 0.05},
         "cold_drop": {"type": "float", "low": 0, "high": 1.5, "when": {"sync_window": 1}},
-        "cold_lowbit": {"type": "float", "low": 0, "high": 1.5, "when": {"cold_bits": None}},
-        "lowbit_share": {"type": "float", "low": 0.1, "high": 0.5},
         "read_block_kib": {"type": "ordinal", "values": [64, 256, 1024]},
         "read_threads": {"type": "int", "low": 1, "high": 16, "step": 3},
         "io_mode": {"type": "choice", "values": ["buffered", "direct"]},

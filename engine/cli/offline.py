@@ -1,0 +1,105 @@
+"""Offline: jobs that load a model of their own and store the result in the user's cache folder.
+
+    python -m engine.cli.offline profile|routing|reference < request.json
+
+Other parts start it as a child process (`engine.system.user_cache.compute_apart`), so that the model does not raise the peak
+memory of the process that needs the result. A request names the checkpoint and, for routing and reference, the texts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from engine.checkpoint.checkpoint import Checkpoint
+from engine.engine import load
+from engine.errors import HeadraceError
+from engine.knobs import Knobs
+from engine.measure.judge import Judge
+from engine.measure.protocol import Protocol
+from engine.plan.banks import footprint
+from engine.plan.ceiling import routing_file
+from engine.quality.json_prompts import JsonPrompts
+from engine.quality.reference import reference_file, reference_knobs, take_reference
+from engine.routing.profile import CALIBRATION, Profile, profile_file
+from engine.system.user_cache import store_in_cache
+
+
+def take_profile(checkpoint: Checkpoint) -> Path:
+    """Measure the routing profile on the calibration text with the smallest cache, store it, and return its file."""
+    file = profile_file(checkpoint)
+    with tempfile.TemporaryDirectory() as folder:
+        trace = Path(folder) / "trace.parquet"
+        with load(checkpoint.path, Knobs(cache_gb=footprint(checkpoint).one_token_gb)) as engine, engine.trace(trace):
+            engine.logits(engine.encode(CALIBRATION.read_text(encoding="utf-8")))
+        profile = Profile.of_trace(trace, checkpoint)
+    content = io.BytesIO()
+    np.savez(content, uses=profile.uses)
+    store_in_cache(file, content.getvalue())
+    return file
+
+
+def take_routing(checkpoint: Checkpoint, judge: Judge, protocol: Protocol, knobs: Knobs | None = None) -> bytes:
+    """Return the content of `routing_file`: the experts of every timed token under `knobs`, by default the reference's."""
+    knobs = knobs or reference_knobs(checkpoint)
+    with tempfile.TemporaryDirectory() as folder:
+        trace = Path(folder) / "trace.parquet"
+        with load(checkpoint.path, knobs) as engine, engine.trace(trace):
+            engine.measure(judge, Protocol(warm_up_tokens=0, timed_tokens=protocol.timed_tokens, score=False))
+        rows = pd.read_parquet(trace, columns=["token", "phase", "layer", "expert"])
+    decoded = rows[rows["phase"] == "decode"].sort_values(["token", "layer"], kind="stable")
+    tokens = decoded["token"].unique()
+    starts = np.flatnonzero(np.diff(tokens, prepend=-2) > 1)  # the first decoded token after each prompt
+    content = io.BytesIO()
+    np.savez_compressed(
+        content,
+        experts=decoded["expert"].to_numpy(np.int16).reshape(len(tokens), len(checkpoint.layers), -1),
+        texts=np.diff(starts, append=len(tokens)),
+    )
+    return content.getvalue()
+
+
+def run(job: str, request: dict[str, Any]) -> Path:
+    """Run one job and return the file in the cache folder that holds its result. Raises `HeadraceError`."""
+    checkpoint = Checkpoint.open(request["checkpoint"])
+    if job == "profile":
+        return take_profile(checkpoint)
+    judge = Judge.from_lists(request["texts"])
+    if job == "routing":
+        protocol = Protocol(timed_tokens=request["timed_tokens"])
+        file = routing_file(checkpoint, judge, protocol)
+        store_in_cache(file, take_routing(checkpoint, judge, protocol))
+        return file
+    prompts = None
+    if request["prompts"]:
+        max_tokens, pairs = request["prompts"]
+        prompts = JsonPrompts(max_tokens, tuple((examples, text) for examples, text in pairs))
+    file = reference_file(checkpoint, judge, prompts)
+    with load(checkpoint.path, reference_knobs(checkpoint)) as engine:
+        store_in_cache(file, take_reference(engine, judge, prompts).to_bytes())
+    return file
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the job named on the command line with the request on stdin; 2 after an error, which is one line on stderr."""
+    parser = argparse.ArgumentParser(prog="python -m engine.cli.offline", description=str(__doc__).splitlines()[0])
+    parser.add_argument("job", choices=("profile", "routing", "reference"))
+    job = parser.parse_args(argv).job
+    try:
+        print(run(job, json.load(sys.stdin)))
+    except HeadraceError as e:
+        print(f"error: {e}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
