@@ -17,7 +17,7 @@ from omegaconf import MISSING, OmegaConf
 
 import engine
 from harness import ROOT, ConfigError
-from harness.results.columns import OBJECTIVES
+from harness.results.metrics import OBJECTIVES
 
 FILES: dict[str, str] = {}  # name of a Hydra choice -> the file given with search_space=FILE
 

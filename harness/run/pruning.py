@@ -28,7 +28,9 @@ def infeasible(study: Study, job: Job, rows: Sequence[Row]) -> tuple[str | None,
     return reason, predicted_gb
 
 
-def rival_of(study: Study, job: Job, history: History, predicted_gb: float, source: Row | None) -> Rival | None:
+def rival_of(
+    study: Study, job: Job, history: History, predicted_gb: float, source: Mapping[str, Any] | None
+) -> Rival | None:
     """The rival of a new setting; None if it has none, or must be measured in any case. `source`: the row with the same
     quality."""
     quality_unknown = source is None and study.scored

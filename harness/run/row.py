@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from engine import Knobs
-from harness import ROOT
+from harness import ROOT, version
 from harness.decisions.reuse import typical_s
 from harness.machine.identity import identity
 from harness.numerics.speed_interval import speeds
-from harness.results.columns import NAMES, QUALITY, SCHEMA_VERSION
+from harness.results.columns import NAMES, SCHEMA_VERSION
+from harness.results.metrics import QUALITY
 from harness.study.study import Study
 
 from .job import Job, Row
@@ -33,6 +34,7 @@ def make_row(study: Study, job: Job, outcome: Outcome, facts: Mapping[str, Any],
     row.update(
         row_id=uuid.uuid4().hex,
         schema_version=SCHEMA_VERSION,
+        headrace_version=version(),
         trial=job.proposal.trial,
         run=job.run,
         round=job.round,
@@ -51,8 +53,8 @@ def make_row(study: Study, job: Job, outcome: Outcome, facts: Mapping[str, Any],
         sampler=sampler,
         sampler_seed=job.proposal.seed,
         space=study.space_fingerprint,
-        judge=study.judge.fingerprint,
-        quality=study.judge_name,
+        eval_fingerprint=study.judge.fingerprint,
+        eval_texts=study.judge_name,
         model=study.model,
         architecture=study.architecture,
         model_fingerprint=study.model_fingerprint,
@@ -65,7 +67,7 @@ def make_row(study: Study, job: Job, outcome: Outcome, facts: Mapping[str, Any],
 
 def copy_quality(row: Row, source: Mapping[str, Any]) -> None:
     """Take the quality of the row `source`, whose setting has the same quality by construction."""
-    row["quality_of"] = source["trial"]
+    row["quality_from_trial"] = source["trial"]
     for name in (*QUALITY, "perplexity_se", "nll", "scored_tokens"):
         row[name] = source[name]
 
@@ -77,7 +79,7 @@ def saved_s(row: Row, rows: Sequence[Mapping[str, Any]]) -> float | None:
         return typical
     if row["status"] == "stopped":
         return None if typical is None else max(0.0, typical - row["wall_s"])
-    if row["quality_of"] is not None:
+    if row["quality_from_trial"] is not None:
         scored = [r["score_s"] for r in rows if r["score_s"] is not None]
         return statistics.median(scored) if scored else None
     return None

@@ -18,8 +18,8 @@ from harness import ResultsError
 from harness.decisions.reuse import quality_source, reference_figures, wrong_answer
 from harness.machine.identity import boot_id
 from harness.machine.quiet import Watch, wait_until_quiet
-from harness.results.columns import QUALITY
 from harness.results.history import History
+from harness.results.metrics import QUALITY
 from harness.schema import GuardsConfig
 from harness.study.constraints import judge_row
 from harness.study.manifest import JUDGE
@@ -87,7 +87,7 @@ class Runner:
         return None
 
     def _measure(
-        self, job: Job, attempt: int, source: Row | None, stop: Mapping[str, Any] | None
+        self, job: Job, attempt: int, source: Mapping[str, Any] | None, stop: Mapping[str, Any] | None
     ) -> tuple[Outcome, Row]:
         """The outcome of a measured run, and the columns of its start and its guards."""
         study, config = self.study, self.study.config
@@ -130,7 +130,7 @@ class Runner:
         return outcome, facts
 
     def _request(
-        self, job: Job, attempt: int, source: Row | None, stop: Mapping[str, Any] | None
+        self, job: Job, attempt: int, source: Mapping[str, Any] | None, stop: Mapping[str, Any] | None
     ) -> dict[str, Any]:
         """What `harness.run.worker` reads, and the fields of the record in flight."""
         study, engine = self.study, self.study.config["engine"]

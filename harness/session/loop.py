@@ -11,7 +11,7 @@ import contextlib
 import dataclasses
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Protocol
 
@@ -24,7 +24,8 @@ from harness.decisions.reuse import typical_s
 from harness.machine.quiet import check_disk
 from harness.propose.ask_tell import Proposal, Proposals, Search
 from harness.results.history import History
-from harness.results.rows import read_rows, read_tokens, refresh, write_row, write_tokens
+from harness.results.rows import read_rows, read_tokens
+from harness.results.writing import refresh, write_row, write_tokens
 from harness.rounds.round import Round, rounds
 from harness.run.job import Job, Row
 from harness.run.runner import Runner
@@ -180,7 +181,7 @@ class Session:
         with self._coordinator.beating(job), contextlib.suppress(Interrupted):
             self._record(job, *self._runner.run(job, self.history))
 
-    def _record(self, job: Job, row: Row, tokens: object) -> None:
+    def _record(self, job: Job, row: Row, tokens: Sequence[float]) -> None:
         """Write a row, then inform the storage and the display. Raises `StudyStopped` after too many equal failures."""
         folder, known = self.study.folder, self.history.known
         if row["origin"] == "sentinel":

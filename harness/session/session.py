@@ -15,7 +15,7 @@ from harness.machine.locks import machine_lock, study_lock
 from harness.propose.ask_tell import open_storage
 from harness.propose.shared import owner_of, settle_shared
 from harness.propose.storage import AWAY, open_database, reason
-from harness.results.rows import compact, set_damaged_aside
+from harness.results.writing import compact, set_damaged_aside
 from harness.rounds.repeat import same_command
 from harness.run.job import Row
 from harness.study.checks import check_writable

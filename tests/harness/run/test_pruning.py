@@ -7,8 +7,9 @@ from typing import Any
 
 from engine import Judge, Knobs
 from harness.propose.ask_tell import Proposal
-from harness.results.columns import NAMES, OBJECTIVES
+from harness.results.columns import NAMES
 from harness.results.history import History
+from harness.results.metrics import OBJECTIVES
 from harness.run.job import Job, Rival
 from harness.run.pruning import dominated, infeasible, rival_of, stop_rule
 

@@ -6,7 +6,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from harness.results.columns import NAMES, QUALITY
+from harness.results.columns import NAMES
+from harness.results.metrics import QUALITY
 from harness.run.row import copy_quality, portable, saved_s
 
 
@@ -22,7 +23,7 @@ def test_saved_seconds() -> None:
     assert saved_s(row("stopped", wall_s=40.0), before) == 0.0
     reused = row(wall_s=1.0)
     copy_quality(reused, row(trial=3, perplexity=4.5))
-    assert (reused["quality_of"], reused["perplexity"]) == (3, 4.5) and set(QUALITY) < set(reused)
+    assert (reused["quality_from_trial"], reused["perplexity"]) == (3, 4.5) and set(QUALITY) < set(reused)
     assert saved_s(reused, before) == 4.0
     assert saved_s(reused, []) is saved_s(row("stopped", wall_s=4.0), []) is saved_s(row(wall_s=1.0), before) is None
 

@@ -15,12 +15,12 @@ from harness.analysis.pareto import front
 
 def test_quality_is_measured_once_for_each_lossy_setting(session: Callable[..., pd.DataFrame]) -> None:
     df = session("budget.trials=16")
-    scored = df[df["quality_of"].isna()]
+    scored = df[df["quality_from_trial"].isna()]
     assert scored["expert_bits"].fillna(0).is_unique or len(scored) == scored["expert_bits"].nunique(dropna=False) + 1
-    reused = df[df["quality_of"].notna()]
+    reused = df[df["quality_from_trial"].notna()]
     assert len(reused) > 4
     source = df.set_index("trial")["perplexity"]
-    assert np.allclose(reused["perplexity"], source.loc[reused["quality_of"].astype(int)])
+    assert np.allclose(reused["perplexity"], source.loc[reused["quality_from_trial"].astype(int)])
     assert (reused["saved_s"] == 0.4).all()
 
 
@@ -48,7 +48,9 @@ def test_a_wrong_answer_is_no_result(session: Callable[..., pd.DataFrame]) -> No
 
 def test_every_row_names_what_it_was_measured_with(session: Callable[..., pd.DataFrame]) -> None:
     df = session("budget.trials=6", "protocol.repeats=2")
-    for name in ("row_id", "machine", "model", "judge", "commit", "optuna", "space", "round", "seed", "warm_up_tokens"):
+    names = ("row_id", "machine", "model", "eval_fingerprint", "commit", "optuna", "space", "round", "seed",
+             "warm_up_tokens", "headrace_version")  # fmt: skip
+    for name in names:
         assert df[name].notna().all(), name
     assert df["row_id"].is_unique
     assert (df[df["origin"] == "repeat"]["run"] == 1).all() and (df["origin"] == "repeat").sum() >= 4

@@ -16,7 +16,7 @@ from optuna.trial import FrozenTrial, TrialState
 from support import HERE, Cli, arguments, prepare
 
 from harness import ResultsError, search
-from harness.results.columns import OBJECTIVES
+from harness.results.metrics import OBJECTIVES
 from harness.results.rows import read_trials
 from harness.run.supervise import fate
 

@@ -60,7 +60,7 @@ def test_a_study_of_an_older_fingerprint_is_told_so(place: Path, cli: Cli) -> No
     said.write_text(NEW)
     status, _, err = cli("budget.trials=1")
     assert (status, err.count("\n")) == (2, 1)
-    assert "an older kind of fingerprint" in err and "another model" not in err and "study.name=OTHER" in err
+    assert "a fingerprint of an older version" in err and "another model" not in err and "study.name=OTHER" in err
 
 
 @pytest.mark.parametrize("within", [True, False], ids=["while a run goes on", "between runs"])
@@ -140,7 +140,7 @@ def test_merge_names_models_by_fingerprint_not_by_label(tmp_path: Path, capsys: 
     assert merge([str(tmp_path / "out"), a, c]) == 2
     assert f"rows of 2 models (mine {OLD}; mine {NEW}) are not comparable" in capsys.readouterr().err
     assert merge([str(tmp_path / "out"), a, d]) == 2
-    assert "older kind of fingerprint" in capsys.readouterr().err
+    assert "fingerprint of an older version" in capsys.readouterr().err
 
 
 def test_rows_name_no_place_of_this_machine(place: Path, cli: Cli) -> None:
