@@ -35,7 +35,8 @@ def test_a_file_of_a_space_is_named_after_its_path(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "message"), [("a: [", "is not valid YAML .*; fix it"), ("- 3", "is not a search space"), (None, "cannot be read")]
+    ("content", "message"),
+    [("a: [", "is not valid YAML .*; fix it"), ("- 3", "is not a search space"), (None, "cannot be read")],
 )
 def test_a_bad_file_is_refused(tmp_path: Path, content: str | None, message: str) -> None:
     path = tmp_path / "space.yaml"
