@@ -31,7 +31,7 @@ START = (
     r"(?:(?:PYTHONPATH=\. |\.venv/bin/)?python -m [a-z]|\.venv/bin/(?:ruff|mypy)\b|make [a-z]|pip install |headrace [a-z])"
 )
 ELSEWHERE = {  # why a command is not tried here
-    "python -m engine.cli.offline profile|routing|reference < request.json": "the engine starts it, with a request of its own",
+    "python -m engine.cli.offline profile|routing|reference < request.json": "the engine starts it with its own request",
     "python -m experiments.kimi_mini.loss_curve": "it has no options and writes a picture into the repository",
     "python -m harness.search --help": "the test of help texts prints it",
     "python -m command": "it stands for any command",
