@@ -1,15 +1,16 @@
-"""Headrace's search: Hydra composes a study, Optuna proposes, a child process measures, Parquet remembers.
+"""Headrace's search: Hydra composes a study, Optuna proposes settings, a child process measures, Parquet stores the rows.
 
     python -m harness.search study=demo budget.trials=24
 
-Everything imported by `harness.run.worker`, the child of every trial, stays light: neither Optuna nor pandas lives there.
+`harness.run.worker`, the child process of every run, imports neither Optuna nor pandas nor Hydra. This module imports none
+of them either.
 """
 
 from engine.errors import HeadraceError
 
 
 class ConfigError(HeadraceError):
-    """A study, key or value that cannot be composed."""
+    """A study, key or value of the configuration that cannot be used."""
 
 
 class ResultsError(HeadraceError):
@@ -17,4 +18,4 @@ class ResultsError(HeadraceError):
 
 
 class StudyStopped(HeadraceError):
-    """A study that ended itself before its budget was spent: what it met would have spoilt the rest of the night."""
+    """A study that stopped before its budget was spent, because the cause would spoil the remaining runs as well."""

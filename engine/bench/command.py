@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -111,7 +112,7 @@ def _decode(args: argparse.Namespace) -> None:
     from engine.measure.judge import Judge
     from engine.routing.read import read_trace
 
-    from .decode import bench_decode
+    from .decoding.decode import bench_decode
 
     given = knobs_given(args)
     if args.trace is not None:
@@ -136,7 +137,7 @@ def _decode(args: argparse.Namespace) -> None:
 
 def _hits(args: argparse.Namespace) -> None:
     """Measure a layer's own time when every expert is cached."""
-    from .hits import bench_hits
+    from .decoding.hits import bench_hits
 
     _print(bench_hits(model_of(args), knobs_of(args), rounds=args.rounds))
 
@@ -145,7 +146,7 @@ def _lossy(args: argparse.Namespace) -> None:
     """Measure the reads that lossy knobs save, and their loss of quality."""
     from engine.measure.judge import Judge
 
-    from .lossy import bench_lossy
+    from .quality.lossy import bench_lossy
 
     _print(bench_lossy(model_of(args), knobs_given(args), Judge.load(args.eval_texts)))
 
@@ -154,7 +155,7 @@ def _bits(args: argparse.Namespace) -> None:
     """Compare the quality of plans of bits at equal bytes."""
     from engine.measure.judge import Judge
 
-    from .bits import bench_bits
+    from .quality.bits import bench_bits
 
     knobs, judge = Knobs(**{"expert_bits": 4, "cold_bits": 2, **knobs_given(args)}), Judge.load(args.eval_texts)
     _print(bench_bits(model_of(args), knobs, judge, average_bits=args.average_bits, draws=args.rounds))
@@ -164,7 +165,7 @@ def _trace(args: argparse.Namespace) -> None:
     """Measure the cost of a trace: decoding with one against without."""
     from engine.measure.judge import Judge
 
-    from .trace import bench_trace
+    from .decoding.trace import bench_trace
 
     _print(bench_trace(model_of(args), knobs_of(args), Judge.load(args.eval_texts), rounds=args.rounds))
 
@@ -178,7 +179,7 @@ def _open(args: argparse.Namespace) -> None:
 
 def _grids(args: argparse.Namespace) -> None:
     """Compare the error of packed precisions with MLX's and the best."""
-    from .grids import bench_grids
+    from .quality.grids import bench_grids
 
     _print(bench_grids(model_of(args)))
 
@@ -200,6 +201,4 @@ def _make(args: argparse.Namespace) -> None:
 
 
 def _print(result: dict[str, Any]) -> None:
-    from . import print_json
-
-    print_json(result)
+    print(json.dumps(result))

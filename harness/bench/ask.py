@@ -28,7 +28,8 @@ from engine.cli.program import add_command
 from harness import ConfigError
 from harness.propose.ask_tell import Proposals, Search, open_storage
 from harness.propose.samplers import has_torch
-from harness.results.columns import NAMES, OBJECTIVES
+from harness.results.columns import NAMES
+from harness.results.metrics import OBJECTIVES
 
 from . import truth
 

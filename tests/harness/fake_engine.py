@@ -1,8 +1,8 @@
-"""An engine at the seam with a known response surface, faults on demand and a count of its runs.
+"""Fake engine adapter: a known response surface, faults on demand and a log of its runs.
 
-Named by `engine.module=fake_engine`. The checkpoint is any folder; files in it steer the fake: `slow_s` (seconds a trial
-takes), `faults.json` {read_threads: crash|kill|hang|burst|exit|error|malloc|nowhere|knob}, `fingerprint` (the model's).
-`runs.log` collects one line a run.
+Selected with `engine.module=fake_engine`. The checkpoint is any folder; files in it control the fake: `slow_s` (seconds per
+run), `faults.json` {read_threads: crash|kill|hang|burst|exit|error|malloc|nowhere|knob}, `fingerprint` (of the model).
+`runs.log` receives one line per run.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ def footprint(checkpoint: str | Path, knobs: Knobs) -> FakeFootprint:
     scale = (knobs.expert_bits or 8) / 8
     whole = ALL_GB * scale
     cached = whole if knobs.cache_gb is None else min(whole, knobs.cache_gb)
-    said = Path(checkpoint) / "fingerprint"
-    fingerprint = said.read_text() if said.exists() else "f" * 16
+    file = Path(checkpoint) / "fingerprint"
+    fingerprint = file.read_text() if file.exists() else "f" * 16
     return FakeFootprint("fake_moe", fingerprint, ONE_TOKEN_GB * scale, whole, RESIDENT_GB + cached)
 
 
@@ -64,11 +64,11 @@ class FakeEngine:
             peak_memory_gb=RESIDENT_GB + (ALL_GB * bits / 8) * share, mlx_peak_gb=0.01, perplexity=perplexity,
             perplexity_se=0.1, nll=math.log(perplexity), scored_tokens=400, hit_rate=None if k.cache_gb is None else share,
             bytes_per_token=1e6 * miss, hits=10, misses=10, reads=10, bytes_read=1000, io_ms=1.0, sync_ms=0.1,
-            prefetch_issued=0, prefetch_useful=0, prefetch_recall=None, prefetch_whole_set=None,
+            prefetch_issued=0, prefetch_useful=0, prefetch_recall=None, prefetch_exact_set=None,
             prefetch_precision=None, prefetch_coverage=None, prefetch_hidden_ms=0.0, prefetch_wasted_bytes=0,
-            passes_per_window=None, void_layers=0, foreseen_share=None, swapped=0,
+            passes_per_window=None, rejected_layers=0, window_prediction_recall=None, swapped=0,
             dropped=0, dropped_share=None, slots=10, cached_share=share, average_bits=bits, plan_fingerprint=None,
-            judge=judge.fingerprint, mode="fake",
+            eval_fingerprint=judge.fingerprint, mode="fake",
             decode_ms_p50=1.0, decode_ms_p95=2.0, io_ms_per_token=0.01, sync_ms_per_token=0.001,
             compute_ms_per_token=0.9, disk_bytes_read=1000, page_cache_share=0.0, thermal_state=None, temperature_c=None,
             power_source=None, memory_pressure=None, swap_used_bytes=None, throttle_events=None, swap_in_bytes=None,
