@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +94,7 @@ def positive(text: str) -> int:
     return number
 
 
-def refuse_ignored(command: str, names: list[str], why: str) -> None:
+def refuse_ignored(command: str, names: Sequence[str], why: str) -> None:
     """Raise `HeadraceError` for the first of the options that a command would ignore."""
     if names:
         raise HeadraceError(f"--{names[0].replace('_', '-')} has no effect: {command} {why}; leave it out")
