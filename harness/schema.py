@@ -1,6 +1,6 @@
 """What a study's configuration may hold: one dataclass a group, registered with Hydra so that typos and types are caught.
 
-`knobs` and `search_space` are open here, for their keys are the engine's knobs: `harness.space.space` checks them.
+`knobs` and `search_space` are open here because their keys are the engine's knobs: `harness.space.parse` checks them.
 """
 
 from __future__ import annotations
