@@ -32,10 +32,10 @@ from harness.decisions.drift import drifted, due, judge_sentinel, sentinel_trial
 from harness.decisions.reuse import settings_of, typical_s
 from harness.machine import identity as machine
 from harness.machine.quiet import check_disk, keep_awake, machine_lock
-from harness.propose.ask_tell import Proposal, Proposals, Search, open_storage
+from harness.propose.ask_tell import Proposal, Proposals, Search
 from harness.propose.external import ask_external, study_state
 from harness.propose.shared import Shared, owner_of, settle_shared
-from harness.propose.storage import AWAY, alone, open_database, reason
+from harness.propose.storage import UNREACHABLE, open_database, open_storage, reason, study_lock
 from harness.results.columns import NOT_RUN
 from harness.results.rows import compact, frame, read_rows, read_tokens, refresh, set_damaged_aside, write_row, write_tokens
 from harness.rounds.journal import append, entry
@@ -122,7 +122,7 @@ def open_shared(plan: Study) -> optuna.storages.RDBStorage | None:
     storage = open_database(config["url"], config["stale_s"])
     try:
         settle_shared(storage, plan)
-    except AWAY as e:
+    except UNREACHABLE as e:
         raise ConfigError(f"storage.url cannot be reached any more ({reason(e)}); run it again") from e
     return storage
 
@@ -135,7 +135,7 @@ def in_one_line(plan: Study) -> Iterator[None]:
     except OSError as e:
         problem = f"{e.filename or plan.folder} cannot be used ({e.strerror or e})"
         raise ResultsError(f"{problem}; make room if its disk is full, then run the same command again") from e
-    except AWAY as e:
+    except UNREACHABLE as e:
         raise ResultsError(
             f"the storage of {plan.name} cannot be used ({first_line(e.__cause__ or e)}); all rows are on the disk: make "
             "room if it is full, then run the same command again"
@@ -221,7 +221,7 @@ class Night:
         for attempt in itertools.count():
             try:
                 return what()
-            except AWAY as e:
+            except UNREACHABLE as e:
                 self._unsure = True
                 if not self._owner:
                     raise
@@ -245,7 +245,7 @@ class Night:
 
     def _alone(self) -> contextlib.AbstractContextManager[None]:
         """Hold the lock of a study that machines share."""
-        return alone(self._storage, self.plan.name) if self._owner else contextlib.nullcontext()
+        return study_lock(self._storage, self.plan.name) if self._owner else contextlib.nullcontext()
 
     @property
     def known(self) -> list[Row]:

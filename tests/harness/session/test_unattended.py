@@ -6,7 +6,6 @@ import errno
 import json
 import os
 import signal
-import sqlite3
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +20,6 @@ from support import Cli, spawn
 from harness import ResultsError, status
 from harness.machine import identity as machine
 from harness.machine.quiet import machine_lock
-from harness.propose import ask_tell as proposals
 from harness.propose.ask_tell import Proposal
 from harness.results.rows import read_rows
 from harness.run import runner
@@ -189,18 +187,6 @@ def test_a_full_disk_is_one_line_and_nothing_is_lost_or_doubled(
     assert [(r["trial"], r["status"]) for r in read_rows(folder)] == [(0, "ok"), (1, "ok"), (2, "ok")]
     assert [r["trial"] for r in requests] == ([0, 0, 1, 2] if where == "write_row" else [0, 1, 2])
     assert not (folder / "running.json").exists()
-
-
-def test_a_storage_on_a_full_disk_is_not_taken_for_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    proposals.open_storage(tmp_path)
-
-    def full(*args: Any, **more: Any) -> None:
-        raise sqlite3.OperationalError("database or disk is full")
-
-    monkeypatch.setattr(sqlite3, "connect", full)
-    with pytest.raises(ResultsError, match="database or disk is full"):
-        proposals.open_storage(tmp_path)
-    assert (tmp_path / "study.db").exists() and not list(tmp_path.glob("damaged*"))
 
 
 def test_a_child_that_finds_the_disk_full_is_no_crash(tmp_path: Path) -> None:
