@@ -170,7 +170,8 @@ def inspect(args: argparse.Namespace) -> None:
 
 def pack(args: argparse.Namespace) -> None:
     """Pack a checkpoint's experts into a store: one record an expert, with several precisions in it."""
-    from engine.packing.pack import pack_store, verify_store
+    from engine.packing.pack import pack_store
+    from engine.packing.verify import verify_store
 
     if args.store is None and not args.verify:
         raise HeadraceError(
@@ -301,7 +302,7 @@ def plan(args: argparse.Namespace) -> None:
 
 
 def knobs(args: argparse.Namespace) -> None:
-    """Print the table of all knobs, as the README has it."""
+    """Print the table of all knobs, as docs/knobs.md has it."""
     print(Knobs.table())
 
 

@@ -37,10 +37,11 @@ from engine.plan.bits import BitsPlan
 from engine.routing.profile import routing_profile
 from engine.routing.record import TraceWriter
 from engine.stats import Stats
+from engine.streaming.decode_state import DecodeState
 from engine.streaming.forward import Forward
-from engine.streaming.install import fill, put_gates, put_streams, run_for
-from engine.streaming.layer import LayerStream, Run
-from engine.streaming.speculate import Windows
+from engine.streaming.install import decode_state_for, fill, install_gates, install_layers
+from engine.streaming.layer import StreamedLayer
+from engine.streaming.window.speculate import SpeculativeWindows
 from engine.system.memory import memory_bytes
 from engine.system.page_cache import cached_share, weight_files
 
@@ -67,19 +68,19 @@ def load(checkpoint: str | Path, knobs: Knobs | None = None) -> Engine:
     model = open_model(source)
     if knobs.top_k is not None:
         check_top_k(model, source)
-    state = run_for(source, knobs) if streamed else None
+    state = decode_state_for(source, knobs) if streamed else None
     try:
-        streams, windows = put_streams(model, source, knobs, plans, state) if state is not None else ([], None)
+        layers, windows = install_layers(model, source, knobs, plans, state) if state is not None else ([], None)
         _read_resident(model, source, knobs)
         if state is not None:
-            put_gates(model, source, knobs, streams)
-            fill(streams, plans, state)
+            install_gates(model, source, knobs, layers)
+            fill(layers, plans, state)
             state.stats.reset()
     except BaseException:
         if state is not None:
             state.reader.close()
         raise
-    return Engine(source, knobs, bits, model, streams, state, windows, cached)
+    return Engine(source, knobs, bits, model, layers, state, windows, cached)
 
 
 def _read_resident(model: nn.Module, source: Checkpoint, knobs: Knobs) -> None:
@@ -125,23 +126,23 @@ class Engine:
         knobs: Knobs,
         bits: BitsPlan,
         model: nn.Module,
-        streams: list[LayerStream],
-        state: Run | None,
-        windows: Windows | None,
+        layers: list[StreamedLayer],
+        state: DecodeState | None,
+        windows: SpeculativeWindows | None,
         page_cached_before: float | None = None,
     ) -> None:
         self.checkpoint = checkpoint
         self.knobs = knobs
         self.bits = bits
         self.model = model
-        self.streams = streams
+        self.layers = layers
         self.state = state
         self.windows = windows
         self.page_cached_before = page_cached_before
         self.decoded = Stats()
         self.forward = Forward(
             model,
-            streams,
+            layers,
             state,
             top_k=checkpoint.top_k,
             chunk=knobs.prefill_chunk,
@@ -252,7 +253,7 @@ class Engine:
             keep_going=keep_going,
         )
         experts = sum(layer.experts for layer in self.checkpoint.layers)
-        slots = sum(bank.table.slots for stream in self.streams for bank in stream.banks) if self.streams else experts
+        slots = sum(pool.table.slots for layer in self.layers for pool in layer.cache.pools) if self.layers else experts
         return dataclasses.replace(
             measured,
             hit_rate=None if self.knobs.cache_gb is None else measured.hit_rate,
@@ -261,7 +262,7 @@ class Engine:
             cached_share=slots / experts,
             average_bits=self.bits.average_bits,
             plan_fingerprint=self.bits.fingerprint,
-            judge=judge.fingerprint,
+            eval_fingerprint=judge.fingerprint,
             mode=self.mode,
         )
 

@@ -210,7 +210,7 @@ class Knobs:
 
     @classmethod
     def table(cls) -> str:
-        """All knobs as a Markdown table; the README holds it, and a test says when it is stale."""
+        """All knobs as a Markdown table; docs/knobs.md holds it, and a test says when it is stale."""
         lines = ["| knob | default | lossless | what it does |", "|---|---|---|---|"]
         for f in dataclasses.fields(cls):
             plain = f.default if isinstance(f.default, str) else str(f.default).lower()

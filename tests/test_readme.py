@@ -1,43 +1,69 @@
-"""What the README repeats is what the code says."""
+"""README: its front, its sample command and its figures follow from the published study."""
 
 from __future__ import annotations
 
 import re
-import runpy
-import shutil
 from pathlib import Path
 
-from engine import Knobs
-from harness import report
+import pandas as pd
+import pytest
+
+from harness.analysis.pareto import front
+from harness.decisions.recommend import compared, default_trial, named, ratio, recommended, rules_of, wishes_of
+from harness.results.metrics import objectives_of
+from harness.results.rows import read_trials
+from harness.show.commands import use
+from harness.show.tables import number, with_interval
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+STUDY = ROOT / "results" / "published" / "demo_ssd_0.1"
+LONGEST = 150
 
 
-def test_the_table_of_knobs_is_current() -> None:
-    assert Knobs.table() in README, "paste the output of `python -m engine knobs` into README.md"
+@pytest.fixture(scope="module")
+def df() -> pd.DataFrame:
+    return read_trials(STUDY)
 
 
-def test_links_lead_somewhere() -> None:
-    for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", README):
-        assert (ROOT / target).exists(), target
+@pytest.fixture(scope="module")
+def points(df: pd.DataFrame) -> dict[str, pd.Series]:
+    """The recommended settings, default and reference by name."""
+    return {name: point for name, point, _ in named(df, recommended(df, **wishes_of(STUDY)))}
 
 
-def test_the_example_runs(monkeypatch, tmp_path) -> None:
+def test_it_is_short_and_its_samples_fit_a_terminal() -> None:
+    lines = README.splitlines()
+    assert len(lines) <= LONGEST
+    assert max(map(len, lines)) <= 125
+    for block in re.findall(r"```\w*\n(.*?)```", README, re.DOTALL):
+        assert max(map(len, block.splitlines())) <= 80
+
+
+def test_the_front_is_that_of_the_published_study(df: pd.DataFrame, points: dict[str, pd.Series]) -> None:
+    lines = []
+    for label, point in front(df, **rules_of(STUDY)).iterrows():
+        sure = "confirmed" if point["confirmed"] else "unconfirmed"
+        lines.append((f"trial {point['trial']}, {sure}" + (": the default" if label == default_trial(df) else ""), point))
+    lines.append(("reference: everything resident", points["reference"]))
+    expected = []
+    for name, point in lines:
+        figures = [with_interval(point, metric) for metric in objectives_of(df)]
+        times = number(ratio(df, point, points["default"])[0], 3)
+        expected.append(f"| {' | '.join([name, *figures, times])} |")
+    shown = [line for line in README.splitlines() if line.startswith(("| trial ", "| reference: "))]
+    assert shown == expected
+
+
+def test_the_sentence_below_the_front_is_what_the_report_says(df: pd.DataFrame, points: dict[str, pd.Series]) -> None:
+    text = " ".join(README.split())
+    times, same, more = compared(df, points["fastest_lossless"], points["default"]).split(", ")
+    assert times.removesuffix(" the default") + " as fast as the default at the " + same in text
+    assert f"for {more.removeprefix('+')} more" in text
+    ran = df[(df["run"] == 0) & (df["status"] == "ok") & (df["origin"] != "reference")]
+    assert f"{len(ran)} trials, 11.5" in text
+
+
+def test_the_command_is_what_the_report_prints(points: dict[str, pd.Series], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    example = re.search(r"```python\n(.*?)```", README, re.DOTALL)
-    assert example
-    script = tmp_path / "example.py"
-    script.write_text(example[1])
-    assert runpy.run_path(str(script))["e"].stats.hits > 0
-
-
-def test_the_sample_is_what_the_report_prints(tmp_path, monkeypatch, capsys) -> None:
-    shutil.copytree(ROOT / "results" / "published" / "demo_ssd_0.1", tmp_path / "demo_ssd_0.1")
-    monkeypatch.chdir(ROOT)
-    assert report.main([str(tmp_path / "demo_ssd_0.1")]) == 0
-    printed = {line.rstrip() for line in capsys.readouterr().out.splitlines()}
-    sample = README.partition("What `make search` printed")[2].partition("![The front")[0]
-    lines = [line[4:] for line in sample.splitlines() if line.startswith("    ")]
-    assert len(lines) > 30
-    assert [line for line in lines if line not in printed] == []
+    assert use(STUDY, points["fastest_lossless"]) in re.sub(r"\s*\\\n\s*", " ", README)

@@ -174,7 +174,7 @@ def _row(arm: Arm, base: Arm | None, plain: list[float], expert_bytes: float) ->
         "missing_mb_per_token": stats.misses * expert_bytes / stats.tokens / 1e6,
         "read_mb_per_token": stats.bytes_read / stats.tokens / 1e6, "io_ms_per_token": stats.io_ms / stats.tokens,
         "sync_ms_per_token": stats.sync_ms / stats.tokens, "passes_per_token": stats.passes / stats.tokens or None,
-        "passes_per_window": stats.passes_per_window, "void_layers_per_token": stats.void_layers / stats.tokens,
+        "passes_per_window": stats.passes_per_window, "rejected_layers_per_token": stats.rejected_layers / stats.tokens,
         "foreseen_by_pass": stats.foreseen_by_pass,
     }  # fmt: skip
     row |= {"share_of_resident": None, "share_of_serial": None, "share_of_overlapped": None}
@@ -214,7 +214,7 @@ class Forced:
         self._on_device: list[mx.array] = []
         self._foresight = foresight
         if engine.windows is not None and foresight is not None:
-            engine.windows.oracle = self._believed  # type: ignore[method-assign]
+            engine.windows.prediction = self._believed  # type: ignore[method-assign]
         paths = [path for path, _ in switches(engine.model, engine.checkpoint)]
         modules = dict(engine.model.named_modules())
         forced = [(path, _ForcedSwitch(modules[path], number, self)) for number, path in enumerate(paths)]
@@ -237,13 +237,13 @@ class Forced:
             engine.forward.logits([int(random[self._token])], cache)
         return time.perf_counter() - begin, dataclasses.replace(engine.stats)
 
-    def _believed(self, number: int, ids: np.ndarray, void_pass: int) -> np.ndarray:
+    def _believed(self, number: int, ids: np.ndarray, rejected: int) -> np.ndarray:
         """Each expert stays with the probability that this void pass foresees it; in the place of the others stands what the
         layer chose for another, random token, as the void passes of a real model show experts that are often used. An
         expert that one pass foresees, so does every later one that foresees more."""
         assert self._foresight is not None
         rng = np.random.default_rng((self._token, number))
-        wrong = rng.random(ids.shape) >= self._foresight[min(void_pass, len(self._foresight)) - 1]
+        wrong = rng.random(ids.shape) >= self._foresight[min(rejected, len(self._foresight)) - 1]
         shown = np.array(ids)
         for other in rng.permutation(len(self._ids)):
             for rank in np.flatnonzero(wrong):

@@ -18,6 +18,8 @@ import numpy as np
 from engine.checkpoint.checkpoint import Checkpoint
 from engine.checkpoint.experts import AFFINE_GROUPS
 from engine.packing import quantize as grids
+from engine.packing.fit import error as line_error
+from engine.packing.fit import fit, sums
 from engine.packing.pack import block_size
 from engine.packing.sources import Codes, SourceLayer
 
@@ -104,9 +106,9 @@ def _mlx(weights: np.ndarray, bits: int, dtype: str) -> np.ndarray:
 
 def _prefix(weights: np.ndarray, codes: np.ndarray) -> float:
     """Squared error of the upper bits of codes with the best scale and bias."""
-    sums = grids.sums(weights, grids.upper_bits(codes, HIGH - LOW))
-    line = grids.fit(sums, weights.shape[1])
-    return float(grids.error(sums, weights.shape[1], line.slope, line.offset).sum(dtype=np.float64))
+    found = sums(weights, grids.upper_bits(codes, HIGH - LOW))
+    line = fit(found, weights.shape[1])
+    return float(line_error(found, weights.shape[1], line.slope, line.offset).sum(dtype=np.float64))
 
 
 def _best(weights: np.ndarray) -> float:

@@ -29,16 +29,16 @@ def bench_hits(model: Path, knobs: Knobs, *, rounds: int) -> dict[str, Any]:
     cache_gb = (sizes.one_token_gb + sizes.all_experts_gb) / 2
     with load(model, Knobs.from_mapping({**knobs.as_dict(), "cache_gb": cache_gb})) as engine:
         run = engine.state
-        streams = [stream for stream in engine.streams if not stream.complete]
+        streams = [stream for stream in engine.layers if not stream.complete]
         if run is None or not streams:
             raise KnobError(f"bench hits: every layer of {model} fits with half of its experts cached; give a larger model")
         top_k, x = engine.checkpoint.top_k, mx.zeros((1, 1, 1))
         chosen = [mx.array(np.arange(top_k, dtype=np.uint32)[None, None])] * len(streams)
         mx.eval(x, *chosen)
         for stream in streams:
-            for bank in stream.banks:
+            for bank in stream.cache.pools:
                 bank.inner = _nothing
-            stream.on_host(x, np.arange(top_k, dtype=np.int32)[None, None])  # reads them once
+            stream.cache.on_host(x, np.arange(top_k, dtype=np.int32)[None, None])  # reads them once
         figures = []
         for _ in range(rounds):
             begin = time.perf_counter()

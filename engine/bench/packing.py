@@ -20,12 +20,13 @@ import numpy as np
 from mlx_lm.models.cache import make_prompt_cache
 
 from engine.checkpoint.checkpoint import Checkpoint
-from engine.checkpoint.headers import ITEM_BYTES
+from engine.checkpoint.dtypes import ITEM_BYTES, to_bytes
 from engine.engine import Engine, load
 from engine.errors import CheckpointError
 from engine.knobs import GB, Knobs
-from engine.packing.pack import COPY_BYTES, pack_store, verify_store
-from engine.packing.quantize import to_bytes
+from engine.packing.files import COPY_BYTES
+from engine.packing.pack import pack_store
+from engine.packing.verify import verify_store
 from engine.plan.banks import footprint
 
 from . import Arm, in_turns, ratios, spread

@@ -1,50 +1,56 @@
-"""The routed experts of one layer: their tensors, where each expert's bytes lie, and whether it all fits together.
+"""Routed experts of one layer: their tensors, the byte range of every expert, and the checks that they fit together.
 
-Nothing here imports MLX; what MLX can compute with is written down as shapes and types.
+Shapes and types that MLX computes with are written down here, so that opening a checkpoint never imports MLX.
 """
 
 from __future__ import annotations
 
 import math
-import zlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 
-from engine.errors import CheckpointError, ReadError
+from engine.errors import CheckpointError
 
-from .headers import ITEM_BYTES
+from .dtypes import FLOATS, FP8, ITEM_BYTES, MLX_TYPES
 
-if TYPE_CHECKING:
-    from .store import Records
-
-FLOATS = ("F32", "F16", "BF16")
-MLX_TYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "U32": "uint32", "U8": "uint8"}
 AFFINE_BITS, AFFINE_GROUPS = (2, 3, 4, 5, 6, 8), (32, 64, 128)
-FLOAT_MODES = {(4, 32): "mxfp4", (8, 32): "mxfp8", (4, 16): "nvfp4"}  # bits and group_size; their scales are uint8
-INT4_BITS, INT4_ZERO = 4, 8.0  # compressed-tensors INT4: no zero points are stored, this is the code of a zero weight
-FP8, FP8_SCALES = "F8_E4M3", "weight_scale_inv"  # DeepSeek's: weights in blocks, each with a scale
+FLOAT_MODES = {(4, 32): "mxfp4", (8, 32): "mxfp8", (4, 16): "nvfp4"}  # (bits, group_size) -> mode; scales are uint8
+INT4_BITS, INT4_ZERO = 4, 8.0  # compressed-tensors INT4 stores no zero points; INT4_ZERO is the code of a zero weight
+FP8_SCALES = "weight_scale_inv"  # DeepSeek's FP8: one scale for each block of a weight
 CONVERT = "convert the model with mlx_lm.convert"
 PACK = "pack the model first (python -m engine pack)"
+LAYER = re.compile(r"(?:^|\.)(\d+)(?:\.|$)")  # the first number in a module's name
+
+
+class Records(Protocol):
+    """The records of a packed layer: the same experts at several widths, with checksums."""
+
+    def layer(self, widths: Mapping[str, int]) -> ExpertLayer:
+        """The experts at these bits per projection."""
+
+    def verify(self, expert: int, read: list[tuple[int | None, memoryview]]) -> None:
+        """Compare the bytes read of an expert, by section number, with their checksums. Raises `ReadError`."""
 
 
 @dataclass(frozen=True)
 class ExpertTensor:
-    """One tensor of every expert of a layer, e.g. `gate_proj.weight`: where each expert's part of it lies."""
+    """One tensor of every expert of a layer, such as `gate_proj.weight`, and the place of each expert's part."""
 
     projection: str
     tensor: str
-    dtype: str  # as safetensors names it
+    dtype: str  # safetensors name
     shape: tuple[int, ...]  # of one expert
     file: np.ndarray  # [experts] index into Checkpoint.files
     offset: np.ndarray  # [experts] byte offset in that file
-    parts: tuple[ExpertTensor, ...] = ()  # of codes that come in several pieces: the upper bits, then what is below them
-    bits: int = 0  # of such a code, when whole
-    order: np.ndarray | None = None  # of codes whose columns are reordered: the column of each in a block (engine.nesting)
-    section: int | None = None  # its number in a store's records, whose checksums are known
+    parts: tuple[ExpertTensor, ...] = ()  # packed codes in several streams: the upper bits first, then the lower ones
+    bits: int = 0  # width of packed codes after their streams are joined
+    order: np.ndarray | None = None  # column of each code within a block, if reordered (engine.checkpoint.store.bitplanes)
+    section: int | None = None  # section number in a packed record; its checksum is stored
 
     @cached_property
     def name(self) -> str:
@@ -62,13 +68,18 @@ class ExpertLayer:
 
     block: str
     tensors: tuple[ExpertTensor, ...]
-    # Of projections whose biases are not stored: the code of a zero weight; biases are minus that times the scales.
+    # Projections without stored biases -> the code of a zero weight. Their biases are minus that code times the scales.
     zeros: Mapping[str, float] = field(default_factory=dict)
-    records: Records | None = None  # of a store, which has the same experts at other widths too
+    records: Records | None = None  # set in a packed store
+
+    @property
+    def number(self) -> int:
+        """The number of the layer in the model; 0 if the block's name has none."""
+        return layer_number(self.block)
 
     @property
     def only_to_pack(self) -> bool:
-        """The experts lie in a layout that MLX cannot compute with in place."""
+        """Whether MLX cannot compute with the experts in place, so that they must be packed first."""
         return any(t.dtype == FP8 or t.tensor == "blocks" for t in self.tensors)
 
     @property
@@ -84,26 +95,16 @@ class ExpertLayer:
     def projections(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(t.projection for t in self.tensors))
 
-    def verify(self, expert: int, read: list[tuple[int | None, memoryview]]) -> None:
-        """Compare the checksums of what was `read` of an expert, by section. Raises `ReadError` for a difference."""
-        assert self.records is not None
-        for section, view in read:
-            if section is not None and zlib.crc32(view) != self.records.checksums[expert, section]:
-                raise ReadError(
-                    f"{self.block} expert {expert} is damaged: its {self.records.section_name(section)} does not have the "
-                    "checksum that it was packed with; copy the store's file again, or pack the model again"
-                )
-
     def at(self, widths: Mapping[str, int]) -> ExpertLayer:
-        """The same experts with these bits by projection, as a store has them; without a store, the layer itself."""
+        """The same experts at these bits per projection, as a store holds them; without a store, the layer itself."""
         return self if self.records is None else self.records.layer(widths)
 
     def tensor(self, name: str) -> ExpertTensor | None:
-        """The tensor of that name (`gate_proj.scales`), or None."""
+        """The tensor called `name` (`gate_proj.scales`), or None."""
         return next((t for t in self.tensors if t.name == name), None)
 
     def input_dims(self, projection: str) -> int:
-        """Columns of a projection's weight before packing: what goes in is what the other side puts out."""
+        """Columns of a projection's weight before quantization: the rows of the projection that feeds it."""
         other = {"down_proj": "up_proj", "fc2": "fc1", "fc1": "fc2"}.get(projection, "down_proj")
         weight = self.tensor(f"{other}.weight")
         if weight is None:
@@ -111,7 +112,7 @@ class ExpertLayer:
         return weight.shape[0]
 
     def quantization(self, projection: str) -> dict[str, Any] | None:
-        """group_size, bits and mode of a projection, or None if it is not quantized; the shapes determine them."""
+        """group_size, bits and mode of a projection, derived from its shapes; None if it is not quantized."""
         weight, scales = self.tensor(f"{projection}.weight"), self.tensor(f"{projection}.scales")
         if weight is None or scales is None:
             return None
@@ -121,7 +122,7 @@ class ExpertLayer:
         return {"group_size": group_size, "bits": bits, "mode": mode}
 
     def order(self, projection: str) -> np.ndarray | None:
-        """The column of each code of a projection's weight in a block of them, where they are reordered."""
+        """The column of each code within a block of a projection's weight; None if the columns are in order."""
         weight = self.tensor(f"{projection}.weight")
         return None if weight is None else weight.order
 
@@ -131,12 +132,12 @@ class ExpertLayer:
         return 16 if quantization is None else int(quantization["bits"])
 
     def check(self) -> None:
-        """Raises `CheckpointError` unless the tensors fit together and each projection is one MLX can compute with."""
+        """Raises `CheckpointError` unless the tensors fit together and MLX can compute with each projection."""
         parts = {p: {t.tensor: t for t in self.tensors if t.projection == p} for p in self.projections}
         if set(parts) not in ({"gate_proj", "up_proj", "down_proj"}, {"fc1", "fc2"}):
             raise CheckpointError(
-                f"{self.block} has the projections {', '.join(parts)} of gate_proj, up_proj and down_proj, or fc1 and fc2; "
-                "copy the missing shards"
+                f"{self.block} has the projections {', '.join(parts)}, not gate_proj, up_proj and down_proj, or fc1 and "
+                "fc2; copy the missing shards"
             )
         for projection, found in parts.items():
             if len(found["weight"].shape if "weight" in found else ()) != 2 or not self._is_sound(projection, found):
@@ -147,8 +148,8 @@ class ExpertLayer:
                 )
 
     def check_against(self, switch: Any) -> None:
-        """Raises `CheckpointError` unless the switch that mlx-lm opened has these very tensors: what it changes on the way
-        (transposes, widens, quantizes) is not what streaming would read."""
+        """Raises `CheckpointError` unless mlx-lm's module `switch` has exactly these tensors. If mlx-lm transposes, widens
+        or quantizes them on loading, streaming the bytes in place would give other weights."""
         for projection in (name for name in switch if isinstance(switch[name], dict) and "weight" in switch[name]):
             module, how = switch[projection], self.quantization(projection) or {}
             found = {
@@ -181,10 +182,16 @@ class ExpertLayer:
             shapes["scales"] = (rows, columns // group_size)
             if affine and projection not in self.zeros:
                 dtypes["biases"], shapes["biases"] = FLOATS, shapes["scales"]
-        if projection in self.zeros and (how is None or how["bits"] != 4):  # the biases would not be -8 times the scales
+        if projection in self.zeros and (how is None or how["bits"] != 4):  # biases are -8 times the scales at 4 bits only
             return False
         if projection == "gate_proj" and rows != self.input_dims("down_proj"):
             return False
         return shapes.keys() - {"bias"} <= found.keys() <= shapes.keys() and all(
             t.dtype in dtypes[name] and t.shape == shapes[name] and len(t.file) == self.experts for name, t in found.items()
         )
+
+
+def layer_number(name: str) -> int:
+    """The first number in a module's or tensor's name; 0 if there is none."""
+    m = LAYER.search(name)
+    return int(m[1]) if m else 0

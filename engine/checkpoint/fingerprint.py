@@ -1,15 +1,15 @@
-"""Fingerprint: what a model is known by, wherever its folder lies: a digest of configuration, tokenizer and weights.
+"""Fingerprint: identifies a model, wherever its folder is, by a digest of configuration, tokenizer and weights.
 
-Covered are config.json, the tokenizer's files, name, type and shape of every tensor in every shard (multi-token prediction
-and vision too), a packed store's description, and the tensors' bytes: all of them up to `WHOLE` bytes in total. Of a larger
-checkpoint blocks of `BLOCK` bytes are hashed: at both ends of every tensor, or of every expert's part of a stacked one, and
-at equal distances between them, at most a stride apart (256 KiB; in checkpoints above 34 GB their size over 2^17). Tensors
-up to 1 MiB are hashed whole, of routed experts those up to 16 KiB. Such a sample misses a change that lies between its
-blocks, such as single weights or a few rows of a large matrix; it sees whatever changes a whole tensor or expert, as
-training, merging, pruning and quantizing do. It is a digest of content for honest use, no protection against forgery.
+It covers config.json, the tokenizer's files, name, type and shape of every tensor in every shard (multi-token prediction
+and vision too), a packed store's description, and the tensors' bytes: all of them up to `WHOLE` bytes in total. A larger
+checkpoint is sampled in blocks of `BLOCK` bytes: at both ends of every tensor, or of every expert's part of a stacked one,
+and at equal distances between them, at most a stride apart (256 KiB; in checkpoints above 34 GB their size over 2^17).
+Tensors up to 1 MiB are hashed whole, and those of routed experts up to 16 KiB. The sample misses changes between its blocks,
+such as single weights or a few rows of a large matrix. It detects any change of a whole tensor or expert, as training,
+merging, pruning and quantization make. It does not protect against forgery.
 
-Files' names, dates and places do not count, nor does how tensors are spread over shards. Kimi K2.5 (208,215 tensors) needs
-210,000 reads, 16 at a time.
+Names, dates and folders of the files do not matter, nor does the distribution of tensors over shards. Kimi K2.5 (208,215
+tensors) takes 210,000 reads, 16 at a time.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ from engine.errors import CheckpointError
 
 from .headers import Entry
 
-DEFINITION = 2  # a fingerprint begins with it; 1, which was not shown, sampled three places a file
+DEFINITION = 2  # prefix of a fingerprint; definition 1 had no prefix and sampled three places per file
 DIGITS = 16
 WHOLE = 256 << 20
 BLOCK = 2048
 MIB = 1 << 20
-LEAST_STRIDE, STRIDES = 256 << 10, 1 << 17  # strides: at most, over the whole checkpoint
-SMALL, SMALL_EXPERT = MIB, 16 << 10  # hashed whole: there are more experts than all else
+LEAST_STRIDE, STRIDES = 256 << 10, 1 << 17  # bytes between blocks; most strides over the whole checkpoint
+SMALL, SMALL_EXPERT = MIB, 16 << 10  # tensors up to this size are hashed whole; experts are the most numerous
 THREADS = 16
-GROUP = 512  # blocks that a thread reads at a time
+GROUP = 512  # blocks per task of a thread
 EXPERTS = re.compile(r"\.(?:experts|switch_mlp|switch_glu|block_sparse_moe)\.(?P<one>\d+\.)?")
 TOKENIZER = ("tokenizer*", "tokenization*.py", "*.model", "*.tiktoken", "vocab.*", "merges.txt", "added_tokens.json",
              "special_tokens_map.json")  # fmt: skip
@@ -47,8 +47,8 @@ State = tuple[tuple[int, ...], ...]
 
 @dataclass(frozen=True)
 class Blocks:
-    """The byte ranges that are hashed, in the order of their tensors' names: arrays [blocks]; and a digest of these names,
-    with types and shapes."""
+    """The byte ranges to hash, as arrays [blocks] in the order of the tensors' names, and a digest of the tensors' names,
+    types and shapes."""
 
     file: np.ndarray  # int32
     offset: np.ndarray  # int64
@@ -57,7 +57,7 @@ class Blocks:
 
 
 def blocks_of(tensors: Mapping[str, Entry]) -> Blocks:
-    """What to hash of these tensors. Positions depend on a tensor's size alone, not on where it lies."""
+    """The blocks to hash. Their positions within a tensor depend on its size alone."""
     total = sum(entry.nbytes for entry in tensors.values())
     stride = 0 if total <= WHOLE else max(LEAST_STRIDE, total // STRIDES)
     offset, nbytes = array("q"), array("i")
@@ -81,7 +81,7 @@ def blocks_of(tensors: Mapping[str, Entry]) -> Blocks:
 
 @functools.cache
 def _places(nbytes: int, stride: int, small: int) -> tuple[list[int], array[int]]:
-    """Offsets and lengths of the blocks of a part of `nbytes` bytes; stride 0: all of it."""
+    """Offsets and lengths of the blocks in a part of `nbytes` bytes; stride 0 covers all of it."""
     if not stride or nbytes <= small:
         places = list(range(0, nbytes, MIB))
         return places, array("i", [min(MIB, nbytes - at) for at in places])
@@ -89,12 +89,12 @@ def _places(nbytes: int, stride: int, small: int) -> tuple[list[int], array[int]
     return [(nbytes - BLOCK) * i // gaps for i in range(gaps + 1)], array("i", [BLOCK] * (gaps + 1))
 
 
-_known: dict[tuple[str, State], str] = {}  # of this process: a study asks before each setting
+_known: dict[tuple[str, State], str] = {}  # results of this process; a study needs one before each setting
 
 
 def fingerprint(path: Path, description: str, files: Sequence[Path], blocks: Blocks) -> str:
-    """`2-` and 16 hexadecimal digits; `description` is a digest of what the headers say. Raises `CheckpointError` for a
-    file that cannot be read."""
+    """The fingerprint: `2-` and 16 hexadecimal digits. `description` is a digest of the headers' content. Raises
+    `CheckpointError` for a file that cannot be read."""
     tokenizer = sorted({file for pattern in TOKENIZER for file in path.glob(pattern) if file.is_file()})
     try:
         key = description, state_of([*files, *tokenizer])
@@ -111,26 +111,26 @@ def fingerprint(path: Path, description: str, files: Sequence[Path], blocks: Blo
 
 
 def state_of(files: Iterable[Path]) -> State:
-    """What changes whenever a file does: device, inode, size, and times of change, ns. Raises `OSError`."""
+    """Values that change whenever a file does: device, inode, size and times of change (ns). Raises `OSError`."""
     stats = [os.stat(file) for file in files]
     return tuple((s.st_dev, s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns) for s in stats)
 
 
 def folder_state(path: Path) -> State:
-    """The state of a checkpoint that is a file, or of all files in its folder. Raises `OSError`."""
+    """The state of a checkpoint: of the file, or of all files in the folder. Raises `OSError`."""
     return state_of(sorted(file for file in path.iterdir() if file.is_file()) if path.is_dir() else [path])
 
 
 def another(old: str | None, new: str | None) -> str:
-    """What two different fingerprints say of their models; those of an older definition do not tell."""
+    """The phrase for two different fingerprints. With different definitions they do not prove that the models differ."""
     definitions = {_definition(old), _definition(new)}
     if len(definitions) == 1 or None in definitions:
         return "another model"
-    return "a model known by an older kind of fingerprint, which did not cover every tensor"
+    return "a model with a fingerprint of an older version, which did not cover every tensor"
 
 
 def _definition(value: str | None) -> str | None:
-    """The definition that made a fingerprint; None for one of another engine's own."""
+    """The definition of a fingerprint; None for a fingerprint from another engine."""
     known = re.fullmatch(rf"(?:(\d+)-)?[0-9a-f]{{{DIGITS}}}", value or "")
     return (known[1] or "1") if known else None
 
@@ -147,7 +147,7 @@ def _hashed(files: Sequence[Path], blocks: Blocks) -> list[bytes]:
         fd = os.open(file, os.O_RDONLY)
         try:
             if hasattr(os, "posix_fadvise"):
-                os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_RANDOM)  # nothing is read ahead
+                os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_RANDOM)  # no readahead
             ranges = zip(group.tolist(), blocks.offset[group].tolist(), blocks.nbytes[group].tolist(), strict=True)
             for begin, end, run in _runs(ranges):
                 data = memoryview(os.pread(fd, end - begin, begin))
@@ -164,7 +164,7 @@ def _hashed(files: Sequence[Path], blocks: Blocks) -> list[bytes]:
 
 
 def _runs(ranges: Iterable[tuple[int, int, int]]) -> Iterator[tuple[int, int, list[tuple[int, int, int]]]]:
-    """Ranges (number, offset, length), ordered by offset, that touch each other, put together up to a MiB."""
+    """Join ranges (number, offset, length), ordered by offset, that touch or overlap, up to 1 MiB per run."""
     run: list[tuple[int, int, int]] = []
     begin = end = 0
     for one in ranges:

@@ -1,7 +1,7 @@
-"""Safetensors headers, read and proven sound: what they say can be trusted afterwards.
+"""Safetensors headers: reads and validates them.
 
-A header that lies would have wrong bytes taken for weights, so everything it says is checked against the file and against
-itself: its length, every type, shape and byte range, that no two tensors share a byte, and that no name occurs twice.
+A wrong header would make the engine read wrong bytes as weights. Every header is therefore checked against the file and
+against itself: its length, every type, shape and byte range, overlapping tensors, and repeated names.
 
 Format: https://huggingface.co/docs/safetensors (8 bytes little-endian header length, JSON header, data).
 """
@@ -19,16 +19,14 @@ from typing import Any, NamedTuple
 
 from engine.errors import CheckpointError, first_line
 
-ITEM_BYTES = {
-    "F64": 8, "I64": 8, "U64": 8, "C64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2, "U16": 2,
-    "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1, "I8": 1, "U8": 1, "BOOL": 1,
-}  # fmt: skip
+from .dtypes import ITEM_BYTES
+
 LONGEST_HEADER = 100_000_000  # the format's own limit
 AGAIN = "copy it again"
 
 
 class Entry(NamedTuple):
-    """One tensor: its type as safetensors names it, its shape, and where it begins in which file."""
+    """One tensor: its type (safetensors name), its shape, the number of its file, and its byte offset in that file."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -41,10 +39,9 @@ class Entry(NamedTuple):
 
 
 def read_headers(files: Iterable[Path]) -> dict[str, Entry]:
-    """Every tensor of the files by name. Raises `CheckpointError` for an unsound header, and for a name that two files have,
-    of which nobody could say which one counts."""
+    """All tensors of the files, by name. Raises `CheckpointError` for an invalid header and for a name in two files."""
     tensors: dict[str, Entry] = {}
-    with _without_collector():
+    with _garbage_collection_off():
         for number, file in enumerate(files):
             header, start, size = _header(file)
             spans = []
@@ -60,8 +57,8 @@ def read_headers(files: Iterable[Path]) -> dict[str, Entry]:
 
 
 @contextlib.contextmanager
-def _without_collector() -> Iterator[None]:
-    """No garbage collection inside: of a million new objects that all stay it would walk every one again and again."""
+def _garbage_collection_off() -> Iterator[None]:
+    """Disable garbage collection: it would scan a million new, permanent objects again and again."""
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -78,10 +75,10 @@ def _header(file: Path) -> tuple[dict[str, Any], int, int]:
             size = file.stat().st_size
             length = int.from_bytes(f.read(8), "little")
             if size < 8 or length > size - 8:
-                raise CheckpointError(f"{file} is truncated: {size} bytes do not hold its header of {length}; {AGAIN}")
+                raise CheckpointError(f"{file} is truncated: it has {size} bytes, its header alone {length}; {AGAIN}")
             if length > LONGEST_HEADER:
                 raise CheckpointError(
-                    f"{file} has a damaged header: it would take {length} bytes of {LONGEST_HEADER}; {AGAIN}"
+                    f"{file} has a damaged header: {length} bytes are above the limit of {LONGEST_HEADER}; {AGAIN}"
                 )
             header = json.loads(f.read(length), object_pairs_hook=_without_repeats)
     except (ValueError, RecursionError) as e:
@@ -89,7 +86,7 @@ def _header(file: Path) -> tuple[dict[str, Any], int, int]:
     except OSError as e:
         raise CheckpointError(f"{file} cannot be read ({e.strerror}); make it a readable file, or {AGAIN}") from e
     if not isinstance(header, dict):
-        raise CheckpointError(f"{file} has a damaged header: it is no JSON object; {AGAIN}")
+        raise CheckpointError(f"{file} has a damaged header: it is not a JSON object; {AGAIN}")
     header.pop("__metadata__", None)
     return header, 8 + length, size
 
@@ -102,7 +99,7 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _described(file: Path, name: str, described: Any, data_bytes: int) -> tuple[str, tuple[int, ...], int, int]:
-    """Type, shape, begin and end of one tensor, as its entry in the header has them."""
+    """Type, shape, begin and end of one tensor, from its entry in the header."""
     try:
         dtype, shape, (begin, end) = described["dtype"], tuple(described["shape"]), described["data_offsets"]
         numbers = (*shape, begin, end)
@@ -113,7 +110,7 @@ def _described(file: Path, name: str, described: Any, data_bytes: int) -> tuple[
     if not sound:
         raise CheckpointError(f"{file}: {name!r} has a damaged entry in the header; {AGAIN}")
     if item_bytes is None:
-        raise CheckpointError(f"{file}: {name} has the unknown dtype {dtype!r}, none of {', '.join(ITEM_BYTES)}; {AGAIN}")
+        raise CheckpointError(f"{file}: {name} has the unknown dtype {dtype!r} (known: {', '.join(ITEM_BYTES)}); {AGAIN}")
     if not begin <= end <= data_bytes:
         raise CheckpointError(
             f"{file} is truncated or its header damaged: {name} lies at bytes {begin} to {end} of {data_bytes}; {AGAIN}"

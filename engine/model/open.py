@@ -16,11 +16,12 @@ from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.models.switch_layers import SwitchGLU, SwitchMLP
 from mlx_lm.utils import _get_classes, load_model
 
-from engine.checkpoint.checkpoint import TOP_K_KEYS, Checkpoint
+from engine.checkpoint.checkpoint import Checkpoint
+from engine.checkpoint.config import TOP_K_KEYS
 from engine.errors import CheckpointError, KnobError, first_line
-from engine.streaming.gating import asking
 
 from .backend import STORED
+from .probe import probe
 from .switches import switches
 
 
@@ -91,7 +92,7 @@ def check_top_k(model: nn.Module, source: Checkpoint) -> None:
     for path, _ in switches(model, source):
         owner, _, name = path.rpartition(".")
         try:
-            chosen = asking(modules[owner], name, weigh=False)(mx.zeros((1, 1, dims))).ids.shape[-1]
+            chosen = probe(modules[owner], name, weigh=False)(mx.zeros((1, 1, dims))).ids.shape[-1]
         except Exception:  # an unknown block may raise anything
             chosen = 0
         if not 0 < chosen <= source.top_k:

@@ -1,0 +1,1 @@
+"""Packing: turns a checkpoint into a store of progressive records, in numpy and worker threads; never imports MLX."""

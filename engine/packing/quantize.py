@@ -1,18 +1,17 @@
-"""Grids: what scale and bias a group of weights gets at each level of a packed record.
+"""Quantization: chooses the codes and the grid (scale, bias) of each group of weights at the highest level of a record.
 
-The codes of the highest level are fixed first; a lower level has their upper bits, and a scale and a bias of its own, fitted
-to the weights by least squares. Where the source is quantized in MLX's affine way already, the codes are the source's. Else
-they are chosen here, and where four bits begin with two (`SHAPED`) so that both levels are good:
+The codes of the highest level are fixed first; a lower level has their upper bits and its own scale and bias (`fit`). A
+source in MLX's affine format keeps its codes. For other sources the codes are chosen here. With levels of 2 and 4 bits
+(`SHAPED`) they are chosen so that both levels are good:
 
-1. A histogram of each group tells, for a few grids over smaller and shifted parts of its range, about what error e4 the
-   highest level would have on them and what error e2 the lowest one. The grid with the smallest e2 + PRICE e4 is taken.
+1. For a few grids over smaller and shifted parts of a group's range, a histogram of the group estimates the error e4 of the
+   highest level and the error e2 of the lowest one. The grid with the smallest e2 + PRICE e4 is taken.
 2. Both grids are refitted to the codes, and the codes to both grids, for the same sum: a weight near the border of two upper
-   codes goes to the side that is better for both levels together, which is not always that of the nearest code.
-3. What the highest level loses over mx.quantize in some groups it must win in others: otherwise those that lose the most
-   fall back to mx.quantize's own grid and codes, until its error over all groups is no larger.
+   codes goes to the side that is better for both levels together, which is not always the side of the nearest code.
+3. The error of the highest level over all groups must not exceed that of mx.quantize. If it does, the groups that lose the
+   most take the grid and codes of mx.quantize.
 
-`python -m engine bench grids` shows what that brings. All in numpy: worker threads run it, which must not touch MLX. Groups
-are rows: arrays are [groups, group_size].
+`python -m engine bench grids` measures the gain. Groups are rows: arrays are [groups, group_size].
 """
 
 from __future__ import annotations
@@ -24,24 +23,27 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from engine.checkpoint.dtypes import to_dtype
+
+from .fit import fit, sums
+
 SMALLEST = np.float32(1e-7)  # scale, as in mx.quantize
-SHAPED = (2, 4)  # lowest and highest level for which the grid is shaped; 6 and 8 bits have no error to give away
-PRICE = 2.75  # of a squared error at the highest level, in such errors at the lowest
+SHAPED = (2, 4)  # lowest and highest level for which the grid is shaped; at 6 and 8 bits there is nothing to gain
+PRICE = 2.75  # weight of a squared error at the highest level, relative to the lowest
 BINS = 64  # of a group's histogram
-BATCH = 32  # groups multiplied at a time: so few that the BLAS does it in the thread that asks
-PARTS = (0.95, 0.9, 0.85)  # of a group's range, which a grid is tried over
-SHIFTS = (-0.8, -0.4, 0.0, 0.4, 0.8)  # of such a grid, in its steps
-RUN = 64  # codes that are summed up in one number
+BATCH = 32  # groups per product: small enough that the BLAS stays in the calling thread
+PARTS = (0.95, 0.9, 0.85)  # widths of the grids tried, as shares of the group's range
+SHIFTS = (-0.8, -0.4, 0.0, 0.4, 0.8)  # shifts of the grids tried, in their steps
 
 
 class Memory(threading.local):
-    """Arrays of a thread that are used again for every run of groups; to take them anew costs as much as the arithmetic."""
+    """Scratch arrays of a thread, reused for every run of groups; new allocations would cost as much as the arithmetic."""
 
     def __init__(self) -> None:
         self._held: dict[str, np.ndarray] = {}
 
     def __call__(self, name: str, shape: tuple[int, ...], dtype: Any = np.float32) -> np.ndarray:
-        """An array of that shape, with anything in it; the last one of that name is gone."""
+        """An uninitialized array of that shape; it overwrites the previous array of the same name."""
         count = math.prod(shape)
         if name not in self._held or self._held[name].size < count:
             self._held[name] = np.empty(count, dtype)
@@ -51,99 +53,18 @@ class Memory(threading.local):
 memory = Memory()
 
 
-class Sums(NamedTuple):
-    """What least squares need of each group's values v and upper codes h: sums over the group, [groups]."""
-
-    v: np.ndarray
-    h: np.ndarray
-    vv: np.ndarray
-    hh: np.ndarray
-    vh: np.ndarray
-
-
-class Fit(NamedTuple):
-    """A line through values over codes, value = slope * code + offset, and its squared error. [groups]"""
-
-    slope: np.ndarray
-    offset: np.ndarray
-    error: np.ndarray
-
-
-def sums(values: np.ndarray, upper: np.ndarray, known: Sums | None = None) -> Sums:
-    """The sums of float32 values and codes [groups, group_size]; those of the values alone are taken from `known`."""
-    ones = np.ones(values.shape[1], np.float32)
-    v, vv = (known.v, known.vv) if known else (np.vecdot(values, ones), np.vecdot(values, values))
-    return Sums(v, np.vecdot(upper, ones), vv, np.vecdot(upper, upper), np.vecdot(values, upper))
-
-
-def sums_of_codes(stream: np.ndarray, width: int, top: int, bits: int, size: int) -> Sums:
-    """The same, as float64, where the values are codes of `top` bits themselves and h their upper `bits`: looked up for 16
-    bits of the stream at a time, which holds a code each `width` (4 or 8) bits (uint8 [bytes])."""
-    table, fields = _code_sums(width, top, bits)
-    most = min(size, RUN)
-    packed = table.take(stream.view("<u2")).reshape(-1, most * width // 16).sum(axis=1)
-    found = []
-    for field in fields:
-        part = packed & np.uint64((1 << field) - 1)
-        packed >>= np.uint64(field)
-        found.append(part.reshape(-1, size // most).sum(axis=1).astype(np.float64))
-    h, rest, hh, hr, rr = found
-    unit = 1 << (top - bits)
-    return Sums(unit * h + rest, h, unit**2 * hh + 2 * unit * hr + rr, hh, unit * hh + hr)
-
-
-@functools.cache
-def _code_sums(width: int, top: int, bits: int) -> tuple[np.ndarray, list[int]]:
-    """For each 16 bits, the sums over their codes of h, r, hh, hr and rr, h the upper `bits` of a code and r what is below,
-    side by side in one number; and the bits each takes, so that the sums over RUN codes do not touch."""
-    words, below = np.arange(1 << 16), top - bits
-    codes = [(words >> at) & ((1 << width) - 1) for at in range(0, 16, width)]
-    h, r = (np.stack(x) for x in zip(*((c >> below, c & ((1 << below) - 1)) for c in codes), strict=True))
-    high, low = (1 << bits) - 1, (1 << below) - 1
-    table, fields, at = np.zeros(1 << 16, np.uint64), [], 0
-    for terms, most in ((h, high), (r, low), (h * h, high**2), (h * r, high * low), (r * r, low**2)):
-        table |= terms.sum(axis=0).astype(np.uint64) << np.uint64(at)
-        fields.append((RUN * most).bit_length())
-        at += fields[-1]
-    return table, fields
-
-
-def fit(found: Sums, size: int, zeros: tuple[float, float] | None = None) -> Fit:
-    """The least-squares line for groups of `size`. With `zeros` it goes through that point: the code and the value of a
-    zero weight."""
-    v, h, vv, hh, vh = found
-    if zeros is not None:
-        zero, value = zeros
-        spread = hh - 2 * zero * h + size * zero**2
-        together = vh - zero * v - value * h + size * zero * value
-        slope = np.divide(together, spread, out=np.ones_like(spread), where=spread > 0)
-        error = vv - 2 * value * v + size * value**2 - slope * together
-        return Fit(slope, value - zero * slope, np.maximum(error, 0))
-    spread, together = hh - h * h / size, vh - v * h / size
-    flat = spread < 0.5 / size  # one upper code in the whole group
-    slope = np.divide(together, spread, out=np.ones_like(spread), where=~flat)
-    error = vv - v * v / size - np.where(flat, 0, slope * together)
-    return Fit(slope, (v - slope * h) / size, np.maximum(error, 0))
-
-
-def error(found: Sums, size: int, slope: np.ndarray, offset: np.ndarray) -> np.ndarray:
-    """The squared error of any other line. [groups]"""
-    v, h, vv, hh, vh = found
-    squares = vv - 2 * slope * vh - 2 * offset * v + slope**2 * hh + 2 * slope * offset * h + size * offset**2
-    return np.maximum(squares, 0)
-
-
 class Quantized(NamedTuple):
     """Groups of weights at the highest level."""
 
-    codes: np.ndarray  # whole numbers as float32 [groups, group_size]; this thread's next call overwrites them
-    scales: np.ndarray  # float32 [groups], such as the stored type can hold
+    codes: np.ndarray  # integers as float32 [groups, group_size]; overwritten by this thread's next call
+    scales: np.ndarray  # float32 [groups], rounded to the stored type
     biases: np.ndarray
     errors: np.ndarray  # squared, float32 [groups]
 
 
 def quantize(weights: np.ndarray, bits: int, lowest: int, dtype: str) -> Quantized:
-    """Codes and grids for float32 weights. Raises `FloatingPointError` if they are not finite."""
+    """Codes and grids for float32 weights [groups, group_size] at `bits`, good at `lowest` bits too. `dtype`: the stored
+    type of scales and biases. Raises `FloatingPointError` for weights that are not finite."""
     as_mlx = on_mlx_grid(weights, bits, dtype)
     if (lowest, bits) != SHAPED:
         return as_mlx
@@ -158,7 +79,7 @@ def quantize(weights: np.ndarray, bits: int, lowest: int, dtype: str) -> Quantiz
 
 
 def on_mlx_grid(weights: np.ndarray, bits: int, dtype: str) -> Quantized:
-    """The same as mx.quantize has them. Raises `FloatingPointError` if weights are not finite."""
+    """Codes and grids as mx.quantize computes them. Raises `FloatingPointError` for weights that are not finite."""
     low, high = _extremes(weights)
     if not np.isfinite(high - low).all():
         raise FloatingPointError("weights are not finite")
@@ -168,11 +89,11 @@ def on_mlx_grid(weights: np.ndarray, bits: int, dtype: str) -> Quantized:
 
 
 def _shaped(weights: np.ndarray, bits: int, lowest: int, dtype: str) -> Quantized:
-    """Steps 1 and 2 of the above."""
+    """Steps 1 and 2 of the module's docstring."""
     low, high = _extremes(weights)
     unit = np.maximum((high - low) / np.float32((1 << bits) - 1), SMALLEST)
     at = np.subtract(weights, low[:, None], out=memory("at", weights.shape))
-    at *= (1 / unit)[:, None]  # 0 to the highest code, whatever the weights are
+    at *= (1 / unit)[:, None]  # scaled to 0 .. highest code
     step, origin = _first_grid(at, bits, lowest)
     codes, size = _codes(at, step, origin, bits, memory("codes", at.shape)), at.shape[1]
     known = sums(at, codes)
@@ -187,13 +108,13 @@ def _shaped(weights: np.ndarray, bits: int, lowest: int, dtype: str) -> Quantize
 
 
 def upper_bits(codes: np.ndarray, below: int) -> np.ndarray:
-    """Codes (whole numbers as float32) without their lowest bits, `below` of them; until the next call."""
+    """Codes (integers as float32) without their lowest `below` bits; the next call overwrites the result."""
     upper = np.multiply(codes, np.float32(0.5**below), out=memory("upper", codes.shape))
     return np.floor(upper, out=upper)
 
 
 def _first_grid(at: np.ndarray, bits: int, lowest: int) -> tuple[np.ndarray, np.ndarray]:
-    """Step and origin of the best grid of `PARTS` and `SHIFTS` for each group, in units of `at`."""
+    """Step and origin of the best grid among `PARTS` and `SHIFTS` for each group, in units of `at`."""
     groups, size = at.shape
     steps, origins, table = _table(bits, lowest)
     bins = memory("bins", at.shape, np.int64)
@@ -212,8 +133,9 @@ def _first_grid(at: np.ndarray, bits: int, lowest: int) -> tuple[np.ndarray, np.
 
 @functools.cache
 def _table(bits: int, lowest: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Steps and origins of the grids, and float32 [BINS, 4 grids + 1]: what one weight of each bin, as if spread evenly in
-    it, adds to the sums h, hh and vh and to the error of the highest level on each grid, and to the sum v."""
+    """Steps and origins of the grids, and a table float32 [BINS, 4 grids + 1]: the contribution of one weight in each bin to
+    the sums h, hh and vh and to the highest level's error on each grid, and to the sum v. Weights count as spread evenly
+    over their bin."""
     top = (1 << bits) - 1
     steps, shifts = (g.reshape(-1, 1, 1) for g in np.meshgrid(PARTS, SHIFTS, indexing="ij"))
     origins = (top - top * steps) / 2 + shifts * steps
@@ -227,7 +149,7 @@ def _table(bits: int, lowest: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def _codes(at: np.ndarray, step: np.ndarray, origin: np.ndarray, bits: int, out: np.ndarray) -> np.ndarray:
-    """The nearest codes of a grid, as float32."""
+    """The nearest codes on a grid, as float32."""
     codes = np.subtract(at, origin[:, None], out=out)
     codes *= (1 / step)[:, None]
     np.rint(codes, out=codes)
@@ -238,8 +160,8 @@ def _keep_sides(
     codes: np.ndarray, at: np.ndarray, step: np.ndarray, origin: np.ndarray, coarse: np.ndarray, coarse_origin: np.ndarray,
     bits: int, lowest: int,
 ) -> None:  # fmt: skip
-    """Move `codes` to the side of each border between upper codes on which e2 + PRICE e4 is smaller. The borders of both
-    grids are lines over the upper code, and so is the one between them that counts, weighted by steps and price."""
+    """Move `codes` to the side of each border between upper codes where e2 + PRICE e4 is smaller. The borders of both grids
+    are linear in the upper code; so is the joint border, their mean weighted by steps and price."""
     below = 1 << (bits - lowest)
     fine, total = PRICE * step, PRICE * step + coarse
     slope = (fine * below * step + coarse * coarse) / total
@@ -262,13 +184,13 @@ def _errors(at: np.ndarray, codes: np.ndarray, step: np.ndarray, origin: np.ndar
 
 
 def _extremes(weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The smallest and the largest weight of each group. numpy's own `min` takes four times as long over short rows."""
+    """The smallest and the largest weight of each group. `reduceat` is four times as fast as `min` over short rows."""
     flat, begins = weights.reshape(-1), np.arange(0, weights.size, weights.shape[1])
     return np.minimum.reduceat(flat, begins), np.maximum.reduceat(flat, begins)
 
 
 def _mlx_grid(low: np.ndarray, high: np.ndarray, bits: int, dtype: str) -> tuple[np.ndarray, np.ndarray]:
-    """The grid of mx.quantize: it begins at the end of the range that is further from 0, and has 0 as one of its points."""
+    """The grid of mx.quantize: it starts at the end of the range that is further from 0, and 0 is one of its points."""
     from_below = np.abs(low) > np.abs(high)
     scale = np.maximum((high - low) / np.float32((1 << bits) - 1), SMALLEST)
     scale = np.where(from_below, scale, -scale)
@@ -276,33 +198,3 @@ def _mlx_grid(low: np.ndarray, high: np.ndarray, bits: int, dtype: str) -> tuple
     at_zero = np.rint(edge / scale)
     scale = np.where(at_zero == 0, scale, edge / np.where(at_zero == 0, 1, at_zero))
     return to_dtype(scale, dtype), to_dtype(np.where(at_zero == 0, 0, edge), dtype)
-
-
-def to_dtype(values: np.ndarray, dtype: str) -> np.ndarray:
-    """float32 values rounded to nearest among those that BF16, F16 or F32 can hold; a copy."""
-    if dtype == "F16":
-        return values.astype(np.float16).astype(np.float32)
-    found = np.array(values, np.float32)
-    if dtype == "BF16":
-        bits = found.view(np.uint32)
-        up = bits >> 16
-        up &= 1
-        up += 0x7FFF
-        bits += up
-        bits &= 0xFFFF0000
-    return found
-
-
-def to_bytes(values: np.ndarray, dtype: str) -> np.ndarray:
-    """float32 values as they lie in a file: uint8 [bytes], rounded to nearest."""
-    if dtype == "BF16":
-        upper = to_dtype(values, dtype).view(np.uint32) >> 16
-        return upper.astype(np.uint16).view(np.uint8).reshape(-1)
-    return np.ascontiguousarray(values, np.float16 if dtype == "F16" else np.float32).view(np.uint8).reshape(-1)
-
-
-def from_bytes(stored: np.ndarray, dtype: str) -> np.ndarray:
-    """Undo `to_bytes`."""
-    if dtype == "BF16":
-        return np.left_shift(stored.view(np.uint16), 16, dtype=np.uint32).view(np.float32)
-    return stored.view(np.float16).astype(np.float32) if dtype == "F16" else stored.view(np.float32)

@@ -12,10 +12,9 @@ from functools import cached_property
 
 import numpy as np
 
-from engine.checkpoint.experts import AFFINE_GROUPS, FLOATS, FP8, FP8_SCALES, ExpertLayer, ExpertTensor
+from engine.checkpoint.dtypes import FLOATS, FP8, from_bytes, to_dtype
+from engine.checkpoint.experts import AFFINE_GROUPS, FP8_SCALES, ExpertLayer, ExpertTensor
 from engine.errors import CheckpointError
-
-from .quantize import from_bytes, to_dtype
 
 GROUP_SIZE = 64  # of what has no groups yet, if its width is a multiple
 E2M1 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6], np.float32)  # OCP MX specification 1.0

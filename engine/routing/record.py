@@ -26,7 +26,7 @@ import numpy as np
 
 from engine.checkpoint.checkpoint import Checkpoint
 from engine.errors import HeadraceError
-from engine.streaming.gating import Outputs, weighs
+from engine.model.probe import Outputs, weights_outputs
 from engine.system import atomic
 
 BULK_TOKENS = 16  # of decoding are read back together; a prefill's chunk by itself
@@ -179,7 +179,7 @@ def _put_taps(model: nn.Module, switches: list[str], dims: int) -> list[tuple[nn
     for path in switches:
         owner, _, name = path.rpartition(".")
         block = modules[owner]
-        tap = Tap(modules[path], weighs(block, name, dims))
+        tap = Tap(modules[path], weights_outputs(block, name, dims))
         setattr(block, name, tap)
         taps.append((block, name, tap))
     return taps

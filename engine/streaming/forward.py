@@ -17,33 +17,41 @@ from engine.measure.timed_pass import Scored
 from engine.routing.record import TraceWriter
 from engine.stats import Stats
 
-from .layer import LayerStream, Run
+from .decode_state import DecodeState
+from .layer import StreamedLayer
 
 
 class Forward:
-    """Forward passes over one model. `streams` and `state` are empty and None while every expert is resident.
+    """Forward passes over one model. `layers` and `state` are empty and None while every expert is resident.
 
     `reset_first`: a knob's decisions depend on what is cached, so every text starts with the cache as it was after loading.
     """
 
     def __init__(
-        self, model: nn.Module, streams: list[LayerStream], state: Run | None, *, top_k: int, chunk: int, reset_first: bool
+        self,
+        model: nn.Module,
+        layers: list[StreamedLayer],
+        state: DecodeState | None,
+        *,
+        top_k: int,
+        chunk: int,
+        reset_first: bool,
     ) -> None:
         self.model = model
         self.stats = state.stats if state is not None else Stats()
         self.trace: TraceWriter | None = None
-        self._streams = streams
+        self._layers = layers
         self._state = state
         self._chunk = chunk
         self._reset_first = reset_first
-        self._sure_hits = top_k * sum(stream.complete for stream in streams)  # per token
+        self._sure_hits = top_k * sum(layer.complete for layer in layers)  # per token
 
     def begin(self) -> None:
         """Start a text. The same tokens then give the same logits, whatever was computed before."""
         if self._state is not None and self._reset_first:
-            self._state.forget()
-            for stream in self._streams:
-                stream.forget()
+            self._state.reset()
+            for layer in self._layers:
+                layer.reset()
 
     def prefill(self, ids: list[int], cache: list[Any]) -> Iterator[mx.array]:
         """Yield the logits of a prompt, chunk by chunk, float32 [tokens, vocab]."""
@@ -55,7 +63,7 @@ class Forward:
     def prefill_cache(self, ids: list[int], cache: list[Any]) -> None:
         """Prefill without logits. The last layer's experts and the head are neither read nor computed."""
         if self._state is not None:
-            self._state.unused = True
+            self._state.skip_last = True
         try:
             for begin in range(0, len(ids), self._chunk):
                 chunk = ids[begin : begin + self._chunk]
@@ -64,7 +72,7 @@ class Forward:
                 self._count(len(chunk), "prefill", last_layer=False)
         finally:
             if self._state is not None:
-                self._state.unused = False
+                self._state.skip_last = False
 
     def decode(self, token: int, cache: list[Any]) -> mx.array:
         """Return the logits after one decoded token, float32 [1, vocab]; its time is recorded in `stats`."""

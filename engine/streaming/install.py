@@ -1,4 +1,4 @@
-"""Install: replaces every switch of an opened model by a stream.
+"""Install: replaces every switch of an opened model by a streamed layer.
 
 mlx-lm's lazy arrays of the experts are dropped, so it never reads them. A layer whose experts all fit keeps mlx-lm's own
 switch module, which computes on the slots and adds nothing to a token's path.
@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import copy
 import functools
+import math
 from typing import Any
 
 import mlx.nn as nn
 from mlx.utils import tree_unflatten
 
 from engine.cache.eviction import SlotTable
-from engine.cache.slots import Bank
+from engine.cache.pool import SlotPool
 from engine.checkpoint.checkpoint import Checkpoint
 from engine.disk.reader import Reader
 from engine.errors import KnobError
@@ -24,13 +25,16 @@ from engine.model.switches import OrderedLinear, StreamingSwitch, is_last, switc
 from engine.plan.banks import BankPlan
 from engine.stats import Stats
 
+from .decode_state import DecodeState
 from .gating import gates_of
-from .layer import GatedSwitch, LayerStream, Run
-from .prefetch import prefetch_of
-from .speculate import Windows
+from .layer import GatedSwitch, StreamedLayer
+from .layer_cache import LayerCache
+from .prefetch import Prefetch, link, router_of
+from .window.speculate import SpeculativeWindows
 
 
-def run_for(source: Checkpoint, knobs: Knobs) -> Run:
+def decode_state_for(source: Checkpoint, knobs: Knobs) -> DecodeState:
+    """Return the shared state of a checkpoint's streamed layers, with a reader of its files."""
     stats = Stats()
     reader = Reader(
         source.files,
@@ -42,7 +46,7 @@ def run_for(source: Checkpoint, knobs: Knobs) -> Run:
         deliver=_device_copy() if backend() == "cuda" else None,
     )
     experts = max(layer.experts for layer in source.layers)
-    return Run(len(source.layers), experts, knobs.evict_half_life, reader, stats)
+    return DecodeState(len(source.layers), experts, knobs.evict_half_life, reader, stats)
 
 
 @functools.cache
@@ -52,83 +56,99 @@ def _device_copy() -> Any:
     return DeviceCopy()
 
 
-def put_streams(
-    model: nn.Module, source: Checkpoint, knobs: Knobs, plans: list[BankPlan], run: Run
-) -> tuple[list[LayerStream], Windows | None]:
-    """Put a stream in the place of every switch: the streams in the order of the layers, and their windows if they check
-    several at once. A layer whose experts all fit keeps mlx-lm's own module, on the slots."""
+def install_layers(
+    model: nn.Module, source: Checkpoint, knobs: Knobs, plans: list[BankPlan], state: DecodeState
+) -> tuple[list[StreamedLayer], SpeculativeWindows | None]:
+    """Replace every switch by a streamed layer; return the layers in order, and their windows if `sync_window` is not 1."""
     modules = dict(model.named_modules())
-    streams, replaced, asking = [], [], []
-    for number, (layer, (path, module)) in enumerate(zip(source.layers, switches(model, source), strict=True)):
+    layers, replaced, partial = [], [], {}
+    for number, (stored, (path, module)) in enumerate(zip(source.layers, switches(model, source), strict=True)):
         if source.levels is None:
-            layer.check_against(module)
-        banks = []
-        for plan in (p for p in plans if p.layer == number):
-            policy, slot_of = run.policy.layer(number), run.slot_of[number]
-            table = SlotTable(plan.members, plan.slots, policy, slot_of, plan.pinned)
-            inner = _at_width(module, plan)
-            banks.append(
-                Bank(
-                    plan.form, table, inner, plan.requantize, compute=compute_dtype(), stats=run.stats, number=number,
-                    verify=knobs.verify_reads,
-                )
-            )  # fmt: skip
-        stream = LayerStream(number, banks, run, last=is_last(path, modules))
-        streams.append(stream)
-        run.stats.layers[number].sure = source.top_k if stream.complete else 0
-        stock = stream.complete and len(banks) == 1
-        replaced.append((path, banks[0].inner if stock else StreamingSwitch(stream)))
-        if not stream.complete:
-            asking.append((stream, modules[path.rpartition(".")[0]], path))
+            stored.check_against(module)
+        pools = [_pool(plan, module, state, verify=knobs.verify_reads) for plan in plans if plan.layer == number]
+        cache = LayerCache(pools, state.slot_of[number], state.reader)
+        layer = StreamedLayer(number, cache, state, last=is_last(path, modules))
+        layers.append(layer)
+        state.stats.layers[number].sure = source.top_k if layer.complete else 0
+        stock = layer.complete and len(pools) == 1
+        replaced.append((path, pools[0].inner if stock else StreamingSwitch(layer)))
+        if not layer.complete:
+            partial[path] = layer
     if knobs.prefetch != "off":
-        why = prefetch_of(
-            [(stream, block, path.rpartition(".")[2]) for stream, block, path in asking],
-            depth=knobs.prefetch_depth, top_k=source.top_k, width=knobs.prefetch_width, stats=run.stats,
-        )  # fmt: skip
-        if why is not None:
-            raise KnobError(f"prefetch={knobs.prefetch} is not possible for {source.architecture}: {why}; use off")
+        _install_prefetch(partial, modules, source, knobs, state.stats)
     model.update_modules(tree_unflatten(replaced))
     if knobs.sync_window == 1:
-        return streams, None
-    return streams, Windows(model, {path: stream for stream, _, path in asking}, knobs.sync_window, run)
+        return layers, None
+    return layers, SpeculativeWindows(model, partial, knobs.sync_window, state)
 
 
-def put_gates(model: nn.Module, source: Checkpoint, knobs: Knobs, streams: list[LayerStream]) -> None:
-    """Have the gate weights decide what the streams read, where a knob says so. The model is loaded: its blocks are asked.
+def install_gates(model: nn.Module, source: Checkpoint, knobs: Knobs, layers: list[StreamedLayer]) -> None:
+    """Let the gate weights decide what the layers read, if a knob needs it. The model must be loaded, as it is probed.
 
-    Raises `KnobError` if they cannot be.
+    Raises `KnobError` if a block does not allow such decisions.
     """
     named = next((name for name in knobs.lossy if name in CACHE_DEPENDENT), None)
     if named is None:
         return
     modules = dict(model.named_modules())
     dims = int(source.text_config.get("hidden_size", 0))
-    for stream, (path, _) in zip(streams, switches(model, source), strict=True):
-        if stream.complete:
+    for layer, (path, _) in zip(layers, switches(model, source), strict=True):
+        if layer.complete:
             continue
         owner, _, name = path.rpartition(".")
+        experts = source.layers[layer.number].experts
         try:
-            stream.gates = gates_of(
-                modules[owner], name, dims=dims, experts=source.layers[stream.number].experts, top_k=source.top_k,
-                knobs=knobs,
-            )  # fmt: skip
+            layer.gates = gates_of(modules[owner], name, dims=dims, experts=experts, top_k=source.top_k, knobs=knobs)
         except ValueError as e:
             raise KnobError(f"{knobs.shown(named)} is not possible for {source.architecture}: {e}; leave it at 0") from e
-        modules[owner][name] = GatedSwitch(stream)
+        modules[owner][name] = GatedSwitch(layer)
 
 
-def fill(streams: list[LayerStream], plans: list[BankPlan], run: Run) -> None:
-    """Load what stays: layers whose experts all fit, and the pinned experts."""
-    for stream in streams:
-        if stream.complete:
-            stream.fill()
+def fill(layers: list[StreamedLayer], plans: list[BankPlan], state: DecodeState) -> None:
+    """Load the experts that stay: all of a layer that holds every expert, and the pinned ones."""
+    for layer in layers:
+        if layer.complete:
+            layer.cache.fill()
         else:
-            for bank, plan in zip(stream.banks, (p for p in plans if p.layer == stream.number), strict=True):
-                bank.fill(plan.pinned, run.reader)
+            for pool, plan in zip(layer.cache.pools, (p for p in plans if p.layer == layer.number), strict=True):
+                pool.fill(plan.pinned, state.reader)
+
+
+def _pool(plan: BankPlan, module: Any, state: DecodeState, *, verify: bool) -> SlotPool:
+    table = SlotTable(plan.members, plan.slots, state.policy.layer(plan.layer), state.slot_of[plan.layer], plan.pinned)
+    return SlotPool(
+        plan.form,
+        table,
+        _at_width(module, plan),
+        plan.requantize,
+        compute=compute_dtype(),
+        stats=state.stats,
+        number=plan.layer,
+        verify=verify,
+    )
+
+
+def _install_prefetch(
+    layers: dict[str, StreamedLayer], modules: dict[str, Any], source: Checkpoint, knobs: Knobs, stats: Stats
+) -> None:
+    """Let the layers predict each other. `layers` maps switch paths to the layers that may miss an expert."""
+    wide = math.ceil(knobs.prefetch_width * source.top_k)
+    predictors = []
+    for path, layer in layers.items():
+        owner, _, name = path.rpartition(".")
+        router = router_of(modules[owner], name, source.top_k, wide, layer.cache.pools[0].inner)
+        if router is None:
+            raise KnobError(
+                f"prefetch={knobs.prefetch} is not possible for {source.architecture}: the router of "
+                f"{type(modules[owner]).__name__} cannot choose {wide} experts ahead of time; use prefetch=off"
+            )
+        layer.prefetch = Prefetch(router, layer.guess, stats)
+        predictors.append(layer.prefetch)
+    link(predictors, knobs.prefetch_depth)
 
 
 def _at_width(module: Any, plan: BankPlan) -> Any:
-    """A copy of a switch whose projections have the bank's width; its weights are set by the bank."""
+    """Return a copy of a switch whose projections have the bank's width; the slot pool sets its weights."""
     inner = copy.copy(module)
     for name in plan.form.projections:
         old, new, order = module[name], plan.requantize.get(name), plan.form.order(name)

@@ -28,7 +28,8 @@ from harness import ConfigError
 from harness.propose.ask_tell import Proposals, Search
 from harness.propose.samplers import has_torch
 from harness.propose.storage import open_storage
-from harness.results.columns import NAMES, OBJECTIVES
+from harness.results.columns import NAMES
+from harness.results.metrics import OBJECTIVES
 
 from . import truth
 

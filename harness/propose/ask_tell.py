@@ -23,7 +23,8 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from harness import ConfigError
-from harness.results.columns import Direction, packed
+from harness.results.columns import row_to_json
+from harness.results.metrics import Direction
 from harness.space.space import Space, canonical
 from harness.study.constraints import Constraint
 
@@ -152,7 +153,7 @@ class Proposals:
             for name, value in self._constraints(row, rows).items():
                 running.set_constraint(name, value)
             if self._owner:
-                running.set_user_attr("row", packed(row))
+                running.set_user_attr("row", row_to_json(row))
             values = objective_values(row, rows, self._search.objectives)
             self._study.tell(trial.number, values, skip_if_finished=True)
 
@@ -247,7 +248,7 @@ class Proposals:
             return
         with contextlib.suppress(ConfigError):
             params = self._space.params(values)
-            shared = {"owner": self._owner, "row": packed(row)} if self._owner else {}
+            shared = {"owner": self._owner, "row": row_to_json(row)} if self._owner else {}
             self._study.add_trial(
                 create_trial(
                     values=objective_values(row, rows, self._search.objectives),

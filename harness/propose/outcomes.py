@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from harness.decisions.reuse import reference_figures
-from harness.results.columns import NOT_RUN, Direction
+from harness.results.columns import NOT_RUN
+from harness.results.metrics import Direction
 from harness.study.constraints import Constraint
 
 WORST = {"maximize": 0.0, "minimize": 1e9}  # objective values as long as no trial has any

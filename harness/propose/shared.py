@@ -23,7 +23,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from harness import ConfigError
 from harness.machine.identity import memory_gb
-from harness.results.columns import SCHEMA_VERSION, packed, unpacked
+from harness.results.columns import SCHEMA_VERSION, row_from_json, row_to_json
 from harness.results.files import write_text
 from harness.study.manifest import changes
 from harness.study.study import Study
@@ -114,11 +114,11 @@ class Shared:
         for t in trials:
             reported = t.state == TrialState.COMPLETE and "row" in t.user_attrs
             if reported and t.number not in self._rows and t.user_attrs["owner"] != self._owner:
-                self._rows[t.number] = unpacked(t.user_attrs["row"])
+                self._rows[t.number] = row_from_json(t.user_attrs["row"])
         if -1 not in self._rows:
             reference = self._study.user_attrs.get("reference", {})
             if "row" in reference and reference["owner"] != self._owner:
-                self._rows[-1] = unpacked(reference["row"])
+                self._rows[-1] = row_from_json(reference["row"])
         running = sum(t.state == TrialState.RUNNING and t.user_attrs.get("owner") != self._owner for t in trials)
         return [*self._rows.values()], running
 
@@ -132,7 +132,7 @@ class Shared:
 
     def tell_reference(self, row: Row) -> None:
         """Report the reference's row to the other machines."""
-        self._study.set_user_attr("reference", {"owner": self._owner, "row": packed(row)})
+        self._study.set_user_attr("reference", {"owner": self._owner, "row": row_to_json(row)})
 
     def running(self) -> int:
         """The number of trials that run on other machines."""
@@ -163,7 +163,8 @@ class Shared:
 
         In this order no setting is lost if this machine is killed in between. A setting enqueued twice is measured once.
         """
-        attributes: dict[str, Any] = {k: t.user_attrs[k] for k in ("origin", "proposer", "note", "seed") if k in t.user_attrs}
+        names = [n for n in ("origin", "proposer", "note", "seed") if n in t.user_attrs]
+        attributes: dict[str, Any] = {n: t.user_attrs[n] for n in names}
         accepted = "trial" in t.user_attrs
         params = t.params if accepted else t.system_attrs.get("fixed_params")
         if params:

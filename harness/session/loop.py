@@ -37,7 +37,8 @@ from harness.propose.external import ask_external, study_state
 from harness.propose.shared import Shared, owner_of, settle_shared
 from harness.propose.storage import UNREACHABLE, open_database, open_storage, reason, study_lock
 from harness.results.columns import NOT_RUN
-from harness.results.rows import compact, frame, read_rows, read_tokens, refresh, set_damaged_aside, write_row, write_tokens
+from harness.results.rows import frame, read_rows, read_tokens
+from harness.results.writing import compact, refresh, set_damaged_aside, write_row, write_tokens
 from harness.rounds.journal import append, entry
 from harness.rounds.next_space import next_space
 from harness.rounds.repeat import command, same_command
@@ -48,7 +49,8 @@ from harness.run.supervise import Interrupted
 from harness.schema import GuardsConfig
 from harness.space.changes import applied, still_possible
 from harness.study.checks import check_writable
-from harness.study.manifest import locked, settle
+from harness.study.lock import locked
+from harness.study.manifest import settle
 from harness.study.study import Study
 
 from .log import close_log, open_log, streak

@@ -12,7 +12,7 @@ from tiny import CONFIGS
 
 from engine import HeadraceError, Judge, JudgeError, KnobError, Knobs, Measurement, ReadError, footprint, load
 from engine.measure.judge import Text
-from engine.streaming.speculate import Auto
+from engine.streaming.window.auto import AutoWindow
 
 TEXT = "The headrace brings the water to the wheel. When it is clean, the stones grind from morning until night. "
 JUDGE = Judge((Text("a", "prose", TEXT, TEXT[:60]), Text("b", "prose", TEXT[::-1], TEXT[30:90])))
@@ -62,7 +62,7 @@ def test_a_measurement_is_whole(path: Path, quarter: float) -> None:
     assert result.hit_rate == pytest.approx(result.hits / (result.hits + result.misses))
     assert result.bytes_read == result.misses * 3 * 64 * 32 * 2  # three bf16 projections
     assert result.bytes_per_token == pytest.approx(result.bytes_read / result.decode_tokens)
-    assert result.judge == JUDGE.fingerprint
+    assert result.eval_fingerprint == JUDGE.fingerprint
     assert result.mode == "streamed float32 cpu buffered"
     assert 0.05 < result.peak_memory_gb < 10 and result.mlx_peak_gb > 0
     assert result.cached_share == pytest.approx(result.slots / 48)
@@ -109,7 +109,7 @@ def test_prefetch_brings_experts_before_they_are_asked_for(path: Path, quarter: 
     expert = 3 * 64 * 32 * 2
     assert on.prefetch_precision == on.prefetch_useful / on.prefetch_issued
     assert on.prefetch_wasted_bytes == (on.prefetch_issued - on.prefetch_useful) * expert
-    assert 0 < on.prefetch_whole_set < on.prefetch_recall < 1
+    assert 0 < on.prefetch_exact_set < on.prefetch_recall < 1
     assert 0 < on.prefetch_coverage < 1
 
 
@@ -137,14 +137,14 @@ def test_without_staleness_every_family_is_foretold_whole(checkpoint: Callable[.
     """The control: asked with a layer's own input, its router must say what the layer then chooses."""
     path = checkpoint(family, 4)
     result = measured(path, cache_gb=footprint(path).one_token_gb, prefetch="stale_gate", prefetch_depth=0)
-    assert (result.prefetch_recall, result.prefetch_whole_set, result.prefetch_issued) == (1, 1, 0)
+    assert (result.prefetch_recall, result.prefetch_exact_set, result.prefetch_issued) == (1, 1, 0)
 
 
 def test_pinned_experts_stay(path: Path, quarter: float) -> None:
     with load(path, Knobs(cache_gb=quarter, pinned_share=0.3, evict_half_life=1e-3)) as engine:
-        pinned = [set(np.flatnonzero(bank.table._pinned)) for stream in engine.streams for bank in stream.banks]
+        pinned = [set(np.flatnonzero(bank.table._pinned)) for stream in engine.layers for bank in stream.cache.pools]
         engine.measure(JUDGE)
-        for stream, stay in zip(engine.streams, pinned, strict=True):
+        for stream, stay in zip(engine.layers, pinned, strict=True):
             assert stay <= set(np.flatnonzero(engine.state.slot_of[stream.number] >= 0))
     assert all(len(stay) in (1, 2) for stay in pinned)
 
@@ -152,7 +152,7 @@ def test_pinned_experts_stay(path: Path, quarter: float) -> None:
 def test_the_shape_moves_cache_between_layers(path: Path, quarter: float) -> None:
     def slots(shape: float) -> list[int]:
         with load(path, Knobs(cache_gb=quarter, cache_layer_shape=shape)) as engine:
-            return [bank.table.slots for stream in engine.streams for bank in stream.banks]
+            return [bank.table.slots for stream in engine.layers for bank in stream.cache.pools]
 
     early, even, late = slots(0.5), slots(0), slots(-0.5)
     assert early[0] > even[0] >= late[0] and early[-1] <= even[-1] < late[-1]
@@ -178,7 +178,7 @@ def chosen_in(path: Path, tokens: np.ndarray, chunk: int) -> list[list[np.ndarra
     """What each layer chooses in each chunk, seen at the seam."""
     parts: list[list[np.ndarray]] = []
     with load(path, Knobs(cache_gb=footprint(path).one_token_gb, prefill_chunk=chunk)) as engine:
-        for stream in engine.streams:
+        for stream in engine.layers:
             count = stream._count
 
             def seen(ids: np.ndarray, needed: np.ndarray, count=count, number=stream.number) -> None:  # type: ignore[no-untyped-def]
@@ -231,7 +231,7 @@ def test_a_slow_disk_is_waited_for(path: Path) -> None:
 
 def test_the_cache_never_grows_beyond_its_size(path: Path, quarter: float) -> None:
     with load(path, Knobs(cache_gb=quarter)) as engine:
-        held = sum(a.array.nbytes for s in engine.streams for b in s.banks for a in b._arrays.values())
+        held = sum(a.array.nbytes for s in engine.layers for b in s.cache.pools for a in b._arrays.values())
         assert 0.9 * quarter * 1e9 < held <= quarter * 1e9
 
 
@@ -258,8 +258,8 @@ def test_an_expert_that_cannot_be_read_gives_no_logits(path: Path, monkeypatch: 
         with pytest.raises(ReadError, match=r"model\.layers\.\d\.mlp expert \d+ could not be read"):
             engine.logits(list(range(100)))
         monkeypatch.undo()
-        for stream in engine.streams:  # reads that were queued behind the one that failed end in the same way
-            for load_, _ in (coming for bank in stream.banks for coming in bank._coming.values()):
+        for stream in engine.layers:  # reads that were queued behind the one that failed end in the same way
+            for load_, _ in (coming for bank in stream.cache.pools for coming in bank._coming.values()):
                 load_.join()
         assert np.array_equal(engine.logits([1, 2, 3]), expected)
 
@@ -329,7 +329,7 @@ def test_a_prompt_in_chunks_is_the_same_streamed(checkpoint: Callable[..., Path]
 def test_auto_keeps_the_faster_window() -> None:
     """A clock that says what a token takes with each size; the faster one changes half way."""
     now, ms = 0.0, {1: 3.0, 8: 2.0}
-    auto = Auto(8, clock=lambda: now)
+    auto = AutoWindow(8, clock=lambda: now)
     sizes = []
     for token in range(256):
         if token == 128:
@@ -342,7 +342,7 @@ def test_auto_keeps_the_faster_window() -> None:
 
 def test_auto_does_not_count_what_was_not_decoding() -> None:
     now = 0.0
-    auto = Auto(8, clock=lambda: now)
+    auto = AutoWindow(8, clock=lambda: now)
     for token in range(40):
         now += {1: 3.0, 8: 2.0}[auto.size(True)]
         if token % 3 == 0:

@@ -74,7 +74,7 @@ def test_streamed_equals_resident(
         sizes = [sizes[(WINDOWS.index(sync_window) + MODELS.index(model)) % 3]]
     for cache_gb in sizes:
         with load(path, Knobs.from_mapping({"cache_gb": cache_gb, "sync_window": sync_window})) as engine:
-            assert len(engine.streams) >= 5 or model[0] == "deepseek_v3"  # else windows of 4 and of all would be the same
+            assert len(engine.layers) >= 5 or model[0] == "deepseek_v3"  # else windows of 4 and of all would be the same
             assert np.max(np.abs(both_phases(engine) - resident_logits(path))) == 0, cache_gb
             assert engine.stats.misses > 0
 
@@ -182,7 +182,7 @@ def test_a_wrong_expert_is_noticed(
     path = checkpoint(*model)
     for cache_gb in cache_sizes(path)[:2]:
         with load(path, Knobs.from_mapping({"cache_gb": cache_gb, "sync_window": sync_window})) as engine:
-            bank = engine.streams[0].banks[0]
+            bank = engine.layers[0].cache.pools[0]
             offsets = bank._straight[0][1] if bank._straight else bank._staged[0].places[0][0].offset
             offsets[:] = np.roll(offsets, 1)
             assert np.max(np.abs(both_phases(engine) - resident_logits(path))) > 1e-3

@@ -6,7 +6,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from engine.checkpoint.bitplanes import BLOCK, CHUNK, column_order, halve, join, pack, unpack
+from engine.checkpoint.store.bitplanes import BLOCK, CHUNK, column_order, halve, join, pack, unpack
 
 WIDTHS = (2, 3, 4, 5, 6, 8)
 

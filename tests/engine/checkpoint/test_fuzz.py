@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from mlx_lm.utils import load_model
 
 from engine import HeadraceError, Knobs, footprint, load
-from engine.packing.pack import verify_store
+from engine.packing.verify import verify_store
 
 TOKENS = [7, 80, 200, 3, 80, 41]
 DTYPES = ["F32", "F16", "BF16", "U32", "I32", "U8", "I8", "F64", "F8_E4M3", "BOOL", "U33", None]

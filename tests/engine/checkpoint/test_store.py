@@ -20,9 +20,10 @@ from tiny import make
 
 from engine import Checkpoint, CheckpointError, HeadraceError, KnobError, Knobs, ReadError, footprint, load
 from engine.__main__ import main
-from engine.checkpoint.store import read_description
+from engine.checkpoint.store.description import read_description
 from engine.packing import pack as packing
-from engine.packing.pack import pack_store, verify_store
+from engine.packing.pack import pack_store
+from engine.packing.verify import verify_store
 
 Make = Callable[..., Path]
 TOKENS = list(range(30))
@@ -75,26 +76,26 @@ def command(capsys: pytest.CaptureFixture[str], *args: object) -> tuple[int, str
 
 def test_verify_names_every_damaged_part(packed: Path, capsys: pytest.CaptureFixture[str]) -> None:
     opened = Checkpoint.open(packed)
-    layer = opened.layers[1]
-    assert layer.records is not None and opened.store is not None
+    layer, file = opened.layers[1], opened.records[1].file
+    assert opened.store is not None
     sections = opened.store.layers[1].sections
     start = int(min(t.offset[0] for t in layer.at(dict.fromkeys(layer.projections, 2)).tensors))
     size = opened.store.layers[1].record_bytes
     expected = []
     for expert, number in ((0, 0), (3, 5), (3, len(sections) - 1), (11, 7)):
         section = sections[number]
-        flip(layer.records.file, start + expert * size + section.offset + section.nbytes // 2, expert % 8)
+        flip(file, start + expert * size + section.offset + section.nbytes // 2, expert % 8)
         expected.append((expert, f"{section.projection} {section.tensor} of {(2, 4)[section.level]} bits"))
-    flip(layer.records.file, start + 6 * size - 1)  # what fills the fifth expert's last page
-    expected.append((5, "what fills its last page"))
-    flip(layer.records.file, start + 12 * size + 8 * 6 * 4)  # the fifth expert's errors
-    expected.append((4, "the figures of its errors"))
+    flip(file, start + 6 * size - 1)  # what fills the fifth expert's last page
+    expected.append((5, "padding of the last page"))
+    flip(file, start + 12 * size + 8 * 6 * 4)  # the fifth expert's errors
+    expected.append((4, "table of errors"))
     shard = next(packed.glob("model*.safetensors"))
     flip(shard, shard.stat().st_size - 7)
     status, out, err = command(capsys, "pack", packed, "--verify")
     lines = [line for line in out.splitlines() if line.endswith("is damaged")]
-    named = {f"{layer.records.file.name}: {layer.block} expert {e}: {what} is damaged" for e, what in expected}
-    assert status == 2 and set(lines) == {*named, f"{shard.name}: what is not routed experts is damaged"}
+    named = {f"{file.name}: {layer.block} expert {e}: {what} is damaged" for e, what in expected}
+    assert status == 2 and set(lines) == {*named, f"{shard.name}: a resident tensor is damaged"}
     assert len(lines) == 7 and err.count("\n") == 1 and "damaged parts: 7; copy their files again" in err
 
 
@@ -114,7 +115,7 @@ def test_a_damaged_record_is_never_computed_with(packed: Path, bits: int | None,
             with pytest.raises(ReadError, match=r"model\.layers\.2\.mlp expert \d+ is damaged: its up_proj scales") as e:
                 engine.logits(TOKENS)
             assert "copy the store's file again" in one_line(e)
-        bank = engine.streams[2].banks[0]
+        bank = engine.layers[2].cache.pools[0]
         assert {*np.flatnonzero(bank.table.slot_of >= 0).tolist()} <= bank._coming.keys()  # none passes for a hit later
     with pytest.raises(ReadError, match="up_proj scales"):
         load(packed, Knobs(verify_reads=True, **lossy))
@@ -153,11 +154,11 @@ def test_layer_of_another_store(packed: Path, tmp_path: Path, store: Make) -> No
     make(tmp_path / "other", "qwen3_moe", bits=4, seed=1)
     pack_store(tmp_path / "other", tmp_path / "others")
     shutil.copy(layer_file(tmp_path / "others", 4), packed)
-    with pytest.raises(CheckpointError, match=r"experts-00004-of-00005\.safetensors is not of this store") as e:
+    with pytest.raises(CheckpointError, match=r"experts-00004-of-00005\.safetensors belongs to another store") as e:
         load(packed)
     one_line(e)
     shutil.copy(layer_file(store("qwen3_moe", 4), 3), layer_file(packed, 4))
-    with pytest.raises(CheckpointError, match=r"is in another shard as well|is not of this store"):
+    with pytest.raises(CheckpointError, match=r"is in another shard as well|belongs to another store"):
         load(packed)
 
 
@@ -182,7 +183,9 @@ def test_damaged_description(packed: Path, content: str) -> None:
 @pytest.mark.parametrize("version", [1, 3, 99])
 def test_another_version_of_the_format(packed: Path, version: int) -> None:
     edit(packed, lambda content: content.update(format=version))
-    with pytest.raises(CheckpointError, match=rf"is of format {version}, this version reads 2; pack the model again") as e:
+    with pytest.raises(
+        CheckpointError, match=rf"has format {version}, but this version reads format 2; pack the model again"
+    ) as e:
         load(packed)
     one_line(e)
 
@@ -252,14 +255,14 @@ def test_folders_that_are_in_the_way(
     for args, message in (
         ((source, source), "is the checkpoint itself; give another folder"),
         ((packed, tmp_path / "new"), "is a packed store already; pack the checkpoint that it was made from"),
-        ((source, tmp_path / "full"), "is not empty and is no store; give a new folder"),
+        ((source, tmp_path / "full"), "is not empty and is not a store; give a new folder"),
         ((source, tmp_path / "file"), "cannot be written (Not a directory); give another folder"),
         ((source, tmp_path / "file" / "below"), "cannot be written (Not a directory); give another folder"),
         ((source, packed, "--levels", "2,4,8"), "holds a store of levels 2,4; give another folder, or remove this one"),
         ((checkpoint("glm4_moe", 6), packed), "holds a store of another model; give another folder, or remove this one"),
         ((tmp_path / "nowhere", tmp_path / "new"), "is not a folder"),
         ((tmp_path / "full", tmp_path / "new"), "has no config.json"),
-        ((source, "--verify"), "is no packed store and has no checksums; pack it first"),
+        ((source, "--verify"), "is not a packed store and has no checksums; pack it first"),
         ((source,), "name the folder of the store to make"),
     ):
         before = contents(packed)
@@ -318,7 +321,7 @@ def test_a_disk_that_fills(
     source, path = checkpoint("qwen3_moe", 4), tmp_path / "store"
     with monkeypatch.context() as m:
         if place == "write":
-            m.setattr(packing, "_write_whole", full(packing._write_whole))
+            m.setattr(packing, "write_whole", full(packing.write_whole))
         else:
             m.setattr(os, place, full(getattr(os, place)))
         with pytest.raises(
@@ -366,7 +369,7 @@ def test_weights_that_are_no_numbers(tmp_path: Path, bits: int | None) -> None:
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from engine import pack
+from engine.packing.pack import pack_store
 left, place = int(sys.argv[3]), sys.argv[4]
 def killing(real):
     def call(*args):
@@ -376,16 +379,13 @@ def killing(real):
             os.kill(os.getpid(), signal.SIGKILL)
         return real(*args)
     return call
-if place == "rename":
-    pack._rename = killing(pack._rename)
-else:
-    setattr(os, place, killing(getattr(os, place)))
-pack.pack_store(sys.argv[1], sys.argv[2])
+setattr(os, place, killing(getattr(os, place)))
+pack_store(sys.argv[1], sys.argv[2])
 """
 
 
 @pytest.mark.parametrize(("place", "after"), [
-    ("rename", 0), ("rename", 1), ("rename", 3), ("pwrite", 30), ("rename", 6), ("fsync", 12), ("pwrite", 60),
+    ("replace", 0), ("replace", 1), ("replace", 3), ("pwrite", 30), ("replace", 6), ("fsync", 12), ("pwrite", 60),
 ])  # fmt: skip
 def test_killed_it_goes_on_where_it_stopped(checkpoint: Make, store: Make, tmp_path: Path, place: str, after: int) -> None:
     """kill -9 at any point: layers that were finished stay the files they were, and the store ends the same."""

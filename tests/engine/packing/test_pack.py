@@ -19,9 +19,10 @@ from safetensors import safe_open
 from tiny import CONFIGS, ORIGINALS, make
 
 from engine import Checkpoint, CheckpointError, Knobs, footprint, load
-from engine.packing.pack import pack_store, verify_store
-from engine.packing.quantize import from_bytes
+from engine.checkpoint.dtypes import from_bytes
+from engine.packing.pack import pack_store
 from engine.packing.sources import Codes, SourceLayer
+from engine.packing.verify import verify_store
 
 Make = Callable[..., Path]
 TOKENS = np.random.default_rng(7).integers(0, 255, 40)

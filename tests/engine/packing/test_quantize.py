@@ -8,9 +8,10 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from engine.checkpoint.bitplanes import pack
-from engine.packing import quantize as grids
-from engine.packing.quantize import Sums, error, fit, from_bytes, quantize, sums, sums_of_codes, to_bytes, upper_bits
+from engine.checkpoint.dtypes import from_bytes, to_bytes, to_dtype
+from engine.checkpoint.store.bitplanes import pack
+from engine.packing.fit import Sums, error, fit, sums, sums_of_codes
+from engine.packing.quantize import quantize, upper_bits
 
 RNG = np.random.default_rng(5)
 WEIGHTS: dict[str, Callable[..., np.ndarray]] = {
@@ -37,7 +38,7 @@ def of_ours(weights: np.ndarray, dtype: str) -> tuple[float, float]:
     codes, scales, biases, errors = quantize(weights, 4, 2, dtype)
     assert codes.min() >= 0 and codes.max() <= 15 and np.array_equal(codes, np.rint(codes))
     for found in (scales, biases):
-        assert np.array_equal(grids.to_dtype(found, dtype), found)
+        assert np.array_equal(to_dtype(found, dtype), found)
     wide = weights.astype(np.float64)
     high = float(((codes * scales[:, None].astype(np.float64) + biases[:, None] - wide) ** 2).sum())
     assert high == pytest.approx(errors.sum(), rel=1e-3, abs=1e-9 * float((wide**2).sum()))
@@ -53,7 +54,7 @@ def of_ours(weights: np.ndarray, dtype: str) -> tuple[float, float]:
 @pytest.mark.parametrize("size", [32, 64, 128])
 @pytest.mark.parametrize("name", WEIGHTS)
 def test_the_whole_is_no_worse_than_mx_quantize(name: str, size: int, dtype: str) -> None:
-    weights = grids.to_dtype(WEIGHTS[name]((250, size)).astype(np.float32), dtype).reshape(-1, size)
+    weights = to_dtype(WEIGHTS[name]((250, size)).astype(np.float32), dtype).reshape(-1, size)
     low, high = of_ours(weights, dtype)
     assert high <= of_mlx(weights, 4, dtype) * (1 + 1e-6) + 1e-12 * float((weights**2).sum())
     if name not in ("spread", "two_values", "sparse"):  # a few groups, or a few weights, decide there

@@ -20,7 +20,7 @@ from mlx_lm.utils import load_model
 
 from engine import Checkpoint, HeadraceError, Judge, KnobError, Knobs, footprint, load
 from engine.__main__ import main
-from engine.checkpoint.store import Description
+from engine.checkpoint.store.description import Description
 from engine.measure.judge import Text
 from engine.packing.pack import pack_store
 from engine.plan.banks import plan_banks, plan_bits

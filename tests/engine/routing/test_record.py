@@ -20,8 +20,8 @@ from tiny import CONFIGS
 from engine import HeadraceError, Judge, Knobs, ReadError, footprint, load
 from engine.engine import Engine
 from engine.measure.judge import Text
+from engine.model.probe import Outputs
 from engine.routing.read import read_trace
-from engine.streaming.gating import Outputs
 
 IDS = [int(i) for i in np.random.default_rng(0).integers(0, 250, 90)]
 TEXT = "The headrace brings the water to the wheel. When it is clean, the stones grind from morning until night. "

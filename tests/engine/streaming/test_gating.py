@@ -25,7 +25,7 @@ from tiny import CONFIGS
 from engine import Engine, Judge, KnobError, Knobs, footprint, load
 from engine.measure.judge import Text
 from engine.model.switches import switches
-from engine.streaming.layer import LayerStream
+from engine.streaming.layer import StreamedLayer
 
 Make = Callable[..., Path]
 IDS = [int(i) for i in np.random.default_rng(5).integers(0, 250, 48)]
@@ -62,7 +62,7 @@ def test_neutral_values_change_nothing(checkpoint: Make, family: str) -> None:
         expected, own = both_phases(resident.model), resident.checkpoint.top_k
     for knobs in ({"cold_drop": 0.0, "cache_prior": 0.0, "top_k": own}, {"cold_drop": 1e-9, "cache_prior": 1e-9}):
         with load(path, small(path, **knobs)) as engine:
-            assert all((s.gates is None) == (knobs["cold_drop"] == 0) for s in engine.streams)
+            assert all((s.gates is None) == (knobs["cold_drop"] == 0) for s in engine.layers)
             assert np.max(np.abs(both_phases(engine.model) - expected)) == 0
             assert engine.stats.misses > 0 == engine.stats.dropped == engine.stats.swapped
 
@@ -142,16 +142,16 @@ def test_it_is_what_a_plain_reimplementation_gives(
     """Sigmoid with a bias and a scale, normalized softmax, and softmax as it is; what is cached is read off the tables."""
     path = checkpoint(family)
     seen: dict[int, list[set[int]]] = {}
-    call = LayerStream.__call__
+    call = StreamedLayer.__call__
 
-    def noted(stream: LayerStream, *args: mx.array) -> mx.array:
-        seen.setdefault(stream.number, []).append(set(np.flatnonzero(stream._slot_of >= 0).tolist()))
+    def noted(stream: StreamedLayer, *args: mx.array) -> mx.array:
+        seen.setdefault(stream.number, []).append(set(np.flatnonzero(stream.cache.slot_of >= 0).tolist()))
         return call(stream, *args)
 
-    monkeypatch.setattr(LayerStream, "__call__", noted)
+    monkeypatch.setattr(StreamedLayer, "__call__", noted)
     with load(path, small(path, **knobs)) as engine:
         result, stats = both_phases(engine.model), engine.stats
-        assert seen.keys() == {s.number for s in engine.streams}
+        assert seen.keys() == {s.number for s in engine.layers}
     model = plain(path)
     blocks = [layer for layer in model.layers if "gate" in layer.mlp]
     for number, layer in enumerate(blocks):
@@ -229,7 +229,7 @@ def test_top_k_is_what_config_could_say(checkpoint: Make, tmp_path: Path, family
             assert np.array_equal(engine.logits(IDS), expected)
             assert engine.checkpoint.top_k == fewer and engine.mode.startswith(("resident", "streamed"))
     with load(path, Knobs(cache_gb=footprint(path).all_experts_gb, top_k=fewer)) as engine:
-        assert engine.measure(JUDGE).hits == sum(len(t.continuation) - 1 for t in JUDGE.texts) * len(engine.streams) * fewer
+        assert engine.measure(JUDGE).hits == sum(len(t.continuation) - 1 for t in JUDGE.texts) * len(engine.layers) * fewer
 
 
 @pytest.mark.parametrize("bits", [8, 3])
@@ -301,7 +301,7 @@ def test_resident_bits_below_those_stored(checkpoint: Make) -> None:
         ({"cache_gb": 1, "cold_drop": 0.5, "sync_window": 4}, "cold_drop=0.5 is not possible with sync_window=4"),
         ({"cache_gb": 1, "cache_prior": 1, "sync_window": 0}, "cache_prior=1 is not possible with sync_window=all"),
         ({"top_k": 0}, "top_k=0 is out of range: it must be above 0"),
-        ({"top_k": 5}, "top_k=5 is above the 4 experts a token that deepseek_v3-bf16 chooses and has nothing to gain"),
+        ({"top_k": 5}, "top_k=5 is above the 4 experts per token of deepseek_v3-bf16; use at most 4"),
         ({"resident_bits": 7}, "resident_bits=7 is not a width MLX has; use one of 2, 3, 4, 5, 6, 8"),
     ],
 )
@@ -333,15 +333,15 @@ def test_a_block_that_weighs_in_a_way_of_its_own_is_refused(
     with pytest.raises(KnobError) as e:
         load(path, small(path, **{knob: 0.5}))
     assert str(e.value) == (
-        f"{knob}=0.5 is not possible for deepseek_v3: DeepseekV3MoE does not just add up its experts' outputs times the "
+        f"{knob}=0.5 is not possible for deepseek_v3: DeepseekV3MoE does not only sum its experts' outputs times the "
         "gate weights; leave it at 0"
     )
 
 
 def test_a_router_that_cannot_be_asked_for_more_has_no_prior(checkpoint: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     path = checkpoint("deepseek_v3")
-    monkeypatch.setattr("engine.streaming.gating.TOP_K", ("unknown",))
+    monkeypatch.setattr("engine.model.probe.TOP_K", ("unknown",))
     with load(path, small(path, cold_drop=0.5)) as engine:
-        assert engine.streams[0].gates is not None
+        assert engine.layers[0].gates is not None
     with pytest.raises(KnobError, match=r"cache_prior=0.5 is not possible for deepseek_v3: the router of DeepseekV3MoE"):
         load(path, small(path, cache_prior=0.5))

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from harness.propose.outcomes import WORST, constraint_values, infeasibility, objective_values
-from harness.results.columns import NAMES, OBJECTIVES
+from harness.results.columns import NAMES
+from harness.results.metrics import OBJECTIVES
 from harness.study.constraints import parse
 
 

@@ -66,7 +66,7 @@ CASES = [
     ("engine.module=math:nope", "engine.module=math:nope: math has no nope"),
     ("engine.command=x", "engine.command and engine.module=fake_engine are two engines; give one of them"),
     ("rounds=0", "rounds=0 is below 1; raise it"),
-    ("objectives=[decode_tok_s]", "objectives=[decode_tok_s] are 1; give two or three different ones"),
+    ("objectives=[decode_tok_s]", "objectives=[decode_tok_s] has 1 entries; give two or three different metrics"),
     ("objectives=[decode_tok_s,watts]", "objectives: watts is not an objective"),
     ("constraints=['perplexty <= 3']", "perplexty is not measured; did you mean perplexity?"),
     ("constraints=['json_valid >= 0.9']", "set quality.json_prompts=FILE"),

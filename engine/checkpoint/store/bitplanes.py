@@ -1,15 +1,15 @@
-"""Nesting: codes of 2n bits, stored as two streams of n bits of which the first alone is a coarser code.
+"""Bit planes: splits codes of 2n bits into two streams of n bits; the first stream alone is a coarser code.
 
-Both streams are laid out so that putting them together is a handful of operations on whole machine words, at the speed of
-memory: of two neighbouring words A and B of the wide stream, one narrow word takes the upper halves of all their codes and
-another one the lower halves. The upper stream is itself a stream of n-bit codes as MLX packs them, but with the columns of
-A and B in turns. Who computes with it brings the input's columns into that order (`column_order`); within blocks of 32
-columns, so that the groups of a quantization (32 and more) stay together.
+The layout lets a few operations on whole machine words join the streams, at the speed of memory: for two neighbouring words
+A and B of the wide stream, one narrow word has the upper halves of all their codes and another one the lower halves. The
+upper stream is itself a stream of n-bit codes as MLX packs them, with the columns of A and B alternating. To compute with
+it, the input's columns are permuted the same way (`column_order`). The permutation stays within blocks of 32 columns, so
+that quantization groups (32 columns and more) are not mixed.
 
     wide    A: a0 a1 a2 ...   B: b0 b1 b2 ...
     upper   a0 b0 a1 b1 a2 b2 ... (upper halves)      lower   the same of the lower halves
 
-MLX packs codes of any width as one little-endian stream of bits (mx.quantize).
+MLX packs codes of any width as one little-endian bit stream (mx.quantize).
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ import threading
 
 import numpy as np
 
-BLOCK = 32  # columns within which the order changes
-CHUNK = 1 << 17  # words put together at a time
+BLOCK = 32  # columns; the permutation stays within such a block
+CHUNK = 1 << 17  # words joined per step
 _scratch = threading.local()
-UNITS = {2: 4, 3: 8, 4: 2, 5: 8, 6: 4}  # by width: the fewest codes, a power of two, that fill whole bytes
+UNITS = {2: 4, 3: 8, 4: 2, 5: 8, 6: 4}  # width -> least power of two of codes that fill whole bytes
 
 
 def _words(stream: np.ndarray, bits: int) -> np.ndarray:
-    """The stream (uint8) as words that hold a whole number of codes: 64 bits, or for 6-bit codes 24 of 32."""
+    """The stream (uint8) as words with a whole number of codes: 64 bits, or 24 used bits of 32 for 6-bit codes."""
     if bits != 6:
         return stream.view("<u8")
     triples = stream.reshape(-1, 3)
@@ -37,16 +37,16 @@ def _words(stream: np.ndarray, bits: int) -> np.ndarray:
 
 
 def _store(words: np.ndarray, out: np.ndarray) -> None:
-    """Undo `_words` for 6-bit codes: words of 24 bits into the stream `out`."""
+    """Write words of 24 bits into the stream `out`; the inverse of `_words` for 6-bit codes."""
     triples = out.reshape(-1, 3)
     for byte in range(3):
         np.right_shift(words, 8 * byte, out=triples[:, byte], casting="unsafe")
 
 
 def _exchange(x: np.ndarray, y: np.ndarray, bits: int, out_x: np.ndarray, out_y: np.ndarray) -> None:
-    """Exchange the upper halves of the codes in `x` with the lower halves of those in `y`, word by word. It undoes itself.
+    """Swap the upper halves of the codes in `x` with the lower halves of those in `y`, word by word; its own inverse.
 
-    Few operations on long runs: between any two a thread may have to wait for the interpreter's lock.
+    It uses few operations on long runs, because a thread may wait for the interpreter lock between any two.
     """
     word = x.dtype.type
     half = word(bits // 2)
@@ -66,8 +66,8 @@ def _exchange(x: np.ndarray, y: np.ndarray, bits: int, out_x: np.ndarray, out_y:
 
 
 def halve(stream: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray]:
-    """The upper and the lower stream of a stream of `bits`-bit codes (4, 6 or 8), all uint8 [bytes]; the length must be a
-    multiple of 32 codes."""
+    """Split a stream of `bits`-bit codes (4, 6 or 8) into the upper and the lower stream, all uint8 [bytes]. The length must
+    be a multiple of 32 codes."""
     words = _words(stream, bits)
     high, low = np.empty((2, len(words) // 2), words.dtype)
     _exchange(words[0::2], words[1::2], bits, low, high)
@@ -80,7 +80,7 @@ def halve(stream: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def join(high: np.ndarray, low: np.ndarray, bits: int, out: np.ndarray) -> None:
-    """Undo `halve` into `out` (uint8 [bytes], as long as both together)."""
+    """Join two streams into `out` (uint8, as long as both together); the inverse of `halve`."""
     highs, lows = _words(high, bits), _words(low, bits)
     words = np.empty(2 * len(highs), highs.dtype) if bits == 6 else out.view("<u8")
     _exchange(lows, highs, bits, words[0::2], words[1::2])
@@ -89,7 +89,7 @@ def join(high: np.ndarray, low: np.ndarray, bits: int, out: np.ndarray) -> None:
 
 
 def column_order(bits: int, times: int) -> np.ndarray:
-    """Which column each of a block's 32 codes is of, in the upper stream of `bits`-bit codes halved `times` times."""
+    """The column of each of a block's 32 codes, in the upper stream after `times` splits of `bits`-bit codes."""
     order = np.arange(BLOCK)
     for _ in range(times):
         codes = 4 if bits == 6 else 64 // bits  # in a word
@@ -99,7 +99,7 @@ def column_order(bits: int, times: int) -> np.ndarray:
 
 
 def unpack(stream: np.ndarray, bits: int) -> np.ndarray:
-    """The codes of a stream (uint8 [bytes]) of `bits`-bit codes, uint8 [codes]."""
+    """The `bits`-bit codes of a stream (uint8 [bytes]), one per byte: uint8 [codes]."""
     if bits == 8:
         return stream
     codes = UNITS[bits]
@@ -112,7 +112,7 @@ def unpack(stream: np.ndarray, bits: int) -> np.ndarray:
 
 
 def pack(codes: np.ndarray, bits: int) -> np.ndarray:
-    """Undo `unpack`; all codes must be below 2^bits."""
+    """The stream of `bits`-bit codes, which must be below 2^bits; the inverse of `unpack`."""
     if bits == 8:
         return codes
     words = codes.view(f"<u{UNITS[bits]}")
@@ -123,8 +123,8 @@ def pack(codes: np.ndarray, bits: int) -> np.ndarray:
 
 @functools.cache
 def _moves(bits: int) -> list[tuple[np.unsignedinteger, np.unsignedinteger, np.unsignedinteger]]:
-    """How a unit of codes with a byte each in a word comes together: of neighbouring runs of codes, each time twice as long,
-    the upper one (a mask of where it goes) moves down to the lower one (a mask of where it is) by a number of bits."""
+    """Steps that close the gaps in a word with one code per byte. Each step joins neighbouring runs, twice as long as in the
+    step before: (mask of the lower run, mask of the upper run after its move, number of bits it moves down)."""
     codes, moves, run = UNITS[bits], [], 1
     word = np.dtype(f"<u{codes}").type
     while run < codes:

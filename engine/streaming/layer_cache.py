@@ -1,0 +1,167 @@
+"""Layer cache: the cached experts of one layer, in one slot pool per width, and the computation on them.
+
+mlx-lm's own switch module computes on slot numbers instead of expert numbers, so the result equals the resident model's to
+the last bit.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+
+import mlx.core as mx
+import numpy as np
+
+from engine.cache.pool import SlotPool
+from engine.disk.reader import Reader
+
+LEFT_OUT = -1  # in place of an expert that a token does not use
+
+Batch = tuple[SlotPool, np.ndarray]
+
+
+def nothing() -> None:
+    """Do nothing between the requests and the wait for them."""
+
+
+class LayerCache:
+    """The slot pools of one layer. `slot_of` is int32 [experts], -1: not cached; the pools share it.
+
+    `complete`: every expert has a slot, so nothing is ever missing.
+    """
+
+    def __init__(self, pools: list[SlotPool], slot_of: np.ndarray, reader: Reader) -> None:
+        self.pools = pools
+        self.slot_of = slot_of
+        self.complete = all(pool.holds_all for pool in pools)
+        self._reader = reader
+        self._pool_of = np.zeros(len(slot_of), np.int8)
+        for number, pool in enumerate(pools):
+            self._pool_of[pool.table.members] = number
+        self._is_second = mx.array(self._pool_of == 1)
+        self._tables: list[mx.array] = []
+        self._is_cached: mx.array | None = None
+
+    def fill(self) -> None:
+        """Load all experts in ascending order, for a layer that holds all of them."""
+        for pool in self.pools:
+            pool.fill(pool.table.members, self._reader)
+
+    def reset(self) -> None:
+        """Restore the content after loading. No queued graph may still read the slots."""
+        if not self.complete:
+            for pool in self.pools:
+                pool.forget()
+
+    def request(self, experts: np.ndarray, *, speculative: bool) -> None:
+        """Queue the reads of those of `experts` (distinct, at most top-k) that are not cached."""
+        for pool, members in self._by_pool(experts):
+            pool.request(members, self._reader, speculative=speculative)
+
+    def guess(self, experts: np.ndarray, time: int) -> None:
+        """Queue speculative reads of `experts` for the token number `time`."""
+        for pool, members in self._by_pool(experts):
+            pool.guess(members, time, self._reader)
+
+    def guessed(self) -> set[int]:
+        """Return the experts that were read speculatively and not used yet."""
+        return {expert for pool in self.pools for expert in pool.table.guessed}
+
+    def waits_for(self, experts: np.ndarray) -> bool:
+        """Return whether reads of any of `experts` are in progress."""
+        return any(pool.waits_for(experts) for pool in self.pools)
+
+    def take_in(self) -> bool:
+        """Settle the reads that have finished; return whether no read of this layer remains in progress."""
+        for pool in self.pools:
+            pool.take_in()
+        return all(pool.settled for pool in self.pools)
+
+    def on_device(self, x: mx.array, indices: mx.array) -> mx.array:
+        """Compute with the expert-to-slot table on the device, without a sync.
+
+        The output of a missing expert is 0. The layers after it then predict more of their own choices than they would with
+        another expert's output in its place.
+        """
+        if not self._tables or any(pool.changed for pool in self.pools):
+            slots = np.maximum(self.slot_of, 0)
+            self._tables = [mx.array(np.where(self._pool_of == n, slots, 0)) for n in range(len(self.pools))]
+            self._is_cached = None if self.complete else mx.array(self.slot_of >= 0)
+            for pool in self.pools:
+                pool.changed = False
+        outputs = [pool.inner(x, table[indices]) for pool, table in zip(self.pools, self._tables, strict=True)]
+        y = outputs[0] if len(outputs) == 1 else mx.where(self._is_second[indices][..., None], outputs[1], outputs[0])
+        return y if self._is_cached is None else mx.where(self._is_cached[indices][..., None], y, 0)
+
+    def on_host(self, x: mx.array, ids: np.ndarray, meanwhile: Callable[[], None] = nothing) -> mx.array:
+        """Compute the choice `ids` [..., top-k]: read missing experts, then use their slot numbers.
+
+        `meanwhile` runs once the missing experts are requested, before the wait for them.
+        """
+        used = ids[ids != LEFT_OUT]
+        batches = list(self._batches(np.unique(used)))
+        if len(batches) == 1 and len(used) == ids.size:
+            pool, experts = batches[0]
+            pool.request(experts, self._reader)
+            meanwhile()
+            pool.settle(experts)
+            return pool.inner(x, mx.array(self.slot_of[ids]))
+        if len(batches) == len(self.pools) and ids.size == ids.shape[-1]:
+            return self._at_two_widths(x, ids, batches, meanwhile)
+        y = self._in_batches(x, ids, batches)
+        meanwhile()
+        return y
+
+    def _by_pool(self, experts: np.ndarray) -> Iterator[Batch]:
+        for number, pool in enumerate(self.pools):
+            yield pool, experts[self._pool_of[experts] == number]
+
+    def _batches(self, needed: np.ndarray) -> Iterator[Batch]:
+        """Split the needed experts by pool and by what a pool can hold at once, cached ones first.
+
+        If a pool cannot hold all of them, a batch takes half of the slots that are not pinned, so that the next batch can be
+        read meanwhile.
+        """
+        for pool, members in self._by_pool(needed):
+            wanted = members[np.argsort(self.slot_of[members] < 0, kind="stable")]
+            size = pool.table.slots if len(wanted) <= pool.table.loose else max(1, pool.table.loose // 2)
+            for begin in range(0, len(wanted), size):
+                yield pool, wanted[begin : begin + size]
+
+    def _at_two_widths(self, x: mx.array, ids: np.ndarray, batches: list[Batch], meanwhile: Callable[[], None]) -> mx.array:
+        """Compute one token's experts when both pools have some of them and all of them fit."""
+        for pool, experts in batches:
+            pool.request(experts, self._reader)
+        meanwhile()
+        flat, outputs, places = ids.reshape(-1), [], []
+        for number, (pool, experts) in enumerate(batches):
+            pool.settle(experts)
+            own = np.flatnonzero(self._pool_of[flat] == number)
+            slots = self.slot_of[flat[own]].reshape(*ids.shape[:-1], -1)
+            outputs.append(pool.inner(x, mx.array(slots)))
+            places.append(own)
+        return mx.concatenate(outputs, axis=-2)[..., mx.array(np.argsort(np.concatenate(places))), :]
+
+    def _in_batches(self, x: mx.array, ids: np.ndarray, batches: list[Batch]) -> mx.array:
+        """Compute each batch on the rows that use its experts, then restore the rows' order; experts left out give 0."""
+        flat_x, flat_ids = x.reshape(-1, x.shape[-1]), ids.reshape(-1)
+        outputs, order = [], []
+        for (pool, experts), following in itertools.zip_longest(batches, batches[1:]):
+            pool.request(experts, self._reader)
+            if following is not None:
+                next_pool, next_experts = following
+                if next_pool is not pool or len(experts) + len(next_experts) <= pool.table.loose:
+                    next_pool.request(next_experts, self._reader, keep=experts)
+            pool.settle(experts)
+            rows = np.flatnonzero(np.isin(flat_ids, experts))
+            tokens = mx.array(rows // ids.shape[-1])
+            y = pool.inner(flat_x[tokens], mx.array(self.slot_of[flat_ids[rows]])[:, None])
+            mx.eval(y)  # before the pool's slots are overwritten
+            outputs.append(y[:, 0])
+            order.append(rows)
+        computed = np.concatenate(order)
+        if len(computed) < ids.size:
+            outputs.append(mx.zeros((1, outputs[0].shape[-1]), outputs[0].dtype))
+        back = np.full(ids.size, len(computed))
+        back[computed] = np.arange(len(computed))
+        return mx.concatenate(outputs)[mx.array(back)].reshape(*ids.shape, -1)
