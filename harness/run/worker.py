@@ -149,7 +149,7 @@ def _with_quality(measurement: Measurement, loaded: Any, judge: Judge, request: 
     """The measurement with what is asked for beyond perplexity; with KL, perplexity is of the same pass."""
     prompts = _json_prompts(request)
     if not _quality_asked(request)["kl"]:
-        return dataclasses.replace(measurement, json_valid=float(prompts.valid(loaded).mean()))
+        return dataclasses.replace(measurement, json_valid=float(prompts.valid(loaded.generate).mean()))
     from engine.quality.quality import quality
     from engine.quality.reference import reference_for
 
