@@ -28,7 +28,7 @@ from harness.results.files import write_text
 from harness.study.manifest import changes
 from harness.study.study import Study
 
-from .storage import study_lock
+from .storage import shared_lock
 
 Row = dict[str, Any]
 
@@ -51,7 +51,7 @@ def identity_of(study: Study) -> dict[str, Any]:
 def settle_shared(storage: optuna.storages.RDBStorage, study: Study) -> None:
     """Set the identity of a new shared study, or compare it with an old one. Raises `ConfigError` if they differ."""
     identity = identity_of(study)
-    with study_lock(storage, study.name):
+    with shared_lock(storage, study.name):
         shared = optuna.create_study(
             study_name=study.name, storage=storage, directions=[*study.objectives.values()], load_if_exists=True
         )
@@ -124,7 +124,7 @@ class Shared:
 
     def claim_reference(self) -> bool:
         """Claim the reference for this machine; False if another machine has claimed it before."""
-        with study_lock(self._storage, self._study.study_name):
+        with shared_lock(self._storage, self._study.study_name):
             claim = self._study.user_attrs.get("reference")
             if claim is None:
                 self._study.set_user_attr("reference", {"owner": self._owner})
@@ -142,7 +142,7 @@ class Shared:
         """End the trials without a heartbeat for `stale_s` and enqueue their settings again; returns their number."""
         if not self._stale():
             return 0
-        with study_lock(self._storage, self._study.study_name):
+        with shared_lock(self._storage, self._study.study_name):
             return sum(self._enqueue_again(t) for t in self._stale())
 
     def _stale(self) -> list[FrozenTrial]:

@@ -78,7 +78,7 @@ def reason(e: BaseException) -> str:
     return first_line(getattr(below, "orig", None) or below)[:160]
 
 
-def study_lock(storage: optuna.storages.RDBStorage, study: str) -> contextlib.AbstractContextManager[None]:
+def shared_lock(storage: optuna.storages.RDBStorage, study: str) -> contextlib.AbstractContextManager[None]:
     """Hold the lock of a shared study; blocks until it is free. Does nothing for a file, whose folder has its own lock."""
     return _database_lock(storage.engine, study) if storage.engine.name == "postgresql" else contextlib.nullcontext()
 
