@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from engine.cache.eviction import NOBODY
-from engine.cache.slots import Requantize, slot_bytes
+from engine.cache.eviction import NO_EXPERTS
+from engine.cache.slot_layout import Requantize, slot_bytes
 from engine.checkpoint.checkpoint import Checkpoint
 from engine.checkpoint.experts import ExpertLayer
 from engine.errors import CheckpointError, KnobError
@@ -39,7 +39,7 @@ class BankPlan:
     slot_bytes: int
     least: int  # slots that one token can ask for
     slots: int
-    pinned: np.ndarray = field(default_factory=lambda: NOBODY)  # members that never leave
+    pinned: np.ndarray = field(default_factory=lambda: NO_EXPERTS)  # members that never leave
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,8 @@ import yaml
 from engine import Knobs
 from engine.effective import effective
 from harness import ROOT
-from harness.propose.ask_tell import Proposal, Proposals, Search, open_storage
+from harness.propose.ask_tell import Proposal, Proposals, Search
+from harness.propose.storage import open_storage
 from harness.results.columns import NAMES
 from harness.results.metrics import OBJECTIVES
 from harness.space.parse import space_from_config
