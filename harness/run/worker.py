@@ -147,7 +147,7 @@ def _with_quality(measurement: Measurement, loaded: Any, judge: Judge, request: 
     """The measurement with KL and JSON validity as requested; with KL, perplexity comes from the same pass."""
     prompts = _json_prompts(request)
     if not _quality_asked(request)["kl"]:
-        return dataclasses.replace(measurement, json_valid=float(prompts.valid(loaded).mean()))
+        return dataclasses.replace(measurement, json_valid=float(prompts.valid(loaded.generate).mean()))
     from engine.quality.quality import quality
     from engine.quality.reference import reference_for
 
