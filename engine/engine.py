@@ -263,7 +263,7 @@ class Engine:
             cached_share=slots / experts,
             average_bits=self.bits.average_bits,
             plan_fingerprint=self.bits.fingerprint,
-            judge=judge.fingerprint,
+            eval_fingerprint=judge.fingerprint,
             mode=self.mode,
         )
 

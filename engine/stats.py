@@ -61,7 +61,7 @@ class Stats:
     dropped_mass: float = 0.0  # their shares of the token's gate weight in a layer, summed
     windows: int = 0  # checks of the routers' choice over several layers (sync_window)
     passes: int = 0  # passes over those windows; one each if nothing was missing
-    void_layers: int = 0  # layers computed in vain: behind the first that missed an expert
+    rejected_layers: int = 0  # layers computed in vain: behind the first that missed an expert
     foreseen: int = 0  # experts that void passes showed for layers behind the miss, and that were used
     foreseen_of: int = 0  # all experts that those layers used
     foreseen_later: int = 0  # of both, what belongs to a window's second and later void passes
@@ -80,7 +80,7 @@ class Stats:
         return _share(self.foretold, self.foretold_of)
 
     @property
-    def prefetch_whole_set(self) -> float | None:
+    def prefetch_exact_set(self) -> float | None:
         """Share of the layers all of whose experts it had foretold: only there no read is left to wait for."""
         return _share(self.foretold_whole, self.foretold_sets)
 
@@ -110,7 +110,7 @@ class Stats:
         return _share(self.passes, self.windows)
 
     @property
-    def foreseen_share(self) -> float | None:
+    def window_prediction_recall(self) -> float | None:
         """Share of the experts used behind a miss that the void passes had shown."""
         return _share(self.foreseen, self.foreseen_of)
 

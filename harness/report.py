@@ -25,7 +25,8 @@ from harness.analysis.estimates import noise, suspects
 from harness.analysis.importance import importance
 from harness.analysis.pareto import RUNS, contributions, front, standings
 from harness.decisions.recommend import Choice, compared, named, recommended, rules_of, wishes_of
-from harness.results.columns import NOT_RUN, SHORT
+from harness.results.columns import NOT_RUN
+from harness.results.metrics import SHORT
 from harness.results.rows import frame, read_rows, read_trials
 from harness.show.commands import confirm_more, use
 from harness.show.plot import plot_front, plot_night

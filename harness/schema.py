@@ -16,7 +16,7 @@ from omegaconf import MISSING, OmegaConf
 
 import engine
 from harness import ROOT, ConfigError
-from harness.results.columns import OBJECTIVES
+from harness.results.metrics import OBJECTIVES
 
 FILES: dict[str, str] = {}  # the choice that stands for a file named with search_space=FILE
 

@@ -10,7 +10,7 @@ import pytest
 
 from harness.analysis.pareto import front
 from harness.decisions.recommend import compared, default_trial, named, ratio, recommended, rules_of, wishes_of
-from harness.results.columns import objectives_of
+from harness.results.metrics import objectives_of
 from harness.results.rows import read_trials
 from harness.show.commands import use
 from harness.show.tables import number, with_interval

@@ -31,7 +31,7 @@ def figure(
 class Measurement:
     """Figures of one pass of `Engine.measure` over a judge's texts. An engine of another make fills what it knows.
 
-    Speed and the counters (`hits` .. `foreseen_share`) cover the timed tokens alone, not prefill or warm-up; quality
+    Speed and the counters (`hits` .. `dropped_share`) cover the timed tokens alone, not prefill or warm-up; quality
     (`perplexity`, `kl`, `json_valid`) covers every scored token of the judge, prefill and decode, and is null if not all of
     them were passed through. Sizes are 10^9 bytes, times are milliseconds. `hit_rate` is null when nothing is streamed:
     there was nothing to hit. What the system does not say is null.
@@ -88,16 +88,17 @@ class Measurement:
     page_cached_after: float | None = figure("and when the clock stopped")
     prefetch_issued: int | None = figure("experts read ahead of their use")
     prefetch_useful: int | None = figure("of these, used by the layer they were read for")
-    prefetch_recall: float | None = figure("share of the experts used that prefetch foretold, cached or not")
-    prefetch_whole_set: float | None = figure("share of the layers all of whose experts it foretold")
+    prefetch_recall: float | None = figure("share of the experts used that prefetch predicted, cached or not")
+    prefetch_exact_set: float | None = figure("share of the layers whose experts prefetch predicted completely")
     prefetch_precision: float | None = figure("bytes it read that were used, as a share of all it read")
     prefetch_coverage: float | None = figure("share of the misses that it took away")
     prefetch_hidden_ms: float | None = figure("how long its useful reads had run when they were asked for, in all", "ms")
     prefetch_wasted_bytes: int | None = figure("read by it and not used", "bytes")
     passes_per_window: float | None = figure(
         "passes that a window of layers took, 1 if nothing was missing; null if sync_window=1")
-    void_layers: int | None = figure("layers computed in vain, behind the first that missed an expert")
-    foreseen_share: float | None = figure("share of the experts behind a window's miss that its void passes had shown")
+    rejected_layers: int | None = figure("layers computed in rejected passes, after the first layer that missed an expert")
+    window_prediction_recall: float | None = figure(
+        "share of the experts used after a window's miss that its rejected passes had predicted")
     swapped: int | None = figure("expert uses that cache_prior changed to a cached expert while decoding")
     dropped: int | None = figure("expert uses that cold_drop left out while decoding")
     dropped_share: float | None = figure("their share of the gate weight, of all layers; null if nothing streams")
@@ -105,7 +106,8 @@ class Measurement:
     cached_share: float | None = figure("slots as a share of all routed experts")
     average_bits: float | None = figure("of the routed experts' weights, all of them; scales and biases not counted", "bits")
     plan_fingerprint: str | None = figure("fingerprint of every expert's bits; null if all have the same")
-    judge: str | None = figure("fingerprint of texts and metric; rows of different judges are not comparable")
+    eval_fingerprint: str | None = figure(
+        "fingerprint of the evaluation texts and the metric; rows with different ones are not comparable")
     mode: str | None = figure("which path of the engine ran, e.g. streamed float32 cpu")
     device: str | None = figure("what computed: the GPU, or the processor with its cores; in older rows a label")
     backend: str | None = figure("where MLX computed: cpu, cuda or metal; null if the engine does not say")

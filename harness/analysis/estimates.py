@@ -19,7 +19,7 @@ import numpy as np
 
 from engine import Knobs
 from harness.numerics.student_t import t_quantile
-from harness.results.columns import METRICS, PRIOR
+from harness.results.metrics import METRICS, PRIOR_NOISE
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -120,7 +120,7 @@ def _noise(good: pd.DataFrame) -> pd.DataFrame:
     # Runs of one kind: the fresh ones if there are two. A first run and one fresh run are not, for the first one was lucky.
     rows = good[(count > 1) & (fresh != 1) & (good["fresh"] | (fresh == 0))]
     trials = np.unique(rows["trial"].to_numpy(), return_inverse=True)[1]
-    found = {metric: _pooled(trials, _figures(rows, metric), PRIOR[metric]) for metric in METRICS}
+    found = {metric: _pooled(trials, _figures(rows, metric), PRIOR_NOISE[metric]) for metric in METRICS}
     return pd.DataFrame.from_dict(found, orient="index", columns=["sd", "degrees", "runs"])
 
 

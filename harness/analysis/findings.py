@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from engine import Knobs
-from harness.results.columns import Direction
+from harness.results.metrics import Direction
 from harness.space.space import Entry, Space
 
 from .importance import SPARE, Importance, importance, logs, plain

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from engine import Knobs
-from harness.results.columns import objectives_of
+from harness.results.metrics import objectives_of
 from harness.space.space import effective
 
 from .pareto import measured

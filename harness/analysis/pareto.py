@@ -31,8 +31,8 @@ import numpy as np
 from engine import Knobs
 from harness import ResultsError
 from harness.numerics.posterior import believed, coded
-from harness.results.columns import METRICS, SPEEDS, objectives_of
-from harness.results.rows import one_judge
+from harness.results.metrics import METRICS, SPEEDS, objectives_of
+from harness.results.rows import shared_texts
 
 from .estimates import points
 
@@ -48,7 +48,7 @@ LEAST = 1e-9  # a KL divergence or a count of bytes below this is as good as thi
 
 def measured(df: pd.DataFrame) -> pd.DataFrame:
     """The streamed, feasible points that have figures for all objectives: the trusted ones, or where there is none, all."""
-    one_judge(df)
+    shared_texts(df)
     every = points(df)
     whole = every[list(objectives_of(df))].notna().all(axis=1)
     some = every[whole & every["feasible"] & (every["origin"] != "reference")]
@@ -209,7 +209,7 @@ def contributions(df: pd.DataFrame, **rules: Any) -> pd.DataFrame:
 
 def reference_point(*frames: pd.DataFrame) -> tuple[float, ...]:
     """In the order of the objectives, a tenth worse than the worst of all the frames' fronts: a shared corner."""
-    one_judge(*frames)
+    shared_texts(*frames)
     objectives = shared_objectives(*frames)
     worst = np.max([losses(front(df), objectives).max(0) for df in frames if len(front(df))], axis=0)
     return tuple(

@@ -27,7 +27,8 @@ from engine import Knobs
 from harness import ConfigError
 from harness.propose.ask_tell import Proposals, Search, open_storage
 from harness.propose.samplers import has_torch
-from harness.results.columns import NAMES, OBJECTIVES
+from harness.results.columns import NAMES
+from harness.results.metrics import OBJECTIVES
 
 from . import truth
 

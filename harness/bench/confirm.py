@@ -22,7 +22,7 @@ import pandas as pd
 from harness import ConfigError
 from harness.analysis.pareto import front, losses, nondominated, volume
 from harness.decisions.confirmation import next_sweep
-from harness.results.columns import METRICS, SPEEDS
+from harness.results.metrics import METRICS, SPEEDS
 
 Figures = dict[str, float]
 KNOBS = (
@@ -126,7 +126,7 @@ class Study:
             seen[name] = figure * hiccup * float(np.exp(sd * self._rng.standard_normal()))
         run = sum(row["trial"] == trial for row in self._rows)
         self._rows.append(
-            {"trial": trial, "run": run, "status": "ok", "origin": origin, "judge": "truth", "suspect": None,
+            {"trial": trial, "run": run, "status": "ok", "origin": origin, "eval_fingerprint": "truth", "suspect": None,
              "started_at": datetime(2026, 1, 1, tzinfo=UTC) + timedelta(minutes=len(self._rows)),
              "objectives": ",".join(self._objectives), **dict(zip(KNOBS, self._settings[trial - 1], strict=True)), **seen}
         )  # fmt: skip

@@ -84,7 +84,7 @@ class Faulty:
         return Measurement(
             1e3 * len(token_ms) / sum(token_ms), 0.02 + ALL_GB * share, math.exp(NLL) if protocol.score else None,
             token_ms=tuple(token_ms), ended_early=early, decode_tokens=len(token_ms), timed_nll=NLL + wrong,
-            nll=NLL if protocol.score else None, judge=judge.fingerprint, mode="fake",
+            nll=NLL if protocol.score else None, eval_fingerprint=judge.fingerprint, mode="fake",
         )  # fmt: skip
 
     def _begin(self) -> None:

@@ -31,7 +31,7 @@ from engine.errors import did_you_mean
 from harness import ConfigError
 from harness.analysis.pareto import nondominated
 from harness.propose.samplers import has_torch, is_random_control, sampler_for, seed_for
-from harness.results.columns import OBJECTIVES
+from harness.results.metrics import OBJECTIVES
 from harness.space.space import Space, effective
 
 from . import truth

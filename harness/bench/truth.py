@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from harness.analysis.pareto import volume
-from harness.results.columns import OBJECTIVES
+from harness.results.metrics import OBJECTIVES
 from harness.space.space import Space, space_from_config
 
 EXPERTS, USES, WEIGHTS = 15_872, 496, 14e6

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from harness.analysis.pareto import ERROR, RUNS, WITHIN, Duels, measured
-from harness.results.columns import objectives_of
+from harness.results.metrics import objectives_of
 
 from .recommend import recommended, to_confirm
 

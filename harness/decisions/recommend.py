@@ -28,7 +28,7 @@ from engine.knobs import LOSSY
 from harness.analysis.estimates import noise
 from harness.analysis.pareto import EQUAL, ERROR, RUNS, WITHIN, Duels, measured, reference
 from harness.numerics.student_t import t_quantile
-from harness.results.columns import METRICS, SPEEDS, objectives_of
+from harness.results.metrics import METRICS, SPEEDS, objectives_of
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from engine import Knobs
 from engine.effective import effective
 from engine.knobs import CACHE_DEPENDENT, DEFAULTS, HOT_SHARE, LOSSY
-from harness.results.columns import METRICS, QUALITY
+from harness.results.metrics import METRICS, QUALITY
 from harness.space.space import canonical
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def quality_key(values: Row) -> str:
 def quality_source(rows: Sequence[Row], values: Row) -> Row | None:
     """The row whose run measured the quality of this setting; None if none has yet."""
     key = quality_key(Knobs.from_mapping(values).as_dict())
-    scored = (r for r in rows if r["status"] == "ok" and r["quality_of"] is None and r["perplexity"] is not None)
+    scored = (r for r in rows if r["status"] == "ok" and r["quality_from_trial"] is None and r["perplexity"] is not None)
     scored = (r for r in scored if r.get("removed_knobs") is None)
     return next((r for r in scored if quality_key({name: r[name] for name in Knobs.names()}) == key), None)
 

@@ -1,0 +1,1 @@
+"""Numerics: statistics on plain arrays. It never imports another room of harness."""

@@ -29,7 +29,8 @@ from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 from engine.errors import first_line
 from harness import ConfigError, ResultsError
 from harness.decisions.reuse import reference_figures
-from harness.results.columns import NOT_RUN, Direction, packed
+from harness.results.columns import NOT_RUN, row_to_json
+from harness.results.metrics import Direction
 from harness.space.space import Space, canonical
 from harness.study.constraints import Constraint
 
@@ -149,7 +150,7 @@ class Proposals:
             for name, value in self._constraints(row, rows).items():
                 told.set_constraint(name, value)
             if self._owner:
-                told.set_user_attr("row", packed(row))
+                told.set_user_attr("row", row_to_json(row))
             self._study.tell(trial.number, told_values(row, rows, self._search.objectives), skip_if_finished=True)
 
     @property
@@ -246,7 +247,7 @@ class Proposals:
             return
         with contextlib.suppress(ConfigError):
             params = self._space.params(values)
-            shared = {"owner": self._owner, "row": packed(row)} if self._owner else {}
+            shared = {"owner": self._owner, "row": row_to_json(row)} if self._owner else {}
             self._study.add_trial(
                 create_trial(
                     values=told_values(row, rows, self._search.objectives),

@@ -21,7 +21,7 @@ from engine import Knobs
 from engine.errors import HeadraceError, did_you_mean
 from harness import ConfigError
 from harness.machine.json_command import CommandError, one_line, run_command, split_command
-from harness.results.columns import Direction
+from harness.results.metrics import Direction
 from harness.space.changes import Change, Legal, changed
 from harness.space.space import Space, canonical
 

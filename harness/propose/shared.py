@@ -22,7 +22,7 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
 from harness import ConfigError
-from harness.results.columns import SCHEMA_VERSION, packed, unpacked
+from harness.results.columns import SCHEMA_VERSION, row_from_json, row_to_json
 from harness.results.files import write_text
 from harness.study.manifest import changes
 from harness.study.study import Study
@@ -115,11 +115,11 @@ class Shared:
         for t in trials:
             told = t.state == TrialState.COMPLETE and "row" in t.user_attrs
             if told and t.number not in self._rows and t.user_attrs["owner"] != self._owner:
-                self._rows[t.number] = unpacked(t.user_attrs["row"])
+                self._rows[t.number] = row_from_json(t.user_attrs["row"])
         if -1 not in self._rows:
             told = self._study.user_attrs.get("reference", {})
             if "row" in told and told["owner"] != self._owner:
-                self._rows[-1] = unpacked(told["row"])
+                self._rows[-1] = row_from_json(told["row"])
         running = sum(t.state == TrialState.RUNNING and t.user_attrs.get("owner") != self._owner for t in trials)
         return [*self._rows.values()], running
 
@@ -133,7 +133,7 @@ class Shared:
 
     def tell_reference(self, row: Row) -> None:
         """Let the others know the reference's row."""
-        self._study.set_user_attr("reference", {"owner": self._owner, "row": packed(row)})
+        self._study.set_user_attr("reference", {"owner": self._owner, "row": row_to_json(row)})
 
     def running(self) -> int:
         """How many trials run on other machines, as far as is known."""

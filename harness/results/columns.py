@@ -1,8 +1,8 @@
-"""The columns of a trial's row: one table from which the Parquet schema and the documentation are made.
+"""Columns: one table that defines the Parquet schema of a row and its documentation.
 
-    python -m harness.results.columns        print the documentation's tables
+    python -m harness.results.columns        print the tables of docs/results.md
 
-The schema is always given to Parquet: a first row whose column is all null would else fix that column's type to null.
+Every file is written with this schema. Without it, a column that is null in the first row would have the type null.
 """
 
 from __future__ import annotations
@@ -12,37 +12,27 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any
 
 import pyarrow as pa
 
 from engine import Knobs, Measurement
-from harness import ResultsError
 
-SCHEMA_VERSION = 3
-Direction = Literal["maximize", "minimize"]
-FIGURES = {f.name: f for f in dataclasses.fields(Measurement) if f.metadata}
-METRICS: dict[str, Direction] = {n: f.metadata["better"] for n, f in FIGURES.items() if f.metadata["better"]}  # to optimise
-SHORT = {name: f.metadata["short"] for name, f in FIGURES.items() if f.metadata["short"]}  # name and unit in a table
-SPEEDS = tuple(name for name in METRICS if FIGURES[name].metadata["speed"])  # what noise is about
-PRIOR = {name: FIGURES[name].metadata["noise"] for name in METRICS}  # relative standard deviation of a single run
-QUALITY = tuple(name for name, f in FIGURES.items() if f.metadata["quality"])  # what the lossy knobs alone decide
-CONSTRAINABLE = (*METRICS, "json_valid")
-OBJECTIVES = {name: METRICS[name] for name in ("decode_tok_s", "peak_memory_gb", "perplexity")}  # if a study says nothing
-# Not run: infeasible (a limit, foreseen by arithmetic), dominated (a ceiling, likewise). Ended early: stopped (too slow).
+SCHEMA_VERSION = 4
+# Status of a run. infeasible and dominated: pruned by arithmetic, so nothing ran; stopped: ended early because it is slow.
 STATUSES = ("ok", "infeasible", "dominated", "stopped", "oom", "timeout", "hang", "crash", "wrong")
 NOT_RUN = ("infeasible", "dominated")
 ORIGINS = (
-    *("reference", "anchor", "sampler", "random", "proposer"),  # who chose the setting: its run 0
-    *("repeat", "sentinel", "confirm", "again"),  # why it is measured once more
+    *("reference", "anchor", "sampler", "random", "proposer"),  # a trial's first run: what proposed its setting
+    *("repeat", "sentinel", "confirm", "again"),  # a later run: the reason for measuring it again
 )
-KINDS = {"float": pa.float64(), "int": pa.int64(), "str": pa.string(), "bool": pa.bool_(), "time": pa.timestamp("us", "UTC"),
+TYPES = {"float": pa.float64(), "int": pa.int64(), "str": pa.string(), "bool": pa.bool_(), "time": pa.timestamp("us", "UTC"),
          "float32": pa.float32(), "int32": pa.int32()}  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Column:
-    """A column's name, its kind (a key of `KINDS`), its unit and its meaning. Null where it was not measured."""
+    """A column's name, type (a key of `TYPES`), unit and meaning. A figure that was not measured is null."""
 
     name: str
     kind: str
@@ -52,119 +42,119 @@ class Column:
 
 
 def _declared(of: type, prefix: str = "") -> list[Column]:
-    """The columns of the fields that say unit and meaning: knobs and figures."""
-    said = [(f, str(f.type).split(" |")[0]) for f in dataclasses.fields(of) if f.metadata]
-    return [Column(f.name, kind, f.metadata["unit"], prefix + f.metadata["text"]) for f, kind in said]
+    """The columns of a dataclass whose fields carry a unit and a text: `Knobs` or `Measurement`."""
+    fields = [(f, str(f.type).split(" |")[0]) for f in dataclasses.fields(of) if f.metadata]
+    return [Column(f.name, kind, f.metadata["unit"], prefix + f.metadata["text"]) for f, kind in fields]
 
 
 COLUMNS = (
-    Column("row_id", "str", "", "identity of the row, the same in every merged set; null in version 1"),
-    Column("schema_version", "int", "", "version of these columns that the row was written with"),
-    Column("trial", "int", "", "number of the setting in the study, 0 is the reference; stable over restarts", null=False),
-    Column("run", "int", "", "which measurement of the setting: 0 the first, 1 .. the repeats"),
-    Column("round", "int", "", "round of the search, 1 the first"),
-    Column("status", "str", "", f"{', '.join(STATUSES)}; infeasible, dominated: not run; stopped: too slow", null=False),
-    Column("status_reason", "str", "", "one line on why it is not ok"),
-    Column("origin", "str", "", f"who chose the setting, or why it is measured again: {', '.join(ORIGINS)}", null=False),
-    Column("proposer", "str", "", "what proposed: a sampler's name, or the command outside"),
-    Column("attempt", "int", "", "1, or more if a start of this run was cut off before"),
-    Column("objectives", "str", "", "the study's objectives, by comma; null in version 1: the three default ones"),
-    Column("feasible", "bool", "", "whether all of the study's constraints hold; null without figures"),
-    Column("violated", "str", "", "the constraints that do not"),
-    Column("suspect", "str", "", "why this run is not to be trusted: heat, swap, battery, load; drift is in the sentinels"),
-    Column("drift", "float", "", "of a sentinel: its speed as a multiple of the earlier ones' median"),
-    Column("drift_since", "time", "UTC", "of a sentinel that drifted: runs started from then on are suspect"),
-    Column("quality_of", "int", "", "trial whose run measured this lossy setting's quality, if it is not this one"),
-    Column("score_s", "float", "s", "of wall_s: spent on quality alone, after the clock stopped"),
-    Column("saved_s", "float", "s", "time that was not spent, estimated: not run, stopped early, or quality known"),
-    Column("note", "str", "", "what the proposer said of it"),
-    Column("log_tail", "str", "", "the last lines of the log of a run that went wrong"),
+    Column("row_id", "str", "", "identifier of the row, kept when rows are merged; derived in version 1"),
+    Column("schema_version", "int", "", "version of the columns that the row was written with"),
+    Column("headrace_version", "str", "", "version of headrace that wrote the row; null before version 4"),
+    Column("trial", "int", "", "number of the setting in the study; 0 is the reference", null=False),
+    Column("run", "int", "", "number of the measurement of this setting; 0 is the first"),
+    Column("round", "int", "", "round of the search, from 1"),
+    Column(
+        "status", "str", "",
+        f"{', '.join(STATUSES)}; infeasible and dominated: pruned by arithmetic, not run; stopped: ended early as too slow",
+        null=False,
+    ),
+    Column("status_reason", "str", "", "one line of explanation if the status is not ok"),
+    Column(
+        "origin", "str", "",
+        f"what proposed the setting, or why it is measured again: {', '.join(ORIGINS)}", null=False,
+    ),
+    Column("proposer", "str", "", "name of the sampler, or the external command, that proposed the setting"),
+    Column("attempt", "int", "", "number of this start of the run; above 1 if earlier starts were interrupted"),
+    Column("objectives", "str", "", "objectives of the study, comma-separated; null in version 1: the default three"),
+    Column("feasible", "bool", "", "whether all constraints of the study hold; null without figures"),
+    Column("violated", "str", "", "constraints that are violated"),
+    Column("suspect", "str", "", "why this run is unreliable: heat, swap, battery or load; drift is in the sentinel runs"),
+    Column("drift", "float", "", "sentinel runs: speed divided by the median of the earlier sentinel runs"),
+    Column("drift_since", "time", "UTC", "sentinel runs that drifted: runs started after this time are suspect"),
+    Column("quality_from_trial", "int", "", "trial that the quality figures were copied from; null if measured in this run"),
+    Column("score_s", "float", "s", "part of wall_s spent on quality alone, after the timed part"),
+    Column("saved_s", "float", "s", "estimated time saved because the run was pruned, stopped early, or reused quality"),
+    Column("note", "str", "", "comment of the proposer"),
+    Column("log_tail", "str", "", "last lines of the log of a failed run"),
     *_declared(Knobs, "knob: "),
-    Column("removed_knobs", "str", "", "of an older row: knobs that were removed since and had an effect, NAME=VALUE"),
+    Column("removed_knobs", "str", "", "older rows: knobs that had an effect and were removed since, as NAME=VALUE"),
     *_declared(Measurement),
-    Column("decode_tok_s_low", "float", "tokens/s", "95 % interval within this run, by block bootstrap of token times"),
-    Column("decode_tok_s_high", "float", "tokens/s", "the same, upper end; differences between runs are larger"),
-    Column("steady_tok_s", "float", "tokens/s", "median speed of stretches of 16 tokens: without the few longest waits"),
-    Column("warm_up_tokens", "int", "", "decoded before the clock started"),
-    Column("timed_tokens", "int", "", "to be decoded against the clock; null: all continuations"),
-    Column("page_cache", "str", "", "how the run began: cold, warm or as_is"),
-    Column("load_before", "float", "cores", "busy cores before the run: the load of others"),
-    Column("load_during", "float", "cores", "busy cores during the run without those of the run itself"),
-    Column("available_gb_before", "float", "GB", "memory available before the run"),
-    Column("thermal_state_before", "str", "", "as thermal_state, before the run"),
-    Column("temperature_c_before", "float", "°C", "as temperature_c, before the run"),
-    Column("power_source_before", "str", "", "as power_source, before the run"),
-    Column("waited_s", "float", "s", "waited for a cool and quiet machine, and to cool down"),
-    Column("predicted_peak_gb", "float", "GB", "foreseen by arithmetic before the run: weights alone"),
-    Column("seen_peak_gb", "float", "GB", "high-water mark as watched from outside, whatever the trial's fate"),
-    Column("wall_s", "float", "s", "the whole trial: start, load, measure"),
-    Column("started_at", "time", "UTC", "start of the trial"),
+    Column("decode_tok_s_low", "float", "tokens/s", "lower end of the 95 % interval within this run (block bootstrap)"),
+    Column("decode_tok_s_high", "float", "tokens/s", "upper end of that interval; runs differ by more than it covers"),
+    Column("steady_tok_s", "float", "tokens/s", "median speed of blocks of 16 tokens; the longest waits hardly affect it"),
+    Column("warm_up_tokens", "int", "", "tokens decoded before the timed part"),
+    Column("timed_tokens", "int", "", "tokens to decode in the timed part; null: all continuations"),
+    Column("page_cache", "str", "", "page cache at the start of the run: cold, warm or as_is"),
+    Column("load_before", "float", "cores", "busy cores before the run"),
+    Column("load_during", "float", "cores", "busy cores during the run, without those of the run itself"),
+    Column("available_gb_before", "float", "GB", "available memory before the run"),
+    Column("thermal_state_before", "str", "", "thermal_state before the run"),
+    Column("temperature_c_before", "float", "°C", "temperature_c before the run"),
+    Column("power_source_before", "str", "", "power_source before the run"),
+    Column("waited_s", "float", "s", "time spent waiting for the machine to be cool and idle before the run"),
+    Column("predicted_peak_gb", "float", "GB", "memory predicted by arithmetic before the run: weights only"),
+    Column("seen_peak_gb", "float", "GB", "peak memory of the process as observed from outside, for every status"),
+    Column("wall_s", "float", "s", "duration of the run: start, load and measurement"),
+    Column("started_at", "time", "UTC", "start of the run"),
     Column("study", "str", "", "name of the study"),
-    Column("seed", "int", "", "the study's seed"),
+    Column("seed", "int", "", "seed of the study"),
     Column("sampler", "str", "", "sampler in use"),
-    Column("sampler_seed", "int", "", "its seed for this setting"),
-    Column("space", "str", "", "fingerprint of search space and fixed knobs"),
-    Column("quality", "str", "", "the judge's file, and how many of its texts if not all"),
-    Column("model", "str", "", "name of the model: that of the checkpoint's folder, or as the study says"),
+    Column("sampler_seed", "int", "", "seed of the sampler for this setting"),
+    Column("space", "str", "", "fingerprint of the search space and the fixed knobs"),
+    Column("eval_texts", "str", "", "file of the evaluation texts, and how many of them if not all"),
+    Column("model", "str", "", "name of the model: the checkpoint's folder, or the name in the study"),
     Column("architecture", "str", "", "model_type of the checkpoint"),
-    Column("model_fingerprint", "str", "", "fingerprint of the checkpoint, whatever its name"),
-    Column("limit_gb", "float", "GB", "memory above which a trial is oom"),
-    Column("machine", "str", "", "fingerprint of the host's name"),
+    Column("model_fingerprint", "str", "", "fingerprint of the checkpoint's content"),
+    Column("limit_gb", "float", "GB", "memory limit; a run above it is oom"),
+    Column("machine", "str", "", "fingerprint of the host name"),
     Column("cpu", "str", "", "processor"),
     Column("cores", "int", "", "logical cores"),
     Column("machine_memory_gb", "float", "GB", "memory of the machine"),
     Column("os", "str", "", "operating system and release"),
-    Column("engine", "str", "", "module that measured"),
+    Column("engine", "str", "", "module or command that measured"),
     Column("commit", "str", "", "commit of headrace; null outside a checkout"),
-    Column("dirty", "bool", "", "whether tracked files differed from it"),
-    Column("python", "str", "", "version"),
-    Column("mlx", "str", "", "version"),
-    Column("mlx_lm", "str", "", "version"),
-    Column("optuna", "str", "", "version"),
-)
+    Column("dirty", "bool", "", "whether tracked files differed from that commit"),
+    Column("python", "str", "", "version of Python"),
+    Column("mlx", "str", "", "version of MLX"),
+    Column("mlx_lm", "str", "", "version of mlx-lm"),
+    Column("optuna", "str", "", "version of Optuna"),
+)  # fmt: skip
 NAMES = tuple(c.name for c in COLUMNS)
+TIMES = tuple(c.name for c in COLUMNS if c.kind == "time")
 TOKEN_COLUMNS = (  # of tokens.parquet
-    Column("row_id", "str", "", "the row of the run, as in trials.parquet", null=False),
-    Column("trial", "int", "", "its trial", null=False),
-    Column("run", "int", "", "its run", null=False),
-    Column("token", "int32", "", "number of the timed token in the run, from 0", null=False),
-    Column("wall_ms", "float32", "ms", "wall time of its forward pass", null=False),
+    Column("row_id", "str", "", "row_id of the run in trials.parquet", null=False),
+    Column("trial", "int", "", "trial of the run", null=False),
+    Column("run", "int", "", "number of the run", null=False),
+    Column("token", "int32", "", "index of the timed token in the run, from 0", null=False),
+    Column("wall_ms", "float32", "ms", "wall time of the token's forward pass", null=False),
 )
 
 
 def schema_of(columns: Sequence[Column]) -> pa.Schema:
-    """The schema of a Parquet file, with units, meanings and the version."""
-    fields = [pa.field(c.name, KINDS[c.kind], c.null, {"unit": c.unit, "text": c.text}) for c in columns]
+    """The schema of a Parquet file: types, with units and meanings as metadata of the fields and the version of the file."""
+    fields = [pa.field(c.name, TYPES[c.kind], c.null, {"unit": c.unit, "text": c.text}) for c in columns]
     return pa.schema(fields, {"schema_version": str(SCHEMA_VERSION)})
 
 
-def objectives_of(df: Any) -> dict[str, Direction]:
-    """The objectives that the rows of a data frame share. Raises `ResultsError` if there are several sets."""
-    said = set(df["objectives"].dropna().unique()) if "objectives" in df else set()
-    if len(said) > 1:
-        raise ResultsError(f"rows with different objectives ({'; '.join(sorted(said))}) cannot be compared; keep one's")
-    return {name: METRICS[name] for name in said.pop().split(",")} if said else dict(OBJECTIVES)
-
-
-TIMES = tuple(c.name for c in COLUMNS if c.kind == "time")
-
-
-def packed(row: Mapping[str, Any]) -> str:
-    """A row as text, for the storage."""
+def row_to_json(row: Mapping[str, Any]) -> str:
+    """A row as JSON without its nulls, for Optuna's storage."""
     return json.dumps({k: v.isoformat() if isinstance(v, datetime) else v for k, v in row.items() if v is not None})
 
 
-def unpacked(text: str) -> dict[str, Any]:
-    """The row of such a text."""
-    said = json.loads(text)
-    return {c.name: said.get(c.name) for c in COLUMNS} | {k: datetime.fromisoformat(said[k]) for k in TIMES if k in said}
+def row_from_json(text: str) -> dict[str, Any]:
+    """The row of `row_to_json`'s text, with all of `NAMES`."""
+    given = json.loads(text)
+    return {name: given.get(name) for name in NAMES} | {k: datetime.fromisoformat(given[k]) for k in TIMES if k in given}
 
 
 def markdown(columns: Sequence[Column] = COLUMNS) -> str:
-    """A table of `docs/results.md`."""
+    """The table of `columns` in `docs/results.md`."""
     lines = ["| column | type | unit | meaning |", "|---|---|---|---|"]
     return "\n".join(lines + [f"| `{c.name}` | {c.kind} | {c.unit} | {c.text} |" for c in columns])
 
 
 if __name__ == "__main__":
-    print(markdown(), markdown(TOKEN_COLUMNS), sep="\n\n")
+    from .older import renamed_markdown
+
+    print(markdown(), markdown(TOKEN_COLUMNS), renamed_markdown(), sep="\n\n")

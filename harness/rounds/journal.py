@@ -18,7 +18,7 @@ from harness.analysis.counts import count
 from harness.analysis.findings import Reading
 from harness.analysis.importance import Importance
 from harness.analysis.pareto import contributions, front
-from harness.results.columns import SHORT, Direction
+from harness.results.metrics import SHORT, Direction
 from harness.show.tables import importance_rows, number, setting
 from harness.space.changes import Change
 from harness.space.space import Space

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from harness.analysis.pareto import WITHIN, Duels, losses, measured, nondominated, volume
-from harness.results.columns import objectives_of
+from harness.results.metrics import objectives_of
 
 if TYPE_CHECKING:
     import pandas as pd

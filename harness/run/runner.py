@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from engine import CheckpointError, Knobs, Protocol
-from harness import ROOT, ResultsError
+from harness import ROOT, ResultsError, version
 from harness.analysis.estimates import noise, points
 from harness.decisions.reuse import quality_source, reference_figures, rival, too_large, typical_s, wrong_answer
 from harness.machine import identity as machine
@@ -27,8 +27,9 @@ from harness.machine.processes import alive, created, end_group
 from harness.machine.quiet import Watch, wait_until_quiet
 from harness.numerics.speed_interval import speeds
 from harness.propose.ask_tell import Proposal
-from harness.results.columns import NAMES, QUALITY, SCHEMA_VERSION
+from harness.results.columns import NAMES, SCHEMA_VERSION
 from harness.results.files import write_json
+from harness.results.metrics import QUALITY
 from harness.results.rows import frame
 from harness.schema import GuardsConfig
 from harness.study.constraints import judge_row
@@ -214,7 +215,7 @@ class Runner:
         return {"below_tok_s": to_beat.tok_s, "error": error, "noise": to_beat.noise, "rival_ms": times}
 
     def _take_quality(self, row: Row, source: Mapping[str, Any]) -> None:
-        row["quality_of"] = source["trial"]
+        row["quality_from_trial"] = source["trial"]
         for name in (*QUALITY, "perplexity_se", "nll", "scored_tokens"):
             row[name] = source[name]
 
@@ -225,7 +226,7 @@ class Runner:
             return typical
         if row["status"] == "stopped":
             return None if typical is None else max(0.0, typical - row["wall_s"])
-        if row["quality_of"] is not None:
+        if row["quality_from_trial"] is not None:
             scored = [r["score_s"] for r in rows if r["score_s"] is not None]
             return statistics.median(scored) if scored else None
         return None
@@ -259,6 +260,7 @@ class Runner:
         row.update(
             row_id=uuid.uuid4().hex,
             schema_version=SCHEMA_VERSION,
+            headrace_version=version(),
             trial=job.proposal.trial,
             run=job.run,
             round=job.round,
@@ -277,8 +279,8 @@ class Runner:
             sampler=self.sampler(),
             sampler_seed=job.proposal.seed,
             space=plan.space_fingerprint,
-            judge=plan.judge.fingerprint,
-            quality=plan.judge_name,
+            eval_fingerprint=plan.judge.fingerprint,
+            eval_texts=plan.judge_name,
             model=plan.model,
             architecture=plan.architecture,
             model_fingerprint=plan.model_fingerprint,

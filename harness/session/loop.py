@@ -37,7 +37,8 @@ from harness.propose.external import ask_external, study_state
 from harness.propose.shared import Shared, owner_of, settle_shared
 from harness.propose.storage import AWAY, alone, open_database, reason
 from harness.results.columns import NOT_RUN
-from harness.results.rows import compact, frame, read_rows, read_tokens, refresh, set_damaged_aside, write_row, write_tokens
+from harness.results.rows import frame, read_rows, read_tokens
+from harness.results.writing import compact, refresh, set_damaged_aside, write_row, write_tokens
 from harness.rounds.journal import append, entry
 from harness.rounds.next_space import next_space
 from harness.rounds.repeat import command, same_command

@@ -17,7 +17,7 @@ from engine import Knobs
 from harness.analysis.counts import Progress, count, left_s
 from harness.analysis.pareto import front
 from harness.machine.quiet import about_waiting
-from harness.results.columns import SHORT, objectives_of
+from harness.results.metrics import SHORT, objectives_of
 from harness.results.rows import frame
 from harness.run.runner import Job
 from harness.study.study import Study

@@ -27,7 +27,8 @@ from harness.analysis.counts import count
 from harness.analysis.estimates import suspect_runs
 from harness.analysis.pareto import knee, reference, standings
 from harness.decisions.recommend import default_trial
-from harness.results.columns import METRICS, NOT_RUN, SPEEDS, STATUSES, objectives_of
+from harness.results.columns import NOT_RUN, STATUSES
+from harness.results.metrics import METRICS, SPEEDS, objectives_of
 from harness.study.titles import FACTS, title
 
 from .tables import axis

@@ -15,7 +15,7 @@ from engine import Knobs
 from harness.analysis.importance import LEAST_POINTS, Importance
 from harness.analysis.pareto import front, reference
 from harness.decisions.recommend import Choice, default_trial, named, ratio
-from harness.results.columns import METRICS, OBJECTIVES, SHORT, SPEEDS, objectives_of
+from harness.results.metrics import METRICS, OBJECTIVES, SHORT, SPEEDS, objectives_of
 from harness.space.space import effective
 
 RESIDENT = "everything resident"

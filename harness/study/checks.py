@@ -10,7 +10,7 @@ from typing import Any
 from engine.knobs import CACHE_DEPENDENT, DEFAULTS, idle
 from engine.measure.protocol import PAGE_CACHE
 from harness import ConfigError, ResultsError
-from harness.results.columns import QUALITY
+from harness.results.metrics import QUALITY
 from harness.space.space import Space
 
 from .constraints import Constraint

@@ -14,7 +14,7 @@ from typing import Any
 
 from engine.errors import did_you_mean
 from harness import ConfigError
-from harness.results.columns import CONSTRAINABLE, METRICS, Direction
+from harness.results.metrics import CONSTRAINABLE, METRICS, Direction
 
 _FORM = re.compile(r"\s*(\w+)\s*(<=|>=)\s*(?:([-+.\deE]+)\s*(?:\*\s*(reference))?|(reference)(?:\s*\*\s*([-+.\deE]+))?)\s*")
 

@@ -22,7 +22,7 @@ from engine.checkpoint.fingerprint import State, another, folder_state
 from engine.model.backend import backend, device_name
 from harness import ConfigError
 from harness.machine import identity as machine
-from harness.results.columns import QUALITY, Direction
+from harness.results.metrics import QUALITY, Direction
 from harness.space.space import Space, canonical, space_from_config
 
 from .checks import check_cache, check_fixed_knobs, check_numbers, check_reference, check_together, missing_checkpoint

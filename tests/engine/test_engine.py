@@ -62,7 +62,7 @@ def test_a_measurement_is_whole(path: Path, quarter: float) -> None:
     assert result.hit_rate == pytest.approx(result.hits / (result.hits + result.misses))
     assert result.bytes_read == result.misses * 3 * 64 * 32 * 2  # three bf16 projections
     assert result.bytes_per_token == pytest.approx(result.bytes_read / result.decode_tokens)
-    assert result.judge == JUDGE.fingerprint
+    assert result.eval_fingerprint == JUDGE.fingerprint
     assert result.mode == "streamed float32 cpu buffered"
     assert 0.05 < result.peak_memory_gb < 10 and result.mlx_peak_gb > 0
     assert result.cached_share == pytest.approx(result.slots / 48)
@@ -109,7 +109,7 @@ def test_prefetch_brings_experts_before_they_are_asked_for(path: Path, quarter: 
     expert = 3 * 64 * 32 * 2
     assert on.prefetch_precision == on.prefetch_useful / on.prefetch_issued
     assert on.prefetch_wasted_bytes == (on.prefetch_issued - on.prefetch_useful) * expert
-    assert 0 < on.prefetch_whole_set < on.prefetch_recall < 1
+    assert 0 < on.prefetch_exact_set < on.prefetch_recall < 1
     assert 0 < on.prefetch_coverage < 1
 
 
@@ -137,7 +137,7 @@ def test_without_staleness_every_family_is_foretold_whole(checkpoint: Callable[.
     """The control: asked with a layer's own input, its router must say what the layer then chooses."""
     path = checkpoint(family, 4)
     result = measured(path, cache_gb=footprint(path).one_token_gb, prefetch="stale_gate", prefetch_depth=0)
-    assert (result.prefetch_recall, result.prefetch_whole_set, result.prefetch_issued) == (1, 1, 0)
+    assert (result.prefetch_recall, result.prefetch_exact_set, result.prefetch_issued) == (1, 1, 0)
 
 
 def test_pinned_experts_stay(path: Path, quarter: float) -> None:

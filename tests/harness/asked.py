@@ -6,7 +6,8 @@ from typing import Any
 
 from engine import Knobs
 from harness.propose.ask_tell import Proposal, Search
-from harness.results.columns import NAMES, OBJECTIVES
+from harness.results.columns import NAMES
+from harness.results.metrics import OBJECTIVES
 from harness.space.space import Space, space_from_config
 
 CONFIG = {

@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 
 from engine import Knobs
-from harness.results.columns import NAMES, OBJECTIVES
+from harness.results.columns import NAMES
+from harness.results.metrics import OBJECTIVES
 from harness.space.space import Space, space_from_config
 
 SPACE = space_from_config(
@@ -29,8 +30,9 @@ Figures = tuple[float, float, float]
 
 
 def row(trial: int, values: dict[str, Any], figures: Figures, **more: Any) -> dict[str, Any]:
-    given = {"trial": trial, "run": 0, "status": "ok", "origin": "sampler", "judge": "j", **Knobs(**values).as_dict()}
-    return {**dict.fromkeys(NAMES), **given, **dict(zip(OBJECTIVES, figures, strict=True)), **more}
+    given = {"trial": trial, "run": 0, "status": "ok", "origin": "sampler", "eval_fingerprint": "j"}
+    measured = dict(zip(OBJECTIVES, figures, strict=True))
+    return {**dict.fromkeys(NAMES), **given, **Knobs(**values).as_dict(), **measured, **more}
 
 
 def frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
@@ -72,7 +74,7 @@ def _draw(e: Any, rng: np.random.Generator) -> Any:
 def trials(*points: tuple[float, float, float], **columns: object) -> pd.DataFrame:
     """Rows with (tok/s, GB, perplexity), trial numbers from 1."""
     df = pd.DataFrame(points, columns=["decode_tok_s", "peak_memory_gb", "perplexity"])
-    given = {"trial": range(1, len(df) + 1), "status": "ok", "origin": "sampler", "judge": "a" * 16, **columns}
+    given = {"trial": range(1, len(df) + 1), "status": "ok", "origin": "sampler", "eval_fingerprint": "a" * 16, **columns}
     return df.assign(**given).reindex(columns=list(NAMES))
 
 

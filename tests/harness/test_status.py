@@ -18,7 +18,7 @@ from support import Machine
 
 from harness import status
 from harness.results.columns import NAMES, SCHEMA_VERSION
-from harness.results.rows import write_row
+from harness.results.writing import write_row
 from harness.session.state import read_state, write_state
 
 STATE = {"phase": "measuring", "round": 2, "trial": 6, "run": 1, "origin": "confirm", "trials_wanted": 12, "trials_done": 5}
@@ -30,7 +30,8 @@ def put(folder: Path, trial: int, state: str = "ok", reason: str | None = None, 
     row.update(
         row_id=uuid4().hex, schema_version=SCHEMA_VERSION, trial=trial, run=0, round=1, status=state, status_reason=reason,
         origin="anchor", attempt=1, wall_s=10.0, started_at=datetime.now(UTC) - timedelta(seconds=100 - trial),
-        objectives="decode_tok_s,peak_memory_gb,perplexity", judge="j", study="night", limit_gb=30.0, cache_gb=0.5 + trial,
+        objectives="decode_tok_s,peak_memory_gb,perplexity", eval_fingerprint="j", study="night", limit_gb=30.0,
+        cache_gb=0.5 + trial,
     )  # fmt: skip
     if state == "ok":
         row.update(decode_tok_s=10.0 + trial, peak_memory_gb=5.0 + trial, perplexity=4.0, hit_rate=0.5, feasible=True)

@@ -12,7 +12,7 @@ from nbclient.exceptions import CellExecutionError
 
 from harness import ROOT
 from harness.results.columns import NAMES
-from harness.results.rows import write_row
+from harness.results.writing import write_row
 
 NOTEBOOK = ROOT / "notebooks" / "compare_fronts.ipynb"
 
@@ -22,7 +22,7 @@ def study(folder: Path, speed: float, judge: str = "a" * 16) -> Path:
     rng = np.random.default_rng(0)
     for trial in range(12):
         row = dict.fromkeys(NAMES)
-        row.update(trial=trial, status="ok", origin="sampler" if trial else "reference", judge=judge, model="m",
+        row.update(trial=trial, status="ok", origin="sampler" if trial else "reference", eval_fingerprint=judge, model="m",
                    device="d", study=folder.name, cache_gb=0.01 * trial or None, io_mode="direct")  # fmt: skip
         if trial == 5:
             row.update(status="oom", status_reason="too much")
@@ -52,7 +52,7 @@ def test_runs_on_rows_alone(tmp_path: Path) -> None:
 
 
 def test_refuses_two_judges(tmp_path: Path) -> None:
-    with pytest.raises(CellExecutionError, match="rows of 2 judges"):
+    with pytest.raises(CellExecutionError, match="rows of 2 sets of evaluation texts"):
         execute(tmp_path, study(tmp_path / "one", 1.0), study(tmp_path / "two", 1.0, judge="b" * 16))
 
 

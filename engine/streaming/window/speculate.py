@@ -203,7 +203,7 @@ class SpeculativeWindows:
         out = calls[0].x
         try:
             for call in calls:
-                stats.void_layers += 1
+                stats.rejected_layers += 1
                 call.restore()
                 call.x = out
                 out = call.run()

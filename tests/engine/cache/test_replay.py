@@ -124,7 +124,7 @@ def test_forced_routing_is_the_traces(tiny: Path, tmp_path: Path) -> None:
             counts = np.stack([np.bincount(experts[:46, n].reshape(-1), minlength=16) for n in range(4)])
             assert np.array_equal(engine.uses, counts)
             if engine.windows:
-                assert 0.5 < stats.foreseen_share < 0.9 and stats.passes > stats.windows
+                assert 0.5 < stats.window_prediction_recall < 0.9 and stats.passes > stats.windows
 
 
 def test_a_trace_with_fewer_ranks_is_completed(tiny: Path, tmp_path: Path) -> None:

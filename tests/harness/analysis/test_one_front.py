@@ -20,8 +20,9 @@ from harness.analysis.findings import read
 from harness.analysis.pareto import contributions, front
 from harness.decisions.confirmation import next_sweep
 from harness.report import report
-from harness.results.columns import objectives_of
-from harness.results.rows import frame, read_rows, read_trials, write_row
+from harness.results.metrics import objectives_of
+from harness.results.rows import frame, read_rows, read_trials
+from harness.results.writing import write_row
 from harness.rounds import journal
 from harness.rounds.verdict import verdict
 from harness.show.live import Panel

@@ -10,7 +10,7 @@ from synthetic import FIVE, trials
 
 from harness import ResultsError
 from harness.analysis.pareto import best_under, front, hypervolume, knee, reference_point
-from harness.results.rows import one_judge
+from harness.results.rows import shared_texts
 
 
 def test_front_by_hand() -> None:
@@ -66,11 +66,11 @@ def test_best_under_a_budget() -> None:
 
 
 def test_judges_are_not_mixed() -> None:
-    mixed = trials((1, 1, 1), (2, 2, 2), judge=["a" * 16, "b" * 16])
+    mixed = trials((1, 1, 1), (2, 2, 2), eval_fingerprint=["a" * 16, "b" * 16])
     for function in (front, knee, reference_point):
-        with pytest.raises(ResultsError, match="rows of 2 judges"):
+        with pytest.raises(ResultsError, match="rows of 2 sets of evaluation texts"):
             function(mixed)
-    with pytest.raises(ResultsError, match="rows of 2 judges"):
-        one_judge(trials((1, 1, 1)), trials((1, 1, 1), judge="b" * 16))
-    with pytest.raises(ResultsError, match="rows of 2 judges"):
-        reference_point(trials((1, 1, 1)), trials((1, 1, 1), judge="b" * 16))
+    with pytest.raises(ResultsError, match="rows of 2 sets of evaluation texts"):
+        shared_texts(trials((1, 1, 1)), trials((1, 1, 1), eval_fingerprint="b" * 16))
+    with pytest.raises(ResultsError, match="rows of 2 sets of evaluation texts"):
+        reference_point(trials((1, 1, 1)), trials((1, 1, 1), eval_fingerprint="b" * 16))

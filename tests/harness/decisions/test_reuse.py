@@ -31,7 +31,7 @@ def test_quality_belongs_to_the_lossy_setting() -> None:
         row(0, {}, origin="reference"),
         row(1, {"cache_gb": 0.01, "expert_bits": 4}, status="oom", perplexity=None),
         row(2, {"cache_gb": 0.01, "expert_bits": 4}),
-        row(3, {"cache_gb": 0.02, "expert_bits": 4}, quality_of=2),
+        row(3, {"cache_gb": 0.02, "expert_bits": 4}, quality_from_trial=2),
         row(4, {"cache_gb": 0.01, "cache_prior": 0.5}),
     ]
 

@@ -15,7 +15,8 @@ import pytest
 from engine import Knobs
 from harness import ROOT
 from harness.propose.external import Answer, ask_external, checked_answer, study_state
-from harness.results.columns import NAMES, OBJECTIVES
+from harness.results.columns import NAMES
+from harness.results.metrics import OBJECTIVES
 from harness.space.space import space_from_config
 
 SPACE = space_from_config(

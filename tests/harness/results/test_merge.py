@@ -10,7 +10,8 @@ from stored import ONE, TWO, fill, row
 
 from harness.merge import main as merge
 from harness.report import main as report
-from harness.results.rows import compact, read_rows, read_tokens, read_trials, write_row
+from harness.results.rows import read_rows, read_tokens, read_trials
+from harness.results.writing import compact, write_row
 
 
 def test_machines_of_one_kind_are_merged_and_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -37,12 +38,12 @@ def test_a_trial_number_keeps_one_setting(tmp_path: Path) -> None:
     a = fill(tmp_path / "a", range(3), ONE)
     b = fill(tmp_path / "b", range(2), TWO)  # as in a
     fill(tmp_path / "b", range(2, 3), TWO, evict_half_life=64.0)
-    fill(tmp_path / "b", range(3, 4), TWO, quality_of=2)
+    fill(tmp_path / "b", range(3, 4), TWO, quality_from_trial=2)
     out = tmp_path / "out"
     assert merge([str(out), a, b]) == 0
     trials = {r["row_id"]: r["trial"] for r in read_rows(out)}
     assert trials == {"one-0": 0, "one-1": 1, "one-2": 2, "two-0": 0, "two-1": 1, "two-2": 4, "two-3": 3}
-    assert [r["quality_of"] for r in read_rows(out) if r["row_id"] == "two-3"] == [4]
+    assert [r["quality_from_trial"] for r in read_rows(out) if r["row_id"] == "two-3"] == [4]
     assert read_tokens(out).groupby("row_id")["trial"].first().to_dict() == trials
     write_row(tmp_path / "b", row(2, run=1, row_id="two-2-1", evict_half_life=64.0, **TWO))
     assert merge([str(tmp_path / "again"), str(out), b]) == 0  # b went on: its trial 2 is known as 4
@@ -52,7 +53,7 @@ def test_a_trial_number_keeps_one_setting(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("other", "said"),
     [
-        ({"judge": "b" * 16}, "rows of 2 judges"),
+        ({"eval_fingerprint": "b" * 16}, "rows of 2 sets of evaluation texts"),
         ({"model_fingerprint": "other"}, "rows of 2 models"),
         ({"objectives": "decode_tok_s,kl"}, "rows of 2 sets of objectives"),
         ({"cores": 8}, "rows of 2 kinds of machine (M2 Max, 12 cores; M2 Max, 8 cores)"),
@@ -71,4 +72,4 @@ def test_what_is_not_comparable_is_refused(
 
 def test_a_place_without_rows_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert merge([str(tmp_path / "out"), str(tmp_path / "nowhere")]) == 2
-    assert "nowhere holds no trials" in capsys.readouterr().err
+    assert "nowhere has no trials" in capsys.readouterr().err

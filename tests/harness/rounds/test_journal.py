@@ -8,7 +8,7 @@ from pathlib import Path
 from synthetic import LEGAL, SPACE, frame, searched, streamed
 
 from harness.analysis.findings import read
-from harness.results.columns import OBJECTIVES
+from harness.results.metrics import OBJECTIVES
 from harness.rounds.journal import NAME, append, entry, space_path
 from harness.rounds.next_space import next_space
 from harness.rounds.verdict import verdict

@@ -11,7 +11,7 @@ from synthetic import LEGAL, SPACE, Figures, frame, noise, row, searched, stream
 
 from harness import ConfigError
 from harness.analysis.findings import MIN_POINTS, read
-from harness.results.columns import OBJECTIVES
+from harness.results.metrics import OBJECTIVES
 from harness.rounds.next_space import next_space
 from harness.rounds.verdict import verdict
 from harness.space.changes import applied, changed

@@ -11,7 +11,7 @@ import pytest
 from optuna.trial import FrozenTrial, TrialState
 from support import Cli, prepare, spawn
 
-from harness.results.columns import OBJECTIVES
+from harness.results.metrics import OBJECTIVES
 from harness.results.rows import read_trials
 
 Study = tuple[pd.DataFrame, dict[int, FrozenTrial], str]

@@ -17,7 +17,9 @@ import yaml
 from optuna.trial import TrialState
 from support import Cli, spawn
 
-from harness.results.rows import part_path, read_rows, read_trials, write_row
+from harness.results.parquet import part_path
+from harness.results.rows import read_rows, read_trials
+from harness.results.writing import write_row
 from harness.space.space import space_from_config
 
 

@@ -35,12 +35,12 @@ def test_rounds_learn_and_the_journal_says_what(night: Callable[..., pd.DataFram
 
 def test_quality_is_measured_once_for_each_lossy_setting(night: Callable[..., pd.DataFrame]) -> None:
     df = night("budget.trials=16")
-    scored = df[df["quality_of"].isna()]
+    scored = df[df["quality_from_trial"].isna()]
     assert scored["expert_bits"].fillna(0).is_unique or len(scored) == scored["expert_bits"].nunique(dropna=False) + 1
-    reused = df[df["quality_of"].notna()]
+    reused = df[df["quality_from_trial"].notna()]
     assert len(reused) > 4
     source = df.set_index("trial")["perplexity"]
-    assert np.allclose(reused["perplexity"], source.loc[reused["quality_of"].astype(int)])
+    assert np.allclose(reused["perplexity"], source.loc[reused["quality_from_trial"].astype(int)])
     assert (reused["saved_s"] == 0.4).all()
 
 
@@ -128,7 +128,9 @@ def test_hours_end_a_night_and_the_same_command_goes_on(night: Callable[..., pd.
 
 def test_every_row_names_what_it_was_measured_with(night: Callable[..., pd.DataFrame]) -> None:
     df = night("budget.trials=6", "protocol.repeats=2")
-    for name in ("row_id", "machine", "model", "judge", "commit", "optuna", "space", "round", "seed", "warm_up_tokens"):
+    names = ("row_id", "machine", "model", "eval_fingerprint", "commit", "optuna", "space", "round", "seed",
+             "warm_up_tokens", "headrace_version")  # fmt: skip
+    for name in names:
         assert df[name].notna().all(), name
     assert df["row_id"].is_unique
     assert (df[df["origin"] == "repeat"]["run"] == 1).all() and (df["origin"] == "repeat").sum() >= 4

@@ -109,5 +109,5 @@ def test_the_same_rows_give_the_same_files(tmp_path: Path) -> None:
 
 
 def test_judges_are_not_mixed(tmp_path: Path) -> None:
-    with pytest.raises(ResultsError, match="rows of 2 judges"):
-        plot_front(trials((1, 1, 1), (2, 2, 2), judge=["a", "b"]), tmp_path / "front.png")
+    with pytest.raises(ResultsError, match="rows of 2 sets of evaluation texts"):
+        plot_front(trials((1, 1, 1), (2, 2, 2), eval_fingerprint=["a", "b"]), tmp_path / "front.png")

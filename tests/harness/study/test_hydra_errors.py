@@ -146,10 +146,10 @@ def test_a_users_own_text_is_another_judge(cli: Cli, place: Path) -> None:
     assert cli("budget.trials=1", "quality.text=mine.txt", "study.name=mine")[0] == 0
     assert cli("budget.trials=1", "quality.text=mine.txt", "study.name=one", "quality.most=1")[0] == 0
     rows = [read_trials(place / "results" / name).iloc[0] for name in ("demo", "mine", "one")]
-    assert len({r["judge"] for r in rows}) == 3
-    assert [r["quality"] for r in rows] == ["judge", "mine", "mine (1 of 2 texts)"]
+    assert len({r["eval_fingerprint"] for r in rows}) == 3
+    assert [r["eval_texts"] for r in rows] == ["judge", "mine", "mine (1 of 2 texts)"]
     judges = [Judge.load(place / "results" / name / "judge.yaml") for name in ("demo", "mine", "one")]
-    assert [j.fingerprint for j in judges] == [r["judge"] for r in rows]
+    assert [j.fingerprint for j in judges] == [r["eval_fingerprint"] for r in rows]
     assert [len(j.texts) for j in judges] == [1, 2, 1]
 
 
