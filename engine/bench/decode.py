@@ -175,7 +175,7 @@ def _row(arm: Arm, base: Arm | None, plain: list[float], expert_bytes: float) ->
         "read_mb_per_token": stats.bytes_read / stats.tokens / 1e6, "io_ms_per_token": stats.io_ms / stats.tokens,
         "sync_ms_per_token": stats.sync_ms / stats.tokens, "passes_per_token": stats.passes / stats.tokens or None,
         "passes_per_window": stats.passes_per_window, "rejected_layers_per_token": stats.rejected_layers / stats.tokens,
-        "foreseen_by_pass": stats.foreseen_by_pass,
+        "window_recall_by_pass": stats.window_recall_by_pass,
     }  # fmt: skip
     row |= {"share_of_resident": None, "share_of_serial": None, "share_of_overlapped": None}
     if base is not None:

@@ -8,8 +8,8 @@
     with load(path, Knobs(expert_bits=2)) as engine:
         print(quality(engine, judge, reference).kl)
 
-The passes are those of `Engine.measure` (prompts prefilled, continuations decoded token by token), so that knobs whose effect
-depends on the cache have the same effect in both.
+The passes are those of `Engine.measure` (prompts prefilled, continuations decoded token by token), so that a knob whose
+effect depends on the cache has the same effect in both.
 """
 
 from __future__ import annotations

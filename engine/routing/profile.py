@@ -59,7 +59,8 @@ class Profile:
         if len(numbers) == len(experts):
             layer = np.searchsorted(numbers, layer)
         inside = (layer >= 0) & (layer < len(experts)) & (expert >= 0)
-        if declared != [len(experts), max(experts)] or not inside.all() or not (expert < experts[layer]).all() or not len(rows):
+        fits = len(rows) and inside.all() and (expert < experts[layer]).all()
+        if declared != [len(experts), max(experts)] or not fits:
             found = [max(declared[0], layer.max(initial=-1) + 1), max(declared[1], expert.max(initial=-1) + 1)]
             raise HeadraceError(
                 f"trace {path} has {len(rows)} rows of {found[0]} layers of {found[1]} experts, but {checkpoint.name} "

@@ -145,7 +145,7 @@ def test_bench_decode_with_a_trace(tiny: Path, tmp_path: Path, capsys: Capture) 
     result = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert [row["window"] for row in result["rows"]] == ["-", "-", "1", "all", "all, all foreseen"]
     limited, unlimited = result["rows"][3:]
-    assert unlimited["foreseen_by_pass"][0] == 1 > limited["foreseen_by_pass"][0]
+    assert unlimited["window_recall_by_pass"][0] == 1 > limited["window_recall_by_pass"][0]
     assert unlimited["passes_per_window"] <= 2 < limited["passes_per_window"] + 1
     assert limited["share_of_serial"][1] >= limited["share_of_overlapped"][1] > 0
     assert main(["bench", "decode", str(tiny), "--trace", file, "--rounds", "1", "--tokens", "4", "--cached", "0.5"]) == 0
