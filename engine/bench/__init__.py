@@ -29,7 +29,7 @@ from typing import Any
 
 import numpy as np
 
-from engine.disk.reader import open_file
+from engine.disk.direct import open_file
 from engine.knobs import Knobs
 
 PLAIN_BLOCK = 8 << 20

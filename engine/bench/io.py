@@ -16,7 +16,9 @@ import numpy as np
 
 from engine.cache.slots import PAGE, SlotArray
 from engine.checkpoint.checkpoint import Checkpoint
-from engine.disk.reader import Piece, Reader, open_file
+from engine.disk.direct import open_file
+from engine.disk.load import Piece
+from engine.disk.reader import Reader
 from engine.errors import CheckpointError
 from engine.knobs import GB, Knobs
 from engine.stats import Stats

@@ -1,28 +1,28 @@
-"""Eviction: which expert is in which slot, and who makes room.
+"""Eviction: assigns slots to experts and chooses the expert to evict.
 
 The policy is decayed frequency with a half-life, one continuous knob from LRU to LFU. An expert's warmth at time T is the
 sum over its uses t of 2^((t - T) / half_life). Comparing warmth needs no decay sweep: log2 of the sum without the common
-factor 2^(-T / half_life) does not change between uses, so each use is one addition in the log domain. A half-life towards 0
-leaves only the last use (LRU), one towards infinity counts all uses alike (LFU); 8 to 32 tokens is best on real traces and
-within 0.2 points of every cleverer policy.
+factor 2^(-T / half_life) does not change between uses, so each use is one addition in the log domain. A half-life near 0
+keeps only the last use (LRU), an infinite one counts all uses alike (LFU). On real traces 8 to 32 tokens are best, within
+0.2 points of every more complex policy.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-NOBODY = np.array([], np.int64)
+NO_EXPERTS = np.array([], np.int64)
 
 
 class DecayedFrequency:
-    """Warmth of every expert of one layer or, with a shape [layers, experts], of all; time is counted in tokens."""
+    """Warmth of every expert of one layer or, with a shape [layers, experts], of all layers. Time is counted in tokens."""
 
     def __init__(self, shape: int | tuple[int, ...], half_life: float) -> None:
         self._half_life = half_life
         self.warmth = np.full(shape, -np.inf)
 
     def layer(self, number: int) -> DecayedFrequency:
-        """The policy of one layer; it shares the memory of this one."""
+        """The policy of one layer, which shares this one's memory."""
         one = DecayedFrequency(0, self._half_life)
         one.warmth = self.warmth[number]
         return one
@@ -37,15 +37,15 @@ class DecayedFrequency:
 
 
 class SlotTable:
-    """The books of one bank: `slots` slots for the experts `members` of a layer, of which `pinned` never leave.
+    """The assignment of `slots` slots to the experts `members` of a layer. `pinned` experts are never evicted.
 
-    `slot_of` (int32 [experts], -1: not cached) and `policy` are the layer's; its banks share them, each for its own members.
-    `loose` slots are not pinned. Experts that were placed on speculation and not used yet are in `guessed`, with the time
-    they were meant for.
+    `slot_of` (int32 [experts], -1: not cached) and `policy` belong to the layer and are shared by its pools, each of which
+    changes only its own members. `loose` is the number of slots that are not pinned. `guessed` maps experts placed on
+    speculation and not used yet to the token number they were placed for.
     """
 
     def __init__(
-        self, members: np.ndarray, slots: int, policy: DecayedFrequency, slot_of: np.ndarray, pinned: np.ndarray = NOBODY
+        self, members: np.ndarray, slots: int, policy: DecayedFrequency, slot_of: np.ndarray, pinned: np.ndarray = NO_EXPERTS
     ) -> None:
         self.members = members
         self.slots = min(slots, len(members))
@@ -58,27 +58,27 @@ class SlotTable:
         self.loose = self.slots - len(pinned)
 
     def demand(self, experts: np.ndarray, keep: np.ndarray) -> list[tuple[int, int, int]]:
-        """Give those of `experts` (distinct) that have none a slot each: the expert, its slot and who left it (-1: nobody).
-        None of `keep` leaves."""
+        """Assign a slot to each uncached expert of `experts` (distinct), without evicting any of `keep`. Returns (expert,
+        slot, evicted expert or -1) for each."""
         missing = experts[self.slot_of[experts] < 0].tolist()
         if not missing:
             return []
         free = int(np.count_nonzero(self._expert_in < 0))
         victims = [-1] * min(free, len(missing))
         if len(victims) < len(missing):
-            candidates = self._may_leave(keep)
+            candidates = self._evictable(keep)
             coldest = np.argsort(self.policy.warmth[candidates], kind="stable")[: len(missing) - len(victims)]
             victims += candidates[coldest].tolist()
-        assert len(victims) == len(missing), "more experts at once than the bank has slots"
+        assert len(victims) == len(missing), "more experts at once than the pool has slots"
         return [(expert, self._put(expert, victim), victim) for expert, victim in zip(missing, victims, strict=True)]
 
     def guess(self, expert: int, time: int, keep: np.ndarray) -> tuple[int, int] | None:
-        """Give `expert` a slot on speculation that token `time` uses it; None if that would push out a warmer expert, one
-        of `keep` or another guess for that token."""
+        """Assign a slot to `expert`, predicted for token `time`. Returns (slot, evicted expert or -1), or None if that would
+        evict a warmer expert, one of `keep`, or another prediction for that token."""
         guesses = [e for e, meant in self.guessed.items() if meant >= time]
         victim = -1
         if (self._expert_in >= 0).all():
-            candidates = self._may_leave(np.append(keep, guesses).astype(int))
+            candidates = self._evictable(np.append(keep, guesses).astype(int))
             if not len(candidates):
                 return None
             victim = int(candidates[np.argmin(self.policy.warmth[candidates])])
@@ -89,17 +89,17 @@ class SlotTable:
         return slot, victim
 
     def free(self, expert: int) -> None:
-        """Take `expert` out of its slot: what is in there is nobody's."""
+        """Free the slot of `expert`; its content becomes invalid."""
         self._expert_in[self.slot_of[expert]] = -1
         self.slot_of[expert] = -1
         self.guessed.pop(expert, None)
 
     def clear(self) -> None:
-        """Take all but the pinned experts out of their slots."""
-        for expert in self._may_leave(NOBODY).tolist():
+        """Free the slots of all experts that are not pinned."""
+        for expert in self._evictable(NO_EXPERTS).tolist():
             self.free(expert)
 
-    def _may_leave(self, keep: np.ndarray) -> np.ndarray:
+    def _evictable(self, keep: np.ndarray) -> np.ndarray:
         """The cached experts that are neither pinned nor in `keep`, in the order of their slots."""
         stays = self._pinned.copy()
         stays[keep] = True

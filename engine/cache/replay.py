@@ -1,8 +1,7 @@
-"""Replay: routing traces of real runs, put through the caches of our policies without a model or a disk.
+"""Replay: hit rates of a recorded routing trace under each eviction policy, without a model or a disk.
 
-A trace is Parquet, one row a routed slot: `token`, `phase` (prefill | decode), `layer`, `rank`, `expert`, `gate_weight`.
-Replaying says what a policy is worth on another model's routing in seconds; Belady's optimum, which knows the future, is
-the yardstick. It does not say what is fast: only a run does.
+It takes seconds and shows what a policy gains on a model's routing, beside Belady's optimum, which knows the future. It does
+not measure speed.
 """
 
 from __future__ import annotations
@@ -15,14 +14,14 @@ from engine.errors import HeadraceError
 from engine.routing.belady import belady_misses
 from engine.routing.read import Trace
 
-from .eviction import NOBODY, DecayedFrequency, SlotTable
+from .eviction import NO_EXPERTS, DecayedFrequency, SlotTable
 
 
 def hit_rate(trace: Trace, experts: int, slots: int, half_life: float, pinned_share: float = 0.0) -> float:
-    """Hits of the decoded tokens, as a share, with `slots` a layer out of `experts`; the prompt warms the cache.
+    """Hit rate of the decoded tokens with `slots` slots per layer for `experts` experts; the prompt warms the cache.
 
-    Pinned are the experts that the prompt and the first half of the decoded tokens used the most; hits count in the second
-    half then, so that nothing is known of the future.
+    With `pinned_share`, that share of the slots is pinned to the experts that the prompt and the first half of the decoded
+    tokens use most, and only the second half counts, so that pinning has no knowledge of the future.
     """
     tokens, layers, _ = trace.experts.shape
     begin = (trace.prefilled + tokens) // 2 if pinned_share else trace.prefilled
@@ -32,7 +31,7 @@ def hit_rate(trace: Trace, experts: int, slots: int, half_life: float, pinned_sh
         policy = DecayedFrequency(experts, half_life)
         seen = chosen[:begin]
         most_used = np.argsort(-np.bincount(seen[seen >= 0], minlength=experts), kind="stable")
-        pinned = most_used[: round(pinned_share * slots)] if pinned_share else NOBODY
+        pinned = most_used[: round(pinned_share * slots)] if pinned_share else NO_EXPERTS
         table = SlotTable(np.arange(experts), slots, policy, np.full(experts, -1, np.int32), pinned)
         table.demand(pinned, pinned)
         for time, ids in enumerate(chosen, start=1):
@@ -47,7 +46,7 @@ def hit_rate(trace: Trace, experts: int, slots: int, half_life: float, pinned_sh
 
 
 def belady_hit_rate(trace: Trace, slots: int) -> float:
-    """The same with Belady's optimum: out goes the expert whose next use is farthest away."""
+    """Hit rate of the decoded tokens under Belady's optimum, which evicts the expert whose next use is farthest away."""
     misses = 0
     for layer in range(trace.experts.shape[1]):
         chosen = [ids if ids[0] >= 0 else [] for ids in trace.experts[:, layer].tolist()]
@@ -56,7 +55,7 @@ def belady_hit_rate(trace: Trace, slots: int) -> float:
 
 
 def replay_table(trace: Trace, experts: int, slots: list[int], half_lives: list[float]) -> list[dict[str, Any]]:
-    """Hit rates of every half-life and of Belady at every number of slots a layer; one dict a policy."""
+    """Hit rates of each half-life and of Belady's optimum, for each number of slots per layer; one dict per policy."""
     top_k = trace.experts.shape[-1]
     for count in slots:
         if not top_k <= count <= experts:

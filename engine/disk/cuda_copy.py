@@ -1,9 +1,9 @@
-"""CUDA: bytes from the host into slots that live on the GPU.
+"""CUDA copies: bytes from the host into slots on the GPU.
 
-MLX's unified memory on CUDA is managed memory: when a reader thread writes into a slot, the driver first moves the slot's
-pages to the host, and the GPU moves them back when it next computes, 4 KiB to 2 MiB at a time. Copying from a staging
-buffer with the copy engine writes to the pages where they are. The driver's own library does that without a build
-dependency (CUDA Driver API: cuMemcpyAsync, cuMemHostRegister; addresses of managed memory are valid device addresses).
+MLX's unified memory on CUDA is managed memory: a write by a reader thread moves the slot's pages to the host, and the next
+computation on the GPU moves them back, 4 KiB to 2 MiB at a time. The copy engine instead writes from a staging buffer to the
+pages where they are. The driver's library provides it without a build dependency (CUDA Driver API: cuMemcpyAsync,
+cuMemHostRegister; addresses of managed memory are valid device addresses).
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ import mlx.core as mx
 
 from engine.errors import HeadraceError
 
-from .reader import address
+from .direct import address
 
-NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING: does not wait for MLX's streams
+NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING: no implicit synchronization with MLX's streams
 
 
 class DeviceCopy:
-    """A `reader.Delivery` into managed memory that does not move its pages."""
+    """A `reader.Delivery` into managed memory that leaves its pages on the GPU."""
 
     def __init__(self) -> None:
-        mx.eval(mx.zeros(1))  # MLX makes the device's primary context
+        mx.eval(mx.zeros(1))  # makes MLX create the device's primary context
         self._driver: Any = ctypes.CDLL("libcuda.so.1")
         self._driver.cuMemcpyAsync.argtypes = (ctypes.c_uint64, ctypes.c_uint64, ctypes.c_size_t, ctypes.c_void_p)
         self._driver.cuStreamSynchronize.argtypes = (ctypes.c_void_p,)
@@ -38,7 +38,7 @@ class DeviceCopy:
         self._thread = threading.local()
 
     def staging(self, nbytes: int) -> memoryview:
-        """Page-locked memory, which the copy engine reads directly; for the calling thread."""
+        """Page-locked memory for the calling thread, which the copy engine reads directly."""
         stream = ctypes.c_void_p()
         self._check(self._driver.cuCtxSetCurrent(self._context), "cuCtxSetCurrent")
         self._check(self._driver.cuStreamCreate(ctypes.byref(stream), NON_BLOCKING), "cuStreamCreate")
@@ -60,7 +60,7 @@ class DeviceCopy:
 
 
 class _Staging:
-    """Page-locked memory of one thread; given back when the thread ends."""
+    """Page-locked memory of one thread, released when the thread ends."""
 
     def __init__(self, memory: memoryview, driver: Any, address: ctypes.c_void_p) -> None:
         self._memory, self._driver, self._address = memory, driver, address

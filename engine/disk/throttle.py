@@ -1,4 +1,4 @@
-"""Bandwidth: a disk of a given speed, so that reads take as long as they would there (`ssd_gbps`)."""
+"""Throttle: simulates a disk of a given bandwidth, so that reads take as long as on such a disk (`ssd_gbps`)."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from collections.abc import Callable
 
 
 class Bandwidth:
-    """A disk of a given speed, one for all threads: `finish(n, asked)` returns when it would have delivered `n` more bytes
-    that it was asked for at `asked`.
+    """One simulated disk for all threads. `finish(n, asked)` returns at the time when the disk would have delivered `n` more
+    bytes, requested at time `asked`.
 
-    It serves one request after the other, without a pause while there are any: what a sleep takes too long is made up for
-    by the next read. Time in which it was asked for nothing is gone.
+    The disk serves requests one after the other without a pause: if a sleep takes too long, the next read makes up for it.
+    Idle time is lost.
     """
 
     def __init__(

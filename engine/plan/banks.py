@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from engine.cache.eviction import NOBODY
-from engine.cache.slots import Requantize, slot_bytes
+from engine.cache.eviction import NO_EXPERTS
+from engine.cache.slot_layout import Requantize, slot_bytes
 from engine.checkpoint.checkpoint import Checkpoint
 from engine.checkpoint.experts import ExpertLayer
 from engine.errors import KnobError
@@ -36,7 +36,7 @@ class BankPlan:
     slot_bytes: int
     least: int  # slots that one token can need
     slots: int
-    pinned: np.ndarray = field(default_factory=lambda: NOBODY)  # members that are never evicted
+    pinned: np.ndarray = field(default_factory=lambda: NO_EXPERTS)  # members that are never evicted
 
 
 def plan_bits(checkpoint: Checkpoint, knobs: Knobs, profile: Profile | None = None) -> BitsPlan:

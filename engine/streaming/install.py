@@ -15,7 +15,7 @@ import mlx.nn as nn
 from mlx.utils import tree_unflatten
 
 from engine.cache.eviction import SlotTable
-from engine.cache.slots import Bank
+from engine.cache.pool import SlotPool
 from engine.checkpoint.checkpoint import Checkpoint
 from engine.disk.reader import Reader
 from engine.errors import KnobError
@@ -114,9 +114,9 @@ def fill(layers: list[StreamedLayer], plans: list[BankPlan], state: DecodeState)
                 pool.fill(plan.pinned, state.reader)
 
 
-def _pool(plan: BankPlan, module: Any, state: DecodeState, *, verify: bool) -> Bank:
+def _pool(plan: BankPlan, module: Any, state: DecodeState, *, verify: bool) -> SlotPool:
     table = SlotTable(plan.members, plan.slots, state.policy.layer(plan.layer), state.slot_of[plan.layer], plan.pinned)
-    return Bank(
+    return SlotPool(
         plan.form,
         table,
         _at_width(module, plan),

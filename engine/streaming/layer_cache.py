@@ -12,12 +12,12 @@ from collections.abc import Callable, Iterator
 import mlx.core as mx
 import numpy as np
 
-from engine.cache.slots import Bank
+from engine.cache.pool import SlotPool
 from engine.disk.reader import Reader
 
 LEFT_OUT = -1  # in place of an expert that a token does not use
 
-Batch = tuple[Bank, np.ndarray]
+Batch = tuple[SlotPool, np.ndarray]
 
 
 def nothing() -> None:
@@ -30,7 +30,7 @@ class LayerCache:
     `complete`: every expert has a slot, so nothing is ever missing.
     """
 
-    def __init__(self, pools: list[Bank], slot_of: np.ndarray, reader: Reader) -> None:
+    def __init__(self, pools: list[SlotPool], slot_of: np.ndarray, reader: Reader) -> None:
         self.pools = pools
         self.slot_of = slot_of
         self.complete = all(pool.holds_all for pool in pools)

@@ -7,7 +7,7 @@ from collections import Counter, OrderedDict
 import numpy as np
 import pytest
 
-from engine.cache.eviction import NOBODY, DecayedFrequency, SlotTable
+from engine.cache.eviction import NO_EXPERTS, DecayedFrequency, SlotTable
 
 EXPERTS, SLOTS = 24, 6
 
@@ -24,7 +24,7 @@ def trace(seed: int = 0, tokens: int = 400) -> np.ndarray:
     return np.array(out)
 
 
-def replay(requests: np.ndarray, half_life: float, pinned: np.ndarray = NOBODY, guesses: int = 0) -> list[bool]:
+def replay(requests: np.ndarray, half_life: float, pinned: np.ndarray = NO_EXPERTS, guesses: int = 0) -> list[bool]:
     """Hit or miss of every request in a cache of SLOTS; before each, `guesses` random experts are guessed."""
     rng = np.random.default_rng(5)
     policy = DecayedFrequency(EXPERTS, half_life)
@@ -120,7 +120,7 @@ def test_the_contract(half_life: float, pinned: list[int], guesses: int) -> None
 def test_a_guess_that_failed_is_no_guess_any_more() -> None:
     """Else its expert, read for a later demand, would count as a guess that came true."""
     table = SlotTable(np.arange(EXPERTS), SLOTS, DecayedFrequency(EXPERTS, 1.0), np.full(EXPERTS, -1, np.int32))
-    assert table.guess(3, 1, NOBODY) is not None and table.guessed == {3: 1}
+    assert table.guess(3, 1, NO_EXPERTS) is not None and table.guessed == {3: 1}
     table.free(3)
     assert not table.guessed and table.slot_of[3] == -1
 

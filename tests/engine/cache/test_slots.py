@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from engine.cache.eviction import DecayedFrequency, SlotTable
-from engine.cache.slots import Bank, SlotArray
+from engine.cache.pool import SlotPool
+from engine.cache.slots import SlotArray
 from engine.checkpoint.experts import ExpertLayer, ExpertTensor
 from engine.stats import Stats
 
@@ -50,29 +51,29 @@ def reader() -> CountingReader:
 
 
 @pytest.fixture
-def bank() -> Bank:
+def bank() -> SlotPool:
     place = np.zeros(EXPERTS, np.int32), np.arange(EXPERTS, dtype=np.int64) * 64
     layer = ExpertLayer("layers.0.mlp", (ExpertTensor("up_proj", "weight", "U8", (4, 16), *place),))
     inner: dict[str, dict[str, mx.array]] = {"up_proj": {}}
-    return Bank(layer, table(4), inner, {}, compute=mx.float32, stats=Stats())
+    return SlotPool(layer, table(4), inner, {}, compute=mx.float32, stats=Stats())
 
 
-def use(bank: Bank, reader: CountingReader, time: int, *experts: int) -> None:
+def use(bank: SlotPool, reader: CountingReader, time: int, *experts: int) -> None:
     wanted = np.array(experts)
     bank.table.policy.use(wanted, np.full(len(wanted), time))
     bank.request(wanted, reader)  # type: ignore[arg-type]
     bank.settle(wanted)
 
 
-def guess(bank: Bank, reader: CountingReader, time: int, *experts: int) -> None:
+def guess(bank: SlotPool, reader: CountingReader, time: int, *experts: int) -> None:
     bank.guess(np.array(experts), time, reader)  # type: ignore[arg-type]
 
 
-def cached(bank: Bank) -> set[int]:
+def cached(bank: SlotPool) -> set[int]:
     return set(np.flatnonzero(bank.table.slot_of >= 0).tolist())
 
 
-def test_what_is_asked_for_is_in_its_slot(bank: Bank, reader: CountingReader) -> None:
+def test_what_is_asked_for_is_in_its_slot(bank: SlotPool, reader: CountingReader) -> None:
     rng = np.random.default_rng(0)
     for time in range(1, 200):
         wanted = rng.choice(EXPERTS, size=rng.integers(1, 5), replace=False)
@@ -85,7 +86,7 @@ def test_what_is_asked_for_is_in_its_slot(bank: Bank, reader: CountingReader) ->
     assert len(reader.asked) < 500
 
 
-def test_what_failed_while_nobody_waited_is_read_again(bank: Bank, reader: CountingReader) -> None:
+def test_what_failed_while_nobody_waited_is_read_again(bank: SlotPool, reader: CountingReader) -> None:
     reader.broken = True
     bank.request(np.array([5]), reader)  # type: ignore[arg-type]
     reader.broken = False
@@ -94,13 +95,13 @@ def test_what_failed_while_nobody_waited_is_read_again(bank: Bank, reader: Count
     assert reader.asked == [(5, False)] * 2 and bank.table.slot_of[5] >= 0
 
 
-def test_the_coldest_goes_first(bank: Bank, reader: CountingReader) -> None:
+def test_the_coldest_goes_first(bank: SlotPool, reader: CountingReader) -> None:
     for time, expert in enumerate([1, 2, 3, 4, 1, 5], start=1):
         use(bank, reader, time, expert)
     assert cached(bank) == {1, 3, 4, 5}
 
 
-def test_speculation_takes_free_slots_and_counts_when_used(bank: Bank, reader: CountingReader) -> None:
+def test_speculation_takes_free_slots_and_counts_when_used(bank: SlotPool, reader: CountingReader) -> None:
     use(bank, reader, 1, 0, 1)
     guess(bank, reader, 2, 2, 3)
     assert reader.asked[-2:] == [(2, True), (3, True)]
@@ -108,7 +109,7 @@ def test_speculation_takes_free_slots_and_counts_when_used(bank: Bank, reader: C
     assert (bank._stats.prefetch_issued, bank._stats.prefetch_useful) == (2, 1)
 
 
-def test_speculation_pushes_out_no_warmer_expert(bank: Bank, reader: CountingReader) -> None:
+def test_speculation_pushes_out_no_warmer_expert(bank: SlotPool, reader: CountingReader) -> None:
     use(bank, reader, 50, 0, 1, 2, 3)
     guess(bank, reader, 10, 4)
     assert cached(bank) == {0, 1, 2, 3}
@@ -116,17 +117,17 @@ def test_speculation_pushes_out_no_warmer_expert(bank: Bank, reader: CountingRea
     assert 4 in cached(bank) and len(cached(bank)) == 4
 
 
-def test_speculation_keeps_its_own_guesses(bank: Bank, reader: CountingReader) -> None:
+def test_speculation_keeps_its_own_guesses(bank: SlotPool, reader: CountingReader) -> None:
     use(bank, reader, 1, 0, 1, 2, 3)
     guess(bank, reader, 2, 0, 1, 2, 3, 4, 5)
     assert cached(bank) == {0, 1, 2, 3}
 
 
-def test_a_full_bank_holds_its_experts_in_order(reader: CountingReader, bank: Bank) -> None:
+def test_a_full_bank_holds_its_experts_in_order(reader: CountingReader, bank: SlotPool) -> None:
     """The model's own module can then compute on the slots with the numbers of the experts."""
     assert not bank.holds_all
     inner: dict[str, dict[str, mx.array]] = {"up_proj": {}}
-    whole = Bank(bank.layer, table(99), inner, {}, compute=mx.float32, stats=Stats())
+    whole = SlotPool(bank.layer, table(99), inner, {}, compute=mx.float32, stats=Stats())
     whole.fill(np.arange(EXPERTS), reader)  # type: ignore[arg-type]
     assert whole.holds_all and whole.table.slot_of.tolist() == list(range(EXPERTS))
 

@@ -18,7 +18,9 @@ import pytest
 
 import engine
 from engine import KnobError, Knobs, ReadError, footprint
-from engine.disk.reader import Block, Piece, Reader, _lay_out, address, cut
+from engine.disk.direct import address, lay_out
+from engine.disk.load import Block, Piece, cut
+from engine.disk.reader import Reader
 from engine.disk.throttle import Bandwidth
 from engine.stats import Stats
 
@@ -115,7 +117,7 @@ def test_only_whole_pages_at_fitting_addresses_go_straight(offset: int, memory: 
     into = memoryview(mmap.mmap(-1, 16384))[memory : memory + 8192]
     block = Block(0, offset, 8192, [into])
     size = -(-(offset + 8192) // 4096) * 4096
-    views, rest = _lay_out(block, 0, memoryview(bytearray(size)), 4096, 512)
+    views, rest = lay_out(block, 0, memoryview(bytearray(size)), 4096, 512)
     assert sum(map(len, views)) == size
     went = 8192 - sum(len(target) for target, _ in rest)
     assert went == straight // 4096 * 4096
@@ -424,8 +426,8 @@ def test_direct_where_the_file_system_refuses(file: Path, monkeypatch: pytest.Mo
 
 def test_macos_asks_for_f_nocache(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[int, int]] = []
-    monkeypatch.setattr("engine.disk.reader.sys.platform", "darwin")
-    monkeypatch.setattr("engine.disk.reader.fcntl.fcntl", lambda fd, command, arg: asked.append((command, arg)))
+    monkeypatch.setattr("engine.disk.direct.sys.platform", "darwin")
+    monkeypatch.setattr("engine.disk.direct.fcntl.fcntl", lambda fd, command, arg: asked.append((command, arg)))
     parts, buffers = pieces([(10, 5000)])
     r = reader(file, Stats(), direct=True)
     r.submit(parts, "expert").wait()
