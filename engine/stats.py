@@ -1,4 +1,4 @@
-"""Stats: the engine's counters since loading or the last `reset()`, in total, per layer, and per decoded token."""
+"""Stats: the engine's counters since it was loaded or since `reset()`: in total, by layer, and by decoded token."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from typing import Any
 
 import numpy as np
 
-WAITS = ("io_ms", "sync_ms", "quantize_ms")  # waits that never overlap
+WAITS = ("io_ms", "sync_ms", "quantize_ms")  # they never overlap
 
 
 @dataclass
 class LayerCounts:
-    """One layer's part of the counters with the same names. `sure`: hits per token of a layer that holds all experts."""
+    """One layer's part of the counters of the same names. `sure`: hits per token of a layer whose experts are all cached,
+    which are counted by the number of tokens."""
 
     hits: int = 0
     misses: int = 0
@@ -31,62 +32,62 @@ class LayerCounts:
 class Stats:
     """Counters and times of one engine.
 
-    A request is one distinct expert of one layer for one forward pass (one token in decoding), after `cache_prior` and
-    `cold_drop` have changed the router's choice. It is a hit if the expert has a slot when it is requested, even if a
-    prefetch is still reading it; the wait for that read is in `io_ms`. `layers` counts layers with experts from 0; it is
-    empty while everything is resident.
+    A request is one distinct expert of one layer for one forward pass (decoding: one token), after `cache_prior` and
+    `cold_drop` have changed the router's choice. It is a hit if the expert has a slot at the request, even if a prefetch is
+    still filling it; that wait counts in `io_ms`. `layers` numbers the layers with experts from 0; it is empty while
+    everything is resident.
     """
 
     tokens: int = 0
     hits: int = 0
     misses: int = 0
     reads: int = 0
-    bytes_read: int = 0  # bytes transferred; direct reads are widened to whole pages
-    io_ms: float = 0.0  # time the main thread waits for reads
-    sync_ms: float = 0.0  # time the main thread waits for the routers' choices, including the computation before them
-    quantize_ms: float = 0.0  # time to bring experts to another width
+    bytes_read: int = 0  # bytes transferred: direct reads are widened to whole pages
+    io_ms: float = 0.0  # time that the main thread waits for reads
+    sync_ms: float = 0.0  # time that the main thread waits for the routers' choice, including the computation before it
+    quantize_ms: float = 0.0  # time to quantize experts to another width
     prefetch_issued: int = 0  # experts read speculatively
     prefetch_bytes: int = 0
-    prefetch_useful: int = 0  # experts read speculatively and used before their eviction
+    prefetch_useful: int = 0  # experts read speculatively and used before eviction
     prefetch_useful_bytes: int = 0
-    prefetch_hidden_ms: float = 0.0  # time that useful speculative reads had run when their layer requested them
-    predicted_sets: int = 0  # layers (per token) that prefetch predicted, cached experts included
-    predicted_exactly: int = 0  # layers of which prefetch predicted every expert
-    predicted_of: int = 0  # experts used by the predicted layers
+    prefetch_hidden_ms: float = 0.0  # time that useful speculative reads had run when their layer needed them
+    predicted_sets: int = 0  # predictions of a layer's experts for a token, cached experts included
+    predicted_exact_sets: int = 0  # predictions that include every expert used
+    predicted_of: int = 0  # experts used by the layers with a prediction
     predicted: int = 0  # experts used and predicted
-    covered: int = 0  # experts used that had a slot only because of prefetch
-    uncovered: int = 0  # experts used by the predicted layers that were missing nevertheless
-    swapped: int = 0  # experts of a token's choice that cache_prior replaced by cached ones
-    dropped: int = 0  # experts of a token's choice that cold_drop left out
-    dropped_mass: float = 0.0  # sum of the dropped experts' shares of their token's gate weight in a layer
-    windows: int = 0  # checks of the routers' choices over several layers (sync_window)
-    passes: int = 0  # passes over those windows; one per window if nothing was missing
-    rejected_layers: int = 0  # layers computed in rejected passes, after the first layer that missed an expert
-    window_predicted: int = 0  # experts used after a window's miss that its rejected passes had predicted
-    window_predicted_of: int = 0  # experts used after a window's miss
-    later_predicted: int = 0  # part of window_predicted from a window's second and later rejected passes
-    later_predicted_of: int = 0
+    covered: int = 0  # predicted experts in a slot or on their way only because of prefetch
+    uncovered: int = 0  # experts used by the layers with a prediction and still missing
+    swapped: int = 0  # choices of a token that cache_prior moved to a cached expert
+    dropped: int = 0  # choices of a token that cold_drop omitted
+    dropped_mass: float = 0.0  # sum of their shares of the token's gate weight in a layer
+    windows: int = 0  # speculative windows: checks of the routers' choice over several layers (sync_window)
+    passes: int = 0  # passes over those windows; one each if nothing was missing
+    rejected_layers: int = 0  # layers computed in vain, after the first one that missed an expert
+    window_predicted: int = 0  # experts that rejected passes predicted for layers after the miss, and that were used
+    window_predicted_of: int = 0  # all experts that those layers used
+    window_predicted_later: int = 0  # part of window_predicted from a window's second and later rejected passes
+    window_predicted_later_of: int = 0  # part of window_predicted_of from these passes
     layers: list[LayerCounts] = field(default_factory=list, repr=False)
-    _tokens: array[float] = field(default_factory=lambda: array("d"), repr=False)  # wall time and WAITS of each token
+    _tokens: array[float] = field(default_factory=lambda: array("d"), repr=False)  # ms: wall, then WAITS, per token
 
     @property
     def hit_rate(self) -> float | None:
-        """Hits as a share of requests; None without a request, which is always so while everything is resident."""
+        """Hits as a share of requests; None without requests, as when everything is resident."""
         return _share(self.hits, self.hits + self.misses)
 
     @property
     def prefetch_recall(self) -> float | None:
-        """Share of the experts used that prefetch predicted, cached or not. None without predictions."""
+        """Prediction recall: share of the experts used that prefetch predicted, cached or not. None without predictions."""
         return _share(self.predicted, self.predicted_of)
 
     @property
     def prefetch_exact_set(self) -> float | None:
-        """Share of the predicted layers of which every expert was predicted; only these need no further read."""
-        return _share(self.predicted_exactly, self.predicted_sets)
+        """Exact-set rate: share of predictions that include every expert used; only then no read is left to wait for."""
+        return _share(self.predicted_exact_sets, self.predicted_sets)
 
     @property
     def prefetch_precision(self) -> float | None:
-        """Share of the speculatively read bytes that were used. None if none were read."""
+        """Bytes read speculatively and used, as a share of all bytes read speculatively. None if there were none."""
         return _share(self.prefetch_useful_bytes, self.prefetch_bytes)
 
     @property
@@ -101,32 +102,33 @@ class Stats:
 
     @property
     def dropped_share(self) -> float | None:
-        """Share of the gate weight of all tokens and layers that cold_drop left out. None if nothing was streamed."""
+        """Share of the gate weight that cold_drop omitted, over all tokens and layers. None if nothing was streamed."""
         return _share(self.dropped_mass, self.tokens * len(self.layers))
 
     @property
     def passes_per_window(self) -> float | None:
-        """Passes per window, 1 if nothing was ever missing. None without windows."""
+        """Passes per window; 1 if nothing was ever missing. None without windows."""
         return _share(self.passes, self.windows)
 
     @property
     def window_prediction_recall(self) -> float | None:
-        """Share of the experts used after a window's miss that its rejected passes had predicted."""
+        """Prediction recall of rejected passes: share of the experts used after a miss that they predicted."""
         return _share(self.window_predicted, self.window_predicted_of)
 
     @property
     def window_recall_by_pass(self) -> tuple[float | None, float | None]:
-        """The recall of windows' first rejected passes, and of their later ones, which are closer to the final choice."""
-        first = _share(self.window_predicted - self.later_predicted, self.window_predicted_of - self.later_predicted_of)
-        return first, _share(self.later_predicted, self.later_predicted_of)
+        """The same for a window's first rejected pass and for its later ones, which predict better."""
+        predicted = self.window_predicted - self.window_predicted_later
+        first = _share(predicted, self.window_predicted_of - self.window_predicted_later_of)
+        return first, _share(self.window_predicted_later, self.window_predicted_later_of)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the total counters and the values derived from them."""
+        """The total counters and the figures derived from them."""
         derived = [name for name, value in vars(type(self)).items() if isinstance(value, property)]
         return {name: getattr(self, name) for name in (*_COUNTERS, *derived)}
 
     def by_layer(self) -> list[dict[str, Any]]:
-        """Return one row per layer, ready for pandas: layer, hits, misses, hit_rate, reads, bytes_read."""
+        """One row per layer, for a data frame: layer, hits, misses, hit_rate, reads, bytes_read."""
         rows = []
         for number, c in enumerate(self.layers):
             hits = c.hits + c.sure * self.tokens
@@ -140,13 +142,13 @@ class Stats:
         return rows
 
     def by_token(self) -> dict[str, np.ndarray]:
-        """Return the milliseconds of each decoded token, float64 [tokens]: wall, io, sync, quantize and compute, each _ms.
+        """Milliseconds of each decoded token, float64 [tokens]: wall_ms, io_ms, sync_ms, quantize_ms, compute_ms.
 
-        Wall time is the forward pass from the token's id to its evaluated logits; compute is wall time minus the waits. On a
-        device that queues its work, part of the computation is waited for in `sync_ms`.
+        Wall is the forward pass from the token's id to its evaluated logits; compute is wall minus the waits. If the device
+        queues its work, `sync_ms` includes part of the computation.
         """
         ms = np.array(self._tokens).reshape(-1, 1 + len(WAITS)).T
-        compute = np.maximum(ms[0] - ms[1:].sum(axis=0), 0)  # rounding can make the difference negative
+        compute = np.maximum(ms[0] - ms[1:].sum(axis=0), 0)  # rounding can make it negative
         return dict(zip(("wall_ms", *WAITS, "compute_ms"), (*ms, compute), strict=True))
 
     def count_uses(self, layer: int, hits: int, misses: int) -> None:
@@ -174,7 +176,7 @@ class Stats:
         del self._tokens[:]
 
     def add(self, other: Stats, *, since: Stats) -> None:
-        """Add the difference between `other` and `since`, an earlier copy of it."""
+        """Add the counts of `other` since its earlier copy `since`."""
         for name in _COUNTERS:
             setattr(self, name, getattr(self, name) + getattr(other, name) - getattr(since, name))
         for mine, now, then in zip(self.layers, other.layers, since.layers, strict=True):

@@ -1,8 +1,9 @@
-"""Headrace's search: Hydra composes a study, Optuna proposes, a child process measures, Parquet remembers.
+"""Headrace's search: Hydra composes a study, Optuna proposes settings, a child process measures, Parquet stores the rows.
 
     python -m harness.search study=demo budget.trials=24
 
-Everything imported by `harness.run.worker`, the child of every trial, stays light: neither Optuna nor pandas lives there.
+`harness.run.worker`, the child process of every run, imports neither Optuna nor pandas nor Hydra. This module imports none
+of them either.
 """
 
 import functools
@@ -29,7 +30,7 @@ def version() -> str | None:
 
 
 class ConfigError(HeadraceError):
-    """A study, key or value that cannot be composed."""
+    """A study, key or value of the configuration that cannot be used."""
 
 
 class ResultsError(HeadraceError):
@@ -37,4 +38,4 @@ class ResultsError(HeadraceError):
 
 
 class StudyStopped(HeadraceError):
-    """A study that ended itself before its budget was spent: what it met would have spoilt the rest of the night."""
+    """A study that stopped before its budget was spent, because the cause would spoil the remaining runs as well."""

@@ -1,6 +1,7 @@
-"""What a study's configuration may hold: one dataclass a group, registered with Hydra so that typos and types are caught.
+"""Configuration schema: one dataclass per group, registered with Hydra so that unknown keys and wrong types are refused.
 
-`knobs` and `search_space` are open here, for their keys are the engine's knobs: `harness.space.space` checks them.
+Each key has its meaning in the metadata of its field (`help`), which `harness.search --help` prints. `knobs` and
+`search_space` are open here, because their keys are the engine's knobs; `harness.space` checks them.
 """
 
 from __future__ import annotations
@@ -18,124 +19,131 @@ import engine
 from harness import ROOT, ConfigError
 from harness.results.metrics import OBJECTIVES
 
-FILES: dict[str, str] = {}  # the choice that stands for a file named with search_space=FILE
+FILES: dict[str, str] = {}  # name of a Hydra choice -> the file given with search_space=FILE
+
+
+def key(default: Any, meaning: str) -> Any:
+    """A key with its default, which is immutable, and its meaning."""
+    return field(default=default, metadata={"help": meaning})
 
 
 @dataclass
 class StudyConfig:
-    name: str = MISSING  # the folder under results_dir
-    about: str = ""
-    seed: int = 0
-    anchors: list[dict[str, Any]] = field(default_factory=list)  # first trials besides those that the space yields
+    name: str = key(MISSING, "folder of the study under results_dir")
+    about: str = key("", "description for the reader")
+    seed: int = key(0, "seed of the samplers")
+    anchors: list[dict[str, Any]] = field(
+        default_factory=list, metadata={"help": "settings to try first, besides those that follow from the space"}
+    )
 
 
 @dataclass
 class BudgetConfig:
-    trials: int = 24  # that run, over all starts of the command; reference, sentinels and confirmation come on top
-    hours: float | None = None  # wall clock of this run of the command, all included; null: no limit
-    trial_timeout_s: float = 120.0
-    hang_s: float | None = None  # an engine that gave signs of life and then none for so long hangs; null: never
+    trials: int = key(24, "trials that run over all starts of the command, besides reference, control and confirmation runs")
+    hours: float | None = key(None, "wall-clock limit of this start of the command, everything included; null: no limit")
+    trial_timeout_s: float = key(120.0, "time limit of one run, s")
+    hang_s: float | None = key(None, "end a run whose engine reported progress and then none for this long, s; null: never")
 
 
 @dataclass
 class SamplerConfig:
-    name: str = "auto"  # auto: gp where it leads, else tpe; or the name of any of Optuna's samplers
-    options: dict[str, Any] = field(default_factory=dict)  # its keyword arguments, if it is named
-    random_every: int = 10  # every so many-th trial is drawn at random, to know what the sampler is worth; 0: none
+    name: str = key("auto", "auto (gp where it is better, else tpe), or the name of an Optuna sampler")
+    options: dict[str, Any] = field(default_factory=dict, metadata={"help": "keyword arguments of a named sampler"})
+    random_every: int = key(10, "one trial in this many is drawn at random, as a baseline for the sampler; 0: none")
 
 
 @dataclass
 class ProtocolConfig:
-    warm_up_tokens: int = engine.Protocol.warm_up_tokens  # decoded before the clock starts
-    timed_tokens: int | None = engine.Protocol.timed_tokens  # decoded against the clock; null: all of the judge's
-    repeats: int = 1  # runs of each setting, each in a process of its own
-    page_cache: str = engine.Protocol.page_cache  # before a run: cold (the checkpoint's files are dropped), warm or as_is
-    cool_down_s: float = 0.0  # between runs
-    stop_error: float = 0.01  # probability of stopping a run early that could have entered the front; 0: never stop
+    warm_up_tokens: int = key(engine.Protocol.warm_up_tokens, "tokens decoded before timing starts")
+    timed_tokens: int | None = key(engine.Protocol.timed_tokens, "timed tokens; null: all of the evaluation texts")
+    repeats: int = key(1, "runs of each setting, each in a process of its own")
+    page_cache: str = key(engine.Protocol.page_cache, "page cache before a run: cold (checkpoint dropped), warm or as_is")
+    cool_down_s: float = key(0.0, "pause between runs, s")
+    stop_error: float = key(0.01, "probability that early stopping ends a run that could enter the front; 0: never stop")
 
 
 @dataclass
 class SentinelConfig:
-    every: int = 8  # runs between measurements of the default configuration; 0: none
-    drift: float = 0.15  # a change of its speed beyond this share, and beyond its noise, makes the runs between suspect
+    every: int = key(8, "runs between two control runs of the default setting; 0: none")
+    drift: float = key(0.15, "relative change of the control run's speed, beyond noise, that makes the runs between suspect")
 
 
 @dataclass
 class ConfirmConfig:
-    share: float = (
-        0.5  # runs for confirmation, at most, as a share of the trials that ran (of the hours: of the time); 0: none
-    )
-    runs: int = 2  # least fresh runs of a confirmed point
-    within: float = 0.05  # of a truly better point's speed, a point of the front may fall short
-    error: float = 0.03  # probability that it falls short by more, at most; over the front, in the mean
+    share: float = key(0.5, "most confirmation runs as a share of the trials (with budget.hours: of the time); 0: none")
+    runs: int = key(2, "fewest fresh runs of a confirmed point")
+    within: float = key(0.05, "tolerated shortfall in speed of a front point against a truly better one, as a share")
+    error: float = key(0.03, "largest probability of a larger shortfall, averaged over the front")
 
 
 @dataclass
 class RecommendConfig:
-    max_loss: float = 0.01  # of the model's own perplexity, that a recommended setting may lose
-    speed_share: float = 0.9  # of the speed of the fastest, that the one with the least memory has at least
-    memory_gb: float | None = None  # a limit under which the fastest is wanted; null: not asked
+    max_loss: float = key(0.01, "largest loss of perplexity of a recommended setting, as a share of the unchanged model's")
+    speed_share: float = key(0.9, "speed of the recommended setting with the least memory, as a share of the fastest")
+    memory_gb: float | None = key(None, "also recommend the fastest setting below this memory, GB; null: do not")
 
 
 @dataclass
 class ProposerConfig:
-    command: str | None = None  # gets the study so far as JSON on its input and answers with proposals as JSON
-    every: int = 8  # settings between its calls
-    timeout_s: float = 300.0
+    command: str | None = key(None, "external proposer: reads the study as JSON on its input, writes proposals as JSON")
+    every: int = key(8, "settings between two calls")
+    timeout_s: float = key(300.0, "time limit of a call, s")
 
 
 @dataclass
 class GuardsConfig:
-    min_disk_gb: float = 1.0  # free where results are written
-    min_free_memory_share: float = 0.05  # of the machine's, before a trial
-    allow_battery: bool = False
-    max_load: float | None = None  # foreign load, in busy cores, above which a run is suspect; null: half of the cores
-    wait_s: float = 600.0  # how long to wait for a cool, quiet machine before a run; then it is run and marked suspect
-    alone: bool = True  # refuse to run while another search runs on this machine
-    keep_awake: bool = True  # hold off the machine's sleep
+    min_disk_gb: float = key(1.0, "least free space on the disk of the results, GB")
+    min_free_memory_share: float = key(0.05, "least available memory before a run, as a share of the machine's")
+    allow_battery: bool = key(False, "also run on battery")
+    max_load: float | None = key(None, "load of other processes above which a run is suspect, in cores; null: half of them")
+    wait_s: float = key(600.0, "longest wait for a cool, quiet machine before a run, s; after it the run is marked suspect")
+    alone: bool = key(True, "refuse to run while another search runs on this machine")
+    keep_awake: bool = key(True, "prevent the machine's sleep")
 
 
 @dataclass
 class StorageConfig:
-    url: str | None = None  # postgresql://...: machines of one kind share the study; null: study.db beside the rows
-    stale_s: float = 120.0  # without a beat for so long, another machine's trial is taken over
+    url: str | None = key(None, "postgresql://... of a study shared by machines of one kind; null: study.db beside the rows")
+    stale_s: float = key(120.0, "take over a trial of another machine that has been silent for this long, s")
 
 
 @dataclass
 class ModelConfig:
-    name: str | None = None  # null: that of the checkpoint's folder
-    path: str = MISSING  # the checkpoint's folder
-    about: str = ""  # for a checkpoint that must be fetched: which one it is
-    size_gb: float | None = None  # and how large
+    name: str | None = key(None, "name in reports; null: the checkpoint's folder")
+    path: str = key(MISSING, "folder of the checkpoint")
+    about: str = key("", "which checkpoint to download, if the folder does not exist")
+    size_gb: float | None = key(None, "size of that download, GB")
 
 
 @dataclass
 class DeviceConfig:
-    name: str = MISSING  # of these limits; rows name what really computed
-    memory_gb: float | None = None  # null: what this machine has
-    usable_share: float = 0.9  # of memory_gb, the most that a trial may use
-    note: str = ""
+    name: str = key(MISSING, "name of this set of limits; rows name the hardware itself")
+    memory_gb: float | None = key(None, "memory limit, GB; null: the memory of this machine")
+    usable_share: float = key(0.9, "share of memory_gb that a run may use")
+    note: str = key("", "remark for the reader")
 
 
 @dataclass
 class QualityConfig:
-    text: str = MISSING  # the judge: a YAML list of prompts, or any text file
-    most: int | None = None  # at most this many of its texts, evenly chosen: a long judge makes long trials; null: all
-    json_prompts: str | None = None  # prompts for json_valid; needed if it is constrained
+    text: str = key(MISSING, "evaluation texts: a YAML list of prompts, or any text file")
+    most: int | None = key(None, "use at most this many of the texts, evenly spaced, for shorter runs; null: all")
+    json_prompts: str | None = key(None, "prompts for json_valid; required if it is constrained")
 
 
 @dataclass
 class EngineConfig:
-    module: str = "engine"  # MODULE, or MODULE:CLASS, with `load` and `footprint` as the engine has them
-    command: str | None = None  # or a command that gets a request as JSON on its input and answers with figures as JSON
+    module: str = key("engine", "engine adapter: MODULE or MODULE:CLASS with `load` and, if known, `footprint`")
+    command: str | None = key(None, "or a command: reads a request as JSON on its input, writes figures as JSON")
 
 
 @dataclass
 class Config:
-    results_dir: str = MISSING
-    rounds: int = 1  # rounds of exploring, reading the result, changing the space and confirming
-    objectives: list[str] = field(default_factory=lambda: list(OBJECTIVES))
-    constraints: list[str] = field(default_factory=list)  # METRIC <= NUMBER, METRIC >= NUMBER, or ... FACTOR * reference
+    results_dir: str = key(MISSING, "folder of all studies")
+    rounds: int = key(1, "rounds; each explores, evaluates, changes the space and confirms")
+    objectives: list[str] = field(default_factory=lambda: list(OBJECTIVES), metadata={"help": "metrics to optimize"})
+    constraints: list[str] = field(
+        default_factory=list, metadata={"help": "METRIC <= NUMBER, METRIC >= NUMBER, or ... FACTOR * reference"}
+    )
     study: StudyConfig = field(default_factory=StudyConfig)
     budget: BudgetConfig = field(default_factory=BudgetConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -150,25 +158,25 @@ class Config:
     proposer: ProposerConfig = field(default_factory=ProposerConfig)
     guards: GuardsConfig = field(default_factory=GuardsConfig)
     storage: StorageConfig = field(default_factory=StorageConfig)
-    knobs: dict[str, Any] = field(default_factory=dict)
-    search_space: dict[str, Any] = field(default_factory=dict)
+    knobs: dict[str, Any] = field(default_factory=dict, metadata={"help": "knobs held at one value"})
+    search_space: dict[str, Any] = field(default_factory=dict, metadata={"help": "knobs to search, with their ranges"})
 
 
 def register() -> None:
-    """Make the schema, the files of `search_spaces/` and the resolver `${root:}` known to Hydra."""
+    """Register the schema, the files of `search_spaces/` and the resolver `${root:}` with Hydra."""
     OmegaConf.register_new_resolver("root", lambda: str(ROOT), replace=True)
     schema = OmegaConf.structured(Config)
     for open_group in (schema.knobs, schema.search_space, schema.sampler.options):
         OmegaConf.set_struct(open_group, False)  # so that `knobs.ssd_gbps=0.3` needs no `+`
     store = ConfigStore.instance()
-    store.repo.pop("search_space", None)  # files that an earlier command of this process named
+    store.repo.pop("search_space", None)  # choices of an earlier command in this process
     store.store("schema", schema)
     for path in sorted((ROOT / "search_spaces").glob("*.yaml")):
         store_space(path, path.stem)
 
 
 def store_space(path: str | Path, name: str = "") -> str:
-    """Make a file a choice of the group search_space; returns the choice's name. Raises `ConfigError`."""
+    """Register a file as a choice of the group search_space; returns the choice's name. Raises `ConfigError`."""
     if not name:
         name = re.sub(r"\W+", "_", str(path)).strip("_")
         FILES[name] = str(path)
@@ -177,7 +185,7 @@ def store_space(path: str | Path, name: str = "") -> str:
     except OSError as e:
         raise ConfigError(f"search_space={path} cannot be read ({e.strerror}); give a file of knobs, or a name") from e
     except (yaml.YAMLError, UnicodeDecodeError) as e:
-        raise ConfigError(f"{path} is not valid YAML ({' '.join(str(e).split())}); mend it") from e
+        raise ConfigError(f"{path} is not valid YAML ({' '.join(str(e).split())}); fix it") from e
     if not isinstance(content, dict):
         raise ConfigError(f"{path} is not a search space; write a line KNOB: ENTRY for each knob")
     ConfigStore.instance().store(name, OmegaConf.create(content), group="search_space")

@@ -40,7 +40,8 @@ def task(config: DictConfig) -> None:
 def run(config: DictConfig) -> int:
     """Run a composed study and show its front; returns the exit status."""
     from harness.report import report
-    from harness.session.loop import Stop, run_study
+    from harness.session.coordinator import Stop
+    from harness.session.session import run_study
     from harness.show.live import display
     from harness.study.study import study_from_config
 

@@ -32,15 +32,17 @@ from rich.table import Table
 from engine import HeadraceError
 from harness import ResultsError
 from harness.analysis.counts import Counts, Progress, count, left_s, progress
+from harness.analysis.failures import FAILED, cause, streak
 from harness.analysis.pareto import front
 from harness.decisions.recommend import rules_of
 from harness.machine.identity import boot_id
+from harness.machine.load import Look, Meters, look
 from harness.machine.processes import alive
-from harness.machine.quiet import Look, Meters, look, most_load, unquiet
+from harness.machine.quiet import most_load, unquiet
 from harness.results.columns import NOT_RUN
 from harness.results.rows import frame, read_rows
 from harness.schema import GuardsConfig
-from harness.session.log import FAILED, LOG, cause, streak
+from harness.session.log import LOG
 from harness.session.state import ENDED, FINISHED, STOPPED, read_state
 from harness.session.state import FAILED as ERROR
 from harness.show.live import clock

@@ -133,7 +133,7 @@ def test_the_command_of_own_engine_answers(tmp_path: Path) -> None:
     path.chmod(path.stat().st_mode | stat.S_IXUSR)
     engine = CommandEngine(shlex.quote(str(path)))
     assert engine.footprint("checkpoint", Knobs()).predicted_peak_gb == 0
-    answer = engine.ask({"checkpoint": "checkpoint", "judge": "texts", "knobs": Knobs().as_dict()})
+    answer = engine.measure({"checkpoint": "checkpoint", "judge": "texts", "knobs": Knobs().as_dict()})
     assert Measurement.from_mapping(answer).perplexity == 17
 
 
@@ -184,7 +184,14 @@ def test_published_bits_are_in_the_evidence() -> None:
         found = json.loads((ROOT / "results" / "published" / "bench_bits" / file).read_text())
         for row in found["rows"]:
             middle = sorted(row["kl"])[len(row["kl"]) // 2]
-            assert f"| {row['arm']} | {row['average_bits']:.3g} |" in text and f"{middle:.4f}" in text, row["arm"]
+            name = next(iter(row.values()))
+            assert f"| {name} | {row['average_bits']:.3g} |" in text and f"{middle:.4f}" in text, name
+
+
+def test_the_files_of_a_published_study_are_listed() -> None:
+    table = text_of(DOCS / "results.md").partition("## Files of a study")[2].partition("\n## ")[0]
+    for path in (ROOT / "results" / "published" / "demo_ssd_0.1").iterdir():
+        assert f"`{path.name}`" in table or f"`{path.name}/" in table or path.suffix == ".svg", path.name
 
 
 def test_documents_are_found_by_git() -> None:

@@ -8,9 +8,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from harness.analysis.pareto import front
+from harness.analysis.estimates import noise
+from harness.analysis.pareto import contributions, front
 from harness.decisions.recommend import compared, default_trial, named, ratio, recommended, rules_of, wishes_of
-from harness.results.metrics import objectives_of
+from harness.results.metrics import SHORT, objectives_of
 from harness.results.rows import read_trials
 from harness.show.commands import use
 from harness.show.tables import number, with_interval
@@ -67,3 +68,14 @@ def test_the_sentence_below_the_front_is_what_the_report_says(df: pd.DataFrame, 
 def test_the_command_is_what_the_report_prints(points: dict[str, pd.Series], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     assert use(STUDY, points["fastest_lossless"]) in re.sub(r"\s*\\\n\s*", " ", README)
+
+
+def test_the_evidence_of_the_published_study_is_what_its_rows_say(df: pd.DataFrame) -> None:
+    text = (ROOT / "docs" / "evidence" / "search.md").read_text(encoding="utf-8")
+    for origin, c in contributions(df, **rules_of(STUDY)).iterrows():
+        shares = f"{int(c['on_front'])} of {int(c['trials'])} ({c['on_front'] / c['trials']:.1%}) | {c['lost']:.1%} |"
+        assert f"| {origin} | {shares} {c['lost'] / c['trials']:.2%} |" in text
+    found = [f"{SHORT[metric]} {row['sd']:.1%}" for metric, row in noise(df).iterrows() if row["runs"] and row["sd"] > 0]
+    assert f"{', '.join(found)}." in text
+    drift = df["drift"].dropna()
+    assert f"{drift.min():.0%} to {drift.max():.0%} of its earlier median over {len(drift)} measurements" in text

@@ -63,7 +63,7 @@ class Prefetch:
         if ids.size == ids.shape[-1] and self._predicted is not None:
             right = int(np.isin(chosen, self._predicted).sum())
             self._stats.predicted_sets += 1
-            self._stats.predicted_exactly += right == chosen.size
+            self._stats.predicted_exact_sets += right == chosen.size
             self._stats.predicted_of += chosen.size
             self._stats.predicted += right
             self._stats.uncovered += int((slot_of[chosen] < 0).sum())

@@ -1,4 +1,4 @@
-"""What identifies the machine and the software that a row was measured with."""
+"""Identity of a measurement: the columns that name the machine and the software of a row."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ from harness import ROOT
 
 
 def memory_gb() -> float:
-    """Memory of this machine, or of the control group it is held in."""
+    """Memory of this machine, or the limit of its control group."""
     return memory_bytes() / GB
 
 
 def available_gb(group: Path = Path("/sys/fs/cgroup")) -> float:
-    """Memory that is available, caches of files counted in; `group` holds the control group's counters."""
+    """Available memory including file caches; `group` is the folder of the control group's counters."""
     available = float(psutil.virtual_memory().available)
     try:
         limit, used = (int((group / name).read_text()) for name in ("memory.max", "memory.current"))
         stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
         available = min(available, limit - used + int(stat["active_file"]) + int(stat["inactive_file"]))
-    except (OSError, ValueError, KeyError):  # no limit, which reads "max", or none of that kind
+    except (OSError, ValueError, KeyError):  # no limit ("max"), or no control group of version 2
         pass
     return available / GB
 
 
 @functools.cache
 def boot_id() -> str | None:
-    """What differs after each start of the machine (Linux, macOS); None where the system does not say."""
+    """An id that changes with each start of the machine (Linux, macOS); None on other systems."""
     try:
         if sys.platform == "darwin":
             ask = ["sysctl", "-n", "kern.bootsessionuuid"]
@@ -48,13 +48,14 @@ def boot_id() -> str | None:
 
 
 def host() -> str:
-    """Fingerprint of this machine's name."""
+    """Fingerprint of this machine's name, 8 hexadecimal digits."""
     return hashlib.sha256(platform.node().encode()).hexdigest()[:8]
 
 
 @functools.cache
 def identity() -> dict[str, Any]:
-    """The columns machine .. os and commit .. optuna. The host's name is hashed: rows are meant to be shared."""
+    """The columns machine .. os and commit .. optuna. The host's name is hashed because rows are meant to be
+    shared."""
     return {
         "machine": host(),
         "cpu": _cpu(),

@@ -1,4 +1,4 @@
-"""Processes of ours: who is alive, and how a run's whole family is ended, whatever it ignores or wherever it hides."""
+"""Processes: identify one across restarts, and end a process with all its descendants."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from pathlib import Path
 import psutil
 
 POLL_S = 0.02
-LAST_WAIT_S = 10.0  # after SIGKILL: a process inside a system call of a dead disk does not end
+LAST_WAIT_S = 10.0  # after SIGKILL: a process in a system call on a dead disk does not end
 
 
 def created(pid: int) -> float | None:
-    """When a process started, in seconds: with its id it identifies the process. None if there is none.
+    """Start time of a process in seconds, which identifies it together with its id. None if it does not exist.
 
-    Counted from the machine's start on Linux, for the wall clock may be set while it lives; since 1970 elsewhere.
+    Counted from the machine's start on Linux, because the wall clock may be set meanwhile; since 1970 elsewhere.
     """
     try:
         if sys.platform == "linux":
-            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-            return int(fields[19]) / os.sysconf("SC_CLK_TCK")  # starttime; its command may hold blanks and brackets
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()  # the name may contain blanks
+            return int(fields[19]) / os.sysconf("SC_CLK_TCK")
         return psutil.Process(pid).create_time()
     except (OSError, psutil.Error):
         return None
 
 
 def alive(pid: int, created_s: float) -> bool:
-    """Whether the process `pid` that started at `created_s`, as `created` said, still runs. A zombie does not."""
+    """Whether the process `pid` with the start time `created_s` (from `created`) still runs. A zombie does not."""
     if created(pid) != created_s:
         return False
     with contextlib.suppress(psutil.Error):
@@ -39,23 +39,23 @@ def alive(pid: int, created_s: float) -> bool:
 
 
 def end_group(pid: int, grace_s: float = 2.0) -> bool:
-    """End the process group that `pid` leads and all its descendants, also those that left the group.
+    """End the process group that `pid` leads and all descendants of `pid`, including those that left the group.
 
-    SIGTERM first, SIGKILL after `grace_s`. Returns when none of them runs, True; False if one outlives SIGKILL by
-    ten seconds. The exit status of `pid` is left to its parent, which is to wait for it; others that became children of
-    this process (it may be a container's first) are collected here.
+    Sends SIGTERM, then SIGKILL after `grace_s`. Returns True when none of them runs any more, and False if one still runs
+    ten seconds after SIGKILL. The caller must wait for `pid` itself. Other members that became children of this process
+    (which may be the first of a container) are reaped here.
     """
     family: set[psutil.Process] = set()
     for number, patience in ((signal.SIGTERM, grace_s), (signal.SIGKILL, LAST_WAIT_S)):
-        told: set[psutil.Process] = set()
+        signalled: set[psutil.Process] = set()
         deadline = time.monotonic() + patience
         while True:
             family |= _family(pid, family)
             living = {p for p in family if _runs(p)}
-            for process in living - told:
+            for process in living - signalled:
                 with contextlib.suppress(psutil.Error):
                     process.send_signal(number)
-            told |= living
+            signalled |= living
             if not living or time.monotonic() > deadline:
                 break
             time.sleep(POLL_S)
@@ -69,12 +69,12 @@ def end_group(pid: int, grace_s: float = 2.0) -> bool:
 
 
 def _family(pid: int, known: set[psutil.Process]) -> set[psutil.Process]:
-    """The members of the group, and the descendants of `pid` and of those already known."""
+    """The members of the group, and the descendants of `pid` and of the processes in `known`."""
     pids = {p.pid for p in known} | {pid}
     parents = {p: p.info["ppid"] for p in psutil.process_iter(["ppid"])}
     family = {p for p in parents if p.pid == pid or _group(p.pid) == pid}
-    while found := {p for p in parents.keys() - family if parents[p] in pids | {m.pid for m in family}}:
-        family |= found
+    while children := {p for p in parents.keys() - family if parents[p] in pids | {m.pid for m in family}}:
+        family |= children
     return family
 
 

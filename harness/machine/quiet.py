@@ -1,171 +1,48 @@
-"""Guards of an unattended run: what must hold before a run, what is watched during it, and what makes its figures suspect.
+"""Guards of a run: the conditions before it, the observation during it, and the reasons that make its figures suspect.
 
-Before: room on the disk, memory, a cool machine on mains power that nobody else keeps busy. During: the load of others,
-heat, power, swapping. Around the whole search: one search at a time, and no sleep. `Meters` is the seam to the system:
-tests give another. What the kernel does for a run in threads of its own (decrypting, writing back) counts as others' load.
+Before a run: free disk space, available memory, a cool machine on mains power, little load of other processes. During a
+run: load, heat, power source, swapping. A look takes half a second before a run; during it, a sample every two seconds.
 """
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
-import os
-import select
-import shutil
-import subprocess
-import sys
-import tempfile
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import psutil
-
-from engine.system.machine_state import MachineState, machine_state
-from engine.system.user_cache import cached_file
+from engine.system.machine_state import MachineState
 from harness import ResultsError
+from harness.schema import GuardsConfig
 
-from . import identity as machine
+from .load import LOOK_S, CpuLoad, Look, Meters, glance, look
 
-if TYPE_CHECKING:
-    from harness.schema import GuardsConfig
-
-GB = 1_000_000_000
 HOT = ("serious", "critical")
-SWAP_BYTES = 32_000_000  # written to swap during a run, from which on its figures are suspect
-SWAP_LOOK_BYTES = 1_000_000  # and during a look
+SWAP_BYTES = 32_000_000  # a run that swaps out more is suspect
+SWAP_LOOK_BYTES = 1_000_000  # a machine that swaps out more during a look is not quiet
 WAITING, QUIET = "waiting for a quiet machine", "quiet again"
-LOOK_S = 0.5  # how long others' load is watched before a run
 PAUSE_S = 2.0  # between two looks while waiting, and between two samples during a run
-STATE_S = 20.0  # between two states during a run: four short processes on macOS
-INHIBIT_S = 5.0  # for systemd-inhibit to answer
+STATE_S = 20.0  # between two states during a run: a state costs four short processes on macOS
 Note = Callable[[str], None]
 
 
-class Meters:
-    """What the guards ask of the system, its clock too. `roots` are the processes that count as ours, with descendants."""
-
-    def __init__(self, *roots: int) -> None:
-        self.roots = roots or (os.getpid(),)
-        self.cores = psutil.cpu_count() or 1
-        self.memory_gb = machine.memory_gb()
-
-    def now(self) -> float:
-        return time.monotonic()
-
-    def sleep(self, seconds: float) -> None:
-        time.sleep(seconds)
-
-    def state(self) -> MachineState:
-        return machine_state()
-
-    def available_gb(self) -> float:
-        return machine.available_gb()
-
-    def free_gb(self, folder: Path) -> float:
-        """Room on the disk that holds `folder`."""
-        return shutil.disk_usage(folder).free / GB
-
-    def busy_s(self) -> tuple[float, float]:
-        """CPU seconds spent so far by the whole machine, and by our processes, those that ended counted in."""
-        t = psutil.cpu_times()
-        return t.user + t.system + getattr(t, "nice", 0.0) + getattr(t, "steal", 0.0), sum(map(_spent_s, self._ours()))
-
-    def _ours(self) -> set[psutil.Process]:
-        ours = set()
-        for pid in self.roots:
-            with contextlib.suppress(psutil.Error):
-                root = psutil.Process(pid)
-                ours |= {root, *root.children(recursive=True)}
-        return ours
-
-
-def _spent_s(process: psutil.Process) -> float:
-    try:
-        t = process.cpu_times()
-    except psutil.Error:
-        return 0.0
-    return t.user + t.system + t.children_user + t.children_system
-
-
-class Load:
-    """Cores that others keep busy, on average since it was made and since the last sample."""
-
-    def __init__(self, meters: Meters) -> None:
-        self._meters = meters
-        self._at, self._busy = meters.now(), meters.busy_s()
-        self._core_s = self._seconds = 0.0
-
-    def sample(self) -> float | None:
-        """Busy cores of others since the last sample; None if that is not known."""
-        at, busy = self._meters.now(), self._meters.busy_s()
-        seconds, ours = at - self._at, busy[1] - self._busy[1]
-        others = busy[0] - self._busy[0] - ours
-        self._at, self._busy = at, busy
-        if seconds <= 0 or ours < 0:  # one of ours ended, on a system that does not count it to its parent
-            return None
-        core_s = min(max(0.0, others), seconds * self._meters.cores)
-        self._core_s, self._seconds = self._core_s + core_s, self._seconds + seconds
-        return core_s / seconds
-
-    def mean(self) -> float | None:
-        """Over all samples; None without any."""
-        return self._core_s / self._seconds if self._seconds else None
-
-
-@dataclass(frozen=True)
-class Look:
-    """The machine as it was found before a run."""
-
-    load: float | None  # busy cores of others
-    available_gb: float
-    state: MachineState
-    counts: Mapping[str, int | None]  # while it was looked at: see MachineState.counts_since
-
-    def columns(self) -> dict[str, Any]:
-        """The columns of a row that say how the machine was before its run."""
-        return {
-            "load_before": self.load,
-            "available_gb_before": self.available_gb,
-            "thermal_state_before": self.state.thermal_state,
-            "temperature_c_before": self.state.temperature_c,
-            "power_source_before": self.state.power_source,
-        }
-
-
-def look(meters: Meters) -> Look:
-    """Look at the machine for half a second."""
-    start, load = meters.state(), Load(meters)
-    meters.sleep(LOOK_S)
-    busy, state = load.sample(), meters.state()
-    return Look(busy, meters.available_gb(), state, state.counts_since(start))
-
-
-def glance(meters: Meters) -> Look:
-    """Look without taking time for it: load and counts stay unknown."""
-    state = meters.state()
-    return Look(None, meters.available_gb(), state, dict.fromkeys(state.counts_since(state)))
-
-
 def check_disk(config: GuardsConfig, folder: Path, meters: Meters | None = None) -> None:
-    """Raises `ResultsError` if too little room is left where results are written."""
+    """Raises `ResultsError` if the disk that holds `folder` has less than `min_disk_gb` free."""
     free = (meters or Meters()).free_gb(folder)
     if free < config.min_disk_gb:
         raise ResultsError(
-            f"{free:.3g} GB are free where {folder} lies, below guards.min_disk_gb={config.min_disk_gb:g}; nothing is lost: "
-            "make room, then run the same command again"
+            f"{free:.3g} GB are free on the disk of {folder}, below guards.min_disk_gb={config.min_disk_gb:g}; all rows are "
+            "saved: make room, then run the same command again"
         )
 
 
 def most_load(config: GuardsConfig, cores: int) -> float:
-    """The load of others above which a run is suspect, in busy cores."""
+    """The load of other processes, in busy cores, above which a run is suspect."""
     return cores / 2 if config.max_load is None else config.max_load
 
 
 def unquiet(config: GuardsConfig, seen: Look, cores: int, memory_gb: float) -> tuple[str, str] | None:
-    """What keeps a run from being trusted now: a word for it and a sentence; None if nothing does."""
+    """Why a run started now would be suspect: a keyword and a sentence; None on a quiet machine."""
     state = seen.state
     if not config.allow_battery and state.power_source in ("battery", "ups"):
         return "power", f"on {state.power_source} (guards.allow_battery=false)"
@@ -183,16 +60,16 @@ def unquiet(config: GuardsConfig, seen: Look, cores: int, memory_gb: float) -> t
         return "swap", "the machine is swapping"
     most = most_load(config, cores)
     if seen.load is not None and seen.load > most:
-        return "load", f"others keep {seen.load:.1f} of {cores} cores busy, above {most:g} (guards.max_load)"
+        return "load", f"other processes keep {seen.load:.1f} of {cores} cores busy, above {most:g} (guards.max_load)"
     return None
 
 
 @dataclass(frozen=True)
 class Quiet:
-    """How the wait for a quiet machine ended."""
+    """Result of the wait for a quiet machine."""
 
     waited_s: float
-    reason: str | None  # why it is not quiet: the run is suspect; None if it is
+    reason: str | None  # why the run is suspect; None on a quiet machine
     seen: Look
 
 
@@ -203,55 +80,52 @@ def wait_until_quiet(
     meters: Meters | None = None,
     interrupted: Callable[[], bool] = lambda: False,
 ) -> Quiet:
-    """Wait until the machine is cool, quiet, on mains power and has memory, for `wait_s` at most or until `interrupted()`.
+    """Wait until the machine is cool, quiet, on mains power and has memory, at most `wait_s` or until `interrupted()`.
 
-    `note` is told what it waits for. Raises `ResultsError` if it is still on battery then. Takes half a second on a quiet
-    machine, and no time if `wait_s` is 0: then others' load before the run stays unknown.
+    `note` receives each kind of reason once. Takes half a second on a quiet machine, and no time if `wait_s` is 0; the load
+    before the run is then unknown. Raises `ResultsError` if the machine is still on battery after the wait.
     """
     meters = meters or Meters()
-    begin, told = meters.now(), ""
+    begin, noted = meters.now(), ""
     while True:
         seen = look(meters) if config.wait_s else glance(meters)
         trouble = unquiet(config, seen, meters.cores, meters.memory_gb)
-        waited = meters.now() - begin if told else 0.0
+        waited = meters.now() - begin if noted else 0.0
         if trouble is None:
-            if told:
+            if noted:
                 note(f"{QUIET} after {waited:.0f} s")
             return Quiet(waited, None, seen)
         word, text = trouble
         if waited + PAUSE_S + LOOK_S > config.wait_s or interrupted():
             if word == "power" and not interrupted():
                 raise ResultsError(
-                    f"{text}, after {waited:.0f} s still (guards.wait_s={config.wait_s:g}); nothing is lost: plug it in, "
-                    "then run the same command again, or allow it with guards.allow_battery=true"
+                    f"{text}, after a wait of {waited:.0f} s (guards.wait_s={config.wait_s:g}); all rows are saved: connect "
+                    "mains power and run the same command again, or set guards.allow_battery=true"
                 )
             return Quiet(waited, text, seen)
-        if word != told:
+        if word != noted:
             note(f"{WAITING}, {config.wait_s:g} s at most: {text}")
-            told = word
+            noted = word
         meters.sleep(PAUSE_S)
 
 
 def about_waiting(note: str) -> bool:
-    """Whether a note is one of `wait_until_quiet`."""
+    """Whether a note comes from `wait_until_quiet`."""
     return note.startswith((WAITING, QUIET))
 
 
 class Watch:
-    """Looks at the machine while a run goes on. To be made before the run's process is started.
-
-    `look` may be called often: it does something every two seconds.
-    """
+    """Observes the machine during a run. Create it before the run's process starts."""
 
     def __init__(self, config: GuardsConfig, quiet: Quiet, meters: Meters | None = None) -> None:
         self._config, self._quiet, self._meters = config, quiet, meters or Meters()
         self._start = self._state = self._meters.state()
-        self._load = Load(self._meters)
+        self._load = CpuLoad(self._meters)
         self._next_load, self._next_state = self._meters.now() + PAUSE_S, self._meters.now() + STATE_S
         self._seen = [self._start]
 
     def look(self) -> None:
-        """To be called while the run goes on."""
+        """Take a sample if one is due. Call this often during the run."""
         if self._meters.now() >= self._next_load:
             self._load.sample()
             self._next_load = self._meters.now() + PAUSE_S
@@ -259,10 +133,10 @@ class Watch:
             self._take_state()
 
     def end(self, figures: Mapping[str, Any]) -> dict[str, Any]:
-        """The columns that say how the machine was before, during and after the run, `waited_s`, and `suspect`.
+        """The columns that describe the machine before, during and after the run, with `waited_s` and `suspect`.
 
-        To be called when the run's process was collected. What the engine itself said of heat, power and swap (`figures`)
-        holds, for it knows when the measurement began.
+        Call this after the run's process has ended. The engine's own `figures` of heat, power and swap take precedence,
+        because the engine excludes loading.
         """
         self._load.sample()
         self._take_state()
@@ -280,7 +154,7 @@ class Watch:
 
 
 def suspicions(config: GuardsConfig, row: Mapping[str, Any], seen: Sequence[MachineState], cores: int) -> list[str]:
-    """Why the figures of a run are not to be trusted, from its row and the states seen during it."""
+    """Why the figures of a run are suspect, from its row and the states `seen` during it."""
     reasons = []
     hot = [s for s in (row["thermal_state"], *(state.thermal_state for state in seen)) if s in HOT]
     if hot:
@@ -296,94 +170,5 @@ def suspicions(config: GuardsConfig, row: Mapping[str, Any], seen: Sequence[Mach
         reasons.append(f"power: on {power[0]}")
     most = most_load(config, cores)
     if row["load_during"] is not None and row["load_during"] > most:
-        reasons.append(f"load: others kept {row['load_during']:.1f} of {cores} cores busy, above {most:g}")
+        reasons.append(f"load: other processes kept {row['load_during']:.1f} of {cores} cores busy, above {most:g}")
     return reasons
-
-
-@contextlib.contextmanager
-def keep_awake(note: Note, platform: str = sys.platform) -> Iterator[None]:
-    """Hold off the machine's sleep; what holds it off ends with this process, however that ends.
-
-    `note` is told where nothing can. macOS: caffeinate, which watches this process. Linux: systemd-inhibit, around a `cat`
-    that reads a pipe of ours.
-    """
-    holder, problem = _caffeinate() if platform == "darwin" else _inhibit()
-    if problem:
-        note(f"nothing holds off this machine's sleep: {problem}")
-    try:
-        yield
-    finally:
-        if holder:
-            _end(holder)
-
-
-def _end(holder: subprocess.Popen[bytes]) -> None:
-    for pipe in filter(None, (holder.stdin, holder.stdout, holder.stderr)):
-        pipe.close()
-    if holder.stdin is None:  # caffeinate; the others end with their input
-        holder.terminate()
-    try:
-        holder.wait(INHIBIT_S)
-    except subprocess.TimeoutExpired:
-        holder.kill()
-        holder.wait()
-
-
-def _caffeinate() -> tuple[subprocess.Popen[bytes] | None, str | None]:
-    command = ["caffeinate", "-ims", "-w", str(os.getpid())]
-    try:
-        return subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True), None
-    except OSError as e:
-        return None, f"caffeinate cannot be run ({e.strerror})"
-
-
-def _inhibit() -> tuple[subprocess.Popen[bytes] | None, str | None]:
-    command = ["systemd-inhibit", "--what=sleep:idle", "--who=headrace", "--why=a search runs", "--mode=block"]
-    command += ["sh", "-c", "echo held; exec cat >/dev/null"]  # it says so once the lock is had
-    pipe = subprocess.PIPE
-    try:
-        holder = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, start_new_session=True)
-    except OSError as e:
-        return None, f"systemd-inhibit cannot be run ({e.strerror})"
-    assert holder.stdin and holder.stdout and holder.stderr
-    ready = select.select([holder.stdout], [], [], INHIBIT_S)[0]
-    if ready and holder.stdout.readline():
-        return holder, None
-    holder.kill()
-    _, said = holder.communicate()
-    lines = said.decode(errors="replace").strip().splitlines()
-    return None, f"systemd-inhibit: {lines[-1] if lines else f'no answer within {INHIBIT_S:g} s'}"
-
-
-@contextlib.contextmanager
-def machine_lock(folder: Path) -> Iterator[None]:
-    """Be the only search of this user on this machine, whatever its study; `folder` is told to who comes second.
-
-    The lock dies with the process that holds it. Raises `ResultsError` if another search has it.
-    """
-    with _lock_file().open("a+") as f:
-        try:
-            fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as e:
-            f.seek(0)
-            holder = f.read().strip() or "unknown"
-            raise ResultsError(
-                f"another search runs on this machine ({holder}), and two at once would falsify each other's figures; wait "
-                "for it, or allow it with guards.alone=false"
-            ) from e
-        f.truncate(0)
-        f.write(f"process {os.getpid()}, {folder}")
-        f.flush()
-        yield
-
-
-def _lock_file() -> Path:
-    """In the user's cache folder, else among the temporary files; a home shared by machines has one for each."""
-    name = f"search-{machine.host()}.lock"
-    path = cached_file(name)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
-        return path
-    except OSError:
-        return Path(tempfile.gettempdir()) / f"headrace-{os.getuid()}-{name}"

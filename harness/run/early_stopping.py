@@ -1,13 +1,13 @@
-"""Early: whether a run is already too slow to go on with, by a rule with a stated probability of being wrong.
+"""Early stopping: end a run whose speed is too low to enter the front, with a stated probability of error.
 
-The rule looks at a few fixed shares of the tokens, so that the error is divided by the number of looks (Bonferroni). At a
-look the tokens so far are cut into a few equal blocks: token times are autocorrelated (a miss brings others), means of long
-blocks hardly are, and their spread gives a t interval of the mean time. It is not taken for smaller than what the pull of
-each token on the next says, for a few blocks may happen to agree. Widened by how much whole runs differ from one another,
-the interval is an upper bound of the setting's speed; only where that is below what could enter the front the run ends.
+The rule looks at a few fixed shares of the tokens, and divides the error by their number (Bonferroni). At a look, the times
+so far are cut into a few equal blocks. Times of single tokens are autocorrelated (one cache miss brings others), means of
+long blocks hardly are, and their spread yields a t interval of the mean time. The spread is at least the one that follows
+from the first-order autocorrelation of the tokens, because a few blocks may agree by chance. Widened by the differences
+between whole runs, the interval bounds the setting's speed from above. The run ends only if that bound is below the speed
+needed.
 
-What it takes for granted is that the tokens to come are like those that were seen, but for chance. What the texts differ by
-belongs into `noise`.
+Assumption: the remaining tokens resemble the ones seen, up to chance. Differences between texts belong in `noise`.
 """
 
 from __future__ import annotations
@@ -23,12 +23,13 @@ from harness.numerics.student_t import t_quantile
 
 LOOKS = (1 / 8, 1 / 4, 1 / 2)  # shares of the tokens
 LEAST_BLOCK = 8  # tokens
-BLOCKS = 6, 12  # the fewest to judge by, and the most: more tokens make longer blocks
+BLOCKS = 6, 12  # fewest and most blocks; more tokens make longer blocks
 
 
 class Early:
-    """Called with the milliseconds of the tokens so far: False if its tokens over time, with a probability of at least
-    1 - `error`, is below `stop_below_tok_s`. `noise`: relative standard deviation of whole runs' speed.
+    """A callable on the token times so far, in ms. It returns False if the run's tokens over time are below
+    `stop_below_tok_s`, with a probability of at least 1 - `error`. `noise`: relative standard deviation of the speed of
+    whole runs.
 
     Raises `HeadraceError` for an impossible value.
     """
@@ -40,9 +41,9 @@ class Early:
             ("total_tokens", total_tokens, 0, math.inf),
         ):
             if not low < value < high:
-                raise HeadraceError(f"{name}={value!r} is not between {low} and {high}; give a number that is")
+                raise HeadraceError(f"{name}={value!r} is not between {low} and {high}; give a number in that range")
         if not 0 <= noise < 1:
-            raise HeadraceError(f"noise={noise!r} is not a share of the speed, 0 .. 1; give a number that is")
+            raise HeadraceError(f"noise={noise!r} is not a share of the speed, 0 .. 1; give a number in that range")
         least = BLOCKS[0] * LEAST_BLOCK
         self.looks = [look for share in LOOKS if (look := int(share * total_tokens)) >= least]
         self.stop_below_tok_s = stop_below_tok_s
@@ -55,7 +56,7 @@ class Early:
         return self.upper_tok_s(token_ms) >= self.stop_below_tok_s
 
     def upper_tok_s(self, token_ms: Sequence[float]) -> float:
-        """Upper bound of the speed at one look, tokens/s; infinite where the times say nothing."""
+        """Upper bound of the speed at one look, in tokens/s; infinite if the times do not bound it."""
         times = np.asarray(token_ms, float)
         blocks = min(len(times) // LEAST_BLOCK, BLOCKS[1])
         means = times[len(times) % blocks :].reshape(blocks, -1).mean(axis=1)
@@ -66,8 +67,8 @@ class Early:
 
 
 def _spread_of_mean(times: np.ndarray) -> float:
-    """Standard error of the mean of times [tokens] of which each pulls the next one along as the first order says."""
+    """Standard error of the mean of times [tokens] with their first-order autocorrelation."""
     apart = times - times.mean()
     squares = float(apart @ apart)
-    pull = min(max(float(apart[1:] @ apart[:-1]) / squares, 0.0), 0.98) if squares else 0.0
-    return math.sqrt(squares / (len(times) - 1) / len(times) * (1 + pull) / (1 - pull))
+    correlation = min(max(float(apart[1:] @ apart[:-1]) / squares, 0.0), 0.98) if squares else 0.0
+    return math.sqrt(squares / (len(times) - 1) / len(times) * (1 + correlation) / (1 - correlation))

@@ -1,7 +1,7 @@
-"""Run one trial in a process of its own, watch time and memory from outside, and say what became of it.
+"""Supervisor: run one child process, limit its time and memory, and classify its end.
 
-The child leads its own process group: Ctrl-C at the terminal reaches the search, not the trial, and a trial that must go
-is killed with all it started. Watching costs two small reads of /proc every tenth of a second.
+The child leads its own process group, so that Ctrl-C at the terminal reaches only the search, and a child that exceeds a
+limit is killed with its descendants. Supervision costs two small reads of /proc every tenth of a second.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ from typing import Any
 import psutil
 
 from engine import CheckpointError
+from engine.knobs import GB
 from engine.system.child import child_environment
 from harness import ResultsError
 from harness.machine.processes import end_group
 
-GB = 1_000_000_000
 POLL_S = 0.1
 TAIL_LINES = 12
 OUT_OF_MEMORY = ("[malloc] Unable to allocate", "Insufficient Memory", "MemoryError", "out of memory", "bad_alloc")
 
 
 class Interrupted(Exception):
-    """The search was told to stop at once; the run was killed and has no row."""
+    """The user stopped the search at once; the run was killed and has no row."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """A run's fate: status and its reason, figures if ok or stopped, and what was seen from outside."""
+    """End of a run: its status with the reason, figures if ok or stopped, and what the supervisor observed."""
 
     status: str
     reason: str | None = None
@@ -47,7 +47,7 @@ class Outcome:
     token_ms: Sequence[float] = ()
     seen_peak_gb: float | None = None
     wall_s: float = 0.0
-    score_s: float | None = None  # of it spent on quality alone
+    score_s: float | None = None  # part of wall_s spent on quality alone
     log_tail: str | None = None
 
 
@@ -63,9 +63,9 @@ def run_child(
     started: Callable[[int], None],
     tick: Callable[[], None] = lambda: None,
 ) -> Outcome:
-    """Measure what `request` asks for; figures that are `needed` must be finite. `started` is told the process id, `tick`
-    is called as long as it runs. Raises `Interrupted` when `interrupted()`, `CheckpointError` if the engine cannot open
-    the checkpoint at all, and `ResultsError` if the child found the disk full."""
+    """Run `harness.run.worker` on the file `request` and classify its end. The `needed` figures must be finite. `started`
+    receives the process id; `tick` is called about ten times a second. Raises `Interrupted` when `interrupted()`,
+    `CheckpointError` if the engine cannot open the checkpoint at all, and `ResultsError` if the disk is full."""
     result, beat = request.with_name("result.json"), request.with_name("beat")
     for file in (result, beat):
         file.unlink(missing_ok=True)
@@ -105,7 +105,7 @@ def run_child(
     if verdict:
         return Outcome(*verdict, seen_peak_gb=peak, wall_s=wall, log_tail=_tail(log))
     answer = json.loads(result.read_text()) if result.exists() else {}
-    status, reason = _fate(answer, child.returncode, log, needed)
+    status, reason = fate(answer, child.returncode, log, needed)
     figures = answer.get("figures", {}) if status in ("ok", "stopped") else {}
     return Outcome(
         status,
@@ -120,7 +120,7 @@ def run_child(
 
 
 def _silent_s(beat: Path, begin: float) -> float:
-    """Time since the engine's last sign of life; 0 before the first, which an engine that never gives any does not have."""
+    """Seconds since the engine last reported progress; 0 before the first report, so always 0 for an engine without any."""
     try:
         return min(time.time() - beat.stat().st_mtime, time.monotonic() - begin)
     except OSError:
@@ -128,8 +128,8 @@ def _silent_s(beat: Path, begin: float) -> float:
 
 
 def _peak_gb(process: psutil.Process, *, with_children: bool) -> float:
-    """High-water mark of resident memory; where the system does not keep one, what is resident now. Looking for what it
-    started costs more, and is done less often."""
+    """Peak resident memory of the child; the current one where the system keeps no peak. `with_children` adds its
+    descendants, which costs more."""
     try:
         others = process.children(recursive=True) if with_children else []
         below = sum(child.memory_info().rss for child in others) / GB
@@ -142,8 +142,8 @@ def _peak_gb(process: psutil.Process, *, with_children: bool) -> float:
         return 0.0
 
 
-def _fate(answer: Mapping[str, Any], code: int, log: Path, needed: Sequence[str]) -> tuple[str, str | None]:
-    """Status and reason of a child that ended by itself."""
+def fate(answer: Mapping[str, Any], code: int, log: Path, needed: Sequence[str]) -> tuple[str, str | None]:
+    """Status and reason of a child that ended without the supervisor."""
     if "figures" in answer:
         figures, early = answer["figures"], bool(answer.get("ended_early"))
         for name in needed if not early else ["decode_tok_s"]:
@@ -151,15 +151,15 @@ def _fate(answer: Mapping[str, Any], code: int, log: Path, needed: Sequence[str]
             if value is None or not math.isfinite(value):
                 return "crash", f"{name} is {'missing' if value is None else value}"
         return ("stopped", "too slow to enter the front") if early else ("ok", None)
-    if answer.get("error") == "CheckpointError":  # no setting can help: the end of the study, not of a trial
+    if answer.get("error") == "CheckpointError":  # no setting can help, so it ends the study
         raise CheckpointError(answer["reason"])
     if "error" in answer:
         return {"KnobError": "infeasible", "MemoryError": "oom"}.get(answer["error"], "crash"), answer["reason"]
     last = _last_line(log)
-    if os.strerror(errno.ENOSPC) in last:  # not the setting's fault
+    if os.strerror(errno.ENOSPC) in last:  # the setting is not the cause
         raise ResultsError(f"{log}: {last}; make room, then run the same command again")
     if code == -signal.SIGKILL:
-        return "oom", "killed by the system (SIGKILL), as it does when memory runs out"
+        return "oom", "killed by the system (SIGKILL), usually because memory ran out"
     if any(sign in last for sign in OUT_OF_MEMORY):
         return "oom", last
     how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"

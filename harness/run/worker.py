@@ -1,26 +1,24 @@
-"""The child of one run: load, measure, write the result. `harness.run.supervise` starts it and watches it.
+"""Child process of a run: load the engine, measure, write the result. `harness.run.supervise` starts and watches it.
 
     python -m harness.run.worker request.json result.json
 
-It ends when its parent does: the parent holds the other end of its standard input. Only the engine is imported, so that
-its high-water mark is the engine's and not the harness's.
+The child ends with its parent, which holds the other end of its standard input. It imports neither Optuna nor pandas nor
+Hydra, so that its peak memory is the engine's.
 
-The request: `checkpoint`, `judge` (path), `knobs`, and `engine` (see `harness.study.engines`) or `command`. Optional:
-`protocol` (as
-`engine.Protocol`), `stop` {below_tok_s, error, noise, rival_ms} (see `harness.run.early_stopping`; the rival's time of
-each token),
-`quality` {kl: bool, json_prompts: path or null}, and `beat`, a file that is touched when loading is done and then, at most
-every second, while the engine works. An engine that gives no sign of life never makes that file.
+Request: `checkpoint`, `judge` (path of the evaluation texts), `knobs`, and `engine` (see `harness.study.engines`) or
+`command`. Optional: `protocol` (as `engine.Protocol`); `stop` {below_tok_s, error, noise, rival_ms}, the parameters of early
+stopping with the rival's time of each token; `quality` {kl: bool, json_prompts: path or null}; and `beat`, a file that is
+touched after loading and then, at most every second, while the engine works. An engine that reports no progress never
+creates that file.
 
-The result: `figures` (names of columns), `token_ms` (a list; null if the engine does not say), `ended_early`, `score_s` (the
-time after the last timed token, which quality took; null if the engine does not say when that was), `protocol`
-(as measured by, or "engine's own" if the engine takes none) and `page_cache_by` (how it was prepared). Or `error` (its
-class's name) and `reason` (one line).
+Result: `figures` (by column), `token_ms` (a list; null if the engine does not report it), `ended_early`, `score_s` (seconds
+after the last timed token, spent on quality; null if unknown), `protocol` (the one followed, or "engine's own" if the engine
+takes none) and `page_cache_by` (how the page cache was prepared). After a failure: `error` (class name) and `reason` (one
+line).
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import inspect
 import json
@@ -40,9 +38,9 @@ from engine.system import atomic
 from engine.system.page_cache import cached_share, weight_files
 from harness.study.engines import CommandEngine, engine_at
 
+from .beat import Beat
 from .early_stopping import Early
 
-BEAT_S = 1.0
 ENGINES_OWN = "engine's own"
 
 
@@ -58,9 +56,9 @@ def _measure(request: dict[str, Any]) -> dict[str, Any]:
     knobs = Knobs.from_mapping(request["knobs"])
     protocol = Protocol.from_mapping(request.get("protocol") or {})
     if request.get("engine") == "engine" and _quality_asked(request)["kl"]:
-        _have_reference(request)  # reads the whole checkpoint: before the page cache is prepared
+        _ensure_reference(request)  # it reads the whole checkpoint, so it comes before the page cache is prepared
     if request.get("engine") == "engine" and protocol.page_cache == "cold":
-        _ = Checkpoint.open(request["checkpoint"]).fingerprint  # reads of every tensor, once: likewise
+        _ = Checkpoint.open(request["checkpoint"]).fingerprint  # it reads of every tensor, for the same reason
     by = prepare_page_cache(request["checkpoint"], protocol.page_cache, knobs.io_mode)
     files = weight_files(request["checkpoint"])
     cached_before = cached_share(files)
@@ -74,7 +72,7 @@ def _measure(request: dict[str, Any]) -> dict[str, Any]:
     figures = measurement.as_dict()
     for name, value in _quality_asked(request).items():
         if value and figures[name] is None and protocol.score and not measurement.ended_early:
-            raise HeadraceError(f"{name} is asked for, but this engine does not measure it; leave it out of the study")
+            raise HeadraceError(f"{name} is requested, but this engine does not measure it; remove it from the study")
     figures["page_cached_before"] = cached_before
     if figures["page_cached_after"] is None:
         figures["page_cached_after"] = cached_share(files)
@@ -89,14 +87,14 @@ def _measure(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def _run(request: dict[str, Any], knobs: Knobs, protocol: Protocol) -> tuple[Measurement, bool, float | None]:
-    """The measurement of an engine in this process, whether it followed the protocol, and how long quality took."""
+    """The measurement of an engine in this process, whether it followed the protocol, and the seconds spent on quality."""
     engine, judge = engine_at(request["engine"]), Judge.load(request["judge"])
     asked = _quality_asked(request)
     loaded = engine.load(request["checkpoint"], knobs)
     takes = inspect.signature(loaded.measure).parameters
     all_names = any(p.kind is p.VAR_KEYWORD for p in takes.values())
     wanted = {name for name in ("protocol", "keep_going") if all_names or name in takes}
-    ours = hasattr(loaded, "teacher_forced")  # then its counters are a sign of life, and engine.quality can ask it
+    ours = hasattr(loaded, "teacher_forced")  # Headrace's own engine: it has counters, and engine.quality accepts it
     beat = Beat(request.get("beat"))
     if ours or "keep_going" in wanted:
         beat.now()
@@ -113,7 +111,7 @@ def _run(request: dict[str, Any], knobs: Knobs, protocol: Protocol) -> tuple[Mea
         beat()
         return early is None or early(token_ms)
 
-    # What is asked beyond perplexity takes a pass of its own over all texts, which gives perplexity as well.
+    # KL needs a pass of its own over all texts, which yields perplexity as well.
     follow = dataclasses.replace(protocol, score=False) if by_quality and asked["kl"] else protocol
     given = {"protocol": follow, "keep_going": keep_going}
     answer = loaded.measure(judge, **{name: given[name] for name in wanted})
@@ -135,8 +133,8 @@ def _json_prompts(request: dict[str, Any]) -> Any:
     return JsonPrompts.load(path) if path else None
 
 
-def _have_reference(request: dict[str, Any]) -> None:
-    """See to it that the reference is on file, before a model is in memory; this process does not open it yet."""
+def _ensure_reference(request: dict[str, Any]) -> None:
+    """Compute the reference logits if they are not cached, in a process of their own, before this one loads a model."""
     from engine.quality.reference import compute_reference, reference_file
 
     source, judge = Checkpoint.open(request["checkpoint"]), Judge.load(request["judge"])
@@ -146,7 +144,7 @@ def _have_reference(request: dict[str, Any]) -> None:
 
 
 def _with_quality(measurement: Measurement, loaded: Any, judge: Judge, request: dict[str, Any]) -> Measurement:
-    """The measurement with what is asked for beyond perplexity; with KL, perplexity is of the same pass."""
+    """The measurement with KL and JSON validity as requested; with KL, perplexity comes from the same pass."""
     prompts = _json_prompts(request)
     if not _quality_asked(request)["kl"]:
         return dataclasses.replace(measurement, json_valid=float(prompts.valid(loaded).mean()))
@@ -170,46 +168,14 @@ def _early(stop: Mapping[str, float] | None, protocol: Protocol, loaded: Any, ju
     rival = np.asarray(stop.get("rival_ms") or (), float)
     if len(rival) != total:
         return None if len(rival) else rule
-    # Texts differ by more than settings do. Against the rival's times for the same tokens that falls out.
+    # Texts differ by more than settings do; comparing the same tokens of the rival removes that difference.
     level = rival.mean() - rival
     return lambda token_ms: rule(np.maximum(np.asarray(token_ms) + level[: len(token_ms)], 1e-3))
 
 
-class Beat:
-    """Signs of life: a file whose time of change is that of the last one. Without a path there are none."""
-
-    def __init__(self, path: str | None) -> None:
-        self._path = Path(path) if path else None
-        self._last = 0.0
-
-    def __call__(self) -> None:
-        if time.monotonic() - self._last >= BEAT_S:
-            self.now()
-
-    def now(self) -> None:
-        self._last = time.monotonic()
-        if self._path is not None:
-            with contextlib.suppress(OSError):  # a full disk is no reason to end a run
-                self._path.touch()
-
-    def watch(self, work: Callable[[], Any]) -> None:
-        """A sign of life whenever `work()` says something new: prefill and scoring count as well as timed tokens."""
-        if self._path is not None:
-            threading.Thread(target=self._watch, args=(work,), daemon=True).start()
-
-    def _watch(self, work: Callable[[], Any]) -> None:
-        seen = None
-        while True:
-            time.sleep(BEAT_S)
-            now = work()
-            if now != seen:
-                self()
-            seen = now
-
-
 def _end_with_parent() -> None:
-    os.read(0, 1)  # not sys.stdin, whose lock would be held when the interpreter shuts down
-    if os.getpgrp() == os.getpid():  # with all it started
+    os.read(0, 1)  # not sys.stdin, whose lock would block the interpreter's shutdown
+    if os.getpgrp() == os.getpid():  # end all descendants as well
         os.killpg(0, signal.SIGKILL)
     os._exit(1)
 

@@ -1,57 +1,46 @@
-"""The search's own log, `logs/search.log` beside the rows, and what it makes of failures: their cause, and a streak of one.
+"""Log of a session: `logs/search.log` beside the rows, with UTC times.
 
     2026-11-22 23:10:07Z INFO trial 12 run 0: crash, signal SIGSEGV
 
-Each line is appended and flushed as it comes. A disk that takes no more of it does not end the search.
+Each line is flushed at once. If the log cannot be written, the session continues without it.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
-import re
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from datetime import datetime
 from pathlib import Path
-from typing import Any
-
-from harness.results.columns import NOT_RUN, STATUSES
 
 LOG = Path("logs", "search.log")
-FAILED = tuple(s for s in STATUSES if s not in ("ok", "stopped", *NOT_RUN))
-VARIES = re.compile(  # what differs between two failures of one cause: paths, hashes, numbers
-    r"(?P<path>(?<![\w.])[~.]{0,2}/[^\s:,;)'\"]+)"
-    r"|(?P<hash>\b(?=[0-9a-f]*\d)[0-9a-f]{8,}\b)"
-    r"|(?P<number>0x[0-9a-fA-F]+|\d+(?:\.\d+)?(?:e[-+]?\d+)?)"
-)
 
 
 class _Log(logging.FileHandler):
-    """Says once on stderr that it cannot write, and goes on."""
+    """A file handler that reports a failed write once, on stderr."""
 
-    said = False
+    reported = False
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
             super().emit(record)
-        except OSError:  # of opening the file
+        except OSError:  # the file cannot be opened
             self.handleError(record)
 
     def handleError(self, record: logging.LogRecord) -> None:
-        if not self.said:
-            self.said = True
-            print(f"note: {self.baseFilename} cannot be written ({sys.exc_info()[1]}); going on without it", file=sys.stderr)
+        if not self.reported:
+            self.reported = True
+            problem = f"{self.baseFilename} cannot be written ({sys.exc_info()[1]})"
+            print(f"note: {problem}; the search continues without it", file=sys.stderr)
 
 
 def open_log(folder: Path) -> logging.Logger:
-    """The log of the study in `folder`. Close it with `close_log`; a second study of the same command has its own."""
+    """The log of the study in `folder`; close it with `close_log`."""
     logger = logging.getLogger(f"headrace.{folder}")
     close_log(logger)
     logger.setLevel(logging.INFO)
     logger.propagate = False
-    with contextlib.suppress(OSError):  # the handler says so
+    with contextlib.suppress(OSError):  # the handler reports the failure
         (folder / LOG).parent.mkdir(exist_ok=True)
     handler = _Log(folder / LOG, encoding="utf-8", delay=True)
     handler.setFormatter(logging.Formatter("%(asctime)sZ %(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S"))
@@ -61,33 +50,8 @@ def open_log(folder: Path) -> logging.Logger:
 
 
 def close_log(logger: logging.Logger) -> None:
-    """Let go of the log's file."""
+    """Close the log's file."""
     for handler in list(logger.handlers):
         logger.removeHandler(handler)
-        with contextlib.suppress(OSError):  # the disk is full: said already
+        with contextlib.suppress(OSError):  # a full disk has been reported already
             handler.close()
-
-
-def cause(row: Mapping[str, Any]) -> str:
-    """Why a row failed, the same for all failures of one kind: its status, and its reason without numbers and paths."""
-    lines = str(row["status_reason"] or "").strip().splitlines()
-    reason = VARIES.sub(lambda m: "PATH" if m["path"] else "N", lines[-1]) if lines else ""
-    reason = " ".join(reason.split())[:120]
-    return f"{row['status']}: {reason}" if reason else str(row["status"])
-
-
-def streak(rows: Sequence[Mapping[str, Any]], since: datetime | None = None) -> tuple[int, str]:
-    """How many of the newest runs failed in a row with one and the same cause, and that cause; (0, "") if the last did not.
-
-    `since`, the start of the command, leaves out what an earlier one met: who mends the cause can go on. Rows that were
-    not run neither count nor interrupt.
-    """
-    ran = [r for r in rows if r["status"] not in NOT_RUN and r["started_at"] is not None]
-    ran = [r for r in ran if since is None or r["started_at"] >= since]
-    ran.sort(key=lambda r: r["started_at"], reverse=True)
-    count, first = 0, ""
-    for row in ran:
-        if row["status"] not in FAILED or (count and cause(row) != first):
-            break
-        count, first = count + 1, cause(row)
-    return count, first

@@ -1,6 +1,7 @@
-"""What a search does at this moment, in `state.json` beside its rows: for `harness.status` in another terminal.
+"""State of a search: `state.json` beside the rows, with what runs at this moment, for `harness.status`.
 
-It is a help and no truth: the rows are. So it is not synced to the disk, and a full disk does not end the search for it.
+Nothing depends on it, because the rows hold the results. It is not synced to the disk, and a full disk does not end the
+search when it is written.
 """
 
 from __future__ import annotations
@@ -15,21 +16,28 @@ from engine.system import atomic
 from harness import ResultsError
 from harness.machine.identity import boot_id
 from harness.machine.processes import created
+from harness.run.job import Job
 
-FINISHED, STOPPED, FAILED = "finished", "stopped", "failed"  # the phases in which no search runs any more
+FINISHED, STOPPED, FAILED = "finished", "stopped", "failed"  # phases of a search that has ended
 ENDED = (FINISHED, STOPPED, FAILED)
 
 
 def write_state(folder: Path, **fields: Any) -> None:
     """Replace the state by `fields` and the identity of this process: pid, created, boot_id.
 
-    `harness.status` knows phase (any word, or one of `ENDED`), round, trial, run, origin, since (Unix time at which this
+    `harness.status` reads phase (any word, or one of `ENDED`), round, trial, run, origin, since (Unix time at which this
     phase or run began), started (Unix time of the command's start), hours, message, and the fields of `counts.Progress`.
     """
     pid = os.getpid()
     content = {**fields, "pid": pid, "created": created(pid), "boot_id": boot_id()}
     with contextlib.suppress(OSError):
         atomic.write_json(folder / "state.json", content, durable=False)
+
+
+def job_fields(job: Job) -> dict[str, Any]:
+    """The fields of the run in progress."""
+    origin = job.origin or job.proposal.origin
+    return {"round": job.round, "trial": job.proposal.trial, "run": job.run, "origin": origin}
 
 
 def read_state(folder: Path) -> dict[str, Any] | None:
@@ -42,5 +50,5 @@ def read_state(folder: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         state = None
     if not isinstance(state, dict):
-        raise ResultsError(f"{path} is damaged; the next start of the search writes it anew")
+        raise ResultsError(f"{path} is damaged; the next start of the search replaces it")
     return state

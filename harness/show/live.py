@@ -19,7 +19,7 @@ from harness.analysis.pareto import front
 from harness.machine.quiet import about_waiting
 from harness.results.metrics import SHORT, objectives_of
 from harness.results.rows import frame
-from harness.run.runner import Job
+from harness.run.job import Job
 from harness.study.study import Study
 
 from .tables import RESIDENT, front_table, number, setting, trial_line

@@ -1,4 +1,4 @@
-"""The manifest of a study: what its rows have in common, and the lock that keeps a second search out.
+"""The manifest of a study: what its rows have in common.
 
 Rows of another model, judge, space, engine, machine or seed would be compared as if they were alike, so a study that is
 continued with one of these changed is refused.
@@ -6,13 +6,8 @@ continued with one of these changed is refused.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import fcntl
 import json
-import os
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import yaml
@@ -26,24 +21,6 @@ from .study import Study
 
 JUDGE = "judge.yaml"  # the texts in use, kept beside the rows
 HERE = "${root:}"  # this checkout, in the manifest's paths
-
-
-@contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold the study; the lock dies with the process that holds it, however it ends."""
-    with open(folder / ".lock", "a+") as f:
-        try:
-            fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as e:
-            f.seek(0)
-            raise ResultsError(
-                f"{folder} is in use by another search (process {f.read().strip() or 'unknown'}); wait for it, "
-                "or start another study with study.name=OTHER"
-            ) from e
-        f.truncate(0)
-        f.write(str(os.getpid()))
-        f.flush()
-        yield
 
 
 def settle(study: Study, command: str) -> None:

@@ -1,4 +1,4 @@
-"""A results folder, a fake checkpoint and a judge; `cli` runs the command in this process, `spawn` in one of its own."""
+"""Fixtures of the search: a prepared results folder, the command in this process, and a session without child processes."""
 
 from __future__ import annotations
 
@@ -19,10 +19,18 @@ from harness.run import runner
 from harness.run.supervise import Outcome
 from harness.study.engines import engine_at
 
+PLOTS = ("plot_front", "plot_night")  # drawing takes longer than the study; show/test_plot.py draws them
+SPACE = (
+    "~search_space.prefetch", "~search_space.prefetch_depth", "~search_space.read_block_kib", "~search_space.io_mode",
+    "~search_space.cold_bits", "~search_space.hot_share", "~knobs.ssd_gbps",
+)  # fmt: skip
+Alter = Callable[[dict[str, Any], int], dict[str, Any]]
+Requests = list[dict[str, Any]]
+
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A prepared folder to stand in, from which the fake engine can be imported, here and in children."""
+    """A prepared working folder; the fake engine can be imported in this process and in children."""
     prepare(tmp_path)
     monkeypatch.syspath_prepend(str(HERE))
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join((str(HERE), str(ROOT))))
@@ -38,7 +46,7 @@ def cli(place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixt
     def run(*overrides: str, plots: bool = False) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["search", *arguments(place, *overrides)])
         monkeypatch.setattr(search, "_status", 0)
-        for plot in () if plots else ("plot_front", "plot_night"):  # they take longer than the study; test_plot draws them
+        for plot in () if plots else PLOTS:
             monkeypatch.setattr(f"harness.report.{plot}", lambda df, path, **rules: path)
         capsys.readouterr()
         status = search.main()
@@ -47,24 +55,11 @@ def cli(place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixt
     return run
 
 
-
-
-SPACE = (
-    "~search_space.prefetch", "~search_space.prefetch_depth", "~search_space.read_block_kib", "~search_space.io_mode",
-    "~search_space.cold_bits", "~search_space.hot_share", "~knobs.ssd_gbps",
-)  # fmt: skip
-
-
-Alter = Callable[[dict[str, Any], int], dict[str, Any]]
-
-
 @pytest.fixture
-def night(place: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> Callable[..., pd.DataFrame]:
-    """Run a study whose runs are made in this process; `alter` changes the figures of the n-th run."""
+def in_process(monkeypatch: pytest.MonkeyPatch) -> Callable[[Alter], None]:
+    """Measure in this process instead of a child; the argument changes the figures of the n-th run."""
 
-    def run(
-        *overrides: str, alter: Alter = lambda figures, n: figures, status: int = 0, rows: bool = True, plots: bool = False
-    ) -> pd.DataFrame:
+    def replace(alter: Alter) -> None:
         made = iter(range(10_000))
 
         def direct(request: Path, log: Path, **_: Any) -> Outcome:
@@ -79,7 +74,37 @@ def night(place: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> Callable[..
             return Outcome("ok", None, figures, seen_peak_gb=figures["peak_memory_gb"], wall_s=1.0, score_s=0.4)
 
         monkeypatch.setattr(runner, "run_child", direct)
+
+    return replace
+
+
+@pytest.fixture
+def session(place: Path, cli: Cli, in_process: Callable[[Alter], None]) -> Callable[..., pd.DataFrame]:
+    """Run a study of the fake engine in this process; `alter` changes the figures of the n-th run. Returns its rows."""
+
+    def run(
+        *overrides: str, alter: Alter = lambda figures, n: figures, status: int = 0, rows: bool = True, plots: bool = False
+    ) -> pd.DataFrame:
+        in_process(alter)
         assert cli(*SPACE, *overrides, plots=plots)[0] == status
         return read_trials(place / "results" / "demo") if rows else pd.DataFrame()
 
     return run
+
+
+@pytest.fixture
+def child(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[dict[str, Any]], Outcome]], Requests]:
+    """Replace the child by a function from request to outcome, and the report by nothing. Returns the list of requests."""
+    monkeypatch.setattr("harness.report.report", lambda *args, **more: None)  # it draws
+
+    def put(answer: Callable[[dict[str, Any]], Outcome]) -> Requests:
+        requests: Requests = []
+
+        def run_child(request: Path, log: Path, **rest: Any) -> Outcome:
+            requests.append(json.loads(request.read_text()))
+            return answer(requests[-1])
+
+        monkeypatch.setattr(runner, "run_child", run_child)
+        return requests
+
+    return put

@@ -1,8 +1,8 @@
-"""An engine at the seam with a known response surface, faults on demand and a count of its runs.
+"""Fake engine adapter: a known response surface, faults on demand and a log of its runs.
 
-Named by `engine.module=fake_engine`. The checkpoint is any folder; files in it steer the fake: `slow_s` (seconds a trial
-takes), `faults.json` {read_threads: crash|kill|hang|burst|exit|error|malloc|nowhere|knob}, `fingerprint` (the model's).
-`runs.log` collects one line a run.
+Selected with `engine.module=fake_engine`. The checkpoint is any folder; files in it control the fake: `slow_s` (seconds per
+run), `faults.json` {read_threads: crash|kill|hang|burst|exit|error|malloc|nowhere|knob}, `fingerprint` (of the model).
+`runs.log` receives one line per run.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ def footprint(checkpoint: str | Path, knobs: Knobs) -> FakeFootprint:
     scale = (knobs.expert_bits or 8) / 8
     whole = ALL_GB * scale
     cached = whole if knobs.cache_gb is None else min(whole, knobs.cache_gb)
-    said = Path(checkpoint) / "fingerprint"
-    fingerprint = said.read_text() if said.exists() else "f" * 16
+    file = Path(checkpoint) / "fingerprint"
+    fingerprint = file.read_text() if file.exists() else "f" * 16
     return FakeFootprint("fake_moe", fingerprint, ONE_TOKEN_GB * scale, whole, RESIDENT_GB + cached)
 
 

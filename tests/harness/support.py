@@ -1,4 +1,4 @@
-"""Commands of a study on the fake engine, and a made-up machine: what several test files use."""
+"""Commands of a study on the fake engine, a simulated machine, and a wait with a deadline, for several test files."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import dataclasses
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 from engine.system.machine_state import MachineState
-from harness.machine.quiet import Meters
+from harness.machine.load import Meters
 
 HERE = Path(__file__).parent
-
-
 ROOT = HERE.parents[1]
+QUICK = ("sampler.name=random", "protocol.stop_error=0")  # for studies without child processes
 
 
 def prepare(folder: Path) -> Path:
@@ -26,17 +26,17 @@ def prepare(folder: Path) -> Path:
 
 
 def arguments(place: Path, *overrides: str) -> list[str]:
-    """The command line of a study on the fake engine; what the test gives comes last and holds."""
+    """The command line of a study on the fake engine; the overrides of a test replace the defaults here."""
     given = {o.split("=")[0] for o in overrides}
     defaults = {
         "engine.module": "fake_engine",
         "model.path": str(place / "checkpoint"),
         "quality.text": str(place / "judge.txt"),
         "results_dir": str(place / "results"),
-        "confirm.share": "0",  # these have tests of their own
+        "confirm.share": "0",  # confirmation and control runs have tests of their own
         "sentinel.every": "0",
         "protocol.cool_down_s": "0",
-        "guards.wait_s": "0",  # the suite shares its machine, and tests run side by side
+        "guards.wait_s": "0",  # the suite shares its machine with other work
         "guards.max_load": "99",
         "guards.alone": "false",
         "guards.keep_awake": "false",
@@ -59,8 +59,17 @@ def spawn(place: Path, *overrides: str, cwd: Path | None = None) -> subprocess.P
     )
 
 
+def wait_for(condition: Callable[[], object], timeout_s: float = 120, pause_s: float = 0.02) -> None:
+    """Wait until `condition()` is true; fails after `timeout_s`."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, f"not true within {timeout_s:g} s"
+        time.sleep(pause_s)
+
+
 class Machine(Meters):
-    """A machine of 8 cores and 64 GB with a clock of its own, on which others keep `load` cores busy and we keep two."""
+    """A simulated machine of 8 cores and 64 GB with its own clock. Other processes keep `load` cores busy, the search two;
+    `script` holds (time, action) pairs."""
 
     def __init__(self, load: float = 0.0, available_gb: float = 32.0, free_disk_gb: float = 100.0, **state: object) -> None:
         super().__init__()

@@ -164,8 +164,8 @@ class SpeculativeWindows:
             stats.window_predicted += right
             stats.window_predicted_of += of
             if position:
-                stats.later_predicted += right
-                stats.later_predicted_of += of
+                stats.window_predicted_later += right
+                stats.window_predicted_later_of += of
 
     def _read_back(self, numbers: list[int]) -> int | None:
         """Read back the choices of the layers `numbers` in one sync; return the first that missed an expert, if any."""

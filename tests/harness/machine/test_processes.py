@@ -1,4 +1,4 @@
-"""A run's family is ended whole, and a process is known by its id and its start, with real processes."""
+"""Processes: a process is ended with all its descendants, and identified by id and start time. Real processes."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from support import wait_for
 
 from harness.machine.processes import alive, created, end_group
 
@@ -25,13 +26,11 @@ time.sleep(60)
 
 
 def family(tmp_path: Path, where: str) -> tuple[subprocess.Popen[bytes], list[psutil.Process]]:
-    """A child in a session of its own and its child, which stays or goes away; both ignore SIGTERM."""
+    """A child that leads a process group and its own child, which stays in the group or leaves it; both ignore SIGTERM."""
     (tmp_path / "stubborn.py").write_text(STUBBORN)
     pids = tmp_path / "pids"
     child = subprocess.Popen([sys.executable, str(tmp_path / "stubborn.py"), str(pids), where], start_new_session=True)
-    deadline = time.monotonic() + 20
-    while (not pids.exists() or pids.read_text().count("\n") < 2) and time.monotonic() < deadline:
-        time.sleep(0.01)
+    wait_for(lambda: pids.exists() and pids.read_text().count("\n") == 2)
     return child, [psutil.Process(int(pid)) for pid in pids.read_text().split()]
 
 
@@ -44,10 +43,10 @@ def test_a_grandchild_in_a_new_session_goes_too(tmp_path: Path) -> None:
     assert os.getpgid(members[0].pid) != os.getpgid(members[1].pid)
     begin = time.monotonic()
     assert end_group(child.pid, 0.2)
-    assert time.monotonic() - begin >= 0.2  # SIGTERM had its time
+    assert time.monotonic() - begin >= 0.2  # the grace after SIGTERM
     assert not any(runs(p) for p in members)
-    assert child.wait(1) == -9  # the exit status was left to us
-    assert end_group(child.pid, 0.2)  # none is left: nothing to do
+    assert child.wait(1) == -9  # the exit status is left to the parent
+    assert end_group(child.pid, 0.2)  # nothing is left to end
 
 
 def test_a_group_whose_leader_is_gone(tmp_path: Path) -> None:
@@ -59,7 +58,7 @@ def test_a_group_whose_leader_is_gone(tmp_path: Path) -> None:
     assert not any(runs(p) for p in members)
 
 
-def test_who_ends_at_sigterm_is_not_waited_for() -> None:
+def test_a_process_that_obeys_sigterm_is_not_waited_for() -> None:
     child = subprocess.Popen(["sleep", "60"], start_new_session=True)
     begin = time.monotonic()
     assert end_group(child.pid, 30)
@@ -67,21 +66,20 @@ def test_who_ends_at_sigterm_is_not_waited_for() -> None:
     assert child.wait(1) == -15
 
 
-def test_alive_is_one_process_and_no_other_of_its_number() -> None:
+def test_alive_distinguishes_processes_with_the_same_id() -> None:
     child = subprocess.Popen(["sleep", "60"])
     born = created(child.pid)
     assert born is not None
     assert alive(child.pid, born)
     assert not alive(child.pid, born + 1)
     child.kill()
-    while psutil.Process(child.pid).status() != psutil.STATUS_ZOMBIE:
-        time.sleep(0.01)
-    assert not alive(child.pid, born)  # a zombie does nothing any more
+    wait_for(lambda: psutil.Process(child.pid).status() == psutil.STATUS_ZOMBIE)
+    assert not alive(child.pid, born)
     child.wait()
     assert not alive(child.pid, born)
     assert created(child.pid) is None
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="psutil's own elsewhere")
+@pytest.mark.skipif(sys.platform != "linux", reason="psutil's value on other systems")
 def test_created_is_counted_from_the_start_of_the_machine() -> None:
     assert created(os.getpid()) == pytest.approx(psutil.Process().create_time() - psutil.boot_time(), abs=1.1)

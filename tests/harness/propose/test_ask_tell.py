@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -135,3 +136,15 @@ def test_a_storage_of_another_version_of_optuna(tmp_path: Path) -> None:
         connection.execute("UPDATE alembic_version SET version_num='v0.9.0.a'")
     with pytest.raises(ResultsError, match=r"another version of Optuna .* study.name=OTHER"):
         open_storage(tmp_path)
+
+
+def test_a_storage_on_a_full_disk_is_not_taken_for_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    open_storage(tmp_path)
+
+    def full(*args: Any, **more: Any) -> None:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    monkeypatch.setattr(sqlite3, "connect", full)
+    with pytest.raises(ResultsError, match="database or disk is full"):
+        open_storage(tmp_path)
+    assert (tmp_path / "study.db").exists() and not list(tmp_path.glob("damaged*"))

@@ -43,10 +43,10 @@ def commands(journal: str) -> list[str]:
     return [re.sub(r"^    ", "", text, flags=re.M).strip() for text in found]
 
 
-def test_the_journals_command_repeats_the_round(night: Callable[..., pd.DataFrame], place: Path) -> None:
+def test_the_journals_command_repeats_the_round(session: Callable[..., pd.DataFrame], place: Path) -> None:
     (place / "propose.py").write_text(PROPOSER)
     about, bounds = "R (4bit) = 50 %, 'é'", "[peak_memory_gb <= 80, perplexity <= 9 * reference]"
-    night(
+    session(
         "rounds=2", "budget.trials=8", "proposer.every=2", f"proposer.command='{sys.executable} {place / 'propose.py'}'",
         f"study.about={about}", f"constraints={bounds}", "search_space.evict_half_life=7", "knobs.prefill_chunk=256",
         "study.anchors=[{cache_gb: 0.04}]",
@@ -75,7 +75,7 @@ def test_the_journals_command_repeats_the_round(night: Callable[..., pd.DataFram
     assert (df[df["trial"] > 0]["read_threads"] == 7).all() and (df["cache_gb"].dropna() <= 0.03).all()
 
 
-def test_a_study_file_that_changes_its_space(night: Callable[..., pd.DataFrame], place: Path) -> None:
+def test_a_study_file_that_changes_its_space(session: Callable[..., pd.DataFrame], place: Path) -> None:
     (place / "propose.py").write_text(PROPOSER)
     (place / "mine" / "study").mkdir(parents=True)
     (place / "mine" / "study" / "own.yaml").write_text(
@@ -83,7 +83,7 @@ def test_a_study_file_that_changes_its_space(night: Callable[..., pd.DataFrame],
         " read_threads: {low: 2, high: 9}, sync_window: {type: ordinal, values: [1, 4]},"
         " prefill_chunk: {type: int, low: 64, high: 512, when: {sync_window: 1}}}\n"
     )
-    night(
+    session(
         "study=own", "--config-dir", "mine", "rounds=2", "budget.trials=6", "proposer.every=2",
         f"proposer.command='{sys.executable} {place / 'propose.py'}'", rows=False,
     )  # fmt: skip

@@ -1,17 +1,17 @@
-"""The child of a run: what it is asked, what it answers, and engines of others at the seam."""
+"""Child process of a run: its requests and results, engine adapters and commands, and what it imports."""
 
 from __future__ import annotations
 
 import json
-import os
+import subprocess
 import sys
 import textwrap
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support import ROOT
 
 from engine import HeadraceError, Judge, Knobs, Protocol, ceiling_tok_s, load
 from engine.quality.json_prompts import JsonPrompts
@@ -20,14 +20,12 @@ from engine.quality.reference import reference_file, reference_for, take_referen
 from engine.system.user_cache import store_in_cache
 from harness import ConfigError
 from harness.results.columns import NAMES
-from harness.run import worker as trial
-from harness.run.worker import Beat, measure
-from harness.study import engines as seam
+from harness.run.worker import measure
+from harness.study import engines
 from harness.study.engines import CommandEngine, Footprint, engine_at, no_footprint
 
 STALLING = """
-    import time
-    from engine import Measurement
+        from engine import Measurement
 
     class Steady:
         def load(checkpoint, knobs):
@@ -54,7 +52,7 @@ STALLING = """
 
 @pytest.fixture
 def request_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
-    """A request with what a test says about it; its folder is on the path."""
+    """A request with the given fields; its folder can be imported from."""
     (tmp_path / "judge.txt").write_text("The wheel turns when there is water. " * 12)
     (tmp_path / "checkpoint").mkdir()
     (tmp_path / "outside.py").write_text(textwrap.dedent(STALLING))
@@ -72,13 +70,13 @@ def written(path: Path, code: str) -> str:
 
 
 def test_the_example_in_the_documentation_runs(tmp_path: Path, request_of: Callable[..., dict[str, Any]]) -> None:
-    lines = str(seam.__doc__).split("# my_engine.py")[1].split("\n\nWhat more")[0].splitlines()[1:]
+    lines = str(engines.__doc__).split("# my_engine.py")[1].split("\n\nWhat more")[0].splitlines()[1:]
     (tmp_path / "my_engine.py").write_text(textwrap.dedent("\n".join(lines)))
     result = measure(request_of(engine="my_engine:Mine", knobs={"cache_gb": 2.0}, beat=str(tmp_path / "beat")))
     assert (result["figures"]["decode_tok_s"], result["figures"]["peak_memory_gb"]) == (7, 3)
     assert set(result["figures"]) <= set(NAMES)
     assert (result["protocol"], result["token_ms"], result["ended_early"]) == ("engine's own", None, False)
-    assert not (tmp_path / "beat").exists()  # it gives no sign of life that could be missed
+    assert not (tmp_path / "beat").exists()  # this engine reports no progress
     engine = engine_at("my_engine:Mine")
     foreseen = engine.footprint(tmp_path, Knobs())
     assert foreseen == no_footprint(tmp_path) and foreseen.architecture == "unknown" and foreseen.one_token_gb == 0
@@ -88,11 +86,11 @@ def test_the_example_in_the_documentation_runs(tmp_path: Path, request_of: Calla
     assert engine_at("engine").ceiling_tok_s is ceiling_tok_s
 
 
-def test_a_run_is_stopped_when_it_is_too_slow(tmp_path: Path, request_of: Callable[..., dict[str, Any]]) -> None:
+def test_a_run_that_is_too_slow_is_stopped(tmp_path: Path, request_of: Callable[..., dict[str, Any]]) -> None:
     asked = request_of(
         engine="outside:Steady", protocol={"warm_up_tokens": 3, "timed_tokens": 200}, beat=str(tmp_path / "b")
     )
-    for below, tokens in ((60.0, 50), (40.0, 200)):  # it makes 50 a second; 200 tokens are looked at after 50 and 100
+    for below, tokens in ((60.0, 50), (40.0, 200)):  # the engine makes 50 tokens/s; looks are after 50 and 100 of 200
         result = measure({**asked, "stop": {"below_tok_s": below, "error": 0.01, "noise": 0.02}})
         assert len(result["token_ms"]) == tokens and result["ended_early"] == (tokens < 200)
         assert (result["figures"]["perplexity"] is None) == result["ended_early"]
@@ -111,7 +109,7 @@ def test_a_run_is_stopped_when_it_is_too_slow(tmp_path: Path, request_of: Callab
         ({"engine": "outside:Steady", "protocol": {"page_cache": "warm"}, "knobs": {"cache_gb": 1.0, "io_mode": "direct"}},
          "KnobError", "page_cache=warm has no effect with io_mode=direct"),
         ({"engine": "outside:Steady", "protocol": {"warm_up_tokens": 3, "timed_tokens": 5}, "quality": {"kl": True}},
-         "HeadraceError", "kl is asked for, but this engine does not measure it"),
+         "HeadraceError", "kl is requested, but this engine does not measure it"),
         ({"engine": "outside:Steady", "protocol": {"timed_tokens": 99}, "stop": {"below_tok_s": -1, "error": 0.01}},
          "HeadraceError", "stop_below_tok_s=-1 is not between"),
     ],
@@ -138,7 +136,7 @@ def test_a_command_measures(tmp_path: Path, request_of: Callable[..., dict[str, 
     assert (result["figures"]["decode_tok_s"], result["token_ms"], result["protocol"]) == (5, [200, 201.5], "engine's own")
     engine, whole = CommandEngine(command), no_footprint("c")
     assert engine.footprint("c", Knobs(cache_gb=2.0)) == Footprint(whole.architecture, whole.fingerprint, one_token_gb=2.0)
-    assert engine.footprint("c", Knobs()) == whole  # {}: it is not asked again
+    assert engine.footprint("c", Knobs()) == whole  # after {} the command is not called again
     assert engine.footprint("c", Knobs(cache_gb=3.0)) == whole
 
 
@@ -160,7 +158,7 @@ def test_a_command_that_answers_wrongly(
     assert result["error"] == ("MemoryError" if "no room" in reason else "HeadraceError")
 
 
-def test_commands_that_cannot_be() -> None:
+def test_impossible_commands() -> None:
     with pytest.raises(ConfigError, match="cannot be split into words"):
         CommandEngine("measure 'me")
     with pytest.raises(ConfigError, match=r"engine\.command is empty"):
@@ -175,7 +173,7 @@ def test_commands_that_cannot_be() -> None:
         CommandEngine("cat /nowhere/at/all").footprint("c", Knobs())
 
 
-def test_the_engine_is_asked_for_quality_in_a_pass_of_its_own(
+def test_quality_takes_a_pass_of_its_own(
     checkpoint: Callable[..., Path], tmp_path: Path, request_of: Callable[..., dict[str, Any]]
 ) -> None:
     path = checkpoint("deepseek_v3", None, True)
@@ -213,20 +211,9 @@ def test_the_engine_is_asked_for_quality_in_a_pass_of_its_own(
     assert early["figures"]["decode_tokens"] == tokens // 2
 
 
-def test_beats_are_as_rare_as_they_may_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trial, "BEAT_S", 0.05)
-    file = tmp_path / "beat"
-    beat = Beat(str(file))
-    beat()
-    first = file.stat().st_mtime_ns
-    beat()
-    assert file.stat().st_mtime_ns == first
-    work = iter([1, 2, *[2] * 1000])
-    os.utime(file, (0, 0))
-    beat.watch(lambda: next(work))
-    time.sleep(0.25)
-    assert file.stat().st_mtime_ns >= first
-    os.utime(file, (0, 0))
-    time.sleep(0.15)
-    assert file.stat().st_mtime_ns == 0  # nothing new: no sign of life
-    Beat(str(tmp_path / "no" / "beat")).now()
+def test_the_child_imports_no_harness_library() -> None:
+    """Optuna, pandas and Hydra would add to the peak memory that is measured as the engine's."""
+    code = "import sys, harness.run.worker; print(*sorted({name.split('.')[0] for name in sys.modules}))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True, timeout=120)
+    heavy = {"optuna", "pandas", "hydra", "omegaconf", "sqlalchemy", "pyarrow", "rich", "matplotlib"}
+    assert heavy.isdisjoint(done.stdout.split())

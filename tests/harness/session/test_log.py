@@ -1,35 +1,27 @@
-"""The search's log, and what counts as one cause."""
+"""Log of a session: UTC times, one handler per study, and one note about a log that cannot be written."""
 
 from __future__ import annotations
 
 import os
 import re
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from harness.session.log import cause, close_log, open_log, streak
-
-START = datetime(2026, 11, 22, tzinfo=UTC)
-
-
-def row(status: str, reason: str | None = None, minute: int | None = 0) -> dict[str, Any]:
-    started = None if minute is None else START + timedelta(minutes=minute)
-    return {"status": status, "status_reason": reason, "started_at": started}
+from harness.session.log import close_log, open_log
 
 
 def test_lines_are_appended_with_utc_times(tmp_path: Path) -> None:
     for word in ("one", "two"):
         log = open_log(tmp_path)
         log.info("trial %d: %s", 3, word)
-        text = (tmp_path / "logs" / "search.log").read_text()  # before it is closed: it is flushed
+        text = (tmp_path / "logs" / "search.log").read_text()  # flushed before it is closed
         assert re.fullmatch(r"[\d-]{10} [\d:]{8}Z INFO trial 3: " + word, text.splitlines()[-1])
         close_log(log)
-    said = datetime.strptime(text[:19] + "+0000", "%Y-%m-%d %H:%M:%S%z")
+    written = datetime.strptime(text[:19] + "+0000", "%Y-%m-%d %H:%M:%S%z")
     assert len(text.splitlines()) == 2
-    assert abs((datetime.now(UTC) - said).total_seconds()) < 60
+    assert abs((datetime.now(UTC) - written).total_seconds()) < 60
 
 
 def test_opened_twice_writes_once(tmp_path: Path) -> None:
@@ -39,7 +31,7 @@ def test_opened_twice_writes_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-def test_a_full_disk_is_said_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_full_disk_is_reported_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "logs").mkdir()
     os.symlink("/dev/full", tmp_path / "logs" / "search.log")
     log = open_log(tmp_path)
@@ -48,56 +40,12 @@ def test_a_full_disk_is_said_once(tmp_path: Path, capsys: pytest.CaptureFixture[
     close_log(log)
     err = capsys.readouterr().err
     assert err.count("\n") == 1
-    assert "search.log cannot be written ([Errno 28] No space left on device); going on without it" in err
+    assert "search.log cannot be written ([Errno 28] No space left on device); the search continues without it" in err
 
 
-def test_a_folder_that_cannot_be_made_is_said_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_that_cannot_be_created_is_reported_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "logs").write_text("in the way")
     log = open_log(tmp_path)
     log.info("one")
     log.info("two")
     assert capsys.readouterr().err.count("cannot be written") == 1
-
-
-@pytest.mark.parametrize(
-    ("one", "other"),
-    [
-        ("exit status 7: the disk is on fire", "exit status 12: the disk is on fire"),
-        ("0.613 GB are above the limit of 0.6 GB", "1.2e+03 GB are above the limit of 0.6 GB"),
-        ("/tmp/a/shard-3.safetensors cannot be read", "~/models/b/shard-14.safetensors cannot be read"),
-        ("shard 3 of 'deadbeef01'\nReadError: layer 3", "Traceback\nReadError: layer 44"),
-        ("fault at 0x7f12ab34  in 1a2b3c4d5e6f", "fault at 0x01 in ffffffff0011"),
-    ],
-)
-def test_one_cause(one: str, other: str) -> None:
-    assert cause(row("crash", one)) == cause(row("crash", other))
-
-
-def test_other_causes() -> None:
-    causes = [
-        cause(row("crash", "signal SIGSEGV")), cause(row("crash", "signal SIGABRT")), cause(row("crash")),
-        cause(row("oom", "killed by the system")), cause(row("timeout", "no result within 6 s (budget.trial_timeout_s)")),
-    ]  # fmt: skip
-    assert len(set(causes)) == len(causes)
-    assert causes[-1] == "timeout: no result within N s (budget.trial_timeout_s)"
-    assert causes[2] == "crash"
-
-
-def test_a_streak_is_of_one_cause_and_of_the_newest() -> None:
-    fire = [row("crash", f"exit status {i}: fire", i) for i in range(2, 6)]
-    assert streak([]) == (0, "")
-    assert streak(fire) == (4, "crash: exit status N: fire")
-    assert streak([*fire[2:], row("ok", None, 1), *fire[:2]])[0] == 4  # their times decide, not their order
-    assert streak([*fire, row("ok", None, 9)]) == (0, "")
-    assert streak([*fire, row("stopped", "too slow", 9)]) == (0, "")
-    assert streak([*fire, row("oom", "killed", 9)]) == (1, "oom: killed")
-    assert streak([row("oom", "killed", 3.5), *fire])[0] == 2  # type: ignore[arg-type]
-    not_run = [row("infeasible", "x", 3), row("dominated", "y", 9), row("crash", "of an old version", None)]
-    assert streak([*fire, *not_run])[0] == 4
-
-
-def test_a_streak_of_an_earlier_command_does_not_stop_this_one() -> None:
-    fire = [row("crash", "fire", i) for i in range(10)]
-    assert streak(fire)[0] == 10
-    assert streak(fire, START + timedelta(minutes=8))[0] == 2
-    assert streak(fire, START + timedelta(minutes=60)) == (0, "")

@@ -23,7 +23,7 @@ from harness.space.changes import Change, applied, changed, still_possible
 from harness.space.space import Entry, Space, space_from_config
 
 BOUNDS = {"one_token": 11.90437, "all_experts": 571.0, "memory_gb": 96.0, "limit_gb": 72.0, "cores": 12.0}
-Night = Callable[..., pd.DataFrame]
+Session = Callable[..., pd.DataFrame]
 LEGAL = {"cache_gb": (0.001, 72.0)}
 HELD = {"kimi_k2": {}, "kimi_mini": {"ssd_gbps": 0.1}}  # the config group `knobs`
 
@@ -144,7 +144,7 @@ def state(folder: Path) -> dict[str, Any]:
 
 
 def test_a_search_killed_in_every_round_proposes_from_the_same_spaces(
-    night: Night, place: Path, monkeypatch: pytest.MonkeyPatch
+    session: Session, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Killed in a run of each round, and once more before the last verdict is written."""
     monkeypatch.setattr("harness.report.report", lambda *_, **__: None)
@@ -160,7 +160,7 @@ def test_a_search_killed_in_every_round_proposes_from_the_same_spaces(
         f"proposer.command='{sys.executable} {place / 'propose.py'}'",
     )  # fmt: skip
     folder = place / "results" / "demo"
-    straight = night(*command)
+    straight = session(*command)
     kept = state(folder)
     assert {"rounds/03/space.yaml", "rounds/01/proposer.json", "demo round 3"} <= set(kept)
     assert "read_threads: 7" in kept["rounds/02/space.yaml"] and "[2, 3, 4, 6, 8, null]" in kept["rounds/03/space.yaml"]
@@ -176,12 +176,12 @@ def test_a_search_killed_in_every_round_proposes_from_the_same_spaces(
 
     for count in (2, 6, 6):  # of 18, and the reference
         with pytest.raises(PowerCut):
-            night(*command, alter=cut_at(count))
+            session(*command, alter=cut_at(count))
     end = spaces.Round.end
     monkeypatch.setattr(spaces.Round, "end", lambda *_: cut_at(0)({}, 0))
     with pytest.raises(PowerCut):
-        night(*command)
+        session(*command)
     monkeypatch.setattr(spaces.Round, "end", end)
-    resumed = night(*command)
+    resumed = session(*command)
     assert state(folder) == kept
     pd.testing.assert_frame_equal(straight[list(Knobs.names())], resumed[list(Knobs.names())])

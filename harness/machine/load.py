@@ -1,0 +1,131 @@
+"""Machine load: CPU use of other processes, available memory, heat and power, as seen at one moment.
+
+`Meters` is the only access to the system, the clock included, so tests replace it. Work that the kernel does for a run in
+threads of its own (decryption, write-back) counts as load of other processes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from engine.knobs import GB
+from engine.system.machine_state import MachineState, machine_state
+
+from . import identity
+
+LOOK_S = 0.5  # duration of a look before a run
+
+
+class Meters:
+    """Readings of this machine. `roots` are the processes that count as the search's own, with their descendants; by
+    default this process."""
+
+    def __init__(self, *roots: int) -> None:
+        self.roots = roots or (os.getpid(),)
+        self.cores = psutil.cpu_count() or 1
+        self.memory_gb = identity.memory_gb()
+
+    def now(self) -> float:
+        return time.monotonic()
+
+    def sleep(self, seconds: float) -> None:
+        time.sleep(seconds)
+
+    def state(self) -> MachineState:
+        return machine_state()
+
+    def available_gb(self) -> float:
+        return identity.available_gb()
+
+    def free_gb(self, folder: Path) -> float:
+        """Free space on the disk that holds `folder`."""
+        return shutil.disk_usage(folder).free / GB
+
+    def busy_s(self) -> tuple[float, float]:
+        """CPU seconds spent so far by the whole machine, and by the search's own processes including ended children."""
+        t = psutil.cpu_times()
+        return t.user + t.system + getattr(t, "nice", 0.0) + getattr(t, "steal", 0.0), sum(map(_spent_s, self._own()))
+
+    def _own(self) -> set[psutil.Process]:
+        own = set()
+        for pid in self.roots:
+            with contextlib.suppress(psutil.Error):
+                root = psutil.Process(pid)
+                own |= {root, *root.children(recursive=True)}
+        return own
+
+
+def _spent_s(process: psutil.Process) -> float:
+    try:
+        t = process.cpu_times()
+    except psutil.Error:
+        return 0.0
+    return t.user + t.system + t.children_user + t.children_system
+
+
+class CpuLoad:
+    """Cores that other processes keep busy: since the last sample, and on average since the object was created."""
+
+    def __init__(self, meters: Meters) -> None:
+        self._meters = meters
+        self._at, self._busy = meters.now(), meters.busy_s()
+        self._core_s = self._seconds = 0.0
+
+    def sample(self) -> float | None:
+        """Busy cores of other processes since the last sample; None if unknown."""
+        at, busy = self._meters.now(), self._meters.busy_s()
+        seconds, own = at - self._at, busy[1] - self._busy[1]
+        others = busy[0] - self._busy[0] - own
+        self._at, self._busy = at, busy
+        if seconds <= 0 or own < 0:  # a child ended on a system that does not add its time to the parent's
+            return None
+        core_s = min(max(0.0, others), seconds * self._meters.cores)
+        self._core_s, self._seconds = self._core_s + core_s, self._seconds + seconds
+        return core_s / seconds
+
+    def mean(self) -> float | None:
+        """Mean of all samples, weighted by time; None without samples."""
+        return self._core_s / self._seconds if self._seconds else None
+
+
+@dataclass(frozen=True)
+class Look:
+    """The machine before a run."""
+
+    load: float | None  # busy cores of other processes
+    available_gb: float
+    state: MachineState
+    counts: Mapping[str, int | None]  # changes during the look: see MachineState.counts_since
+
+    def columns(self) -> dict[str, Any]:
+        """The columns of a row that describe the machine before its run."""
+        return {
+            "load_before": self.load,
+            "available_gb_before": self.available_gb,
+            "thermal_state_before": self.state.thermal_state,
+            "temperature_c_before": self.state.temperature_c,
+            "power_source_before": self.state.power_source,
+        }
+
+
+def look(meters: Meters) -> Look:
+    """Observe the machine for `LOOK_S` seconds."""
+    start, load = meters.state(), CpuLoad(meters)
+    meters.sleep(LOOK_S)
+    busy, state = load.sample(), meters.state()
+    return Look(busy, meters.available_gb(), state, state.counts_since(start))
+
+
+def glance(meters: Meters) -> Look:
+    """Read the machine's state at once; load and counts stay unknown."""
+    state = meters.state()
+    return Look(None, meters.available_gb(), state, dict.fromkeys(state.counts_since(state)))

@@ -1,0 +1,39 @@
+"""Notes at the start of a session: differences that do not prevent it, but matter to a reader of the rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import OmegaConf
+
+from harness import ROOT
+from harness.machine.identity import identity, memory_gb
+from harness.run.job import Row
+from harness.study.study import Study
+
+
+def start_notes(study: Study, rows: Sequence[Row]) -> list[str]:
+    """Notes on other commits in the rows, a read bandwidth limit, and a memory limit beyond this machine's."""
+    notes = []
+    commits = {row["commit"] for row in rows} - {identity()["commit"], None}
+    if commits:
+        notes.append(f"earlier rows were measured with commit {', '.join(sorted(c[:9] for c in commits))}")
+    if (limit := bandwidth_note(study)) is not None:
+        notes.append(limit)
+    wanted = study.config["device"]["memory_gb"]
+    if wanted and wanted > memory_gb():
+        notes.append(f"device.memory_gb={wanted:g} is more than this machine has ({memory_gb():.1f} GB)")
+    return notes
+
+
+def bandwidth_note(study: Study) -> str | None:
+    """A note if the device's file limits the read bandwidth and the model is the user's own."""
+    limit = study.space.fixed.get("ssd_gbps")
+    if limit is None or not HydraConfig.initialized() or study.checkpoint.is_relative_to(ROOT / "experiments"):
+        return None
+    choice, overrides = HydraConfig.get().runtime.choices["device"], HydraConfig.get().overrides.task
+    device = OmegaConf.load(ROOT / "experiments" / "device" / f"{choice}.yaml")
+    if OmegaConf.select(device, "knobs.ssd_gbps") != limit or any("knobs.ssd_gbps=" in o for o in overrides):
+        return None
+    return f"reads are limited to {limit:g} GB/s by device={choice}; to remove the limit: '~knobs.ssd_gbps'"

@@ -1,0 +1,57 @@
+"""Runner in whole sessions without child processes: quality is measured once, wrong answers and constraints are marked."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from engine import Knobs
+from harness.analysis.pareto import front
+
+
+def test_quality_is_measured_once_for_each_lossy_setting(session: Callable[..., pd.DataFrame]) -> None:
+    df = session("budget.trials=16")
+    scored = df[df["quality_from_trial"].isna()]
+    assert scored["expert_bits"].fillna(0).is_unique or len(scored) == scored["expert_bits"].nunique(dropna=False) + 1
+    reused = df[df["quality_from_trial"].notna()]
+    assert len(reused) > 4
+    source = df.set_index("trial")["perplexity"]
+    assert np.allclose(reused["perplexity"], source.loc[reused["quality_from_trial"].astype(int)])
+    assert (reused["saved_s"] == 0.4).all()
+
+
+def test_constraints_are_in_the_rows_and_exclude_points_from_the_front(session: Callable[..., pd.DataFrame]) -> None:
+    df = session("budget.trials=14", "constraints=['peak_memory_gb <= 0.05','perplexity <= 1.01 * reference']")
+    ran = df[df["status"] == "ok"]
+    broken = (ran["peak_memory_gb"] > 0.05) | (ran["perplexity"] > 1.01 * ran["perplexity"].iloc[0])
+    assert broken.any() and not broken.all()
+    assert (ran["feasible"] == ~broken).all()
+    assert ran["violated"].notna().equals(broken)
+    best = front(df)
+    assert len(best) and (best["peak_memory_gb"] <= 0.05).all()
+
+
+def test_a_wrong_answer_is_no_result(session: Callable[..., pd.DataFrame]) -> None:
+    def wrong(figures: dict[str, Any], n: int) -> dict[str, Any]:
+        return figures | {"timed_nll": 2.0 + 0.5 * (n == 7)}
+
+    df = session("budget.trials=10", "search_space.expert_bits=4", alter=wrong)
+    bad = df[df["status"] == "wrong"]
+    assert len(bad) == 1
+    assert "lossless knobs alone" in bad["status_reason"].iloc[0]
+    assert bad["decode_tok_s"].isna().all()
+
+
+def test_every_row_names_what_it_was_measured_with(session: Callable[..., pd.DataFrame]) -> None:
+    df = session("budget.trials=6", "protocol.repeats=2")
+    names = ("row_id", "machine", "model", "eval_fingerprint", "commit", "optuna", "space", "round", "seed",
+             "warm_up_tokens", "headrace_version")  # fmt: skip
+    for name in names:
+        assert df[name].notna().all(), name
+    assert df["row_id"].is_unique
+    assert (df[df["origin"] == "repeat"]["run"] == 1).all() and (df["origin"] == "repeat").sum() >= 4
+    assert set(dataclasses.asdict(Knobs())) <= set(df.columns)
