@@ -31,6 +31,7 @@ START = (
     r"(?:(?:PYTHONPATH=\. |\.venv/bin/)?python -m [a-z]|\.venv/bin/(?:ruff|mypy)\b|make [a-z]|pip install |headrace [a-z])"
 )
 ELSEWHERE = {  # why a command is not tried here
+    "python -m engine.cli.offline profile|routing|reference < request.json": "the engine starts it with its own request",
     "python -m experiments.kimi_mini.loss_curve": "it has no options and writes a picture into the repository",
     "python -m harness.search --help": "the test of help texts prints it",
     "python -m command": "it stands for any command",
@@ -102,6 +103,8 @@ def works(command: str, monkeypatch: pytest.MonkeyPatch) -> str | None:
         command = command.replace(placeholder, value)
     words = shlex.split(os.path.expandvars(re.sub(r"\s\[(.*?)\](?=\s|$)", r" \1", command)))  # [what may be left out]
     words = words[1:] if words[0] == "PYTHONPATH=." else words
+    if words[0] == "headrace":
+        words = _as_module(words[1:])
     if words[0] in (".venv/bin/ruff", ".venv/bin/mypy"):
         recipe = (ROOT / "Makefile").read_text().replace("$(BIN)", ".venv/bin")
         return None if " ".join(words) in recipe else "`make lint` runs something else"
@@ -122,6 +125,15 @@ def works(command: str, monkeypatch: pytest.MonkeyPatch) -> str | None:
     if not any((ROOT / module.replace(".", "/")).with_suffix(end).exists() for end in ("", ".py")):
         return f"there is no module {module}, and this test does not know what else it is"
     return _ends(module, arguments, monkeypatch, parse_only=True)
+
+
+def _as_module(words: list[str]) -> list[str]:
+    """A command of the console script as the command of a module."""
+    if words[0] in ("search", "status", "report", "merge"):
+        return ["python", "-m", f"harness.{words[0]}", *words[1:]]
+    if words[:2] == ["bench", "search"]:
+        return ["python", "-m", "harness.bench", *words[2:]]
+    return ["python", "-m", "engine", *(["bench", *words[2:]] if words[:2] == ["bench", "engine"] else words)]
 
 
 def _composes(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 from typing import Any
 
@@ -40,10 +41,12 @@ def add_bench_options(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--shape", default="qwen3_30b_a3b", help="make: whose shape")
 
 
+def print_json(result: dict[str, Any]) -> None:
+    print(json.dumps(result))
+
+
 def bench(args: argparse.Namespace) -> None:
     """Measure: io (the reader), decode, open, lossy, bits (plans), trace (what one costs); or make a checkpoint for it."""
-    from . import print_json
-
     if args.what == "make":
         from .shapes import SHAPES, make
 
@@ -53,11 +56,11 @@ def bench(args: argparse.Namespace) -> None:
             raise HeadraceError(f"--shape {args.shape} is unknown; {did_you_mean(args.shape, list(SHAPES))}")
         make(args.shape, args.path)
     elif args.what == "hits":
-        from .hits import bench_hits
+        from .decoding.hits import bench_hits
 
         print_json(bench_hits(args.path or args.model, knobs_of(args), rounds=args.rounds or 20))
     elif args.what == "grids":
-        from .grids import bench_grids
+        from .quality.grids import bench_grids
 
         refuse_ignored("bench grids", sorted(knobs_given(args)), "measures weights alone")
         print_json(bench_grids(args.path or args.model))
@@ -82,7 +85,7 @@ def bench(args: argparse.Namespace) -> None:
     elif args.what == "lossy":
         from engine.measure.judge import Judge
 
-        from .lossy import bench_lossy
+        from .quality.lossy import bench_lossy
 
         given = knobs_given(args)
         refuse_ignored("bench lossy", [name for name in LOSSY if name in given], "goes through the lossy knobs itself")
@@ -90,7 +93,7 @@ def bench(args: argparse.Namespace) -> None:
     elif args.what == "bits":
         from engine.measure.judge import Judge
 
-        from .bits import bench_bits
+        from .quality.bits import bench_bits
 
         given = {"expert_bits": 4, "cold_bits": 2, **knobs_given(args)}
         refuse_ignored("bench bits", sorted(given.keys() - {"expert_bits", "cold_bits"}), "tries them all")
@@ -100,7 +103,7 @@ def bench(args: argparse.Namespace) -> None:
     elif args.what == "trace":
         from engine.measure.judge import Judge
 
-        from .trace import bench_trace
+        from .decoding.trace import bench_trace
 
         judge = Judge.load(args.judge)
         print_json(bench_trace(args.path or args.model, knobs_of(args), judge, rounds=args.rounds or 5))
@@ -112,7 +115,7 @@ def _bench_decode(args: argparse.Namespace) -> dict[str, Any]:
     from engine.measure.judge import Judge
     from engine.routing.read import read_trace
 
-    from .decode import bench_decode
+    from .decoding.decode import bench_decode
 
     given = knobs_given(args)
     refuse_ignored("bench decode", ["cache_gb"] * ("cache_gb" in given), "takes shares with --cached")

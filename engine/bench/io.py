@@ -1,4 +1,4 @@
-"""bench io: the reader against plain large reads of the same files, in one run; or against the bandwidth it should hold."""
+"""bench io: the reader against plain large reads of the same files, or against the bandwidth that `ssd_gbps` simulates."""
 
 from __future__ import annotations
 
@@ -25,16 +25,17 @@ from engine.stats import Stats
 from engine.system.memory import disk_bytes_read
 from engine.system.page_cache import drop_cache
 
-from . import PLAIN_BLOCK, Arm, in_turns, plain_reads, ratios
+from .contender import Contender, in_turns, ratios
+from .plain_reads import PLAIN_BLOCK, plain_reads
 
-Group = list[tuple[int, int, int]]  # file, offset and bytes of an expert's tensors
-BURST = 4  # experts asked for at once
+Group = list[tuple[int, int, int]]  # (file, offset, bytes) of an expert's tensors
+BURST = 4  # experts requested at once
 
 
 def bench_io(path: Path, knobs: Knobs, *, rounds: int, mib: int, expert_kib: int | None) -> dict[str, Any]:
-    """Experts in random order through the reader into slots, against plain reads of the same files in 8 MiB blocks, in
-    order from a random place on, with as many threads. The page cache is dropped before every turn; whether that reached
-    the disk is in `disk_share`. With `ssd_gbps`: the bandwidth held, against the one asked for."""
+    """Read experts in random order into slots, against plain reads of the same files in 8 MiB blocks, in order from a
+    random place, with the same number of threads. The page cache is dropped before every turn; `disk_share` is the share of
+    the bytes that then came from the disk. With `ssd_gbps`: the bandwidth reached, against the one simulated."""
     files, groups = _experts(path, expert_kib)
     bench = _Bench(files, groups, knobs)
     try:
@@ -46,7 +47,7 @@ def bench_io(path: Path, knobs: Knobs, *, rounds: int, mib: int, expert_kib: int
 
 
 class _Bench:
-    """A reader, as an engine has one, and slots for the experts of one turn."""
+    """A reader as in an engine, and slots for the experts of one turn."""
 
     def __init__(self, files: tuple[Path, ...], groups: list[Group], knobs: Knobs) -> None:
         self.files, self.groups, self.knobs = files, groups, knobs
@@ -78,26 +79,27 @@ class _Bench:
         def plain() -> int:
             return plain_reads(self.files, knobs, turn_bytes, int(self._rng.integers(1 << 30)))
 
-        arms = [Arm("reader", lambda: turn(lambda: self.read(number))), Arm("plain", lambda: turn(plain))]
-        in_turns(arms, rounds)
-        measured, ceiling = arms[0].median, arms[1].median
-        _, low, high = ratios(arms[0], arms[1])
+        contenders = [Contender("reader", lambda: turn(lambda: self.read(number))), Contender("plain", lambda: turn(plain))]
+        in_turns(contenders, rounds)
+        measured, ceiling = contenders[0].median, contenders[1].median
+        _, low, high = ratios(contenders[0], contenders[1])
         disk_share = statistics.median(seen) if seen else None
         self._headline(rounds, turn_bytes)
         names = "measured: experts in random order", "ceiling: plain 8 MiB reads in order"
-        for arm, what in zip(arms, names, strict=True):
-            print(f"  {what:<38}{arm.median:8.3f} GB/s  ({arm.quartiles[0]:.3f} .. {arm.quartiles[1]:.3f})")
+        for contender, what in zip(contenders, names, strict=True):
+            lower, upper = contender.quartiles
+            print(f"  {what:<38}{contender.median:8.3f} GB/s  ({lower:.3f} .. {upper:.3f})")
         print(f"  share of the ceiling                  {measured / ceiling:8.3f}       ({low:.3f} .. {high:.3f})")
-        told = "   (unknown here)" if disk_share is None else f"{disk_share:8.3f} of those read"
-        print(f"  bytes that came from the disk         {told}; cache dropped by: {dropped}")
+        share = "   (unknown here)" if disk_share is None else f"{disk_share:8.3f} of those read"
+        print(f"  bytes that came from the disk         {share}; cache dropped by: {dropped}")
         return self._result() | {
             "measured_gbps": measured, "ceiling_gbps": ceiling, "share": measured / ceiling,
             "share_quartiles": [low, high], "disk_share": disk_share, "drop_cache": dropped,
         }  # fmt: skip
 
     def held(self, asked_gbps: float, rounds: int) -> dict[str, Any]:
-        """About a second's worth of experts a turn, the same in every turn: asked for at once, and a few at a time with
-        pauses that do not count. They are in the page cache, so that the disk is in the way as little as can be."""
+        """Read about one second's worth of experts per turn, the same in every turn: all requested at once, and a few at a
+        time with pauses that do not count. They are in the page cache, so that the disk itself hardly matters."""
         number = self._make_slots(int(max(asked_gbps * GB, BURST * self.expert_bytes)))
         self.groups = self.groups[:number]
         self._order = self._shuffled()
@@ -120,18 +122,19 @@ class _Bench:
                 seconds += time.perf_counter() - started
             return nbytes / seconds / GB / asked_gbps
 
-        arms = [Arm("at once", at_once), Arm("in bursts", in_bursts)]
-        in_turns(arms, rounds)
+        contenders = [Contender("at once", at_once), Contender("in bursts", in_bursts)]
+        in_turns(contenders, rounds)
         nbytes = int(number * self.expert_bytes)
         begin = time.perf_counter()
         ceiling = plain_reads(self.files, self.knobs, max(nbytes, 256 << 20)) / (time.perf_counter() - begin) / GB
         self._headline(rounds, nbytes)
-        print(f"  asked for                             {asked_gbps:8.3f} GB/s")
-        for arm, what in zip(arms, ("held, all asked for at once", f"held, {BURST} at a time, with pauses"), strict=True):
-            low, high = arm.quartiles
-            print(f"  {what:<38}{arm.median:8.3f} of it    ({low:.3f} .. {high:.3f})")
+        print(f"  requested                             {asked_gbps:8.3f} GB/s")
+        names = "reached, all requested at once", f"reached, {BURST} at a time, with pauses"
+        for contender, what in zip(contenders, names, strict=True):
+            low, high = contender.quartiles
+            print(f"  {what:<38}{contender.median:8.3f} of it    ({low:.3f} .. {high:.3f})")
         print(f"  plain 8 MiB reads, unlimited          {ceiling:8.3f} GB/s")
-        held = {"held_share": arms[0].median, "held_share_in_bursts": arms[1].median}
+        held = {"held_share": contenders[0].median, "held_share_in_bursts": contenders[1].median}
         return self._result() | {"ssd_gbps": asked_gbps, **held, "ceiling_gbps": ceiling}
 
     def read(self, number: int) -> int:
@@ -149,7 +152,7 @@ class _Bench:
         return nbytes
 
     def _make_slots(self, nbytes: int) -> int:
-        """Slots for about `nbytes` of experts, but not for more than there are; returns their number."""
+        """Make slots for about `nbytes` of experts, at most for all of them; returns their number."""
         number = min(len(self.groups), math.ceil(nbytes / self.expert_bytes))
         sizes = [max(n for _, _, n in tensor) for tensor in itertools.zip_longest(*self.groups, fillvalue=(0, 0, 0))]
         phases = [offset % PAGE for _, offset, _ in max(self.groups, key=len)]
@@ -177,7 +180,7 @@ class _Bench:
 
 
 def _experts(path: Path, expert_kib: int | None) -> tuple[tuple[Path, ...], list[Group]]:
-    """The files and the ranges of all experts: the checkpoint's own, or equal slices of `expert_kib` of any file."""
+    """The files and byte ranges of all experts: the checkpoint's own, or equal slices of `expert_kib` of any file."""
     if path.is_dir() and expert_kib is None:
         source = Checkpoint.open(path)
         groups = [

@@ -1,9 +1,7 @@
-"""bench open: what opening and planning a checkpoint takes, and what mlx-lm's lazy opening adds; no weight is read.
+"""bench open: time and memory of opening and planning a checkpoint, and of mlx-lm's lazy opening; no weight is read.
 
-Each part runs in a process of its own, so that the peak of memory is its own. What the parts are held to is 15 s and
-1.5 GB for opening and planning a checkpoint of 1 T parameters in 200,000 tensors (Kimi K2.5's original).
-
-The file is not called open.py: as `engine.bench.open` it would hide the function of that name in the package's own code.
+Each part runs in its own process, to measure its own peak of memory. The bound for opening and planning is 15 s and 1.5 GB
+for a checkpoint of 1 T parameters in 200,000 tensors (Kimi K2.5's original).
 """
 
 from __future__ import annotations
@@ -25,8 +23,8 @@ BOUND_S, BOUND_GB = 15.0, 1.5
 
 
 def bench_open(path: Path) -> dict[str, Any]:
-    """Seconds and peak memory (of a whole process, interpreter and MLX included) of opening and planning `path`, and of
-    opening it with mlx-lm after that."""
+    """Seconds and peak memory (of the whole process, with interpreter and MLX) of opening and planning `path`, and of
+    opening it with mlx-lm afterwards."""
     result = {"bench": "open", "bound_s": BOUND_S, "bound_gb": BOUND_GB, **_in_its_own_process("ours", path)}
     result["mlx_lm"] = _in_its_own_process("mlx_lm", path)
     print(f"{result['tensors']} tensors in {result['files']} files of {result['apparent_gb']:.1f} GB")
@@ -49,7 +47,7 @@ def _in_its_own_process(what: str, path: Path) -> dict[str, Any]:
 
 
 def ours(path: Path) -> dict[str, Any]:
-    """Open a checkpoint, add up its sizes, and deal out slots for half of its experts."""
+    """Open a checkpoint, compute its footprint, and plan slots for half of its experts."""
     from engine.plan.banks import footprint, plan_banks
 
     begin = time.perf_counter()
@@ -68,7 +66,7 @@ def ours(path: Path) -> dict[str, Any]:
 
 
 def mlx_lm(path: Path) -> dict[str, Any]:
-    """Have mlx-lm open the checkpoint after us, and compare every switch with where we say its experts lie."""
+    """Open the checkpoint with mlx-lm and compare every switch with the tensors found in the headers."""
     from engine.model.open import open_model
     from engine.model.switches import switches
 
@@ -76,7 +74,7 @@ def mlx_lm(path: Path) -> dict[str, Any]:
     begin = time.perf_counter()
     found = switches(open_model(source), source)
     for layer, (_, switch) in zip(source.layers, found, strict=True):
-        if source.levels is None:  # a store's experts mlx-lm does not open
+        if source.levels is None:  # mlx-lm does not open the experts of a store
             layer.check_against(switch)
     return {"s": time.perf_counter() - begin, "peak_gb": peak_memory_bytes() / GB, "switches": len(found)}
 

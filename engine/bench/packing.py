@@ -1,7 +1,7 @@
-"""bench pack: packing against a plain copy of the same file, and what it costs to compare checksums on every read.
+"""bench pack: packing against a plain copy of the same file, and the cost of comparing checksums on every read.
 
-Sources are made up: one layer of experts in the shape of Kimi K2's, in each layout that there is to pack. Both arms read
-from the page cache and write to the disk until it has everything; packing is told in bytes of its source.
+The sources are synthetic: one layer of experts in the shape of Kimi K2's, in each layout that can be packed. Both contenders
+read from the page cache and write until the disk has everything. Packing speed counts bytes of the source.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from engine.packing.pack import pack_store
 from engine.packing.verify import verify_store
 from engine.plan.banks import footprint
 
-from . import Arm, in_turns, ratios, spread
+from .contender import Contender, in_turns, ratios, spread
 
-ROWS, COLUMNS, EXPERTS = 2048, 7168, 4  # experts: at the least
-POOL = 1 << 22  # weights that are drawn; they repeat
+ROWS, COLUMNS, EXPERTS = 2048, 7168, 4  # EXPERTS is the least number
+POOL = 1 << 22  # random weights, repeated to fill a tensor
 TOKENS = 64
-# What each expert has of each projection: name of the tensor, its type, and how many weights share one item of it.
+# Tensors of each expert's projections: name, type, and number of weights per item.
 SOURCES: dict[str, list[tuple[str, str, int]]] = {
     "4-bit affine": [("weight", "U32", 8), ("scales", "BF16", 64), ("biases", "BF16", 64)],
     "INT4": [("weight_packed", "I32", 8), ("weight_scale", "BF16", 32)],
@@ -45,9 +45,9 @@ SOURCES: dict[str, list[tuple[str, str, int]]] = {
 
 
 def bench_pack(path: Path, *, rounds: int, mib: int) -> dict[str, Any]:
-    """MB/s of source for every layout beside copying it, GB/s of checksums, and the decoding speed of `path`, packed, with
-    `verify_reads` and without; medians and quartiles of `rounds` rounds. What a core packs in a second of its own does not
-    depend on who else has work for it."""
+    """MB/s of source for every layout beside copying, GB/s of checksums, and the decoding speed of `path`, packed, with and
+    without `verify_reads`; medians and quartiles of `rounds` rounds. The speed per core counts CPU time, so that other load
+    on the machine does not change it."""
     cores = os.cpu_count() or 1
     print(f"{cores} cores; MB/s of source, median (and quartiles) of {rounds} rounds")
     rows = []
@@ -76,12 +76,12 @@ def _row(what: str, folder: Path, rounds: int) -> dict[str, Any]:
         a_core.append(megabytes / (time.process_time() - at_work))
         return megabytes / (time.perf_counter() - begin)
 
-    arms = [Arm("pack", pack), Arm("copy", lambda: megabytes / _seconds_to_copy(source, copy))]
-    in_turns(arms, rounds)
-    share, low, high = ratios(*arms)
+    contenders = [Contender("pack", pack), Contender("copy", lambda: megabytes / _seconds_to_copy(source, copy))]
+    in_turns(contenders, rounds)
+    share, low, high = ratios(*contenders)
     return {
-        "source": what, "mb": megabytes, "pack_mb_s": spread(arms[0].figures), "pack_mb_s_a_core": spread(a_core),
-        "copy_mb_s": spread(arms[1].figures), "share_of_copy": [low, share, high],
+        "source": what, "mb": megabytes, "pack_mb_s": spread(contenders[0].figures), "pack_mb_s_a_core": spread(a_core),
+        "copy_mb_s": spread(contenders[1].figures), "share_of_copy": [low, share, high],
     }  # fmt: skip
 
 
@@ -171,20 +171,23 @@ def _verify(path: Path, store: Path, rounds: int) -> dict[str, Any]:
         load(store, Knobs(cache_gb=cache_gb)) as plain,
         load(store, Knobs(cache_gb=cache_gb, verify_reads=True)) as verified,
     ):
-        arms = [Arm("without", lambda: _tok_s(plain, tokens)), Arm("with", lambda: _tok_s(verified, tokens))]
-        in_turns(arms, rounds + 1)
-        for arm in arms:
-            del arm.figures[0]  # warms up
+        contenders = [
+            Contender("without", lambda: _tok_s(plain, tokens)),
+            Contender("with", lambda: _tok_s(verified, tokens)),
+        ]
+        in_turns(contenders, rounds + 1)
+        for contender in contenders:
+            del contender.figures[0]  # the first round is a warm-up
         read = verified.stats.bytes_read / verified.stats.tokens
-    share, low, high = ratios(arms[1], arms[0])
+    share, low, high = ratios(contenders[1], contenders[0])
     print(f"checksums: {crc_gbps:.2f} GB/s a core; a whole store read and compared: {store_gbps:.2f} GB/s")
     print(
-        f"verify_reads: {arms[1].median:.1f} tok/s, {arms[0].median:.1f} without, a share of {share:.3f} ({low:.3f} .. "
-        f"{high:.3f}) with {read / 1e6:.1f} MB read a token"
+        f"verify_reads: {contenders[1].median:.1f} tok/s, {contenders[0].median:.1f} without; share {share:.3f} "
+        f"({low:.3f} .. {high:.3f}), {read / 1e6:.1f} MB read per token"
     )
     return {
-        "crc32_gbps": crc_gbps, "verify_gbps": store_gbps, "tok_s_without": spread(arms[0].figures),
-        "tok_s_with": spread(arms[1].figures), "share": [low, share, high], "read_mb_per_token": read / 1e6,
+        "crc32_gbps": crc_gbps, "verify_gbps": store_gbps, "tok_s_without": spread(contenders[0].figures),
+        "tok_s_with": spread(contenders[1].figures), "share": [low, share, high], "read_mb_per_token": read / 1e6,
     }  # fmt: skip
 
 

@@ -1,6 +1,6 @@
-"""Checkpoints of random weights in the shape of real models, for benchmarks on machines without the real ones.
+"""Shapes: writes checkpoints of random weights in the shape of real models, for machines without the real ones.
 
-Weights are 4-bit affine in groups of 64 (routers 8-bit), as mlx-lm converts such models; codes are random and the scales
+Weights are 4-bit affine in groups of 64 (routers 8-bit), as mlx-lm converts such models. Codes are random, and the scales
 keep activations of order 1. They are written layer by layer, in the layout of an MLX-converted checkpoint.
 """
 
@@ -33,7 +33,7 @@ BITS, GROUP_SIZE = 4, 64
 
 
 def make(shape: str, folder: Path) -> None:
-    """Write a checkpoint of the given shape into `folder`. Raises `HeadraceError` if something is there already."""
+    """Write a checkpoint of the given shape into `folder`. Raises `HeadraceError` if the folder is not empty."""
     if folder.exists() and any(folder.iterdir()):
         raise HeadraceError(f"{folder} is not empty; give a new folder")
     config = dict(SHAPES[shape])
@@ -58,7 +58,7 @@ def make(shape: str, folder: Path) -> None:
 
 
 def _quantize(model: nn.Module) -> dict[str, Any]:
-    """Quantize the module tree (its weights stay lazy and are never computed); returns the routers' overrides."""
+    """Quantize the module tree, whose weights stay lazy and are never computed; returns the routers' overrides."""
     overrides: dict[str, Any] = {}
 
     def predicate(path: str, module: nn.Module) -> bool | dict[str, Any]:

@@ -62,10 +62,10 @@ class Prefetch:
         chosen = ids.reshape(-1)
         if ids.size == ids.shape[-1] and self._predicted is not None:
             right = int(np.isin(chosen, self._predicted).sum())
-            self._stats.foretold_sets += 1
-            self._stats.foretold_whole += right == chosen.size
-            self._stats.foretold_of += chosen.size
-            self._stats.foretold += right
+            self._stats.predicted_sets += 1
+            self._stats.predicted_exact_sets += right == chosen.size
+            self._stats.predicted_of += chosen.size
+            self._stats.predicted += right
             self._stats.uncovered += int((slot_of[chosen] < 0).sum())
             self._stats.covered += sum(e in guessed for e in chosen.tolist())
         self._predicted = None

@@ -21,7 +21,7 @@ from harness.machine.quiet import Watch, wait_until_quiet
 from harness.results.history import History
 from harness.results.metrics import QUALITY
 from harness.schema import GuardsConfig
-from harness.study.constraints import judge_row
+from harness.study.constraints import check_constraints
 from harness.study.manifest import JUDGE
 from harness.study.study import Study
 
@@ -74,7 +74,7 @@ class Runner:
         if source is not None and row["status"] in ("ok", "stopped"):
             copy_quality(row, source)
         if row["status"] == "ok":
-            row["feasible"], row["violated"] = judge_row(study.constraints, row, reference_figures([*rows, row]))
+            row["feasible"], row["violated"] = check_constraints(study.constraints, row, reference_figures([*rows, row]))
         row["saved_s"] = saved_s(row, rows)
         return row, outcome.token_ms
 

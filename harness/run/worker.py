@@ -58,7 +58,7 @@ def _measure(request: dict[str, Any]) -> dict[str, Any]:
     if request.get("engine") == "engine" and _wanted_quality(request)["kl"]:
         _ensure_reference(request)  # it reads the whole checkpoint, so it comes before the page cache is prepared
     if request.get("engine") == "engine" and protocol.page_cache == "cold":
-        _ = Checkpoint.open(request["checkpoint"]).fingerprint  # the fingerprint reads from every tensor, for the same reason
+        _ = Checkpoint.open(request["checkpoint"]).fingerprint  # it reads from every tensor, so it comes first as well
     by = prepare_page_cache(request["checkpoint"], protocol.page_cache, knobs.io_mode)
     files = weight_files(request["checkpoint"])
     cached_before = cached_share(files)
@@ -147,7 +147,7 @@ def _with_quality(measurement: Measurement, loaded: Any, judge: Judge, request: 
     """The measurement with KL and JSON validity as requested; with KL, perplexity comes from the same pass."""
     prompts = _json_prompts(request)
     if not _wanted_quality(request)["kl"]:
-        return dataclasses.replace(measurement, json_valid=float(prompts.valid(loaded).mean()))
+        return dataclasses.replace(measurement, json_valid=float(prompts.valid(loaded.generate).mean()))
     from engine.quality.quality import quality
     from engine.quality.reference import reference_for
 

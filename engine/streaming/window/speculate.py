@@ -161,11 +161,11 @@ class SpeculativeWindows:
         for position, (behind, predicted) in enumerate(rejected):
             used = self._ids[behind:]
             right, of = int((used[..., None] == predicted[behind:, None]).any(axis=-1).sum()), used.size
-            stats.foreseen += right
-            stats.foreseen_of += of
+            stats.window_predicted += right
+            stats.window_predicted_of += of
             if position:
-                stats.foreseen_later += right
-                stats.foreseen_later_of += of
+                stats.window_predicted_later += right
+                stats.window_predicted_later_of += of
 
     def _read_back(self, numbers: list[int]) -> int | None:
         """Read back the choices of the layers `numbers` in one sync; return the first that missed an expert, if any."""

@@ -13,10 +13,12 @@ import numpy as np
 import pytest
 
 from engine import Knobs, ReadError
-from engine.bench import Arm, in_turns, packing, plain_reads, ratios
-from engine.bench.grids import _best as best_grid
-from engine.bench.grids import bench_grids
+from engine.bench import packing
+from engine.bench.contender import Contender, in_turns, ratios
 from engine.bench.io import bench_io
+from engine.bench.plain_reads import plain_reads
+from engine.bench.quality.grids import _best as best_grid
+from engine.bench.quality.grids import bench_grids
 from engine.system.page_cache import drop_cache
 
 
@@ -35,7 +37,7 @@ def test_arms_take_turns_in_both_orders() -> None:
         order.append(name)
         return float(len(order))
 
-    arms = [Arm("a", lambda: run("a")), Arm("b", lambda: run("b"))]
+    arms = [Contender("a", lambda: run("a")), Contender("b", lambda: run("b"))]
     in_turns(arms, 3)
     assert "".join(order) == "abbaab"
     assert ratios(arms[0], arms[1]) == pytest.approx((5 / 6, 2 / 3, 13 / 12))  # of 1/2, 4/3 and 5/6

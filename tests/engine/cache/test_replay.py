@@ -12,7 +12,7 @@ import pytest
 from engine import HeadraceError, Knobs, load
 from engine.__main__ import main
 from engine.bench import shapes
-from engine.bench.decode import Forced
+from engine.bench.decoding.forced_routing import ForcedRouting
 from engine.cache.replay import belady_hit_rate, hit_rate
 from engine.routing.read import Trace, overlap, read_trace
 
@@ -118,7 +118,7 @@ def test_forced_routing_is_the_traces(tiny: Path, tmp_path: Path) -> None:
     sizes = {"cache_gb": 16 * 4 * 0.5 * 14336 / 1e9}
     for knobs in (Knobs(**sizes), Knobs(**sizes, sync_window=0)):
         with load(tiny, knobs) as engine:
-            forced = Forced(engine, trace, [0.6, 0.8] if engine.windows else None)
+            forced = ForcedRouting(engine, trace, [0.6, 0.8] if engine.windows else None)
             _, stats = forced.decode(30)
             assert stats.tokens == 30 and 0.3 < stats.hit_rate < 0.9
             counts = np.stack([np.bincount(experts[:46, n].reshape(-1), minlength=16) for n in range(4)])
@@ -130,7 +130,7 @@ def test_forced_routing_is_the_traces(tiny: Path, tmp_path: Path) -> None:
 def test_a_trace_with_fewer_ranks_is_completed(tiny: Path, tmp_path: Path) -> None:
     experts = routing(40, 4, 3, 16)
     with load(tiny) as engine:
-        forced = Forced(engine, read_trace(write(tmp_path / "t.parquet", experts)), None)
+        forced = ForcedRouting(engine, read_trace(write(tmp_path / "t.parquet", experts)), None)
     assert np.array_equal(forced._ids[..., :3], experts)
     assert (np.diff(np.sort(forced._ids.astype(int), axis=-1), axis=-1) > 0).all()
 
@@ -143,9 +143,9 @@ def test_bench_decode_with_a_trace(tiny: Path, tmp_path: Path, capsys: Capture) 
     assert "--trace with windows needs --foresight" in capsys.readouterr().err
     assert main([*command, "--foresight", "0.6", "0.9"]) == 0
     result = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert [row["window"] for row in result["rows"]] == ["-", "-", "1", "all", "all, all foreseen"]
+    assert [row["window"] for row in result["rows"]] == ["-", "-", "1", "all", "all, all predicted"]
     limited, unlimited = result["rows"][3:]
-    assert unlimited["foreseen_by_pass"][0] == 1 > limited["foreseen_by_pass"][0]
+    assert unlimited["window_recall_by_pass"][0] == 1 > limited["window_recall_by_pass"][0]
     assert unlimited["passes_per_window"] <= 2 < limited["passes_per_window"] + 1
     assert limited["share_of_serial"][1] >= limited["share_of_overlapped"][1] > 0
     assert main(["bench", "decode", str(tiny), "--trace", file, "--rounds", "1", "--tokens", "4", "--cached", "0.5"]) == 0

@@ -253,10 +253,10 @@ def test_an_index_that_lies(damaged: Path, content: object, message: str) -> Non
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"n_routed_experts": 15}, r"has 16 experts, but config\.json says n_routed_experts=15; copy both"),
+        ({"n_routed_experts": 15}, r"has 16 experts, but config\.json has n_routed_experts=15; copy both"),
         ({"moe_intermediate_size": 64}, r"has 32 rows per expert, but config\.json has moe_intermediate_size=64"),
         ({"hidden_size": 32}, r"has 64 columns per expert, but config\.json has hidden_size=32"),
-        ({"num_hidden_layers": 5}, r"has experts in 3 layers \(1 to 3\), but config\.json says 4 \(1 to 4\)"),
+        ({"num_hidden_layers": 5}, r"has experts in 3 layers \(1 to 3\), but config\.json has 4 \(1 to 4\)"),
         ({"num_hidden_layers": 3, "first_k_dense_replace": 0}, r"has experts in 2 layers \(1 to 2\).*says 3 \(0 to 2\)"),
         ({"num_experts_per_tok": 17}, "num_experts_per_tok=17, not 1 to 16 experts"),
         ({"num_attention_heads": 3}, "mlx-lm cannot open deepseek_v3"),
@@ -284,7 +284,7 @@ def test_a_quantization_that_the_configuration_denies(checkpoint: Make, tmp_path
     config["quantization"]["model.layers.1.mlp.switch_mlp.up_proj"] = wrong
     (path / "config.json").write_text(json.dumps(config))
     with pytest.raises(
-        CheckpointError, match=r"layers\.1\.mlp\.switch_mlp\.up_proj is .*'bits': 3.* but config\.json says"
+        CheckpointError, match=r"layers\.1\.mlp\.switch_mlp\.up_proj is .*'bits': 3.* but config\.json has"
     ) as e:
         Checkpoint.open(path)
     one_line(e)

@@ -87,7 +87,7 @@ def test_benchmarks_end_in_one_line_of_json(
 def test_bench_trace_compares_turns_of_the_same_tokens(
     checkpoint: Callable[..., Path], tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("engine.bench.trace.TURNS", 2)
+    monkeypatch.setattr("engine.bench.decoding.trace.TURNS", 2)
     (tmp_path / "mine.txt").write_text("The wheel turns when there is water. " * 20)
     path = str(checkpoint("deepseek_v3", None, True))
     assert main(["bench", "trace", path, "--rounds", "2", "--judge", str(tmp_path / "mine.txt")]) == 0
@@ -120,7 +120,7 @@ def test_bench_lossy_has_a_row_a_setting(
     checkpoint: Callable[..., Path], tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = [{}, {"cold_drop": 1.0}, {"cache_prior": 1.0}, {"top_k": 2}, {"resident_bits": 3}]
-    monkeypatch.setattr("engine.bench.lossy.settings", lambda top_k, packed: settings)
+    monkeypatch.setattr("engine.bench.quality.lossy.settings", lambda top_k: settings)
     (tmp_path / "mine.txt").write_text("The wheel turns when there is water. " * 12)
     path = str(checkpoint("deepseek_v3", None, True))
     assert main(["bench", "lossy", path, "--judge", str(tmp_path / "mine.txt"), "--prefill-chunk", "32"]) == 0

@@ -1,9 +1,9 @@
-"""bench grids: what the levels of a packed record lose, beside MLX's own quantization and beside the best that is possible.
+"""bench grids: error of the levels of a packed record, beside MLX's own quantization and the smallest possible error.
 
-Made-up weights (Gaussian; Laplace and Student's t with 4 degrees of freedom, with heavier tails) and a checkpoint's experts
-in groups of 32, 64 and 128. All figures are relative root mean square errors of the weights; scales and biases of the
-made-up ones are not rounded. The best two-bit grid of a group is found by trying every way to cut its sorted weights into
-four runs.
+It uses synthetic weights (Gaussian; Laplace and Student's t with 4 degrees of freedom, which have heavier tails) and a
+checkpoint's experts, in groups of 32, 64 and 128. All figures are relative root mean square errors of the weights. Scales
+and biases of synthetic weights are not rounded. The best two-bit grid of a group is found by trying every way to cut its
+sorted weights into four runs.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from engine.packing.pack import block_size
 from engine.packing.sources import Codes, SourceLayer
 
 LOW, HIGH = grids.SHAPED[0], grids.SHAPED[1]
-WEIGHTS = 1 << 20  # of each kind
-LIMIT_WEIGHTS = {32: 1 << 16, 64: 1 << 15, 128: 1 << 13}  # of those, for the best grid, which takes long
-EVERY = 8  # of a checkpoint's experts, one
+WEIGHTS = 1 << 20  # synthetic weights of each kind
+LIMIT_WEIGHTS = {32: 1 << 16, 64: 1 << 15, 128: 1 << 13}  # weights for the best grid, which is slow
+EVERY = 8  # every eighth expert of a checkpoint is used
 DRAWS: dict[str, Callable[[np.random.Generator, int], np.ndarray]] = {
     "Gaussian": lambda rng, n: rng.standard_normal(n), "t (4)": lambda rng, n: rng.standard_t(4, n),
     "Laplace": lambda rng, n: rng.laplace(size=n),
@@ -37,8 +37,8 @@ SHARES = {
 
 
 def bench_grids(path: Path, weights: int = WEIGHTS) -> dict[str, Any]:
-    """A row for each kind of weights and group size: relative root mean square errors, and the prefix's and the best grid's
-    as shares of mx.quantize's at 2 bits, the whole's of mx.quantize's at 4."""
+    """A row for each kind of weights and group size: relative root mean square errors; the errors of the prefix and of the
+    best grid as shares of mx.quantize's at 2 bits, and the error of the whole as a share of mx.quantize's at 4."""
     rows = []
     rng = np.random.default_rng(0)
     for name, draw in DRAWS.items():
@@ -53,7 +53,7 @@ def bench_grids(path: Path, weights: int = WEIGHTS) -> dict[str, Any]:
 
 
 def _groups_of(path: Path, size: int) -> Iterator[np.ndarray]:
-    """float32 [groups, size] of some experts of a checkpoint whose rows can be cut so."""
+    """float32 [groups, size] of some experts of a checkpoint, if its rows are multiples of `size`."""
     source = Checkpoint.open(path, to_pack=True)
     for layer in source.layers:
         numbers = SourceLayer(layer, block_size(source))
@@ -105,21 +105,21 @@ def _mlx(weights: np.ndarray, bits: int, dtype: str) -> np.ndarray:
 
 
 def _prefix(weights: np.ndarray, codes: np.ndarray) -> float:
-    """Squared error of the upper bits of codes with the best scale and bias."""
+    """Squared error of the upper bits of codes with their best scale and bias."""
     found = sums(weights, grids.upper_bits(codes, HIGH - LOW))
     line = fit(found, weights.shape[1])
     return float(line_error(found, weights.shape[1], line.slope, line.offset).sum(dtype=np.float64))
 
 
 def _best(weights: np.ndarray) -> float:
-    """The least squared error that four evenly spaced values, chosen for each group, can have."""
+    """The smallest squared error possible with four evenly spaced values, chosen for each group."""
     size = weights.shape[1]
     cuts = np.arange(size + 1)
     first, second, third = (c.reshape(-1) for c in np.meshgrid(cuts, cuts, cuts, indexing="ij"))
     ordered = (first <= second) & (second <= third)
     first, second, third = first[ordered], second[ordered], third[ordered]
     counts = size - np.stack([first, second, third])
-    h, hh = counts.sum(axis=0), (counts * np.array([[1], [3], [5]])).sum(axis=0)  # of the codes 0, 1, 2 and 3
+    h, hh = counts.sum(axis=0), (counts * np.array([[1], [3], [5]])).sum(axis=0)  # sums over the codes 0 to 3
     spread = np.where((rest := hh - h**2 / size) > 0, rest, np.inf)
     total = 0.0
     for group in np.sort(weights.astype(np.float64), axis=1):
@@ -144,6 +144,6 @@ def _print(rows: list[dict[str, Any]]) -> None:
     console = Console()
     console.print(table)
     console.print(
-        "of 2 bits: from min to max; the prefix of mx.quantize's own 4 bits; the prefix of ours, and with scales for groups "
-        "of 32; the best that any 2-bit grid can be. Of 4 bits: the whole of ours."
+        "at 2 bits: min to max; prefix of mx.quantize's 4 bits; prefix of a record, and with scales for groups of 32; best "
+        "possible 2-bit grid. At 4 bits: the whole record."
     )

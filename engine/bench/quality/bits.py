@@ -1,14 +1,13 @@
-"""bench bits: what plans of bits are worth at equal bytes, against as many bits for all and against chance.
+"""bench bits: quality of plans of bits at equal bytes, against uniform widths and random plans.
 
-Perplexity and the KL divergence from the checkpoint as it is stored, on the judge's texts. Every plan is saved and loaded
-again, as a user's is. Random plans say what a choice is worth at all.
+It measures perplexity and the KL divergence from the checkpoint as stored, on the evaluation texts. Every plan is saved and
+loaded again, like a user's. Random plans show how much any choice matters.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,31 +23,24 @@ from engine.plan.bits_file import save_plan
 from engine.routing.profile import routing_profile
 
 
-@dataclass(frozen=True)
-class Arm:
-    """One way to spend a budget; several plans of it differ by chance."""
-
-    name: str
-    plans: list[BitsPlan]
-
-
 def bench_bits(model: Path, knobs: Knobs, judge: Judge, *, average_bits: list[float], draws: int) -> dict[str, Any]:
-    """Perplexity and KL of every arm at every budget, with `expert_bits` and `cold_bits` as the two widths."""
+    """Perplexity and KL of each way to assign bits at each budget (average bits), between `cold_bits` and `expert_bits`.
+    `draws`: number of random plans."""
     source = Checkpoint.open(model)
-    arms = _uniform(source, [*average_bits, knobs.cold_bits or 0, knobs.expert_bits or 0])
+    choices = _uniform(source, [*average_bits, knobs.cold_bits or 0, knobs.expert_bits or 0])
     for budget in average_bits:
-        arms += _mixed(source, dataclasses.replace(knobs, hot_share=hot_share_for(source, knobs, budget)), draws)
+        choices += _mixed(source, dataclasses.replace(knobs, hot_share=hot_share_for(source, knobs, budget)), draws)
     with load(model) as engine:
         texts = [np.array(engine.encode(text.prompt + text.continuation)) for text in judge.texts]
         reference = [_log_softmax(engine.logits(ids)) for ids in texts]
         mode = engine.mode
-    rows = [{"arm": "as stored", "average_bits": engine.bits.average_bits, "gb": experts_gb(source, engine.bits),
+    rows = [{"bits_by": "as stored", "average_bits": engine.bits.average_bits, "gb": experts_gb(source, engine.bits),
              "perplexity": [_perplexity(reference, texts)], "kl": [0.0], "plans": [engine.bits.fingerprint]}]  # fmt: skip
     _print(rows[0])
-    for arm in arms:
-        perplexity, kl = zip(*(_figures(source, plan, texts, reference) for plan in arm.plans), strict=True)
-        prints = [plan.fingerprint for plan in arm.plans]
-        row = {"arm": arm.name, "average_bits": arm.plans[0].average_bits, "gb": experts_gb(source, arm.plans[0]),
+    for name, plans in choices:
+        perplexity, kl = zip(*(_figures(source, plan, texts, reference) for plan in plans), strict=True)
+        prints = [plan.fingerprint for plan in plans]
+        row = {"bits_by": name, "average_bits": plans[0].average_bits, "gb": experts_gb(source, plans[0]),
                "perplexity": list(perplexity), "kl": list(kl), "plans": prints}  # fmt: skip
         rows.append(row)
         _print(row)
@@ -58,18 +50,18 @@ def bench_bits(model: Path, knobs: Knobs, judge: Judge, *, average_bits: list[fl
     }  # fmt: skip
 
 
-def _uniform(source: Checkpoint, average_bits: list[float]) -> list[Arm]:
-    """Every budget that is a width by itself, and the two widths, for all experts."""
+def _uniform(source: Checkpoint, average_bits: list[float]) -> list[tuple[str, list[BitsPlan]]]:
+    """Plans with one width for all experts: the two widths, and each budget that is a width."""
     legal = BITS if source.levels is None else source.levels
     return [
-        Arm(f"uniform {bits}", [compute_plan(source, Knobs(expert_bits=bits))])
+        (f"uniform {bits}", [compute_plan(source, Knobs(expert_bits=bits))])
         for bits in legal
         if bits in average_bits and bits <= source.expert_bits
     ]
 
 
-def _mixed(source: Checkpoint, knobs: Knobs, draws: int) -> list[Arm]:
-    """By chance and by frequency who keeps `expert_bits`, at the budget of `knobs`."""
+def _mixed(source: Checkpoint, knobs: Knobs, draws: int) -> list[tuple[str, list[BitsPlan]]]:
+    """Plans at the budget of `knobs` in which random experts, or the most frequent ones, keep `expert_bits`."""
     low, high = widths(source, knobs.cold_bits), widths(source, knobs.expert_bits)
     weights = compute_plan(source, Knobs()).weights
     plans = []
@@ -77,7 +69,7 @@ def _mixed(source: Checkpoint, knobs: Knobs, draws: int) -> list[Arm]:
         chance = np.broadcast_to(np.random.default_rng(seed).random((*low.shape[:2], 1)), low.shape)
         plans.append(BitsPlan(allocate(low, high, weights, chance, knobs.resolved_hot_share), chance, weights))
     by_frequency = compute_plan(source, knobs, routing_profile(source))
-    return [Arm("random", plans), Arm("frequency", [by_frequency])]
+    return [("random", plans), ("frequency", [by_frequency])]
 
 
 def _figures(
@@ -109,12 +101,12 @@ def _perplexity(log_likelihoods: list[np.ndarray], texts: list[np.ndarray]) -> f
 
 
 def _print(row: dict[str, Any]) -> None:
-    """A line of the Markdown table; the first also prints its head."""
-    if row["arm"] == "as stored":
-        print("| bits chosen by | average bits | MB | perplexity | KL, nats a token |\n|---|---|---|---|---|")
+    """Print a line of the Markdown table; before the first, its head."""
+    if row["bits_by"] == "as stored":
+        print("| bits chosen by | average bits | MB | perplexity | KL, nats per token |\n|---|---|---|---|---|")
     cells = []
     for figures, digits in ((row["perplexity"], 2), (row["kl"], 4)):
         low, middle, high = np.quantile(figures, [0, 0.5, 1])
         spread = f" ({low:.{digits}f} .. {high:.{digits}f})" if len(figures) > 1 else ""
         cells.append(f"{middle:.{digits}f}{spread}")
-    print(f"| {row['arm']} | {row['average_bits']:.3g} | {row['gb'] * GB / 1e6:.4g} | {' | '.join(cells)} |", flush=True)
+    print(f"| {row['bits_by']} | {row['average_bits']:.3g} | {row['gb'] * GB / 1e6:.4g} | {' | '.join(cells)} |", flush=True)

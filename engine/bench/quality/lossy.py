@@ -1,8 +1,8 @@
-"""bench lossy: what the lossy knobs of run time save in reads and what they cost in quality, one at a time.
+"""bench lossy: what the lossy run-time knobs save in reads and cost in quality, one at a time.
 
-Every token goes through the model by itself, the prompts' too (`prefill_chunk=1`), unless told otherwise: in a large chunk
-of a prefill some token wants nearly every expert, so that what is decided by the cache has little left to decide there, and
-the quality of a judge that is mostly prompt would say nothing of decoding.
+By default every token is computed alone, including the prompts (`prefill_chunk=1`). In a large prefill chunk some token uses
+nearly every expert, so that knobs that depend on the cache have little effect there, and quality over mostly prompt tokens
+would not show their effect on decoding.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from engine.knobs import Knobs
 from engine.measure.judge import Judge
 from engine.plan.banks import footprint
 
-CACHED = 0.25  # share of all experts, unless cache_gb says
+CACHED = 0.25  # share of all experts, if cache_gb is not given
 
 
 def bench_lossy(model: Path, given: dict[str, Any], judge: Judge) -> dict[str, Any]:
-    """One measurement a setting, each from an empty cache, with the knobs that are `given`. `read_mb_per_token` and the
-    shares are of the decoded tokens, perplexity and nll (`nll_more`: than without any) of all that the judge scores."""
+    """One measurement per setting, each from an empty cache, with the knobs in `given`. `read_mb_per_token` and the shares
+    cover the decoded tokens; perplexity and nll cover all scored tokens. `nll_more`: nll minus that of the first setting."""
     from engine.engine import load
 
     source = Checkpoint.open(model)
@@ -29,7 +29,7 @@ def bench_lossy(model: Path, given: dict[str, Any], judge: Judge) -> dict[str, A
     rows: list[dict[str, Any]] = []
     for setting in settings(source.top_k):
         with load(model, Knobs.from_mapping({**knobs.as_dict(), **setting})) as engine:
-            m: Any = engine.measure(judge)  # whole: nothing in it is null
+            m: Any = engine.measure(judge)  # complete: no field is None
             uses = m.decode_tokens * len(source.layers) * engine.checkpoint.top_k
         rows.append({
             **setting, "read_mb_per_token": m.bytes_per_token / 1e6, "hit_rate": m.hit_rate,
@@ -46,7 +46,7 @@ def bench_lossy(model: Path, given: dict[str, Any], judge: Judge) -> dict[str, A
 
 
 def settings(top_k: int) -> list[dict[str, float]]:
-    """Nothing, then one knob at a time, and two that decide by the cache together."""
+    """No knob, then one knob at a time, then the two cache-dependent ones together."""
     alone: dict[str, list[float]] = {
         "cold_drop": [0.25, 0.5, 0.75, 1.0],
         "cache_prior": [0.1, 0.3, 0.5, 1.0],

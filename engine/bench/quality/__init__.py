@@ -1,0 +1,1 @@
+"""Benchmarks of quality: what lossy knobs, plans of bits and packed levels cost."""
