@@ -25,8 +25,8 @@ from engine.measure.protocol import Protocol
 if TYPE_CHECKING:
     from engine.checkpoint.checkpoint import Checkpoint
     from engine.engine import Engine, load
-    from engine.plan.banks import Footprint, footprint
     from engine.plan.ceiling import ceiling_tok_s
+    from engine.plan.footprint import Footprint, footprint
     from engine.system.page_cache import prepare_page_cache
 
 __all__ = [
@@ -52,9 +52,9 @@ __all__ = [
 _ON_FIRST_USE = {
     "Checkpoint": "engine.checkpoint.checkpoint",
     "Engine": "engine.engine",
-    "Footprint": "engine.plan.banks",
+    "Footprint": "engine.plan.footprint",
     "ceiling_tok_s": "engine.plan.ceiling",
-    "footprint": "engine.plan.banks",
+    "footprint": "engine.plan.footprint",
     "load": "engine.engine",
     "prepare_page_cache": "engine.system.page_cache",
 }

@@ -130,7 +130,7 @@ def inspect(args: argparse.Namespace) -> None:
 
     The sizes come from the headers of its files; nothing is loaded.
     """
-    from engine.plan.banks import footprint
+    from engine.plan.footprint import footprint
 
     print(json.dumps(dataclasses.asdict(footprint(model_of(args), knobs_of(args))), indent=1))
 
@@ -206,10 +206,11 @@ def replay(args: argparse.Namespace) -> None:
 def plan(args: argparse.Namespace) -> None:
     """Print each layer's bits; save or draw the plan."""
     from engine.checkpoint.checkpoint import Checkpoint
-    from engine.plan.banks import experts_gb, needs_profile, plan_bits
+    from engine.plan.banks import needs_profile, plan_bits
     from engine.plan.bits import hot_share_for
     from engine.plan.bits_file import save_plan
     from engine.plan.bits_plot import layer_rows, plot_plan
+    from engine.plan.footprint import experts_gb
     from engine.routing.profile import Profile, routing_profile
 
     checkpoint, given = Checkpoint.open(model_of(args)), knobs_given(args)
