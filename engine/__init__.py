@@ -18,7 +18,7 @@ from engine.knobs import Knobs
 from engine.measure.judge import Judge
 from engine.measure.measurement import Measurement
 from engine.measure.protocol import Protocol
-from engine.plan.banks import Footprint, footprint
+from engine.plan.footprint import Footprint, footprint
 from engine.system.page_cache import prepare_page_cache
 
 __all__ = [

@@ -32,8 +32,9 @@ from engine.model.backend import backend, compute_dtype
 from engine.model.open import check_top_k, lay_out_for_cpu, open_model
 from engine.model.resident import quantize_resident
 from engine.model.switches import is_last, switches
-from engine.plan.banks import footprint, needs_profile, plan_banks, plan_bits
+from engine.plan.banks import needs_profile, plan_banks, plan_bits
 from engine.plan.bits import BitsPlan
+from engine.plan.footprint import footprint
 from engine.routing.profile import routing_profile
 from engine.routing.record import TraceWriter
 from engine.stats import Stats

@@ -1,10 +1,9 @@
-"""An outside proposer to start from: the front's fastest point, with one knob moved at a time.
+"""Example of an external proposer: the front's fastest point, with one knob moved at a time.
 
     python -m harness.search study=demo proposer.command="python experiments/proposer_example.py"
 
-It reads the study so far as JSON on its input and answers as JSON on its output (harness/propose/external.py says with
-what). It
-uses Python's standard library alone; a script in any language will do.
+It reads the study so far as JSON on its input and answers as JSON on its output (see docs/own-proposer.md). It uses only
+Python's standard library; a script in any language works.
 """
 
 import json

@@ -26,7 +26,7 @@ from engine.knobs import GB, Knobs
 from engine.measure.judge import Judge
 from engine.measure.timed_pass import token_nll
 from engine.model.backend import backend, compute_dtype
-from engine.plan.banks import footprint
+from engine.plan.footprint import footprint
 from engine.system.memory import memory_bytes
 from engine.system.user_cache import cached_file, compute_apart
 

@@ -25,8 +25,9 @@ from optuna.trial import TrialState, create_trial
 
 from engine import Knobs
 from harness import ConfigError
-from harness.propose.ask_tell import Proposals, Search, open_storage
+from harness.propose.ask_tell import Proposals, Search
 from harness.propose.samplers import has_torch
+from harness.propose.storage import open_storage
 from harness.results.columns import NAMES
 from harness.results.metrics import OBJECTIVES
 

@@ -1,11 +1,7 @@
-"""External proposer: a user's command that suggests settings and changes of the search space.
+"""External proposer: a user's command that suggests settings and changes of the search space (docs/own-proposer.md).
 
-    proposer.command="python experiments/proposer_example.py"
-
-The command reads {study, objectives, constraints, space, knobs, legal, rows, front, budget} as JSON on its input and answers
-{"settings": [{knob: value}], "changes": [{"kind": "widen|narrow|fix|drop", "knob": ..., ...}], "note": "..."}; each key is
-optional. The answer is data: settings and changes pass the same checks as a user's configuration. Each rejected one becomes
-one line with its reason. A command that fails, hangs or prints too much costs one line and at most its time limit.
+Its answer is data: settings and changes pass the same checks as a user's configuration. Each rejected one becomes one line
+with its reason. A command that fails, hangs or prints too much costs one line and at most its time limit.
 """
 
 from __future__ import annotations

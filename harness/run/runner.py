@@ -21,7 +21,7 @@ from harness.machine.quiet import Watch, wait_until_quiet
 from harness.results.history import History
 from harness.results.metrics import QUALITY
 from harness.schema import GuardsConfig
-from harness.study.constraints import judge_row
+from harness.study.constraints import check_constraints
 from harness.study.manifest import JUDGE
 from harness.study.study import Study
 
@@ -74,7 +74,7 @@ class Runner:
         if source is not None and row["status"] in ("ok", "stopped"):
             copy_quality(row, source)
         if row["status"] == "ok":
-            row["feasible"], row["violated"] = judge_row(study.constraints, row, reference_figures([*rows, row]))
+            row["feasible"], row["violated"] = check_constraints(study.constraints, row, reference_figures([*rows, row]))
         row["saved_s"] = saved_s(row, rows)
         return row, outcome.token_ms
 
@@ -92,7 +92,7 @@ class Runner:
         """The outcome of a measured run, and the columns of its start and its guards."""
         study, config = self.study, self.study.config
         guards = GuardsConfig(**config["guards"])
-        if not self._patient:  # after a wait in vain, do not wait again until the machine is quiet
+        if not self._patient:  # after a wait without success, do not wait again until the machine is quiet
             guards.wait_s = 0.0
         self._cool_down(config["protocol"]["cool_down_s"])
         quiet = wait_until_quiet(guards, note=self.note, interrupted=self.interrupted)

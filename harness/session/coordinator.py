@@ -18,7 +18,7 @@ import optuna
 from harness import StudyStopped
 from harness.propose.ask_tell import Proposal, Proposals
 from harness.propose.shared import Shared
-from harness.propose.storage import AWAY, alone, reason
+from harness.propose.storage import UNREACHABLE, reason, shared_lock
 from harness.results.history import History
 from harness.run.job import Job, Row
 from harness.study.constraints import Constraint
@@ -113,7 +113,7 @@ class SharedCoordinator(Coordinator):
         self._shared: Shared | None = None
 
     def lock(self) -> contextlib.AbstractContextManager[None]:
-        return alone(self.storage, self._study_name)
+        return shared_lock(self.storage, self._study_name)
 
     def join(self, study: optuna.Study) -> None:
         self._shared = Shared(study, self.storage, self.owner, self._stale_s)
@@ -123,7 +123,7 @@ class SharedCoordinator(Coordinator):
         for attempt in itertools.count():
             try:
                 return action()
-            except AWAY as e:
+            except UNREACHABLE as e:
                 self._recheck = True
                 problem = f"the storage cannot be reached ({reason(e)})"
                 if attempt >= PATIENCE_S / RETRY_S or self._stop.requested:

@@ -12,9 +12,8 @@ from harness import ConfigError, ResultsError
 from harness.analysis.counts import Progress
 from harness.machine.awake import keep_awake
 from harness.machine.locks import machine_lock, study_lock
-from harness.propose.ask_tell import open_storage
 from harness.propose.shared import owner_of, settle_shared
-from harness.propose.storage import AWAY, open_database, reason
+from harness.propose.storage import UNREACHABLE, open_database, open_storage, reason
 from harness.results.writing import compact, set_damaged_aside
 from harness.rounds.repeat import same_command
 from harness.run.job import Row
@@ -86,7 +85,7 @@ def open_shared(study: Study) -> optuna.storages.RDBStorage | None:
     storage = open_database(config["url"], config["stale_s"])
     try:
         settle_shared(storage, study)
-    except AWAY as e:
+    except UNREACHABLE as e:
         raise ConfigError(f"storage.url cannot be reached any more ({reason(e)}); run the same command again") from e
     return storage
 
@@ -99,7 +98,7 @@ def in_one_line(study: Study) -> Iterator[None]:
     except OSError as e:
         problem = f"{e.filename or study.folder} cannot be used ({e.strerror or e})"
         raise ResultsError(f"{problem}; make room if its disk is full, then run the same command again") from e
-    except AWAY as e:
+    except UNREACHABLE as e:
         raise ResultsError(
             f"the storage of {study.name} cannot be used ({first_line(e.__cause__ or e)}); all rows are saved: make room if "
             "its disk is full, then run the same command again"

@@ -1,7 +1,7 @@
-"""Constraints of a study: `peak_memory_gb <= 80`, `perplexity <= 1.02 * reference`, `json_valid >= 0.95`.
+"""Constraints and objectives: `peak_memory_gb <= 80`, `perplexity <= 1.02 * reference`, `json_valid >= 0.95`.
 
-A sampler is given each as a number, above 0 where it is violated: how far the figure is beyond its bound, as a share of the
-bound. They are never added to an objective as a penalty.
+A sampler gets each constraint as its excess: the distance of a figure beyond its bound, as a share of the bound; above 0 the
+constraint is violated. No constraint is added to an objective as a penalty.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ _FORM = re.compile(r"\s*(\w+)\s*(<=|>=)\s*(?:([-+.\deE]+)\s*(?:\*\s*(reference))
 
 @dataclass(frozen=True)
 class Constraint:
-    """A bound on a figure: a number, or a multiple of the reference's figure."""
+    """An upper or lower bound on a metric: a number, or a multiple of the reference's figure."""
 
     text: str
     metric: str
-    upper: bool  # the figure must not be above the bound; else not below it
-    number: float
-    relative: bool  # to the reference's
+    upper: bool  # an upper bound; False: a lower bound
+    number: float  # the bound, or the factor of a relative bound
+    relative: bool  # to the reference's figure
 
     def bound(self, reference: Mapping[str, Any] | None) -> float | None:
-        """The bound; None as long as it needs a reference whose figure is not known."""
+        """The bound; None if it is relative and the reference's figure is unknown."""
         if not self.relative:
             return self.number
         figure = None if reference is None else reference.get(self.metric)
         return None if figure is None else self.number * figure
 
     def excess(self, value: float | None, reference: Mapping[str, Any] | None) -> float | None:
-        """How far `value` is beyond the bound, as a share of it (of 1 if it is 0); above 0: violated. None: not known."""
+        """The distance of `value` beyond the bound, as a share of the bound (of 1 if the bound is 0). None if unknown."""
         bound = self.bound(reference)
         if bound is None or value is None or not math.isfinite(value):
             return None
@@ -45,7 +45,7 @@ class Constraint:
 
 
 def parse(text: str) -> Constraint:
-    """Read a constraint. Raises `ConfigError` for one that cannot be understood or whose metric no trial measures."""
+    """Read a constraint. Raises `ConfigError` for another form or a metric that no trial measures."""
     match = _FORM.fullmatch(text)
     try:
         if match is None:
@@ -62,18 +62,21 @@ def parse(text: str) -> Constraint:
 
 
 def constraints_from_config(texts: Sequence[str], json_prompts: str | None) -> tuple[Constraint, ...]:
-    """The study's constraints, checked together. Raises `ConfigError`."""
+    """The study's constraints. Raises `ConfigError` for unreadable, unmeasured or contradicting ones.
+
+    json_prompts: the file of the JSON prompts, without which json_valid is not measured.
+    """
     found = tuple(parse(text) for text in texts)
-    for one in found:
-        if one.metric == "json_valid" and json_prompts is None:
+    for c in found:
+        if c.metric == "json_valid" and json_prompts is None:
             raise ConfigError(
-                f"constraint '{one.text}': json_valid is not measured without prompts; set quality.json_prompts=FILE"
+                f"constraint '{c.text}': json_valid is not measured without prompts; set quality.json_prompts=FILE"
             )
     for metric in {c.metric for c in found}:
         upper = [c for c in found if c.metric == metric and c.upper and not c.relative]
         lower = [c for c in found if c.metric == metric and not c.upper and not c.relative]
         if upper and lower and min(c.number for c in upper) < max(c.number for c in lower):
-            raise ConfigError(f"constraints '{upper[0].text}' and '{lower[0].text}' cannot both hold; drop one")
+            raise ConfigError(f"constraints '{upper[0].text}' and '{lower[0].text}' cannot both hold; remove one")
     return found
 
 
@@ -83,17 +86,19 @@ def objectives_from_config(names: Sequence[str]) -> dict[str, Direction]:
         if name not in METRICS:
             raise ConfigError(f"objectives: {name} is not an objective; {did_you_mean(str(name), list(METRICS))}")
     if len(set(names)) != len(names) or not 2 <= len(names) <= 3:
-        raise ConfigError(f"objectives=[{','.join(names)}] are {len(names)}; give two or three different ones")
+        raise ConfigError(f"objectives=[{','.join(names)}] has {len(names)} entries; give two or three different metrics")
     return {name: METRICS[name] for name in names}
 
 
-def judge_row(
+def check_constraints(
     constraints: Sequence[Constraint], figures: Mapping[str, Any], reference: Mapping[str, Any] | None
 ) -> tuple[bool | None, str | None]:
-    """Whether all constraints hold for measured figures, and the texts of those that do not. A figure that is missing
-    or a reference that is not known yet leaves it open: (None, None) unless another is violated."""
+    """Whether measured figures satisfy all constraints, and the violated ones as text.
+
+    (None, None) if no constraint is violated, but one cannot be checked: its figure or its reference is missing.
+    """
     excess = {c: c.excess(figures.get(c.metric), reference) for c in constraints}
-    broken = [f"{c.text} ({figures[c.metric]:.4g})" for c, e in excess.items() if e is not None and e > 0]
-    if broken:
-        return False, "; ".join(broken)
+    violated = [f"{c.text} ({figures[c.metric]:.4g})" for c, e in excess.items() if e is not None and e > 0]
+    if violated:
+        return False, "; ".join(violated)
     return (None if None in excess.values() else True), None

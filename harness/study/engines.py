@@ -1,42 +1,6 @@
-"""The seam to the engine, and how to plug in one of your own.
+"""Engine adapters: the engine of a study, as a Python module or as a command.
 
-A study names what measures: `engine.module=MODULE`, or `MODULE:ATTRIBUTE` for a class or an object in it. It needs
-`load(checkpoint, knobs)`, which returns something with `measure(judge)`, which returns a `Measurement`. This is all:
-
-    # my_engine.py, anywhere on PYTHONPATH:  python -m harness.search study=demo engine.module=my_engine:Mine
-    from engine import Measurement
-
-    class Mine:
-        def __init__(self, knobs):
-            self.knobs = knobs
-
-        @classmethod
-        def load(cls, checkpoint, knobs):
-            return cls(knobs)
-
-        def measure(self, judge):
-            gb = 10.0 if self.knobs.cache_gb is None else self.knobs.cache_gb
-            return Measurement(decode_tok_s=5 + gb, peak_memory_gb=1 + gb, perplexity=4.0)
-
-What more it may have, each by itself:
-
-- `measure(judge, protocol, keep_going)`: takes the measuring protocol (`engine.Protocol`), and calls
-  `keep_going(token_ms)` after each timed token with the milliseconds of all so far; at False it ends with what it has, and
-  says `ended_early=True`. Only with `keep_going` a run can be stopped early, and a hang be told from slowness.
-- `continuation_tokens(judge)` of what `load` returned: how many tokens there are to time if the protocol does not say.
-- `footprint(checkpoint, knobs)` beside `load`: an object with `architecture`, `fingerprint`, `one_token_gb`,
-  `all_experts_gb` and `predicted_peak_gb`, so that what does not fit is foreseen. Without it nothing is.
-- `ceiling_tok_s(checkpoint, knobs, judge, protocol)` beside `load`: tokens/s that `decode_tok_s` is sure not to exceed, or
-  None, so that what is sure to be too slow is not run. Without it nothing is; a command has none.
-- errors: `KnobError` for a setting that is not possible, `CheckpointError` for a checkpoint that is not, `MemoryError`.
-
-Or a command, `engine.command="./measure --fast"`, in any language. It is started without a shell, once a run, with one JSON
-object on its input: {"checkpoint", "judge", "knobs", "protocol", "quality", "beat", ...}. The last line of its output, or
-all of it, is a JSON object of figures, named and typed as the fields of `engine.Measurement`: at least decode_tok_s,
-peak_memory_gb and perplexity (null if `protocol.score` is false). An object {"error", "reason"} tells of a failure; what it
-writes to stderr goes to the run's log. It may touch the file `beat` as a sign of life. Before the first run, and once for
-each setting, the input is {"footprint": true, "checkpoint", "knobs"}; the answer has any of footprint's five names, or is
-{} if the command foresees nothing.
+How to write an engine of your own is described in docs/own-engine.md, with complete examples.
 """
 
 from __future__ import annotations
@@ -57,7 +21,7 @@ from harness.machine.json_command import CommandError, run_command, split_comman
 
 FOOTPRINT_TIMEOUT_S = 60
 MOST_BYTES = 64_000_000  # of an answer with the time of each token
-GUIDE = "harness/study/engines.py"
+GUIDE = "docs/own-engine.md"
 
 
 @dataclass(frozen=True)

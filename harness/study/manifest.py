@@ -1,7 +1,7 @@
-"""The manifest of a study: what its rows have in common.
+"""Manifest: what all rows of a study share, as `manifest.json` in its folder.
 
-Rows of another model, judge, space, engine, machine or seed would be compared as if they were alike, so a study that is
-continued with one of these changed is refused.
+Rows of another model, evaluation texts, space, engine, machine or seed cannot be compared. A study therefore does not resume
+with one of these changed.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from harness.results.files import write_json, write_text
 
 from .study import Study
 
-JUDGE = "judge.yaml"  # the texts in use, kept beside the rows
-HERE = "${root:}"  # this checkout, in the manifest's paths
+JUDGE = "judge.yaml"  # the evaluation texts in use, beside the rows
+HERE = "${root:}"  # stands for this checkout in the manifest's paths
 
 
 def settle(study: Study, command: str) -> None:
-    """Write the manifest of a new study, or compare that of an old one. Raises `ResultsError` for another identity.
+    """Write the manifest of a new study, or compare an existing one. Raises `ResultsError` for another identity.
 
-    command: what goes on with the study, for reports.
+    command: the command that resumes the study, for reports.
     """
     path = study.folder / "manifest.json"
     identity = study.identity()
@@ -38,8 +38,8 @@ def settle(study: Study, command: str) -> None:
             raise ResultsError(f"{path} is damaged; restore it, or start another study with study.name=OTHER") from e
         if version != SCHEMA_VERSION:
             raise ResultsError(
-                f"{study.folder} was written by version {version} of the search, this is version {SCHEMA_VERSION}; start "
-                "another study with study.name=OTHER (python -m harness.report still reads the old one)"
+                f"{study.folder} has rows of schema version {version}, and this search writes version {SCHEMA_VERSION}; "
+                "start another study with study.name=OTHER (python -m harness.report still reads the old one)"
             )
         found = changes(old, json.loads(json.dumps(identity)))
         if found:
@@ -56,17 +56,17 @@ def settle(study: Study, command: str) -> None:
 
 
 def portable(config: Any) -> Any:
-    """A configuration whose paths inside this checkout begin with `HERE`, as in the YAML files."""
+    """The configuration with `HERE` for this checkout in its paths, as in the YAML files."""
     if isinstance(config, dict):
         return {key: portable(value) for key, value in config.items()}
     return config.replace(f"{ROOT}/", f"{HERE}/") if isinstance(config, str) and config.startswith(f"{ROOT}/") else config
 
 
 def changes(old: Any, new: Any, name: str = "") -> list[str]:
-    """`name was A and is now B` for every leaf that differs; a list is a leaf."""
+    """`name was A and is now B` for every leaf that differs; a list counts as a leaf."""
     if not (isinstance(old, dict) and isinstance(new, dict)):
-        said = f" ({another(old, new)})" if name == "model" else ""
-        return [] if old == new else [f"{name} was {_show(old)} and is now {_show(new)}{said}"]
+        reason = f" ({another(old, new)})" if name == "model" else ""
+        return [] if old == new else [f"{name} was {_show(old)} and is now {_show(new)}{reason}"]
     keys = [k for k in {**old, **new} if old.get(k) != new.get(k) or (k in old) != (k in new)]
     below = (changes(old.get(k), new.get(k), k if name in ("", "space") else f"{name}.{k}") for k in keys)
     return [line for lines in below for line in lines]

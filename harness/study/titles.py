@@ -1,4 +1,4 @@
-"""What ran, and on what, as a headline and a plot's title say it: of rows, or of a study before there are any."""
+"""Titles: model, device and machine in one line, for the headline of a study and the title of a plot."""
 
 from __future__ import annotations
 
@@ -12,19 +12,20 @@ FACTS = ("model", "device", "backend", "cpu", "cores", "ssd_gbps")
 
 
 def title(facts: Mapping[str, Iterable[Any]]) -> str:
-    """`kimi_mini on AMD EPYC 7B13 (2 cores, cpu), reads held to 0.1 GB/s` of the columns `FACTS`, each with all its values.
-    Where the engine does not say what computed, the machine is named; what older rows
-    have as their device stays."""
-    said = {name: sorted({v for v in values if not pd.isna(v)}) for name, values in ((name, facts[name]) for name in FACTS)}
-    devices = said["device"] or [f"a machine with {cpu} ({said['cores'][0]} cores)" for cpu in said["cpu"]]
-    backend = ", ".join(said["backend"])
+    """`kimi_mini on AMD EPYC 7B13 (2 cores, cpu), reads limited to 0.1 GB/s`.
+
+    facts: all values of each column of `FACTS`. Without a device, which only the engine knows, the title names the machine.
+    """
+    values = {name: sorted({v for v in given if not pd.isna(v)}) for name, given in ((name, facts[name]) for name in FACTS)}
+    devices = values["device"] or [f"a machine with {cpu} ({values['cores'][0]} cores)" for cpu in values["cpu"]]
+    backend = ", ".join(values["backend"])
     on = [_with(short(device), backend) for device in devices]
-    held = f", reads held to {', '.join(f'{v:g}' for v in said['ssd_gbps'])} GB/s" if said["ssd_gbps"] else ""
-    return f"{', '.join(said['model'])} on {' and '.join(on)}{held}"
+    limit = f", reads limited to {', '.join(f'{v:g}' for v in values['ssd_gbps'])} GB/s" if values["ssd_gbps"] else ""
+    return f"{', '.join(values['model'])} on {' and '.join(on)}{limit}"
 
 
 def short(name: str) -> str:
-    """A processor's name without what all of its kind have in it: `Intel Xeon @ 2.20GHz`."""
+    """A processor's name without generic words: `Intel Xeon @ 2.20GHz`."""
     return " ".join(re.sub(r"\((?:R|TM|tm)\)|\bCPU\b|\bProcessor\b|\b\d+-Core\b", " ", name).split())
 
 

@@ -178,7 +178,7 @@ def test_the_command_line(study: Path, monkeypatch: pytest.MonkeyPatch, capsys: 
     assert status.main(["nigth"]) == 2
     out, err = capsys.readouterr()
     assert (out, err.count("\n")) == ("", 1)
-    assert "nigth is no study" in err and "did you mean night?" in err
+    assert "nigth is neither" in err and "did you mean night?" in err
     with pytest.raises(SystemExit) as usage:
         status.main(["night", "--watch", "-1"])
     assert usage.value.code == 2

@@ -291,14 +291,14 @@ def _edit(path: Path, edit: Callable[[Any, dict[bytes, bytes]], tuple[Any, dict[
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        (lambda rows, said: (rows.iloc[:-1], said), "is damaged: its rows are not those that were saved (1 are missing)"),
+        (lambda rows, said: (rows.iloc[:-1], said), "its rows differ from those that were saved (1 are missing)"),
         (lambda rows, said: (rows.assign(bits=2), said), "is damaged"),
-        (lambda rows, said: (rows.assign(layer=7), said), "is damaged: it has rows of what the model has not"),
-        (lambda rows, said: (rows.assign(projection="up"), said), "is damaged: it has rows of what the model has not"),
+        (lambda rows, said: (rows.assign(layer=7), said), "is damaged: it has rows that do not exist in the model"),
+        (lambda rows, said: (rows.assign(projection="up"), said), "is damaged: it has rows that do not exist in the model"),
         (lambda rows, said: (rows.assign(bits="four"), said), "is damaged"),
-        (lambda rows, said: (rows.drop(columns="bits"), said), "is no saved plan"),
+        (lambda rows, said: (rows.drop(columns="bits"), said), "is not a saved plan"),
         (lambda rows, said: (rows, {**said, b"format": b"headrace bits 0"}), "its format is headrace bits 0, not"),
-        (lambda rows, said: (rows, {}), "is no saved plan (its format is not said"),
+        (lambda rows, said: (rows, {}), "is not a saved plan (its format is missing"),
         (lambda rows, said: (rows, {**said, b"model_fingerprint": b"abc"}), "is for another model, "),
     ],
 )
@@ -320,7 +320,7 @@ def test_damaged_bytes_are_refused_or_without_effect(source: Checkpoint, tmp_pat
     whole, rng, refused = file.read_bytes(), np.random.default_rng(0), 0
     for cut in (0, 7, len(whole) // 2, len(whole) - 1):
         file.write_bytes(whole[:cut])
-        with pytest.raises(KnobError, match="is no saved plan"):
+        with pytest.raises(KnobError, match="is not a saved plan"):
             load_plan(file, source)
     for _ in range(60):
         damaged = bytearray(whole)

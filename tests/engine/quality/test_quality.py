@@ -212,9 +212,9 @@ def test_every_model_text_and_prompt_has_a_reference_of_its_own(
 
 
 def test_a_reference_of_something_else_is_refused(reference: Reference, tiny: Path) -> None:
-    with pytest.raises(HeadraceError, match="is of other texts or JSON prompts"):
+    with pytest.raises(HeadraceError, match="belongs to other texts or JSON prompts"):
         judged(KIMI_MINI, reference, TINY)
-    with pytest.raises(HeadraceError, match="divides the texts into other tokens"):
+    with pytest.raises(HeadraceError, match="splits the texts into other tokens"):
         judged(tiny, reference)
 
 

@@ -215,7 +215,7 @@ def test_mistakes_are_told_before_anything_is_computed(path: Path, tmp_path: Pat
             ):
                 engine.trace(file).__enter__()
         with engine.trace(tmp_path / "a"):
-            with pytest.raises(HeadraceError, match=r"the trace .*/a is being taken; end it before you begin .*/b"):
+            with pytest.raises(HeadraceError, match=r"the trace .*/a is still active; end it before you start .*/b"):
                 engine.trace(tmp_path / "b").__enter__()
             engine.logits(IDS[:2])
         assert len(pd.read_parquet(tmp_path / "a")) == 2 * 3 * 4

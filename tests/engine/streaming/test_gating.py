@@ -285,7 +285,7 @@ def test_resident_bits_below_those_stored(checkpoint: Make) -> None:
             module.group_size, module.bits = 64, 4
     with load(path, Knobs(resident_bits=4)) as engine:
         assert np.array_equal(engine.logits(IDS), np.array(model(mx.array([IDS]))[0]))
-    with pytest.raises(KnobError, match=r"resident_bits=8 has no effect: nothing of qwen3_moe-8 but experts"):
+    with pytest.raises(KnobError, match=r"resident_bits=8 has no effect: no weights of qwen3_moe-8 except experts"):
         load(path, Knobs(resident_bits=8))
 
 

@@ -29,7 +29,7 @@ def take(name: str, options: dict[str, Any] | None = None, **given: Any) -> tupl
         ({}, "sampler tpe: torch or SciPy is not installed (pip install -e '.[gp]' for gp)"),
         ({"torch": True, "space_flat": False}, "sampler tpe: some knobs have conditions"),
         ({"torch": True, "trials_so_far": 250}, "sampler tpe: 250 trials"),
-        ({"torch": True, "ask_share": 0.031}, "sampler tpe: asking gp took 3.1% of a trial, above 2%"),
+        ({"torch": True, "ask_share": 0.031}, "sampler tpe: a proposal of gp took 3.1% of a trial, above 2%"),
     ],
 )
 def test_auto_says_why_not_gp(given: dict[str, Any], why: str) -> None:
@@ -60,16 +60,16 @@ def test_any_sampler_by_its_name(name: str) -> None:
     ("name", "options", "message"),
     [
         ("nsgai", {}, "sampler.name=nsgai is unknown; did you mean nsgaii"),
-        ("cmaes", {}, "has a single objective, this study has 3; use auto"),
-        ("GridSampler", {}, "cannot serve: it tries all combinations"),
+        ("cmaes", {}, "supports a single objective, this study has 3; use auto"),
+        ("GridSampler", {}, "does not fit: it enumerates all combinations"),
         ("gp", {}, r"needs torch and SciPy; pip install -e '.\[gp\]'"),
         ("auto", {"gamma": 1}, "needs a sampler by name"),
         ("tpe", {"n_startup": 3}, "n_startup is not an option of tpe; did you mean n_startup_trials"),
         ("tpe", {"n_startup_trials": "ten"}, "n_startup_trials=ten is not of type int"),
         ("tpe", {"n_ei_candidates": 0}, "n_ei_candidates=0 is below 1"),
         ("tpe", {"constraints_func": "f"}, "constraints_func is not an option"),
-        ("tpe", {"seed": 3}, "give study.seed"),
-        ("nsgaii", {"population_size": 1}, "sampler.name=nsgaii refuses its options"),
+        ("tpe", {"seed": 3}, "set study.seed"),
+        ("nsgaii", {"population_size": 1}, "sampler.name=nsgaii rejects its options"),
     ],
 )
 def test_what_cannot_serve_is_refused_in_one_line(name: str, options: dict[str, Any], message: str) -> None:

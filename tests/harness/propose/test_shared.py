@@ -1,4 +1,4 @@
-"""Machines that share a study: nothing twice, nothing lost, whoever vanishes; other kinds refused."""
+"""Shared study: no setting is lost or measured twice when a machine vanishes; a machine of another kind is refused."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ from support import Cli, spawn
 from harness import ConfigError
 from harness.bench.postgres import binaries, postgres
 from harness.merge import main as merge
-from harness.propose.ask_tell import Proposals, open_storage
+from harness.propose.ask_tell import Proposals
 from harness.propose.shared import Shared
+from harness.propose.storage import open_storage
 from harness.report import main as report
 from harness.results.rows import read_trials
 from harness.space.space import canonical
@@ -28,7 +29,7 @@ needs_postgres = pytest.mark.skipif(binaries() is None, reason="no PostgreSQL is
 
 
 class Worker:
-    """One machine's view of a study in a file, without its measuring."""
+    """One machine's view of a study in a file, without measurements."""
 
     def __init__(self, folder: Path, owner: str, stale_s: float = 0.05) -> None:
         self.owner, self.rows = owner, list[dict[str, Any]]()
@@ -53,19 +54,19 @@ def stale(worker: Worker) -> int:
     return worker.shared.take_over()
 
 
-def test_two_machines_number_and_choose_apart_and_know_each_others_rows(tmp_path: Path) -> None:
+def test_two_machines_propose_distinct_settings_and_know_each_others_rows(tmp_path: Path) -> None:
     a, b = Worker(tmp_path, "a"), Worker(tmp_path, "b")
-    trials = [t for _ in range(8) for w in (a, b) for t in w.measure()]
-    assert trials == list(range(1, 17))
+    trials = [t for _ in range(4) for w in (a, b) for t in w.measure()]
+    assert trials == list(range(1, 9))
     settings = a.settings() + b.settings()
-    assert len(set(settings)) == 16
+    assert len(set(settings)) == 8
     assert [r["trial"] for r in a.shared.look()[0]] == [r["trial"] for r in b.rows]
     assert a.shared.look()[0][0]["decode_tok_s"] == b.rows[0]["decode_tok_s"]
     seeds = [t.user_attrs["seed"] for t in a.proposals.trials if "seed" in t.user_attrs]
     assert len(set(seeds)) == len(seeds)
 
 
-def test_a_vanished_machines_setting_is_tried_again_once(tmp_path: Path) -> None:
+def test_the_setting_of_a_vanished_machine_is_measured_once_more(tmp_path: Path) -> None:
     a, b = Worker(tmp_path, "a"), Worker(tmp_path, "b")
     a.measure(4)
     lost = a.proposals.ask()
@@ -76,15 +77,15 @@ def test_a_vanished_machines_setting_is_tried_again_once(tmp_path: Path) -> None
     again = b.proposals.ask()
     assert (again.values, again.origin, again.starts) == (lost.values, lost.origin, 1)
     assert again.trial != lost.trial
-    row = row_of(lost)  # its machine comes back: it keeps its row, and nobody is told
+    row = row_of(lost)  # its machine comes back: its row stays local
     a.proposals.tell(row, [row])
     assert a.proposals.pending([]) and lost.trial not in [p.trial for p in a.proposals.pending([])]
     assert b.proposals.ask().values != lost.values
 
 
-def test_a_setting_that_was_never_accepted_is_ended_and_an_anchor_put_up_again(tmp_path: Path) -> None:
+def test_a_trial_without_a_number_is_ended_and_its_anchor_enqueued_again(tmp_path: Path) -> None:
     a, b = Worker(tmp_path, "a"), Worker(tmp_path, "b")
-    first = a.proposals.study.ask()  # and killed here
+    first = a.proposals.study.ask()  # and the machine vanishes
     assert stale(b) == 1
     made = [b.proposals.ask() for _ in range(len(space().anchors()))]
     assert [p.origin for p in made] == ["anchor"] * len(made)
@@ -92,15 +93,15 @@ def test_a_setting_that_was_never_accepted_is_ended_and_an_anchor_put_up_again(t
     assert b.proposals.trials[first.number].state == TrialState.FAIL
 
 
-def test_rows_that_the_study_does_not_know_are_refused(tmp_path: Path) -> None:
+def test_rows_unknown_to_the_study_are_refused(tmp_path: Path) -> None:
     Worker(tmp_path, "a").measure(2)
     b = Worker(tmp_path, "b")
     b.measure()
-    with pytest.raises(ConfigError, match=r"holds 1 trials that the shared study does not know .* another results_dir"):
+    with pytest.raises(ConfigError, match=r"holds 1 trials unknown to the shared study .* another results_dir"):
         Proposals(b.storage, "s", search(), space(), (), b.rows, owner="c")
 
 
-def test_the_reference_is_one_machines(tmp_path: Path) -> None:
+def test_one_machine_measures_the_reference(tmp_path: Path) -> None:
     a, b = Worker(tmp_path, "a"), Worker(tmp_path, "b")
     assert (a.shared.claim_reference(), b.shared.claim_reference(), a.shared.claim_reference()) == (True, False, True)
     row = {**row_of(a.proposals.ask()), "trial": 0, "origin": "reference"}
@@ -109,19 +110,20 @@ def test_the_reference_is_one_machines(tmp_path: Path) -> None:
     assert a.shared.look()[0] == []
 
 
+@pytest.mark.slow
 @needs_postgres
-def test_three_workers_of_which_one_is_killed(place: Path, cli: Cli) -> None:
-    wanted, folders = 10, [place / f"w{i}" / "demo" for i in range(3)]
+def test_two_workers_of_which_one_is_killed(place: Path, cli: Cli) -> None:
+    wanted, folders = 5, [place / f"w{i}" / "demo" for i in range(2)]
     (place / "checkpoint" / "slow_s").write_text("0.5")
     with postgres() as url:
-        given = [f"storage.url={url}", "storage.stale_s=5", f"budget.trials={wanted}", "sampler.name=tpe"]
-        workers = [spawn(place, *given, f"results_dir={place / f'w{i}'}") for i in range(3)]
+        given = [f"storage.url={url}", "storage.stale_s=3", f"budget.trials={wanted}", "sampler.name=tpe"]
+        workers = [spawn(place, *given, f"results_dir={place / f'w{i}'}") for i in range(2)]
         lost = trial_of(folders[0])
         workers[0].send_signal(signal.SIGKILL)
         for worker in workers:
-            _, err = worker.communicate(timeout=100)
+            _, err = worker.communicate(timeout=250)
             assert err == ""
-        assert [worker.returncode for worker in workers] == [-signal.SIGKILL, 0, 0]
+        assert [worker.returncode for worker in workers] == [-signal.SIGKILL, 0]
 
         study = optuna.load_study(study_name="demo", storage=url.replace("postgresql:", "postgresql+psycopg:"))
         ended = {t.user_attrs["trial"]: t for t in study.trials}
@@ -150,11 +152,12 @@ def test_three_workers_of_which_one_is_killed(place: Path, cli: Cli) -> None:
 
 
 def trial_of(folder: Path) -> int:
-    """The trial that runs there, as soon as there is one behind the reference."""
-    while True:
+    """The first running trial after the reference."""
+    end = time.monotonic() + 120
+    while time.monotonic() < end:
         with contextlib.suppress(OSError, ValueError):
             trial = json.loads((folder / "running.json").read_text())["trial"]
             if trial and (folder / "child.json").exists():
-                time.sleep(0.3)
                 return int(trial)
         time.sleep(0.02)
+    raise AssertionError(f"no trial ran in {folder} within 120 s")

@@ -32,7 +32,7 @@ def test_readable_while_written(tmp_path: Path) -> None:
 
 def test_a_folder_without_rows_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert report([str(tmp_path / "nowhere")]) == 2
-    assert "nowhere is no study: neither a study's folder nor a name under results/" in capsys.readouterr().err
+    assert "nowhere is neither a study's folder nor the name of a study under results/" in capsys.readouterr().err
 
 
 def test_rows_of_several_evaluation_texts_are_refused_unless_allowed(tmp_path: Path) -> None:

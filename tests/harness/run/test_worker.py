@@ -21,7 +21,6 @@ from engine.system.user_cache import store_in_cache
 from harness import ConfigError
 from harness.results.columns import NAMES
 from harness.run.worker import measure
-from harness.study import engines
 from harness.study.engines import CommandEngine, Footprint, engine_at, no_footprint
 
 STALLING = """
@@ -70,17 +69,17 @@ def written(path: Path, code: str) -> str:
 
 
 def test_the_example_in_the_documentation_runs(tmp_path: Path, request_of: Callable[..., dict[str, Any]]) -> None:
-    lines = str(engines.__doc__).split("# my_engine.py")[1].split("\n\nWhat more")[0].splitlines()[1:]
-    (tmp_path / "my_engine.py").write_text(textwrap.dedent("\n".join(lines)))
+    page = (ROOT / "docs" / "own-engine.md").read_text(encoding="utf-8")
+    (tmp_path / "my_engine.py").write_text(page.split("```python\n")[1].split("```")[0])
     result = measure(request_of(engine="my_engine:Mine", knobs={"cache_gb": 2.0}, beat=str(tmp_path / "beat")))
     assert (result["figures"]["decode_tok_s"], result["figures"]["peak_memory_gb"]) == (7, 3)
     assert set(result["figures"]) <= set(NAMES)
     assert (result["protocol"], result["token_ms"], result["ended_early"]) == ("engine's own", None, False)
     assert not (tmp_path / "beat").exists()  # this engine reports no progress
     engine = engine_at("my_engine:Mine")
-    foreseen = engine.footprint(tmp_path, Knobs())
-    assert foreseen == no_footprint(tmp_path) and foreseen.architecture == "unknown" and foreseen.one_token_gb == 0
-    assert foreseen.fingerprint != no_footprint(tmp_path / "other").fingerprint
+    footprint = engine.footprint(tmp_path, Knobs())
+    assert footprint == no_footprint(tmp_path) and footprint.architecture == "unknown" and footprint.one_token_gb == 0
+    assert footprint.fingerprint != no_footprint(tmp_path / "other").fingerprint
     for one in (engine, CommandEngine("measure")):
         assert one.ceiling_tok_s(tmp_path, Knobs(), Judge(()), Protocol()) is None
     assert engine_at("engine").ceiling_tok_s is ceiling_tok_s

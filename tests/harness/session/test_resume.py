@@ -67,7 +67,7 @@ def test_kill_9_before_during_and_after_a_run(place: Path, cli: Cli, in_process:
     assert complete == sorted(df["trial"])[1:]
 
 
-def test_a_killed_search_takes_its_child_along_and_runs_it_again(place: Path, cli: Cli, in_process: Any) -> None:
+def test_the_child_ends_with_a_killed_search_and_is_run_again(place: Path, cli: Cli, in_process: Any) -> None:
     """The limit of three starts is tested in run/test_in_flight.py."""
     runs, folder = place / "checkpoint" / "runs.log", place / "results" / "demo"
     slow = place / "checkpoint" / "slow_s"

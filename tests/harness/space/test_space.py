@@ -13,7 +13,8 @@ import yaml
 
 from engine import Knobs
 from harness import ROOT, ConfigError
-from harness.propose.ask_tell import Proposal, Proposals, Search, open_storage
+from harness.propose.ask_tell import Proposal, Proposals, Search
+from harness.propose.storage import open_storage
 from harness.results.columns import NAMES
 from harness.results.metrics import OBJECTIVES
 from harness.space.space import Space, effective, space_from_config

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from harness import ConfigError
-from harness.study.constraints import constraints_from_config, judge_row, objectives_from_config, parse
+from harness.study.constraints import check_constraints, constraints_from_config, objectives_from_config, parse
 
 
 @pytest.mark.parametrize(
@@ -59,8 +59,8 @@ def test_objectives_have_their_directions() -> None:
 def test_a_row_is_judged_by_what_is_known() -> None:
     both = constraints_from_config(["peak_memory_gb <= 2", "perplexity <= 1.1 * reference"], None)
     figures = {"peak_memory_gb": 1.0, "perplexity": 12.0}
-    assert judge_row(both, figures, {"perplexity": 11.0}) == (True, None)
-    assert judge_row(both, figures, {"perplexity": 10.0}) == (False, "perplexity <= 1.1 * reference (12)")
-    assert judge_row(both, figures, None) == (None, None)
-    assert judge_row(both, {**figures, "peak_memory_gb": 3.0}, None) == (False, "peak_memory_gb <= 2 (3)")
-    assert judge_row((), figures, None) == (True, None)
+    assert check_constraints(both, figures, {"perplexity": 11.0}) == (True, None)
+    assert check_constraints(both, figures, {"perplexity": 10.0}) == (False, "perplexity <= 1.1 * reference (12)")
+    assert check_constraints(both, figures, None) == (None, None)
+    assert check_constraints(both, {**figures, "peak_memory_gb": 3.0}, None) == (False, "peak_memory_gb <= 2 (3)")
+    assert check_constraints((), figures, None) == (True, None)

@@ -101,13 +101,13 @@ def test_a_label_makes_no_other_study(place: Path, cli: Cli) -> None:
 
 
 def test_reads_that_the_device_holds_back_are_told(place: Path, cli: Cli) -> None:
-    told = "note: reads are held to 0.1 GB/s by device=linux_2core; without: '~knobs.ssd_gbps'"
+    told = "note: reads are limited to 0.1 GB/s by device=linux_2core; to remove the limit: '~knobs.ssd_gbps'"
     status, out, _ = cli("budget.trials=1")
-    assert status == 0 and told in out and f"{place.name} on a machine with" in out and "reads held to 0.1 GB/s" in out
+    assert status == 0 and told in out and f"{place.name} on a machine with" in out and "reads limited to 0.1 GB/s" in out
     for override in ("~knobs.ssd_gbps", "knobs.ssd_gbps=0.1"):
         status, out, _ = cli("budget.trials=1", "study.name=other", f"results_dir={place / str(len(override))}", override)
-        assert status == 0 and "note: reads are held" not in out
-        assert ("reads held to 0.1 GB/s" in out) == ("=" in override)
+        assert status == 0 and "note: reads are limited" not in out
+        assert ("reads limited to 0.1 GB/s" in out) == ("=" in override)
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,7 @@ def test_reads_that_the_device_holds_back_are_told(place: Path, cli: Cli) -> Non
     [
         (
             {"device": ["Intel(R) Xeon(R) CPU @ 2.20GHz (2 cores)"], "backend": ["cpu"], "ssd_gbps": [0.1]},
-            "m on Intel Xeon @ 2.20GHz (2 cores, cpu), reads held to 0.1 GB/s",
+            "m on Intel Xeon @ 2.20GHz (2 cores, cpu), reads limited to 0.1 GB/s",
         ),
         ({"device": ["NVIDIA H100 80GB HBM3", None], "backend": ["cuda", None]}, "m on NVIDIA H100 80GB HBM3 (cuda)"),
         ({"device": ["linux_2core"], "backend": [None]}, "m on linux_2core"),  # rows of before
