@@ -15,7 +15,7 @@ from harness.results.metrics import OBJECTIVES
 from harness.rounds.next_space import next_space
 from harness.rounds.verdict import verdict
 from harness.space.changes import applied, changed
-from harness.space.space import space_from_config
+from harness.space.parse import space_from_config
 
 
 def test_the_bound_and_the_idle_knobs_are_found_in_nine_of_ten_seeds() -> None:
