@@ -12,11 +12,11 @@ from rich.table import Table
 from rich.text import Text
 
 from engine import Knobs
+from engine.effective import effective
 from harness.analysis.importance import LEAST_POINTS, Importance
 from harness.analysis.pareto import front, reference
 from harness.decisions.recommend import Choice, default_trial, named, ratio
 from harness.results.metrics import METRICS, OBJECTIVES, SHORT, SPEEDS, objectives_of
-from harness.space.space import effective
 
 RESIDENT = "everything resident"
 SUSPECT = "all runs are suspect (drift, heat or foreign load), so this front is too: measure again on a quiet machine"

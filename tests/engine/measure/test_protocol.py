@@ -21,7 +21,7 @@ from engine import (
 )
 from engine.__main__ import main
 from engine.measure.judge import Text
-from engine.system.page_cache import RUN_PAGES, _resident, cached_share, weight_files
+from engine.system.page_cache import cached_share, weight_files
 
 TEXT = "The headrace brings the water to the wheel. When it is clean, the stones grind from morning until eight. "
 JUDGE = Judge(
@@ -81,30 +81,12 @@ def test_what_cannot_be_had_is_refused(path: Path, monkeypatch: pytest.MonkeyPat
         prepare_page_cache(path, "warm", "direct")
     monkeypatch.setattr("engine.system.page_cache.drop_cache", lambda files: "posix_fadvise")  # as where files lie in memory
     prepare_page_cache(path, "warm")
-    with pytest.raises(HeadraceError, match=r"page_cache=cold: .* \(100% of .* stay in it\)"):
+    with pytest.raises(HeadraceError, match=r"page_cache=cold: .* \(100% of .* stay cached\)"):
         prepare_page_cache(path, "cold")
     monkeypatch.setattr("engine.system.page_cache.drop_cache", lambda files: "not possible")
     monkeypatch.setattr("engine.system.page_cache.cached_share", lambda files: None)
     with pytest.raises(HeadraceError, match="this system has no call for it"):
         prepare_page_cache(path, "cold")
-
-
-def test_large_files_are_sampled(tmp_path: Path) -> None:
-    """Of 4,096 pages of which the first quarter is cached, every fourth run of pages says so as well."""
-    import ctypes
-    import os
-
-    file = tmp_path / "weights"
-    file.write_bytes(bytes(4096 * os.sysconf("SC_PAGESIZE")))
-    prepare_page_cache(file, "cold")
-    with open(file, "rb", buffering=0) as f:
-        os.posix_fadvise(f.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
-        f.read(1024 * os.sysconf("SC_PAGESIZE"))
-    libc = ctypes.CDLL(None)
-    every, some = _resident(file, libc, RUN_PAGES), _resident(file, libc, 4 * RUN_PAGES)
-    assert (len(every), len(some)) == (4096, 1024)
-    assert every.mean() == some.mean() == cached_share([file]) == 0.25
-    assert cached_share([tmp_path / "none"]) is None
 
 
 def test_the_command_line_takes_a_protocol(path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

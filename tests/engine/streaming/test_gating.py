@@ -213,13 +213,13 @@ def test_a_trace_has_the_routers_own_choice(checkpoint: Make, tmp_path: Path) ->
         ({"cache_gb": 1, "cold_drop": 0.5}, "cold_drop=0.5 has no effect with cache_gb=1, which holds every expert"),
         ({"cache_gb": 1, "cache_prior": 0.5}, "cache_prior=0.5 has no effect with cache_gb=1, which holds every expert"),
         ({"cache_gb": 1, "cold_drop": 1.6}, "cold_drop=1.6 is outside 0 .. 1.5"),
-        ({"cache_gb": 1, "cache_prior": -0.1}, "cache_prior=-0.1 is not 0 or above"),
-        ({"cache_gb": 1, "cache_prior": float("inf")}, "cache_prior=inf is not 0 or above"),
+        ({"cache_gb": 1, "cache_prior": -0.1}, "cache_prior=-0.1 is below 0 or not finite"),
+        ({"cache_gb": 1, "cache_prior": float("inf")}, "cache_prior=inf is below 0 or not finite"),
         ({"cache_gb": 1, "cold_drop": 0.5, "sync_window": 4}, "cold_drop=0.5 is not possible with sync_window=4"),
         ({"cache_gb": 1, "cache_prior": 1, "sync_window": 0}, "cache_prior=1 is not possible with sync_window=all"),
         ({"top_k": 0}, "top_k=0 is out of range: it must be above 0"),
         ({"top_k": 5}, "top_k=5 is above the 4 experts per token of deepseek_v3-bf16; use at most 4"),
-        ({"resident_bits": 7}, "resident_bits=7 is not a width MLX has; use one of 2, 3, 4, 5, 6, 8"),
+        ({"resident_bits": 7}, "resident_bits=7 is not a width that MLX supports; use one of 2, 3, 4, 5, 6, 8"),
     ],
 )
 def test_refused(checkpoint: Make, knobs: dict[str, Any], message: str) -> None:

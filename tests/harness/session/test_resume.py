@@ -23,7 +23,7 @@ from harness.results.parquet import part_path
 from harness.results.rows import read_rows, read_trials
 from harness.results.writing import write_row
 from harness.run.supervise import Outcome
-from harness.space.space import space_from_config
+from harness.space.parse import space_from_config
 
 
 def storage(folder: Path) -> optuna.Study:
