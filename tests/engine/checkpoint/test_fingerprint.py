@@ -174,4 +174,4 @@ def test_what_is_kept_and_planned_for_a_model_is_not_used_for_another(
 def test_an_older_definition_is_not_called_another_model() -> None:
     new = "2-" + "a" * 16
     assert another("b" * 16, "c" * 16) == another(new, "2-" + "b" * 16) == another("mine", new) == "another model"
-    assert "older kind" in another("a" * 16, new)
+    assert "older version" in another("a" * 16, new)
