@@ -47,7 +47,7 @@ def test_layers_and_tokens_add_up_to_the_measurement(path: Path, knobs: dict[str
 
 
 def test_a_wait_for_the_disk_is_in_io_and_not_in_compute(path: Path) -> None:
-    """12 kB an expert at 1 MB/s: every missed expert is 12 ms."""
+    """12 kB per expert at 1 MB/s: every missed expert takes 12 ms."""
     with load(path, Knobs(cache_gb=footprint(path).one_token_gb, ssd_gbps=0.001)) as engine:
         m = engine.measure(Judge((Text("a", "prose", TEXT[:20], TEXT[:12]),)))
         tokens = engine.decoded.by_token()

@@ -1,4 +1,4 @@
-"""Meters: what each says adds up with the others, and what the system says is read as its documentation has it."""
+"""Machine state: the system's reports are read as documented."""
 
 from __future__ import annotations
 

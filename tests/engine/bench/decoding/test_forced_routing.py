@@ -22,7 +22,7 @@ TINY = {
 
 
 def routing(tokens: int, layers: int, top_k: int, experts: int) -> np.ndarray:
-    """Expert ids with some locality: every token keeps about half of the one before."""
+    """Expert ids with locality: every token repeats about half of the previous token's."""
     rng = np.random.default_rng(1)
     out = np.empty((tokens, layers, top_k), np.int32)
     for layer in range(layers):
@@ -50,7 +50,7 @@ def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_forced_routing_is_the_traces(tiny: Path, tmp_path: Path) -> None:
-    """Seen in the engine's own books: each expert is used as often as the trace says."""
+    """The engine counts each expert as often as the trace contains it."""
     experts = routing(60, 4, 4, 16)
     trace = read_trace(write(tmp_path / "t.parquet", experts))
     sizes = {"cache_gb": 16 * 4 * 0.5 * 14336 / 1e9}
