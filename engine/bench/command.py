@@ -127,7 +127,7 @@ def _bench_decode(args: argparse.Namespace) -> dict[str, Any]:
     if trace is not None and args.foresight is None and any(w != 1 for w in windows):
         raise HeadraceError(
             "--trace with windows needs --foresight: the shares of the experts behind a miss that void passes show, first "
-            "pass and later ones; measure them with bench decode --windows all on a trained model (foreseen, in its JSON)"
+            "pass and later ones; measure them with bench decode --windows all on a trained model (window_recall_by_pass, in its JSON)"
         )
     return bench_decode(
         args.path or args.model, Knobs(**given), judge=None if trace else Judge.load(args.judge), trace=trace,
