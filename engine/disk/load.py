@@ -54,7 +54,12 @@ class ExpertLoad:
     """The reads of one expert. `wait()` returns when all its blocks have arrived, or raises `ReadError`."""
 
     def __init__(
-        self, label: str, blocks: Iterator[Block], finish: Callable[[], None] | None, requested: float, layer: int | None = None
+        self,
+        label: str,
+        blocks: Iterator[Block],
+        finish: Callable[[], None] | None,
+        requested: float,
+        layer: int | None = None,
     ) -> None:
         self.label = label
         self.layer = layer  # layer whose counters these reads increase

@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 
 class Bandwidth:
-    """One simulated disk for all threads. `finish(n, requested)` returns at the time when the disk would have delivered `n` more
-    bytes, requested at time `requested`.
+    """One simulated disk for all threads. `finish(n, t)` returns at the time when the disk would have delivered `n` more
+    bytes, requested at time `t`.
 
     The disk serves requests one after the other without a pause: if a sleep takes too long, the next read makes up for it.
     Idle time is lost.
