@@ -50,7 +50,7 @@ def add_benchmarks(parser: argparse.ArgumentParser) -> None:
     decode.add_argument("--windows", type=number_or(WORDS["sync_window"]), nargs="+", metavar="N", help=text)
     text = "force the routing of a recorded trace (Parquet) instead of decoding the evaluation texts"
     decode.add_argument("--trace", type=Path, metavar="FILE", help=text)
-    text = "with --trace: shares of the experts behind a miss that rejected passes predict, first pass and later ones"
+    text = "with --trace: limit on the prediction recall of rejected passes, first pass and later ones"
     decode.add_argument("--foresight", type=float, nargs="+", metavar="SHARE", help=text)
     decode.add_argument("--tokens", type=int, default=64, metavar="N", help="with --trace: tokens of a turn (default: 64)")
     add_knobs(decode, [name for name in every if name != "cache_gb"])
@@ -123,8 +123,8 @@ def _decode(args: argparse.Namespace) -> None:
     trace = None if args.trace is None else read_trace(args.trace)
     if trace is not None and args.foresight is None and any(w != 1 for w in windows):
         raise HeadraceError(
-            "--trace with windows needs --foresight: the shares of the experts behind a miss that rejected passes predict, "
-            "first pass and later ones; measure them with bench decode --windows all on a trained model (in its JSON)"
+            "--trace with windows needs --foresight: the prediction recall of rejected passes, first pass and later ones; "
+            "measure it with bench decode --windows all on a trained model (window_recall_by_pass, in its JSON)"
         )
     _print(
         bench_decode(

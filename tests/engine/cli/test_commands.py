@@ -63,50 +63,6 @@ def test_mistakes(checkpoint: Callable[..., Path], capsys: Capture, args: list[s
     assert message in captured.err and captured.err.count("\n") == 1 and captured.err.startswith("error: ")
 
 
-@pytest.mark.parametrize("extra", [[], ["--resident", "--cached", "1", "0.5", "--sync-window", "all"]])
-def test_benchmarks_end_in_one_line_of_json(
-    checkpoint: Callable[..., Path], tmp_path: Path, capsys: Capture, extra: list[str]
-) -> None:
-    path = str(checkpoint("deepseek_v3", None, True))
-    (tmp_path / "mine.txt").write_text("The wheel turns when there is water. " * 20)
-    if extra:
-        command = ["bench", "decode", path, "--rounds", "2", "--eval-texts", str(tmp_path / "mine.txt"), *extra]
-    else:
-        command = ["bench", "io", path, "--rounds", "2", "--io-mode", "direct"]
-    assert main(command) == 0
-    result = json.loads(capsys.readouterr().out.splitlines()[-1])
-    if extra:
-        resident, full, half = result["rows"]
-        assert resident["share_of_resident"][1] == pytest.approx(1) and resident["passes_per_window"] is None
-        assert full["hit_rate"] > half["hit_rate"] and half["passes_per_window"] > 1
-        assert 0 < half["share_of_overlapped"][1] < half["share_of_serial"][1]
-    else:
-        assert result["share"] == pytest.approx(result["measured_gbps"] / result["ceiling_gbps"], rel=0.5)
-        assert result["disk_share"] >= 1 and result["expert_kib"] == 12
-
-
-def test_bench_trace_compares_turns_of_the_same_tokens(
-    checkpoint: Callable[..., Path], tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("engine.bench.decoding.trace.TURNS", 2)
-    (tmp_path / "mine.txt").write_text("The wheel turns when there is water. " * 20)
-    path = str(checkpoint("deepseek_v3", None, True))
-    assert main(["bench", "trace", path, "--rounds", "2", "--eval-texts", str(tmp_path / "mine.txt")]) == 0
-    result = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert result["turns"] == 4 and result["mode"] == "reference float32 cpu"
-    assert 0.1 < result["share"] < 10 and result["share_quartiles"][0] <= result["share"] <= result["share_quartiles"][1]
-
-
-def test_a_bench_has_no_options_that_it_would_ignore(capsys: Capture) -> None:
-    routing = str(ROOT / "experiments" / "kimi_mini" / "routing_trace.parquet")
-    assert main(["bench", "decode", "--trace", routing, "--prefetch", "stale_gate"]) == 2
-    assert "--prefetch has no effect: bench decode --trace" in capsys.readouterr().err
-    for options in (["io", "--sync-window", "all"], ["decode", "--cache-gb", "0.01"], ["lossy", "--cold-drop", "1"]):
-        with pytest.raises(SystemExit) as ended:
-            main(["bench", *options])
-        assert ended.value.code == 2 and f"unrecognized arguments: {options[1]}" in capsys.readouterr().err
-
-
 def test_the_model_is_given_once(checkpoint: Callable[..., Path], capsys: Capture) -> None:
     path = str(checkpoint("deepseek_v3", None, True))
     assert main(["plan", path, "--model", path]) == 2
@@ -135,25 +91,3 @@ def test_pack_takes_the_model_as_an_option(checkpoint: Callable[..., Path], tmp_
     assert main(["pack", "--model", str(checkpoint("qwen3_moe", 4)), store]) == 0
     assert main(["pack", store, "--verify"]) == 0
     assert "all records match their checksums" in capsys.readouterr().out
-
-
-def test_the_bench_of_hits_has_none_missing(checkpoint: Callable[..., Path], capsys: Capture) -> None:
-    assert main(["bench", "hits", str(checkpoint("deepseek_v3", None, True)), "--rounds", "2"]) == 0
-    result = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert result["misses"] == 0 and result["us_per_layer"][1] > 0 and result["layers"] == 3
-
-
-def test_bench_lossy_has_a_row_a_setting(
-    checkpoint: Callable[..., Path], tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    settings = [{}, {"cold_drop": 1.0}, {"cache_prior": 1.0}, {"top_k": 2}, {"resident_bits": 3}]
-    monkeypatch.setattr("engine.bench.quality.lossy.settings", lambda top_k: settings)
-    (tmp_path / "mine.txt").write_text("The wheel turns when there is water. " * 12)
-    path = str(checkpoint("deepseek_v3", None, True))
-    assert main(["bench", "lossy", path, "--eval-texts", str(tmp_path / "mine.txt"), "--prefill-chunk", "32"]) == 0
-    result = json.loads(capsys.readouterr().out.splitlines()[-1])
-    none, drop, prior, narrow, bits = result["rows"]
-    assert result["knobs"]["prefill_chunk"] == 32 and result["cached_share"] == pytest.approx(0.25)
-    assert drop["dropped_share"] > 0 == none["dropped_share"] and prior["swapped_share"] > 0 == none["swapped_share"]
-    assert max(r["read_mb_per_token"] for r in (drop, prior, narrow)) < none["read_mb_per_token"]
-    assert none["nll_more"] == 0 and all(r["nll_more"] != 0 for r in (drop, prior, narrow, bits))

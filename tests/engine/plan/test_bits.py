@@ -186,5 +186,3 @@ def test_bench_bits_compares_at_equal_bytes(checkpoint: Make, tmp_path: Path, ca
     assert {row["gb"] for row in mixed} == {uniform["gb"]}
     assert all(kl > 0 for row in (uniform, *mixed) for kl in row["kl"])
     assert len(mixed[0]["kl"]) == 2 and len(set(mixed[0]["kl"])) == 2
-    assert main([*command, "--hot-share", "0.5"]) == 2
-    assert "--hot-share has no effect: bench bits" in capsys.readouterr().err
