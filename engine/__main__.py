@@ -163,7 +163,7 @@ def _print_layers(stats: Stats) -> None:
 
 def inspect(args: argparse.Namespace) -> None:
     """Sizes of a checkpoint under the knobs, from its headers, as JSON."""
-    from engine.plan.banks import footprint
+    from engine.plan.footprint import footprint
 
     print(json.dumps(dataclasses.asdict(footprint(args.model, knobs_of(args))), indent=1))
 
@@ -265,10 +265,11 @@ def plan(args: argparse.Namespace) -> None:
     from rich.table import Table
 
     from engine.checkpoint.checkpoint import Checkpoint
-    from engine.plan.banks import experts_gb, needs_profile, plan_bits
+    from engine.plan.banks import needs_profile, plan_bits
     from engine.plan.bits import hot_share_for
     from engine.plan.bits_file import save_plan
     from engine.plan.bits_plot import layer_rows, plot_plan
+    from engine.plan.footprint import experts_gb
     from engine.routing.profile import Profile, routing_profile
 
     checkpoint, given = Checkpoint.open(args.path), knobs_given(args)

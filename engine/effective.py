@@ -1,8 +1,8 @@
-"""What of a setting has an effect: one text for two settings that are the same run.
+"""Effective settings: reduces a setting to the knobs that have an effect, so that equal runs have equal settings.
 
-Without a model: knobs whose needs are not met are left out, and two widths that come to one are one. With the model's
-`footprint(knobs)`: what is as the checkpoint has it is unset, and a cache that holds every expert never misses. A figure
-that a footprint lacks says nothing; an engine of another make need not give any.
+Without a model, knobs with unmet needs are removed, and two widths of which one covers all experts become one. With the
+model's `footprint(knobs)`, values equal to the checkpoint's are unset, and knobs that need misses are removed if the cache
+holds every expert. Figures that a footprint lacks are ignored; engines of other makers need not provide any.
 """
 
 from __future__ import annotations
@@ -13,29 +13,29 @@ from typing import Any
 
 from engine.knobs import CACHE_DEPENDENT, DEFAULTS, LOSSY, NEEDS_MISSES, WORDS, Knobs, idle
 
-WIDTHS = tuple(n for n in LOSSY if n not in (*CACHE_DEPENDENT, "top_k", "resident_bits"))  # what experts take
+WIDTHS = tuple(n for n in LOSSY if n not in (*CACHE_DEPENDENT, "top_k", "resident_bits"))  # knobs of the experts' widths
 
 
 def effective(values: Mapping[str, Any], footprint: Callable[[Knobs], Any] | None = None) -> dict[str, Any]:
-    """`values` without those that have no effect, the others as the shortest way to say them. No name is added; None
-    stands for a knob's default. `Knobs` has no value without effect to refuse in what is left."""
+    """`values` without those that have no effect, in the simplest equivalent form. No name is added; None stands for a
+    knob's default. `Knobs` accepts the result."""
     model = None if footprint is None else footprint(Knobs())
     kept = _one_width(dict(values), getattr(model, "expert_bits", None))
     _as_in_model(kept, model)
     kept = _without_idle(kept)
     if footprint is not None and kept.get("cache_gb") is not None:
         widths = {name: kept[name] for name in WIDTHS if kept.get(name) is not None}
-        if 0 < footprint(Knobs.from_mapping(widths)).all_experts_gb <= kept["cache_gb"]:  # 0: the engine does not say
+        if 0 < footprint(Knobs.from_mapping(widths)).all_experts_gb <= kept["cache_gb"]:  # 0: the engine does not report it
             kept = _without_idle({k: v for k, v in kept.items() if k not in NEEDS_MISSES})
     return kept
 
 
 def _one_width(kept: dict[str, Any], stored: int | None) -> dict[str, Any]:
-    """The widths of experts, unset if as stored; two of which one covers all experts are that one."""
+    """Unset widths equal to the stored one, and merge two widths of which one covers all experts."""
     bits, cold, share = kept.get("expert_bits"), kept.get("cold_bits"), kept.get("hot_share")
     if cold is not None:
         if cold > (bits or math.inf) or cold == (bits or stored) or share == 1:
-            kept["cold_bits"] = None  # nothing is colder than hot
+            kept["cold_bits"] = None  # all experts are hot
         elif share == 0 and "expert_bits" in kept:
             kept["expert_bits"], kept["cold_bits"] = cold, None
     if stored is not None and kept.get("expert_bits") == stored:
@@ -44,7 +44,7 @@ def _one_width(kept: dict[str, Any], stored: int | None) -> dict[str, Any]:
 
 
 def _as_in_model(kept: dict[str, Any], model: Any) -> None:
-    """Unset what is as the model has it, and bring what goes beyond its layers back to them."""
+    """Unset values equal to the model's, and limit layer counts to the model's layers."""
     layers, top_k = (getattr(model, name, None) for name in ("moe_layers", "top_k"))
     if layers and (kept.get("sync_window") or 0) >= max(2, layers):
         kept["sync_window"] = WORDS["sync_window"]["all"]

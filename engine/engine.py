@@ -32,8 +32,9 @@ from engine.model.backend import backend, compute_dtype
 from engine.model.open import check_top_k, lay_out_for_cpu, open_model
 from engine.model.resident import quantize_resident
 from engine.model.switches import is_last, switches
-from engine.plan.banks import footprint, needs_profile, plan_banks, plan_bits
+from engine.plan.banks import needs_profile, plan_banks, plan_bits
 from engine.plan.bits import BitsPlan
+from engine.plan.footprint import footprint
 from engine.routing.profile import routing_profile
 from engine.routing.record import TraceWriter
 from engine.stats import Stats
@@ -231,7 +232,7 @@ class Engine:
     def measure(
         self, judge: Judge, protocol: Protocol | None = None, keep_going: Callable[[list[float]], bool] | None = None
     ) -> Measurement:
-        """Decode the judge's texts against the clock under a protocol (see `engine.measure.timed_pass`).
+        """Decode the evaluation texts against the clock under a protocol (see `engine.measure.timed_pass`).
 
         `keep_going` is called after each timed token with the milliseconds of all timed tokens so far; the measurement ends
         early when it returns False. perplexity = exp(mean negative log-likelihood). Raises `JudgeError` if a text has too
@@ -241,7 +242,7 @@ class Engine:
         most = self.continuation_tokens(judge)
         if (protocol.timed_tokens or 0) > most:
             raise JudgeError(
-                f"timed_tokens={protocol.timed_tokens} is above the {most} tokens that the judge's continuations hold; "
+                f"timed_tokens={protocol.timed_tokens} is above the {most} tokens of all continuations; "
                 "lower it, or leave it unset to time them all"
             )
         measured, self.decoded = timed_pass(
@@ -267,7 +268,7 @@ class Engine:
         )
 
     def continuation_tokens(self, judge: Judge) -> int:
-        """Return the number of tokens that the judge's continuations decode. Raises `JudgeError` for too short a text."""
+        """Return the number of tokens to decode in all continuations. Raises `JudgeError` for too short a text."""
         return sum(len(continuation) - 1 for _, continuation in self._tokens_of(judge))
 
     def teacher_forced(self, judge: Judge, protocol: Protocol | None = None) -> Iterator[tuple[Scored, Scored]]:

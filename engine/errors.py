@@ -1,15 +1,15 @@
-"""Errors a user can cause or meet: one line each that names the value, the limit and the remedy.
+"""Errors for users: one line each that names the value, the limit and the remedy.
 
-The command lines print the message and exit with status 2; a traceback means a defect of ours.
+The commands print the message and exit with status 2; a traceback is a bug.
 """
 
 
 class HeadraceError(Exception):
-    """Base of every error whose message is meant for the user. `str(error)` is a single line."""
+    """Base of all errors for users. `str(error)` is a single line."""
 
 
 class KnobError(HeadraceError, ValueError):
-    """A knob that does not exist, is out of range, or could have no effect."""
+    """A knob that does not exist, is out of range, or has no effect."""
 
 
 class CheckpointError(HeadraceError):
@@ -17,15 +17,15 @@ class CheckpointError(HeadraceError):
 
 
 class JudgeError(HeadraceError):
-    """A judge (the fixed texts) that cannot be read or is too short to measure with."""
+    """Evaluation texts that cannot be read or are too short to measure with."""
 
 
 class ReadError(HeadraceError):
-    """An expert that could not be read; names file, layer and expert. Never turned into logits."""
+    """An expert that could not be read; names file, layer and expert. No logits are computed from it."""
 
 
 def did_you_mean(name: str, known: list[str]) -> str:
-    """A hint for an unknown name: the nearest known one if there is one, else all of them."""
+    """A hint for an unknown name: the most similar known name, or all of them if none is similar."""
     import difflib
 
     close = difflib.get_close_matches(name, known, n=1)

@@ -1,10 +1,9 @@
-"""Knobs: all that may be set on the streaming engine, and nothing else.
+"""Knobs: the settings of the streaming engine.
 
-The names are the same in Python, in YAML, in the Parquet columns and on the plots. A knob is *lossless* if it can change
-speed and memory but not one bit of the logits. Of the lossy ones some decide by what is cached at the moment: with those
-every lossless knob moves quality too, so that quality measured with one cache says nothing of another. A value that could
-have no effect (a streaming knob while everything is resident, a `hot_share` without `cold_bits`) is refused instead of
-ignored.
+A knob has the same name in Python, in YAML, in the Parquet columns and on the plots. A *lossless* knob changes speed and
+memory but no bit of the logits. Some lossy knobs decide by the experts that are cached at the moment; with one of them set,
+lossless knobs change quality too, so quality measured with one cache does not hold for another. A value without effect (a
+streaming knob while everything is resident, a `hot_share` without `cold_bits`) is refused, not ignored.
 """
 
 from __future__ import annotations
@@ -26,22 +25,22 @@ IO_MODES = ("buffered", "direct")
 PREFETCH = ("off", "stale_gate")
 BITS = (2, 3, 4, 5, 6, 8, 16)
 GB = 1_000_000_000
-HOT_SHARE = 0.25  # if only cold_bits is set
-WORDS = {"sync_window": {"all": 0, "auto": -1}}  # values that have a name
-# Knobs, and values KNOB=VALUE, that earlier versions had: why each was removed, and what to use instead.
+HOT_SHARE = 0.25  # default hot_share if cold_bits is set
+WORDS = {"sync_window": {"all": 0, "auto": -1}}  # named values
+# Removed knobs and values (KNOB=VALUE) of earlier versions -> reason, and what to use instead.
 REMOVED: dict[str, str] = {
-    "prefetch=previous_token": "it took away 5 % of kimi_mini's misses, stale_gate 56 %; use prefetch=stale_gate",
-    "prefetch_cap_mb": "a cap of 0.1 MB took away 12 % of kimi_mini's misses, no cap 56 %; use prefetch_width",
-    "bits_by": "plans by layer or projection were within the range of random plans; use hot_share, which goes by expert",
+    "prefetch=previous_token": "it avoided 5 % of kimi_mini's misses, stale_gate 56 %; use prefetch=stale_gate",
+    "prefetch_cap_mb": "a cap of 0.1 MB avoided 12 % of kimi_mini's misses, no cap 56 %; use prefetch_width",
+    "bits_by": "plans by layer or projection were no better than random plans; use hot_share, which selects experts",
     "gate_exponent": "gate weights added nothing to frequency; use freq_exponent",
-    "error_exponent": "errors differ by a few percent between experts and told next to nothing; use freq_exponent",
+    "error_exponent": "errors differ by only a few percent between experts; use freq_exponent",
     "cold_lowbit": "cache_prior saved more reads for less loss; use cache_prior",
-    "lowbit_share": "it served cold_lowbit, and cache_prior saved more reads for less loss; use cache_prior",
+    "lowbit_share": "it belonged to cold_lowbit, and cache_prior saved more reads for less loss; use cache_prior",
 }
 
 
 def removed(name: str, value: Any = None) -> str | None:
-    """The line that refuses a knob of an earlier version, or its value; None for any other."""
+    """The message for a removed knob or value; None for any other."""
     if name in REMOVED:
         return f"knob {name} was removed: {REMOVED[name]}"
     why = REMOVED.get(f"{name}={value}")
@@ -51,74 +50,75 @@ def removed(name: str, value: Any = None) -> str | None:
 def knob(
     default: Any, text: str, *, unit: str = "", lossless: bool = True, by_cache: bool = False, needs: tuple[Need, ...] = ()
 ) -> Any:
-    """A dataclass field that carries what the generated tables and `--help` say of the knob. `by_cache`: what it does to the
-    logits depends on what is cached; `needs`: what other knobs must be for it to have an effect."""
-    said = {"lossless": lossless, "text": text, "unit": unit, "by_cache": by_cache, "needs": needs}
-    return dataclasses.field(default=default, metadata=said)
+    """A dataclass field with the text for the generated tables and `--help`. `by_cache`: the effect on the logits depends on
+    the cached experts; `needs`: conditions on other knobs, without which this one has no effect."""
+    metadata = {"lossless": lossless, "text": text, "unit": unit, "by_cache": by_cache, "needs": needs}
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True)
 class Knobs:
-    """The settings of one run. `Knobs()` keeps everything resident and changes no weight: the reference.
+    """The settings of one run. `Knobs()`, the reference, keeps everything resident and changes no weight.
 
-    Raises `KnobError` for a value outside its range or one that cannot have an effect.
+    Raises `KnobError` for a value that is out of range or has no effect.
     """
 
     # fmt: off
     cache_gb: float | None = knob(
-        None, "memory for routed experts, 10^9 bytes; unset: every expert resident, nothing streamed", unit="GB")
+        None, "memory for routed experts, in 10^9 bytes; unset: all experts resident, no streaming", unit="GB")
     evict_half_life: float = knob(
-        16.0, "half-life of an expert's use count, tokens; towards 0 it is LRU, towards infinity LFU", unit="tokens",
+        16.0, "eviction: half-life of an expert's use count, in tokens; near 0 is LRU, infinity is LFU", unit="tokens",
         needs=(needs.MISSES,))
     cache_layer_shape: float = knob(
-        0.0, "how much more cache the first layers get than the last ones; 0: all alike, below 0: less",
+        0.0, "tilt of the cache over the layers: the first gets 1 + this times the mean share, the last 1 - this",
         needs=(needs.MISSES,))
     pinned_share: float = knob(
-        0.0, "share of the slots that hold each layer's most used experts for good, on a calibration text",
+        0.0, "share of each layer's slots pinned to its most-used experts (on a calibration text)",
         needs=(needs.MISSES,))
     prefetch: str = knob(
         "off",
-        "whom to believe on what comes next: off, stale_gate (the next routers on this layer's input)",
+        "predictor of the next layers' experts: off, stale_gate (their routers on this layer's input)",
         needs=(needs.MISSES, needs.NO_WINDOW))
     prefetch_depth: int = knob(
-        1, "how many layers ahead prefetch looks; 0: at the layer itself, a control that reads nothing", unit="layers",
+        1, "number of layers that prefetch looks ahead; 0: the layer itself, a control that reads nothing", unit="layers",
         needs=(needs.PREFETCHES,))
     prefetch_width: float = knob(
-        1.0, "how many experts prefetch expects in a layer, as a multiple of top-k", needs=(needs.PREFETCHES,))
+        1.0, "number of experts that prefetch predicts per layer, as a multiple of top_k", needs=(needs.PREFETCHES,))
     sync_window: int = knob(
-        1, "layers between checks of what the routers chose; 1: each, all (0): a token, auto (-1)", unit="layers",
-        needs=(needs.MISSES,))
+        1, "speculative window: layers computed before one check of the routers' choice; all (0): a whole token; auto (-1)",
+        unit="layers", needs=(needs.MISSES,))
     read_block_kib: int = knob(
-        4096, "largest single read, KiB; an expert is read in such blocks, side by side", unit="KiB", needs=(needs.STREAMS,))
-    read_threads: int = knob(16, "threads that read", needs=(needs.STREAMS,))
-    io_mode: str = knob("buffered", "buffered: through the page cache; direct: past it", needs=(needs.STREAMS,))
+        4096, "block size: largest single read, in KiB; the blocks of an expert are read in parallel", unit="KiB",
+        needs=(needs.STREAMS,))
+    read_threads: int = knob(16, "number of threads that read", needs=(needs.STREAMS,))
+    io_mode: str = knob("buffered", "buffered: through the page cache; direct: past the page cache", needs=(needs.STREAMS,))
     prefill_chunk: int = knob(
-        512, "tokens a forward pass while a prompt is prefilled; Mamba layers round by it", unit="tokens")
-    verify_reads: bool = knob(False, "compare what is read of a packed store with its checksums before it is computed with")
+        512, "prefill chunk size in tokens; changes rounding in Mamba layers", unit="tokens")
+    verify_reads: bool = knob(False, "verify the checksums of all reads of a packed store")
     ssd_gbps: float | None = knob(
-        None, "hold reads to this bandwidth, 10^9 bytes/s over all threads; unset: as fast as it goes", unit="GB/s",
+        None, "simulated disk bandwidth over all threads, in 10^9 bytes/s; unset: no limit", unit="GB/s",
         needs=(needs.STREAMS,))
     expert_bits: int | None = knob(
         None, "bits of the routed experts; unset: as in the checkpoint", unit="bits", lossless=False, needs=(needs.NO_PLAN,))
     cold_bits: int | None = knob(
-        None, "bits of the experts that are not hot; unset: all have expert_bits", unit="bits", lossless=False,
+        None, "bits of the experts that are not hot; unset: expert_bits for all", unit="bits", lossless=False,
         needs=(needs.NO_PLAN,))
     hot_share: float | None = knob(
-        None, "share of the experts' weights, the most important ones, that keep expert_bits; 0.25 if only cold_bits is set",
+        None, "share of the experts' weights, by importance, that keeps expert_bits; 0.25 if only cold_bits is set",
         lossless=False, needs=(needs.NO_PLAN, needs.COLD))
     freq_exponent: float = knob(
-        1.0, "importance goes with the share of its layer's uses that an expert has, to this power", lossless=False,
+        1.0, "importance of an expert = (its share of the layer's uses) ** freq_exponent", lossless=False,
         needs=(needs.NO_PLAN, needs.COLD))
     bits_plan: str | None = knob(
-        None, "file of a saved plan, which says every expert's bits; unset: computed from these knobs", lossless=False)
+        None, "file of a saved plan with the bits of every expert; unset: computed from the knobs above", lossless=False)
     cold_drop: float = knob(
-        0.0, "leave out an expert that is not cached and whose share of the token's gate weight is below cold_drop / top-k",
+        0.0, "omit an expert that is not cached and whose share of the token's gate weight is below cold_drop / top_k",
         lossless=False, by_cache=True, needs=(needs.MISSES, needs.EACH_LAYER))
     cache_prior: float = knob(
-        0.0, "raise the routers' logits of cached experts by so many times the range of the 2 top-k best; top-1 stays",
+        0.0, "add cache_prior x (range of the 2 top_k best logits) to the router logits of cached experts; top-1 stays",
         lossless=False, by_cache=True, needs=(needs.MISSES, needs.EACH_LAYER))
     top_k: int | None = knob(
-        None, "experts that a token uses in a layer; unset: as the model has it", unit="experts", lossless=False)
+        None, "number of experts per token and layer; unset: the model's own", unit="experts", lossless=False)
     resident_bits: int | None = knob(
         None, "bits of attention, shared experts, dense layers, embeddings and head; unset: as stored", unit="bits",
         lossless=False)
@@ -128,16 +128,16 @@ class Knobs:
         for f in dataclasses.fields(self):
             object.__setattr__(self, f.name, _typed(f.name, str(f.type), getattr(self, f.name)))
         for name, above, most, remedy in (
-            ("cache_gb", 0, math.inf, "give the memory for experts in GB, or leave it unset"),
-            ("evict_half_life", 0, math.inf, "give it in tokens; 8 to 32 suits real traces"),
+            ("cache_gb", 0, math.inf, "give the memory for experts in GB, or unset it"),
+            ("evict_half_life", 0, math.inf, "give tokens; 8 to 32 suits real traces"),
             ("prefetch_depth", -1, 64, "1 or 2 layers are usual"),
             ("prefetch_width", 0, 8, "1 to 2 times top-k are usual"),
             ("sync_window", -2, 1 << 20, "give layers, all or auto"),
             ("read_block_kib", 3, 1 << 20, "4 KiB is the smallest block, 64 to 8192 are usual"),
             ("read_threads", 0, 256, "1 to 16 are usual"),
             ("prefill_chunk", 0, 1 << 20, "32 to 4096 tokens are usual"),
-            ("ssd_gbps", 0, math.inf, "give GB/s, or leave it unset for no limit"),
-            ("top_k", 0, math.inf, "half of the model's own and more are usual, or leave it unset"),
+            ("ssd_gbps", 0, math.inf, "give GB/s, or unset it for no limit"),
+            ("top_k", 0, math.inf, "half of the model's own number and more are usual"),
         ):
             value = getattr(self, name)
             if value is not None and not above < value <= most:
@@ -152,18 +152,18 @@ class Knobs:
         for name, widths in (("expert_bits", BITS), ("cold_bits", BITS), ("resident_bits", BITS[:-1])):
             bits = getattr(self, name)
             if bits is not None and bits not in widths:
-                raise KnobError(f"{name}={bits} is not a width MLX has; use one of {', '.join(map(str, widths))}")
+                raise KnobError(f"{name}={bits} is not a width that MLX supports; use one of {', '.join(map(str, widths))}")
         for name, low, high, usual in (
-            ("pinned_share", 0, 0.9, "0 is without, 0.1 to 0.5 are usual"),
-            ("cache_layer_shape", -0.9, 0.9, "0 is without, 0.1 to 0.5 are usual"),
-            ("cold_drop", 0, 1.5, "0 is without, 0.5 to 1 are usual"),
+            ("pinned_share", 0, 0.9, "0 is off, 0.1 to 0.5 are usual"),
+            ("cache_layer_shape", -0.9, 0.9, "0 is off, 0.1 to 0.5 are usual"),
+            ("cold_drop", 0, 1.5, "0 is off, 0.5 to 1 are usual"),
             ("hot_share", 0, 1, "give a share of the experts' weights"),
-            ("freq_exponent", 0, 2, "0 ignores the frequency, 1 takes it as it is"),
+            ("freq_exponent", 0, 2, "0 ignores the frequency, 1 uses it unchanged"),
         ):
             if getattr(self, name) is not None and not low <= getattr(self, name) <= high:
                 raise KnobError(f"{self.shown(name)} is outside {low:g} .. {high:g}; {usual}")
         if not 0 <= self.cache_prior < math.inf:
-            raise KnobError(f"cache_prior={self.cache_prior:g} is not 0 or above; 0 is without, 0.1 to 1 are usual")
+            raise KnobError(f"cache_prior={self.cache_prior:g} is below 0 or not finite; 0 is off, 0.1 to 1 are usual")
         if self.expert_bits is not None and self.cold_bits is not None and self.cold_bits > self.expert_bits:
             raise KnobError(f"cold_bits={self.cold_bits} is above expert_bits={self.expert_bits}; swap the two")
         without = idle(vars(self))
@@ -173,7 +173,7 @@ class Knobs:
 
     @property
     def streams(self) -> bool:
-        """Whether any expert is streamed or changed; else mlx-lm's own model runs, with its own experts."""
+        """Whether any expert is streamed or changed. If not, mlx-lm's own model runs with its own experts."""
         return self.cache_gb is not None or any(name not in ("top_k", "resident_bits") for name in self.lossy)
 
     @property
@@ -182,7 +182,7 @@ class Knobs:
         return {name: getattr(self, name) for name in self.set_names() if name in LOSSY}
 
     def shown(self, name: str) -> str:
-        """A knob and its value as a user writes them, e.g. `sync_window=all`."""
+        """A knob and its value in the user's notation, e.g. `sync_window=all`."""
         value = getattr(self, name)
         word = next((w for w, v in WORDS.get(name, {}).items() if v == value), None)
         plain = f"{value:g}" if isinstance(value, float) else str(value).lower() if isinstance(value, bool) else value
@@ -194,8 +194,7 @@ class Knobs:
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> Knobs:
-        """Knobs from plain names and values (YAML, JSON, a Parquet row). Raises `KnobError` for an unknown name
-        and for that of a removed knob."""
+        """Knobs from names and values (YAML, JSON, a Parquet row). Raises `KnobError` for an unknown or removed name."""
         for name in values:
             if name in REMOVED:
                 raise KnobError(removed(name))
@@ -210,22 +209,22 @@ class Knobs:
 
     @classmethod
     def table(cls) -> str:
-        """All knobs as a Markdown table; docs/knobs.md holds it, and a test says when it is stale."""
+        """All knobs as a Markdown table, for docs/knobs.md; a test fails when that file is stale."""
         lines = ["| knob | default | lossless | what it does |", "|---|---|---|---|"]
         for f in dataclasses.fields(cls):
             plain = f.default if isinstance(f.default, str) else str(f.default).lower()
             default = "unset" if f.default is None else plain if isinstance(f.default, bool | str) else f"{f.default:g}"
-            lossless = "yes" if f.metadata["lossless"] else "no, by the cache" if f.metadata["by_cache"] else "no"
+            lossless = "yes" if f.metadata["lossless"] else "no, depends on the cache" if f.metadata["by_cache"] else "no"
             lines.append(f"| `{f.name}` | {default} | {lossless} | {f.metadata['text']} |")
         return "\n".join(lines)
 
     def as_dict(self) -> dict[str, Any]:
-        """Name -> value, JSON-ready."""
+        """The values by name, ready for JSON."""
         return dataclasses.asdict(self)
 
     @property
     def resolved_hot_share(self) -> float:
-        """The share of the experts' weights at `expert_bits`: 1 without `cold_bits`, else `hot_share` or `HOT_SHARE`."""
+        """Share of the experts' weights at `expert_bits`: 1 without `cold_bits`, otherwise `hot_share` or `HOT_SHARE`."""
         if self.cold_bits is None:
             return 1.0
         return HOT_SHARE if self.hot_share is None else self.hot_share
@@ -234,15 +233,15 @@ class Knobs:
 NEEDS: dict[str, tuple[Need, ...]] = {f.name: f.metadata["needs"] for f in dataclasses.fields(Knobs)}
 _ORDER = (*TopologicalSorter({name: {need.knob for need in needs} for name, needs in NEEDS.items()}).static_order(),)
 DEFAULTS = {f.name: f.default for f in dataclasses.fields(Knobs)}
-# Quality is a matter of the lossy knobs alone unless one of those that depend on the cache is set: then of all of them.
+# Quality depends only on the lossy knobs, unless a cache-dependent one is set; then it depends on all knobs.
 LOSSY = tuple(f.name for f in dataclasses.fields(Knobs) if not f.metadata["lossless"])
 CACHE_DEPENDENT = tuple(f.name for f in dataclasses.fields(Knobs) if f.metadata["by_cache"])
 NEEDS_MISSES = tuple(name for name, needs in NEEDS.items() if any(need.misses for need in needs))
 
 
 def idle(values: Mapping[str, Any]) -> dict[str, Need]:
-    """The knobs that can have no effect among the values of all knobs, each with the first of its needs that is not met. A
-    need looks at what has an effect: a knob without one counts as if it were at its default."""
+    """The knobs without effect, given the values of all knobs, each with its first unmet need. For the needs of others, a
+    knob without effect counts as its default."""
     found: dict[str, Need] = {}
     for name in _ORDER:
         unmet = (n for n in NEEDS[name] if not n.met((DEFAULTS if n.knob in found else values)[n.knob], values[name]))
@@ -252,12 +251,12 @@ def idle(values: Mapping[str, Any]) -> dict[str, Need]:
 
 
 def enabling(name: str) -> dict[str, Any]:
-    """Values of other knobs with which a value of knob `name` can have an effect."""
+    """Values of other knobs with which knob `name` has an effect."""
     return {other: value for n in NEEDS[name] for other, value in {**enabling(n.knob), n.knob: n.like}.items()}
 
 
 def _typed(name: str, annotation: str, value: Any) -> Any:
-    """`value` as the field's type; whole floats pass as integers, nothing else is converted."""
+    """`value` as the field's type. Whole floats are accepted as integers; nothing else is converted."""
     if value is None and "None" in annotation:
         return None
     kind = annotation.split(" |")[0]

@@ -21,7 +21,7 @@ from engine import Judge, Knobs, Measurement
 from engine.knobs import REMOVED
 from harness.propose.external import checked_answer
 from harness.results.columns import NAMES, ORIGINS, STATUSES
-from harness.space.space import BOUNDS, space_from_config
+from harness.space.parse import BOUNDS, space_from_config
 from harness.study.engines import CommandEngine
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -48,7 +48,8 @@ def _in_its_own_process(what: str, path: Path) -> dict[str, Any]:
 
 def ours(path: Path) -> dict[str, Any]:
     """Open a checkpoint, compute its footprint, and plan slots for half of its experts."""
-    from engine.plan.banks import footprint, plan_banks
+    from engine.plan.banks import plan_banks
+    from engine.plan.footprint import footprint
 
     begin = time.perf_counter()
     source = Checkpoint.open(path)

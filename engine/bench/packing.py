@@ -27,7 +27,7 @@ from engine.knobs import GB, Knobs
 from engine.packing.files import COPY_BYTES
 from engine.packing.pack import pack_store
 from engine.packing.verify import verify_store
-from engine.plan.banks import footprint
+from engine.plan.footprint import footprint
 
 from .contender import Contender, in_turns, ratios, spread
 

@@ -25,8 +25,8 @@ from engine.errors import HeadraceError
 from engine.knobs import Knobs
 from engine.measure.judge import Judge
 from engine.measure.protocol import Protocol
-from engine.plan.banks import footprint
 from engine.plan.ceiling import routing_file
+from engine.plan.footprint import footprint
 from engine.quality.json_prompts import JsonPrompts
 from engine.quality.reference import reference_file, reference_knobs, take_reference
 from engine.routing.profile import CALIBRATION, Profile, profile_file

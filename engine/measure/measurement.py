@@ -1,4 +1,4 @@
-"""Measurement: what came out of one run. Together with `Knobs` the whole vocabulary between engine and harness."""
+"""Measurement: the figures of one run. With `Knobs` it is all that engine and harness exchange."""
 
 from __future__ import annotations
 
@@ -19,31 +19,36 @@ def figure(
     text: str, unit: str = "", *, default: Any = None, short: str = "", better: str = "", speed: bool = False,
     quality: bool = False, noise: float = 0.0,
 ) -> Any:  # fmt: skip
-    """A dataclass field that carries what tables, axes and the documentation say of a figure. `short`: its name and unit in
-    a table; `better`: maximize or minimize, if a study may optimise it; `speed`: it differs from run to run; `quality`: the
-    lossy knobs alone decide it; `noise`: relative standard deviation of a run, while nothing was measured twice."""
+    """Return a dataclass field with the texts of a figure for tables, axes and the documentation.
+
+    `short`: name and unit in a table; `better`: maximize or minimize, if a study may optimise it; `speed`: it varies between
+    runs; `quality`: it depends on the lossy knobs only; `noise`: relative standard deviation of a run, assumed until a
+    setting is measured twice.
+    """
     noise = SPEED_NOISE if speed else noise
-    said = {"text": text, "unit": unit, "short": short, "better": better, "speed": speed, "quality": quality, "noise": noise}
-    return dataclasses.field(default=default, metadata=said)
+    metadata = {
+        "text": text, "unit": unit, "short": short, "better": better, "speed": speed, "quality": quality, "noise": noise,
+    }  # fmt: skip
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """Figures of one pass of `Engine.measure` over a judge's texts. An engine of another make fills what it knows.
+    """Figures of one pass of `Engine.measure` over evaluation texts. Another engine sets the figures that it knows.
 
-    Speed and the counters (`hits` .. `dropped_share`) cover the timed tokens alone, not prefill or warm-up; quality
-    (`perplexity`, `kl`, `json_valid`) covers every scored token of the judge, prefill and decode, and is null if not all of
-    them were passed through. Sizes are 10^9 bytes, times are milliseconds. `hit_rate` is null when nothing is streamed:
-    there was nothing to hit. What the system does not say is null.
+    Speed and the counters (`hits` .. `dropped_share`) cover the timed tokens only, without prefill and warm-up. Quality
+    (`perplexity`, `kl`, `json_valid`) covers every scored token, prefill and decode, and is null unless all of
+    them were scored. Sizes are 10^9 bytes, times are milliseconds. `hit_rate` is null when nothing is streamed. Values that
+    the system does not report are null.
 
-    A token's wall time (`decode_ms_*`) is its forward pass. What it waits for reads and for the routers' choices comes off
-    that, as does the time for bringing experts to another width; what is left is its compute.
+    A token's wall time (`decode_ms_*`) is its forward pass. Its compute time is the wall time minus the waits for reads and
+    for the routers' choices, and minus the time to bring experts to another width.
     """
 
     # fmt: off
     decode_tok_s: float = figure(
-        "speed of the timed tokens: tokens over time; so far, if stopped", "tokens/s", short="tok/s", better="maximize",
-        speed=True, default=MISSING)
+        "speed of the timed tokens, or of those timed so far if the run was stopped", "tokens/s", short="tok/s",
+        better="maximize", speed=True, default=MISSING)
     peak_memory_gb: float = figure(
         "high-water mark of the run's process up to the end of the timed part", "GB", short="GB", better="minimize",
         noise=0.005, default=MISSING)
@@ -60,74 +65,77 @@ class Measurement:
     json_valid: float | None = figure(
         "share of the JSON prompts completed to a valid object; null if not asked for", quality=True)
     bytes_per_token: float | None = figure(
-        "read from the disk for each decoded token", "bytes", short="bytes/token", better="minimize")
+        "bytes read per decoded token", "bytes", short="bytes/token", better="minimize")
     hit_rate: float | None = figure(
         "share of expert uses found in the cache while decoding; null if nothing streams", short="hit")
     nll: float | None = figure("mean negative log-likelihood of the scored tokens", "nats")
-    perplexity_se: float | None = figure("standard error of perplexity, taking the tokens for independent")
-    scored_tokens: int | None = figure("tokens that nll is the mean of, prompts and continuations")
-    decode_tokens: int | None = figure("tokens that speed and counters cover")
+    perplexity_se: float | None = figure("standard error of perplexity, with tokens treated as independent")
+    scored_tokens: int | None = figure("number of scored tokens, prompts and continuations")
+    decode_tokens: int | None = figure("number of tokens that speed and counters cover")
     timed_nll: float | None = figure(
-        "mean over the timed part alone, its prompts included: what lossless knobs must not change", "nats")
+        "nll of the timed part only, prompts included; lossless knobs must not change it", "nats")
     decode_ms_p50: float | None = figure("wall time of a decoded token, its forward pass alone: median", "ms")
-    decode_ms_p95: float | None = figure("the same, 95th percentile", "ms")
-    io_ms_per_token: float | None = figure("of it waited for reads, mean", "ms")
-    sync_ms_per_token: float | None = figure("of it waited for the routers' choices, queued compute included, mean", "ms")
-    compute_ms_per_token: float | None = figure("what is left without these and the time to change widths, mean", "ms")
+    decode_ms_p95: float | None = figure("wall time of a decoded token, its forward pass alone: 95th percentile", "ms")
+    io_ms_per_token: float | None = figure("mean time per decoded token that waits for reads", "ms")
+    sync_ms_per_token: float | None = figure(
+        "mean time per decoded token that waits for the routers' choices, queued compute included", "ms")
+    compute_ms_per_token: float | None = figure(
+        "mean time per decoded token without these waits and the time to change widths", "ms")
     mlx_peak_gb: float | None = figure("high-water mark of MLX's own allocations", "GB")
     hits: int | None = figure("expert uses found in the cache while decoding")
     misses: int | None = figure("expert uses that had to be read while decoding")
     reads: int | None = figure("read calls while decoding")
-    bytes_read: int | None = figure("read while decoding", "bytes")
-    io_ms: float | None = figure("time that decoding waited for reads, in all", "ms")
-    sync_ms: float | None = figure("time that decoding waited for the routers' choices, in all", "ms")
+    bytes_read: int | None = figure("bytes read while decoding", "bytes")
+    io_ms: float | None = figure("total time that decoding waits for reads", "ms")
+    sync_ms: float | None = figure("total time that decoding waits for the routers' choices", "ms")
     disk_bytes_read: int | None = figure(
-        "had from the disk while decoding, as the system counts it for the process", "bytes")
+        "bytes read from the disk while decoding, as the system counts them for the process", "bytes")
     page_cache_share: float | None = figure("share of bytes_read that did not come from the disk; null if nothing was read")
     page_cached_before: float | None = figure("share of the checkpoint's files in the page cache before they were loaded")
-    page_cached_after: float | None = figure("and when the clock stopped")
+    page_cached_after: float | None = figure("share of the checkpoint's files in the page cache when the clock stopped")
     prefetch_issued: int | None = figure("experts read ahead of their use")
-    prefetch_useful: int | None = figure("of these, used by the layer they were read for")
+    prefetch_useful: int | None = figure("experts read ahead and used by the layer they were read for")
     prefetch_recall: float | None = figure("share of the experts used that prefetch predicted, cached or not")
     prefetch_exact_set: float | None = figure("share of the layers whose experts prefetch predicted completely")
-    prefetch_precision: float | None = figure("bytes it read that were used, as a share of all it read")
-    prefetch_coverage: float | None = figure("share of the misses that it took away")
-    prefetch_hidden_ms: float | None = figure("how long its useful reads had run when they were asked for, in all", "ms")
-    prefetch_wasted_bytes: int | None = figure("read by it and not used", "bytes")
+    prefetch_precision: float | None = figure("share of the bytes read ahead that were used")
+    prefetch_coverage: float | None = figure("share of the misses that prefetch avoided")
+    prefetch_hidden_ms: float | None = figure(
+        "total time that useful prefetch reads had run when their experts were needed", "ms")
+    prefetch_wasted_bytes: int | None = figure("bytes read ahead and not used", "bytes")
     passes_per_window: float | None = figure(
-        "passes that a window of layers took, 1 if nothing was missing; null if sync_window=1")
+        "passes per window of layers, 1 if nothing was missing; null if sync_window=1")
     rejected_layers: int | None = figure("layers computed in rejected passes, after the first layer that missed an expert")
     window_prediction_recall: float | None = figure(
         "share of the experts used after a window's miss that its rejected passes had predicted")
     swapped: int | None = figure("expert uses that cache_prior changed to a cached expert while decoding")
     dropped: int | None = figure("expert uses that cold_drop left out while decoding")
-    dropped_share: float | None = figure("their share of the gate weight, of all layers; null if nothing streams")
+    dropped_share: float | None = figure("share of all layers' gate weight that cold_drop left out; null if nothing streams")
     slots: int | None = figure("experts that fit into the cache, over all layers")
     cached_share: float | None = figure("slots as a share of all routed experts")
-    average_bits: float | None = figure("of the routed experts' weights, all of them; scales and biases not counted", "bits")
+    average_bits: float | None = figure("mean bits of all routed experts' weights, without scales and biases", "bits")
     plan_fingerprint: str | None = figure("fingerprint of every expert's bits; null if all have the same")
     eval_fingerprint: str | None = figure(
         "fingerprint of the evaluation texts and the metric; rows with different ones are not comparable")
-    mode: str | None = figure("which path of the engine ran, e.g. streamed float32 cpu")
-    device: str | None = figure("what computed: the GPU, or the processor with its cores; in older rows a label")
-    backend: str | None = figure("where MLX computed: cpu, cuda or metal; null if the engine does not say")
-    thermal_state: str | None = figure("after the measurement: nominal, fair, serious or critical (macOS)")
-    temperature_c: float | None = figure("of the hottest zone after the measurement (Linux)", "°C")
-    throttle_events: int | None = figure("of heat during the measurement, as the logical cores count them (Linux)")
-    power_source: str | None = figure("after the measurement: ac, battery or ups")
-    memory_pressure: str | None = figure("after the measurement: normal, warning or critical (macOS)")
-    swap_used_bytes: int | None = figure("swap of the machine in use after the measurement", "bytes")
-    swap_in_bytes: int | None = figure("swapped in during the measurement, whole machine", "bytes")
-    swap_out_bytes: int | None = figure("swapped out during the measurement, whole machine", "bytes")
+    mode: str | None = figure("path of the engine that ran, e.g. streamed float32 cpu")
+    device: str | None = figure("GPU, or processor with its cores; a label in older rows")
+    backend: str | None = figure("MLX backend: cpu, cuda or metal; null if the engine does not report it")
+    thermal_state: str | None = figure("thermal state after the measurement: nominal, fair, serious or critical (macOS)")
+    temperature_c: float | None = figure("temperature of the hottest zone after the measurement (Linux)", "°C")
+    throttle_events: int | None = figure("thermal throttle events during the measurement, summed over logical cores (Linux)")
+    power_source: str | None = figure("power source after the measurement: ac, battery or ups")
+    memory_pressure: str | None = figure("memory pressure after the measurement: normal, warning or critical (macOS)")
+    swap_used_bytes: int | None = figure("swap in use on the machine after the measurement", "bytes")
+    swap_in_bytes: int | None = figure("bytes swapped in during the measurement, whole machine", "bytes")
+    swap_out_bytes: int | None = figure("bytes swapped out during the measurement, whole machine", "bytes")
     # fmt: on
     token_ms: tuple[float, ...] | None = None  # wall time of each timed token, scoring it included
-    ended_early: bool = False  # on the word of `keep_going`
+    ended_early: bool = False  # `keep_going` returned False
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> Measurement:
-        """A measurement from plain names and values, as an engine behind a command gives it.
+        """Return a measurement from names and values, such as an engine adapter's output.
 
-        Raises `HeadraceError` for an unknown name, a missing one, and a value of another type or not finite.
+        Raises `HeadraceError` for an unknown or missing name, and for a value of the wrong type or that is not finite.
         """
         fields = {f.name: str(f.type) for f in dataclasses.fields(cls)}
         for name in REQUIRED:
@@ -138,17 +146,17 @@ class Measurement:
                 raise HeadraceError(f"{name} is not a figure; {did_you_mean(name, list(fields))}")
             if not _fits(value, fields[name]):
                 raise HeadraceError(
-                    f"{name}={value!r:.60} is not a figure of its kind ({fields[name]}, finite); mend the engine"
+                    f"{name}={value!r:.60} has the wrong type (expected {fields[name]}, finite); fix the engine"
                 )
         return cls(**values)
 
     @classmethod
     def names(cls) -> tuple[str, ...]:
-        """The names of all figures; without `token_ms` and `ended_early`, which say how they came about."""
+        """Return the names of all figures, without the raw data `token_ms` and `ended_early`."""
         return tuple(f.name for f in dataclasses.fields(cls) if f.metadata)
 
     def as_dict(self) -> dict[str, Any]:
-        """The figures: name -> value, JSON-ready."""
+        """Return name -> value of all figures, JSON-ready."""
         return {name: getattr(self, name) for name in self.names()}
 
 
@@ -169,10 +177,10 @@ def _finite(value: Any) -> bool:
 
 
 def perplexity(nll: np.ndarray) -> tuple[float, float]:
-    """exp(mean) of the tokens' negative log-likelihoods [tokens, at least 2], nats, and its standard error.
+    """Return exp(mean) of the tokens' negative log-likelihoods [tokens, at least 2], nats, and its standard error.
 
-    The error is the mean's, carried through exp to first order. It takes the tokens for independent; those of one text
-    are not, so that it says too little rather than too much.
+    The error of the mean is propagated through exp to first order. It treats tokens as independent. Tokens of one text are
+    not, so it is too small rather than too large.
     """
     value = float(np.exp(nll.mean()))
     return value, value * float(nll.std(ddof=1)) / math.sqrt(len(nll))

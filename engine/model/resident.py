@@ -1,8 +1,8 @@
 """Resident weights at fewer bits: attention, shared experts, dense layers, embeddings and head, quantized when loaded.
 
-MLX's affine quantization, in groups of 64 or, where a width is no multiple of that, of 32. Never quantized are routers,
-whose choice is discrete, and what mlx-lm itself gives bits of its own (a model's `quant_predicate`). What has as few bits
-already stays; what is quantized at more is brought from those to fewer.
+It uses MLX's affine quantization in groups of 64, or of 32 where a width is not a multiple of 64. Routers are never
+quantized, since their choice is discrete, nor are modules to which mlx-lm gives bits of their own (a model's
+`quant_predicate`). Modules that already have as few bits stay as they are; those with more are requantized.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from .switches import switches
 
 
 def quantize_resident(model: nn.Module, source: Checkpoint, bits: int) -> None:
-    """Bring all that is not a routed expert to `bits`; computes nothing yet. Raises `KnobError` if nothing has more."""
+    """Quantize everything but routed experts to `bits`, lazily. Raises `KnobError` if no module has more bits."""
     narrower = _narrower(model, bits)
     found = {path: (module, how) for path, module in model.named_modules() if (how := narrower(path, module))}
     if not found:
         raise KnobError(
-            f"resident_bits={bits} has no effect: nothing of {source.name} but experts and routers has more bits; "
+            f"resident_bits={bits} has no effect: no weights of {source.name} except experts and routers have more bits; "
             "leave it unset"
         )
     for module, how in found.values():
@@ -44,7 +44,7 @@ def quantize_resident(model: nn.Module, source: Checkpoint, bits: int) -> None:
 
 
 def resident_bytes_at(source: Checkpoint, bits: int) -> int:
-    """Bytes of all that is not a routed expert once it has at most `bits`. Opens the model, but reads no weights."""
+    """Return the bytes of everything but routed experts at `bits`. It opens the model, but reads no weights."""
     known = source.path, source.header_digest, bits
     if known not in _BYTES:
         model = open_model(source)
@@ -58,11 +58,11 @@ def resident_bytes_at(source: Checkpoint, bits: int) -> int:
     return _BYTES[known]
 
 
-_BYTES: dict[tuple[Path, str, int], int] = {}  # a large model takes seconds to open
+_BYTES: dict[tuple[Path, str, int], int] = {}  # opening a large model takes seconds
 
 
 def _narrower(model: nn.Module, bits: int) -> Callable[[str, Any], dict[str, int] | None]:
-    """How a module of the model is quantized, by its path; None if it is not."""
+    """Return a function from a module's path to its quantization, None if it stays as it is."""
     own: Callable[[str, Any], Any] = getattr(model, "quant_predicate", None) or (lambda path, module: True)
 
     def narrower(path: str, module: Any) -> dict[str, int] | None:
@@ -78,5 +78,5 @@ def _narrower(model: nn.Module, bits: int) -> Callable[[str, Any], dict[str, int
 
 
 def _width(module: Any) -> int:
-    """Bits of a quantized module that is no switch; else 0."""
+    """Return the bits of a quantized module that is not a switch, else 0."""
     return 0 if "scales" not in module or isinstance(module, QuantizedSwitchLinear) else module.bits

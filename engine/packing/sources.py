@@ -1,8 +1,8 @@
-"""Sources: the experts of any checkpoint as numbers, one expert at a time, to be packed.
+"""Sources: decodes the experts of any checkpoint, one expert at a time, for packing.
 
-What is quantized in MLX's affine way stays what it is, codes and scales; all else becomes float32 weights. That includes two
-layouts which cannot be streamed in place: gpt_oss's original, whose gate and up projections lie row by row in turns, and
-DeepSeek's FP8, whose weights have a scale a block of 128 x 128. All in numpy: worker threads run it.
+Weights in MLX's affine format stay codes and scales; all others become float32. That includes two layouts that cannot be
+streamed in place: gpt_oss's original, in which the rows of the gate and up projections alternate, and DeepSeek's FP8, which
+has one scale for each block of 128 x 128 weights. It is all numpy, because worker threads run it.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from engine.checkpoint.dtypes import FLOATS, FP8, from_bytes, to_dtype
 from engine.checkpoint.experts import AFFINE_GROUPS, FP8_SCALES, ExpertLayer, ExpertTensor
 from engine.errors import CheckpointError
 
-GROUP_SIZE = 64  # of what has no groups yet, if its width is a multiple
+GROUP_SIZE = 64  # for weights without groups, if their width is a multiple
 E2M1 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6], np.float32)  # OCP MX specification 1.0
 
 
 def _e4m3() -> np.ndarray:
-    """Values of the 256 codes of FP8 E4M3 (OCP 8-bit floating point specification 1.0), without infinities."""
+    """Values of the 256 codes of FP8 E4M3, which has no infinities (OCP 8-bit floating point specification 1.0)."""
     code = np.arange(256)
     exponent, mantissa = (code >> 3) & 15, code & 7
     size = np.where(exponent == 0, mantissa / 8 * 2.0**-6, (1 + mantissa / 8) * 2.0 ** (exponent - 7.0))
@@ -30,7 +30,7 @@ def _e4m3() -> np.ndarray:
 
 
 def _pairs(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Two values for each pair of codes, the first one in the lower bits, as one number of 64 bits: looked up at once."""
+    """A lookup table for pairs of codes, the first in the lower bits: two float32 values as one number of 64 bits."""
     return np.stack(np.meshgrid(first, second), axis=-1).view(np.uint64).reshape(-1)
 
 
@@ -40,8 +40,8 @@ E4M3_PAIRS, E2M1_PAIRS = _pairs(E4M3, E4M3), _pairs(E2M1, E2M1)
 
 @dataclass(frozen=True)
 class Codes:
-    """A projection of one expert as the source has it: codes of `bits` as a stream (uint8 [bytes]), in groups along a row
-    that have a scale and a bias each (float32 [groups]; no biases: the code of a zero weight is the same everywhere)."""
+    """Rows of a quantized projection: a stream of `bits`-bit codes (uint8 [bytes]) in groups along each row, with a scale
+    and a bias per group (float32 [groups]). Without biases the code of a zero weight is the same everywhere."""
 
     stream: np.ndarray
     bits: int
@@ -51,12 +51,12 @@ class Codes:
 
 @dataclass(frozen=True)
 class Kind:
-    """What is known of a projection beforehand. `mode`: affine, or how weights are made of what is stored."""
+    """Properties of a projection. `mode` is the stored format: affine, float, fp8, mxfp4, mxfp8 or nvfp4."""
 
     rows: int
     columns: int
     mode: str
-    bits: int  # of an affine code, else 16
+    bits: int  # 16 if not affine
     group_size: int
     dtype: str  # of the scales
     symmetric: bool
@@ -64,7 +64,7 @@ class Kind:
 
 
 class SourceLayer:
-    """One layer of experts of a checkpoint that was opened to be packed."""
+    """One layer of experts of a checkpoint opened with `to_pack`."""
 
     def __init__(self, layer: ExpertLayer, block_size: tuple[int, int]) -> None:
         self.layer = layer
@@ -72,7 +72,7 @@ class SourceLayer:
 
     @cached_property
     def kinds(self) -> dict[str, Kind]:
-        """The projections, by name. Raises `CheckpointError` for a width that no group fits."""
+        """The projections, by name. Raises `CheckpointError` for tensors that do not fit together."""
         if self.layer.tensor("gate_up_proj.blocks") is not None:
             return self._interleaved()
         found = {}
@@ -111,7 +111,7 @@ class SourceLayer:
         return self._sound(found)
 
     def _sound(self, kinds: dict[str, Kind]) -> dict[str, Kind]:
-        """Raises `CheckpointError` unless the projections fit; opening has not checked what can only be packed."""
+        """Raises `CheckpointError` unless the projections fit each other, which opening has not checked."""
         last = kinds.get("down_proj") or kinds.get("fc2")
         first = [kind for kind in kinds.values() if kind is not last]
         names = set(kinds) in ({"gate_proj", "up_proj", "down_proj"}, {"fc1", "fc2"})
@@ -124,7 +124,7 @@ class SourceLayer:
         return kinds
 
     def _all_whole(self, kinds: dict[str, Kind]) -> bool:
-        """Whether biases have a float a row, and what is not quantized has all its columns."""
+        """Whether biases have one float per row, and unquantized weights all their columns."""
         for name, kind in kinds.items():
             bias, parts = self.layer.tensor(f"{name}.bias"), 1
             if self._gate_with_up(name):
@@ -158,12 +158,12 @@ class SourceLayer:
         return found
 
     def tensors(self, projection: str) -> tuple[ExpertTensor, ...]:
-        """The stored tensors that a projection is made of."""
+        """The stored tensors of a projection."""
         name = "gate_up_proj" if self._gate_with_up(projection) else projection
         return tuple(t for t in self.layer.tensors if t.projection == name)
 
     def bias(self, projection: str, stored: dict[str, np.ndarray]) -> np.ndarray | None:
-        """The linear layer's own bias as it is stored (uint8 [bytes]), if it has one."""
+        """The stored bias of the linear layer (uint8 [bytes]); None if it has none."""
         name = "gate_up_proj" if self._gate_with_up(projection) else projection
         found = stored.get(f"{name}.bias")
         if found is None or not self._gate_with_up(projection):
@@ -171,8 +171,8 @@ class SourceLayer:
         return np.ascontiguousarray(self._turn(projection, found)).reshape(-1)
 
     def rows(self, projection: str, stored: dict[str, np.ndarray], begin: int, end: int) -> Codes | np.ndarray:
-        """Rows `begin` to `end` of a projection of the expert whose tensors are `stored` (name -> uint8 [bytes]): codes, or
-        float32 weights [rows, columns]."""
+        """Rows `begin` to `end` of a projection, from the `stored` tensors of one expert (name -> uint8 [bytes]). Returns
+        codes, or float32 weights [rows, columns]."""
         kind = self.kinds[projection]
         shape = (end - begin, kind.columns)
         if self.layer.tensor(f"{projection}.blocks") is not None or self._gate_with_up(projection):
@@ -201,11 +201,11 @@ class SourceLayer:
         return (values.reshape(len(factors), -1) * factors[:, None]).reshape(shape)
 
     def _gate_with_up(self, projection: str) -> bool:
-        """Whether the rows of gate and up come in turns, in one tensor."""
+        """Whether the rows of gate and up alternate in one tensor."""
         return projection != "down_proj" and self.layer.tensor("gate_up_proj.blocks") is not None
 
     def _turn(self, projection: str, stored: np.ndarray) -> np.ndarray:
-        """A projection's own rows of a tensor whose rows come in turns: uint8 [rows, bytes]."""
+        """A projection's own rows of a tensor with alternating rows: uint8 [rows, bytes]."""
         return stored.reshape(self.kinds[projection].rows, 2, -1)[:, ("gate_proj", "up_proj").index(projection)]
 
     def _mxfp4(self, projection: str, stored: dict[str, np.ndarray], tensor: str, begin: int, end: int) -> np.ndarray:
@@ -217,5 +217,5 @@ class SourceLayer:
 
 
 def _values(codes: np.ndarray, pairs: np.ndarray) -> np.ndarray:
-    """float32 values of codes of 8 bits or of 4 (uint8 [bytes], an even number of codes)."""
+    """The float32 values of 8-bit or 4-bit codes (uint8 [bytes], an even number of codes)."""
     return pairs.take(codes if len(pairs) == 256 else codes.view("<u2")).view(np.float32)

@@ -1,9 +1,10 @@
-"""Bits: how many each routed expert's projections get, from a budget and how often it is used.
+"""Bits: the width of each routed expert's projections, from a budget and the expert's frequency.
 
-Precision per expert is a few numbers, not thirty thousand: a share of the experts' weights keeps the high width
-(`hot_share`, a budget that says average bits as well), and who gets it is the order of an importance, frequency **
-freq_exponent. Frequency is an expert's share of its layer's uses. Experts are taken by importance a byte until the budget is
-used, over all layers together. There are two widths in a layer at the most, since a gather takes one a call.
+The search chooses a few numbers instead of tens of thousands: a share of the experts' weights keeps the high width
+(`hot_share`, a budget that is equivalent to average bits), and the experts with the largest importance get it. Importance is
+frequency ** freq_exponent, where frequency is an expert's share of its layer's uses. Experts of all layers are taken
+together, by importance per byte, until the budget is spent. A layer has at most two widths, since one gather computes one
+width.
 """
 
 from __future__ import annotations
@@ -21,35 +22,38 @@ from engine.routing.profile import Profile
 
 @dataclass(frozen=True)
 class BitsPlan:
-    """What every projection of every routed expert gets. Arrays are [layers, experts, projections], projections in the
-    order of `ExpertLayer.projections`; where a layer has fewer of either, `bits` is 0."""
+    """Bits of every projection of every routed expert.
+
+    Arrays are [layers, experts, projections], with projections in the order of `ExpertLayer.projections`. If a layer has
+    fewer experts or projections than others, `bits` is 0 there.
+    """
 
     bits: np.ndarray  # uint8
-    importance: np.ndarray  # float64; all 1 if nothing was chosen
-    weights: np.ndarray  # int64, how many numbers each projection has
+    importance: np.ndarray  # float64; all 1 if all experts have the same width
+    weights: np.ndarray  # int64, number of weights
 
     @property
     def average_bits(self) -> float:
-        """Mean over all weights of routed experts; scales and biases are not counted."""
+        """Mean over all weights of routed experts, without scales and biases."""
         return float((self.bits * self.weights).sum() / self.weights.sum())
 
     @property
     def digest(self) -> str:
-        """16 hexadecimal digits over the bits."""
+        """16 hexadecimal digits of a hash over the bits."""
         return hashlib.sha256(repr(self.bits.shape).encode() + self.bits.tobytes()).hexdigest()[:16]
 
     @property
     def fingerprint(self) -> str | None:
-        """The digest; None if all weights have one width."""
+        """The digest, or None if all weights have one width."""
         return None if len(np.unique(self.bits[self.weights > 0])) == 1 else self.digest
 
 
 def compute_plan(checkpoint: Checkpoint, knobs: Knobs, profile: Profile | None = None) -> BitsPlan:
-    """The plan that `knobs` describe. `profile` is for those that need one (see `needs_routing`); without it the budget is
-    spent evenly on the first experts of all layers, which needs as many slots for a token as any plan of that budget, so
-    that sizes can be foreseen.
+    """Return the plan that `knobs` describe.
 
-    Raises `KnobError` for a width that the checkpoint does not have to give.
+    Knobs that need routing (see `needs_routing`) need a `profile`. Without one, the budget is spent evenly on the first
+    experts of all layers. A token needs as many slots under that plan as under any other with the same budget, so sizes can
+    be computed from it. Raises `KnobError` for a width that the checkpoint does not have.
     """
     _check_bits(checkpoint, knobs)
     weights = weights_of(checkpoint)
@@ -66,17 +70,17 @@ def compute_plan(checkpoint: Checkpoint, knobs: Knobs, profile: Profile | None =
 
 
 def needs_routing(knobs: Knobs) -> bool:
-    """Whether the plan depends on which experts are chosen."""
+    """Return whether the plan depends on how often each expert is chosen."""
     return knobs.cold_bits is not None and bool(knobs.freq_exponent)
 
 
 def allocate(low: np.ndarray, high: np.ndarray, weights: np.ndarray, importance: np.ndarray, share: float) -> np.ndarray:
-    """Bits [layers, experts, projections]: `low`, or `high` for the experts taken. `share` is the part of all that raising
-    everything would cost, in bits of weights; never more is spent, and less by no more than one expert would cost.
+    """Return bits [layers, experts, projections]: `high` for the experts taken, `low` for the others.
 
-    An expert's importance is the sum over its projections. Experts are taken by importance a byte, ties by layer and expert;
-    one that is too large for what is left is passed over. Sums are compared to 6 digits, so that experts which only differ
-    by float32's rounding are ties everywhere.
+    The budget is `share` of the cost of raising every expert, in bits of weights. It is never exceeded, and the unspent rest
+    is less than the cost of one expert. An expert's importance is the sum over its projections. Experts are taken by
+    importance per byte, ties by layer and expert; an expert that exceeds the remaining budget is skipped. Importance is
+    compared to 6 decimal digits of its mantissa, so that experts that differ only by rounding are ties on every machine.
     """
     cost = (high.astype(np.int64) - low) * weights
     expert_cost = cost.sum(axis=2, keepdims=True)
@@ -93,7 +97,7 @@ def allocate(low: np.ndarray, high: np.ndarray, weights: np.ndarray, importance:
 
 
 def importance(checkpoint: Checkpoint, knobs: Knobs, profile: Profile | None) -> np.ndarray:
-    """Importance of every projection, float64 [layers, experts, projections]; an exponent of 0 leaves frequency out."""
+    """Return each projection's importance, float64 [layers, experts, projections]; 1 with an exponent of 0."""
     worth = np.ones(weights_of(checkpoint).shape)
     if knobs.freq_exponent and profile is not None:
         worth *= profile.frequency[..., None] ** knobs.freq_exponent
@@ -101,7 +105,7 @@ def importance(checkpoint: Checkpoint, knobs: Knobs, profile: Profile | None) ->
 
 
 def hot_share_for(checkpoint: Checkpoint, knobs: Knobs, average_bits: float) -> float:
-    """The `hot_share` whose budget is `average_bits`. Raises `KnobError` for one that the two widths cannot give."""
+    """Return the `hot_share` whose budget is `average_bits`. Raises `KnobError` if the two widths cannot give it."""
     if knobs.cold_bits is None:
         raise KnobError(f"average_bits={average_bits:g} has no effect without cold_bits; set cold_bits as well")
     _check_bits(checkpoint, knobs)
@@ -120,8 +124,10 @@ def hot_share_for(checkpoint: Checkpoint, knobs: Knobs, average_bits: float) -> 
 
 
 def widths(checkpoint: Checkpoint, bits: int | None) -> np.ndarray:
-    """What every projection has if all are to have `bits`, uint8 [layers, experts, projections]: no more than the
-    checkpoint's own, and those if None. 0 where there is no projection."""
+    """Return each projection's width at `bits`, uint8 [layers, experts, projections], 0 where there is no projection.
+
+    A projection never has more than the checkpoint's own bits, and has those if `bits` is None.
+    """
     out = np.zeros(weights_of(checkpoint).shape, np.uint8)
     for number, layer in enumerate(checkpoint.layers):
         own = [layer.bits(projection) for projection in layer.projections]
@@ -130,14 +136,14 @@ def widths(checkpoint: Checkpoint, bits: int | None) -> np.ndarray:
 
 
 def weights_of(checkpoint: Checkpoint) -> np.ndarray:
-    """How many weights every projection of every expert has, int64 [layers, experts, projections]."""
+    """Return the number of weights of every projection of every expert, int64 [layers, experts, projections]."""
     layers = checkpoint.layers
     shape = len(layers), max(layer.experts for layer in layers), max(len(layer.projections) for layer in layers)
     out = np.zeros(shape, np.int64)
     for number, layer in enumerate(layers):
         for p, projection in enumerate(layer.projections):
             weight = layer.tensor(f"{projection}.weight")
-            assert weight is not None  # `ExpertLayer.check` saw to it
+            assert weight is not None  # guaranteed by `ExpertLayer.check`
             out[number, : layer.experts, p] = weight.shape[0] * layer.input_dims(projection)
     return out
 
@@ -154,6 +160,6 @@ def _check_bits(checkpoint: Checkpoint, knobs: Knobs) -> None:
             )
         if bits > checkpoint.expert_bits:
             raise KnobError(
-                f"{name}={bits} is above the checkpoint's {checkpoint.expert_bits} bits and has nothing to gain; "
+                f"{name}={bits} is above the checkpoint's {checkpoint.expert_bits} bits and gains nothing; "
                 f"use at most {checkpoint.expert_bits}"
             )

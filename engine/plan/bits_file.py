@@ -1,8 +1,8 @@
-"""A plan of bits on file: Parquet, one row a projection of an expert, so that any tool can read it.
+"""Bits file: a plan of bits as Parquet, one row per projection of an expert, so that any tool can read it.
 
-Columns: layer (int16, numbered as the layers with experts are, from 0), expert (int16), projection, bits (uint8),
-importance (float64). Key-value metadata: the model's name and fingerprint, the knobs and the routing that the plan was made
-from, and the plan's own fingerprint, by which a damaged file is known.
+Columns: layer (int16, counting layers with experts from 0), expert (int16), projection, bits (uint8), importance (float64).
+Key-value metadata: the model's name and fingerprint, the knobs and the routing that the plan was computed from, and the
+plan's own fingerprint, which detects a damaged file.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ MAKE = "make one with python -m engine plan --out"
 
 
 def save_plan(path: str | Path, plan: BitsPlan, checkpoint: Checkpoint, knobs: Knobs, routing: str | None) -> None:
-    """Write `plan`, computed from `knobs` and the routing of that fingerprint. Raises `HeadraceError` if it cannot be."""
+    """Write `plan`, computed from `knobs` and the routing with that fingerprint. Raises `HeadraceError` on failure."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -52,23 +52,22 @@ def save_plan(path: str | Path, plan: BitsPlan, checkpoint: Checkpoint, knobs: K
 
 
 def load_plan(path: str | Path, checkpoint: Checkpoint) -> BitsPlan:
-    """Read a plan back. Raises `KnobError` for a file that is none or damaged, a plan for another model, and widths that
-    this one does not have."""
+    """Read a plan. Raises `KnobError` for a file that is not a plan or is damaged, and a plan for another model."""
     import pyarrow.parquet as pq
 
-    said = f"bits_plan={path}"
+    named = f"bits_plan={path}"
     try:
         table = pq.read_table(Path(path).expanduser())
         metadata = {k.decode(): v.decode() for k, v in (table.schema.metadata or {}).items()}
         if metadata.get("format") != FORMAT:
-            raise ValueError(f"its format is {metadata.get('format', 'not said')!s:.40}, not {FORMAT}")
+            raise ValueError(f"its format is {metadata.get('format', 'missing')!s:.40}, not {FORMAT}")
         of, name = metadata["model_fingerprint"], metadata["model"]
         rows: dict[str, Any] = {c: table[c].to_numpy() for c in ("layer", "expert", "projection", "bits", "importance")}
-    except Exception as e:  # pyarrow raises what comes of damaged bytes
-        raise KnobError(f"{said} is no saved plan ({first_line(e)}); {MAKE}") from e
+    except Exception as e:  # damaged bytes raise almost anything in pyarrow
+        raise KnobError(f"{named} is not a saved plan ({first_line(e)}); {MAKE}") from e
     if of != checkpoint.fingerprint:
         raise KnobError(
-            f"{said} is for {another(of, checkpoint.fingerprint)}, {name} ({of}), not {checkpoint.name} "
+            f"{named} is for {another(of, checkpoint.fingerprint)}, {name} ({of}), not {checkpoint.name} "
             f"({checkpoint.fingerprint}); {MAKE}"
         )
     weights = weights_of(checkpoint)
@@ -79,26 +78,26 @@ def load_plan(path: str | Path, checkpoint: Checkpoint) -> BitsPlan:
         places = layer, expert, np.array([numbers[one][p] for one, p in zip(layer, rows["projection"], strict=True)], int)
         bits[places], importance[places] = rows["bits"], rows["importance"]
     except (IndexError, KeyError, TypeError, ValueError, OverflowError) as e:
-        raise KnobError(f"{said} is damaged: it has rows of what the model has not ({first_line(e)}); {MAKE}") from e
+        raise KnobError(f"{named} is damaged: it has rows that do not exist in the model ({first_line(e)}); {MAKE}") from e
     plan = BitsPlan(bits, importance, weights)
     missing = int(((bits == 0) & (weights > 0)).sum())
     if missing or len(layer) != np.count_nonzero(weights) or plan.digest != metadata.get("plan_fingerprint"):
-        raise KnobError(f"{said} is damaged: its rows are not those that were saved ({missing} are missing); {MAKE}")
-    _check_widths(said, plan, checkpoint)
+        raise KnobError(f"{named} is damaged: its rows differ from those that were saved ({missing} are missing); {MAKE}")
+    _check_widths(named, plan, checkpoint)
     return plan
 
 
-def _check_widths(said: str, plan: BitsPlan, checkpoint: Checkpoint) -> None:
+def _check_widths(named: str, plan: BitsPlan, checkpoint: Checkpoint) -> None:
     own = widths(checkpoint, None)
     legal = BITS if checkpoint.levels is None else checkpoint.levels
     wrong = (plan.bits != own) & ~(np.isin(plan.bits, legal) & (plan.bits < own))
     if wrong.any():
         number = int(np.argwhere(wrong)[0][0])
         raise KnobError(
-            f"{said} has {plan.bits[wrong][0]} bits in layer {number}, which {checkpoint.name} does not have to give "
+            f"{named} has {plan.bits[wrong][0]} bits in layer {number}, which {checkpoint.name} does not have "
             f"({', '.join(map(str, legal))}, at most {own[wrong][0]}); {MAKE}"
         )
     for number, layer in enumerate(checkpoint.layers):
         found = len(np.unique(plan.bits[number, : layer.experts], axis=0))
         if found > 2:
-            raise KnobError(f"{said} has experts of {found} kinds of width in layer {number}; at most 2 can be; {MAKE}")
+            raise KnobError(f"{named} has {found} widths in layer {number}, more than the 2 that are possible; {MAKE}")

@@ -1,4 +1,4 @@
-"""A plan of bits for the eye: a table with a line a layer, and a heat map."""
+"""Bits plot: a plan of bits as a table with one row per layer, and as a heat map."""
 
 from __future__ import annotations
 
@@ -14,12 +14,15 @@ from engine.routing.profile import Profile
 from .bits import BitsPlan, widths
 
 INK, NONE = "#20262e", "#d9dde2"
-COLOURS = ("#00224e", "#7d7c78", "#fee838")  # ends and middle of cividis, which reads the same to the colour-blind
+COLOURS = ("#00224e", "#7d7c78", "#fee838")  # ends and middle of cividis, readable with colour blindness
 
 
 def layer_rows(plan: BitsPlan, checkpoint: Checkpoint, profile: Profile | None) -> list[dict[str, Any]]:
-    """One dict a layer, ready for a table: hot experts (nothing below the plan's high width), average bits, the share of
-    the uses that meet a low width (None without a profile), and each projection's average bits."""
+    """Return one dict per layer, ready for a table.
+
+    Its entries are the number of hot experts (no projection below the plan's high width), average bits, the share of uses at
+    a low width (None without a profile), and each projection's average bits.
+    """
     low = plan.bits < np.minimum(widths(checkpoint, None), plan.bits.max())
     rows = []
     for number, layer in enumerate(checkpoint.layers):
@@ -41,8 +44,10 @@ def layer_rows(plan: BitsPlan, checkpoint: Checkpoint, profile: Profile | None) 
 
 
 def plot_plan(plan: BitsPlan, checkpoint: Checkpoint, path: Path) -> Path:
-    """Draw every layer's bits, expert by expert, or projection by projection if experts do not differ; and below them the
-    importances, if those differ. Raises `HeadraceError` if the file cannot be written."""
+    """Draw every layer's bits per expert, or per projection if all experts are alike; below it importance, if it differs.
+
+    Raises `HeadraceError` if the file cannot be written.
+    """
     from matplotlib.figure import Figure
 
     by_projection = bool((plan.bits == plan.bits[:, :1]).all())
@@ -87,10 +92,10 @@ def _draw_bits(fig: Any, ax: Any, bits: np.ndarray, columns: list[str] | None) -
 
 
 def _draw_worth(fig: Any, ax: Any, worth: np.ndarray, columns: list[str] | None) -> None:
-    """Importances, on a logarithmic scale if they span much; what has none is grey."""
+    """Draw importance, on a logarithmic scale if it spans more than a factor of 10; zero importance is grey."""
     from matplotlib.colors import LogNorm, Normalize
 
-    least = float(np.quantile(worth[worth > 0], 0.02))  # a few tiny ones would take most of the colours
+    least = float(np.quantile(worth[worth > 0], 0.02))  # so that a few tiny values do not take most of the colours
     scale = LogNorm(vmin=least) if worth.max() > 10 * least else Normalize(vmin=least)
     image = _image(ax, np.where(worth > 0, worth, np.nan), columns, cmap="viridis", norm=scale)
     label = "importance   (grey: none)" if (worth <= 0).any() else "importance"
@@ -101,7 +106,7 @@ def _image(ax: Any, values: np.ndarray, columns: list[str] | None, **how: Any) -
     ax.set_facecolor(NONE)
     image = ax.imshow(values, aspect="auto", interpolation="nearest", **how)
     rows, width = values.shape
-    if rows <= 64 and width <= 128:  # a thin line between cells that are large enough
+    if rows <= 64 and width <= 128:  # cells large enough for a thin grid
         ax.set_xticks(np.arange(0.5, width - 1), minor=True)
         ax.set_yticks(np.arange(0.5, rows - 1), minor=True)
         ax.grid(which="minor", color="white", linewidth=0.4)

@@ -1,11 +1,11 @@
-"""Ceiling: the speed that a setting cannot exceed, by arithmetic, because its reads are held to a bandwidth.
+"""Ceiling: the decode speed that a setting cannot exceed, by arithmetic, because its reads are limited to a bandwidth.
 
-The judge's tokens are forced, so that all lossless settings have the same routing; it is taken once, in a process of its
-own, and kept in the user's cache folder. What a setting has to read while the clock runs is at least what Belady's optimum
-misses with its slots, bank by bank, even if each text's prefill had left the best experts there; and an expert takes at
-least its stored bytes. A disk held to `ssd_gbps` serves one read after the other from when it was asked, and has no credit
-from before: what was asked for before a text's first decoded token lies in a slot, and counts as there. Computing and
-waiting count as nothing, so the bound is near only where reading is most of a token.
+The tokens are teacher-forced, so all lossless settings have the same routing. It is recorded once in a child process
+and stored in the user's cache folder. While the clock runs, a setting reads at least the misses of Belady's optimum with its
+slots, bank by bank, even if each text's prefill had left the best experts in the cache; and an expert takes at least its
+stored bytes. A disk limited to `ssd_gbps` serves one read after the other, starting when it is requested, without credit for
+earlier idle time. Reads requested before a text's first decoded token are already in a slot and count as cached. Computing
+and waiting count as nothing, so the bound is close only where reading takes most of a token.
 """
 
 from __future__ import annotations
@@ -32,24 +32,25 @@ from engine.system.user_cache import cached_file, compute_apart
 from .banks import plan_banks
 from .bits import needs_routing
 
-FORMAT = 1  # raised when the file or what is in it changes its meaning
-MARGIN = 0.1  # of the misses, for what other widths change about the routing: with kimi_mini at most 0.04 less
-RESIDENT_BITS = 4  # below it kimi_mini routes otherwise altogether, with up to 0.7 fewer misses
-PAUSE_S = 1e-3  # most that passes between two tokens off the clock, in which reads of prefetch may go on
+FORMAT = 1  # raised when the file or its content changes meaning
+MARGIN = 0.1  # share of misses by which other widths may change the routing; kimi_mini has at most 0.04 fewer
+RESIDENT_BITS = 4  # below this width kimi_mini's routing is very different, with up to 0.7 fewer misses
+PAUSE_S = 1e-3  # upper bound of the untimed pause between two tokens, in which prefetch reads may continue
 
 
 def ceiling_tok_s(
     checkpoint: str | Path | Checkpoint, knobs: Knobs, judge: Judge, protocol: Protocol | None = None
 ) -> float | None:
-    """What `decode_tok_s` of `Engine.measure(judge, protocol)` with these knobs cannot exceed, tokens/s, unless it is ended
-    early. None where nothing can be said: no bandwidth is held, nothing has to be read, or a knob changes which experts are
-    chosen or read (`top_k`, those that depend on the cache, and `resident_bits` below 4).
+    """Return an upper bound of `decode_tok_s` of `Engine.measure(judge, protocol)` with these knobs, tokens/s.
 
-    The first call for a judge and number of timed tokens takes a pass over them, in a process of its own. Raises what `load`
-    would: `KnobError`, `CheckpointError`, `JudgeError`; and `HeadraceError` if that pass fails.
+    The bound holds unless the measurement ends early. It is None if no bandwidth limit is set, nothing has to be read, or a
+    knob changes which experts are chosen or read (`top_k`, knobs that depend on the cache, `resident_bits` below 4).
+
+    The first call for some texts and number of timed tokens runs a pass over them in a child process. Raises `KnobError`,
+    `CheckpointError` and `JudgeError` as `load` does, and `HeadraceError` if that pass fails.
     """
-    elsewhere = {*CACHE_DEPENDENT, "top_k"}
-    if knobs.cache_gb is None or knobs.ssd_gbps is None or not elsewhere.isdisjoint(knobs.lossy):
+    reroutes = {*CACHE_DEPENDENT, "top_k"}
+    if knobs.cache_gb is None or knobs.ssd_gbps is None or not reroutes.isdisjoint(knobs.lossy):
         return None
     if knobs.resident_bits is not None and knobs.resident_bits < RESIDENT_BITS:
         return None
@@ -69,7 +70,7 @@ def ceiling_tok_s(
 
 
 class Routing:
-    """The experts of every timed token, int [tokens, layers, top_k]; `texts` are the tokens that each text has of them."""
+    """The experts of every timed token, int [tokens, layers, top_k]; `texts` is the number of these tokens per text."""
 
     def __init__(self, experts: np.ndarray, texts: np.ndarray) -> None:
         self.tokens = len(experts)
@@ -78,7 +79,7 @@ class Routing:
         self.misses = functools.cache(self._misses)
 
     def _misses(self, layer: int, members: tuple[int, ...], slots: int) -> int:
-        """The fewest misses of a bank of these experts of a layer with so many slots, over all texts."""
+        """Return the fewest misses, over all texts, of a bank with these experts of a layer and `slots` slots."""
         if slots >= len(members):
             return 0
         chosen = self._experts[:, layer]
@@ -90,7 +91,7 @@ class Routing:
 
 
 def routing_file(checkpoint: Checkpoint, judge: Judge, protocol: Protocol) -> Path:
-    """Where the routing of this checkpoint on the protocol's timed tokens of this judge is kept."""
+    """Return the path in the cache folder for the routing of this checkpoint on the timed tokens."""
     identity = [FORMAT, judge.fingerprint, protocol.timed_tokens, f"{compute_dtype()} {mx.default_device()}",
                 version("mlx"), version("mlx-lm")]  # fmt: skip
     digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
@@ -101,7 +102,7 @@ _read: dict[Path, Routing] = {}
 
 
 def _routing(file: Path, checkpoint: Checkpoint, judge: Judge, protocol: Protocol) -> Routing:
-    """The routing in `file`; taken now if it is not there."""
+    """Return the routing in `file`; it is recorded now if the file does not exist."""
     if file not in _read:
         if not file.exists():
             request = {
@@ -113,6 +114,6 @@ def _routing(file: Path, checkpoint: Checkpoint, judge: Judge, protocol: Protoco
         try:
             with np.load(file) as arrays:
                 _read[file] = Routing(arrays["experts"], arrays["texts"])
-        except Exception as e:  # numpy and zipfile raise what comes of damaged bytes
-            raise HeadraceError(f"the judge's routing {file} is damaged ({first_line(e)}); remove it") from e
+        except Exception as e:  # damaged bytes raise almost anything in numpy and zipfile
+            raise HeadraceError(f"the recorded routing {file} is damaged ({first_line(e)}); remove it") from e
     return _read[file]

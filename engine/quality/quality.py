@@ -1,15 +1,15 @@
-"""Quality: how far a model under its knobs is from the reference, on the judge's texts and in JSON.
+"""Quality: how far a model under its knobs is from the reference, on the evaluation texts and in JSON.
 
     from engine import Checkpoint, Judge, Knobs, load
-    from engine.quality import quality
+    from engine.quality.quality import quality
     from engine.quality.reference import reference_for
     judge = Judge.load("my_text.txt")
-    reference = reference_for(Checkpoint.open(path), judge)          # before loading, so that two models are never in memory
+    reference = reference_for(Checkpoint.open(path), judge)  # before loading, so that memory never holds two models
     with load(path, Knobs(expert_bits=2)) as engine:
         print(quality(engine, judge, reference).kl)
 
-The passes are those of `Engine.measure`: prompts prefilled, continuations decoded token by token, so that knobs whose
-effect depends on what is cached have the effect here that they have there.
+The passes are those of `Engine.measure` (prompts prefilled, continuations decoded token by token), so that a knob whose
+effect depends on the cache has the same effect in both.
 """
 
 from __future__ import annotations
@@ -33,51 +33,51 @@ from .reference import Reference, scored_rows
 
 @dataclass(frozen=True)
 class Quality:
-    """Figures of one pass over a judge's texts, beside the reference's. Means and shares are over all scored tokens.
+    """Figures of one pass over evaluation texts, beside the reference's. Means and shares cover all scored tokens.
 
-    The standard errors take the tokens for independent. KL is that of the kept form of the reference, which the whole one
-    is never below and never above `kl_at_most`.
+    The standard errors treat the tokens as independent. `kl` is computed from the stored form of the reference; the exact
+    divergence lies between `kl` and `kl_at_most`.
     """
 
     perplexity: float
     perplexity_se: float
-    nll: float  # mean, nats a token
+    nll: float  # mean, nats per token
     scored_tokens: int
-    kl: float  # mean of KL(reference || this), nats a token
+    kl: float  # mean of KL(reference || this), nats per token
     kl_se: float
     kl_at_most: float
-    kl_p99: float  # 99th percentile of the tokens
-    top1_flips: float  # share of the tokens whose likeliest successor is another
-    json_valid: float | None  # share of the JSON prompts whose object is completed; null without prompts
+    kl_p99: float  # 99th percentile over the tokens
+    top1_flips: float  # share of tokens whose likeliest successor differs
+    json_valid: float | None  # share of JSON prompts with a completed object; null without prompts
     json_prompts: int
     reference_perplexity: float
     reference_json_valid: float | None
     reference_model: str  # fingerprint of its checkpoint
     reference_mode: str
-    judge: str  # fingerprint; figures of different judges are not comparable
+    judge: str  # fingerprint of the texts; figures of different texts are not comparable
     prompts: str | None  # fingerprint of the JSON prompts
     mode: str
 
     def as_dict(self) -> dict[str, Any]:
-        """Name -> value, JSON-ready."""
+        """Return name -> value, JSON-ready."""
         return dataclasses.asdict(self)
 
 
 def quality(engine: Engine, judge: Judge, reference: Reference, prompts: JsonPrompts | None = None) -> Quality:
-    """Score `judge`, then generate from `prompts`. Use an engine that was just loaded: with lossy knobs that depend on the
-    cache, what was computed before matters.
+    """Score `judge`, then generate from `prompts`.
 
-    Raises `HeadraceError` if the reference is of other texts, another vocabulary or other prompts.
+    Use a freshly loaded engine: lossy knobs that depend on the cache are affected by earlier computation. Raises
+    `HeadraceError` if the reference belongs to other texts, another vocabulary or other prompts.
     """
     identity = json.loads(reference.identity)
     fingerprint = prompts.fingerprint if prompts else None
     if (identity["judge"], identity["prompts"]) != (judge.fingerprint, fingerprint):
-        raise HeadraceError("the reference is of other texts or JSON prompts; get it with reference_for")
+        raise HeadraceError("the reference belongs to other texts or JSON prompts; get it with reference_for")
     nll, low, high, flips = [], [], [], 0
     for token, (logits, target, cost) in enumerate(scored_rows(engine, judge)):
         if token >= len(reference.targets) or target != reference.targets[token] or len(logits) != reference.vocab:
             raise HeadraceError(
-                f"{engine.checkpoint.path} divides the texts into other tokens than the reference's model; "
+                f"{engine.checkpoint.path} splits the texts into other tokens than the reference's model; "
                 "give a reference with the same tokenizer"
             )
         lower, upper = reference.divergence(token, logits)

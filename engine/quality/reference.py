@@ -26,7 +26,7 @@ from engine.knobs import GB, Knobs
 from engine.measure.judge import Judge
 from engine.measure.timed_pass import token_nll
 from engine.model.backend import backend, compute_dtype
-from engine.plan.banks import footprint
+from engine.plan.footprint import footprint
 from engine.system.memory import memory_bytes
 from engine.system.user_cache import cached_file, compute_apart
 
@@ -39,7 +39,7 @@ ROOM = 0.8  # share of memory that a reference's weights may fill
 
 @dataclass(frozen=True)
 class Reference:
-    """A model's distributions over a judge's n scored tokens, with k kept entries in total."""
+    """A model's distributions over n scored tokens, with k kept entries in total."""
 
     identity: str  # JSON: model, texts and arithmetic; see `_identity`
     mode: str  # the engine's path that ran

@@ -1,8 +1,8 @@
 """Routing profile: how often each expert of each layer is chosen on a fixed calibration text.
 
-`cold_bits` and `pinned_share` need to know the most important experts before the first token. The profile is taken once for
-a checkpoint, in a process of its own (so that it leaves no trace in the memory of a measured run), with all experts at the
-checkpoint's width, and kept in the user's cache folder. It does not depend on any lossless knob, so quality does not either.
+`cold_bits` and `pinned_share` need the most important experts before the first token. The profile is measured once per
+checkpoint, with all experts at the checkpoint's width, and stored in the user's cache folder. A child process measures it,
+so that a measured run's memory does not include it. It does not depend on any lossless knob, so quality does not either.
 """
 
 from __future__ import annotations
@@ -24,26 +24,25 @@ VERSION = 3  # of the file
 
 @dataclass(frozen=True)
 class Profile:
-    """`uses` is int64 [layers, experts]; a layer with fewer experts than the largest was never asked for the rest."""
+    """`uses` is int64 [layers, experts]; it is 0 for the experts that a smaller layer does not have."""
 
     uses: np.ndarray
 
     @property
     def frequency(self) -> np.ndarray:
-        """Each expert's share of its layer's uses, float64; 0 in a layer without any."""
+        """Each expert's share of its layer's uses, float64; 0 in a layer without uses."""
         return self.uses / np.maximum(self.uses.sum(axis=1, keepdims=True), 1)
 
     @property
     def fingerprint(self) -> str:
-        """16 hexadecimal digits over the uses."""
+        """16 hexadecimal digits of a hash over the uses."""
         return hashlib.sha256(self.uses.tobytes()).hexdigest()[:16]
 
     @classmethod
     def of_trace(cls, path: str | Path, checkpoint: Checkpoint) -> Profile:
-        """Add up a recorded routing (see `engine.routing.record`). Layers may be numbered as the model does, if all
-        are there.
+        """Sum up a trace (see `engine.routing.record`). Its layers may have the model's numbers if none is missing.
 
-        Raises `HeadraceError` for a file that is none, or is of a model with other layers and experts.
+        Raises `HeadraceError` for a file that is not a trace, or belongs to a model with other layers and experts.
         """
         import pandas as pd
         import pyarrow.parquet as pq
@@ -51,7 +50,7 @@ class Profile:
         experts = np.array([one.experts for one in checkpoint.layers])
         try:
             metadata = pq.read_schema(path).metadata or {}
-            said = [int(metadata.get(k, n)) for k, n in ((b"num_layers", len(experts)), (b"num_experts", max(experts)))]
+            declared = [int(metadata.get(k, n)) for k, n in ((b"num_layers", len(experts)), (b"num_experts", max(experts)))]
             rows = pd.read_parquet(path, columns=["layer", "expert"])
             layer, expert = (rows[name].to_numpy(np.int64) for name in ("layer", "expert"))
         except (OSError, ValueError, TypeError) as e:
@@ -60,8 +59,9 @@ class Profile:
         if len(numbers) == len(experts):
             layer = np.searchsorted(numbers, layer)
         inside = (layer >= 0) & (layer < len(experts)) & (expert >= 0)
-        if said != [len(experts), max(experts)] or not inside.all() or not (expert < experts[layer]).all() or not len(rows):
-            found = [max(said[0], layer.max(initial=-1) + 1), max(said[1], expert.max(initial=-1) + 1)]
+        fits = len(rows) and inside.all() and (expert < experts[layer]).all()
+        if declared != [len(experts), max(experts)] or not fits:
+            found = [max(declared[0], layer.max(initial=-1) + 1), max(declared[1], expert.max(initial=-1) + 1)]
             raise HeadraceError(
                 f"trace {path} has {len(rows)} rows of {found[0]} layers of {found[1]} experts, but {checkpoint.name} "
                 f"has {len(experts)} of {max(experts)}; record it on this model (--trace-out)"
@@ -72,7 +72,7 @@ class Profile:
 
 
 def routing_profile(checkpoint: Checkpoint) -> Profile:
-    """The profile on the calibration text; measured now if it is not on file."""
+    """Return the profile on the calibration text; it is measured now if its file does not exist."""
     file = profile_file(checkpoint)
     if not file.exists():
         what = "the routing profile that cold_bits and pinned_share need"
@@ -80,11 +80,11 @@ def routing_profile(checkpoint: Checkpoint) -> Profile:
     try:
         with np.load(file) as arrays:
             return Profile(arrays["uses"])
-    except Exception as e:  # numpy and zipfile raise what comes of damaged bytes
+    except Exception as e:  # damaged bytes raise almost anything in numpy and zipfile
         raise HeadraceError(f"the routing profile {file} is damaged ({first_line(e)}); remove it") from e
 
 
 def profile_file(checkpoint: Checkpoint) -> Path:
-    """Where the profile of this checkpoint and calibration text is kept."""
+    """Return the path in the cache folder for the profile of this checkpoint and calibration text."""
     text = hashlib.sha256(CALIBRATION.read_bytes()).hexdigest()[:8]
     return cached_file(f"routing-{checkpoint.fingerprint}-{text}-v{VERSION}.npz")

@@ -1,17 +1,17 @@
-"""Trace: which experts the routers of a run chose and with what weight, token by token, as a Parquet file.
+"""Record: the routers' choices and gate weights of a run, token by token, as a Parquet trace.
 
-One row a routed slot: token (int32, running over the run), phase (prefill or decode), layer (int16, numbered as the layers
-with experts are, from 0), rank (int16, 0 has the largest gate weight), expert (int16), gate_weight (float32). Key-value
-metadata: model, num_experts, num_layers, top_k, source.
+One row per routed slot: token (int32, counted over the run), phase (prefill or decode), layer (int16, counting layers with
+experts from 0), rank (int16, 0 has the largest gate weight), expert (int16), gate_weight (float32). Key-value metadata:
+model, num_experts, num_layers, top_k, source.
 
-A tap stands in front of every switch, where ids come in and outputs go out; it makes no sync, and what it has seen is read
-in bulk once the tokens were computed. If a layer is computed again for the same token (`sync_window`), the last time is the
-one that counts. The gate weight is what the model itself multiplies an expert's output by: the tap hands the outputs on in a
-wrapper that takes note of the factor. A block that does anything else with them first (weights its experts' input, or
-compiles the sum) is found before the run, and its gate weights are null; its ranks are then in the router's order.
+A tap in front of every switch records ids and gate weights without a sync; they are read back in bulk after the tokens were
+computed. If a layer is computed several times for a token (`sync_window`), the last time counts. The gate weight is the
+factor by which the model multiplies an expert's output: the tap wraps the outputs and records the factor. A block that does
+anything else with the outputs first (it weights its experts' input, or compiles the sum) is detected before the run. Its
+gate weights are null, and its ranks are in the router's order.
 
-It is the router's own choice, whatever `cold_drop` and `cache_prior` make of it: what a plan or a replay has to know, and
-always top-k experts a token. What was left out or swapped is counted in `Stats`.
+The trace holds the router's own choice, always top-k experts per token, before `cold_drop` and `cache_prior` change it.
+Plans and replays need that choice; `Stats` counts the experts that were left out or swapped.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ from engine.errors import HeadraceError
 from engine.model.probe import Outputs, weights_outputs
 from engine.system import atomic
 
-BULK_TOKENS = 16  # of decoding are read back together; a prefill's chunk by itself
+BULK_TOKENS = 16  # decoded tokens that are read back together; a prefill's chunk is read back by itself
 
 
 class TraceWriter:
-    """Takes down the routing of what `model` computes from when it is made until `finish` or `abandon`. `switches` are the
-    paths of the layers' switches, streamed or mlx-lm's own; `ends`: no layer of the model comes after the last of them.
+    """Records the routing of everything `model` computes until `finish` or `abandon`.
 
-    Raises `HeadraceError` if `path` cannot be written, before anything is computed.
+    `switches` are the paths of the layers' switches, streamed or mlx-lm's own; `ends`: the last of them is in the model's
+    last layer. Raises `HeadraceError` if `path` cannot be written, before anything is computed.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class TraceWriter:
             "source": f"headrace, {source}; layer 0 is {checkpoint.layers[0].block}",
         }
         self._tokens = 0
-        self._waiting: list[tuple[int, int, str, mx.array, mx.array | None]] = []  # token after it, layer, phase, chosen
+        self._waiting: list[tuple[int, int, str, mx.array, mx.array | None]] = []  # end token, layer, phase, ids, weights
         self._waiting_since = 0
         self._parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []  # see `_read_back`
         self._taps = _put_taps(model, switches, int(checkpoint.text_config.get("hidden_size", 0)))
@@ -66,8 +66,7 @@ class TraceWriter:
         self._before_last = len(switches) - ends
 
     def passed(self, tokens: int, phase: str, *, last_layer: bool = True) -> None:
-        """A forward pass over so many tokens is done, and evaluated but for what nobody uses: the last layer's experts and
-        what only they need, if not `last_layer`."""
+        """Record an evaluated forward pass over `tokens` tokens; without `last_layer` its last layer was skipped."""
         self._tokens += tokens
         seen = self._seen if last_layer else self._seen[: self._before_last]
         self._waiting += [(self._tokens, layer, phase, s.ids, s.weights) for layer, s in enumerate(seen)]
@@ -75,7 +74,7 @@ class TraceWriter:
             self._read_back()
 
     def finish(self) -> None:
-        """Take the taps out and write the file."""
+        """Remove the taps and write the file."""
         import pyarrow.parquet as pq
 
         self._take_out()
@@ -84,7 +83,7 @@ class TraceWriter:
             pq.write_table(self._table(), partial, compression="zstd")
 
     def abandon(self) -> None:
-        """Take the taps out and write nothing."""
+        """Remove the taps and write nothing."""
         self._take_out()
         self._partial.unlink(missing_ok=True)
 
@@ -93,12 +92,15 @@ class TraceWriter:
             setattr(block, name, tap.switch)
 
     def _read_back(self) -> None:
-        """Bring what waits to the host: per array of ids a line (first token, layer, is decode, rows, top-k), then all the
-        ids, and all the weights (NaN where not known), flat and in the same order."""
+        """Read the recorded arrays back to the host.
+
+        Appends one line per array of ids (first token, layer, is decode, rows, top-k), then all ids and all weights (NaN
+        where unknown), flat and in the same order.
+        """
         if not self._waiting:
             return
         afters, layers, phases, ids, weights = zip(*self._waiting, strict=True)
-        shapes = np.array([i.shape[-2:] for i in ids])  # fewer rows than tokens if only the last are computed to the end
+        shapes = np.array([i.shape[-2:] for i in ids])  # fewer rows than tokens if only the last rows are computed
         decode = [phase == "decode" for phase in phases]
         lines = np.column_stack([np.array(afters) - shapes[:, 0], layers, decode, shapes])
         experts = _to_host(ids)
@@ -111,7 +113,7 @@ class TraceWriter:
         self._waiting, self._waiting_since = [], self._tokens
 
     def _table(self) -> Any:
-        """All rows, in the order of token, layer and rank."""
+        """Return all rows, ordered by token, layer and rank."""
         import pyarrow as pa
 
         empty = (np.zeros((0, 5), np.int64), np.zeros(0, np.int16), np.zeros(0, np.float32))
@@ -133,8 +135,10 @@ class TraceWriter:
 
 
 def _to_host(arrays: Sequence[mx.array]) -> np.ndarray:
-    """The arrays' numbers, one after the other. On the CPU and on Metal the host reads their memory; CUDA would bring each
-    one over by itself, so they are joined first."""
+    """Return the arrays' numbers, one after the other.
+
+    On the CPU and on Metal the host reads their memory. CUDA would copy each array by itself, so they are joined first.
+    """
     if mx.default_device() == mx.Device(mx.cpu) or mx.metal.is_available():
         mx.eval(arrays)
         return np.concatenate([np.array(a).ravel() for a in arrays])
@@ -142,7 +146,7 @@ def _to_host(arrays: Sequence[mx.array]) -> np.ndarray:
 
 
 class Seen:
-    """What one tap saw the last time: expert ids [..., top_k], and the factors of their outputs if the block has them."""
+    """One tap's last record: expert ids [..., top_k], and their outputs' factors if the block multiplies by them."""
 
     def __init__(self) -> None:
         self.ids = mx.array([], dtype=mx.uint32)
@@ -150,7 +154,7 @@ class Seen:
 
 
 class Tap(nn.Module):
-    """Stands in front of a switch. Switch and notes are hidden from MLX's parameter trees."""
+    """A module in front of a switch. Switch and record are hidden from MLX's parameter trees."""
 
     switch: Any
     seen: Seen
@@ -173,7 +177,7 @@ class Tap(nn.Module):
 
 
 def _put_taps(model: nn.Module, switches: list[str], dims: int) -> list[tuple[nn.Module, str, Tap]]:
-    """A tap in front of every switch: (block, name in it, tap). `dims` is the width of the hidden state."""
+    """Put a tap in front of every switch; return (block, name in it, tap). `dims` is the width of the hidden state."""
     modules = dict(model.named_modules())
     taps = []
     for path in switches:

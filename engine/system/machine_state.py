@@ -1,7 +1,7 @@
-"""Meters of the machine: what makes two runs of the same setting differ. Heat, power, memory pressure and swap.
+"""Machine state: heat, power, memory pressure and swap, which make runs of the same setting differ.
 
-Every figure comes from a documented interface, and is None where the machine has no such thing or does not say, as virtual
-machines do not. macOS: NSProcessInfo's thermalState (`pmset -g therm` says nothing of Apple silicon), `pmset -g batt`,
+Every figure comes from a documented interface. It is None where the machine has no such sensor or does not report it, as in
+most virtual machines. macOS: NSProcessInfo's thermalState (`pmset -g therm` does not cover Apple silicon), `pmset -g batt`,
 `sysctl` and `vm_stat`; written from their documentation, not yet run on a Mac. Linux: /sys and /proc.
 """
 
@@ -25,11 +25,11 @@ Run = Callable[[list[str]], str]
 
 @dataclass(frozen=True)
 class MachineState:
-    """The machine at one moment. Counts are since it was started; take the difference of two states."""
+    """The machine at one moment. Counts start at boot; take the difference of two states."""
 
     thermal_state: str | None = None  # macOS: nominal, fair, serious or critical
-    temperature_c: float | None = None  # Linux: of the hottest zone
-    throttle_events: int | None = None  # Linux: as the logical cores count them, summed
+    temperature_c: float | None = None  # Linux: the hottest zone
+    throttle_events: int | None = None  # Linux: sum over the logical cores
     power_source: str | None = None  # ac, battery or ups
     memory_pressure: str | None = None  # macOS: normal, warning or critical
     swap_used_bytes: int | None = None
@@ -37,13 +37,14 @@ class MachineState:
     swap_out_bytes: int | None = None
 
     def counts_since(self, start: MachineState) -> dict[str, int | None]:
-        """What was counted since `start`, by name; None where either state does not know."""
+        """Counts since `start`, by name; None where either state lacks the figure."""
         pairs = {n: (getattr(self, n), getattr(start, n)) for n in ("throttle_events", "swap_in_bytes", "swap_out_bytes")}
         return {n: None if now is None or then is None else now - then for n, (now, then) in pairs.items()}
 
 
 def machine_state(*, platform: str = sys.platform, root: Path = Path("/"), run: Run | None = None) -> MachineState:
-    """The state now. `root` holds Linux's /proc and /sys, `run` gives a macOS command's output: fakes go in there.
+    """The current state. `root` is the folder of Linux's /proc and /sys, and `run` returns a macOS command's output; tests
+    replace both.
 
     Costs under a millisecond on Linux, four short processes on macOS.
     """
@@ -72,7 +73,7 @@ def _macos(run: Run) -> MachineState:
 
 
 def thermal_state(objc: ctypes.CDLL | None = None) -> str | None:
-    """`[[NSProcessInfo processInfo] thermalState]` by the Objective-C runtime; None where there is none."""
+    """`[[NSProcessInfo processInfo] thermalState]` through the Objective-C runtime; None without one."""
     try:
         if objc is None:
             ctypes.CDLL("/System/Library/Frameworks/Foundation.framework/Foundation")
@@ -86,7 +87,7 @@ def thermal_state(objc: ctypes.CDLL | None = None) -> str | None:
     info = objc.objc_msgSend(objc.objc_getClass(b"NSProcessInfo"), objc.sel_registerName(b"processInfo"))
     if not info:
         return None
-    state = objc.objc_msgSend(info, objc.sel_registerName(b"thermalState")) or 0  # as a pointer, 0 is None
+    state = objc.objc_msgSend(info, objc.sel_registerName(b"thermalState")) or 0  # ctypes returns None for 0
     return THERMAL_STATES[state] if state < len(THERMAL_STATES) else None
 
 
@@ -107,7 +108,7 @@ def _linux(root: Path) -> MachineState:
 
 
 def _linux_power(supplies: Path) -> str | None:
-    """ac if a supply is on line, battery if the system's own is discharging; mice and the like do not count."""
+    """ac if a supply is online, battery if the system's own is discharging. Batteries of mice and the like are ignored."""
     found = [{name: _text(s / name) for name in ("type", "online", "status", "scope")} for s in supplies.glob("*")]
     found = [s for s in found if s["scope"] != "Device"]
     if any(s["type"] in ("Mains", "USB") and s["online"] in ("1", "2") for s in found):
@@ -118,7 +119,7 @@ def _linux_power(supplies: Path) -> str | None:
 def _text(file: Path) -> str | None:
     try:
         return file.read_text().strip()
-    except (OSError, ValueError):  # a sensor that is there may still refuse to be read
+    except (OSError, ValueError):  # an existing sensor may be unreadable
         return None
 
 
@@ -128,13 +129,13 @@ def _number(file: Path) -> int | None:
 
 
 def _table(file: Path) -> dict[str, int]:
-    """Lines of a name and a number, as /proc has them."""
+    """The lines `name number` of a file in /proc."""
     lines = re.findall(r"^(\w+):?\s+(\d+)", _text(file) or "", re.MULTILINE)
     return {name: int(number) for name, number in lines}
 
 
 def _output(command: list[str]) -> str:
-    """What a command prints; nothing if it is not there or fails."""
+    """The output of a command; empty if it does not exist or fails."""
     try:
         return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout
     except (OSError, subprocess.SubprocessError):

@@ -1,4 +1,4 @@
-"""What the system counts: memory there is, this process's high-water mark of it, and the bytes it had from the disk.
+"""Memory: the machine's memory, this process's peak, and the bytes it read from the disk.
 
 Linux: VmHWM, which unlike `ru_maxrss` does not inherit the parent's peak through fork and exec, and /proc/self/io. macOS:
 proc_pid_rusage, with the lifetime maximum of the physical footprint, which includes Metal buffers (written from
@@ -21,12 +21,12 @@ FOOTPRINT_FIELD = 28  # ri_lifetime_max_phys_footprint
 
 
 def peak_memory_bytes() -> int:
-    """The most memory this process ever had, bytes."""
+    """Peak memory of this process, bytes."""
     return _macos_peak() if sys.platform == "darwin" else _linux_peak()
 
 
 def memory_bytes() -> int:
-    """Memory of this machine, or of the control group that the process is held in, bytes."""
+    """Memory of this machine, or of the process's control group if that is smaller, bytes."""
     total = int(psutil.virtual_memory().total)
     for limit in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
         with contextlib.suppress(OSError, ValueError):
@@ -35,14 +35,14 @@ def memory_bytes() -> int:
 
 
 def disk_bytes_read() -> int | None:
-    """Bytes that this process, all threads, had from the disk so far; None where the system does not say."""
+    """Bytes that this process has read from the disk so far, all threads; None if the system does not report it."""
     return _macos_disk_read() if sys.platform == "darwin" else _linux_disk_read()
 
 
 def page_cache_share(disk_bytes: int | None, asked_bytes: int) -> float | None:
-    """Share of the bytes asked for that did not come from the disk; None if that is not known or nothing was asked for.
+    """Share of the requested bytes that did not come from the disk; None if it is not known or nothing was requested.
 
-    Not below 0: reading ahead can fetch more than was asked for.
+    At least 0, although readahead can fetch more than was requested.
     """
     return None if disk_bytes is None or not asked_bytes else max(0.0, 1 - disk_bytes / asked_bytes)
 

@@ -1,8 +1,7 @@
-"""The system's page cache: how much of a checkpoint it holds, and how to have it hold none or all of it.
+"""Page cache: measures how much of a checkpoint the system has cached, and empties or fills the cache.
 
-A buffered read of a cached page costs a copy, of another one a read from the disk: whether a run began cold or warm moves
-its speed more than most knobs. Linux is asked with mincore and told with posix_fadvise, macOS with mincore and msync (not
-yet run on a Mac).
+A buffered read of a cached page costs a copy, and any other one a read from the disk: a cold or warm start changes the speed
+of a run more than most knobs. Linux: mincore and posix_fadvise. macOS: mincore and msync (not yet run on a Mac).
 """
 
 from __future__ import annotations
@@ -21,17 +20,17 @@ import numpy as np
 from engine.errors import HeadraceError, KnobError
 
 MS_INVALIDATE = 2  # macOS, <sys/mman.h>
-SAMPLED_PAGES = 100_000  # looked at, of all files together
-RUN_PAGES = 32  # looked at side by side: one call
+SAMPLED_PAGES = 100_000  # of all files together
+RUN_PAGES = 32  # neighbouring pages examined in one call
 BLOCK = 8 << 20
-STAYS = 0.05  # share of the files that may stay cached in a run that is called cold
+STAYS = 0.05  # largest share of the files that may stay cached in a cold run
 
 
 def prepare_page_cache(checkpoint: str | Path, state: str, io_mode: str = "buffered") -> str:
-    """Bring a checkpoint's files into a state of the page cache before it is loaded: `cold`, they are dropped from it;
-    `warm`, they are read through once; `as_is`. Returns how it was done: `posix_fadvise`, `msync`, `read through`, `as_is`.
+    """Prepare the page cache before a checkpoint is loaded: `cold` drops its files, `warm` reads them once, `as_is` does
+    nothing. Returns the method: `posix_fadvise`, `msync`, `read through` or `as_is`.
 
-    Raises `KnobError` for `warm` with direct reads, which go past the cache, `HeadraceError` if `cold` is not possible here.
+    Raises `KnobError` for `warm` with direct reads, which bypass the cache, and `HeadraceError` if `cold` is not possible.
     """
     if state == "as_is":
         return state
@@ -47,16 +46,16 @@ def prepare_page_cache(checkpoint: str | Path, state: str, io_mode: str = "buffe
     how = drop_cache(files)
     stays = cached_share(files) or 0.0
     if how == "not possible" or stays > STAYS:
-        why = f"{stays:.0%} of {checkpoint} stay in it" if stays > STAYS else "this system has no call for it"
+        why = f"{stays:.0%} of {checkpoint} stay cached" if stays > STAYS else "this system has no call for it"
         raise HeadraceError(
-            f"page_cache=cold: the page cache cannot be emptied ({why}); end what uses the files, move them to a disk, "
-            "or set page_cache=as_is"
+            f"page_cache=cold: the page cache cannot be emptied ({why}); end the processes that use the files, move the "
+            "files to a disk, or set page_cache=as_is"
         )
     return how
 
 
 def weight_files(checkpoint: str | Path) -> tuple[Path, ...]:
-    """A checkpoint's safetensors files, a store's among them; if there are none, every file in its folder, or itself."""
+    """The safetensors files of a checkpoint or store; without any, every file in its folder, or the path if it is a file."""
     path = Path(checkpoint).expanduser()
     if path.is_file():
         return (path,)
@@ -64,14 +63,14 @@ def weight_files(checkpoint: str | Path) -> tuple[Path, ...]:
 
 
 def cached_share(files: Iterable[Path], libc: Any = None) -> float | None:
-    """Share of the files' pages that are in the page cache: of all, or of about SAMPLED_PAGES evenly chosen ones.
+    """Share of the files' pages that are in the page cache, from all pages or from about SAMPLED_PAGES evenly chosen ones.
 
-    None where the system does not say: without mincore, without files, or of files that are neither this user's nor
-    writable, all of whose pages Linux calls cached.
+    None without mincore, without files, and for files that this user neither owns nor may write, for which Linux reports all
+    pages as cached.
     """
     files = [file for file in files if file.is_file() and file.stat().st_size]
     libc = libc or (ctypes.CDLL(None) if sys.platform in ("linux", "darwin") else None)
-    if not files or not hasattr(libc, "mincore") or not all(_tells(file) for file in files):
+    if not files or not hasattr(libc, "mincore") or not all(_is_reported(file) for file in files):
         return None
     pages = sum(_pages(file) for file in files)
     step = max(1, round(pages / SAMPLED_PAGES)) * RUN_PAGES
@@ -84,7 +83,7 @@ def cached_share(files: Iterable[Path], libc: Any = None) -> float | None:
     return cached / seen
 
 
-def _tells(file: Path) -> bool:
+def _is_reported(file: Path) -> bool:
     return file.stat().st_uid == os.geteuid() or os.access(file, os.W_OK)
 
 
@@ -93,7 +92,7 @@ def _pages(file: Path) -> int:
 
 
 def _resident(file: Path, libc: Any, step: int) -> np.ndarray | None:
-    """Of the first RUN_PAGES of every `step` pages, or of all if they are the same, whether they are cached: bool."""
+    """Whether the first RUN_PAGES of every `step` pages are cached, bool [pages]; all pages if `step` is RUN_PAGES."""
     pages = _pages(file)
     with _mapped(file) as address:
         runs = [(0, pages)] if step == RUN_PAGES else [(at, min(RUN_PAGES, pages - at)) for at in range(0, pages, step)]
@@ -108,7 +107,7 @@ def _resident(file: Path, libc: Any, step: int) -> np.ndarray | None:
 
 
 def read_through(files: Iterable[Path]) -> None:
-    """Read every byte once, past nothing: what fits stays in the page cache."""
+    """Read every byte once through the page cache, which keeps what fits."""
     buffer = bytearray(BLOCK)
     for file in files:
         with open(file, "rb", buffering=0) as f:
@@ -117,11 +116,11 @@ def read_through(files: Iterable[Path]) -> None:
 
 
 def drop_cache(files: Iterable[Path], libc: Any = None) -> str:
-    """Have the system forget the files' pages, so that the next reads come from the disk. Pages that were not yet written
-    back are written first; those that another process has mapped stay. Returns how it was done, or `not possible`.
+    """Drop the files' pages from the page cache, so that the next reads come from the disk. Dirty pages are written back
+    first; pages that another process has mapped stay. Returns the method, or `not possible`.
 
-    Linux: posix_fadvise. macOS has no such call: there a shared mapping of the file is invalidated with msync, as its
-    manual says.
+    Linux: posix_fadvise. macOS has no such call; there msync invalidates a shared mapping of the file, as its manual
+    describes.
     """
     if sys.platform == "darwin":
         libc = libc or ctypes.CDLL(None)

@@ -19,7 +19,8 @@ import numpy as np
 
 from engine import Knobs
 from harness.results.metrics import Direction
-from harness.space.space import Entry, Space
+from harness.space.entry import Entry, shown
+from harness.space.space import Space
 
 from .importance import SPARE, Importance, importance, logs, plain
 from .pareto import knee, losses, measured, nondominated
@@ -244,10 +245,3 @@ def _clear(space: Space, places: np.ndarray, good: np.ndarray) -> list[Finding]:
 def _none(count: int, marked: int, drawn: int) -> float:
     """Probability of no marked one among `drawn` of `count`, `marked` of which are marked (hypergeometric)."""
     return math.comb(count - marked, drawn) / math.comb(count, drawn)
-
-
-def shown(value: Any) -> str:
-    """A value, or several, as short as can be said."""
-    if isinstance(value, tuple | list):
-        return "[" + ", ".join(map(shown, value)) + "]"
-    return "unset" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)

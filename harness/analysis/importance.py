@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from engine import Knobs
+from engine.effective import effective
 from harness.results.metrics import objectives_of
-from harness.space.space import effective
 
 from .pareto import measured
 

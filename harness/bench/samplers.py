@@ -27,12 +27,13 @@ import numpy as np
 import optuna
 from optuna.trial import Trial, TrialState
 
+from engine.effective import effective
 from engine.errors import did_you_mean
 from harness import ConfigError
 from harness.analysis.pareto import nondominated
 from harness.propose.samplers import has_torch, is_random_control, sampler_for, seed_for
 from harness.results.metrics import OBJECTIVES
-from harness.space.space import Space, effective
+from harness.space.space import Space
 
 from . import truth
 

@@ -17,7 +17,8 @@ import numpy as np
 
 from harness.analysis.pareto import volume
 from harness.results.metrics import OBJECTIVES
-from harness.space.space import Space, space_from_config
+from harness.space.parse import space_from_config
+from harness.space.space import Space
 
 EXPERTS, USES, WEIGHTS = 15_872, 496, 14e6
 MEMORY_GB, RESIDENT_GB, DISK_GBPS = 64.0, 5.0, 6.0

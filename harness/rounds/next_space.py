@@ -14,7 +14,8 @@ from typing import Any
 from harness import ConfigError
 from harness.analysis.findings import TAIL, Reading
 from harness.space.changes import Change, Legal, changed
-from harness.space.space import Entry, Space
+from harness.space.entry import Entry
+from harness.space.space import Space
 
 MOST = 4  # changes per round
 MOST_DROPPED = 2  # dropped knobs among them

@@ -16,7 +16,8 @@ import yaml
 
 from harness.results.files import write_json, write_text
 from harness.space.changes import Change, applied
-from harness.space.space import Space, space_from_config
+from harness.space.parse import space_from_config
+from harness.space.space import Space
 from harness.study.study import Study
 
 

@@ -92,7 +92,7 @@ class Runner:
         """The outcome of a measured run, and the columns of its start and its guards."""
         study, config = self.study, self.study.config
         guards = GuardsConfig(**config["guards"])
-        if not self._patient:  # after a wait in vain, do not wait again until the machine is quiet
+        if not self._patient:  # after a wait without success, do not wait again until the machine is quiet
             guards.wait_s = 0.0
         self._cool_down(config["protocol"]["cool_down_s"])
         quiet = wait_until_quiet(guards, note=self.note, interrupted=self.interrupted)

@@ -55,10 +55,10 @@ def measure(request: dict[str, Any]) -> dict[str, Any]:
 def _measure(request: dict[str, Any]) -> dict[str, Any]:
     knobs = Knobs.from_mapping(request["knobs"])
     protocol = Protocol.from_mapping(request.get("protocol") or {})
-    if request.get("engine") == "engine" and _quality_asked(request)["kl"]:
+    if request.get("engine") == "engine" and _wanted_quality(request)["kl"]:
         _ensure_reference(request)  # it reads the whole checkpoint, so it comes before the page cache is prepared
     if request.get("engine") == "engine" and protocol.page_cache == "cold":
-        _ = Checkpoint.open(request["checkpoint"]).fingerprint  # it reads of every tensor, for the same reason
+        _ = Checkpoint.open(request["checkpoint"]).fingerprint  # it reads from every tensor, so it comes first as well
     by = prepare_page_cache(request["checkpoint"], protocol.page_cache, knobs.io_mode)
     files = weight_files(request["checkpoint"])
     cached_before = cached_share(files)
@@ -70,7 +70,7 @@ def _measure(request: dict[str, Any]) -> dict[str, Any]:
     else:
         measurement, followed, score_s = _run(request, knobs, protocol)
     figures = measurement.as_dict()
-    for name, value in _quality_asked(request).items():
+    for name, value in _wanted_quality(request).items():
         if value and figures[name] is None and protocol.score and not measurement.ended_early:
             raise HeadraceError(f"{name} is requested, but this engine does not measure it; remove it from the study")
     figures["page_cached_before"] = cached_before
@@ -89,19 +89,19 @@ def _measure(request: dict[str, Any]) -> dict[str, Any]:
 def _run(request: dict[str, Any], knobs: Knobs, protocol: Protocol) -> tuple[Measurement, bool, float | None]:
     """The measurement of an engine in this process, whether it followed the protocol, and the seconds spent on quality."""
     engine, judge = engine_at(request["engine"]), Judge.load(request["judge"])
-    asked = _quality_asked(request)
+    wanted_quality = _wanted_quality(request)
     loaded = engine.load(request["checkpoint"], knobs)
     takes = inspect.signature(loaded.measure).parameters
     all_names = any(p.kind is p.VAR_KEYWORD for p in takes.values())
     wanted = {name for name in ("protocol", "keep_going") if all_names or name in takes}
-    ours = hasattr(loaded, "teacher_forced")  # Headrace's own engine: it has counters, and engine.quality accepts it
+    own_engine = hasattr(loaded, "teacher_forced")  # it has counters, and engine.quality accepts it
     beat = Beat(request.get("beat"))
-    if ours or "keep_going" in wanted:
+    if own_engine or "keep_going" in wanted:
         beat.now()
-    if ours:
+    if own_engine:
         beat.watch(lambda: (loaded.stats.tokens, loaded.stats.bytes_read))
     early = _early(request.get("stop"), protocol, loaded, judge)
-    by_quality = ours and any(asked.values())
+    by_quality = own_engine and any(wanted_quality.values())
 
     last = 0.0
 
@@ -112,7 +112,7 @@ def _run(request: dict[str, Any], knobs: Knobs, protocol: Protocol) -> tuple[Mea
         return early is None or early(token_ms)
 
     # KL needs a pass of its own over all texts, which yields perplexity as well.
-    follow = dataclasses.replace(protocol, score=False) if by_quality and asked["kl"] else protocol
+    follow = dataclasses.replace(protocol, score=False) if by_quality and wanted_quality["kl"] else protocol
     given = {"protocol": follow, "keep_going": keep_going}
     answer = loaded.measure(judge, **{name: given[name] for name in wanted})
     measurement = Measurement.from_mapping(answer) if isinstance(answer, Mapping) else answer
@@ -121,7 +121,7 @@ def _run(request: dict[str, Any], knobs: Knobs, protocol: Protocol) -> tuple[Mea
     return measurement, "protocol" in wanted, time.perf_counter() - last if last else None
 
 
-def _quality_asked(request: dict[str, Any]) -> dict[str, bool]:
+def _wanted_quality(request: dict[str, Any]) -> dict[str, bool]:
     quality = request.get("quality") or {}
     return {"kl": bool(quality.get("kl")), "json_valid": bool(quality.get("json_prompts"))}
 
@@ -146,14 +146,14 @@ def _ensure_reference(request: dict[str, Any]) -> None:
 def _with_quality(measurement: Measurement, loaded: Any, judge: Judge, request: dict[str, Any]) -> Measurement:
     """The measurement with KL and JSON validity as requested; with KL, perplexity comes from the same pass."""
     prompts = _json_prompts(request)
-    if not _quality_asked(request)["kl"]:
+    if not _wanted_quality(request)["kl"]:
         return dataclasses.replace(measurement, json_valid=float(prompts.valid(loaded.generate).mean()))
     from engine.quality.quality import quality
     from engine.quality.reference import reference_for
 
-    found = quality(loaded, judge, reference_for(loaded.checkpoint, judge, prompts), prompts)
+    measured = quality(loaded, judge, reference_for(loaded.checkpoint, judge, prompts), prompts)
     names = ("perplexity", "perplexity_se", "nll", "scored_tokens", "kl", "json_valid")
-    return dataclasses.replace(measurement, **{name: getattr(found, name) for name in names})
+    return dataclasses.replace(measurement, **{name: getattr(measured, name) for name in names})
 
 
 def _early(stop: Mapping[str, float] | None, protocol: Protocol, loaded: Any, judge: Judge) -> Callable[[Any], bool] | None:

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from engine import Knobs
+from engine.effective import effective
 from harness import ROOT
-from harness.space.space import effective
 from harness.study.manifest import HERE, JUDGE
 
 PROMPT = "The water wheel"

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from engine import Knobs
+from engine.effective import effective
 from harness.results.metrics import METRICS, SPEEDS
-from harness.space.space import effective
 
 RESIDENT = "everything resident"
 

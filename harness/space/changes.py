@@ -1,10 +1,10 @@
-"""Changes of a search space as plain data: rounds and an outside proposer ask for them, the journal and the disk keep them.
+"""Changes of a search space as data: rounds and external proposers propose them, the journal and round files record them.
 
-changed(space, raw, legal)    checks a change and makes it: the new space and the change
-applied(space, changes)       makes changes that were checked before
+    changed(space, raw, legal)    check a change and apply it: the new space and the change
+    applied(space, changes)       apply changes that were checked before
 
-Both go through `Space`'s own operations, which derive the conditions anew: a knob whose condition can no longer hold is gone
-with the change, and the change says so. `legal` is how far the machine lets a knob go, beyond the knobs' own limits.
+Both use `resize.py`, which resolves the conditions again. A knob whose condition can no longer hold is removed, and the
+change records it in `gone`. `legal` has the machine's limits of a knob, which are narrower than the knob's own.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ from typing import Any
 
 from engine.errors import did_you_mean
 from harness import ConfigError
-from harness.analysis.findings import shown
 
-from .space import Entry, Space
+from .entry import Entry, shown
+from .resize import drop, fix, narrow, widen
+from .space import Space
 
 KINDS = ("widen", "narrow", "fix", "drop")
 Legal = Mapping[str, tuple[float, float]]
@@ -27,8 +28,10 @@ Legal = Mapping[str, tuple[float, float]]
 
 @dataclass(frozen=True)
 class Change:
-    """One change of the space: `was` and `now` are (low, high) or the tuple of values; of fix and drop, `now` is the value.
-    `gone`: the knobs that can no longer exist after it."""
+    """One change of the space. `was` and `now` are (low, high) or a tuple of values; for fix and drop, `now` is one value.
+
+    `gone` has the knobs that can no longer exist after the change.
+    """
 
     kind: str
     knob: str
@@ -38,7 +41,7 @@ class Change:
     gone: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        for name in ("was", "now", "gone"):  # lists, as JSON has them
+        for name in ("was", "now", "gone"):  # JSON has lists for tuples
             if isinstance(value := getattr(self, name), list):
                 object.__setattr__(self, name, tuple(value))
 
@@ -48,10 +51,10 @@ class Change:
 
 
 def changed(space: Space, raw: Mapping[str, Any], legal: Legal) -> tuple[Space, Change]:
-    """Make a change given as {kind, knob, and low and/or high | values | value, evidence}: the new space and the change.
+    """Apply a change given as {kind, knob, and low and/or high | values | value, evidence}: the new space and the change.
 
-    widen and narrow take low and high (of a range) or values; fix takes value; drop too, else the knob's default.
-    Raises `ConfigError` for what is no such change, for what is not legal, and if it left nothing to choose.
+    widen and narrow take low and high of a range, or values. fix takes value. drop takes value or, without it, the default.
+    Raises `ConfigError` for a malformed or illegal change, and if nothing would be left to choose.
     """
     kind, knob = raw.get("kind"), str(raw.get("knob"))
     if kind not in KINDS:
@@ -63,13 +66,13 @@ def changed(space: Space, raw: Mapping[str, Any], legal: Legal) -> tuple[Space, 
         raise ConfigError(f"{where}: {key} is not a key here; give {' or '.join(sorted(keys))}")
     given = {key: raw[key] for key in keys if key in raw}
     if not given and kind != "drop":
-        raise ConfigError(f"{where} lacks {' and '.join(sorted(keys))}; say {'at what' if held else 'how far'}")
+        raise ConfigError(f"{where} lacks {' and '.join(sorted(keys))}; give {'the value' if held else 'the new limits'}")
     if held:
-        new = space.fix(knob, *given.values()) if given else space.drop(knob)
+        new = fix(space, knob, *given.values()) if given else drop(space, knob)
         now = new.fixed[knob] if knob in new.fixed else new.entry(knob).values[0]
         _within_legal(where, (now,), legal.get(knob))
     else:
-        new = space.widen(knob, **given) if kind == "widen" else space.narrow(knob, **given)
+        new = widen(space, knob, **given) if kind == "widen" else narrow(space, knob, **given)
         now = new.entry(knob).span
         _within_legal(where, [v for v in now if v not in entry.span], legal.get(knob))
     left = {e.name for e in new.entries} | {knob}
@@ -78,14 +81,14 @@ def changed(space: Space, raw: Mapping[str, Any], legal: Legal) -> tuple[Space, 
 
 
 def applied(space: Space, changes: Sequence[Change]) -> Space:
-    """`space` with changes made that were checked before, one after the other."""
+    """The space after changes that were checked before, applied in order."""
     for change in changes:
         space, _ = changed(space, _raw(change, space), {})
     return space
 
 
 def still_possible(changes: Sequence[Change], space: Space, legal: Legal) -> list[Change]:
-    """The changes that can be made in `space`, one after the other: it may not be the one they were proposed for."""
+    """The changes that can be applied to `space` in order; it may differ from the space that they were proposed for."""
     found: list[Change] = []
     for change in changes:
         with contextlib.suppress(ConfigError):
@@ -95,7 +98,7 @@ def still_possible(changes: Sequence[Change], space: Space, legal: Legal) -> lis
 
 
 def _raw(change: Change, space: Space) -> dict[str, Any]:
-    """A change as `changed` takes it, for `space`. Raises `ConfigError` if its knob does not move there."""
+    """A change in the form that `changed` takes. Raises `ConfigError` if its knob does not vary in `space`."""
     entry = _found(f"{change.kind} {change.knob}", space, change.knob)
     raw = {"kind": change.kind, "knob": change.knob, "evidence": change.evidence}
     if change.kind in ("fix", "drop"):
@@ -114,4 +117,4 @@ def _within_legal(where: str, values: Sequence[Any], limits: tuple[float, float]
     low, high = limits or (-math.inf, math.inf)
     for value in values:
         if isinstance(value, int | float) and not low <= value <= high:
-            raise ConfigError(f"{where}: {value:g} is outside {low:.4g} .. {high:.4g}, this machine's limits; stay inside")
+            raise ConfigError(f"{where}: {value:g} is outside this machine's limits {low:.4g} .. {high:.4g}; stay inside")

@@ -23,7 +23,8 @@ from engine.model.backend import backend, device_name
 from harness import ConfigError
 from harness.machine import identity as machine
 from harness.results.metrics import QUALITY, Direction
-from harness.space.space import Space, canonical, space_from_config
+from harness.space.parse import space_from_config
+from harness.space.space import Space, canonical
 
 from .checks import check_cache, check_fixed_knobs, check_numbers, check_reference, check_together, missing_checkpoint
 from .constraints import Constraint, constraints_from_config, objectives_from_config

@@ -182,7 +182,7 @@ def test_a_wrong_expert_is_noticed(
     path = checkpoint(*model)
     for cache_gb in cache_sizes(path)[:2]:
         with load(path, Knobs.from_mapping({"cache_gb": cache_gb, "sync_window": sync_window})) as engine:
-            bank = engine.layers[0].cache.pools[0]
-            offsets = bank._straight[0][1] if bank._straight else bank._staged[0].places[0][0].offset
+            slots = engine.layers[0].cache.pools[0]._slots
+            offsets = slots._straight[0].offset if slots._straight else slots._staged[0].places[0][0].offset
             offsets[:] = np.roll(offsets, 1)
             assert np.max(np.abs(both_phases(engine) - resident_logits(path))) > 1e-3

@@ -8,7 +8,8 @@ from engine import Knobs
 from harness.propose.ask_tell import Proposal, Search
 from harness.results.columns import NAMES
 from harness.results.metrics import OBJECTIVES
-from harness.space.space import Space, space_from_config
+from harness.space.parse import space_from_config
+from harness.space.space import Space
 
 CONFIG = {
     "cache_gb": {"type": "float", "low": 0.01, "high": 0.08},

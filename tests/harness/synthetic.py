@@ -12,7 +12,8 @@ import pandas as pd
 from engine import Knobs
 from harness.results.columns import NAMES
 from harness.results.metrics import OBJECTIVES
-from harness.space.space import Space, space_from_config
+from harness.space.parse import space_from_config
+from harness.space.space import Space
 
 SPACE = space_from_config(
     {

@@ -21,7 +21,7 @@ from engine.engine import Engine, load
 from engine.errors import HeadraceError
 from engine.knobs import CACHE_DEPENDENT, GB, LOSSY, NEEDS_MISSES, Knobs
 from engine.measure.judge import Judge
-from engine.plan.banks import footprint
+from engine.plan.footprint import footprint
 from engine.routing.read import Trace
 from engine.stats import Stats
 from engine.system.page_cache import drop_cache

@@ -16,7 +16,7 @@ import numpy as np
 from engine.engine import load
 from engine.errors import KnobError
 from engine.knobs import Knobs
-from engine.plan.banks import footprint
+from engine.plan.footprint import footprint
 
 from ..contender import spread
 

@@ -17,9 +17,9 @@ from engine.checkpoint.checkpoint import Checkpoint
 from engine.engine import Engine, load
 from engine.knobs import BITS, GB, Knobs
 from engine.measure.judge import Judge
-from engine.plan.banks import experts_gb
 from engine.plan.bits import BitsPlan, allocate, compute_plan, hot_share_for, widths
 from engine.plan.bits_file import save_plan
+from engine.plan.footprint import experts_gb
 from engine.routing.profile import routing_profile
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from engine.checkpoint.checkpoint import Checkpoint
 from engine.knobs import Knobs
 from engine.measure.judge import Judge
-from engine.plan.banks import footprint
+from engine.plan.footprint import footprint
 
 CACHED = 0.25  # share of all experts, if cache_gb is not given
 

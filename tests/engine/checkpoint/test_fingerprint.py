@@ -16,7 +16,6 @@ from tiny import write_in_order
 
 from engine import Checkpoint, Judge, KnobError, Knobs
 from engine.checkpoint import fingerprint as fingerprints
-from engine.checkpoint.config import model_name
 from engine.checkpoint.fingerprint import EXPERTS, another
 from engine.checkpoint.headers import read_headers
 from engine.measure.protocol import Protocol
@@ -176,29 +175,3 @@ def test_an_older_definition_is_not_called_another_model() -> None:
     new = "2-" + "a" * 16
     assert another("b" * 16, "c" * 16) == another(new, "2-" + "b" * 16) == another("mine", new) == "another model"
     assert "older kind" in another("a" * 16, new)
-
-
-@pytest.mark.parametrize(
-    ("path", "name"),
-    [
-        ("/data/kimi_mini/checkpoint", "kimi_mini"),
-        ("/data/Qwen3-30B-A3B-4bit", "Qwen3-30B-A3B-4bit"),
-        ("/data/Qwen3-30B-A3B/mlx/", "Qwen3-30B-A3B"),
-        ("/data/big/Model", "big"),
-        ("/hub/models--moonshotai--Kimi-K2.5/snapshots/0123456789abcdef0123456789abcdef01234567", "moonshotai/Kimi-K2.5"),
-        ("/hub/models--org--a--b/snapshots/main", "org/a--b"),
-        ("/data/big/snapshot/89abcdef0123", "big"),
-        ("/data/one/../two", "two"),
-        ("/checkpoint", "checkpoint"),
-    ],
-)
-def test_the_name_is_that_of_the_folder(path: str, name: str) -> None:
-    assert model_name(path) == name
-
-
-def test_a_link_is_not_followed(tmp_path: Path, checkpoint: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "mine").symlink_to(checkpoint("deepseek_v3"))
-    assert Checkpoint.open(tmp_path / "mine").name == "mine"
-    (tmp_path / "folder").mkdir()
-    monkeypatch.chdir(tmp_path / "folder")
-    assert model_name(".") == "folder"

@@ -1,324 +1,258 @@
-"""Packing every kind of checkpoint: the whole level is the source where it can be, the prefix is what its bytes say."""
+"""A store that is damaged, half packed, another one's or in the way: one line each, and nothing computed with it."""
 
 from __future__ import annotations
 
-import itertools
+import errno
+import fcntl
 import json
-import math
+import os
+import shutil
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import mlx.core as mx
 import numpy as np
 import pytest
-from mlx.utils import tree_flatten
-from mlx_lm.models.switch_layers import SwitchGLU, SwitchLinear, SwitchMLP
-from mlx_lm.utils import load_model
-from safetensors import safe_open
-from tiny import CONFIGS, ORIGINALS, make
+from tiny import make
 
-from engine import Checkpoint, CheckpointError, Knobs, footprint, load
-from engine.checkpoint.dtypes import from_bytes
+from engine import Checkpoint, CheckpointError, HeadraceError, load
+from engine.__main__ import main
 from engine.packing.pack import pack_store
-from engine.packing.sources import Codes, SourceLayer
-from engine.packing.verify import verify_store
 
 Make = Callable[..., Path]
-TOKENS = np.random.default_rng(7).integers(0, 255, 40)
-EXACT = [  # every family in MLX's layout, and the kinds that keep their codes
-    *((family, 4) for family in CONFIGS if family not in ("granitemoe", "mixtral", "qwen3_moe", "qwen3_5_moe", "glm4_moe")),
-    ("granitemoe", 3, False, 64), ("mixtral", 4, False, 128), ("qwen3_moe", 2), ("qwen3_5_moe", 5), ("glm4_moe", 6),
-    ("qwen3_next", 8), ("deepseek_v3", 4, True), ("kimi_k25", "int4"), ("kimi_k2", "int4"),
-]  # fmt: skip
+ROOT = Path(__file__).resolve().parents[3]
 
 
-def logits(path: Path, **knobs: Any) -> np.ndarray:
-    with load(path, Knobs(**knobs)) as engine:
-        return engine.logits(TOKENS)
+@pytest.fixture
+def packed(store: Make, tmp_path: Path) -> Path:
+    """A store of its own, to be damaged."""
+    return Path(shutil.copytree(store("qwen3_moe", 4), tmp_path / "packed"))
 
 
-def by_mlx_lm(path: Path) -> np.ndarray:
-    model, _ = load_model(path)
-    model.set_dtype(mx.float32)
-    return np.array(model(mx.array(TOKENS)[None])[0])
+def one_line(error: pytest.ExceptionInfo[BaseException]) -> str:
+    message = str(error.value)
+    assert message and "\n" not in message and len(message) < 600
+    return message
 
 
-def streamed(path: Path, **lossy: Any) -> np.ndarray:
-    """With the smallest cache."""
-    return logits(path, cache_gb=footprint(path, Knobs(**lossy)).one_token_gb, **lossy)
+def contents(path: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in sorted(path.iterdir())}
 
 
-def off(found: np.ndarray, expected: np.ndarray) -> float:
-    """Relative root mean square error."""
-    return float(np.sqrt(((found - expected) ** 2).mean() / (expected**2).mean()))
+def layer_file(path: Path, number: int = 1) -> Path:
+    return next(path.glob(f"experts-{number:05d}-*"))
 
 
-@pytest.mark.parametrize("model", EXACT, ids=str)
-def test_the_whole_level_is_the_checkpoint(checkpoint: Make, store: Make, model: tuple[Any, ...]) -> None:
-    packed, expected = store(*model), logits(checkpoint(*model))
-    assert np.max(np.abs(logits(packed, verify_reads=True) - expected)) == 0
-    assert np.max(np.abs(streamed(packed) - expected)) == 0
-    assert verify_store(packed) == []
-    lowest = Checkpoint.open(packed).levels[0]
-    low = streamed(packed, expert_bits=lowest)
-    assert np.max(np.abs(logits(packed, expert_bits=lowest) - low)) == 0
-    assert np.isfinite(low).all() and (np.max(np.abs(low - expected)) > 1e-3) != (model[1] == lowest)
+def command(capsys: pytest.CaptureFixture[str], *args: object) -> tuple[int, str, str]:
+    """Exit status, stdout and stderr of a command."""
+    status = main([str(arg) for arg in args])
+    return status, *capsys.readouterr()
 
 
-def parameters(model: Any) -> dict[str, mx.array]:
-    """The model's own, but not the experts'."""
-    paths = tuple(f"{path}." for path, m in model.named_modules() if isinstance(m, SwitchGLU | SwitchMLP))
-    return {name: value for name, value in tree_flatten(model.parameters()) if not name.startswith(paths)}
+# --- damage ---
 
 
-@pytest.mark.parametrize("family", ORIGINALS)
-def test_originals_open_as_stores(checkpoint: Make, store: Make, family: str) -> None:
-    """What mlx-lm changes on the way (norms, convolutions, halves of attention) it changes in what is left of them too."""
-    packed = store(family, "original")
-    model, _ = load_model(checkpoint(family, "original"), lazy=True)
-    model.set_dtype(mx.float32)
-    expected = parameters(model)
-    with load(packed, Knobs(expert_bits=2)) as engine:
-        found = parameters(engine.model)
-        low = engine.logits(TOKENS)
-    assert found.keys() == expected.keys()
-    assert all(np.array_equal(np.array(found[name]), np.array(value)) for name, value in expected.items())
-    source, whole = logits(checkpoint(family, "original")), streamed(packed)
-    assert 0 < off(whole, source) < off(low, source) < 1.6
-    assert np.array_equal(logits(packed, expert_bits=2), low)
+# --- levels, folders, space ---
 
 
-# --- what the bytes say ---
-
-
-def in_turns(codes: np.ndarray, in_word: int) -> np.ndarray:
-    """Codes [rows, columns] whose columns come word by word in turns, in the order of the columns."""
-    blocks = codes.reshape(len(codes), -1, in_word, 2)
-    return blocks.swapaxes(2, 3).reshape(codes.shape)
-
-
-def number_stream(raw: bytes, bits: int, rows: int) -> np.ndarray:
-    """Codes of a little-endian stream of bits, [rows, columns]."""
-    digits = np.unpackbits(np.frombuffer(raw, np.uint8), bitorder="little").reshape(rows, -1, bits)
-    return (digits * (1 << np.arange(bits))).sum(axis=-1)
-
-
-def weights_of(path: Path, bits: int) -> dict[str, dict[str, np.ndarray]]:
-    """Block -> projection -> float64 [experts, rows, columns] of a store's level, taken from its files alone."""
-    described = json.loads((path / "store.json").read_text())
-    levels = described["levels"]
-    out: dict[str, dict[str, np.ndarray]] = {}
-    for layer in described["layers"]:
-        with safe_open(path / layer["file"], "numpy") as f:
-            records = f.get_tensor(f"{layer['block']}.experts.records")
-        experts = [_expert(record.tobytes(), layer["projections"], levels, bits) for record in records]
-        out[layer["block"]] = {name: np.stack([expert[name] for expert in experts]) for name in experts[0]}
-    return out
-
-
-def _expert(record: bytes, projections: list[dict[str, Any]], levels: list[int], wanted: int) -> dict[str, np.ndarray]:
-    at, codes, out = 0, {}, {}
-    item = {"BF16": 2, "F16": 2, "F32": 4}
-
-    def take(nbytes: int) -> np.ndarray:
-        nonlocal at
-        at += nbytes
-        return np.frombuffer(record[at - nbytes : at], np.uint8)
-
-    for level, bits in enumerate(levels[: levels.index(wanted) + 1]):
-        affine = {}
-        for p in projections:
-            groups = p["rows"] * p["columns"] // p["group_size"]
-            scales = from_bytes(take(groups * item[p["dtype"]]), p["dtype"]).astype(np.float64)
-            if p[
-                "symmetric"
-            ]:  # the code of a zero weight: 8 of 4 bits, and below them the middle of those that fall together
-                biases = -scales * ({2: (8 - 1.5) / 4, 3: (8 - 0.5) / 2}.get(bits) or 8 * 2 ** (bits - 4))
-            else:
-                biases = from_bytes(take(groups * item[p["dtype"]]), p["dtype"]).astype(np.float64)
-            affine[p["name"]] = scales, biases
-        if level == 0:
-            for p in projections:
-                take(0 if p["bias"] is None else p["rows"] * item[p["bias"]])
-        for p in projections:
-            new = bits - (levels[level - 1] if level else 0)
-            raw = take(p["rows"] * p["columns"] * new // 8).tobytes()
-            stream = number_stream(raw, new, p["rows"])
-            above = levels.index(levels[-1]) - level
-            if level:  # both streams have their columns as the two words had them, which are put together
-                stream = codes[p["name"]] << new | stream
-                stream = in_turns(stream, 4 if bits == 6 else 64 // bits)
-            codes[p["name"]] = stream
-            for width in levels[level + 1 :] if bits == wanted else []:
-                stream = in_turns(stream, 4 if width == 6 else 64 // width)
-            scales, biases = affine[p["name"]]
-            grouped = stream.reshape(-1, p["group_size"])
-            out[p["name"]] = (grouped * scales[:, None] + biases[:, None]).reshape(p["rows"], p["columns"])
-            assert above >= 0
-    return out
-
-
-def with_weights(source: Path, weights: dict[str, dict[str, np.ndarray]]) -> np.ndarray:
-    """Logits of mlx-lm's own model of a checkpoint, whose experts have other weights."""
-    model, _ = load_model(source, lazy=True)
-    model.set_dtype(mx.float32)
-    opened = Checkpoint.open(source, to_pack=True)
-    for path, module in model.named_modules():
-        if isinstance(module, SwitchGLU | SwitchMLP):
-            layer = opened.find(path.rpartition(".")[0])
-            assert layer is not None
-            for name, value in weights[layer.block].items():
-                linear = SwitchLinear(value.shape[2], value.shape[1], value.shape[0], bias="bias" in module[name])
-                if "bias" in module[name]:
-                    linear.bias = module[name].bias
-                linear.weight = mx.array(value.astype(np.float32))
-                module[name] = linear
-    return np.array(model(mx.array(TOKENS)[None])[0])
-
-
-@pytest.mark.parametrize(("model", "levels", "bits"), [
-    (("qwen3_moe", 4), None, 2), (("kimi_k25", "int4"), None, 2), (("gpt_oss", "mxfp4"), None, 2),
-    (("nemotron_h", 4), None, 2),
-    (("qwen3_next", 8), None, 2), (("qwen3_next", 8), None, 4), (("glm4_moe", 6), None, 3), (("qwen3_next", 8), (4, 8), 4),
-    (("deepseek_v3", "mixed"), None, 3), (("deepseek_v3", "mixed"), None, 6), (("kimi_k2", "int4"), (2, 4, 8), 2),
-    (("kimi_k2", "int4"), (2, 4, 8), 4), (("kimi_k2", "int4"), (3, 6), 3), (("qwen3_moe", 3), (3, 6), 3),
-    (("mixtral", None), None, 4), (("mixtral", None), (2, 4, 8), 4), (("gpt_oss", "original"), None, 2),
-], ids=str)  # fmt: skip
-def test_a_level_is_the_model_of_its_weights(
-    checkpoint: Make, store: Make, model: tuple[Any, ...], levels: tuple[int, ...] | None, bits: int
+@pytest.mark.parametrize(
+    ("levels", "message"),
+    [
+        ("2,5", "do not nest: each must be twice the one before; give one of 2,4 or 3,6 or 4,8 or 2,4,8"),
+        ("4", "do not nest"), ("4,2", "do not nest"), ("2,2", "do not nest"), ("0,0", "are not widths"),
+        ("1,2,4", "are not widths that MLX computes with"), ("8,16", "are not widths"), ("3,6,12", "are not widths"),
+    ],
+)  # fmt: skip
+def test_levels_that_do_not_nest(
+    checkpoint: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str], levels: str, message: str
 ) -> None:
-    """Weights put together from the record's bytes, by this file's own code, give the level's logits."""
-    packed = store(*model, levels=levels)
-    expected = with_weights(checkpoint(*model), weights_of(packed, bits))
-    found = streamed(packed, expert_bits=bits) if bits < Checkpoint.open(packed).expert_bits else streamed(packed)
-    assert off(found, expected) < 1e-5
-    assert (off(found, by_mlx_lm(checkpoint(*model))) > 1e-3) != ((model[1], bits) in (("int4", 4), (3, 3)))
+    status, _, err = command(capsys, "pack", checkpoint("qwen3_moe", 4), tmp_path / "store", "--levels", levels)
+    assert (status, err.count("\n")) == (2, 1) and f"--levels {levels} {message}" in err
+    assert not (tmp_path / "store").exists()
 
 
-@pytest.mark.parametrize(
-    "model", [("qwen3_moe", 4), ("kimi_k2", "int4"), ("deepseek_v3", "mixed"), ("mixtral", None)], ids=str
-)
-def test_errors_in_the_file_are_those_of_the_weights(checkpoint: Make, store: Make, model: tuple[Any, ...]) -> None:
-    packed = store(*model)
-    opened = Checkpoint.open(packed)
-    assert opened.levels is not None and opened.bit_errors is not None
-    source, _ = load_model(checkpoint(*model), lazy=True)
-    for number, bits in enumerate(opened.levels):
-        for layer, (block, projections) in enumerate(weights_of(packed, bits).items()):
-            for place, (name, value) in enumerate(projections.items()):
-                theirs = float_weights(source, block, name)
-                expected = ((value - theirs) ** 2).sum(axis=(1, 2)) / (theirs**2).sum(axis=(1, 2))
-                assert np.allclose(opened.bit_errors[layer, :, place, number], expected, rtol=1e-3, atol=1e-9)
+@pytest.mark.parametrize("levels", ["2;4", "", "a,b", "2,,4"])
+def test_levels_that_are_no_numbers(
+    checkpoint: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str], levels: str
+) -> None:
+    with pytest.raises(SystemExit) as e:
+        main(["pack", str(checkpoint("qwen3_moe", 4)), str(tmp_path / "store"), "--levels", levels])
+    assert e.value.code == 2 and "--levels" in capsys.readouterr().err
 
 
-def float_weights(model: Any, block: str, projection: str) -> np.ndarray:
-    """The experts' weights as mlx-lm has them, float64 [experts, rows, columns]."""
-    switch = next(
-        m for path, m in model.named_modules() if path.startswith(f"{block}.") and isinstance(m, SwitchGLU | SwitchMLP)
-    )
-    linear = switch[projection]
-    if "scales" not in linear:
-        return np.array(linear.weight.astype(mx.float32), np.float64)
-    how = {"group_size": linear.group_size, "bits": linear.bits, "mode": linear.mode}
-    wide = [
-        None if v is None else v.astype(mx.float32) if linear.mode == "affine" else v
-        for v in (linear.scales, linear.get("biases"))
-    ]
-    return np.array(mx.dequantize(linear.weight, *wide, **how).astype(mx.float32), np.float64)
+def test_folders_that_are_in_the_way(
+    checkpoint: Make, packed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = checkpoint("qwen3_moe", 4)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "notes.txt").write_text("mine")
+    (tmp_path / "file").write_text("mine")
+    for args, message in (
+        ((source, source), "is the checkpoint itself; give another folder"),
+        ((packed, tmp_path / "new"), "is a packed store already; pack the checkpoint that it was made from"),
+        ((source, tmp_path / "full"), "is not empty and is not a store; give a new folder"),
+        ((source, tmp_path / "file"), "cannot be written (Not a directory); give another folder"),
+        ((source, tmp_path / "file" / "below"), "cannot be written (Not a directory); give another folder"),
+        ((source, packed, "--levels", "2,4,8"), "holds a store of levels 2,4; give another folder, or remove this one"),
+        ((checkpoint("glm4_moe", 6), packed), "holds a store of another model; give another folder, or remove this one"),
+        ((tmp_path / "nowhere", tmp_path / "new"), "is not a folder"),
+        ((tmp_path / "full", tmp_path / "new"), "has no config.json"),
+        ((source, "--verify"), "is not a packed store and has no checksums; pack it first"),
+        ((source,), "name the folder of the store to make"),
+    ):
+        before = contents(packed)
+        status, _, err = command(capsys, "pack", *args)
+        assert (status, err.count("\n")) == (2, 1) and message in err, err
+        assert contents(packed) == before and not (tmp_path / "new").exists()
+    assert (tmp_path / "full" / "notes.txt").read_text() == "mine"
 
 
-# --- sources ---
+def test_a_folder_that_cannot_be_written(checkpoint: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def denied(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(Path, "mkdir", denied)
+    with pytest.raises(HeadraceError, match=r"store cannot be written \(Permission denied\); give another folder") as e:
+        pack_store(checkpoint("qwen3_moe", 4), tmp_path / "store")
+    one_line(e)
 
 
-def decoded(path: Path) -> dict[tuple[str, str], np.ndarray]:
-    """(block, projection) -> float32 [experts, rows, columns] as the packer reads a checkpoint, a few rows at a time."""
-    source = Checkpoint.open(path, to_pack=True)
-    out = {}
-    for layer in source.layers:
-        numbers = SourceLayer(layer, (128, 128))
-        for name, kind in numbers.kinds.items():
-            experts = []
-            for expert in range(layer.experts):
-                stored = {}
-                for t in numbers.tensors(name):
-                    with open(source.files[t.file[expert]], "rb") as f:
-                        f.seek(t.offset[expert])
-                        stored[t.name] = np.frombuffer(f.read(t.nbytes), np.uint8)
-                parts = [numbers.rows(name, stored, at, min(at + 37, kind.rows)) for at in range(0, kind.rows, 37)]
-                assert not any(isinstance(part, Codes) for part in parts)
-                experts.append(np.concatenate(parts))
-            out[layer.block, name] = np.stack(experts)
-    return out
+def test_free_space_is_checked_first(checkpoint: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = shutil.disk_usage(tmp_path)._replace(free=100_000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    with pytest.raises(HeadraceError, match=r"needs 0\.000\d+ GB more, and 0\.0001 GB are free; free some") as e:
+        pack_store(checkpoint("qwen3_moe", 4), tmp_path / "store")
+    one_line(e)
+    assert [file.name for file in (tmp_path / "store").iterdir()] == ["store.json"]
 
 
-@pytest.mark.parametrize("model", [
-    ("deepseek_v3", "fp8"), ("kimi_k2", "fp8"), ("minimax", "fp8"), ("gpt_oss", "original"), ("gpt_oss", "mxfp4"),
-    ("minimax", "mxfp8"), ("qwen3_moe", "nvfp4"), ("mixtral", None), ("granitemoe", "original"),
-], ids=str)  # fmt: skip
-def test_sources_are_read_as_mlx_lm_reads_them(checkpoint: Make, model: tuple[Any, ...]) -> None:
-    theirs, _ = load_model(checkpoint(*model), lazy=True)
-    found = decoded(checkpoint(*model))
-    assert len(found) >= 9
-    for (block, name), value in found.items():
-        assert np.array_equal(value, float_weights(theirs, block.removesuffix(".experts"), name))
+def test_another_process_packs_there(checkpoint: Make, packed: Path) -> None:
+    layer_file(packed, 5).unlink()
+    with open(packed / "store.json") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(HeadraceError, match="is being packed by another process; wait for it") as e:
+            pack_store(checkpoint("qwen3_moe", 4), packed)
+        one_line(e)
+    assert pack_store(checkpoint("qwen3_moe", 4), packed).kept == 4
 
 
-@pytest.mark.parametrize(
-    "model", [("deepseek_v3", "fp8"), ("kimi_k2", "fp8"), ("minimax", "fp8"), ("gpt_oss", "original")], ids=str
-)
-def test_what_can_only_be_packed(checkpoint: Make, store: Make, model: tuple[Any, ...]) -> None:
-    source = checkpoint(*model)
-    with pytest.raises(CheckpointError, match=r"cannot be streamed in place; pack the model first"):
-        load(source)
-    expected = by_mlx_lm(source)
-    four, eight = store(*model), store(*model, levels=(2, 4, 8))
-    assert off(logits(eight), expected) < 0.15 < off(logits(four, expert_bits=2), expected)
-    assert off(logits(eight), expected) < off(logits(four), expected) < off(logits(four, expert_bits=2), expected)
-    assert np.array_equal(streamed(four), logits(four))
-    assert verify_store(eight) == []
-    with load(four) as engine:  # mlx-lm widens what is in FP8
-        resident = sum(value.nbytes for value in parameters(engine.model).values())
-    assert footprint(four).resident_gb * 1e9 == pytest.approx(resident, rel=0.02)
+@pytest.mark.parametrize("bits", [None, 4])
+def test_weights_that_are_no_numbers(tmp_path: Path, bits: int | None) -> None:
+    source = make(tmp_path / "source", "qwen3_moe", bits=bits)
+    tensor = Checkpoint.open(source).layers[3].tensor("up_proj.weight" if bits is None else "up_proj.scales")
+    assert tensor is not None
+    with open(source / "model.safetensors", "r+b") as f:
+        f.seek(tensor.offset[7])
+        f.write(b"\xc0\x7f")  # a NaN of bfloat16
+    with pytest.raises(
+        CheckpointError, match=r"model\.layers\.3\.mlp\.up_proj: .*not finite; copy the checkpoint again"
+    ) as e:
+        pack_store(source, tmp_path / "store")
+    one_line(e)
 
 
-@pytest.mark.parametrize("dtype", [mx.float16, mx.float32])
-@pytest.mark.parametrize("bits", [4, None])
-def test_other_types_of_scales(tmp_path: Path, bits: int | None, dtype: mx.Dtype) -> None:
-    source = make(tmp_path / "source", "qwen3_moe", bits=bits, dtype=dtype)
-    pack_store(source, tmp_path / "store")
-    if bits is None:
-        assert off(streamed(tmp_path / "store"), logits(source)) < 0.5
-    else:
-        assert np.array_equal(streamed(tmp_path / "store"), logits(source))
-    found = Checkpoint.open(tmp_path / "store").layers[0].tensor("up_proj.scales")
-    assert found is not None and found.dtype == {mx.float16: "F16", mx.float32: "F32"}[dtype]
+# --- killed ---
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from engine.packing.pack import pack_store
+left, place = int(sys.argv[3]), sys.argv[4]
+def killing(real):
+    def call(*args):
+        global left
+        left -= 1
+        if left < 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return real(*args)
+    return call
+setattr(os, place, killing(getattr(os, place)))
+pack_store(sys.argv[1], sys.argv[2])
+"""
 
 
-def test_the_prefix_is_all_that_the_low_level_reads(store: Make) -> None:
-    """And the whole a suffix of as many bytes as the source had, together with the rest of what the prefix had."""
-    packed = store("qwen3_moe", 4)
-    source = packed.with_name("qwen3_moe-4")
-    layer = Checkpoint.open(packed).layers[0]
-    assert layer.records is not None
-    low, whole = layer.at(dict.fromkeys(layer.projections, 2)), layer
-    begin = min(int(t.offset[0]) for t in low.tensors)
-    spans = {}
-    for name, form in (("low", low), ("whole", whole)):
-        parts = [part for t in form.tensors for part in (t.parts or (t,))]
-        ranges = sorted((int(p.offset[0]) - begin, int(p.offset[0]) - begin + p.nbytes) for p in parts)
-        assert all(one[1] == other[0] for one, other in itertools.pairwise(ranges))  # one run of bytes
-        spans[name] = ranges[0][0], ranges[-1][1]
-    assert spans["low"][0] == 0 and spans["whole"][1] > spans["low"][1] > spans["whole"][0] > 0
-    assert spans["whole"][1] - spans["whole"][0] == Checkpoint.open(source).layers[0].expert_bytes
-    sizes = {}
-    for bits in (2, None):
-        lossy = {} if bits is None else {"expert_bits": bits}
-        with load(packed, Knobs(cache_gb=footprint(packed, Knobs(**lossy)).one_token_gb, **lossy)) as engine:
-            engine.logits(TOKENS)
-            experts = engine.stats.misses
-            assert experts > 0 and engine.stats.bytes_read % experts == 0
-            sizes[bits] = engine.stats.bytes_read // experts
-    assert sizes == {2: spans["low"][1], None: spans["whole"][1] - spans["whole"][0]}
-    assert sizes[2] / sizes[None] == pytest.approx(3 / 5, rel=1e-6)  # groups of 32: 2 + 1 of 4 + 1 bits a weight
-    assert math.isclose(layer.expert_bytes, sizes[None])
+@pytest.mark.parametrize(("place", "after"), [
+    ("replace", 0), ("replace", 1), ("replace", 3), ("pwrite", 30), ("replace", 6), ("fsync", 12), ("pwrite", 60),
+])  # fmt: skip
+def test_killed_it_goes_on_where_it_stopped(checkpoint: Make, store: Make, tmp_path: Path, place: str, after: int) -> None:
+    """kill -9 at any point: layers that were finished stay the files they were, and the store ends the same."""
+    source, path = checkpoint("qwen3_moe", 4), tmp_path / "store"
+    process = subprocess.run([sys.executable, "-c", KILLED, source, path, str(after), place], cwd=ROOT, check=False)
+    assert process.returncode == -signal.SIGKILL
+    finished = {file.name: (file.stat().st_ino, file.stat().st_mtime_ns) for file in path.glob("experts-*")}
+    if (path / "store.json").exists():
+        with pytest.raises(CheckpointError):
+            load(path)
+    done = pack_store(source, path)
+    assert done.kept == len(finished) < done.layers == 5
+    assert finished.items() <= {f.name: (f.stat().st_ino, f.stat().st_mtime_ns) for f in path.glob("experts-*")}.items()
+    assert contents(path) == contents(store("qwen3_moe", 4))
+
+
+def test_workers_do_not_change_a_byte(checkpoint: Make, store: Make, tmp_path: Path) -> None:
+    pack_store(checkpoint("mixtral", None), tmp_path / "one", workers=1)
+    pack_store(checkpoint("mixtral", None), tmp_path / "five", workers=5)
+    assert contents(tmp_path / "one") == contents(tmp_path / "five")
+
+
+MEMORY = """
+import sys
+from engine.system.memory import peak_memory_bytes
+from engine.packing.pack import pack_store
+pack_store(sys.argv[1], sys.argv[2], workers=2)  # a small one: imports and tables
+before = peak_memory_bytes()
+pack_store(sys.argv[3], sys.argv[4], workers=2)
+print(peak_memory_bytes() - before)
+"""
+
+
+@pytest.mark.parametrize("bits", [4, 16])
+def test_memory_stays_below_twice_a_layers_experts(checkpoint: Make, tmp_path: Path, bits: int) -> None:
+    source, layer_bytes = large(tmp_path / "large", bits=bits)
+    small = checkpoint("mixtral", None if bits == 16 else 4)
+    args = [small, tmp_path / "small-store", source, tmp_path / "store"]
+    done = subprocess.run([sys.executable, "-c", MEMORY, *args], cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True)
+    assert int(done.stdout) < 2 * layer_bytes < sum(layer.expert_bytes * 8 for layer in Checkpoint.open(source).layers)
+
+
+def large(path: Path, bits: int) -> tuple[Path, int]:
+    """Three layers of eight experts of 1536 x 2048, all holes; and the bytes of one layer's experts."""
+    path.mkdir()
+    config = {"model_type": "qwen3_moe", "num_hidden_layers": 3, "num_experts": 8, "num_experts_per_tok": 2,
+              "hidden_size": 2048, "moe_intermediate_size": 1536, "vocab_size": 256}  # fmt: skip
+    (path / "config.json").write_text(json.dumps(config))
+    header, at = {}, 0
+    for layer in range(3):
+        for name, (rows, columns) in {"gate_proj": (1536, 2048), "up_proj": (1536, 2048), "down_proj": (2048, 1536)}.items():
+            tensors = {"weight": ("BF16", [8, rows, columns])} if bits == 16 else {
+                "weight": ("U32", [8, rows, columns * bits // 32]), "scales": ("BF16", [8, rows, columns // 64]),
+                "biases": ("BF16", [8, rows, columns // 64]),
+            }  # fmt: skip
+            for tensor, (dtype, shape) in tensors.items():
+                nbytes = int(np.prod(shape)) * {"U32": 4, "BF16": 2}[dtype]
+                span = {"dtype": dtype, "shape": shape, "data_offsets": [at, at + nbytes]}
+                header[f"model.layers.{layer}.mlp.switch_mlp.{name}.{tensor}"] = span
+                at += nbytes
+    encoded = json.dumps(header).encode()
+    with open(path / "model.safetensors", "wb") as f:
+        f.write(len(encoded).to_bytes(8, "little") + encoded)
+        f.truncate(8 + len(encoded) + at)
+    return path, at // 3
+
+
+# --- the command ---
+
+
+def test_the_command_says_what_it_did(checkpoint: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source, path = checkpoint("kimi_k25", "int4"), tmp_path / "store"
+    status, out, err = command(capsys, "pack", source, path, "--verify")
+    assert status == 0
+    assert f"{path}: 5 layers, 0.00" in out and "exact at 4 bits: 15 of 15 projections" in out
+    assert "2 bits: relative RMSE 0.3" in out and "4 bits: relative RMSE 0.0000" in out
+    assert "everything is as it was packed" in out
+    assert "\x1b" not in err and "\r" not in err  # no terminal
+    layer_file(path, 3).unlink()
+    status, out, _ = command(capsys, "pack", source, path)
+    assert status == 0 and "5 layers, 4 of them finished before" in out

@@ -8,10 +8,8 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from engine.checkpoint.dtypes import from_bytes, to_bytes, to_dtype
-from engine.checkpoint.store.bitplanes import pack
-from engine.packing.fit import Sums, error, fit, sums, sums_of_codes
-from engine.packing.quantize import quantize, upper_bits
+from engine.checkpoint.dtypes import to_dtype
+from engine.packing.quantize import quantize
 
 RNG = np.random.default_rng(5)
 WEIGHTS: dict[str, Callable[..., np.ndarray]] = {
@@ -87,48 +85,3 @@ def test_weights_that_are_no_numbers_are_refused(wrong: float) -> None:
     weights[2, 7] = wrong
     with pytest.raises(FloatingPointError, match="not finite"):
         quantize(weights, 4, 2, "BF16")
-
-
-@pytest.mark.parametrize("size", [32, 64, 128])
-@pytest.mark.parametrize(("width", "top", "bits"), [(4, 4, 2), (8, 4, 2), (8, 6, 3), (8, 8, 4), (8, 8, 2)])
-def test_sums_of_codes_are_those_of_the_codes(width: int, top: int, bits: int, size: int) -> None:
-    codes = np.random.default_rng(size).integers(0, 1 << top, (50, size)).astype(np.uint8)
-    codes[0], codes[1] = 0, (1 << top) - 1  # the largest sums
-    stream = pack(codes.reshape(-1), 4) if width == 4 else codes.reshape(-1)
-    found = sums_of_codes(stream, width, top, bits, size)
-    v, h = codes.astype(np.float64), (codes >> (top - bits)).astype(np.float64)
-    for ours, expected in zip(found, (v, h, v * v, h * h, v * h), strict=True):
-        assert np.array_equal(ours, expected.sum(axis=1))
-
-
-@pytest.mark.parametrize("zeros", [None, (1.625, 8.0)])
-def test_the_fit_is_the_least(zeros: tuple[float, float] | None) -> None:
-    codes = np.random.default_rng(0).integers(0, 16, (40, 64)).astype(np.float32)
-    codes[0] = 5  # one upper code: any slope is as good
-    found = sums(codes, upper_bits(codes, 2))
-    line = fit(found, 64, zeros)
-    squares = (codes - line.slope[:, None] * np.floor(codes / 4) - line.offset[:, None]) ** 2
-    assert np.allclose(line.error, squares.sum(axis=1), atol=2e-2)
-    assert np.allclose(error(found, 64, line.slope, line.offset), squares.sum(axis=1), atol=2e-2)
-    if zeros is not None:
-        assert np.allclose(line.slope * zeros[0] + line.offset, zeros[1], rtol=1e-5)
-    for change in (0.99, 1.01):
-        slope = line.slope * change
-        shifted = line.offset * change if zeros is None else zeros[1] - zeros[0] * slope
-        assert (error(found, 64, slope, shifted) >= line.error - 2e-2).all()
-
-
-def test_known_sums_are_not_computed_again() -> None:
-    values, codes = RNG.standard_normal((2, 5, 32)).astype(np.float32)
-    known = sums(values, codes)
-    again = sums(values, codes * 2, known)
-    assert again.v is known.v and again.vv is known.vv and np.allclose(again.h, 2 * known.h)
-    assert isinstance(again, Sums)
-
-
-@pytest.mark.parametrize("dtype", MLX)
-def test_types_round_as_mlx_does(dtype: str) -> None:
-    values = np.concatenate([RNG.standard_normal(5000) * 10.0 ** RNG.integers(-6, 4, 5000), [0, 1, -1, 65504]])
-    values = values.astype(np.float32)
-    expected = mx.array(values).astype(MLX[dtype]).astype(mx.float32)
-    assert np.array_equal(from_bytes(to_bytes(values, dtype), dtype), np.array(expected))

@@ -24,7 +24,7 @@ from engine.model.probe import Outputs
 from engine.routing.read import read_trace
 
 IDS = [int(i) for i in np.random.default_rng(0).integers(0, 250, 90)]
-TEXT = "The headrace brings the water to the wheel. When it is clean, the stones grind from morning until night. "
+TEXT = "The headrace brings the water to the wheel. When it is clean, the stones grind from morning until eight. "
 SCHEMA = pa.schema(
     [
         ("token", pa.int32()), ("phase", pa.large_string()), ("layer", pa.int16()), ("rank", pa.int16()),
@@ -215,7 +215,7 @@ def test_mistakes_are_told_before_anything_is_computed(path: Path, tmp_path: Pat
             ):
                 engine.trace(file).__enter__()
         with engine.trace(tmp_path / "a"):
-            with pytest.raises(HeadraceError, match=r"the trace .*/a is being taken; end it before you begin .*/b"):
+            with pytest.raises(HeadraceError, match=r"the trace .*/a is still active; end it before you start .*/b"):
                 engine.trace(tmp_path / "b").__enter__()
             engine.logits(IDS[:2])
         assert len(pd.read_parquet(tmp_path / "a")) == 2 * 3 * 4

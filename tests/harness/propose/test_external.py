@@ -17,7 +17,7 @@ from harness import ROOT
 from harness.propose.external import Answer, ask_external, checked_answer, study_state
 from harness.results.columns import NAMES
 from harness.results.metrics import OBJECTIVES
-from harness.space.space import space_from_config
+from harness.space.parse import space_from_config
 
 SPACE = space_from_config(
     {

@@ -15,7 +15,7 @@ from harness.bench import __main__ as bench
 from harness.bench import ask, truth
 from harness.bench.samplers import ARMS, search
 from harness.propose.samplers import has_torch, is_random_control, sampler_for, seed_for
-from harness.space.space import space_from_config
+from harness.space.parse import space_from_config
 
 
 def take(name: str, options: dict[str, Any] | None = None, **given: Any) -> tuple[optuna.samplers.BaseSampler, str]:

@@ -15,7 +15,7 @@ from harness.results.metrics import OBJECTIVES
 from harness.rounds.next_space import next_space
 from harness.rounds.verdict import verdict
 from harness.space.changes import applied, changed
-from harness.space.space import space_from_config
+from harness.space.parse import space_from_config
 
 
 def test_the_bound_and_the_idle_knobs_are_found_in_nine_of_ten_seeds() -> None:
@@ -66,7 +66,7 @@ def test_an_empty_part_is_narrowed_and_a_clear_value_fixed() -> None:
         ({"kind": "widen", "knob": "cache_gb"}, "lacks high and low"),
         ({"kind": "widen", "knob": "cache_gb", "high": "0.05"}, "are not two numbers"),
         ({"kind": "narrow", "knob": "cache_gb", "low": 0.04}, "leaves nothing to choose; fix it instead"),
-        ({"kind": "widen", "knob": "expert_bits", "values": [3, 4, 6, 7, 8]}, "expert_bits=7 is not a width MLX has"),
+        ({"kind": "widen", "knob": "expert_bits", "values": [3, 4, 6, 7, 8]}, "expert_bits=7 is not a width that MLX"),
         ({"kind": "narrow", "knob": "expert_bits", "values": [3, [4]]}, "is not a list of values"),
         ({"kind": "narrow", "knob": "expert_bits", "high": 4}, "high is not a key here; give values"),
         ({"kind": "fix", "knob": "io_mode", "value": "mapped"}, "io_mode=mapped is unknown"),

@@ -1,4 +1,4 @@
-"""The rule that ends slow runs, on simulated runs whose true speed is known."""
+"""Early stopping on simulated runs whose true speed is known."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def stopped(times: np.ndarray, rule: Early) -> float:
 
 @pytest.mark.parametrize(("phi", "noise"), [(0.0, 0.0), (0.8, 0.0), (0.8, NOISE)])
 @pytest.mark.parametrize("error", [0.01, 0.05])
-def test_a_run_at_the_threshold_is_seldom_stopped(phi: float, noise: float, error: float) -> None:
+def test_a_run_at_the_threshold_is_rarely_stopped(phi: float, noise: float, error: float) -> None:
     times = token_times(100, phi=phi, noise=noise)
     assert stopped(times, Early(10.0, error, TOKENS, noise)) <= error
 
@@ -43,8 +43,8 @@ def test_a_run_of_half_the_speed_is_stopped(noise: float) -> None:
     assert stopped(token_times(200, phi=0.5, noise=noise, runs=500), Early(10.0, 0.01, TOKENS, noise)) >= 0.98
 
 
-def test_without_blocks_or_noise_the_error_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the rule is for: tokens taken one by one, or runs taken for alike, stop far more than was stated."""
+def test_without_blocks_or_noise_the_error_is_larger(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rule on single tokens, or one that ignores differences between runs, stops far more runs than stated."""
     assert stopped(token_times(100, phi=0.0, noise=NOISE), Early(10.0, 0.05, TOKENS)) > 0.1
     monkeypatch.setattr(early, "_spread_of_mean", lambda times: 0.0)
     monkeypatch.setattr(early, "LEAST_BLOCK", 1)
@@ -52,7 +52,7 @@ def test_without_blocks_or_noise_the_error_is_not_kept(monkeypatch: pytest.Monke
     assert stopped(token_times(100), Early(10.0, 0.05, TOKENS)) > 0.1
 
 
-def test_it_looks_only_where_it_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_looks_are_at_fixed_shares_of_the_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
     rule = Early(10.0, 0.05, 400)
     assert rule.looks == [50, 100, 200] and Early(10.0, 0.05, 200).looks == [50, 100] and Early(10.0, 0.05, 80).looks == []
     slow = [1000.0] * 400

@@ -77,9 +77,9 @@ def test_the_example_in_the_documentation_runs(tmp_path: Path, request_of: Calla
     assert (result["protocol"], result["token_ms"], result["ended_early"]) == ("engine's own", None, False)
     assert not (tmp_path / "beat").exists()  # this engine reports no progress
     engine = engine_at("my_engine:Mine")
-    foreseen = engine.footprint(tmp_path, Knobs())
-    assert foreseen == no_footprint(tmp_path) and foreseen.architecture == "unknown" and foreseen.one_token_gb == 0
-    assert foreseen.fingerprint != no_footprint(tmp_path / "other").fingerprint
+    footprint = engine.footprint(tmp_path, Knobs())
+    assert footprint == no_footprint(tmp_path) and footprint.architecture == "unknown" and footprint.one_token_gb == 0
+    assert footprint.fingerprint != no_footprint(tmp_path / "other").fingerprint
     for one in (engine, CommandEngine("measure")):
         assert one.ceiling_tok_s(tmp_path, Knobs(), Judge(()), Protocol()) is None
     assert engine_at("engine").ceiling_tok_s is ceiling_tok_s

@@ -34,7 +34,7 @@ def stored(folder: Path) -> dict[int, tuple[TrialState, float]]:
     return {t.user_attrs["trial"]: (t.state, t.constraints.get("possible", 0.0)) for t in trials}
 
 
-def test_rounds_learn_and_the_journal_reports_it(session: Callable[..., pd.DataFrame], place: Path) -> None:
+def test_rounds_change_the_space_and_the_journal_reports_it(session: Callable[..., pd.DataFrame], place: Path) -> None:
     command = ("rounds=2", "budget.trials=64", "search_space.cache_gb.high=0.02", "sampler.name=random")
     df = session(*command)
     folder = place / "results" / "demo"

@@ -23,7 +23,7 @@ from harness.results.parquet import part_path
 from harness.results.rows import read_rows, read_trials
 from harness.results.writing import write_row
 from harness.run.supervise import Outcome
-from harness.space.space import space_from_config
+from harness.space.parse import space_from_config
 
 
 def storage(folder: Path) -> optuna.Study:
@@ -67,7 +67,7 @@ def test_kill_9_before_during_and_after_a_run(place: Path, cli: Cli, in_process:
     assert complete == sorted(df["trial"])[1:]
 
 
-def test_a_killed_search_takes_its_child_along_and_runs_it_again(place: Path, cli: Cli, in_process: Any) -> None:
+def test_the_child_ends_with_a_killed_search_and_is_run_again(place: Path, cli: Cli, in_process: Any) -> None:
     """The limit of three starts is tested in run/test_in_flight.py."""
     runs, folder = place / "checkpoint" / "runs.log", place / "results" / "demo"
     slow = place / "checkpoint" / "slow_s"

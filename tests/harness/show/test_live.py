@@ -82,7 +82,7 @@ def lines_of(shown: Panel, width: int, height: int) -> list[str]:
 def test_the_panel_keeps_within_the_screen_and_shows_the_front(width: int, height: int) -> None:
     shown = panel(width, height)
     for i in range(17):
-        shown.note(f"waiting for a quiet machine, 600 s at most: others keep {i} of 8 cores busy, above 4 (guards.max_load)")
+        shown.note(f"waiting for a quiet machine, 600 s at most: other processes keep {i} of 8 cores busy, above 4")
         shown.note(f"quiet again after {i} s")
     shown.note("refused from the proposer: " + "a long reason " * 30)
     for w, h in ((width, height), (100, 30), (width, height)):  # resized, and back

@@ -20,7 +20,9 @@ from engine import Knobs
 from harness import ROOT, ConfigError
 from harness.rounds import round as spaces
 from harness.space.changes import Change, applied, changed, still_possible
-from harness.space.space import Entry, Space, space_from_config
+from harness.space.entry import Entry
+from harness.space.parse import space_from_config
+from harness.space.space import Space
 
 BOUNDS = {"one_token": 11.90437, "all_experts": 571.0, "memory_gb": 96.0, "limit_gb": 72.0, "cores": 12.0}
 Session = Callable[..., pd.DataFrame]

@@ -1,4 +1,4 @@
-"""The search space: what Optuna sees of it, what becomes of it, and its first trials."""
+"""The space: Optuna's parameters and knob values map to each other, and the first trials span the front."""
 
 from __future__ import annotations
 
@@ -12,12 +12,14 @@ import pytest
 import yaml
 
 from engine import Knobs
-from harness import ROOT, ConfigError
+from engine.effective import effective
+from harness import ROOT
 from harness.propose.ask_tell import Proposal, Proposals, Search
 from harness.propose.storage import open_storage
 from harness.results.columns import NAMES
 from harness.results.metrics import OBJECTIVES
-from harness.space.space import Space, effective, space_from_config
+from harness.space.parse import space_from_config
+from harness.space.space import Space
 
 SPACE = {
     "cache_gb": {"type": "float", "low": 0.01, "high": 0.1, "log": True},
@@ -42,7 +44,7 @@ def test_ordered_choices_are_indices() -> None:
                       "hot_share": 0.5, "read_threads": 8, "ssd_gbps": 0.3}  # fmt: skip
 
 
-def test_every_setting_is_legal_and_comes_back() -> None:
+def test_every_setting_is_legal_and_maps_back() -> None:
     space = space_from_config(SPACE, {})
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     for _ in range(50):
@@ -52,7 +54,7 @@ def test_every_setting_is_legal_and_comes_back() -> None:
         assert space.values(space.params(space.from_row(knobs))) == values
 
 
-def test_what_has_no_effect_is_left_out() -> None:
+def test_knobs_without_effect_are_left_out() -> None:
     assert effective({"cache_gb": 1.0, "cold_bits": None, "hot_share": 0.5}) == {"cache_gb": 1.0, "cold_bits": None}
     assert effective({"cache_gb": None, "read_threads": 8, "expert_bits": 4}) == {"expert_bits": 4}
 
@@ -66,21 +68,16 @@ def test_anchors_are_defaults_and_corners() -> None:
     assert {(p["read_block_kib"], p["io_mode"]) for p in points} == {(256, "buffered")}  # nearest to the defaults
 
 
-def test_anchors_that_fall_together_are_taken_once() -> None:
+def test_equal_anchors_are_taken_once() -> None:
     space = space_from_config({"cache_gb": {"type": "float", "low": 0.01, "high": 0.1}}, {})
     assert [space.values(p) for p in space.anchors()] == [{"cache_gb": 0.055}, {"cache_gb": 0.01}, {"cache_gb": 0.1}]
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "search_spaces").glob("*.yaml")), ids=lambda p: p.stem)
-def test_the_spaces_that_we_ship(path: Path) -> None:
+def test_the_shipped_spaces(path: Path) -> None:
     bounds = {"one_token": 11.9, "all_experts": 571.0, "memory_gb": 96.0, "limit_gb": 72.0, "cores": 12.0}
     space = space_from_config(yaml.safe_load(path.read_text()), {}, bounds)
-    assert space.entries and space.flat == (path.stem == "kimi_mini")  # the demo's can be searched by gp
-
-
-def test_an_empty_space_is_refused() -> None:
-    with pytest.raises(ConfigError, match="no knob that moves"):
-        space_from_config({"cache_gb": 1}, {})
+    assert space.entries and space.flat == (path.stem == "kimi_mini")  # the GP sampler needs a flat space
 
 
 def opened(folder: Path, space: Space, rows: Sequence[Mapping[str, Any]] = (), *, seed: int = 0) -> Proposals:
@@ -93,7 +90,7 @@ def row_of(p: Proposal, gb: float, status: str = "ok", **figures: Any) -> dict[s
     return {**dict.fromkeys(NAMES), **Knobs.from_mapping(p.values).as_dict(), **given, **figures}
 
 
-def test_settings_are_not_proposed_twice_while_there_are_others(tmp_path: Path) -> None:
+def test_settings_are_not_repeated_while_others_are_left(tmp_path: Path) -> None:
     space = space_from_config({"cache_gb": 1.0, "read_threads": {"type": "int", "low": 1, "high": 6}}, {})
     proposals = opened(tmp_path, space)
     rows: list[dict[str, Any]] = []
@@ -102,11 +99,11 @@ def test_settings_are_not_proposed_twice_while_there_are_others(tmp_path: Path) 
         rows.append(row_of(proposal, 1.0, decode_tok_s=1.0, peak_memory_gb=1.0, perplexity=2.0))
         proposals.tell(rows[-1], rows)
     trials = [r["trial"] for r in rows]
-    assert trials == sorted(set(trials))  # what was drawn in vain leaves a gap
+    assert trials == sorted(set(trials))  # a repeated draw leaves a gap
     assert len({r["read_threads"] for r in rows[:6]}) >= 5
 
 
-def test_a_resumed_sampler_goes_on_as_if_it_had_not_stopped(tmp_path: Path) -> None:
+def test_a_resumed_sampler_proposes_what_an_uninterrupted_one_does(tmp_path: Path) -> None:
     space = space_from_config({"cache_gb": {"type": "float", "low": 1, "high": 9}}, {})
 
     def search(folder: Path, reopen_every: int) -> list[float]:
@@ -127,8 +124,8 @@ def test_a_resumed_sampler_goes_on_as_if_it_had_not_stopped(tmp_path: Path) -> N
     assert len(set(straight)) == 14
 
 
-def test_the_sampler_learns_what_is_infeasible(tmp_path: Path) -> None:
-    """Half the space is out of memory, and it is the half with the best speed: told as failed, it would draw TPE in."""
+def test_the_sampler_learns_the_infeasible_region(tmp_path: Path) -> None:
+    """The faster half of the space is out of memory: trials told as failed would attract TPE to it."""
     space = space_from_config({"cache_gb": {"type": "float", "low": 1, "high": 9},
                                "read_threads": {"type": "int", "low": 1, "high": 16}}, {})  # fmt: skip
     proposals = opened(tmp_path, space)
@@ -144,8 +141,8 @@ def test_the_sampler_learns_what_is_infeasible(tmp_path: Path) -> None:
     assert late.count("oom") <= 6
 
 
-def test_a_cache_that_holds_all_is_not_tried_with_knobs_that_would_be_idle() -> None:
-    """The engine refuses them; a flat space proposes them all the same."""
+def test_a_cache_for_all_experts_drops_knobs_that_would_be_idle() -> None:
+    """The engine refuses idle knobs, and a flat space proposes them."""
     space = space_from_config(
         {"cache_gb": {"type": "float", "low": 1, "high": 4}}, {"prefetch": "stale_gate", "read_threads": 2}
     )
@@ -164,8 +161,8 @@ class Sizes:
     expert_bits: int = 4
 
 
-def test_what_is_as_the_model_has_it_is_one_setting_and_comes_back_to_the_space() -> None:
-    """Rows have `all` layers and unset widths; the space lists numbers. What one round measured, the next must find."""
+def test_values_equal_to_the_models_own_are_one_setting_and_map_back() -> None:
+    """Rows have `all` layers and unset widths, the space lists numbers. A round must find the settings of earlier ones."""
     space = space_from_config(
         {
             "cache_gb": {"type": "float", "low": 1, "high": 9}, "sync_window": {"type": "ordinal", "values": [1, 2, 30, 60]},
@@ -187,8 +184,8 @@ def test_what_is_as_the_model_has_it_is_one_setting_and_comes_back_to_the_space(
         assert "sync_window" not in values or knobs.expert_bits is None or knobs.cache_gb < 9.5 * 3 / 4
 
 
-def test_settings_that_are_the_same_are_not_proposed_twice(tmp_path: Path) -> None:
-    """Two widths of which one covers all, and a share that has nothing to choose between."""
+def test_equivalent_settings_are_not_proposed_twice(tmp_path: Path) -> None:
+    """Two widths, one of which covers all experts, and a share without effect then."""
     space = space_from_config(
         {
             "cache_gb": 1.0, "expert_bits": {"type": "ordinal", "values": [2, 3]},
@@ -205,14 +202,14 @@ def test_settings_that_are_the_same_are_not_proposed_twice(tmp_path: Path) -> No
     assert {(r["expert_bits"], r["cold_bits"]) for r in rows} == {(2, None), (3, None), (3, 2)}
 
 
-def test_windows_and_prefetch_are_not_tried_together() -> None:
+def test_windows_and_prefetch_exclude_each_other() -> None:
     both = {"cache_gb": 1.0, "sync_window": 4, "prefetch": "stale_gate", "prefetch_depth": 2}
     assert effective(both) == {"cache_gb": 1.0, "sync_window": 4}
     assert effective({**both, "sync_window": 1}) == {**both, "sync_window": 1}
     assert effective({"cache_gb": 1.0, "prefetch": "off", "prefetch_depth": 2}) == {"cache_gb": 1.0, "prefetch": "off"}
 
 
-def test_what_decides_by_the_cache_needs_one_that_misses_and_is_asked_in_every_layer() -> None:
+def test_knobs_that_depend_on_the_cache_need_misses_and_a_check_in_every_layer() -> None:
     knobs = {"cold_drop": 0.5, "cache_prior": 0.1, "top_k": 3}
     assert effective(knobs) == {"top_k": 3}
     assert effective({**knobs, "cache_gb": 1.0, "sync_window": 4}) == {"top_k": 3, "cache_gb": 1.0, "sync_window": 4}

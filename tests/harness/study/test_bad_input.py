@@ -45,7 +45,7 @@ CASES = [
     ("search_space.cache_gb.low=small", "search_space.cache_gb.low=small is not a number"),
     ("search_space.cache_gb.low=0.0001", "cache_gb.low=0.0001 is below one token's experts (0.00075 GB for "),
     ("search_space.cache_gb=0.0001", "cache_gb=0.0001 is below one token's experts"),
-    ("search_space.expert_bits.values=[7]", "expert_bits=7 is not a width MLX has; use one of 2, 3, 4"),
+    ("search_space.expert_bits.values=[7]", "expert_bits=7 is not a width that MLX supports; use one of 2, 3, 4"),
     ("search_space.expert_bits.values=[4,4]", "holds a value twice"),
     ("search_space.read_threads=0", "read_threads=0 is out of range: it must be above 0 and at most 256"),
     ("search_space.read_threads.low=1.5", "search_space.read_threads.low=1.5 is not a whole number"),

@@ -101,12 +101,12 @@ def test_a_label_makes_no_other_study(place: Path, cli: Cli) -> None:
 
 
 def test_reads_that_the_device_holds_back_are_told(place: Path, cli: Cli) -> None:
-    told = "note: reads are held to 0.1 GB/s by device=linux_2core; without: '~knobs.ssd_gbps'"
+    told = "note: reads are limited to 0.1 GB/s by device=linux_2core; to remove the limit: '~knobs.ssd_gbps'"
     status, out, _ = cli("budget.trials=1")
     assert status == 0 and told in out and f"{place.name} on a machine with" in out and "reads limited to 0.1 GB/s" in out
     for override in ("~knobs.ssd_gbps", "knobs.ssd_gbps=0.1"):
         status, out, _ = cli("budget.trials=1", "study.name=other", f"results_dir={place / str(len(override))}", override)
-        assert status == 0 and "note: reads are held" not in out
+        assert status == 0 and "note: reads are limited" not in out
         assert ("reads limited to 0.1 GB/s" in out) == ("=" in override)
 
 

@@ -1,4 +1,4 @@
-"""Conditions, steps, bounds that depend on the machine, and changes of a search space."""
+"""Parsing a space: conditions, steps, bounds that depend on the machine, and one line for each mistake."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from engine import Knobs
 from harness import ConfigError
-from harness.space.space import Space, space_from_config
+from harness.space.parse import space_from_config
+from harness.space.space import Space
 
 BOUNDS = {"one_token": 11.90437, "all_experts": 571.0, "memory_gb": 96.0, "limit_gb": 72.0, "cores": 12.0}
 FOUR = {"type": "int", "low": 1, "high": 4}
@@ -39,7 +40,7 @@ def refused(message: str, **entries: Any) -> None:
 
 @st.composite
 def spaces(draw: st.DrawFn) -> Space:
-    """Any choice of entries, each with its condition or without."""
+    """Any subset of the entries, each with or without its condition."""
     pool = {
         **CHAIN,
         "prefetch_width": {"type": "float", "low": 1, "high": 2, "step": 0.3, "when": {"prefetch": "stale_gate"}},
@@ -63,7 +64,7 @@ def spaces(draw: st.DrawFn) -> Space:
 
 @settings(max_examples=60, deadline=None)
 @given(spaces(), st.integers(0, 2**31))
-def test_what_is_suggested_is_legal_comes_back_and_has_only_what_exists(space: Space, seed: int) -> None:
+def test_suggested_settings_are_legal_and_map_back_to_their_parameters(space: Space, seed: int) -> None:
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed))
     for _ in range(4):
         trial = study.ask()
@@ -81,30 +82,27 @@ def test_what_is_suggested_is_legal_comes_back_and_has_only_what_exists(space: S
 
 @settings(max_examples=30, deadline=None)
 @given(spaces())
-def test_a_space_is_kept_and_made_again(space: Space) -> None:
+def test_a_space_survives_its_configuration(space: Space) -> None:
     assert space_from_config(json.loads(json.dumps(space.as_config())), {}) == space
 
 
-def test_conditions_may_be_chained_and_stand_in_any_order() -> None:
+def test_conditions_may_be_chained_in_any_order() -> None:
     space = space_from_config(CHAIN, {})
     assert not space.flat
     assert [e.name for e in space.entries].index("prefetch") < [e.name for e in space.entries].index("prefetch_depth")
     rest = {"cache_gb": 2.0, "expert_bits": 1, "cold_bits": 1}
     assert space.values({**rest, "sync_window": 2}) == {
-        "cache_gb": 2.0,
-        "expert_bits": 4,
-        "cold_bits": None,
-        "sync_window": 0,
-    }
+        "cache_gb": 2.0, "expert_bits": 4, "cold_bits": None, "sync_window": 0,
+    }  # fmt: skip
     assert space.values({**rest, "sync_window": 0, "prefetch": "stale_gate", "prefetch_depth": 3})["prefetch_depth"] == 3
     assert "prefetch_depth" not in space.params({"prefetch": "off"})
     with pytest.raises(ConfigError, match="prefetch_depth=2 exists only with prefetch=stale_gate; set that too"):
         space.params({"prefetch_depth": 2})
-    with pytest.raises(ConfigError, match="lacks prefetch"):
+    with pytest.raises(ConfigError, match="prefetch is missing"):
         space.values({**rest, "sync_window": 0})
 
 
-def test_what_a_fixed_knob_decides_is_decided() -> None:
+def test_conditions_on_fixed_knobs_are_resolved() -> None:
     on = space_from_config({**CHAIN, "sync_window": 1, "prefetch": "stale_gate"}, {})
     assert on.entry("prefetch_depth").when == ()
     off = space_from_config({**CHAIN, "sync_window": "all"}, {})
@@ -147,49 +145,6 @@ def test_one_line_for_each_mistake(message: str, entries: dict[str, Any]) -> Non
     refused(message, **entries)
 
 
-def test_widening_keeps_what_was_there_and_its_grid() -> None:
-    base = space_from_config(CHAIN | {"read_threads": [2, 8]}, {})
-    assert base.widen("cache_gb", high=17.1).entry("cache_gb").span == (1, 17)
-    assert base.widen("cache_gb", low=0.4).entry("cache_gb").span == (0.5, 9)
-    assert base.widen("read_threads", low=1, high=9).entry("read_threads").span == (1, 9)
-    wide = base.widen("sync_window", values=[1, 4, 15, "all"])
-    assert wide.entry("sync_window").values == (1, 4, 15, 0) and wide.entry("prefetch").when == (("sync_window", (1,)),)
-    for change, message in (
-        (lambda: base.widen("cache_gb", high=9.2), r"cache_gb: \[1, 9\] does not widen \[1, 9\]; keep all it has"),
-        (lambda: base.widen("cache_gb", low=2, high=12), "does not widen"),
-        (lambda: base.widen("cache_gb", values=[1]), "is a range, it has no list of values; widen it with low and high"),
-        (lambda: base.widen("sync_window", values=[4, "all", 15]), "does not widen"),
-        (lambda: base.widen("sync_window", high=15), r"has values, no range; widen it with some of: \[1, 4, 0\]"),
-        (lambda: base.widen("read_threads", high=300), "read_threads=300 is out of range"),
-        (lambda: base.widen("read_threads", high=8.5), "is not a whole number"),
-    ):
-        with pytest.raises(ConfigError, match=message):
-            change()
-
-
-def test_narrowing_fixing_and_dropping() -> None:
-    base = space_from_config(CHAIN, {"read_threads": 4})
-    assert base.narrow("cache_gb", low=2.1).entry("cache_gb").ends() == (2.25, 9)
-    under = {"evict_half_life": {"type": "float", "low": 1, "high": 9, "when": {"expert_bits": [3, 4]}}}
-    plain = space_from_config(CHAIN | under, {}).narrow("expert_bits", values=[4, None])
-    assert plain.entry("evict_half_life").when == (("expert_bits", (4,)),)
-    assert "prefetch_depth" not in base.fix("prefetch", "off").as_dict()
-    held = base.fix("hot_share", 0.3)
-    assert (
-        held.values({"cache_gb": 1.0, "expert_bits": 1, "cold_bits": 0, "sync_window": 1, "hot_share": 0})["hot_share"]
-        == 0.3
-    )
-    assert "hot_share" not in held.values({"cache_gb": 1.0, "expert_bits": 1, "cold_bits": 1, "sync_window": 1})
-    assert base.drop("cold_bits").fixed == {"cold_bits": None, "read_threads": 4}
-    assert "hot_share" not in base.drop("cold_bits").as_dict()
-    for change, message in (
-        (lambda: base.narrow("cache_gb", low=0.5), r"cache_gb: \[0.5, 9\] does not narrow \[1, 9\]; keep a part of it"),
-        (lambda: base.narrow("cache_gb", low=9), "leaves nothing to choose; fix it instead"),
-        (lambda: base.narrow("sync_window", values=["all"]), "leaves nothing to choose; fix it instead"),
-        (lambda: base.narrow("prefetch", values=["of"]), "prefetch=of is outside"),
-        (lambda: base.fix("cold_bits", 7), "cold_bits=7 is not a width"),
-        (lambda: base.fix("cachegb", 7), "did you mean cache_gb"),
-        (lambda: base.drop("cache_gb"), "nothing is streamed"),
-    ):
-        with pytest.raises(ConfigError, match=message):
-            change()
+def test_an_empty_space_is_refused() -> None:
+    with pytest.raises(ConfigError, match="no knob that varies"):
+        space_from_config({"cache_gb": 1}, {})

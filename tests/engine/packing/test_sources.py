@@ -1,0 +1,133 @@
+"""Sources: experts of every layout are decoded as mlx-lm decodes them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from mlx.utils import tree_flatten
+from mlx_lm.models.switch_layers import SwitchGLU, SwitchMLP
+from mlx_lm.utils import load_model
+from tiny import ORIGINALS
+
+from engine import Checkpoint, CheckpointError, Knobs, footprint, load
+from engine.packing.sources import Codes, SourceLayer
+from engine.packing.verify import verify_store
+
+Make = Callable[..., Path]
+TOKENS = np.random.default_rng(7).integers(0, 255, 40)
+
+
+def logits(path: Path, **knobs: Any) -> np.ndarray:
+    with load(path, Knobs(**knobs)) as engine:
+        return engine.logits(TOKENS)
+
+
+def by_mlx_lm(path: Path) -> np.ndarray:
+    model, _ = load_model(path)
+    model.set_dtype(mx.float32)
+    return np.array(model(mx.array(TOKENS)[None])[0])
+
+
+def streamed(path: Path, **lossy: Any) -> np.ndarray:
+    """With the smallest cache."""
+    return logits(path, cache_gb=footprint(path, Knobs(**lossy)).one_token_gb, **lossy)
+
+
+def off(found: np.ndarray, expected: np.ndarray) -> float:
+    """Relative root mean square error."""
+    return float(np.sqrt(((found - expected) ** 2).mean() / (expected**2).mean()))
+
+
+def parameters(model: Any) -> dict[str, mx.array]:
+    """The model's own, but not the experts'."""
+    paths = tuple(f"{path}." for path, m in model.named_modules() if isinstance(m, SwitchGLU | SwitchMLP))
+    return {name: value for name, value in tree_flatten(model.parameters()) if not name.startswith(paths)}
+
+
+@pytest.mark.parametrize("family", ORIGINALS)
+def test_originals_open_as_stores(checkpoint: Make, store: Make, family: str) -> None:
+    """What mlx-lm changes on the way (norms, convolutions, halves of attention) it changes in what is left of them too."""
+    packed = store(family, "original")
+    model, _ = load_model(checkpoint(family, "original"), lazy=True)
+    model.set_dtype(mx.float32)
+    expected = parameters(model)
+    with load(packed, Knobs(expert_bits=2)) as engine:
+        found = parameters(engine.model)
+        low = engine.logits(TOKENS)
+    assert found.keys() == expected.keys()
+    assert all(np.array_equal(np.array(found[name]), np.array(value)) for name, value in expected.items())
+    source, whole = logits(checkpoint(family, "original")), streamed(packed)
+    assert 0 < off(whole, source) < off(low, source) < 1.6
+    assert np.array_equal(logits(packed, expert_bits=2), low)
+
+
+def float_weights(model: Any, block: str, projection: str) -> np.ndarray:
+    """The experts' weights as mlx-lm has them, float64 [experts, rows, columns]."""
+    switch = next(
+        m for path, m in model.named_modules() if path.startswith(f"{block}.") and isinstance(m, SwitchGLU | SwitchMLP)
+    )
+    linear = switch[projection]
+    if "scales" not in linear:
+        return np.array(linear.weight.astype(mx.float32), np.float64)
+    how = {"group_size": linear.group_size, "bits": linear.bits, "mode": linear.mode}
+    wide = [
+        None if v is None else v.astype(mx.float32) if linear.mode == "affine" else v
+        for v in (linear.scales, linear.get("biases"))
+    ]
+    return np.array(mx.dequantize(linear.weight, *wide, **how).astype(mx.float32), np.float64)
+
+
+def decoded(path: Path) -> dict[tuple[str, str], np.ndarray]:
+    """(block, projection) -> float32 [experts, rows, columns] as the packer reads a checkpoint, a few rows at a time."""
+    source = Checkpoint.open(path, to_pack=True)
+    out = {}
+    for layer in source.layers:
+        numbers = SourceLayer(layer, (128, 128))
+        for name, kind in numbers.kinds.items():
+            experts = []
+            for expert in range(layer.experts):
+                stored = {}
+                for t in numbers.tensors(name):
+                    with open(source.files[t.file[expert]], "rb") as f:
+                        f.seek(t.offset[expert])
+                        stored[t.name] = np.frombuffer(f.read(t.nbytes), np.uint8)
+                parts = [numbers.rows(name, stored, at, min(at + 37, kind.rows)) for at in range(0, kind.rows, 37)]
+                assert not any(isinstance(part, Codes) for part in parts)
+                experts.append(np.concatenate(parts))
+            out[layer.block, name] = np.stack(experts)
+    return out
+
+
+@pytest.mark.parametrize("model", [
+    ("deepseek_v3", "fp8"), ("kimi_k2", "fp8"), ("minimax", "fp8"), ("gpt_oss", "original"), ("gpt_oss", "mxfp4"),
+    ("minimax", "mxfp8"), ("qwen3_moe", "nvfp4"), ("mixtral", None), ("granitemoe", "original"),
+], ids=str)  # fmt: skip
+def test_sources_are_read_as_mlx_lm_reads_them(checkpoint: Make, model: tuple[Any, ...]) -> None:
+    theirs, _ = load_model(checkpoint(*model), lazy=True)
+    found = decoded(checkpoint(*model))
+    assert len(found) >= 9
+    for (block, name), value in found.items():
+        assert np.array_equal(value, float_weights(theirs, block.removesuffix(".experts"), name))
+
+
+@pytest.mark.parametrize(
+    "model", [("deepseek_v3", "fp8"), ("kimi_k2", "fp8"), ("minimax", "fp8"), ("gpt_oss", "original")], ids=str
+)
+def test_what_can_only_be_packed(checkpoint: Make, store: Make, model: tuple[Any, ...]) -> None:
+    source = checkpoint(*model)
+    with pytest.raises(CheckpointError, match=r"cannot be streamed in place; pack the model first"):
+        load(source)
+    expected = by_mlx_lm(source)
+    four, eight = store(*model), store(*model, levels=(2, 4, 8))
+    assert off(logits(eight), expected) < 0.15 < off(logits(four, expert_bits=2), expected)
+    assert off(logits(eight), expected) < off(logits(four), expected) < off(logits(four, expert_bits=2), expected)
+    assert np.array_equal(streamed(four), logits(four))
+    assert verify_store(eight) == []
+    with load(four) as engine:  # mlx-lm widens what is in FP8
+        resident = sum(value.nbytes for value in parameters(engine.model).values())
+    assert footprint(four).resident_gb * 1e9 == pytest.approx(resident, rel=0.02)
