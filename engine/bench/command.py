@@ -35,7 +35,7 @@ def add_bench_options(sub: argparse.ArgumentParser) -> None:
         type=float,
         nargs="+",
         metavar="SHARE",
-        help="decode --trace: what void passes may believe, by pass",
+        help="decode --trace: limit on the prediction recall of rejected passes, by pass",
     )
     sub.add_argument("--tokens", type=int, default=64, help="decode --trace: tokens a turn")
     sub.add_argument("--shape", default="qwen3_30b_a3b", help="make: whose shape")
@@ -126,8 +126,8 @@ def _bench_decode(args: argparse.Namespace) -> dict[str, Any]:
     trace = None if args.trace is None else read_trace(args.trace)
     if trace is not None and args.foresight is None and any(w != 1 for w in windows):
         raise HeadraceError(
-            "--trace with windows needs --foresight: the shares of the experts behind a miss that void passes show, first "
-            "pass and later ones; measure them with bench decode --windows all on a trained model (foreseen, in its JSON)"
+            "--trace with windows needs --foresight: the prediction recall of rejected passes, first pass and later ones; "
+            "measure it with bench decode --windows all on a trained model (window_recall_by_pass, in its JSON)"
         )
     return bench_decode(
         args.path or args.model, Knobs(**given), judge=None if trace else Judge.load(args.judge), trace=trace,
