@@ -25,8 +25,8 @@ from harness.results.rows import frame, read_rows, read_trials
 from harness.results.writing import write_row
 from harness.rounds import journal
 from harness.rounds.verdict import verdict
+from harness.show.front_plot import plot_front
 from harness.show.live import Panel
-from harness.show.plot import plot_front
 from harness.status import status
 
 PUBLISHED = sorted((ROOT / "results" / "published").glob("demo*"))
@@ -77,7 +77,7 @@ def test_the_same_members_the_same_best_and_the_same_counts(
 
     for row in rows:
         write_row(tmp_path, row)
-    for name in ("plot_front", "plot_night"):
+    for name in ("plot_front", "plot_session"):
         monkeypatch.setattr(f"harness.report.{name}", lambda df, path, **rules: path)
     report(tmp_path, rows)
     text = capsys.readouterr().out
