@@ -29,7 +29,8 @@ from harness.results.columns import NOT_RUN
 from harness.results.metrics import SHORT
 from harness.results.rows import frame, read_rows, read_trials
 from harness.show.commands import confirm_more, use
-from harness.show.plot import plot_front, plot_night
+from harness.show.front_plot import plot_front
+from harness.show.session_plot import plot_session
 from harness.show.tables import front_table, importance_table, recommended_table
 from harness.study.find import find
 
@@ -75,8 +76,8 @@ def report(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     elif len(df):
         reason = df["status_reason"].dropna().iloc[-1] if df["status_reason"].notna().any() else "no streamed trial yet"
         say(f"no feasible trial yet; the last reason: {reason}")
-    if len(df) and (night := plot_night(df, folder / "night.png")):
-        say(f"night {_short(night)}")
+    if len(df) and (drawn := plot_session(df, folder / "session.png")):
+        say(f"runs  {_short(drawn)}")
     say(f"rows  {_short(folder / 'trials.parquet')}")
 
 
