@@ -22,8 +22,9 @@ from rich.console import Console
 from engine import HeadraceError
 from harness.analysis.counts import count
 from harness.analysis.estimates import noise, suspects
+from harness.analysis.hypervolume import contributions
 from harness.analysis.importance import importance
-from harness.analysis.pareto import RUNS, contributions, front, standings
+from harness.analysis.pareto import RUNS, front, standings
 from harness.decisions.recommend import Choice, compared, named, recommended, rules_of, wishes_of
 from harness.results.columns import NOT_RUN
 from harness.results.metrics import SHORT

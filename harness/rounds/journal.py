@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 from engine.system import atomic
 from harness.analysis.counts import count
-from harness.analysis.findings import Reading
+from harness.analysis.findings import Findings
+from harness.analysis.hypervolume import contributions
 from harness.analysis.importance import Importance
-from harness.analysis.pareto import contributions, front
+from harness.analysis.pareto import front
 from harness.results.metrics import SHORT, Direction
 from harness.show.tables import importance_rows, number, setting
 from harness.space.changes import Change
@@ -55,7 +56,7 @@ def entry(
     before: pd.DataFrame,
     after: pd.DataFrame,
     objectives: Mapping[str, Direction],
-    reading: Reading,
+    reading: Findings,
     verdict: Verdict,
     proposed: Sequence[Change],
     command: str,

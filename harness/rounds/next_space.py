@@ -1,6 +1,6 @@
 """Rounds that learn: what the points say becomes the next search space, as a stated hypothesis, and the round is judged.
 
-reading = read(df, space, objectives)              what is known, or nothing where chance could say the same
+reading = findings_of(df, space, objectives)              what is known, or nothing where chance could say the same
 changes = next_space(reading, space, legal)        at most MOST changes, each with its evidence in one sentence
 """
 
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from harness import ConfigError
-from harness.analysis.findings import TAIL, Reading
+from harness.analysis.findings import TAIL, Findings
 from harness.space.changes import Change, Legal, changed
 from harness.space.entry import Entry
 from harness.space.space import Space
@@ -21,7 +21,7 @@ MOST = 4  # changes a round
 MOST_DROPPED = 2  # of them
 
 
-def next_space(reading: Reading, space: Space, legal: Legal) -> list[Change]:
+def next_space(reading: Findings, space: Space, legal: Legal) -> list[Change]:
     """The changes that `reading` speaks for, most important first; none without evidence: the space stays.
 
     legal: knob -> (lowest, highest) that the machine allows, e.g. {"cache_gb": (one_token_gb, limit_gb)}; the knobs' own
