@@ -95,7 +95,7 @@ def session(place: Path, cli: Cli, in_process: Callable[[Alter], None]) -> Calla
 @pytest.fixture
 def child(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[dict[str, Any]], Outcome]], Requests]:
     """Replace the child by a function from request to outcome, and the report by nothing. Returns the list of requests."""
-    monkeypatch.setattr("harness.report.report", lambda *args, **more: None)  # it draws
+    monkeypatch.setattr("harness.show.report.report", lambda *args, **more: None)  # it draws
 
     def put(answer: Callable[[dict[str, Any]], Outcome]) -> Requests:
         requests: Requests = []

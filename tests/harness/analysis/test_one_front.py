@@ -20,7 +20,6 @@ from harness.analysis.findings import findings_of
 from harness.analysis.hypervolume import contributions
 from harness.analysis.pareto import front
 from harness.decisions.confirmation import next_sweep
-from harness.report import report
 from harness.results.metrics import objectives_of
 from harness.results.rows import frame, read_rows, read_trials
 from harness.results.writing import write_row
@@ -28,6 +27,7 @@ from harness.rounds import journal
 from harness.rounds.verdict import verdict
 from harness.show.live import Panel
 from harness.show.plot import plot_front
+from harness.show.report import report
 from harness.status import status
 
 PUBLISHED = sorted((ROOT / "results" / "published").glob("demo*"))
