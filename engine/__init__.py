@@ -4,13 +4,13 @@
     e = load("experiments/kimi_mini/checkpoint", Knobs(cache_gb=0.02))
     print("".join(e.generate("The query planner", max_tokens=64)), e.stats)
 
-Only attention, routers and shared experts stay in memory; routed experts are read from the checkpoint as tokens need them.
+Attention, routers and shared experts stay in memory; routed experts are read from the checkpoint when tokens need them.
 """
 
 import os
 from typing import TYPE_CHECKING, Any
 
-os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # only its tokenizers are used; it warns of missing models
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it warns of missing models; only its tokenizers are used
 
 from engine.checkpoint.checkpoint import Checkpoint
 from engine.errors import CheckpointError, HeadraceError, JudgeError, KnobError, ReadError
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> Any:
-    """Engine, load and the ceiling on first use: mlx-lm takes a second to import; knobs, judges and sizes do not need it."""
+    """Import Engine, load and the ceiling on first use, since mlx-lm takes about a second to import."""
     if name == "ceiling_tok_s":
         from engine.plan import ceiling
 

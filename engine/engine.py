@@ -232,7 +232,7 @@ class Engine:
     def measure(
         self, judge: Judge, protocol: Protocol | None = None, keep_going: Callable[[list[float]], bool] | None = None
     ) -> Measurement:
-        """Decode the judge's texts against the clock under a protocol (see `engine.measure.timed_pass`).
+        """Decode the evaluation texts against the clock under a protocol (see `engine.measure.timed_pass`).
 
         `keep_going` is called after each timed token with the milliseconds of all timed tokens so far; the measurement ends
         early when it returns False. perplexity = exp(mean negative log-likelihood). Raises `JudgeError` if a text has too
@@ -242,7 +242,7 @@ class Engine:
         most = self.continuation_tokens(judge)
         if (protocol.timed_tokens or 0) > most:
             raise JudgeError(
-                f"timed_tokens={protocol.timed_tokens} is above the {most} tokens that the judge's continuations hold; "
+                f"timed_tokens={protocol.timed_tokens} is above the {most} tokens of all continuations; "
                 "lower it, or leave it unset to time them all"
             )
         measured, self.decoded = timed_pass(
@@ -268,7 +268,7 @@ class Engine:
         )
 
     def continuation_tokens(self, judge: Judge) -> int:
-        """Return the number of tokens that the judge's continuations decode. Raises `JudgeError` for too short a text."""
+        """Return the number of tokens to decode in all continuations. Raises `JudgeError` for too short a text."""
         return sum(len(continuation) - 1 for _, continuation in self._tokens_of(judge))
 
     def teacher_forced(self, judge: Judge, protocol: Protocol | None = None) -> Iterator[tuple[Scored, Scored]]:

@@ -67,7 +67,7 @@ class Judge:
 
     @classmethod
     def from_lists(cls, texts: Iterable[Iterable[str]]) -> Judge:
-        """Return the judge that `as_lists` describes."""
+        """Return the texts that `as_lists` describes."""
         return cls(tuple(Text(*text) for text in texts))
 
     def as_lists(self) -> list[list[str]]:

@@ -34,10 +34,10 @@ def figure(
 
 @dataclass(frozen=True)
 class Measurement:
-    """Figures of one pass of `Engine.measure` over a judge's texts. Another engine sets the figures that it knows.
+    """Figures of one pass of `Engine.measure` over evaluation texts. Another engine sets the figures that it knows.
 
     Speed and the counters (`hits` .. `dropped_share`) cover the timed tokens only, without prefill and warm-up. Quality
-    (`perplexity`, `kl`, `json_valid`) covers every scored token of the judge, prefill and decode, and is null unless all of
+    (`perplexity`, `kl`, `json_valid`) covers every scored token, prefill and decode, and is null unless all of
     them were scored. Sizes are 10^9 bytes, times are milliseconds. `hit_rate` is null when nothing is streamed. Values that
     the system does not report are null.
 

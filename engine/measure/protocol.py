@@ -1,4 +1,4 @@
-"""Protocol: how a measurement is taken; the texts and the metric belong to the judge."""
+"""Protocol: how a measurement is taken; texts and metric are not part of it."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ class Protocol:
     """Rules of one measurement. Raises `HeadraceError` for a wrong value.
 
     `warm_up_tokens` tokens are decoded first, outside the clock. The clock then covers the first `timed_tokens` decoded
-    tokens of the judge's texts, in order (None: all). With `score` the rest of the texts follows without a clock, and
-    perplexity covers the whole judge; without it the measurement ends there and has no perplexity. `page_cache` is applied
+    tokens of the evaluation texts, in order (None: all). With `score` the rest of the texts follows without a clock, and
+    perplexity covers all of them; without it the measurement ends there and has no perplexity. `page_cache` is applied
     before the engine is loaded (see `prepare_page_cache`).
     """
 

@@ -1,4 +1,4 @@
-"""Timed pass: one pass over a judge's texts, whose first part runs against the clock.
+"""Timed pass: one pass over the evaluation texts, whose first part runs against the clock.
 
 The timed part is the same to the last operation whether or not the rest is scored after it, so scoring does not change the
 speed.

@@ -1,7 +1,7 @@
 """Switches: the modules that compute routed experts, found in mlx-lm's model, and the modules that replace them.
 
-All Mixture-of-Experts models of mlx-lm share one seam, `y = switch(x, indices)`: the block multiplies by the gate weights
-and adds shared experts outside the switch.
+All Mixture-of-Experts models of mlx-lm share one interface, `y = switch(x, indices)`. The block multiplies by the gate
+weights and adds shared experts outside the switch.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Ceiling: the decode speed that a setting cannot exceed, by arithmetic, because its reads are limited to a bandwidth.
 
-The judge's tokens are teacher-forced, so all lossless settings have the same routing. It is recorded once in a child process
+The tokens are teacher-forced, so all lossless settings have the same routing. It is recorded once in a child process
 and stored in the user's cache folder. While the clock runs, a setting reads at least the misses of Belady's optimum with its
 slots, bank by bank, even if each text's prefill had left the best experts in the cache; and an expert takes at least its
 stored bytes. A disk limited to `ssd_gbps` serves one read after the other, starting when it is requested, without credit for
@@ -46,8 +46,8 @@ def ceiling_tok_s(
     The bound holds unless the measurement ends early. It is None if no bandwidth limit is set, nothing has to be read, or a
     knob changes which experts are chosen or read (`top_k`, knobs that depend on the cache, `resident_bits` below 4).
 
-    The first call for a judge and number of timed tokens runs a pass over them in a child process. Raises what `load` raises
-    (`KnobError`, `CheckpointError`, `JudgeError`), and `HeadraceError` if that pass fails.
+    The first call for some texts and number of timed tokens runs a pass over them in a child process. Raises `KnobError`,
+    `CheckpointError` and `JudgeError` as `load` does, and `HeadraceError` if that pass fails.
     """
     reroutes = {*CACHE_DEPENDENT, "top_k"}
     if knobs.cache_gb is None or knobs.ssd_gbps is None or not reroutes.isdisjoint(knobs.lossy):
@@ -91,7 +91,7 @@ class Routing:
 
 
 def routing_file(checkpoint: Checkpoint, judge: Judge, protocol: Protocol) -> Path:
-    """Return the path in the cache folder for the routing of this checkpoint on the judge's timed tokens."""
+    """Return the path in the cache folder for the routing of this checkpoint on the timed tokens."""
     identity = [FORMAT, judge.fingerprint, protocol.timed_tokens, f"{compute_dtype()} {mx.default_device()}",
                 version("mlx"), version("mlx-lm")]  # fmt: skip
     digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
@@ -115,5 +115,5 @@ def _routing(file: Path, checkpoint: Checkpoint, judge: Judge, protocol: Protoco
             with np.load(file) as arrays:
                 _read[file] = Routing(arrays["experts"], arrays["texts"])
         except Exception as e:  # damaged bytes raise almost anything in numpy and zipfile
-            raise HeadraceError(f"the judge's routing {file} is damaged ({first_line(e)}); remove it") from e
+            raise HeadraceError(f"the recorded routing {file} is damaged ({first_line(e)}); remove it") from e
     return _read[file]

@@ -1,4 +1,4 @@
-"""Quality: how far a model under its knobs is from the reference, on the judge's texts and in JSON.
+"""Quality: how far a model under its knobs is from the reference, on the evaluation texts and in JSON.
 
     from engine import Checkpoint, Judge, Knobs, load
     from engine.quality.quality import quality
@@ -33,7 +33,7 @@ from .reference import Reference, scored_rows
 
 @dataclass(frozen=True)
 class Quality:
-    """Figures of one pass over a judge's texts, beside the reference's. Means and shares cover all scored tokens.
+    """Figures of one pass over evaluation texts, beside the reference's. Means and shares cover all scored tokens.
 
     The standard errors treat the tokens as independent. `kl` is computed from the stored form of the reference; the exact
     divergence lies between `kl` and `kl_at_most`.
@@ -54,7 +54,7 @@ class Quality:
     reference_json_valid: float | None
     reference_model: str  # fingerprint of its checkpoint
     reference_mode: str
-    judge: str  # fingerprint; figures of different judges are not comparable
+    judge: str  # fingerprint of the texts; figures of different texts are not comparable
     prompts: str | None  # fingerprint of the JSON prompts
     mode: str
 

@@ -39,7 +39,7 @@ ROOM = 0.8  # share of memory that a reference's weights may fill
 
 @dataclass(frozen=True)
 class Reference:
-    """A model's distributions over a judge's n scored tokens, with k kept entries in total."""
+    """A model's distributions over n scored tokens, with k kept entries in total."""
 
     identity: str  # JSON: model, texts and arithmetic; see `_identity`
     mode: str  # the engine's path that ran

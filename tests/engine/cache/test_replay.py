@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from engine import HeadraceError, Knobs, load
+from engine import Knobs, load
 from engine.__main__ import main
 from engine.bench import shapes
 from engine.bench.decoding.forced_routing import ForcedRouting
@@ -50,27 +50,6 @@ def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setitem(shapes.SHAPES, "tiny", TINY)
     assert main(["bench", "make", str(tmp_path / "tiny"), "--shape", "tiny"]) == 0
     return tmp_path / "tiny"
-
-
-def test_a_trace_is_read_as_it_was_written(tmp_path: Path) -> None:
-    experts = routing(20, 3, 2, 8)
-    trace = read_trace(write(tmp_path / "t.parquet", experts, prefilled=5))
-    assert np.array_equal(trace.experts, experts) and trace.prefilled == 5
-
-
-@pytest.mark.parametrize("damage", ["missing", "double", "none", "not parquet"])
-def test_bad_traces(tmp_path: Path, damage: str) -> None:
-    file = write(tmp_path / "t.parquet", routing(20, 3, 2, 8))
-    if damage == "not parquet":
-        file.write_text("token,layer")
-    elif damage == "none":
-        file.unlink()
-    else:
-        rows = pd.read_parquet(file)
-        rows.drop(index=7).to_parquet(file) if damage == "missing" else rows.assign(expert=1).to_parquet(file)
-    with pytest.raises(HeadraceError, match=r"trace .*t\.parquet") as e:
-        read_trace(file)
-    assert "\n" not in str(e.value)
 
 
 def test_replay_is_what_a_cache_does() -> None:

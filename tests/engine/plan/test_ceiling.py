@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 import engine
 from engine import Checkpoint, HeadraceError, Judge, Knobs, Protocol, ceiling_tok_s, footprint, load
 from engine.cli.offline import take_routing
 from engine.measure.judge import Text
 from engine.plan.ceiling import MARGIN, Routing, _read, routing_file
-from engine.routing.belady import belady_misses
 from engine.system.user_cache import store_in_cache
 
-TEXT = "The headrace brings the water to the wheel. When it is clean, the stones grind from morning until night. "
+TEXT = "The headrace brings the water to the wheel. When it is clean, the stones grind from morning until eight. "
 JUDGE = Judge((Text("a", "prose", TEXT[:40], TEXT[40:71]), Text("b", "prose", TEXT[::-1][:30], TEXT[30:61])))
 GBPS = 0.1
 WAYS: dict[str, dict[str, Any]] = {
@@ -28,7 +24,7 @@ WAYS: dict[str, dict[str, Any]] = {
     "direct": {"io_mode": "direct", "read_block_kib": 4},
     "LRU": {"evict_half_life": 1e-3},
     "LFU": {"evict_half_life": 1e6, "cache_layer_shape": 0.4},
-    "foreseen": {"prefetch": "stale_gate", "prefetch_width": 2.0, "ssd_gbps": 0.01},
+    "predicted": {"prefetch": "stale_gate", "prefetch_width": 2.0, "ssd_gbps": 0.01},
     "windows": {"sync_window": 0, "ssd_gbps": 0.01},
     "chunks": {"prefill_chunk": 7},
     "4 bits": {"expert_bits": 4},
@@ -51,33 +47,6 @@ def cache_gb(path: Path, share: float, **way: Any) -> float:
     """A cache with this share of what is beyond one token's experts."""
     f = footprint(path, Knobs(**{"cache_gb": 1.0, **way}))
     return f.one_token_gb + share * (f.all_experts_gb - f.one_token_gb)
-
-
-def fewest(chosen: list[list[int]], slots: int, warm: bool) -> int:
-    """By trying every cache there can be after every token."""
-    experts = sorted(set(itertools.chain(*chosen)))
-    cost = {frozenset(c): 0 for c in itertools.combinations(experts, min(slots, len(experts)))} if warm else {frozenset(): 0}
-    for ids in chosen:
-        after: dict[frozenset[int], int] = {}
-        for cached, so_far in cost.items():
-            rest = sorted(cached - set(ids))
-            for count in range(min(len(rest), slots - len(ids)) + 1):
-                for kept in itertools.combinations(rest, count):
-                    to = frozenset([*ids, *kept])
-                    after[to] = min(after.get(to, 1 << 30), so_far + len(set(ids) - cached))
-        cost = after
-    return min(cost.values())
-
-
-@settings(max_examples=80, deadline=None)
-@given(
-    chosen=st.lists(st.lists(st.integers(0, 5), max_size=2, unique=True), min_size=1, max_size=7),
-    slots=st.integers(2, 4),
-    warm=st.booleans(),
-)
-def test_nothing_misses_less_than_belady(chosen: list[list[int]], slots: int, warm: bool) -> None:
-    misses = belady_misses(chosen, slots, warm=warm)
-    assert len(misses) == len(chosen) and sum(misses) == fewest(chosen, slots, warm)
 
 
 def test_every_text_begins_with_the_best_experts_there() -> None:

@@ -24,7 +24,7 @@ from engine.model.probe import Outputs
 from engine.routing.read import read_trace
 
 IDS = [int(i) for i in np.random.default_rng(0).integers(0, 250, 90)]
-TEXT = "The headrace brings the water to the wheel. When it is clean, the stones grind from morning until night. "
+TEXT = "The headrace brings the water to the wheel. When it is clean, the stones grind from morning until eight. "
 SCHEMA = pa.schema(
     [
         ("token", pa.int32()), ("phase", pa.large_string()), ("layer", pa.int16()), ("rank", pa.int16()),

@@ -4,8 +4,6 @@ plain reimplementation beside the resident model otherwise, and the same again w
 from __future__ import annotations
 
 import itertools
-import json
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,22 +13,18 @@ import mlx.nn as nn
 import numpy as np
 import pandas as pd
 import pytest
-from mlx.utils import tree_flatten
-from mlx_lm.models import deepseek_v3
 from mlx_lm.models.cache import make_prompt_cache
-from mlx_lm.models.switch_layers import QuantizedSwitchLinear, SwitchLinear
 from mlx_lm.utils import load_model
 from tiny import CONFIGS
 
-from engine import Engine, Judge, KnobError, Knobs, footprint, load
+from engine import Judge, KnobError, Knobs, footprint, load
 from engine.measure.judge import Text
-from engine.model.switches import switches
 from engine.streaming.layer import StreamedLayer
 
 Make = Callable[..., Path]
 IDS = [int(i) for i in np.random.default_rng(5).integers(0, 250, 48)]
 CHUNK, DECODED = 8, 24
-TEXT = "The headrace brings the water to the wheel. When it is clean, the stones grind from morning until night. "
+TEXT = "The headrace brings the water to the wheel. When it is clean, the stones grind from morning until eight. "
 JUDGE = Judge((Text("a", "prose", TEXT[:30], TEXT[:30]), Text("b", "prose", TEXT[::-1][:30], TEXT[30:50])))
 
 
@@ -212,83 +206,6 @@ def test_a_trace_has_the_routers_own_choice(checkpoint: Make, tmp_path: Path) ->
     assert np.allclose(rows.groupby(["token", "layer"]).gate_weight.sum(), 1, atol=1e-5)
 
 
-@pytest.mark.parametrize("family", ["deepseek_v3", "kimi_k25", "gpt_oss", "granitemoe", "olmoe"])
-def test_top_k_is_what_config_could_say(checkpoint: Make, tmp_path: Path, family: str) -> None:
-    path = checkpoint(family)
-    fewer = footprint(path).top_k - 1
-    twin = Path(shutil.copytree(path, tmp_path / "twin"))
-    config = json.loads((twin / "config.json").read_text())
-    config.get("text_config", config)["num_experts_per_tok"] = fewer
-    (twin / "config.json").write_text(json.dumps(config))
-    with load(twin) as engine:
-        expected = engine.logits(IDS)
-    assert footprint(path, Knobs(top_k=fewer)).one_token_gb == footprint(twin).one_token_gb
-    smallest = Knobs(cache_gb=footprint(twin).one_token_gb, top_k=fewer, prefetch="stale_gate", prefetch_width=1.5)
-    for knobs in (Knobs(top_k=fewer), smallest, Knobs(cache_gb=smallest.cache_gb, top_k=fewer, sync_window=0)):
-        with load(path, knobs) as engine:
-            assert np.array_equal(engine.logits(IDS), expected)
-            assert engine.checkpoint.top_k == fewer and engine.mode.startswith(("resident", "streamed"))
-    with load(path, Knobs(cache_gb=footprint(path).all_experts_gb, top_k=fewer)) as engine:
-        assert engine.measure(JUDGE).hits == sum(len(t.continuation) - 1 for t in JUDGE.texts) * len(engine.layers) * fewer
-
-
-@pytest.mark.parametrize("bits", [8, 3])
-@pytest.mark.parametrize(
-    ("family", "stored"), [("deepseek_v3", None), ("granitemoe", None), ("qwen3_next", None), ("kimi_k25", "original")]
-)
-def test_resident_bits_is_mlx_own_quantization(checkpoint: Make, family: str, stored: str | None, bits: int) -> None:
-    path = checkpoint(family, stored)
-    model = plain(path)
-    own = getattr(model, "quant_predicate", lambda path, module: True)
-
-    def chosen(name: str, module: Any) -> bool | dict[str, int]:
-        router = name.endswith((".gate", "router.layer", "shared_expert_gate"))
-        if (
-            isinstance(module, SwitchLinear)
-            or not hasattr(module, "to_quantized")
-            or router
-            or own(name, module) is not True
-        ):
-            return False
-        columns = module.weight.shape[-1]
-        return columns % 32 == 0 and {"group_size": 64 if columns % 64 == 0 else 32, "bits": bits}
-
-    nn.quantize(model, class_predicate=chosen)
-    expected = np.array(model(mx.array([IDS]))[0])
-    for knobs in (Knobs(resident_bits=bits), Knobs(resident_bits=bits, cache_gb=footprint(path).one_token_gb)):
-        with load(path, knobs) as engine:
-            assert np.array_equal(engine.logits(IDS), expected)
-            assert resident_bytes(engine) == round(footprint(path, knobs).resident_gb * 1e9)
-    with load(path) as engine:
-        assert resident_bytes(engine) == round(footprint(path).resident_gb * 1e9) > resident_bytes_of(model)
-
-
-def resident_bytes(engine: Engine) -> int:
-    experts = tuple(f"{path}." for path, _ in switches(engine.model, engine.checkpoint))
-    return sum(v.nbytes for name, v in tree_flatten(engine.model.parameters()) if not name.startswith(experts))
-
-
-def resident_bytes_of(model: nn.Module) -> int:
-    experts = (SwitchLinear, QuantizedSwitchLinear)
-    inside = tuple(f"{name}." for name, module in model.named_modules() if isinstance(module, experts))
-    return sum(v.nbytes for name, v in tree_flatten(model.parameters()) if not name.startswith(inside))
-
-
-def test_resident_bits_below_those_stored(checkpoint: Make) -> None:
-    """What is quantized at more bits is brought from those to fewer; what has as few stays; routers stay."""
-    path = checkpoint("qwen3_moe", 8)
-    model = plain(path)
-    for name, module in model.named_modules():
-        if isinstance(module, nn.QuantizedLinear | nn.QuantizedEmbedding) and not name.endswith(".gate"):
-            wide = mx.dequantize(module.weight, module.scales, module.biases, group_size=32, bits=8)
-            module.weight, module.scales, module.biases = mx.quantize(wide, 64, 4)
-            module.group_size, module.bits = 64, 4
-    with load(path, Knobs(resident_bits=4)) as engine:
-        assert np.array_equal(engine.logits(IDS), np.array(model(mx.array([IDS]))[0]))
-    with pytest.raises(KnobError, match=r"resident_bits=8 has no effect: no weights of qwen3_moe-8 except experts"):
-        load(path, Knobs(resident_bits=8))
-
-
 @pytest.mark.parametrize(
     ("knobs", "message"),
     [
@@ -309,39 +226,3 @@ def test_refused(checkpoint: Make, knobs: dict[str, Any], message: str) -> None:
     with pytest.raises(KnobError) as e:
         load(checkpoint("deepseek_v3"), Knobs.from_mapping(knobs))
     assert str(e.value).startswith(message) and "\n" not in str(e.value)
-
-
-def by_compiled_sum(block: Any, x: mx.array) -> mx.array:
-    ids, weights = block.gate(x)
-    return mx.compile(lambda y, w: (y * w[..., None]).sum(axis=-2))(block.switch_mlp(x, ids), weights)
-
-
-def by_maximum(block: Any, x: mx.array) -> mx.array:
-    ids, weights = block.gate(x)
-    return (block.switch_mlp(x, ids) * weights[..., None]).max(axis=-2)
-
-
-@pytest.mark.parametrize("call", [by_compiled_sum, by_maximum])
-@pytest.mark.parametrize("knob", ["cold_drop", "cache_prior"])
-def test_a_block_that_weighs_in_a_way_of_its_own_is_refused(
-    checkpoint: Make, monkeypatch: pytest.MonkeyPatch, call: Callable[..., mx.array], knob: str
-) -> None:
-    path = checkpoint("deepseek_v3")
-    monkeypatch.setattr(deepseek_v3.DeepseekV3MoE, "__call__", call)
-    with load(path, small(path)) as engine:
-        assert np.isfinite(engine.logits(IDS[:4])).all()
-    with pytest.raises(KnobError) as e:
-        load(path, small(path, **{knob: 0.5}))
-    assert str(e.value) == (
-        f"{knob}=0.5 is not possible for deepseek_v3: DeepseekV3MoE does not only sum its experts' outputs times the "
-        "gate weights; leave it at 0"
-    )
-
-
-def test_a_router_that_cannot_be_asked_for_more_has_no_prior(checkpoint: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = checkpoint("deepseek_v3")
-    monkeypatch.setattr("engine.model.probe.TOP_K", ("unknown",))
-    with load(path, small(path, cold_drop=0.5)) as engine:
-        assert engine.layers[0].gates is not None
-    with pytest.raises(KnobError, match=r"cache_prior=0.5 is not possible for deepseek_v3: the router of DeepseekV3MoE"):
-        load(path, small(path, cache_prior=0.5))

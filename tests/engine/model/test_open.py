@@ -1,0 +1,39 @@
+"""The knobs that trade quality for reads do what they say and nothing else: neutral at their neutral value, the same as a"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from engine import Judge, Knobs, footprint, load
+from engine.measure.judge import Text
+
+Make = Callable[..., Path]
+IDS = [int(i) for i in np.random.default_rng(5).integers(0, 250, 48)]
+TEXT = "The headrace brings the water to the wheel. When it is clean, the stones grind from morning until eight. "
+JUDGE = Judge((Text("a", "prose", TEXT[:30], TEXT[:30]), Text("b", "prose", TEXT[::-1][:30], TEXT[30:50])))
+
+
+@pytest.mark.parametrize("family", ["deepseek_v3", "kimi_k25", "gpt_oss", "granitemoe", "olmoe"])
+def test_top_k_is_what_config_could_say(checkpoint: Make, tmp_path: Path, family: str) -> None:
+    path = checkpoint(family)
+    fewer = footprint(path).top_k - 1
+    twin = Path(shutil.copytree(path, tmp_path / "twin"))
+    config = json.loads((twin / "config.json").read_text())
+    config.get("text_config", config)["num_experts_per_tok"] = fewer
+    (twin / "config.json").write_text(json.dumps(config))
+    with load(twin) as engine:
+        expected = engine.logits(IDS)
+    assert footprint(path, Knobs(top_k=fewer)).one_token_gb == footprint(twin).one_token_gb
+    smallest = Knobs(cache_gb=footprint(twin).one_token_gb, top_k=fewer, prefetch="stale_gate", prefetch_width=1.5)
+    for knobs in (Knobs(top_k=fewer), smallest, Knobs(cache_gb=smallest.cache_gb, top_k=fewer, sync_window=0)):
+        with load(path, knobs) as engine:
+            assert np.array_equal(engine.logits(IDS), expected)
+            assert engine.checkpoint.top_k == fewer and engine.mode.startswith(("resident", "streamed"))
+    with load(path, Knobs(cache_gb=footprint(path).all_experts_gb, top_k=fewer)) as engine:
+        assert engine.measure(JUDGE).hits == sum(len(t.continuation) - 1 for t in JUDGE.texts) * len(engine.layers) * fewer

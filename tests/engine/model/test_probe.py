@@ -1,0 +1,59 @@
+"""The knobs that trade quality for reads do what they say and nothing else: neutral at their neutral value, the same as a"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from mlx_lm.models import deepseek_v3
+
+from engine import KnobError, Knobs, footprint, load
+
+Make = Callable[..., Path]
+IDS = [int(i) for i in np.random.default_rng(5).integers(0, 250, 48)]
+CHUNK, DECODED = 8, 24
+
+
+def small(path: Path, times: float = 1.5, **knobs: Any) -> Knobs:
+    """Knobs with a cache a little larger than one token's experts."""
+    return Knobs.from_mapping({"cache_gb": footprint(path).one_token_gb * times, "prefill_chunk": CHUNK, **knobs})
+
+
+def by_compiled_sum(block: Any, x: mx.array) -> mx.array:
+    ids, weights = block.gate(x)
+    return mx.compile(lambda y, w: (y * w[..., None]).sum(axis=-2))(block.switch_mlp(x, ids), weights)
+
+
+def by_maximum(block: Any, x: mx.array) -> mx.array:
+    ids, weights = block.gate(x)
+    return (block.switch_mlp(x, ids) * weights[..., None]).max(axis=-2)
+
+
+@pytest.mark.parametrize("call", [by_compiled_sum, by_maximum])
+@pytest.mark.parametrize("knob", ["cold_drop", "cache_prior"])
+def test_a_block_that_weighs_in_a_way_of_its_own_is_refused(
+    checkpoint: Make, monkeypatch: pytest.MonkeyPatch, call: Callable[..., mx.array], knob: str
+) -> None:
+    path = checkpoint("deepseek_v3")
+    monkeypatch.setattr(deepseek_v3.DeepseekV3MoE, "__call__", call)
+    with load(path, small(path)) as engine:
+        assert np.isfinite(engine.logits(IDS[:4])).all()
+    with pytest.raises(KnobError) as e:
+        load(path, small(path, **{knob: 0.5}))
+    assert str(e.value) == (
+        f"{knob}=0.5 is not possible for deepseek_v3: DeepseekV3MoE does not only sum its experts' outputs times the "
+        "gate weights; leave it at 0"
+    )
+
+
+def test_a_router_that_cannot_be_asked_for_more_has_no_prior(checkpoint: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = checkpoint("deepseek_v3")
+    monkeypatch.setattr("engine.model.probe.TOP_K", ("unknown",))
+    with load(path, small(path, cold_drop=0.5)) as engine:
+        assert engine.layers[0].gates is not None
+    with pytest.raises(KnobError, match=r"cache_prior=0.5 is not possible for deepseek_v3: the router of DeepseekV3MoE"):
+        load(path, small(path, cache_prior=0.5))

@@ -1,0 +1,51 @@
+"""Footprint: sizes follow from the tensors' shapes and change with the knobs as they should."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from engine import Checkpoint, CheckpointError, Knobs, footprint
+from engine.model.backend import compute_dtype
+from engine.plan.banks import plan_bits
+from engine.plan.footprint import experts_gb
+
+
+@pytest.fixture(scope="module")
+def source(checkpoint: Callable[..., Path]) -> Checkpoint:
+    return Checkpoint.open(checkpoint("qwen3_moe", 4))
+
+
+def test_one_token_takes_top_k_experts_of_every_layer(source: Checkpoint) -> None:
+    sizes = footprint(source)
+    expert = sizes.all_experts_gb / sizes.experts
+    assert sizes.one_token_gb == pytest.approx(expert * sizes.top_k * sizes.moe_layers)
+    assert sizes.predicted_peak_gb == sizes.resident_gb + sizes.all_experts_gb
+
+
+def test_knobs_change_the_sizes_they_concern(source: Checkpoint) -> None:
+    own = footprint(source)
+    assert footprint(source, Knobs(cache_gb=own.one_token_gb)).predicted_peak_gb == own.resident_gb + own.one_token_gb
+    assert footprint(source, Knobs(expert_bits=2)).all_experts_gb < own.all_experts_gb
+    assert footprint(source, Knobs(top_k=1)).one_token_gb == pytest.approx(own.one_token_gb / own.top_k)
+    fewer = footprint(source, Knobs(resident_bits=2))
+    assert fewer.resident_gb < own.resident_gb and fewer.all_experts_gb == own.all_experts_gb
+
+
+def test_experts_are_counted_at_their_planned_bits(source: Checkpoint) -> None:
+    for knobs in (Knobs(), Knobs(expert_bits=2)):
+        assert experts_gb(source, plan_bits(source, knobs)) == footprint(source, knobs).all_experts_gb
+
+
+def test_an_unknown_architecture_is_refused(source: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("engine.plan.footprint.has_architecture", lambda _: False)
+    with pytest.raises(CheckpointError, match="mlx-lm has no architecture qwen3_moe; give a model that it has"):
+        footprint(source)
+
+
+def test_floats_are_widened_on_the_cpu_only(checkpoint: Callable[..., Path]) -> None:
+    source = Checkpoint.open(checkpoint("qwen3_moe"))
+    widening = 2 if compute_dtype() is not None else 1
+    assert footprint(source).all_experts_gb * 1e9 == pytest.approx(widening * source.expert_bytes)

@@ -1,0 +1,60 @@
+"""What one does with an engine, and that every knob changes what its name says, each against the default."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from mlx.utils import tree_flatten
+
+from engine import Judge, Knobs, footprint, load
+from engine.measure.judge import Text
+
+TEXT = "The headrace brings the water to the wheel. When it is clean, the stones grind from morning until eight. "
+JUDGE = Judge((Text("a", "prose", TEXT, TEXT[:60]), Text("b", "prose", TEXT[::-1], TEXT[30:90])))
+
+
+@pytest.fixture(scope="module")
+def path(checkpoint: Callable[..., Path]) -> Path:
+    return checkpoint("deepseek_v3", None, True)
+
+
+@pytest.fixture(scope="module")
+def quarter(path: Path) -> float:
+    """A cache for a bit more than a third of the experts."""
+    f = footprint(path)
+    return f.one_token_gb + 0.2 * (f.all_experts_gb - f.one_token_gb)
+
+
+def test_pinned_experts_stay(path: Path, quarter: float) -> None:
+    with load(path, Knobs(cache_gb=quarter, pinned_share=0.3, evict_half_life=1e-3)) as engine:
+        pinned = [set(np.flatnonzero(bank.table._pinned)) for stream in engine.layers for bank in stream.cache.pools]
+        engine.measure(JUDGE)
+        for stream, stay in zip(engine.layers, pinned, strict=True):
+            assert stay <= set(np.flatnonzero(engine.state.slot_of[stream.number] >= 0))
+    assert all(len(stay) in (1, 2) for stay in pinned)
+
+
+def test_the_shape_moves_cache_between_layers(path: Path, quarter: float) -> None:
+    def slots(shape: float) -> list[int]:
+        with load(path, Knobs(cache_gb=quarter, cache_layer_shape=shape)) as engine:
+            return [bank.table.slots for stream in engine.layers for bank in stream.cache.pools]
+
+    early, even, late = slots(0.5), slots(0), slots(-0.5)
+    assert early[0] > even[0] >= late[0] and early[-1] <= even[-1] < late[-1]
+    assert sum(early) == sum(even) == sum(late)
+
+
+def test_threads_are_started(path: Path, quarter: float) -> None:
+    with load(path, Knobs(cache_gb=quarter, read_threads=3)) as engine:
+        engine.logits([1, 2, 3])
+        assert engine.state is not None and len(engine.state.reader._threads) == 3
+
+
+def test_the_cache_never_grows_beyond_its_size(path: Path, quarter: float) -> None:
+    with load(path, Knobs(cache_gb=quarter)) as engine:
+        pools = [pool for layer in engine.layers for pool in layer.cache.pools]
+        held = sum(value.nbytes for pool in pools for _, value in tree_flatten(pool.inner.parameters()))
+        assert 0.9 * quarter * 1e9 < held <= quarter * 1e9

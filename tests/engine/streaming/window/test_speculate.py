@@ -1,0 +1,95 @@
+"""Speculative windows: accepted output is exact, rejected passes are repeated with restored caches and counted."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+import pytest
+from engine_fakes import FakePool
+from mlx_lm.models.cache import ArraysCache
+
+from engine import KnobError
+from engine.stats import Stats
+from engine.streaming.decode_state import DecodeState
+from engine.streaming.layer import StreamedLayer
+from engine.streaming.layer_cache import LayerCache
+from engine.streaming.window.speculate import ALL, SpeculativeWindows
+
+LAYERS, EXPERTS = 4, 8
+
+
+class Block(nn.Module):
+    """Chooses two experts by its input and its cache, and adds their outputs to the input."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
+        self.mlp = nn.Module()
+        self.mlp.switch = nn.Module()
+
+    def __call__(self, x: mx.array, cache: Any) -> mx.array:
+        cache[0] = x if cache[0] is None else cache[0] + x
+        first = (cache[0].reshape(-1)[0].astype(mx.int32) + self.number) % EXPERTS
+        chosen = mx.stack([first, (first + 3) % EXPERTS])[None, None].astype(mx.uint32)
+        return x + self.mlp.switch(x, chosen)[..., 0].sum(axis=-1, keepdims=True)
+
+
+def run(tokens: int, size: int | None, slots: int = 3) -> tuple[list[float], DecodeState, list[FakePool]]:
+    """Decode `tokens` tokens, with windows of `size` layers or none; the last hidden states, state and pools."""
+    reader: Any = None
+    state = DecodeState(LAYERS, EXPERTS, half_life=8.0, reader=reader, stats=Stats())
+    model = nn.Module()
+    model.layers = [Block(n) for n in range(LAYERS)]
+    pools = [FakePool(list(range(EXPERTS)), slots, state.slot_of[n]) for n in range(LAYERS)]
+    layers = {}
+    for n, block in enumerate(model.layers):
+        own: Any = [pools[n]]
+        layers[f"layers.{n}.mlp.switch"] = StreamedLayer(n, LayerCache(own, state.slot_of[n], reader), state, last=False)
+        object.__setattr__(block.mlp, "switch", layers[f"layers.{n}.mlp.switch"])
+    if size is not None:
+        prefixed = {f"model.{path}": layer for path, layer in layers.items()}
+        wrapped = nn.Module()
+        wrapped.model = model
+        SpeculativeWindows(wrapped, prefixed, size, state)
+    caches, out = [ArraysCache(1) for _ in range(LAYERS)], []
+    for token in range(tokens):
+        x = mx.full((1, 1, 1), float(token % 5))
+        for block, cache in zip(model.layers, caches, strict=True):
+            x = block(x, cache)
+        mx.eval(x)
+        state.end_pass(1)
+        out.append(x.item())
+    return out, state, pools
+
+
+@pytest.mark.parametrize("size", [2, 3, ALL])
+def test_windows_give_what_checking_every_layer_gives(size: int) -> None:
+    expected, plain, _ = run(20, None)
+    found, state, _ = run(20, size)
+    assert found == expected
+    assert np.array_equal(state.uses, plain.uses) and state.stats.hits + state.stats.misses == 20 * LAYERS * 2
+    assert state.stats.passes > state.stats.windows > 0 and state.stats.rejected_layers > 0
+    assert 0 < state.stats.window_predicted <= state.stats.window_predicted_of
+
+
+def test_demand_reads_precede_predicted_ones() -> None:
+    """The first missing layer's experts are requested, those of the layers behind it speculatively."""
+    _, _, pools = run(1, ALL)
+    assert pools[0].calls[0][0] == "request"
+    assert all(pool.calls[0][0] == "speculate" for pool in pools[1:])
+
+
+def test_a_model_that_does_otherwise_is_refused() -> None:
+    reader: Any = None
+    state = DecodeState(2, EXPERTS, half_life=8.0, reader=reader, stats=Stats())
+    model = nn.Module()
+    model.layers = [Block(0), Block(1)]
+    layers: Any = {f"model.layers.{n}.mlp.switch": None for n in range(2)}
+    wrapped = nn.Module()
+    wrapped.model = model
+    windows = SpeculativeWindows(wrapped, layers, ALL, state)
+    with pytest.raises(KnobError, match="Block is not in a plain chain; use sync_window=1"):
+        windows.call(model.layers[1], mx.zeros((1, 1, 1)), (), {})
