@@ -10,11 +10,11 @@ import pytest
 from rich.console import Console
 from synthetic import FIVE, trials
 
-from harness.analysis.estimates import noise, points, suspects
+from harness.analysis.estimates import estimates, noise, suspects
 from harness.analysis.pareto import front, standings
 from harness.bench.confirm import Noise, Study, plain_front
 from harness.decisions.confirmation import next_sweep
-from harness.numerics.posterior import believed, coded
+from harness.numerics.posterior import coded, posterior
 from harness.numerics.student_t import t_quantile
 from harness.show.tables import front_table
 
@@ -31,7 +31,7 @@ def runs(*rows: tuple[int, int, str, float], **columns: Any) -> pd.DataFrame:
 
 
 def test_a_single_run_has_the_prior_noise() -> None:
-    one = points(FIVE).loc[1]
+    one = estimates(FIVE).loc[1]
     assert (one["decode_tok_s"], one["runs"], one["fresh_runs"]) == (100, 1, 0)
     assert one["decode_tok_s_high"] == pytest.approx(100 * np.exp(t_quantile(0.975, 3) * 0.1))
     assert one["perplexity_low"] == one["perplexity_high"] == 8
@@ -39,17 +39,17 @@ def test_a_single_run_has_the_prior_noise() -> None:
 
 def test_its_own_interval_counts_where_it_is_wider() -> None:
     df = FIVE.assign(decode_tok_s_low=20.0, decode_tok_s_high=500.0)
-    assert points(df).loc[1, "decode_tok_s_high"] == pytest.approx(500)
+    assert estimates(df).loc[1, "decode_tok_s_high"] == pytest.approx(500)
 
 
 def test_fresh_runs_alone_once_there_are_two() -> None:
     df = runs((1, 0, "sampler", 130), (1, 1, "confirm", 100), (2, 0, "sampler", 80), (1, 2, "confirm", 100))
-    assert points(df[:2]).loc[1, "decode_tok_s"] == pytest.approx(np.sqrt(130 * 100))
-    point = points(df).loc[1]
+    assert estimates(df[:2]).loc[1, "decode_tok_s"] == pytest.approx(np.sqrt(130 * 100))
+    point = estimates(df).loc[1]
     assert (point["decode_tok_s"], point["runs"], point["fresh_runs"]) == (100, 3, 2)
     repeats = df.assign(origin=["sampler", "repeat", "sampler", "repeat"])  # made before anyone had chosen
-    assert points(repeats).loc[1, "fresh_runs"] == 0
-    assert points(repeats).loc[1, "decode_tok_s"] > 100
+    assert estimates(repeats).loc[1, "fresh_runs"] == 0
+    assert estimates(repeats).loc[1, "decode_tok_s"] > 100
 
 
 def test_noise_is_found_and_an_outlier_does_not_rule_it() -> None:
@@ -65,7 +65,7 @@ def test_suspect_runs_are_left_out_and_their_trials_listed() -> None:
               (4, 0, "sampler", 40), (2, 1, "again", 22))  # fmt: skip
     df["drift_since"] = pd.Series([pd.NaT] * 3 + [AT + pd.Timedelta(minutes=1)] + [pd.NaT] * 2, dtype="datetime64[us, UTC]")
     assert suspects(df) == [3]
-    found = points(df)
+    found = estimates(df)
     assert found["suspect"].tolist() == [False, False, True, False]
     assert (found.loc[1, "decode_tok_s"], found.loc[2, "decode_tok_s"]) == (10, 22)
     assert 3 not in front(df).index
@@ -146,12 +146,12 @@ def test_knobs_foretell_what_single_runs_hide() -> None:
     seen = -true + 0.1 * rng.standard_normal(150)
     known = np.column_stack([coded(list(threads)), coded(list(mode)), coded([None] * 150)])
     se = np.full(150, 0.1)
-    mean, drawn = believed(seen, se, se > 0, known)
+    mean, drawn = posterior(seen, se, se > 0, known)
     assert np.std(mean + true) < 0.5 * np.std(seen + true)
     assert np.mean(np.abs(drawn.mean(axis=0) + true) < 2 * drawn.std(axis=0)) > 0.9
-    _, drawn = believed(rng.standard_normal(150), se, se > 0, known)  # knobs say nothing: its own runs count
+    _, drawn = posterior(rng.standard_normal(150), se, se > 0, known)  # knobs say nothing: its own runs count
     assert drawn.std(axis=0).mean() > 0.08
-    assert believed(seen[:3], se[:3], se[:3] > 0, known[:3])[0].tolist() == seen[:3].tolist()
+    assert posterior(seen[:3], se[:3], se[:3] > 0, known[:3])[0].tolist() == seen[:3].tolist()
 
 
 def test_a_choice_and_an_unset_knob_are_columns() -> None:

@@ -9,7 +9,8 @@ import pytest
 from synthetic import FIVE, trials
 
 from harness import ResultsError
-from harness.analysis.pareto import best_under, front, hypervolume, knee, reference_point
+from harness.analysis.hypervolume import hypervolume, reference_point
+from harness.analysis.pareto import best_under, front, knee
 from harness.results.rows import shared_texts
 
 

@@ -57,7 +57,7 @@ def test_each_rule_names_its_setting() -> None:
 
 def test_what_no_setting_meets_is_said() -> None:
     [choice] = [c for c in recommended(frame(study()), memory_gb=0.5) if c.name == "fastest_in_memory"]
-    assert (choice.trial, choice.confirmed, choice.reason) == (None, False, "no measured setting meets it")
+    assert (choice.trial, choice.confirmed, choice.reason) == (None, False, "no measured setting meets the rule")
     choices = recommended(frame([r for r in study() if r["trial"] in (4, 5)]))
     assert [c.trial for c in choices] == [None, None, None], "nothing is within a loss of a perplexity that is not known"
     assert all(c.reason for c in choices)

@@ -150,7 +150,7 @@ def test_a_search_killed_in_every_round_proposes_from_the_same_spaces(
     session: Session, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Killed in a run of each round, and once more before the last verdict is written."""
-    monkeypatch.setattr("harness.report.report", lambda *_, **__: None)
+    monkeypatch.setattr("harness.show.report.report", lambda *_, **__: None)
     (place / "propose.py").write_text(
         "import json, sys\n"
         "rows = json.load(sys.stdin)['rows']\n"
