@@ -25,7 +25,7 @@ TINY = {
 
 
 def routing(tokens: int, layers: int, top_k: int, experts: int) -> np.ndarray:
-    """Expert ids with some locality: every token keeps about half of the one before."""
+    """Expert ids with some locality: every token keeps about half of its predecessor's experts."""
     rng = np.random.default_rng(1)
     out = np.empty((tokens, layers, top_k), np.int32)
     for layer in range(layers):
