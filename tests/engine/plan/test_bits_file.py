@@ -166,5 +166,5 @@ def test_widths_that_the_model_does_not_have_are_refused(source: Checkpoint, tmp
     plan = a_plan(source, "layer")
     plan.bits[1, :3, 0] = 5, 6, 8
     save_plan(file, plan, source, Knobs(), None)
-    with pytest.raises(KnobError, match="has experts of 4 kinds of width in layer 1; at most 2 can be"):
+    with pytest.raises(KnobError, match="has 4 widths in layer 1, more than the 2 that are possible"):
         load_plan(file, source)
