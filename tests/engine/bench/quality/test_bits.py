@@ -1,4 +1,4 @@
-"""Bench bits: plans are compared at equal bytes, and options without effect are refused."""
+"""bench bits: uniform widths, random plans and plans by frequency at the same budget."""
 
 from __future__ import annotations
 
@@ -8,25 +8,21 @@ from pathlib import Path
 
 import pytest
 
-from engine.__main__ import main
+from engine.bench.quality.bits import bench_bits
+from engine.knobs import Knobs
+from engine.measure.judge import Judge
 
-Make = Callable[..., Path]
-Capture = pytest.CaptureFixture[str]
 
-
-def test_bench_bits_compares_at_equal_bytes(checkpoint: Make, tmp_path: Path, capsys: Capture) -> None:
+def test_rows_of_every_choice(
+    checkpoint: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     (tmp_path / "mine.txt").write_text("The wheel turns when there is water. " * 12)
-    path = str(checkpoint("deepseek_v3", None, True))
-    command = ["bench", "bits", path, "--rounds", "2", "--average-bits", "3", "--judge", str(tmp_path / "mine.txt")]
-    assert main(command) == 0
-    result = json.loads(capsys.readouterr().out.splitlines()[-1])
-    stored, low, uniform, high, *mixed = result["rows"]
-    assert stored["kl"] == [0.0] and stored["average_bits"] == 16
-    assert [row["bits_by"] for row in (low, uniform, high)] == ["uniform 2", "uniform 3", "uniform 4"]
-    assert low["kl"] > uniform["kl"] > high["kl"]
-    assert [row["bits_by"] for row in mixed] == ["random", "frequency"]
-    assert {row["gb"] for row in mixed} == {uniform["gb"]}
-    assert all(kl > 0 for row in (uniform, *mixed) for kl in row["kl"])
-    assert len(mixed[0]["kl"]) == 2 and len(set(mixed[0]["kl"])) == 2
-    assert main([*command, "--hot-share", "0.5"]) == 2
-    assert "--hot-share has no effect: bench bits" in capsys.readouterr().err
+    judge, knobs = Judge.load(tmp_path / "mine.txt"), Knobs(expert_bits=4, cold_bits=2)
+    result = bench_bits(checkpoint("qwen3_moe", 4), knobs, judge, average_bits=[3.0], draws=2)
+    json.dumps(result)
+    rows = {row["bits_by"]: row for row in result["rows"]}
+    assert list(rows) == ["as stored", "uniform 2", "uniform 3", "uniform 4", "random", "frequency"]
+    assert len(rows["random"]["kl"]) == 2 and rows["frequency"]["average_bits"] == pytest.approx(3, abs=0.1)
+    assert rows["uniform 4"]["kl"][0] < 1e-6 < rows["uniform 2"]["kl"][0]
+    assert capsys.readouterr().out.count("\n") == 2 + len(rows)
