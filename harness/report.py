@@ -8,20 +8,18 @@ A study is a folder, or its name under results/. Exit status: 0, or 2 for a mist
 
 from __future__ import annotations
 
-import argparse
 import sys
 
 from engine import HeadraceError
+from engine.cli.program import make_parser
 from harness.results.rows import read_rows, read_trials
 from harness.show.report import report
 from harness.study.find import find
 
 
-def main(arguments: list[str]) -> int:
+def main(arguments: list[str], program: str = "python -m harness.report") -> int:
     """Report the given studies; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        "python -m harness.report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(program, __doc__)
     parser.add_argument("study", nargs="+", help="folder of a study, or its name under results/")
     try:
         for folder in map(find, parser.parse_args(arguments).study):

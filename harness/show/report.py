@@ -23,7 +23,8 @@ from harness.results.metrics import SHORT
 from harness.results.rows import frame
 
 from .commands import confirm_more, use
-from .plot import plot_front, plot_night
+from .front_plot import plot_front
+from .session_plot import plot_session
 from .tables import front_table, importance_table, recommended_table
 
 SAVED_BY = {
@@ -74,8 +75,8 @@ def report(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     elif len(df):
         reason = df["status_reason"].dropna().iloc[-1] if df["status_reason"].notna().any() else "no streamed trial has run"
         say(f"no feasible trial yet; last error: {reason}")
-    if len(df) and (night := plot_night(df, folder / "night.png")):
-        say(f"night {_short(night)}")
+    if len(df) and (drawn := plot_session(df, folder / "session.png")):
+        say(f"runs  {_short(drawn)}")
     say(f"rows  {_short(folder / 'trials.parquet')}")
 
 

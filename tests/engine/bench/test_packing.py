@@ -1,4 +1,4 @@
-"""The benchmarks' tools: turns, the plain reads that are the ceiling, and the way to a cold page cache."""
+"""bench pack: every layout is packed, and verify_reads is compared."""
 
 from __future__ import annotations
 

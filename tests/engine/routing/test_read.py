@@ -1,4 +1,4 @@
-"""Traces replayed, and forced upon a model of random weights."""
+"""Read: traces are read as they were written, and incomplete ones are refused."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from engine.routing.read import read_trace
 
 
 def routing(tokens: int, layers: int, top_k: int, experts: int) -> np.ndarray:
-    """Expert ids with some locality: every token keeps about half of the one before."""
+    """Expert ids with some locality: every token keeps about half of its predecessor's experts."""
     rng = np.random.default_rng(1)
     out = np.empty((tokens, layers, top_k), np.int32)
     for layer in range(layers):
@@ -33,7 +33,7 @@ def write(path: Path, experts: np.ndarray, prefilled: int = 0) -> Path:
     return path
 
 
-def test_a_trace_is_read_as_it_was_written(tmp_path: Path) -> None:
+def test_a_trace_is_read_as_written(tmp_path: Path) -> None:
     experts = routing(20, 3, 2, 8)
     trace = read_trace(write(tmp_path / "t.parquet", experts, prefilled=5))
     assert np.array_equal(trace.experts, experts) and trace.prefilled == 5

@@ -25,7 +25,7 @@ def test_bench_grids_is_between_the_best_and_mlx(
 
 
 def test_the_best_grid_is_found() -> None:
-    """Weights that lie on four evenly spaced values have no error; others at least as little as descent from many starts."""
+    """Weights on four evenly spaced values have no error; for others it is at most that of descent from many starts."""
     codes = np.random.default_rng(0).integers(0, 4, (3, 32))
     assert best_grid((codes * 0.37 - 2).astype(np.float32)) == pytest.approx(0, abs=1e-9)
     weights = np.random.default_rng(1).standard_normal((20, 32))
