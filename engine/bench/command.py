@@ -131,7 +131,7 @@ def _bench_decode(args: argparse.Namespace) -> dict[str, Any]:
         )
     return bench_decode(
         args.path or args.model, Knobs(**given), judge=None if trace else Judge.load(args.judge), trace=trace,
-        foresight=args.foresight, rounds=args.rounds or 5, cached=args.cached, windows=windows, resident=args.resident,
+        window_recall=args.foresight, rounds=args.rounds or 5, cached=args.cached, windows=windows, resident=args.resident,
         mixed=args.mixed,
         tokens=args.tokens,
     )  # fmt: skip
