@@ -37,7 +37,7 @@ def judge() -> Judge:
                 "wheel",
                 "plain",
                 "The wheel turns when there is water. ",
-                "The mill stops at night.",
+                "The mill stops in winter",
             ),
         )
     )
