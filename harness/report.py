@@ -9,7 +9,6 @@ A study is a folder, or its name under results/. Exit status: 0, or 2 for a mist
 
 from __future__ import annotations
 
-import argparse
 import sys
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -20,6 +19,7 @@ import pandas as pd
 from rich.console import Console
 
 from engine import HeadraceError
+from engine.cli.program import make_parser
 from harness.analysis.counts import count
 from harness.analysis.estimates import noise, suspects
 from harness.analysis.importance import importance
@@ -29,7 +29,8 @@ from harness.results.columns import NOT_RUN
 from harness.results.metrics import SHORT
 from harness.results.rows import frame, read_rows, read_trials
 from harness.show.commands import confirm_more, use
-from harness.show.plot import plot_front, plot_night
+from harness.show.front_plot import plot_front
+from harness.show.session_plot import plot_session
 from harness.show.tables import front_table, importance_table, recommended_table
 from harness.study.find import find
 
@@ -75,8 +76,8 @@ def report(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     elif len(df):
         reason = df["status_reason"].dropna().iloc[-1] if df["status_reason"].notna().any() else "no streamed trial yet"
         say(f"no feasible trial yet; the last reason: {reason}")
-    if len(df) and (night := plot_night(df, folder / "night.png")):
-        say(f"night {_short(night)}")
+    if len(df) and (drawn := plot_session(df, folder / "session.png")):
+        say(f"runs  {_short(drawn)}")
     say(f"rows  {_short(folder / 'trials.parquet')}")
 
 
@@ -201,11 +202,9 @@ def _short(path: Path) -> str:
         return str(path)
 
 
-def main(arguments: list[str]) -> int:
+def main(arguments: list[str], program: str = "python -m harness.report") -> int:
     """Report the studies given; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        "python -m harness.report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(program, __doc__)
     parser.add_argument("study", nargs="+", help="folder of a study, or its name under results/")
     try:
         for folder in map(find, parser.parse_args(arguments).study):

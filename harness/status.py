@@ -7,14 +7,13 @@
 A study is a folder, or its name under results/. Exit status, the gravest if several studies are named:
 
     0   the search runs, or it finished: its budget is spent
-    1   it ended by an error, or says that it runs and its process is gone, or a file of it is damaged
+    1   it ended with an error, its process is gone, or a file is damaged
     2   a user's mistake: no such study
-    3   it does not run and its budget is not spent; the same command goes on
+    3   it does not run and its budget is not spent; the same command resumes
 """
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import json
 import os
@@ -30,6 +29,7 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 
 from engine import HeadraceError
+from engine.cli.program import make_parser
 from harness import ResultsError
 from harness.analysis.counts import Counts, Progress, count, left_s, progress
 from harness.analysis.failures import FAILED, cause, streak
@@ -268,11 +268,9 @@ def _grid(pairs: Sequence[tuple[str, str]]) -> RenderableType:
     return grid
 
 
-def main(arguments: list[str]) -> int:
+def main(arguments: list[str], program: str = "python -m harness.status") -> int:
     """The command line; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        "python -m harness.status", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(program, __doc__)
     parser.add_argument("study", nargs="+", help="folder of a study, or its name under results/")
     parser.add_argument("--json", action="store_true", help="one JSON document a study, each on a line")
     parser.add_argument("--watch", type=float, metavar="S", help="again every S seconds, until none of the searches runs")

@@ -14,7 +14,7 @@ from harness.decisions.recommend import compared, default_trial, named, ratio, r
 from harness.results.metrics import SHORT, objectives_of
 from harness.results.rows import read_trials
 from harness.show.commands import use
-from harness.show.tables import number, with_interval
+from harness.show.text import number, with_interval
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -54,11 +54,16 @@ class ExpertLoad:
     """The reads of one expert. `wait()` returns when all its blocks have arrived, or raises `ReadError`."""
 
     def __init__(
-        self, label: str, blocks: Iterator[Block], finish: Callable[[], None] | None, asked: float, layer: int | None = None
+        self,
+        label: str,
+        blocks: Iterator[Block],
+        finish: Callable[[], None] | None,
+        requested: float,
+        layer: int | None = None,
     ) -> None:
         self.label = label
         self.layer = layer  # layer whose counters these reads increase
-        self.asked = asked  # time of the request, by the clock of the reader's bandwidth
+        self.requested = requested  # time of the request, by the clock of the reader's bandwidth
         self._waiting = deque(blocks)
         self._left = len(self._waiting)
         self._finish = finish

@@ -176,7 +176,7 @@ class Reader:
             except Exception as e:  # from `deliver`: must reach the caller and not end the thread
                 load.arrived(error=e)
             else:
-                self._bandwidth.finish(transferred, load.asked)
+                self._bandwidth.finish(transferred, load.requested)
                 with self._lock:
                     self._stats.count_read(load.layer, transferred)
                 load.arrived()

@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 
 class Bandwidth:
-    """One simulated disk for all threads. `finish(n, asked)` returns at the time when the disk would have delivered `n` more
-    bytes, requested at time `asked`.
+    """One simulated disk for all threads. `finish(n, t)` returns at the time when the disk would have delivered `n` more
+    bytes, requested at time `t`.
 
     The disk serves requests one after the other without a pause: if a sleep takes too long, the next read makes up for it.
     Idle time is lost.
@@ -24,11 +24,11 @@ class Bandwidth:
         self._free_at = 0.0
         self._lock = threading.Lock()
 
-    def finish(self, nbytes: int, asked: float) -> None:
+    def finish(self, nbytes: int, requested: float) -> None:
         if self._bytes_per_s is None:
             return
         with self._lock:
-            self._free_at = max(self._free_at, asked) + nbytes / self._bytes_per_s
+            self._free_at = max(self._free_at, requested) + nbytes / self._bytes_per_s
             until = self._free_at
         wait = until - self.clock()
         if wait > 0:

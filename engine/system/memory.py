@@ -39,12 +39,12 @@ def disk_bytes_read() -> int | None:
     return _macos_disk_read() if sys.platform == "darwin" else _linux_disk_read()
 
 
-def page_cache_share(disk_bytes: int | None, asked_bytes: int) -> float | None:
+def page_cache_share(disk_bytes: int | None, requested_bytes: int) -> float | None:
     """Share of the requested bytes that did not come from the disk; None if it is not known or nothing was requested.
 
     At least 0, although readahead can fetch more than was requested.
     """
-    return None if disk_bytes is None or not asked_bytes else max(0.0, 1 - disk_bytes / asked_bytes)
+    return None if disk_bytes is None or not requested_bytes else max(0.0, 1 - disk_bytes / requested_bytes)
 
 
 def _linux_peak(status: str = "/proc/self/status") -> int:

@@ -19,6 +19,7 @@ import uuid
 from typing import Any
 
 from engine import Knobs, Measurement
+from engine.cli.program import add_command
 from engine.system.child import child_environment
 
 BAR = 3.6  # times one worker's throughput, with four
@@ -43,13 +44,11 @@ class Waiting:
 
 
 def add(sub: Any) -> None:
-    parser = sub.add_parser("shared", help="throughput of several workers in one study", description=__doc__,
-                            formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    parser = add_command(sub, "shared", run, __doc__)
     parser.add_argument("--url", help="a database, in which two studies are left behind; default: one of its own")
     parser.add_argument("--workers", type=int, default=4)
     parser.add_argument("--trials", type=int, default=20, help="for each worker")
     parser.add_argument("--seconds", type=float, default=2.0, help="that a trial waits")
-    parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> None:

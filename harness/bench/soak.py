@@ -35,6 +35,7 @@ import yaml
 from optuna.trial import TrialState
 
 from engine import Knobs
+from engine.cli.program import add_command
 from engine.system.child import child_environment
 from harness.analysis.counts import count
 from harness.decisions.reuse import settings_of
@@ -373,11 +374,10 @@ def table(one: Soak) -> Iterator[str]:
 
 
 def add(sub: Any) -> None:
-    parser = sub.add_parser("soak", help="a night of faults, after which every trial must be accounted for")
+    parser = add_command(sub, "soak", run, __doc__)
     parser.add_argument("--trials", type=int, default=300, help="settings to try (default: 300)")
     parser.add_argument("--results", metavar="DIR", help="where to work, a new folder (default: temporary)")
     parser.add_argument("--seed", type=int, default=0, help="of faults and moments (default: 0)")
-    parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:

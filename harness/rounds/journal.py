@@ -1,28 +1,29 @@
-"""`journal.md`: one entry a round, for the morning reader: believed, tried, what the numbers said, kept or discarded.
+"""Journal: `journal.md`, one entry per round with its hypothesis, trials, results and verdict.
 
-An entry is appended in one piece and never changed. It ends with a mark; what a kill left without its mark is cut off
-before the entry is written again, and a round that has its mark is not written twice.
+An entry is written atomically and never changed. It ends with a mark, so a round that is concluded again after a kill does
+not get a second entry.
 """
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from textwrap import indent
 from typing import TYPE_CHECKING, Any
 
-from engine.system import atomic
 from harness.analysis.counts import count
 from harness.analysis.findings import Reading
 from harness.analysis.importance import Importance
 from harness.analysis.pareto import contributions, front
+from harness.results.files import write_text
 from harness.results.metrics import SHORT, Direction
-from harness.show.tables import importance_rows, number, setting
+from harness.show.tables import importance_rows
+from harness.show.text import number, setting
 from harness.space.changes import Change
 from harness.space.space import Space
 
+from .round import space_path
 from .verdict import Verdict
 
 if TYPE_CHECKING:
@@ -31,26 +32,19 @@ if TYPE_CHECKING:
 NAME = "journal.md"
 
 
-def space_path(round_number: int) -> str:
-    """Where a round's space lies in the study's folder."""
-    return f"rounds/{round_number:02d}/space.yaml"
-
-
 def append(folder: Path, round_number: int, text: str) -> bool:
-    """Add a round's entry (as `entry` gives it); False if the journal has it already."""
+    """Add a round's entry (the text of `entry`); False if the journal has one."""
     path = folder / NAME
-    old = path.read_bytes() if path.exists() else b""
-    if _mark(round_number).encode() in old:
+    old = path.read_text(encoding="utf-8") if path.exists() else "# Journal\n"
+    if _mark(round_number) in old:
         return False
-    marks = list(re.finditer(rb"<!-- end of round \d+ -->\n", old))
-    new = ("\n" if marks else "# Journal\n\n") + text.rstrip("\n") + "\n\n" + _mark(round_number)
-    atomic.write_bytes(path, old[: marks[-1].end() if marks else 0] + new.encode())
+    write_text(path, "\n".join([old, text, _mark(round_number)]))
     return True
 
 
 def entry(
     round_number: int,
-    believed: Sequence[Change],
+    hypothesis: Sequence[Change],
     space: Space,
     before: pd.DataFrame,
     after: pd.DataFrame,
@@ -64,27 +58,27 @@ def entry(
 ) -> str:
     """A round's entry as Markdown.
 
-    believed: the changes that made this round's space; before, after: all rows at its start and at its end; proposed: the
-    changes that the next round will try; command: repeats the round; refused: what an outside proposer was denied;
-    rules: those of `front`.
+    hypothesis: the changes that led to this round's space. before, after: all rows at its start and at its end. proposed:
+    the hypothesis of the next round. command: the command that repeats the round. refused: a line for each rejected part of
+    an external proposer's answers. rules: keyword arguments of `front`.
     """
     rows = after[~after["row_id"].isin(before["row_id"])]
-    changes = [f"- {_text(c)}" for c in believed] or ["- nothing yet: the space as it was given, to explore"]
-    coming = [f"- {_text(c)}" for c in proposed] or ["- the space stays: nothing stands out from chance"]
+    changes = [f"- {_text(c)}" for c in hypothesis] or ["- none: the study's own space"]
+    coming = [f"- {_text(c)}" for c in proposed] or ["- the same space: no finding is beyond chance"]
     table = ["| knob | values |", "|---|---|", *(f"| `{n}` | {_values(v)} |" for n, v in space.as_config().items())]
     numbers = [*_fronts(before, after, objectives, space, rules), *_health(rows), *_origins(after, rules)]
-    outcome = "Kept" if verdict.kept else "Discarded"
+    outcome = "kept" if verdict.kept else "discarded"
     parts = [
-        f"## Round {round_number}: {outcome.lower()}",
-        "\n".join(["### Believed", *changes]),
-        f"### Tried\n{_tried(rows)}",
+        f"## Round {round_number}: {outcome}",
+        "\n".join(["### Hypothesis", *changes]),
+        f"### Trials\n{_trials(rows)}",
         "\n".join(table),
         f"The space is `{space_path(round_number)}`; to repeat the round:\n\n{indent(command, '    ')}",
-        "\n".join(["### What the numbers said", *numbers]),
+        "\n".join(["### Results", *numbers]),
         _importance(reading.importance),
-        *(["\n".join(["Refused from outside:", *(f"- {line}" for line in refused)])] if refused else []),
-        f"### {outcome}\n{verdict.evidence[:1].upper()}{verdict.evidence[1:]}. {_outcome(verdict)}",
-        "\n".join(["### Next", *coming]),
+        *(["\n".join(["Rejected from the external proposer:", *(f"- {line}" for line in refused)])] if refused else []),
+        f"### Verdict: {outcome}\n{verdict.evidence[:1].upper()}{verdict.evidence[1:]}. {_outcome(verdict)}",
+        "\n".join(["### Next hypothesis", *coming]),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -98,20 +92,20 @@ def _text(change: Change) -> str:
 
 
 def _values(value: Any) -> str:
-    """An entry of the space, or a held value, in a cell."""
+    """An entry of the space, or a fixed value, as a table cell."""
     if not isinstance(value, Mapping):
-        return f"held at {'unset' if value is None else value}"
+        return f"fixed at {'unset' if value is None else value}"
     if "values" in value:
         return ", ".join("unset" if v is None else str(v) for v in value["values"])
     return f"{value['low']:g} .. {value['high']:g}{', log' if value.get('log') else ''}"
 
 
-def _tried(rows: pd.DataFrame) -> str:
-    """Counts by origin and status, and the time they took."""
+def _trials(rows: pd.DataFrame) -> str:
+    """Counts by status and origin, and the duration."""
     hours = rows["wall_s"].astype(float).sum() / 3600
     suspect, found = int(rows["suspect"].notna().sum()), count(rows)
     return (
-        f"{found}. {found.runs} runs in {hours:.2f} h, {suspect} suspect. Chosen by: "
+        f"{found}. {found.runs} runs in {hours:.2f} h, {suspect} suspect. New settings by origin: "
         f"{_counts(rows.loc[rows['run'].fillna(0) == 0, 'origin'])}."
     )
 
@@ -123,7 +117,7 @@ def _counts(values: pd.Series) -> str:
 def _fronts(
     before: pd.DataFrame, after: pd.DataFrame, objectives: Mapping[str, Direction], space: Space, rules: Mapping[str, Any]
 ) -> list[str]:
-    """The front at the start and at the end, and the setting of its best point for the first objective."""
+    """The front at the start and at the end, and the best setting in the first objective."""
     lines = []
     for word, df in (("before", before), ("after", after)):
         best = front(df, **rules)
@@ -132,39 +126,42 @@ def _fronts(
             continue
         ends = {o: float(best[o].max() if d == "maximize" else best[o].min()) for o, d in objectives.items()}
         values = ", ".join(f"{number(v, 4)} {SHORT[o]}" for o, v in ends.items())
-        lines.append(f"- front {word}: {len(best)} points, {int(best['confirmed'].sum())} confirmed; best of each: {values}")
+        confirmed = int(best["confirmed"].sum())
+        lines.append(f"- front {word}: {len(best)} points, {confirmed} confirmed; best of each objective: {values}")
         if word == "after":
             first, row = next(iter(objectives)), best.iloc[0]
-            what = setting(row.to_dict(), [e.name for e in space.entries]) or "no knob of the space has an effect"
-            lines.append(f"- best {first}: trial {row['trial']}, {number(float(row[first]), 4)} {SHORT[first]}: `{what}`")
+            knobs = setting(row.to_dict(), [e.name for e in space.entries]) or "no knob of the space has an effect"
+            lines.append(f"- best {first}: trial {row['trial']}, {number(float(row[first]), 4)} {SHORT[first]}: `{knobs}`")
     return lines
 
 
 def _health(rows: pd.DataFrame) -> list[str]:
     drift = rows.loc[(rows["origin"] == "sentinel") & (rows["status"] == "ok"), "drift"].dropna().astype(float)
     if not len(drift):
-        return ["- sentinel: not measured in this round"]
+        return ["- drift: the sentinel did not run in this round"]
     low, high = drift.min() - 1, drift.max() - 1
-    return [f"- sentinel: {len(drift)} runs, {low:+.1%} to {high:+.1%} of the earlier ones' median speed"]
+    change = f"{low:+.1%}" if len(drift) == 1 else f"{low:+.1%} to {high:+.1%}"
+    runs = "1 sentinel run" if len(drift) == 1 else f"{len(drift)} sentinel runs"
+    return [f"- drift: {change} against the median speed of the earlier runs, in {runs}"]
 
 
 def _origins(after: pd.DataFrame, rules: Mapping[str, Any]) -> list[str]:
-    """How many settings of each origin are on the front now."""
+    """The number of settings on the front by origin."""
     shares = [f"{o} {int(c['on_front'])} of {int(c['trials'])}" for o, c in contributions(after, **rules).iterrows()]
-    return [f"- settings now on the front: {', '.join(shares)}"] if shares else []
+    return [f"- settings on the front by origin: {', '.join(shares)}"] if shares else []
 
 
 def _importance(found: Importance) -> str:
-    """The table of shares, the largest first."""
+    """The table of importance, the largest share first."""
     head, rows = importance_rows(found)
     if not rows:
-        return head[0]
+        return head
     names = found.objectives
     lines = ["| knob | " + " | ".join(names) + " |", f"|---|{'---|' * len(names)}"]
-    return "\n".join([*head, "", *lines, *(f"| {' | '.join(row)} |" for row in rows)])
+    return "\n".join([head, "", *lines, *(f"| {' | '.join(row)} |" for row in rows)])
 
 
 def _outcome(verdict: Verdict) -> str:
     if verdict.kept:
         return "The next round starts from this space."
-    return "Its rows stay; the next round starts from the last kept space."
+    return "The rows stay; the next round starts from the last kept space."

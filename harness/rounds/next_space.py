@@ -1,7 +1,7 @@
-"""Rounds that learn: what the points say becomes the next search space, as a stated hypothesis, and the round is judged.
+"""Next space: findings of a round become at most four changes of the search space, each with its evidence.
 
-reading = read(df, space, objectives)              what is known, or nothing where chance could say the same
-changes = next_space(reading, space, legal)        at most MOST changes, each with its evidence in one sentence
+    reading = read(df, space, objectives)           findings beyond chance
+    changes = next_space(reading, space, legal)     the hypothesis of the next round
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from harness.space.changes import Change, Legal, changed
 from harness.space.entry import Entry
 from harness.space.space import Space
 
-MOST = 4  # changes a round
-MOST_DROPPED = 2  # of them
+MOST = 4  # changes per round
+MOST_DROPPED = 2  # dropped knobs among them
 
 
 def next_space(reading: Reading, space: Space, legal: Legal) -> list[Change]:
-    """The changes that `reading` speaks for, most important first; none without evidence: the space stays.
+    """The changes that the findings support, most important first; empty without evidence.
 
-    legal: knob -> (lowest, highest) that the machine allows, e.g. {"cache_gb": (one_token_gb, limit_gb)}; the knobs' own
-    limits hold besides. No knob is changed twice, and at least one is left to choose.
+    legal: knob -> (lowest, highest) that the machine allows, e.g. {"cache_gb": (one_token_gb, limit_gb)}, in addition to
+    the knobs' own limits. Each knob changes at most once, and at least one knob keeps moving.
     """
     wanted: list[dict[str, Any]] = []
     for f in reading.bounds:
@@ -42,14 +42,14 @@ def next_space(reading: Reading, space: Space, legal: Legal) -> list[Change]:
     changes: list[Change] = []
     for raw in wanted:
         if len(changes) < MOST and raw["knob"] not in {c.knob for c in changes}:
-            with contextlib.suppress(ConfigError):  # at what is legal already, or the last knob that moves, or gone
+            with contextlib.suppress(ConfigError):  # already at its legal limit, the last moving knob, or inactive
                 space, change = changed(space, raw, legal)
                 changes.append(change)
     return changes
 
 
 def _wider(entry: Entry, side: str, space: Space, legal: Legal) -> dict[str, Any]:
-    """Twice as far at `side`, or the next value of the list; less, if only that is legal. Empty if nothing is."""
+    """The bound at `side` doubled, or the next value of the list; the farthest legal one. Empty if none is legal."""
 
     def is_legal(now: dict[str, Any]) -> bool:
         try:
@@ -70,7 +70,7 @@ def _wider(entry: Entry, side: str, space: Space, legal: Legal) -> dict[str, Any
     least, most = legal.get(entry.name, (-math.inf, math.inf))
     wanted = min(max(wanted, least), most)
     inside = bound
-    for _ in range(30):  # halves the way to what is refused; ends at the wanted one if that is legal
+    for _ in range(30):  # bisect between the old bound and a rejected one; a legal wanted bound ends it at once
         value = math.trunc(wanted) if entry.type == "int" else float(f"{wanted:.4g}")
         if value == inside or is_legal({side: value}):
             return {side: value} if value != bound else {}
@@ -79,7 +79,7 @@ def _wider(entry: Entry, side: str, space: Space, legal: Legal) -> dict[str, Any
 
 
 def _beyond(values: Sequence[Any]) -> list[Any]:
-    """What may follow the last of `values`: as far again by factor, or by difference, or the nearest steps of one."""
+    """Candidates for the value after the last: by the last ratio, by the last difference, or one step away."""
     numbers = [v for v in values if isinstance(v, int | float) and not isinstance(v, bool)]
     if len(numbers) < 2 or numbers[-1] != values[-1]:
         return []
@@ -90,7 +90,7 @@ def _beyond(values: Sequence[Any]) -> list[Any]:
 
 
 def _narrower(entry: Entry, side: str) -> dict[str, Any]:
-    """The two thirds of the range, or of the list, away from `side`."""
+    """The two thirds of the range, or of the list, opposite to `side`."""
     if entry.values:
         last = len(entry.values) - 1
         kept = [v for i, v in enumerate(entry.values) if (i / last >= TAIL if side == "low" else i / last <= 1 - TAIL)]

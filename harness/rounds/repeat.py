@@ -1,7 +1,7 @@
-"""The command that repeats a round, to paste into a shell: the user's overrides, the round's space, no path of ours.
+"""Commands for a shell that repeat a round or resume a study: the user's overrides, without paths of this machine.
 
-A path inside the current folder is written from there, one inside the home folder with `~` or `$HOME`. What else holds an
-absolute path, and a database's address, is a shell variable, and a line before the command says what to set it to.
+A path inside the current folder is relative to it. A path inside the home folder starts with `~` or `$HOME`. Any other
+absolute path, and a database's address, becomes a shell variable, which a line before the command requires to be set.
 """
 
 from __future__ import annotations
@@ -19,43 +19,42 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 from harness.schema import FILES
-from harness.study.hydra_errors import accepted, parsed, quoted
+from harness.study.overrides import accepted, parsed, quoted
 from harness.study.study import Study
 
-from .round import space_file
+from .round import space_path
 
-EXPANDED = ("model.path", "quality.text", "quality.json_prompts", "results_dir", "search_space")  # know what ~ means
+EXPANDED = ("model.path", "quality.text", "quality.json_prompts", "results_dir", "search_space")  # these keys expand ~
 REPLACED = ("study.name", "rounds", "budget.trials", "search_space")
 ABSOLUTE = re.compile(r"(?:^|[\s=:,'\"\[({])/(?=[^\s/])")
 
 
-def command(study: Study, number: int, trials: int) -> str:
-    """What repeats a round: a line for each variable to set, and the command."""
+def round_command(study: Study, number: int, trials: int) -> str:
+    """The command that repeats a round with `trials` trials, after one line for each variable to set."""
     variables: dict[str, str] = {}
     flags, named = _given()
-    anchors = number > 1 and bool(study.config["study"]["anchors"])  # these are of the first round's space
+    anchors = number > 1 and bool(study.config["study"]["anchors"])  # these belong to the first round's space
     kept = [token for name, token in named if not name.startswith(REPLACED) and not (anchors and name == "study.anchors")]
     name = f"{study.name}_round_{number:02d}"
-    words = [_word(token, variables) for token in (*flags, *kept, *_corrections(space_file(study, number), kept))]
+    words = [_word(token, variables) for token in (*flags, *kept, *_corrections(study.folder / space_path(number), kept))]
     words += [_space(study, number, variables), f"study.name={name}", "rounds=1", f"budget.trials={trials}"]
     return _lines([*words, *(["'study.anchors=[]'"] if anchors else [])], variables)
 
 
-def same_command() -> str:
-    """What goes on with the study: the user's own command."""
+def resume_command() -> str:
+    """The command that resumes the study: the user's own."""
     variables: dict[str, str] = {}
     flags, named = _given()
     return _lines([_word(token, variables) for token in (*flags, *(token for _, token in named))], variables)
 
 
 def _given() -> tuple[list[str], list[tuple[str, str]]]:
-    """The flags of the user's command, and its overrides by name."""
+    """The flags of the user's command, and its overrides as (name, token)."""
     given, flags, choice = [], [], ""
     if HydraConfig.initialized():
         hydra = HydraConfig.get()
         choice = str(hydra.runtime.choices["study"])
-        spaces = {f"search_space={name}": f"search_space={path}" for name, path in FILES.items()}
-        given = [spaces.get(token, token) for token in hydra.overrides.task]
+        given = [FILES.get(token, token) for token in hydra.overrides.task]
         flags = [f"--config-dir={s.path}" for s in hydra.runtime.config_sources if s.provider == "command-line"]
     named = [(token.lstrip("+~").partition("=")[0], token) for token in given]
     if choice and "study" not in dict(named):
@@ -69,7 +68,7 @@ def _lines(words: list[str], variables: dict[str, str]) -> str:
 
 
 def _corrections(path: Path, overrides: list[str]) -> list[str]:
-    """What makes the round's space of one that is composed with its file: a study file may change entries after it."""
+    """Overrides that restore the round's space where a study file changes entries after the space's file is loaded."""
     if not HydraConfig.initialized():
         return []
     composed = GlobalHydra.instance().config_loader().load_configuration(
@@ -82,14 +81,14 @@ def _corrections(path: Path, overrides: list[str]) -> list[str]:
 
 
 def _value(value: Any) -> str:
-    """A plain value in Hydra's grammar."""
+    """A YAML value in Hydra's grammar."""
     if isinstance(value, dict):
         return "{" + ", ".join(f"{k}: {_value(v)}" for k, v in value.items()) + "}"
     return "[" + ", ".join(map(_value, value)) + "]" if isinstance(value, list) else json.dumps(value)
 
 
 def _space(study: Study, number: int, variables: dict[str, str]) -> str:
-    path = space_file(study, number)
+    path = study.folder / space_path(number)
     if ABSOLUTE.search(_short(str(path), "~")):
         variables["RESULTS_DIR"] = "results_dir"
         return f'"search_space=$RESULTS_DIR/{path.relative_to(study.folder.parent)}"'
@@ -97,7 +96,7 @@ def _space(study: Study, number: int, variables: dict[str, str]) -> str:
 
 
 def _word(token: str, variables: dict[str, str]) -> str:
-    """An override or `--config-dir=` as the shell takes it."""
+    """An override or `--config-dir=`, quoted for the shell."""
     key, _, value = token.partition("=")
     name, override = key.lstrip("+~-"), None if key.startswith("-") else parsed(token)
     text = override.value() if override is not None else value
@@ -115,7 +114,7 @@ def _word(token: str, variables: dict[str, str]) -> str:
 
 
 def _short(text: str, home: str) -> str:
-    """Paths in a text without the current folder and without the home folder."""
+    """The text with `.` for the current folder and `home` for the home folder in its paths."""
     for folder, sign in ((Path.cwd(), "."), (Path.home(), home)):
         if folder != folder.parent:
             text = re.sub(rf"(?<![\w.~/-]){re.escape(str(folder))}(?=/|$)", lambda _, sign=sign: sign, text)  # type: ignore[misc]

@@ -1,6 +1,6 @@
-"""The space of each round, kept as `rounds/NN/space.yaml`, the changes that made it, and the verdict on the round.
+"""Rounds: the space of each round as `rounds/NN/space.yaml`, the changes that led to it, and its verdict.
 
-A file that is there was written whole, so that a resumed search goes on in the round in which it was.
+Each file is written atomically, so a resumed search finds every round either not begun or complete.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from harness.study.study import Study
 
 
 @dataclass(frozen=True)
-class Outside:
-    """What a proposer outside has said in a round: its changes, what was refused, and after how many settings it came."""
+class ExternalChanges:
+    """The external proposer's part in a round, and the number of settings measured before its last call."""
 
     asked: int = 0
     changes: tuple[Change, ...] = ()
@@ -32,84 +32,84 @@ class Outside:
 
 @dataclass(frozen=True)
 class Round:
-    """A round: its number, its space, and the changes that it believed in."""
+    """A round: its number, its space, and its hypothesis, which is the changes that led to this space."""
 
     number: int
     space: Space
-    believed: tuple[Change, ...] = ()
+    changes: tuple[Change, ...] = ()
 
     @property
     def dropped(self) -> frozenset[str]:
-        """The knobs that were found to be idle: what they were held at before does not matter."""
-        return frozenset(c.knob for c in self.believed if c.kind == "drop")
+        """The knobs dropped for lack of effect. A row's value of such a knob does not matter."""
+        return frozenset(c.knob for c in self.changes if c.kind == "drop")
 
-    def outside(self, study: Study) -> Outside:
-        """What the proposer outside has said in this round."""
+    def external_changes(self, study: Study) -> ExternalChanges:
+        """The saved changes of the external proposer in this round."""
         path = _folder(study, self.number) / "proposer.json"
         if not path.exists():
-            return Outside()
-        said = json.loads(path.read_text())
-        return Outside(said["asked"], tuple(Change(**c) for c in said["changes"]), tuple(said["refused"]))
+            return ExternalChanges()
+        saved = json.loads(path.read_text())
+        return ExternalChanges(saved["asked"], tuple(Change(**c) for c in saved["changes"]), tuple(saved["refused"]))
 
-    def hear(self, study: Study, outside: Outside) -> None:
-        """Keep what the proposer outside has said."""
-        write_json(_folder(study, self.number) / "proposer.json", dataclasses.asdict(outside))
+    def save_external_changes(self, study: Study, external: ExternalChanges) -> None:
+        """Save the changes of the external proposer until the end of the round."""
+        write_json(_folder(study, self.number) / "proposer.json", dataclasses.asdict(external))
 
-    def verdict(self, study: Study) -> dict[str, Any] | None:
-        """What became of it; None as long as it goes on."""
+    def saved_verdict(self, study: Study) -> dict[str, Any] | None:
+        """The content of `verdict.json`; None until the round has ended."""
         path = _folder(study, self.number) / "verdict.json"
         return json.loads(path.read_text()) if path.exists() else None
 
-    def end(self, study: Study, kept: bool, evidence: str, base: int, proposed: Sequence[Change]) -> None:
-        """Write the verdict, from which the next round is made: the space of round `base` with the changes proposed."""
+    def save_verdict(self, study: Study, kept: bool, evidence: str, base: int, proposed: Sequence[Change]) -> None:
+        """End the round. The next round gets the space of round `base` with the proposed changes."""
         content = {"kept": kept, "evidence": evidence, "base": base, "proposed": [dataclasses.asdict(c) for c in proposed]}
         write_json(_folder(study, self.number) / "verdict.json", content)
 
 
 def rounds(study: Study) -> list[Round]:
-    """The rounds that were begun; the first, and one that the last one's verdict asks for, are begun now."""
-    found = [_round(study, 1) or _begin(study, 1, study.space, ())]
-    while (verdict := found[-1].verdict(study)) is not None and found[-1].number < study.rounds:
+    """All rounds so far. Begins the first round, and the next one if the last has a verdict."""
+    found = [_read(study, 1) or _begin(study, 1, study.space, ())]
+    while (verdict := found[-1].saved_verdict(study)) is not None and found[-1].number < study.rounds:
         number = found[-1].number + 1
         changes = tuple(Change(**c) for c in verdict["proposed"])
         base = found[verdict["base"] - 1].space
-        found.append(_round(study, number) or _begin(study, number, applied(base, changes), changes))
+        found.append(_read(study, number) or _begin(study, number, applied(base, changes), changes))
     return found
 
 
 def legal(study: Study) -> dict[str, tuple[float, float]]:
-    """How far the machine lets a knob go, beyond the knobs' own limits."""
+    """The range that this machine allows for a knob: knob -> (lowest, highest)."""
     most = min(study.memory_bound_gb, study.bounds["all_experts"] or study.memory_bound_gb)
     return {"cache_gb": (study.bounds["one_token"], most)}
 
 
-def space_file(study: Study, number: int) -> Path:
-    """Where the space of a round lies: a file for `search_space=`."""
-    return _folder(study, number) / "space.yaml"
+def space_path(number: int) -> str:
+    """The path of a round's space within the study's folder; a file for `search_space=`."""
+    return f"rounds/{number:02d}/space.yaml"
 
 
-def _begin(study: Study, number: int, space: Space, believed: Sequence[Change]) -> Round:
-    """Write a round, and read it: it is searched as a resumed search will find it."""
-    path = space_file(study, number)
+def _begin(study: Study, number: int, space: Space, changes: Sequence[Change]) -> Round:
+    """Write a round's files, then read them, so an uninterrupted search uses the same space as a resumed one."""
+    path = study.folder / space_path(number)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path.with_name("round.json"), {"believed": [dataclasses.asdict(c) for c in believed]})
+    write_json(path.with_name("round.json"), {"changes": [dataclasses.asdict(c) for c in changes]})
     moves = {k: v for k, v in space.as_config().items() if k not in study.config["knobs"]}
-    lines = [f"# Round {number} of the study {study.name}.", *(f"# {c}: {c.evidence}" for c in believed)]
+    lines = [f"# Round {number} of the study {study.name}.", *(f"# {c}: {c.evidence}" for c in changes)]
     write_text(path, "\n".join(lines) + "\n" + yaml.safe_dump(moves, sort_keys=False, default_flow_style=None))
-    one = _round(study, number)
-    assert one is not None
-    return one
+    begun = _read(study, number)
+    assert begun is not None
+    return begun
 
 
-def _round(study: Study, number: int) -> Round | None:
-    """A round from its files; None if it was not begun."""
-    path = space_file(study, number)
+def _read(study: Study, number: int) -> Round | None:
+    """A round from its files; None if it has not begun."""
+    path = study.folder / space_path(number)
     if not path.exists():
         return None
-    said: Mapping[str, Any] = json.loads(path.with_name("round.json").read_text())
+    saved: Mapping[str, Any] = json.loads(path.with_name("round.json").read_text())
     space = space_from_config(yaml.safe_load(path.read_text()), study.config["knobs"], study.bounds)
-    return Round(number, replace(space, footprint=study.space.footprint), tuple(Change(**c) for c in said["believed"]))
+    return Round(number, replace(space, footprint=study.space.footprint), tuple(Change(**c) for c in saved["changes"]))
 
 
 def _folder(study: Study, number: int) -> Path:
-    return study.folder / "rounds" / f"{number:02d}"
+    return (study.folder / space_path(number)).parent

@@ -1,4 +1,4 @@
-"""The verdict on a round: whether its trials raised the hypervolume of the front by more than noise."""
+"""Verdict on a round: kept if its trials raised the hypervolume of the front by more than noise."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from harness.results.metrics import objectives_of
 if TYPE_CHECKING:
     import pandas as pd
 
-DRAWS = 200  # of the true speeds
+DRAWS = 200  # draws of the true speeds
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether a round is kept: hypervolume before and after, the gain's noise (one standard deviation)."""
+    """Whether a round is kept; hypervolume before and after, and the standard deviation of the gain."""
 
     kept: bool
     before: float
@@ -30,11 +30,10 @@ class Verdict:
 def verdict(before: pd.DataFrame, after: pd.DataFrame) -> Verdict:
     """Keep a round if the gain in hypervolume, less its bias, is more than twice its noise.
 
-    before, after: the rows at the round's start and at its end (all of them). Both volumes are computed from the estimates
-    at the end, so that a run that measures an old trial again is no gain. Once any trial has fresh runs, trials without do
-    not count. The noise comes from draws of the true speeds (`harness.numerics.posterior`). More points reach higher
-    by luck alone:
-    what the draws gain more than the estimates is that bias.
+    before, after: all rows at the round's start and at its end. Both hypervolumes use the estimates at the end, so a
+    repeated run of an old trial is not a gain. Once any trial has fresh runs, trials without fresh runs do not count. The
+    noise comes from draws of the true speeds (`harness.numerics.posterior`). More points reach a higher maximum by chance;
+    the bias is the draws' mean gain above the gain of the estimates.
     """
     every, objectives = measured(after), list(objectives_of(after))
     duels = Duels(every, objectives, WITHIN)
@@ -52,7 +51,7 @@ def verdict(before: pd.DataFrame, after: pd.DataFrame) -> Verdict:
         return volume(sample[known], corner), volume(sample, corner)
 
     was, now = volumes(values)
-    speeds = np.sign(values[0])[duels.fast]  # of the losses: below 0 where more is better
+    speeds = np.sign(values[0])[duels.fast]  # losses are negative where more is better
     gains = []
     for drawn in duels.drawn[:DRAWS, counts]:
         sample = values.copy()
@@ -63,5 +62,5 @@ def verdict(before: pd.DataFrame, after: pd.DataFrame) -> Verdict:
     gain = now - was - max(float(np.mean(gains)) - (now - was), 0.0)
     kept = gain > 0 and gain > 2 * noise
     what = f"hypervolume of the front {gain / was:+.1%}, noise {noise / was:.1%}" if was else f"hypervolume {gain:+.3g}"
-    why = "kept" if kept else "discarded, because a gain must be twice its noise"
+    why = "kept" if kept else "discarded, because the gain is below twice its noise"
     return Verdict(kept, was, now, noise, f"{what}: {why}")

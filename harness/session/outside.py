@@ -12,7 +12,7 @@ from harness.analysis.counts import count
 from harness.analysis.pareto import front
 from harness.propose.external import ask_external, study_state
 from harness.results.history import History
-from harness.rounds.round import Outside, Round, legal, rounds
+from harness.rounds.round import ExternalChanges, Round, legal, rounds
 from harness.study.study import Study
 
 
@@ -21,7 +21,7 @@ def call_due(study: Study, history: History) -> bool:
     config = study.config["proposer"]
     if config["command"] is None:
         return False
-    return _settings(history) - max(r.outside(study).asked for r in rounds(study)) >= config["every"]
+    return _settings(history) - max(r.external_changes(study).asked for r in rounds(study)) >= config["every"]
 
 
 def call(
@@ -51,9 +51,9 @@ def call(
             offered += offer(values, config["command"], answer.note)
         except ConfigError as e:  # the setting fits the changed space, not the current one
             refused.append(str(e))
-    before = one.outside(study)
+    before = one.external_changes(study)
     changes, all_refused = (*before.changes, *answer.changes), (*before.refused, *refused)
-    one.hear(study, Outside(_settings(history), changes, all_refused))
+    one.save_external_changes(study, ExternalChanges(_settings(history), changes, all_refused))
     note(f"proposer: {offered} settings, {len(answer.changes)} changes, {len(refused)} refused")
     for line in refused:
         note(f"refused from the proposer: {line}")

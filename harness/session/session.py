@@ -15,7 +15,7 @@ from harness.machine.locks import machine_lock, study_lock
 from harness.propose.shared import owner_of, settle_shared
 from harness.propose.storage import UNREACHABLE, open_database, open_storage, reason
 from harness.results.writing import compact, set_damaged_aside
-from harness.rounds.repeat import same_command
+from harness.rounds.repeat import resume_command
 from harness.run.job import Row
 from harness.study.checks import check_writable
 from harness.study.manifest import settle
@@ -37,7 +37,7 @@ def run_study(study: Study, watcher: Watcher, stop: Stop, warn: Callable[[str], 
         if guards["alone"]:
             held.enter_context(machine_lock(study.folder))
         storage = open_shared(study)  # before anything is written, so that a refusal leaves no files
-        settle(study, same_command())
+        settle(study, resume_command())
         log = open_log(study.folder)
         held.callback(close_log, log)
         for line in set_damaged_aside(study.folder):

@@ -1,4 +1,4 @@
-"""Whole commands, to paste: what uses a measured setting, as the study ran it."""
+"""Commands for a shell: use a measured setting, or continue a study with more confirmation."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 from engine import Knobs
 from engine.effective import effective
-from harness import ROOT
+from engine.system.shipped import ROOT
 from harness.study.manifest import HERE, JUDGE
 
 PROMPT = "The water wheel"
@@ -25,7 +25,7 @@ def use(folder: Path, row: Mapping[str, Any]) -> str:
         return f"(this version cannot run it: {gone} was removed)"
     study, knobs = _study(folder), setting_of(row)
     model = study.get("model") or "DIR"
-    judge = os.path.relpath(folder / JUDGE)  # no shell expands a path inside JSON or code
+    judge = os.path.relpath(folder / JUDGE)  # relative, because no shell expands `~` inside JSON or code
     engine = study.get("engine") or {"module": row.get("engine") or "engine", "command": None}
     if engine["command"]:
         request = {"checkpoint": model, "judge": judge, "knobs": knobs.as_dict(), "protocol": study["protocol"]}
@@ -41,7 +41,7 @@ def use(folder: Path, row: Mapping[str, Any]) -> str:
 
 
 def confirm_more(folder: Path) -> str | None:
-    """The command that goes on with a study and spends more runs on confirmation; None where its manifest does not say."""
+    """The command that resumes a study with more runs for confirmation; None without a command in its manifest."""
     study = _study(folder)
     if not study.get("command"):
         return None
@@ -49,14 +49,14 @@ def confirm_more(folder: Path) -> str | None:
 
 
 def setting_of(row: Mapping[str, Any]) -> Knobs:
-    """The knobs of a row or point that have an effect, without `ssd_gbps`."""
+    """The knobs of a row or point that have an effect, except `ssd_gbps`."""
     values = {n: None if row[n] != row[n] else row[n] for n in Knobs.names() if n != "ssd_gbps"}
     live = {n: v.item() if hasattr(v, "item") else v for n, v in effective(values).items() if v is not None}
     return Knobs.from_mapping(live)
 
 
 def options(knobs: Knobs) -> str:
-    """The knobs that are not at their default as options of `python -m engine`."""
+    """The knobs off their defaults, as options of `python -m engine`."""
     parts = []
     for name in knobs.set_names():
         option, value = name.replace("_", "-"), getattr(knobs, name)
@@ -66,8 +66,7 @@ def options(knobs: Knobs) -> str:
 
 
 def shell_path(path: Path) -> str:
-    """A path for a shell: as seen from the current folder if it is inside, from home (`~`) if it is inside that, else
-    whole."""
+    """A path, quoted for a shell: relative inside the current folder, with `~` inside the home folder, else absolute."""
     path = path.expanduser().absolute()
     for base, prefix in ((Path.cwd(), ""), (_home(), "~/")):
         if base is not None and path.is_relative_to(base):
@@ -78,12 +77,12 @@ def shell_path(path: Path) -> str:
 def _home() -> Path | None:
     try:
         return Path.home()
-    except RuntimeError:  # nobody knows it
+    except RuntimeError:  # the account has no home folder
         return None
 
 
 def _study(folder: Path) -> dict[str, Any]:
-    """Model's folder, engine, protocol and command of a study, as its manifest says; empty without one."""
+    """Model folder, engine, protocol and command of a study, from its manifest; empty without one."""
     try:
         manifest = json.loads((folder / "manifest.json").read_text())
         config = manifest["config"]

@@ -1,4 +1,4 @@
-"""What is seen while a study runs: a live panel on a terminal, else one line a run."""
+"""Live display of a session: a panel on a terminal, one line per run elsewhere."""
 
 from __future__ import annotations
 
@@ -22,22 +22,23 @@ from harness.results.rows import frame
 from harness.run.job import Job
 from harness.study.study import Study
 
-from .tables import RESIDENT, front_table, number, setting, trial_line
+from .tables import front_table, trial_line
+from .text import RESIDENT, clock, number, setting
 
 Row = dict[str, Any]
-MARGIN = 6  # lines of a table that are no members: its head, the reference, how many more, why all are suspect
+MARGIN = 6  # lines of a table besides members: its head, the reference, the number of hidden rows, a warning
 
 
 @contextlib.contextmanager
 def display(study: Study) -> Iterator[Lines | Panel]:
-    """The watcher that suits the standard output. What a panel must leave behind is printed when it goes."""
+    """The display for this standard output. At its end, a panel prints its headline and notes."""
     console = Console()
     if not console.is_terminal:
         yield Lines(study)
         return
     panel = Panel(study, console)
     try:
-        # A screen of its own: a terminal that is resized wraps and scrolls the lines of the ordinary one.
+        # The alternate screen, because a resized terminal wraps and scrolls the lines of the normal one.
         with Live(get_renderable=panel.render, console=console, refresh_per_second=2, screen=True, redirect_stderr=False):
             yield panel
     finally:
@@ -45,7 +46,7 @@ def display(study: Study) -> Iterator[Lines | Panel]:
 
 
 class Lines:
-    """One plain line a run, for logs."""
+    """One plain line per run, for logs."""
 
     def __init__(self, study: Study) -> None:
         self._study = study
@@ -69,7 +70,7 @@ class Lines:
 
 
 class Panel:
-    """Progress, the run that goes on, time left, best speed and the front so far, within the terminal's size."""
+    """Progress, the current run, time left, best speed and the front so far, within the terminal's size."""
 
     def __init__(self, study: Study, console: Console) -> None:
         self._study, self._console = study, console
@@ -83,13 +84,13 @@ class Panel:
         self._drawn: tuple[object, RenderableType] = None, Text("")
 
     def note(self, text: str) -> None:
-        """Add a note; one about waiting replaces the one before it."""
+        """Add a note. A note about waiting replaces earlier ones."""
         if about_waiting(text):
             self._notes = [n for n in self._notes if not about_waiting(n)]
         self._notes.append(text)
 
     def leave(self) -> None:
-        """What stays on the screen when the panel goes."""
+        """Print what stays on the screen after the panel: the headline and all notes."""
         for text in (self._study.headline, *(f"note: {n}" for n in self._notes)):
             self._console.print(text, markup=False, highlight=False)
 
@@ -102,13 +103,13 @@ class Panel:
         self._take(rows, progress)
 
     def render(self) -> RenderableType:
-        """The panel as of now; Rich asks for it twice a second."""
+        """The panel at this moment. Rich calls it twice a second."""
         p = self._progress
         whole, done = (p.trials_wanted, p.trials_done) if p.confirm_most is None else (p.confirm_most, p.confirm_done)
         parts: list[RenderableType] = [
             _line(self._study.headline, "bold"),
             _line(f"{p}   {self._left()}"),
-            Padding(ProgressBar(whole or 1, min(done or 0, whole or 1)), 0),  # which ends its line
+            Padding(ProgressBar(whole or 1, min(done or 0, whole or 1)), 0),  # a bar alone does not end its line
             _line(f"best {self._best}   front {self._size}{self._not_ok()}"),
         ]
         if self._job:
@@ -118,9 +119,9 @@ class Panel:
         return Group(*parts, Text(""), self._table(self._console.height - len(parts) - 1))
 
     def _not_ok(self) -> str:
-        found = count(self._rows)
-        some = {**found.fates, **found.not_run}
-        return "".join(f"   {n} {status}" for status, n in some.items() if status != "ok")
+        counts = count(self._rows)
+        by_status = {**counts.fates, **counts.not_run}
+        return "".join(f"   {n} {status}" for status, n in by_status.items() if status != "ok")
 
     def _take(self, rows: list[Row], progress: Progress) -> None:
         self._rows, self._progress = list(rows), progress
@@ -131,10 +132,10 @@ class Panel:
         self._best = f"{number(best[first].iloc[0], 4)} {SHORT[first]}" if len(best) else "-"
 
     def _table(self, height: int) -> RenderableType:
-        """The front in so many lines; drawn anew only if rows or room changed, for its intervals take time."""
+        """The front in at most `height` lines. It is cached, because its intervals take time."""
         key = self._rows, self._console.width, height
         if self._drawn[0] != key:
-            table: RenderableType = Text("the front appears with the first trials", style="dim")
+            table: RenderableType = Text("the front appears after the first trials", style="dim")
             if self._size:
                 table = front_table(self._df, self._console.width, most=max(1, height - MARGIN), **self._study.rules)
             self._drawn = key, table
@@ -143,15 +144,15 @@ class Panel:
     def _now(self, job: Job) -> str:
         took = time.monotonic() - self._begun
         origin = job.origin or job.proposal.origin
-        what = RESIDENT if origin == "reference" else self._setting(job)
+        knobs = RESIDENT if origin == "reference" else self._setting(job)
         run = f" run {job.run}" if job.run else ""
-        return f"trial {job.proposal.trial}{run} ({origin}, {took:.0f} s)  {what}"
+        return f"trial {job.proposal.trial}{run} ({origin}, {took:.0f} s)  {knobs}"
 
     def _setting(self, job: Job) -> str:
         return setting(Knobs.from_mapping(job.proposal.values).as_dict(), [e.name for e in self._study.space.entries])
 
     def _left(self) -> str:
-        """Time left at the pace of the last runs, within budget.hours."""
+        """Time left at the pace of the last runs, at most the rest of budget.hours."""
         elapsed = time.monotonic() - self._start
         left, hours = left_s(self._rows, self._progress.runs_left), self._study.config["budget"]["hours"]
         limits = [left] if left is not None else []
@@ -161,10 +162,3 @@ class Panel:
 
 def _line(text: str, style: str = "") -> Text:
     return Text(text, overflow="ellipsis", no_wrap=True, style=style)
-
-
-def clock(seconds: float) -> str:
-    """h:mm:ss, or m:ss below an hour."""
-    minutes, s = divmod(int(seconds), 60)
-    hours, m = divmod(minutes, 60)
-    return f"{hours}:{m:02}:{s:02}" if hours else f"{m}:{s:02}"

@@ -1,4 +1,7 @@
-"""Rows and points as text: the front as a table, one run as a line. Widths follow the terminal; nothing by colour alone."""
+"""Tables: the front, the recommended settings and the importance of knobs, and one finished run as a line.
+
+Widths follow the terminal, and no information is in colour alone.
+"""
 
 from __future__ import annotations
 
@@ -12,76 +15,51 @@ from rich.table import Table
 from rich.text import Text
 
 from engine import Knobs
-from engine.effective import effective
 from harness.analysis.importance import LEAST_POINTS, Importance
 from harness.analysis.pareto import front, reference
 from harness.decisions.recommend import Choice, default_trial, named, ratio
-from harness.results.metrics import METRICS, OBJECTIVES, SHORT, SPEEDS, objectives_of
+from harness.results.metrics import OBJECTIVES, SHORT, objectives_of
 
-RESIDENT = "everything resident"
-SUSPECT = "all runs are suspect (drift, heat or foreign load), so this front is too: measure again on a quiet machine"
+from .text import RESIDENT, number, setting, with_interval
 
-
-def number(value: Any, digits: int = 3) -> str:
-    """A figure or a knob's value, as short as it can be said."""
-    if value is None or value != value:
-        return "-"
-    if isinstance(value, float):
-        return f"{value:.{digits}g}" if abs(value) < 10**digits else f"{value:.0f}"
-    return str(value)
-
-
-def setting(row: Mapping[str, Any], names: Sequence[str]) -> str:
-    """`name=value` for the given knobs, without those that had no effect."""
-    live = _live(row)
-    return " ".join(f"{n}={'unset' if live[n] is None else number(live[n], 4)}" for n in names if n in live)
+SUSPECT = "all runs of this front are suspect (drift, heat or foreign load); measure again on a quiet machine"
 
 
 def varying(df: pd.DataFrame) -> list[str]:
-    """The knobs that are not the same in all rows."""
+    """The knobs whose values differ between rows."""
     return [n for n in Knobs.names() if df[n].nunique(dropna=False) > 1]
 
 
-def with_interval(row: Mapping[str, Any], metric: str) -> str:
-    """A metric with half its 95 % interval, `45.2 ±1.3`; the figure alone where runs do not differ."""
-    value, low, high = (float(row[f"{metric}{end}"]) for end in ("", "_low", "_high"))
-    half = (high - low) / 2
-    if metric not in SPEEDS or not half > 0:
-        return number(value, 4)
-    decimals = max(0, len(number(value, 3).partition(".")[2]))
-    return f"{value:.{decimals}f} ±{half:.{decimals}f}"
-
-
 def front_table(df: pd.DataFrame, width: int, *, most: int | None = None, **rules: Any) -> RenderableType:
-    """The front, best in the first objective first, with default and reference marked, speeds with their intervals, and how
-    many runs each point has: a column a knob where they fit, else settings below.
+    """The front, best in the first objective first: figures with intervals, the number of runs, default and reference.
 
-    A live view asks for `most` rows, and then gets no settings below. `rules` are those of `front`.
+    Each varying knob gets a column if all of them fit into `width`; otherwise the settings follow below the table. most: the
+    rows of a live view, which has no settings below. rules: keyword arguments of `front`.
     """
     best, default, objectives = front(df, **rules), default_trial(df), list(objectives_of(df))
     shown = best if most is None else best.head(most)
     lines, names = pd.concat([shown, reference(df)]), varying(best)
     runs = df[df["status"] == "ok"].groupby("trial").size()
     figures = [*objectives, "hit_rate"]
-    for columns, metrics in ((names, figures), ([], figures), ([], objectives)):  # the first that fits, or the last
+    for columns, metrics in ((names, figures), ([], figures), ([], objectives)):  # the first that fits, else the last
         table = _table(lines, metrics, default, columns, runs)
         if Console(width=1000).measure(table).maximum <= width:
             break
     wide = columns != names
     below = [Text(f"… and {len(best) - len(shown)} more", style="dim")] if len(shown) < len(best) else []
-    if best["suspect"].any():  # then all are
+    if best["suspect"].any():
         below.append(Text(SUSPECT, style="bold"))
     if most is not None:
         return Group(table, *below) if below else table
-    said = [Text("? unconfirmed: fresh runs are missing, or a rival is too near", style="dim")]
+    unconfirmed = [Text("? unconfirmed: fresh runs are missing, or a rival is too close", style="dim")]
     settings: list[RenderableType] = [Text(), _settings(shown, names)] if wide else []
-    return Group(table, *below, *(said if not best["confirmed"].all() else []), *settings)
+    return Group(table, *below, *(unconfirmed if not best["confirmed"].all() else []), *settings)
 
 
 def _table(
     lines: pd.DataFrame, metrics: Sequence[str], default: int | None, columns: Sequence[str], every: pd.Series
 ) -> Table:
-    """`every`: runs of each trial, the suspect ones among them, which the column `runs` counts where there are no others."""
+    """every: runs of each trial, suspect ones included; the column `runs` shows it for a point with suspect runs only."""
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
     for name in ("trial", *(SHORT[n] for n in metrics), "runs", "", *columns):
         table.add_column(name, justify="right" if name else "left", no_wrap=True)
@@ -98,7 +76,7 @@ def _table(
 
 
 def recommended_table(df: pd.DataFrame, choices: Sequence[Choice]) -> Table:
-    """The recommended settings, then default and reference: figures, and how many times as fast as the default each is."""
+    """The recommended settings, the default and the reference: figures, and the speed as a multiple of the default's."""
     objectives, rows = list(objectives_of(df)), named(df, choices)
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
     for name in ("", "trial", *(SHORT[n] for n in objectives), "x default", "runs", " "):
@@ -116,30 +94,29 @@ def recommended_table(df: pd.DataFrame, choices: Sequence[Choice]) -> Table:
     return table
 
 
-def importance_rows(found: Importance) -> tuple[list[str], list[list[str]]]:
-    """Lines that say what the shares are, and the rows of the table: knob, then a share with its standard error for each
-    objective."""
+def importance_rows(found: Importance) -> tuple[str, list[list[str]]]:
+    """A line that explains the shares, and the table's rows: knob, then a share with its standard error per objective."""
     if not found.share:
-        return [f"Importance is shown from {LEAST_POINTS} points on; there are {found.points}."], []
+        return f"Importance needs at least {LEAST_POINTS} points; there are {found.points}.", []
     head = (
-        f"Importance of the knobs: share of an objective's variance that each alone explains ± its standard error, over "
-        f"{found.points} points. In brackets: what a shuffled knob gets in 1 of 100 cases."
+        f"Importance of the knobs: share of an objective's variance that each knob alone explains, ± standard error, over "
+        f"{found.points} points. In brackets: the share that a shuffled knob exceeds in 1 of 100 cases."
     )
     cell = lambda n, o: f"{found.share[n][o]:.1%} ± {found.error[n][o]:.1%} ({found.chance[n][o]:.1%})"  # noqa: E731
-    return [head], [[f"`{n}`", *(cell(n, o) for o in found.objectives)] for n in found.order]
+    return head, [[f"`{n}`", *(cell(n, o) for o in found.objectives)] for n in found.order]
 
 
 def importance_table(found: Importance) -> RenderableType:
     """`importance_rows` for a terminal."""
     head, rows = importance_rows(found)
     if not rows:
-        return Text(head[0])
+        return Text(head)
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
     for name in ("knob", *found.objectives):
         table.add_column(name, justify="left" if name == "knob" else "right", no_wrap=True)
     for row in rows:
         table.add_row(*(cell.strip("`") for cell in row))
-    return Group(Text(head[0]), Text(), table)
+    return Group(Text(head), Text(), table)
 
 
 def _settings(rows: pd.DataFrame, names: Sequence[str]) -> Table:
@@ -155,29 +132,16 @@ def trial_line(row: Mapping[str, Any], done: int, wanted: int, names: Sequence[s
     """One finished run in one line."""
     again = f" run {row['run']} ({row['origin']})" if (row.get("run") or 0) > 0 else ""
     head = f"{done:>{len(str(wanted))}}/{wanted} trial {row['trial']:<3} {row['status']:<10}"
-    what = f"reference: {RESIDENT}" if row["origin"] == "reference" else setting(row, names)
+    knobs = f"reference: {RESIDENT}" if row["origin"] == "reference" else setting(row, names)
     if row["status"] != "ok":
-        return f"{head}{again} {row['status_reason']}  {what}"
-    said = row.get("objectives")
-    objectives = str(said).split(",") if isinstance(said, str) else list(OBJECTIVES)
-    if objectives == list(OBJECTIVES):
-        speed, memory, perplexity = (number(row[n], 4) for n in OBJECTIVES)
-        figures = f"{speed:>6} tok/s {memory:>7} GB  ppl {perplexity:<6}"
-    else:
-        figures = "  ".join(f"{number(row[n], 4):>6} {SHORT[n]}" for n in objectives)
+        return f"{head}{again} {row['status_reason']}  {knobs}"
+    names_given = row.get("objectives")
+    objectives = names_given.split(",") if isinstance(names_given, str) else list(OBJECTIVES)
+    figures = "  ".join(f"{number(row[n], 4):>6} {SHORT[n]}" for n in objectives)
     violated = f"  ({row['violated']})" if row.get("violated") else ""
-    return f"{head}{again} {figures}  {what}{violated}"
-
-
-def axis(metric: str) -> str:
-    """A metric as an axis says it."""
-    return f"{metric}   ({'more' if METRICS[metric] == 'maximize' else 'less'} is better)"
-
-
-def _live(row: Mapping[str, Any]) -> dict[str, Any]:
-    return effective({n: (None if row[n] != row[n] else row[n]) for n in Knobs.names()})
+    return f"{head}{again} {figures}  {knobs}{violated}"
 
 
 def _cell(row: Mapping[str, Any], name: str) -> str:
-    """The knob's value; a dash where it had no effect."""
+    """The knob's value; a dash if it has no effect in the row."""
     return setting(row, [name]).partition("=")[2] or "-"

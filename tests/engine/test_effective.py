@@ -1,4 +1,4 @@
-"""What of a setting has an effect: refusal and removal follow from the same declared needs."""
+"""Effective settings: refusal and removal follow from the same declared needs."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_what_is_left_is_legal_and_has_an_effect(of: Any, values: dict[str, Any]
 @settings(max_examples=400, deadline=None)
 @given(values=mappings)
 def test_knobs_refuse_exactly_what_is_removed(values: dict[str, Any]) -> None:
-    """A value that is removed is without effect by a need that is declared; one that is refused is removed."""
+    """A removed value has an unmet need, and a refused value is removed."""
     full = {**DEFAULTS, **{name: value for name, value in values.items() if value is not None}}
     if full["cold_bits"] is not None and full["cold_bits"] > (full["expert_bits"] or 99):
         full["cold_bits"] = None

@@ -1,4 +1,4 @@
-"""Knobs refuse what is wrong or without effect; the judge and the memory counters are what they say."""
+"""Knobs refuse values that are wrong or without effect; evaluation texts and memory counters."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def test_bad_judges(tmp_path: Path, name: str, content: bytes | None, message: s
 
 
 def test_the_peak_is_a_high_water_mark(tmp_path: Path) -> None:
-    """In a process of its own: what other tests had allocated here would hide the rise."""
+    """In a child process, because memory allocated by other tests would hide the increase."""
     script = (
         "from engine.system.memory import peak_memory_bytes as peak\n"
         "before = peak()\n"

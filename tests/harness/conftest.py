@@ -19,7 +19,7 @@ from harness.run import runner
 from harness.run.supervise import Outcome
 from harness.study.engines import engine_at
 
-PLOTS = ("plot_front", "plot_night")  # drawing takes longer than the study; show/test_plot.py draws them
+PLOTS = ("plot_front", "plot_session")  # drawing takes longer than the study; show/test_plot.py draws them
 SPACE = (
     "~search_space.prefetch", "~search_space.prefetch_depth", "~search_space.read_block_kib", "~search_space.io_mode",
     "~search_space.cold_bits", "~search_space.hot_share", "~knobs.ssd_gbps",

@@ -1,4 +1,4 @@
-"""bench bits: quality of plans of bits at equal bytes, against uniform widths and random plans.
+"""bench bits: quality of bit plans at equal bytes, against uniform widths and random plans.
 
 The benchmark measures perplexity and the KL divergence from the checkpoint as stored, on the evaluation texts. Every plan
 is saved and loaded again, like a user's. Random plans show how much any choice matters.

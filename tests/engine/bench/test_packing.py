@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,6 +20,7 @@ def _small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_every_layout_is_packed(checkpoint: Callable[..., Path], capsys: pytest.CaptureFixture[str]) -> None:
     result = packing.bench_pack(checkpoint("qwen3_moe", 4), rounds=1, mib=0)
+    json.dumps(result)
     assert [row["source"] for row in result["rows"]] == list(packing.SOURCES)
     assert all(row["pack_mb_s"][1] > 0 and row["mb"] > 0.2 for row in result["rows"])
     assert result["verify"]["read_mb_per_token"] > 0 and "verify_reads" in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""One contract for every way to set eviction: its limits are LRU and LFU, it is deterministic, and Belady beats it."""
+"""Contract of every eviction setting: its limits are LRU and LFU, it is deterministic, and Belady is never worse."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ EXPERTS, SLOTS = 24, 6
 
 
 def trace(seed: int = 0, tokens: int = 400) -> np.ndarray:
-    """Requests with locality: a popularity that drifts, one expert a step."""
+    """Requests with locality: drifting popularity, one expert per step."""
     rng = np.random.default_rng(seed)
     hot = rng.permutation(EXPERTS)
     out = []
@@ -25,7 +25,7 @@ def trace(seed: int = 0, tokens: int = 400) -> np.ndarray:
 
 
 def replay(requests: np.ndarray, half_life: float, pinned: np.ndarray = NO_EXPERTS, guesses: int = 0) -> list[bool]:
-    """Hit or miss of every request in a cache of SLOTS; before each, `guesses` random experts are guessed."""
+    """Hit or miss of every request with SLOTS slots; before each, `guesses` random experts are predicted."""
     rng = np.random.default_rng(5)
     policy = DecayedFrequency(EXPERTS, half_life)
     table = SlotTable(np.arange(EXPERTS), SLOTS, policy, np.full(EXPERTS, -1, np.int32), pinned)
@@ -48,7 +48,7 @@ def replay(requests: np.ndarray, half_life: float, pinned: np.ndarray = NO_EXPER
 
 
 def check_books(table: SlotTable, pinned: np.ndarray, expert: int) -> None:
-    """What must hold after every request, whatever the settings."""
+    """Invariants after every request."""
     cached = np.flatnonzero(table.slot_of >= 0)
     assert len(cached) <= SLOTS and expert in cached and set(pinned) <= set(cached)
     slots = table.slot_of[cached]
@@ -69,7 +69,7 @@ def lru(requests: np.ndarray) -> list[bool]:
 
 
 def lfu(requests: np.ndarray) -> list[bool]:
-    """Of equals, the one in the first slot goes."""
+    """Among equals, the expert in the first slot is evicted."""
     counts: Counter[int] = Counter()
     slots: list[int] = []
     hits = []
@@ -118,7 +118,7 @@ def test_the_contract(half_life: float, pinned: list[int], guesses: int) -> None
 
 
 def test_a_guess_that_failed_is_no_guess_any_more() -> None:
-    """Else its expert, read for a later demand, would count as a guess that came true."""
+    """Otherwise its expert, read on a later demand, would count as a useful prediction."""
     table = SlotTable(np.arange(EXPERTS), SLOTS, DecayedFrequency(EXPERTS, 1.0), np.full(EXPERTS, -1, np.int32))
     assert table.guess(3, 1, NO_EXPERTS) is not None and table.guessed == {3: 1}
     table.free(3)

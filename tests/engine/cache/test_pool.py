@@ -22,7 +22,7 @@ def table(slots: int, half_life: float = 1e-3) -> SlotTable:
 
 
 class CountingReader:
-    """Delivers at once; remembers what was asked for."""
+    """A reader that delivers at once and records the requests."""
 
     def __init__(self) -> None:
         self.asked: list[tuple[int, bool]] = []
@@ -123,7 +123,7 @@ def test_speculation_keeps_its_own_guesses(bank: SlotPool, reader: CountingReade
 
 
 def test_a_full_bank_holds_its_experts_in_order(reader: CountingReader, bank: SlotPool) -> None:
-    """The model's own module can then compute on the slots with the numbers of the experts."""
+    """The model's own module can then use expert numbers as slot numbers."""
     assert not bank.holds_all
     inner: dict[str, dict[str, mx.array]] = {"up_proj": {}}
     whole = SlotPool(bank.layer, table(99), inner, {}, compute=mx.float32, stats=Stats())

@@ -17,7 +17,7 @@ Capture = pytest.CaptureFixture[str]
 
 
 def test_replay_is_what_a_cache_does() -> None:
-    """Two experts a token that alternate: with two slots LRU never hits, with four it always does after the first round."""
+    """Two alternating sets of two experts: with two slots LRU never hits; with four it always hits after the first round."""
     experts = np.array([[[0, 1]], [[2, 3]]] * 10, np.int32)
     trace = Trace(Path("t"), experts, 0)
     assert hit_rate(trace, 8, 2, 1e-6) == 0 and belady_hit_rate(trace, 2) == 0

@@ -1,4 +1,4 @@
-"""One bank through a reader that only counts: capacity, what is pushed out, and what speculation may do."""
+"""Slot arrays: their addresses, and computing on them without a copy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Opening checkpoints: where experts lie, and one clear line for everything that can be wrong with a folder."""
+"""Opening checkpoints: sizes, and one line for every unusable folder."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_missing_resident_tensor(damaged: Path) -> None:
 
 @pytest.mark.slow
 def test_kimi_in_full(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Kimi K2.5's original in its full shape, all holes: the right sizes, in little memory."""
+    """Kimi K2.5's original in its full shape, as sparse files: the sizes are right, and little memory is used."""
     path = make_sparse_kimi(tmp_path / "kimi")
     assert main(["bench", "open", str(path)]) == 0
     result = json.loads(capsys.readouterr().out.splitlines()[-1])

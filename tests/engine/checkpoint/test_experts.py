@@ -70,7 +70,7 @@ def test_codes_of_another_type(checkpoint: Make, tmp_path: Path) -> None:
 
 
 def test_what_mlx_lm_changes_on_the_way_is_not_streamed(checkpoint: Make, tmp_path: Path) -> None:
-    """gate_up_proj may be transposed in other families; where shapes cannot tell, only families that are known stream."""
+    """gate_up_proj may be transposed in other families. Shapes cannot show it, so only known families are streamed."""
     path = Path(shutil.copytree(checkpoint("qwen3_5_moe", "original"), tmp_path / "copy"))
     config = json.loads((path / "config.json").read_text())
     (path / "config.json").write_text(json.dumps({**config, "model_type": "qwen3_vl_moe"}))

@@ -1,4 +1,4 @@
-"""A model's fingerprint: another one for another content of any tensor, the same wherever and however the files lie."""
+"""Fingerprints change with the content of any tensor, and not with the place or the split of the files."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def of(path: Path) -> str:
 
 @pytest.fixture
 def sampled(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every checkpoint counts as too large to be hashed whole, and every tensor as large."""
+    """Treats every checkpoint and every tensor as too large to be hashed whole."""
     for name, value in {"WHOLE": 0, "BLOCK": 16, "SMALL": 32, "SMALL_EXPERT": 32, "LEAST_STRIDE": 512}.items():
         monkeypatch.setattr(fingerprints, name, value)
     monkeypatch.setattr(fingerprints, "_known", {})
@@ -76,7 +76,7 @@ def test_a_change_of_any_part_of_a_store_is_another_model(
 
 
 def every_change_is_seen(path: Path) -> None:
-    """The signs of one tensor of each kind in turn; of a stacked tensor those of its last expert alone."""
+    """Flips the signs of one tensor of each kind in turn; in a stacked tensor only those of the last expert."""
     opened = Checkpoint.open(path, to_pack=True)
     tensors = read_headers(opened.files)
     kinds = {re.sub(r"\d+", "N", name): name for name in tensors}
@@ -104,7 +104,7 @@ def test_one_weight_of_a_small_checkpoint_is_enough(checkpoint: Make, copied: Ca
 
 
 def test_what_a_sample_sees_of_a_large_tensor(sampled: None, tmp_path: Path, checkpoint: Make) -> None:
-    """Any run of changed bytes as long as a stride and a block."""
+    """Any changed run of bytes as long as a stride plus a block is detected."""
     path = Path(shutil.copytree(checkpoint("deepseek_v3"), tmp_path / "copy"))
     opened = Checkpoint.open(path)
     before, entry = opened.fingerprint, read_headers(opened.files)["lm_head.weight"]
@@ -120,7 +120,7 @@ def test_what_a_sample_sees_of_a_large_tensor(sampled: None, tmp_path: Path, che
 
 @pytest.mark.parametrize("how", ["whole", "sampled"])
 def test_the_same_in_other_files(checkpoint: Make, tmp_path: Path, how: str, request: pytest.FixtureRequest) -> None:
-    """Another folder's name, other dates, other shards, behind a link."""
+    """Renamed folder, other dates, other shards, or behind a link."""
     if how == "sampled":
         request.getfixturevalue("sampled")
     path = checkpoint("qwen3_moe", 4)
@@ -174,4 +174,4 @@ def test_what_is_kept_and_planned_for_a_model_is_not_used_for_another(
 def test_an_older_definition_is_not_called_another_model() -> None:
     new = "2-" + "a" * 16
     assert another("b" * 16, "c" * 16) == another(new, "2-" + "b" * 16) == another("mine", new) == "another model"
-    assert "older kind" in another("a" * 16, new)
+    assert "older version" in another("a" * 16, new)

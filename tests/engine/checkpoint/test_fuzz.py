@@ -1,4 +1,4 @@
-"""No header gives wrong logits: whatever is done to it, it is refused in one line or means the same to mlx-lm and to us."""
+"""Fuzzing: a changed header never gives wrong logits. It is refused in one line, or the logits equal those of mlx-lm."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ NUMBERS = st.sampled_from([-1, 0, 1, 2, 3, 16, 31, 32, 64, 1 << 40, 1 << 70, 2.0
 
 @st.composite
 def mutations(draw: Any) -> Callable[[dict[str, Any]], None]:
-    """A change of one header, as a function on it: entries, types, shapes, byte ranges or names."""
+    """A random change of a header: entries, types, shapes, byte ranges or names."""
     kind = draw(
         st.sampled_from(["dtype", "dims", "number", "offsets", "shift", "grow", "exchange", "name", "delete", "alien"])
     )
@@ -85,7 +85,7 @@ def outcome(run: Callable[[], np.ndarray]) -> np.ndarray | None:
 
 
 def refused_or_right(path: Path, cache_gb: float) -> bool:
-    """Whether the checkpoint could be run; fails if what came out is not what stock mlx-lm computes."""
+    """Whether the checkpoint ran; fails if its logits are not those of mlx-lm."""
 
     def run(knobs: Knobs) -> np.ndarray:
         with load(path, knobs) as engine:
@@ -148,7 +148,7 @@ def test_changed_entries(base: tuple[Path, float], change: list[Callable[[dict[s
     cut=st.sampled_from([0, 0, 0, 1, 100, -100]),
 )
 def test_changed_bytes(base: tuple[Path, float], edits: list[tuple[float, int]], length: int, cut: int) -> None:
-    """Bytes of the header, its length, and the end of the file."""
+    """Changes bytes of the header, its length, and the end of the file."""
     content = bytearray((base[0] / "model.safetensors").read_bytes())
     header = int.from_bytes(content[:8], "little")
     for where, byte in edits:
@@ -185,7 +185,7 @@ def packed(store: Callable[..., Path]) -> Path:
 @QUICK
 @given(place=PLACES, value=VALUES, drop=st.booleans(), signed=st.booleans())
 def test_changed_descriptions(packed: Path, place: list[int | str], value: Any, drop: bool, signed: bool) -> None:
-    """Somewhere in store.json another value, or none; `signed`: with a digest that says it is right."""
+    """Changes or removes a value in store.json; `signed`: with a matching digest."""
     content = json.loads((packed / "store.json").read_text())
     before, at = json.dumps(content), content
     for step in [0, *place]:

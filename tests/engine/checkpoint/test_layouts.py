@@ -43,7 +43,7 @@ def test_a_type_that_cannot_be_streamed(damaged: Path) -> None:
 
 
 def test_an_original_whose_experts_are_no_byte_ranges(tmp_path: Path) -> None:
-    """gpt_oss: mlx-lm opens it, but the rows of gate and up are in turns; one line names the tensor and the remedy."""
+    """gpt_oss: mlx-lm opens it, but the rows of gate and up alternate; one line names the tensor and the remedy."""
     path = make_gpt_oss_original(tmp_path / "gpt_oss")
     load_model(path)
     with pytest.raises(CheckpointError, match=r"mlp\.experts\.\w+_proj_\w+ is not one byte range.*pack the model") as e:
@@ -53,7 +53,7 @@ def test_an_original_whose_experts_are_no_byte_ranges(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("family", ["deepseek_v3", "glm4_moe", "glm4_moe_lite", "qwen3_next", "qwen3_5_moe", "nemotron_h"])
 def test_layers_for_multi_token_prediction_are_left_out(checkpoint: Make, family: str) -> None:
-    """They hold experts, under another number or under the same one; the sizes are those of the model without them."""
+    """These layers hold experts, with a new or an existing number; the sizes are those of the model without them."""
     original, plain = Checkpoint.open(checkpoint(family, "original")), Checkpoint.open(checkpoint(family))
     assert original.tensors > 0 and len(original.layers) == len(plain.layers)
     assert not any("mtp" in layer.block for layer in original.layers)

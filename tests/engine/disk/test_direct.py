@@ -41,7 +41,7 @@ def pieces(ranges: list[tuple[int, int]]) -> tuple[list[Piece], list[bytearray]]
 def test_direct_reads_go_straight_where_the_address_allows(
     file: Path, monkeypatch: pytest.MonkeyPatch, phase: int, kib: int
 ) -> None:
-    """Destinations that lie in their pages as the file's bytes do: only the pages at their ends pass through scratch."""
+    """If destinations have the file's offsets within a page, only the pages at their ends pass through scratch."""
     memory = mmap.mmap(-1, 200_000)
     ranges = [(phase, 50_000), (phase + 50_000, 70_001)]
     parts = [Piece(0, offset, memoryview(memory)[offset : offset + n]) for offset, n in ranges]

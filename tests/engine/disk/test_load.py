@@ -62,7 +62,7 @@ def test_blocks_of_direct_reads_share_no_page() -> None:
 
 @pytest.fixture
 def gate(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
-    """Reads wait until it is set."""
+    """Reads wait until the event is set."""
     gate, real = threading.Event(), os.preadv
 
     def waiting(fd: int, into: list[memoryview], offset: int) -> int:

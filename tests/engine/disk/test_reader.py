@@ -1,4 +1,4 @@
-"""The reader: blocks, short reads, errors, the page cache's bypass, bandwidth and the order of the queue."""
+"""The reader: delivery, errors, bandwidth, and demand reads before speculative ones."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_bytes_arrive_as_they_are_on_disk(file: Path, direct: bool, kib: int) ->
 @pytest.mark.parametrize("direct", [False, True])
 @pytest.mark.parametrize("threads", [1, 3])
 def test_deliver_brings_every_byte_from_aligned_scratch(file: Path, direct: bool, threads: int) -> None:
-    """As for memory that `preadv` cannot write: the destination is only a name to the reader."""
+    """Stands for memory that `preadv` cannot write to."""
     asked: list[int] = []
 
     class Inverted:
@@ -123,7 +123,7 @@ def test_a_failing_conversion_is_raised_by_wait(file: Path) -> None:
 
 @pytest.mark.parametrize("threads", [1, 4])
 def test_the_bandwidth_is_held_by_the_reader(file: Path, threads: int) -> None:
-    """300 kB at 1 MB/s cannot come in faster than that; the disk itself would take a millisecond."""
+    """300 kB at 1 MB/s take 0.3 s; the disk alone would take a millisecond."""
     r = reader(file, Stats(), threads=threads, kib=16, gbps=0.001)
     begin = time.perf_counter()
     loads = [r.submit(pieces([(i * 30_000, 30_000)])[0], "expert") for i in range(10)]
@@ -153,7 +153,7 @@ def test_demand_overtakes_speculation(file: Path) -> None:
 
 @pytest.fixture
 def gate(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
-    """Reads wait until it is set."""
+    """Reads wait until the event is set."""
     gate, real = threading.Event(), os.preadv
 
     def waiting(fd: int, into: list[memoryview], offset: int) -> int:

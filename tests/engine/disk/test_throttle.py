@@ -10,7 +10,7 @@ from engine.disk.throttle import Bandwidth
 
 
 class Clock:
-    """Time as one of several threads sees it; sleeps take `late` seconds too long."""
+    """The clock of one of several threads; sleeps take `late` seconds too long."""
 
     def __init__(self, late: float) -> None:
         self.now, self.late = 0.0, late

@@ -1,4 +1,4 @@
-"""A store that is damaged, half packed, another one's or in the way: one line each, and nothing computed with it."""
+"""Packing: folders, space, interruptions and memory; every failure is one line."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parents[3]
 
 @pytest.fixture
 def packed(store: Make, tmp_path: Path) -> Path:
-    """A store of its own, to be damaged."""
+    """A private copy of a store."""
     return Path(shutil.copytree(store("qwen3_moe", 4), tmp_path / "packed"))
 
 
@@ -177,7 +177,7 @@ pack_store(sys.argv[1], sys.argv[2])
     ("replace", 0), ("replace", 1), ("replace", 3), ("pwrite", 30), ("replace", 6), ("fsync", 12), ("pwrite", 60),
 ])  # fmt: skip
 def test_killed_it_goes_on_where_it_stopped(checkpoint: Make, store: Make, tmp_path: Path, place: str, after: int) -> None:
-    """kill -9 at any point: layers that were finished stay the files they were, and the store ends the same."""
+    """After kill -9 at any point, complete layers keep their files, and the resumed store is identical."""
     source, path = checkpoint("qwen3_moe", 4), tmp_path / "store"
     process = subprocess.run([sys.executable, "-c", KILLED, source, path, str(after), place], cwd=ROOT, check=False)
     assert process.returncode == -signal.SIGKILL
@@ -218,7 +218,7 @@ def test_memory_stays_below_twice_a_layers_experts(checkpoint: Make, tmp_path: P
 
 
 def large(path: Path, bits: int) -> tuple[Path, int]:
-    """Three layers of eight experts of 1536 x 2048, all holes; and the bytes of one layer's experts."""
+    """Three layers of eight experts of 1536 x 2048, as sparse files, and the bytes of one layer's experts."""
     path.mkdir()
     config = {"model_type": "qwen3_moe", "num_hidden_layers": 3, "num_experts": 8, "num_experts_per_tok": 2,
               "hidden_size": 2048, "moe_intermediate_size": 1536, "vocab_size": 256}  # fmt: skip

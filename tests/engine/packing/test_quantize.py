@@ -1,4 +1,4 @@
-"""Grids: least squares that are least, and levels held to what was reached against mx.quantize."""
+"""Quantization: the errors of both levels against mx.quantize."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MLX = {"F32": mx.float32, "F16": mx.float16, "BF16": mx.bfloat16}
 
 
 def of_mlx(weights: np.ndarray, bits: int, dtype: str) -> float:
-    """The squared error of mx.quantize on weights of a type."""
+    """Squared error of mx.quantize on weights of type `dtype`."""
     q, scales, biases = mx.quantize(mx.array(weights).astype(MLX[dtype]), group_size=weights.shape[1], bits=bits)
     how = {"group_size": weights.shape[1], "bits": bits}
     found = mx.dequantize(q, scales.astype(mx.float32), biases.astype(mx.float32), **how)
@@ -32,7 +32,7 @@ def of_mlx(weights: np.ndarray, bits: int, dtype: str) -> float:
 
 
 def of_ours(weights: np.ndarray, dtype: str) -> tuple[float, float]:
-    """Squared errors of both levels, computed from what would be stored."""
+    """Squared errors of both levels, computed from the stored values."""
     codes, scales, biases, errors = quantize(weights, 4, 2, dtype)
     assert codes.min() >= 0 and codes.max() <= 15 and np.array_equal(codes, np.rint(codes))
     for found in (scales, biases):

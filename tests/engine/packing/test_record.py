@@ -1,4 +1,4 @@
-"""Packing every kind of checkpoint: the whole level is the source where it can be, the prefix is what its bytes say."""
+"""Records: the whole level equals the source where possible, and every level equals the weights in its bytes."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def by_mlx_lm(path: Path) -> np.ndarray:
 
 
 def streamed(path: Path, **lossy: Any) -> np.ndarray:
-    """With the smallest cache."""
+    """Logits with the smallest cache."""
     return logits(path, cache_gb=footprint(path, Knobs(**lossy)).one_token_gb, **lossy)
 
 
@@ -68,7 +68,7 @@ def test_the_whole_level_is_the_checkpoint(checkpoint: Make, store: Make, model:
 
 
 def in_turns(codes: np.ndarray, in_word: int) -> np.ndarray:
-    """Codes [rows, columns] whose columns come word by word in turns, in the order of the columns."""
+    """Restore the order of columns that alternate word by word; codes [rows, columns]."""
     blocks = codes.reshape(len(codes), -1, in_word, 2)
     return blocks.swapaxes(2, 3).reshape(codes.shape)
 
@@ -80,7 +80,7 @@ def number_stream(raw: bytes, bits: int, rows: int) -> np.ndarray:
 
 
 def weights_of(path: Path, bits: int) -> dict[str, dict[str, np.ndarray]]:
-    """Block -> projection -> float64 [experts, rows, columns] of a store's level, taken from its files alone."""
+    """Block -> projection -> float64 [experts, rows, columns] of a level, decoded from the store's files alone."""
     described = json.loads((path / "store.json").read_text())
     levels = described["levels"]
     out: dict[str, dict[str, np.ndarray]] = {}
@@ -135,7 +135,7 @@ def _expert(record: bytes, projections: list[dict[str, Any]], levels: list[int],
 
 
 def with_weights(source: Path, weights: dict[str, dict[str, np.ndarray]]) -> np.ndarray:
-    """Logits of mlx-lm's own model of a checkpoint, whose experts have other weights."""
+    """Logits of mlx-lm's own model with the experts' weights replaced."""
     model, _ = load_model(source, lazy=True)
     model.set_dtype(mx.float32)
     opened = Checkpoint.open(source, to_pack=True)
@@ -163,7 +163,7 @@ def with_weights(source: Path, weights: dict[str, dict[str, np.ndarray]]) -> np.
 def test_a_level_is_the_model_of_its_weights(
     checkpoint: Make, store: Make, model: tuple[Any, ...], levels: tuple[int, ...] | None, bits: int
 ) -> None:
-    """Weights put together from the record's bytes, by this file's own code, give the level's logits."""
+    """Weights decoded from the record's bytes by this file's own code give the level's logits."""
     packed = store(*model, levels=levels)
     expected = with_weights(checkpoint(*model), weights_of(packed, bits))
     found = streamed(packed, expert_bits=bits) if bits < Checkpoint.open(packed).expert_bits else streamed(packed)
@@ -188,7 +188,7 @@ def test_errors_in_the_file_are_those_of_the_weights(checkpoint: Make, store: Ma
 
 
 def float_weights(model: Any, block: str, projection: str) -> np.ndarray:
-    """The experts' weights as mlx-lm has them, float64 [experts, rows, columns]."""
+    """The experts' weights in mlx-lm's model, float64 [experts, rows, columns]."""
     switch = next(
         m for path, m in model.named_modules() if path.startswith(f"{block}.") and isinstance(m, SwitchGLU | SwitchMLP)
     )
@@ -220,7 +220,7 @@ def test_other_types_of_scales(tmp_path: Path, bits: int | None, dtype: mx.Dtype
 
 
 def test_the_prefix_is_all_that_the_low_level_reads(store: Make) -> None:
-    """And the whole a suffix of as many bytes as the source had, together with the rest of what the prefix had."""
+    """A record's prefix is exactly what the low level reads, and the whole level reads as many bytes as the source has."""
     packed = store("qwen3_moe", 4)
     source = packed.with_name("qwen3_moe-4")
     layer = Checkpoint.open(packed).layers[0]

@@ -34,7 +34,7 @@ def by_mlx_lm(path: Path) -> np.ndarray:
 
 
 def streamed(path: Path, **lossy: Any) -> np.ndarray:
-    """With the smallest cache."""
+    """Logits with the smallest cache."""
     return logits(path, cache_gb=footprint(path, Knobs(**lossy)).one_token_gb, **lossy)
 
 
@@ -44,14 +44,14 @@ def off(found: np.ndarray, expected: np.ndarray) -> float:
 
 
 def parameters(model: Any) -> dict[str, mx.array]:
-    """The model's own, but not the experts'."""
+    """Parameters of the model without the experts'."""
     paths = tuple(f"{path}." for path, m in model.named_modules() if isinstance(m, SwitchGLU | SwitchMLP))
     return {name: value for name, value in tree_flatten(model.parameters()) if not name.startswith(paths)}
 
 
 @pytest.mark.parametrize("family", ORIGINALS)
 def test_originals_open_as_stores(checkpoint: Make, store: Make, family: str) -> None:
-    """What mlx-lm changes on the way (norms, convolutions, halves of attention) it changes in what is left of them too."""
+    """mlx-lm's changes on loading (norms, convolutions, halves of attention) also apply to a store's resident tensors."""
     packed = store(family, "original")
     model, _ = load_model(checkpoint(family, "original"), lazy=True)
     model.set_dtype(mx.float32)
@@ -67,7 +67,7 @@ def test_originals_open_as_stores(checkpoint: Make, store: Make, family: str) ->
 
 
 def float_weights(model: Any, block: str, projection: str) -> np.ndarray:
-    """The experts' weights as mlx-lm has them, float64 [experts, rows, columns]."""
+    """The experts' weights in mlx-lm's model, float64 [experts, rows, columns]."""
     switch = next(
         m for path, m in model.named_modules() if path.startswith(f"{block}.") and isinstance(m, SwitchGLU | SwitchMLP)
     )
@@ -83,7 +83,7 @@ def float_weights(model: Any, block: str, projection: str) -> np.ndarray:
 
 
 def decoded(path: Path) -> dict[tuple[str, str], np.ndarray]:
-    """(block, projection) -> float32 [experts, rows, columns] as the packer reads a checkpoint, a few rows at a time."""
+    """(block, projection) -> float32 [experts, rows, columns], decoded by the packer a few rows at a time."""
     source = Checkpoint.open(path, to_pack=True)
     out = {}
     for layer in source.layers:

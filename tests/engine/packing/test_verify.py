@@ -17,7 +17,7 @@ Make = Callable[..., Path]
 
 @pytest.fixture
 def packed(store: Make, tmp_path: Path) -> Path:
-    """A store of its own, to be damaged."""
+    """A private copy of a store."""
     return Path(shutil.copytree(store("qwen3_moe", 4), tmp_path / "packed"))
 
 

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 
 from engine import Judge, JudgeError, load
-from engine.__main__ import JSON_PROMPTS, KIMI_MINI
 from engine.measure.judge import Text
 from engine.quality.json_prompts import JsonPrompts, parses
 from engine.quality.quality import quality
 from engine.quality.reference import (
     take_reference,
 )
+from engine.system.shipped import JSON_PROMPTS, KIMI_MINI
 
 FEW = JsonPrompts(24, JsonPrompts.load(JSON_PROMPTS).prompts[:1])
 

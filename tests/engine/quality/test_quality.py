@@ -14,7 +14,7 @@ import pytest
 from mlx_lm.perplexity import eval_ppl
 
 from engine import HeadraceError, Judge, Knobs, footprint, load
-from engine.__main__ import JUDGE, KIMI_MINI, main
+from engine.__main__ import main
 from engine.measure.judge import Text
 from engine.measure.measurement import perplexity
 from engine.measure.timed_pass import token_nll
@@ -23,6 +23,8 @@ from engine.quality.reference import (
     Reference,
     take_reference,
 )
+from engine.system.shipped import EVALUATION_TEXTS as JUDGE
+from engine.system.shipped import KIMI_MINI
 
 TEXTS = Judge.load(JUDGE).texts
 SHORT = Judge(tuple(dataclasses.replace(t, prompt=t.prompt[:150]) for t in (TEXTS[0], TEXTS[7])))

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 
 from engine import Checkpoint, HeadraceError, Judge, Knobs, footprint, load
-from engine.__main__ import JSON_PROMPTS, JUDGE, KIMI_MINI
 from engine.cli import offline
 from engine.measure.judge import Text
 from engine.quality import reference as reference_module
@@ -24,6 +23,8 @@ from engine.quality.reference import (
     reference_knobs,
     take_reference,
 )
+from engine.system.shipped import EVALUATION_TEXTS as JUDGE
+from engine.system.shipped import JSON_PROMPTS, KIMI_MINI
 
 TEXTS = Judge.load(JUDGE).texts
 SHORT = Judge(tuple(dataclasses.replace(t, prompt=t.prompt[:150]) for t in (TEXTS[0], TEXTS[7])))

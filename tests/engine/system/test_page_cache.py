@@ -37,7 +37,7 @@ def test_linux_drops_pages_with_posix_fadvise(files: tuple[Path, ...], monkeypat
 
 
 def test_macos_drops_pages_with_msync(files: tuple[Path, ...], monkeypatch: pytest.MonkeyPatch) -> None:
-    """The whole of every file, page-aligned as msync wants it; an empty one cannot be mapped and has no pages."""
+    """msync gets whole, page-aligned files; an empty file has no pages and is skipped."""
     asked: list[tuple[int, int, int]] = []
 
     def msync(address: Any, length: Any, flags: int) -> int:
@@ -52,7 +52,7 @@ def test_macos_drops_pages_with_msync(files: tuple[Path, ...], monkeypatch: pyte
 
 
 def test_large_files_are_sampled(tmp_path: Path) -> None:
-    """Of 4,096 pages of which the first quarter is cached, every fourth run of pages says so as well."""
+    """With the first quarter of 4,096 pages cached, a sample of every fourth run of pages gives the same share."""
     import ctypes
     import os
 

@@ -14,7 +14,7 @@ import pytest
 from rich.console import Console
 from synthetic import SPACE, searched, streamed
 
-from harness import ROOT
+from engine.system.shipped import ROOT
 from harness.analysis.counts import Progress
 from harness.analysis.findings import read
 from harness.analysis.pareto import contributions, front
@@ -25,8 +25,8 @@ from harness.results.rows import frame, read_rows, read_trials
 from harness.results.writing import write_row
 from harness.rounds import journal
 from harness.rounds.verdict import verdict
+from harness.show.front_plot import plot_front
 from harness.show.live import Panel
-from harness.show.plot import plot_front
 from harness.status import status
 
 PUBLISHED = sorted((ROOT / "results" / "published").glob("demo*"))
@@ -52,7 +52,7 @@ def simulated(seed: int) -> Rows:
 
 def cases() -> Iterator[Any]:
     yield from (pytest.param(lambda f=folder: read_rows(f), id=folder.name) for folder in PUBLISHED)
-    yield from (pytest.param(lambda s=seed: simulated(s), id=f"simulated {seed}") for seed in range(20))
+    yield from (pytest.param(lambda s=seed: simulated(s), id=f"simulated {seed}") for seed in range(8))
 
 
 @pytest.fixture(params=cases())
@@ -77,7 +77,7 @@ def test_the_same_members_the_same_best_and_the_same_counts(
 
     for row in rows:
         write_row(tmp_path, row)
-    for name in ("plot_front", "plot_night"):
+    for name in ("plot_front", "plot_session"):
         monkeypatch.setattr(f"harness.report.{name}", lambda df, path, **rules: path)
     report(tmp_path, rows)
     text = capsys.readouterr().out

@@ -9,8 +9,9 @@ from synthetic import LEGAL, SPACE, frame, searched, streamed
 
 from harness.analysis.findings import read
 from harness.results.metrics import OBJECTIVES
-from harness.rounds.journal import NAME, append, entry, space_path
+from harness.rounds.journal import NAME, append, entry
 from harness.rounds.next_space import next_space
+from harness.rounds.round import space_path
 from harness.rounds.verdict import verdict
 from harness.space.changes import applied
 from harness.space.space import Space

@@ -25,5 +25,4 @@ def test_an_external_proposer_takes_part(session: Callable[..., pd.DataFrame], p
     assert (proposed["note"] == "from outside").all() and proposed["proposer"].str.contains("propose.py").all()
     log = (place / "results" / "demo" / "logs" / "search.log").read_text()
     assert "evict_half_life=999 is outside its search space" in log
-    assert "1 changes of the space: round 2 is the last (rounds=2)" in log
     assert (df[df["round"] == 2]["read_threads"] == 4).mean() > 0.5

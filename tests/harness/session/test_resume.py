@@ -106,7 +106,7 @@ def test_damage_is_repaired(place: Path, cli: Cli, in_process: Any) -> None:
     part_path(folder, 2).write_bytes(whole[: len(whole) // 2])
     status, _, err = cli("budget.trials=3")
     assert (status, err.count("\n")) == (0, 1)
-    assert "part-000002-00.parquet is cut short or damaged: moved to" in err
+    assert "part-000002-00.parquet is truncated or damaged: moved to" in err
     assert (folder / "damaged" / "part-000002-00.parquet").exists()
     columns = ["trial", "cache_gb", "expert_bits", "decode_tok_s", "perplexity"]
     pd.testing.assert_frame_equal(rows[columns], read_trials(folder)[columns])

@@ -1,4 +1,4 @@
-"""The printed commands: pasted into a shell they run the setting, on the engine and the model of the study."""
+"""Printed commands: pasted into a shell, they use the setting with the study's engine and model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is seen on a terminal: it fits the width, and what matters is said in words."""
+"""Live display: the panel fits the screen and shows progress, notes and the front."""
 
 from __future__ import annotations
 
@@ -9,52 +9,13 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import pandas as pd
 import pytest
 from rich.console import Console
 from support import arguments
-from synthetic import FIVE, trials
+from synthetic import trials
 
 from harness.analysis.counts import Progress
 from harness.show.live import Panel
-from harness.show.tables import front_table, number, trial_line
-
-
-def shown(width: int, **options: int) -> list[str]:
-    console = Console(width=width, file=io.StringIO(), force_terminal=False)
-    df = FIVE.assign(cache_gb=[4.0, 1, 2, 2, 3], read_threads=[1, 2, 4, 4, 8], io_mode="direct", hit_rate=0.5)
-    df.loc[[2, 3], "origin"] = ["anchor", "reference"]
-    console.print(front_table(df, width, **options))
-    return console.file.getvalue().splitlines()  # type: ignore[attr-defined]
-
-
-@pytest.mark.parametrize("width", [60, 80, 200])
-def test_the_front_fits_and_names_default_and_reference(width: int) -> None:
-    lines = shown(width)
-    assert max(map(len, lines)) <= width
-    assert [line.split()[0] for line in lines[2:7]] == ["1", "3", "2", "5", "4"]
-    assert "default" in lines[3]
-    assert "reference" in lines[6]
-    text = "\n".join(lines)
-    assert "io_mode" not in text  # it does not vary
-    assert ("cache_gb=4 read_threads=1" in text) == (width == 60)
-
-
-def test_a_live_view_is_cut() -> None:
-    lines = shown(80, most=2)
-    assert lines[-1].strip() == "… and 2 more"
-    assert len(lines) == 6
-
-
-def test_numbers_are_short() -> None:
-    assert [number(v) for v in (None, float("nan"), 0.012345, 12.345, 123456.0, 7, "x")] == [
-        "-", "-", "0.0123", "12.3", "123456", "7", "x",
-    ]  # fmt: skip
-
-
-def test_a_failed_trial_says_why_in_its_line() -> None:
-    row = {**FIVE.iloc[0].to_dict(), "status": "oom", "status_reason": "9 GB are above the limit of 8 GB"}
-    assert "oom        9 GB are above the limit of 8 GB" in trial_line(row, 1, 24, ["cache_gb"])
 
 
 def panel(width: int, height: int, rows: int = 12) -> Panel:
@@ -93,14 +54,6 @@ def test_the_panel_keeps_within_the_screen_and_shows_the_front(width: int, heigh
         assert "2 crash" in text and "best 21 tok/s" in lines[3] and "quiet again after 16 s" in text
         assert "waiting for" not in text and "quiet again after 15" not in text
         assert sum(line.split()[:1] in (["12"], ["11"]) for line in lines[4:]) == 2  # the best two of the front at least
-
-
-def test_a_point_without_a_good_run_says_how_many_are_suspect() -> None:
-    rows = pd.concat([FIVE.assign(run=i, suspect="load: others", row_id=str(i)) for i in range(3)])
-    console = Console(width=80, file=io.StringIO())
-    console.print(front_table(rows, 80))
-    text = console.file.getvalue()  # type: ignore[attr-defined]
-    assert text.count("3 suspect") == 4 and "0 ?" not in text
 
 
 def test_on_a_terminal_the_panel_shows_progress(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:

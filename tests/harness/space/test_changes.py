@@ -17,7 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine import Knobs
-from harness import ROOT, ConfigError
+from engine.system.shipped import ROOT
+from harness import ConfigError
 from harness.rounds import round as spaces
 from harness.space.changes import Change, applied, changed, still_possible
 from harness.space.entry import Entry
@@ -88,9 +89,9 @@ def test_any_chain_of_changes_keeps_every_condition_and_comes_back_from_disk(nam
         study: Any = SimpleNamespace(
             folder=Path(folder), config={"knobs": HELD[name]}, name=name, bounds=BOUNDS, space=first, rounds=2
         )
-        spaces.rounds(study)[0].end(study, True, "", 1, changes)
+        spaces.rounds(study)[0].save_verdict(study, True, "", 1, changes)
         begun, again = spaces.rounds(study)[1], spaces.rounds(study)[1]
-    assert begun == again and begun.believed == tuple(changes)
+    assert begun == again and begun.changes == tuple(changes)
     for kept in (begun.space, again.space):
         assert kept == space and kept.as_config() == space.as_config() and kept.distributions() == space.distributions()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,7 @@ def test_forced_routing_with_and_without_a_limit(random_model: Path, tmp_path: P
     trace = read_trace(write_trace(tmp_path / "t.parquet", routing(40, 4, 4, 16)))
     options = DEFAULTS | {"trace": trace, "windows": [1, 0], "window_recall": [0.6, 0.9], "tokens": 10}
     result = decode.bench_decode(random_model, Knobs(cache_gb=1), **options)
+    json.dumps(result)
     assert [row["window"] for row in result["rows"]] == ["1", "all", "all, all predicted"]
     _, limited, unlimited = result["rows"]
     assert unlimited["window_recall_by_pass"][0] == 1 > limited["window_recall_by_pass"][0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,6 +22,7 @@ def test_plans_are_compared_at_equal_bytes(
     monkeypatch.setattr(bits, "routing_profile", lambda source: profile)
     knobs = Knobs(expert_bits=4, cold_bits=2)
     result = bits.bench_bits(checkpoint("deepseek_v3", None, True), knobs, judge, average_bits=[3], draws=2)
+    json.dumps(result)
     stored, low, uniform, high, *mixed = result["rows"]
     assert stored["kl"] == [0.0] and stored["average_bits"] == 16
     assert [row["bits_by"] for row in (low, uniform, high)] == ["uniform 2", "uniform 3", "uniform 4"]

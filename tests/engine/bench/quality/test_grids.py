@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +16,7 @@ def test_errors_are_between_the_best_grid_and_mlx(
     checkpoint: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     result = bench_grids(checkpoint("mixtral", None), weights=1 << 14)
+    json.dumps(result)
     assert [row["group_size"] for row in result["rows"]] == [32, 64, 128] * 4
     for row in result["rows"]:
         assert row["best"] < row["prefix"] * 1.02 and row["prefix"] < row["prefix_of_mlx"] < row["mlx_low"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,6 +25,7 @@ def test_every_knob_has_its_effect(
     settings = [{}, {"cold_drop": 1.0}, {"cache_prior": 1.0}, {"top_k": 2}, {"resident_bits": 3}]
     monkeypatch.setattr(lossy, "settings", lambda top_k: settings)
     result = lossy.bench_lossy(checkpoint("deepseek_v3", None, True), {"prefill_chunk": 32}, judge)
+    json.dumps(result)
     none, drop, prior, narrow, bits = result["rows"]
     assert result["knobs"]["prefill_chunk"] == 32 and result["cached_share"] == pytest.approx(0.25)
     assert result["eval_fingerprint"] == judge.fingerprint

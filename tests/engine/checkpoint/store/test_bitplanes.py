@@ -1,4 +1,4 @@
-"""Streams of codes: packed as MLX packs them, taken apart into halves and put together again, bit for bit."""
+"""Bit planes: codes packed as MLX packs them, split into halves and joined again, bit for bit."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_the_upper_stream_is_made_of_codes_with_columns_in_another_order(bits: i
 
 
 def test_orders_as_documented() -> None:
-    """Two words' codes in turns; a 6-bit code's words are of 24 bits."""
+    """The codes of two words alternate; words of 6-bit codes have 24 bits."""
     assert column_order(4, 1).tolist() == [c + 16 * w for c in range(16) for w in (0, 1)]
     assert column_order(6, 1).tolist() == [8 * b + c + 4 * w for b in range(4) for c in range(4) for w in (0, 1)]
     eight = [16 * b + c + 8 * w for b in (0, 1) for c in range(8) for w in (0, 1)]

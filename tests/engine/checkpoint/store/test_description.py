@@ -18,7 +18,7 @@ Make = Callable[..., Path]
 
 @pytest.fixture
 def packed(store: Make, tmp_path: Path) -> Path:
-    """A store of its own, to be damaged."""
+    """A private copy of a store."""
     return Path(shutil.copytree(store("qwen3_moe", 4), tmp_path / "packed"))
 
 
@@ -87,7 +87,7 @@ def test_a_width_that_the_store_lacks(packed: Path) -> None:
 
 
 def test_description_as_documented(store: Make) -> None:
-    """Whoever reads a store needs no more than this."""
+    """The documented fields suffice to read a store."""
     path = store("kimi_k25", "int4")
     described = read_description(path)
     assert described is not None and described.levels == (2, 4)

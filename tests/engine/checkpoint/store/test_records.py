@@ -22,7 +22,7 @@ TOKENS = list(range(30))
 
 @pytest.fixture
 def packed(store: Make, tmp_path: Path) -> Path:
-    """A store of its own, to be damaged."""
+    """A private copy of a store."""
     return Path(shutil.copytree(store("qwen3_moe", 4), tmp_path / "packed"))
 
 
@@ -94,7 +94,7 @@ def test_truncated_layer(packed: Path, keep: int, capsys: pytest.CaptureFixture[
 
 
 def test_layer_of_another_store(packed: Path, tmp_path: Path, store: Make) -> None:
-    """Same shapes, other weights; and another layer of the same store."""
+    """A layer file with the same shapes and other weights, and another layer of the same store."""
     make(tmp_path / "other", "qwen3_moe", bits=4, seed=1)
     pack_store(tmp_path / "other", tmp_path / "others")
     shutil.copy(layer_file(tmp_path / "others", 4), packed)

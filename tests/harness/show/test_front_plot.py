@@ -1,4 +1,4 @@
-"""The plots: made for any rows, the same file for the same rows, and no label covers a point or another label."""
+"""Front plot: drawn for any rows, with titled axes, and no label covers a mark or another label."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.axes import Axes
+from matplotlib.collections import PathCollection
 from matplotlib.colors import to_rgb
 from matplotlib.text import Annotation, Text
 from matplotlib.transforms import Bbox
@@ -18,8 +19,11 @@ from synthetic import FIVE, trials
 
 from harness import ResultsError
 from harness.analysis.pareto import front
+from harness.results.metrics import OBJECTIVES
 from harness.results.rows import read_trials
-from harness.show.plot import MARKS, STYLE, draw_front, plot_front, plot_night
+from harness.show.figure import STYLE
+from harness.show.front_plot import MARKS, draw_front, plot_front
+from harness.show.text import axis
 
 PUBLISHED = Path(__file__).parents[3] / "results" / "published"
 LOSSLESS = trials(*((10 + 3 * i, 1 + 0.1 * i, 17.08) for i in range(12)), origin=["anchor", *["sampler"] * 11])
@@ -43,23 +47,28 @@ CASES = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_the_front(name: str, tmp_path: Path) -> None:
+def test_any_rows_give_a_picture_with_titled_axes_and_free_labels(name: str, tmp_path: Path) -> None:
     df = CASES[name]
     path = plot_front(df, tmp_path / "front.png")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["front.png", "front.svg"]
     picture = matplotlib.image.imread(path)
-    panels = str(df["objectives"].iloc[0]).count(",") if len(df) and df["objectives"].notna().all() else 2
-    assert picture.shape[:2] == (896, 160 * (1.5 + 4.9 * panels))
-    labels_are_clear_of_points(df)
+    names = str(df["objectives"].iloc[0]).split(",") if len(df) and df["objectives"].notna().all() else list(OBJECTIVES)
+    assert picture.shape[:2] == (896, 160 * (1.5 + 4.9 * (len(names) - 1)))
+    check_labels(df)
+    texts = (tmp_path / "front.svg").read_text()
+    for metric in names:  # each objective is the title of an axis, and its direction stands beside it
+        assert f"<!-- {axis(metric)}" in texts
+    assert (f"{df['study'].iloc[0]}: " in texts) if len(df) else "no trial on the front yet" in texts
 
 
-def test_a_published_study_and_its_labels() -> None:
+def test_a_published_study() -> None:
     df = read_trials(PUBLISHED / "demo_ssd_0.1")
-    axes = labels_are_clear_of_points(df)
+    axes = check_labels(df)
     assert [ax.get_xlabel().split()[0] for ax in axes] == ["peak_memory_gb", "perplexity"]
+    assert axes[0].get_ylabel() == "decode_tok_s   (higher is better)"
     for ax in axes:
-        said = {t.get_text() for t in ax.texts}
-        assert "reference" in said and "default (1)" in said and any(t.startswith("knee") for t in said)
+        texts = {t.get_text() for t in ax.texts}
+        assert "reference" in texts and "default (1)" in texts and any(t.startswith("knee") for t in texts)
     best = front(df)
     for x, ax in zip(("peak_memory_gb", "perplexity"), axes, strict=True):
         members = {(row[x], row["decode_tok_s"]) for _, row in best.iterrows()}
@@ -69,21 +78,28 @@ def test_a_published_study_and_its_labels() -> None:
         assert {p for p, _ in line} == {p for p, _ in unbeaten}
 
 
-def labels_are_clear_of_points(df: pd.DataFrame) -> list[Axes]:
-    """Draw; each label lies in the figure, on no point's centre and on no other label."""
+def check_labels(df: pd.DataFrame) -> list[Axes]:
+    """Draw, and compare bounding boxes of the renderer: no label meets a mark or a label, and all lie in the figure."""
     with plt.rc_context(STYLE):
-        fig = draw_front(df)
-    fig.draw_without_rendering()
-    for ax in fig.axes:
-        marks = np.concatenate([np.asarray(c.get_offsets()) for c in ax.collections if hasattr(c, "get_offsets")])
-        points = ax.transData.transform(marks[np.isfinite(marks).all(axis=1)])
-        boxes = [Text.get_window_extent(t) for t in ax.texts if isinstance(t, Annotation)]
-        for box in boxes:
-            assert not [p for p in points if box.padded(6).contains(*p)]
-            assert fig.bbox.contains(*box.min) and fig.bbox.contains(*box.max)
-        assert not [1 for a, b in itertools.combinations(boxes, 2) if Bbox.overlaps(a, b)]
-    plt.close(fig)
-    return fig.axes
+        figure = draw_front(df)
+        figure.draw_without_rendering()
+        for ax in figure.axes:
+            marks = [box for c in ax.collections if isinstance(c, PathCollection) for box in boxes_of(c)]
+            labels = [Text.get_window_extent(t) for t in ax.texts if isinstance(t, Annotation)]
+            for label in labels:
+                assert not [m for m in marks if Bbox.intersection(label, m)], "a label covers a mark"
+                assert figure.bbox.contains(*label.min) and figure.bbox.contains(*label.max)
+            assert not [1 for a, b in itertools.combinations(labels, 2) if Bbox.overlaps(a, b)], "two labels overlap"
+    plt.close(figure)
+    return figure.axes
+
+
+def boxes_of(marks: PathCollection) -> list[Bbox]:
+    """The window extent of each mark, from its centre and its area `s` in square points."""
+    centres = marks.get_offset_transform().transform(np.ma.filled(marks.get_offsets(), np.nan))
+    half = np.sqrt(marks.get_sizes()[0]) / 2 * marks.get_figure().dpi / 72
+    half *= 0.7  # a circle, a diamond and a cross leave the corners of their box free
+    return [Bbox([c - half, c + half]) for c in centres if np.isfinite(c).all()]
 
 
 def test_kinds_differ_in_shape_and_not_by_colour_alone() -> None:
@@ -97,17 +113,6 @@ def test_kinds_differ_in_shape_and_not_by_colour_alone() -> None:
         assert marker != other or abs(fill - filled) > 0.4 or max(size, large) > 2 * min(size, large)
 
 
-def test_the_same_rows_give_the_same_files(tmp_path: Path) -> None:
-    for name in ("a", "b"):
-        (tmp_path / name).mkdir()
-        df = FIVE.assign(started_at=pd.date_range("2026-01-01", periods=5, freq="min", tz="UTC"), wall_s=9.0)
-        plot_front(df, tmp_path / name / "front.png")
-        plot_night(df, tmp_path / name / "night.png")
-    for kind in ("front.png", "front.svg", "night.png", "night.svg"):
-        assert (tmp_path / "a" / kind).read_bytes() == (tmp_path / "b" / kind).read_bytes()
-    assert b"<dc:date>" not in (tmp_path / "a" / "front.svg").read_bytes()
-
-
-def test_judges_are_not_mixed(tmp_path: Path) -> None:
+def test_rows_with_different_evaluation_texts_are_rejected(tmp_path: Path) -> None:
     with pytest.raises(ResultsError, match="rows of 2 sets of evaluation texts"):
         plot_front(trials((1, 1, 1), (2, 2, 2), eval_fingerprint=["a", "b"]), tmp_path / "front.png")

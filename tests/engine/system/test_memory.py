@@ -1,0 +1,63 @@
+"""Memory: bytes read from the disk, and the share that came from the page cache."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine import Judge, Knobs, footprint, load
+from engine.measure.judge import Text
+from engine.system.memory import _linux_disk_read, _macos_disk_read, page_cache_share
+
+TEXT = "The headrace brings the water to the wheel. When it is clean, the stones grind from morning until night. "
+JUDGE = Judge((Text("a", "prose", TEXT, TEXT[:60]), Text("b", "prose", TEXT[::-1], TEXT[30:90])))
+
+
+@pytest.fixture(scope="module")
+def path(checkpoint: Callable[..., Path]) -> Path:
+    return checkpoint("deepseek_v3", None, True)
+
+
+def test_direct_reads_come_from_the_disk_and_cached_ones_do_not(path: Path) -> None:
+    smallest = footprint(path).one_token_gb
+    shares = {}
+    for mode in ("buffered", "direct"):
+        with load(path, Knobs(cache_gb=smallest, io_mode=mode)) as engine:
+            engine.logits(engine.encode(TEXT))  # brings every page in
+            m = engine.measure(JUDGE)
+        shares[mode] = m.page_cache_share
+        assert m.disk_bytes_read is not None and m.disk_bytes_read >= (m.bytes_read if mode == "direct" else 0)
+    assert shares["buffered"] is not None and shares["buffered"] > 0.9
+    assert shares["direct"] == 0
+
+
+def test_page_cache_share() -> None:
+    assert page_cache_share(25, 100) == 0.75
+    assert page_cache_share(130, 100) == 0
+    assert page_cache_share(None, 100) is None and page_cache_share(0, 0) is None
+
+
+def test_disk_bytes_where_the_system_says(tmp_path: Path) -> None:
+    io = tmp_path / "io"
+    io.write_text("rchar: 9\nwchar: 8\nsyscr: 1\nsyscw: 1\nread_bytes: 40960\nwrite_bytes: 0\ncancelled_write_bytes: 0\n")
+    assert _linux_disk_read(str(io)) == 40960
+    assert _linux_disk_read(str(tmp_path / "none")) is None
+    io.write_text("rchar: 9\n")
+    assert _linux_disk_read(str(io)) is None
+
+    class FakeLibproc:
+        """rusage_info_v4: 16 bytes of uuid, then 64-bit fields; ri_diskio_bytesread is number 16."""
+
+        def proc_pid_rusage(self, pid: int, flavor: int, buffer: Any) -> int:
+            assert pid == os.getpid() and flavor == 4
+            fields = ctypes.cast(buffer, ctypes.POINTER(ctypes.c_uint64))
+            for i in range(35):
+                fields[2 + i] = 1000 + i
+            return 0
+
+    assert _macos_disk_read(FakeLibproc()) == 1016  # type: ignore[arg-type]
