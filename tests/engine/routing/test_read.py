@@ -13,7 +13,7 @@ from engine import HeadraceError
 from engine.routing.read import read_trace
 
 
-def test_a_trace_is_read_as_it_was_written(tmp_path: Path) -> None:
+def test_a_trace_is_read_as_written(tmp_path: Path) -> None:
     experts = routing(20, 3, 2, 8)
     trace = read_trace(write_trace(tmp_path / "t.parquet", experts, prefilled=5))
     assert np.array_equal(trace.experts, experts) and trace.prefilled == 5
