@@ -96,13 +96,13 @@ def test_the_same_members_the_same_best_and_the_same_counts(
 
 
 @pytest.mark.parametrize("folder", PUBLISHED, ids=lambda f: f.name)
-def test_the_plot_says_the_same_count(folder: Path, tmp_path: Path) -> None:
+def test_the_plot_has_the_same_count(folder: Path, tmp_path: Path) -> None:
     df = read_trials(folder)
     picture = plot_front(df, tmp_path / "front.png").with_suffix(".svg").read_text()
     assert f"{len(front(df))} on the front" in picture
 
 
 @pytest.mark.parametrize("folder", PUBLISHED, ids=lambda f: f.name)
-def test_what_is_published_says_the_same(folder: Path) -> None:
+def test_the_published_study_has_the_same_front(folder: Path) -> None:
     members = front(read_trials(folder))
     assert f"- front after: {len(members)} points" in (folder / journal.NAME).read_text()
