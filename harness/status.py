@@ -46,7 +46,7 @@ Row = Mapping[str, Any]
 T = TypeVar("T")
 
 
-def status(folder: Path, meters: Meters | None = None) -> tuple[dict[str, Any], list[Row]]:
+def status(folder: Path, meters: Meters | None = None) -> tuple[dict[str, Any], Sequence[Row]]:
     """All facts of a study, JSON-ready, and its rows. A damaged file becomes a line of `problems`."""
     problems: list[str] = []
     state = _try(problems, lambda: read_state(folder)) or {}

@@ -1,4 +1,4 @@
-"""The command line of the benchmarks. A module here has `add(subparsers)`, which sets `run`: a function of the arguments."""
+"""Command line of the benchmarks. Each module has `add(subparsers)`, which sets `run`, a function of the arguments."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ import sys
 
 from engine import HeadraceError
 
-from . import ask, confirm, samplers, shared, soak
+from . import ask, confirm, samplers, shared
+from .soak import soak
 
 MODULES = (samplers, ask, shared, soak, confirm)
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one benchmark; 0, 1 after a check that failed, 2 after a user's error (one line on stderr)."""
+    """Run one benchmark; returns 0, 1 after a failed check, or 2 after a user's error (one line on stderr)."""
     parser = argparse.ArgumentParser("python -m harness.bench", description="Benchmarks of the search.")
     sub = parser.add_subparsers(required=True, metavar="WHAT")
     for module in MODULES:
