@@ -1,25 +1,33 @@
-"""Headrace's streaming engine: Mixture-of-Experts models larger than memory, on MLX.
+"""Headrace's streaming engine: runs Mixture-of-Experts models larger than memory, on MLX.
 
     from engine import Knobs, load
     e = load("experiments/kimi_mini/checkpoint", Knobs(cache_gb=0.02))
     print("".join(e.generate("The query planner", max_tokens=64)), e.stats)
 
-Attention, routers and shared experts stay in memory; routed experts are read from the checkpoint when tokens need them.
+Only attention, routers and shared experts stay in memory. Routed experts are read from the checkpoint when a token needs
+them. Names that need MLX are imported on first use, so that results can be read without it.
 """
 
 import os
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it warns of missing models; only its tokenizers are used
+__version__ = "0.2.0"  # pyproject.toml reads it here
 
-from engine.checkpoint.checkpoint import Checkpoint
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # transformers serves as tokenizer only, and warns about models
+
 from engine.errors import CheckpointError, HeadraceError, JudgeError, KnobError, ReadError
 from engine.knobs import Knobs
 from engine.measure.judge import Judge
 from engine.measure.measurement import Measurement
 from engine.measure.protocol import Protocol
-from engine.plan.footprint import Footprint, footprint
-from engine.system.page_cache import prepare_page_cache
+
+if TYPE_CHECKING:
+    from engine.checkpoint.checkpoint import Checkpoint
+    from engine.engine import Engine, load
+    from engine.plan.ceiling import ceiling_tok_s
+    from engine.plan.footprint import Footprint, footprint
+    from engine.system.page_cache import prepare_page_cache
 
 __all__ = [
     "Checkpoint",
@@ -34,25 +42,26 @@ __all__ = [
     "Measurement",
     "Protocol",
     "ReadError",
+    "__version__",
     "ceiling_tok_s",
     "footprint",
     "load",
     "prepare_page_cache",
 ]
 
-if TYPE_CHECKING:
-    from engine.engine import Engine, load
-    from engine.plan.ceiling import ceiling_tok_s
+_ON_FIRST_USE = {
+    "Checkpoint": "engine.checkpoint.checkpoint",
+    "Engine": "engine.engine",
+    "Footprint": "engine.plan.footprint",
+    "ceiling_tok_s": "engine.plan.ceiling",
+    "footprint": "engine.plan.footprint",
+    "load": "engine.engine",
+    "prepare_page_cache": "engine.system.page_cache",
+}
 
 
 def __getattr__(name: str) -> Any:
-    """Import Engine, load and the ceiling on first use, since mlx-lm takes about a second to import."""
-    if name == "ceiling_tok_s":
-        from engine.plan import ceiling
-
-        return ceiling.ceiling_tok_s
-    if name in ("Engine", "load"):
-        from engine import engine
-
-        return getattr(engine, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    """A name that is imported on first use."""
+    if name not in _ON_FIRST_USE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_ON_FIRST_USE[name]), name)

@@ -62,7 +62,7 @@ class Stats:
     dropped_mass: float = 0.0  # sum of their shares of the token's gate weight in a layer
     windows: int = 0  # speculative windows: checks of the routers' choice over several layers (sync_window)
     passes: int = 0  # passes over those windows; one each if nothing was missing
-    rejected_layers: int = 0  # layers computed in vain, after the first one that missed an expert
+    rejected_layers: int = 0  # layers computed in rejected passes, after the first one that missed an expert
     window_predicted: int = 0  # experts that rejected passes predicted for layers after the miss, and that were used
     window_predicted_of: int = 0  # all experts that those layers used
     window_predicted_later: int = 0  # part of window_predicted from a window's second and later rejected passes

@@ -6,27 +6,7 @@
 of them either.
 """
 
-import functools
-import importlib.metadata
-import tomllib
-from pathlib import Path
-
-from engine import HeadraceError
-
-ROOT = Path(__file__).resolve().parents[1]
-
-
-@functools.cache
-def version() -> str | None:
-    """The version of headrace: of the installed package, else of the checkout's pyproject.toml; None without both."""
-    try:
-        return importlib.metadata.version("headrace")
-    except importlib.metadata.PackageNotFoundError:
-        pass
-    try:
-        return str(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"])
-    except (OSError, ValueError, KeyError):
-        return None
+from engine.errors import HeadraceError
 
 
 class ConfigError(HeadraceError):

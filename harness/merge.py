@@ -12,20 +12,18 @@ speeds are not comparable.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from engine import HeadraceError
+from engine.cli.program import make_parser
 from harness.results.merge import write_merged
 
 
-def main(arguments: Sequence[str]) -> int:
+def main(arguments: Sequence[str], program: str = "python -m harness.merge") -> int:
     """Merge as the command line says; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        "python -m harness.merge", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(program, __doc__)
     parser.add_argument("out", type=Path, metavar="OUT", help="a new folder, or a new .parquet file")
     parser.add_argument("places", type=Path, nargs="+", metavar="IN", help="folder of a study, or a .parquet file")
     parser.add_argument("--mixed-machines", action="store_true", help="merge rows of different kinds of machine")

@@ -9,7 +9,6 @@ A study is a folder, or its name under results/. Exit status: 0, or 2 for a mist
 
 from __future__ import annotations
 
-import argparse
 import sys
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -20,6 +19,7 @@ import pandas as pd
 from rich.console import Console
 
 from engine import HeadraceError
+from engine.cli.program import make_parser
 from harness.analysis.counts import count
 from harness.analysis.estimates import noise, suspects
 from harness.analysis.importance import importance
@@ -202,11 +202,9 @@ def _short(path: Path) -> str:
         return str(path)
 
 
-def main(arguments: list[str]) -> int:
+def main(arguments: list[str], program: str = "python -m harness.report") -> int:
     """Report the studies given; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        "python -m harness.report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(program, __doc__)
     parser.add_argument("study", nargs="+", help="folder of a study, or its name under results/")
     try:
         for folder in map(find, parser.parse_args(arguments).study):

@@ -16,10 +16,12 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, OmegaConf
 
 import engine
-from harness import ROOT, ConfigError
+from engine.system.shipped import ROOT, SEARCH_SPACES
+from harness import ConfigError
+from harness.paths import GROUPS, own_spaces, results_folder
 from harness.results.metrics import OBJECTIVES
 
-FILES: dict[str, str] = {}  # name of a Hydra choice -> the file given with search_space=FILE
+FILES: dict[str, str] = {}  # GROUP=NAME of a choice -> GROUP=FILE, as the command line has it
 
 
 def key(default: Any, meaning: str) -> Any:
@@ -162,31 +164,40 @@ class Config:
     search_space: dict[str, Any] = field(default_factory=dict, metadata={"help": "knobs to search, with their ranges"})
 
 
-def register() -> None:
-    """Register the schema, the files of `search_spaces/` and the resolver `${root:}` with Hydra."""
+def register(config_dir: str | Path | None = None) -> None:
+    """Register the schema, all search spaces and the resolvers `${root:}` and `${results:}` with Hydra. `config_dir` is the
+    user's `--config-dir`."""
     OmegaConf.register_new_resolver("root", lambda: str(ROOT), replace=True)
+    OmegaConf.register_new_resolver("results", lambda: str(results_folder()), replace=True)
     schema = OmegaConf.structured(Config)
     for open_group in (schema.knobs, schema.search_space, schema.sampler.options):
         OmegaConf.set_struct(open_group, False)  # so that `knobs.ssd_gbps=0.3` needs no `+`
     store = ConfigStore.instance()
-    store.repo.pop("search_space", None)  # choices of an earlier command in this process
+    for group in GROUPS:
+        store.repo.pop(group, None)  # choices of an earlier command in this process
     store.store("schema", schema)
-    for path in sorted((ROOT / "search_spaces").glob("*.yaml")):
-        store_space(path, path.stem)
+    for path in (*own_spaces(config_dir), *sorted(SEARCH_SPACES.glob("*.yaml"))):  # a shipped name means the shipped space
+        store_file("search_space", path, path.stem)
 
 
-def store_space(path: str | Path, name: str = "") -> str:
-    """Register a file as a choice of the group search_space; returns the choice's name. Raises `ConfigError`."""
+def store_file(group: str, path: str | Path, name: str = "") -> str:
+    """Register a file as a choice of a group; returns the choice's name. Raises `ConfigError`.
+
+    Keys of a study's file are those of the whole configuration, as with the header `# @package _global_`.
+    """
     if not name:
         name = re.sub(r"\W+", "_", str(path)).strip("_")
-        FILES[name] = str(path)
+        FILES[f"{group}={name}"] = f"{group}={path}"
     try:
         content = yaml.safe_load(Path(path).expanduser().read_text(encoding="utf-8"))
     except OSError as e:
-        raise ConfigError(f"search_space={path} cannot be read ({e.strerror}); give a file of knobs, or a name") from e
+        remedy = "give a file of knobs" if group == "search_space" else "give a YAML file"
+        raise ConfigError(f"{group}={path} cannot be read ({e.strerror}); {remedy}, or a name") from e
     except (yaml.YAMLError, UnicodeDecodeError) as e:
         raise ConfigError(f"{path} is not valid YAML ({' '.join(str(e).split())}); fix it") from e
     if not isinstance(content, dict):
-        raise ConfigError(f"{path} is not a search space; write a line KNOB: ENTRY for each knob")
-    ConfigStore.instance().store(name, OmegaConf.create(content), group="search_space")
+        what, line = ("search space", "KNOB: ENTRY") if group == "search_space" else (f"file for {group}", "KEY: VALUE")
+        raise ConfigError(f"{path} is not a {what}; write lines {line}")
+    package = "_global_" if group == "study" else None
+    ConfigStore.instance().store(name, OmegaConf.create(content), group=group, package=package)
     return name

@@ -1,12 +1,12 @@
-"""Search the best streaming settings of a study.
+"""The search: finds the best streaming settings of a study, and shows its Pareto front.
 
     python -m harness.search
     python -m harness.search study=demo budget.trials=40 results_dir=/tmp/results
 
-Hydra composes the study from `experiments/` and `search_spaces/`; `--help` shows all there is to choose from. The same
-command again goes on where it stopped. Ctrl-C ends after the run that goes on, a second one at once. Exit status: 0, the
-budget is spent (trials or hours); 1, the study ended itself (ten failures of one cause); 2, a user's mistake or a resource
-that is missing (one line on stderr); 130, stopped by the user.
+Hydra composes the study from shipped files (`experiments/`, `search_spaces/`) and the user's own; `--help` lists every
+choice, key and knob. The same command resumes a study. Ctrl-C stops after the current run, a second Ctrl-C at once. Exit
+status: 0, the budget is spent (trials or hours); 1, the study ended itself (ten failures with one cause); 2, a user's
+mistake or a missing resource (one line on stderr); 130, stopped by the user.
 """
 
 from __future__ import annotations
@@ -14,22 +14,27 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from types import FrameType
 
-os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises, and `main` says it in one line
+os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises its errors, and `main` prints each in one line
 
 import hydra
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 
-from engine import HeadraceError
-from harness import ROOT, ConfigError, StudyStopped
-from harness.study.hydra_errors import accepted, choices, explain
+from engine import HeadraceError, __version__
+from engine.system.shipped import EXPERIMENTS
+from harness import ConfigError, StudyStopped
+from harness.paths import own_file
+from harness.study.hydra_errors import explain
+from harness.study.overrides import accepted, config_dir
 
-_status = 0  # the worst of the studies of this command; Hydra's return value is lost in a multirun
+PROGRAM = "python -m harness.search"
+_status = 0  # the highest exit status of the command's studies; Hydra drops return values in a multirun
 
 
 def task(config: DictConfig) -> None:
-    """One composed study. Errors are printed and not raised, for Hydra would add lines of its own."""
+    """Run one composed study. Prints errors instead of raising them, because Hydra would add lines."""
     global _status
     try:
         _status = max(_status, run(config))
@@ -45,6 +50,7 @@ def run(config: DictConfig) -> int:
     from harness.show.live import display
     from harness.study.study import study_from_config
 
+    _find_own_files(config)
     study = study_from_config(config)
     stop = Stop()
 
@@ -63,36 +69,40 @@ def run(config: DictConfig) -> int:
             signal.signal(number, handler)
     report(study.folder, rows)
     if stop.soon:
-        print(f"stopped at {progress}; the same command goes on")
+        print(f"stopped at {progress}; the same command resumes")
     elif progress.trials_done < progress.trials_wanted:
-        print(f"budget.hours={study.config['budget']['hours']:g} is spent, at {progress}; the same command goes on")
+        print(f"budget.hours={study.config['budget']['hours']:g} is spent, at {progress}; the same command resumes")
     else:
         print(f"done; for more: budget.trials={study.trials * 2}")
     return 130 if stop.soon else 0
 
 
 def fail(error: HeadraceError) -> int:
-    """Say what ended the command; returns the exit status for it."""
+    """Print the error that ended the command; returns its exit status."""
     print(error, file=sys.stderr)
     return 1 if isinstance(error, StudyStopped) else 2
 
 
-def main() -> int:
-    """The command line; returns the exit status."""
+def main(argv: Sequence[str] | None = None, program: str = PROGRAM) -> int:
+    """Run the command line, by default that of `sys.argv`, which Hydra reads; returns the exit status. `program` is the
+    command's name in its help."""
+    if argv is not None:
+        sys.argv[1:] = argv
+    if "--version" in sys.argv[1:]:
+        print(f"headrace {__version__}")
+        return 0
     try:
-        if not (ROOT / "experiments" / "config.yaml").exists():
-            raise ConfigError(f"{ROOT} has no experiments/; install from a checkout: pip install -e .")
         from harness.schema import register
 
-        register()
+        folder = config_dir(sys.argv[1:])
+        register(folder)
         sys.argv[1:] = accepted(sys.argv[1:])
-        OmegaConf.register_new_resolver("headrace_knobs", _knob_help, replace=True)
-        OmegaConf.register_new_resolver("headrace_choices", _choice_help, replace=True)
-        hydra.main(version_base="1.3", config_path=str(ROOT / "experiments"), config_name="config")(task)()
+        _register_help(program, folder)
+        hydra.main(version_base="1.3", config_path=str(EXPERIMENTS), config_name="config")(task)()
     except HeadraceError as e:
         return fail(e)
-    except KeyboardInterrupt:  # while it is composed, or while the report is drawn
-        print("stopped; all rows are on the disk, and the same command goes on", file=sys.stderr)
+    except KeyboardInterrupt:  # during composition or the report
+        print("stopped; all rows are on the disk, and the same command resumes", file=sys.stderr)
         return 130
     except Exception as e:
         line = explain(e)
@@ -102,18 +112,26 @@ def main() -> int:
     return _status
 
 
-def _choice_help() -> str:
-    """The groups for `--help`, with the files in them."""
-    return "\n".join(f"{group}: {', '.join(options)}" for group, options in choices().items())
+def _find_own_files(config: DictConfig) -> None:
+    """Replace the names of prompt files by the paths where they are found."""
+    folder = config_dir(sys.argv[1:])
+    with open_dict(config):
+        for key in ("text", "json_prompts"):
+            if config.quality.get(key):
+                config.quality[key] = str(own_file(config.quality[key], folder))
 
 
-def _knob_help() -> str:
-    """The knobs for `--help`, from the engine's own table."""
-    import dataclasses
+def _register_help(program: str, folder: str | None) -> None:
+    """The parts of `--help` that are made from the schema, the knobs and the folders."""
+    from harness.study import search_help
 
-    from engine import Knobs
-
-    return "\n".join(f"{f.name:16} {f.metadata['text']}" for f in dataclasses.fields(Knobs))
+    for name, part in (
+        ("program", lambda: program),
+        ("choices", lambda: search_help.choices_text(folder)),
+        ("keys", search_help.keys_text),
+        ("knobs", search_help.knobs_text),
+    ):
+        OmegaConf.register_new_resolver(f"headrace_{name}", part, replace=True)
 
 
 if __name__ == "__main__":

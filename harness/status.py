@@ -14,7 +14,6 @@ A study is a folder, or its name under results/. Exit status, the gravest of all
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import sys
@@ -26,6 +25,7 @@ from typing import Any, TypeVar
 from rich.console import Console
 
 from engine import HeadraceError
+from engine.cli.program import make_parser
 from harness import ResultsError
 from harness.analysis.counts import count
 from harness.analysis.pareto import front
@@ -111,11 +111,9 @@ def _message(fate: str, state: Row) -> str | None:
     return state.get("message")
 
 
-def main(arguments: list[str]) -> int:
+def main(arguments: list[str], program: str = "python -m harness.status") -> int:
     """The command line; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        "python -m harness.status", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(program, __doc__)
     parser.add_argument("study", nargs="+", help="folder of a study, or its name under results/")
     parser.add_argument("--json", action="store_true", help="one JSON document per study, each on a line")
     parser.add_argument("--watch", type=float, metavar="S", help="repeat every S seconds until none of the searches runs")

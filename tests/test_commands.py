@@ -41,6 +41,7 @@ ELSEWHERE = {  # why a command is not tried here
 }
 RUN = ("python -m harness.results.columns", "python -m harness.results.rows", "python -m engine knobs")
 PLACEHOLDERS = {  # of values that Hydra checks; elsewhere a word in capitals is as good as a path
+    "study=FILE.yaml": "study=experiments/study/demo.yaml",
     "budget.trials=N": "budget.trials=3",
     "budget.hours=H": "budget.hours=1",
     "quality.most=N": "quality.most=3",

@@ -23,8 +23,8 @@ ORDER = {
         "cache", "measure", "plan", "streaming", "engine", "quality", "cli", "bench", "__main__",
     ),
     "harness": (
-        "__init__", "numerics", "results", "schema", "machine", "space", "study", "analysis", "decisions", "propose", "run",
-        "show", "rounds", "session", "status", "report", "merge", "search", "bench", "cli",
+        "__init__", "paths", "numerics", "results", "schema", "machine", "space", "study", "analysis", "decisions",
+        "propose", "run", "show", "rounds", "session", "status", "report", "merge", "search", "bench", "cli",
     ),
 }  # fmt: skip
 LONGEST_FILE, LONGEST_CLASS, MEDIAN_FILE, ROOT_FILES, ROOM_FILES = 350, 200, 130, 8, range(3, 10)

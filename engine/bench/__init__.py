@@ -6,7 +6,7 @@
     python -m engine bench open PATH    opening and planning, with the peak of memory
     python -m engine bench lossy PATH   what the lossy knobs save and what they cost in quality
     python -m engine bench trace PATH   decoding with a trace being recorded against decoding without
-    python -m engine bench bits PATH    quality of plans of bits at equal bytes
+    python -m engine bench bits PATH    quality of bit plans at equal bytes
     python -m engine bench grids PATH   error of the levels of packed records, beside MLX's and the smallest possible
     python -m engine bench pack PATH    packing against copying, and the cost of verify_reads
     python -m engine bench make PATH    writes a checkpoint of random weights in the shape of a real model

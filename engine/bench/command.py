@@ -1,137 +1,204 @@
-"""The command `bench`: which benchmark, with which options, and which of them it would ignore."""
+"""The command `bench`: a sub-command for each benchmark, with its own options."""
 
 from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from engine.cli.options import knobs_given, knobs_of, number_or, refuse_ignored
+from engine.cli.options import add_eval_texts, add_knobs, add_model, knobs_given, knobs_of, model_of, number_or
+from engine.cli.program import HelpFormatter, add_command, add_version, run_command
 from engine.errors import HeadraceError, did_you_mean
 from engine.knobs import LOSSY, WORDS, Knobs
 
-
-def add_bench_options(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("what", choices=("io", "decode", "hits", "lossy", "bits", "trace", "open", "make", "grids", "pack"))
-    sub.add_argument("path", type=Path, nargs="?", help="checkpoint folder (io: or any large file)")
-    sub.add_argument("--rounds", type=int, help="turns of each arm; bits: random plans (default: 5; io 24)")
-    sub.add_argument("--average-bits", type=float, nargs="+", metavar="X", help="bits: budgets (default: 2.5 3)")
-    sub.add_argument("--mib", type=int, default=128, help="io: read this much a turn; more with many threads")
-    sub.add_argument("--expert-kib", type=int, help="io: slices of this size instead of the checkpoint's experts")
-    sub.add_argument("--cached", type=float, nargs="+", default=[1.0, 0.5, 0.25, 0.125], help="decode: shares cached")
-    sub.add_argument("--mixed", action="store_true", help="decode: at two widths, and half of the experts at each")
-    sub.add_argument("--resident", action="store_true", help="decode: beside the resident model")
-    sub.add_argument(
-        "--windows",
-        type=number_or(WORDS["sync_window"]),
-        nargs="+",
-        metavar="N",
-        help="decode: several sync_window",
-    )
-    sub.add_argument("--trace", type=Path, help="decode: force the routing from a recorded trace (Parquet)")
-    sub.add_argument(
-        "--foresight",
-        type=float,
-        nargs="+",
-        metavar="SHARE",
-        help="decode --trace: limit on the prediction recall of rejected passes, by pass",
-    )
-    sub.add_argument("--tokens", type=int, default=64, help="decode --trace: tokens a turn")
-    sub.add_argument("--shape", default="qwen3_30b_a3b", help="make: whose shape")
+ABOUT = "Each benchmark prints its ceiling beside the measurement, and one JSON document as its last line."
+READS = ("read_threads", "read_block_kib", "io_mode", "ssd_gbps")  # knobs of reads alone
 
 
-def print_json(result: dict[str, Any]) -> None:
-    print(json.dumps(result))
+def main(argv: Sequence[str], program: str) -> int:
+    """Run one benchmark; returns its exit status. `program` is the command's name in its help."""
+    parser = argparse.ArgumentParser(program)
+    add_benchmarks(parser)
+    return run_command(parser, argv)
 
 
-def bench(args: argparse.Namespace) -> None:
-    """Measure: io (the reader), decode, open, lossy, bits (plans), trace (what one costs); or make a checkpoint for it."""
-    if args.what == "make":
-        from .shapes import SHAPES, make
+def add_benchmarks(parser: argparse.ArgumentParser) -> None:
+    """Add a sub-command for each benchmark."""
+    parser.description, parser.formatter_class = ABOUT, HelpFormatter
+    add_version(parser)
+    parsers = parser.add_subparsers(required=True, metavar="NAME")
+    every = Knobs.names()
 
-        if args.path is None:
-            raise HeadraceError(f"bench make: name the folder to write --shape {args.shape} to")
-        if args.shape not in SHAPES:
-            raise HeadraceError(f"--shape {args.shape} is unknown; {did_you_mean(args.shape, list(SHAPES))}")
-        make(args.shape, args.path)
-    elif args.what == "hits":
-        from .decoding.hits import bench_hits
+    io = add_command(parsers, "io", _io)
+    add_model(io, positional=True, text="checkpoint folder, or any large file")
+    io.add_argument("--rounds", type=int, metavar="N", help="turns of each contender (default: 24; with --ssd-gbps 5)")
+    io.add_argument("--mib", type=int, default=128, metavar="N", help="MiB of a turn; more with many threads (default: 128)")
+    io.add_argument("--expert-kib", type=int, metavar="N", help="size of a slice (default: the checkpoint's experts)")
+    add_knobs(io, READS)
 
-        print_json(bench_hits(args.path or args.model, knobs_of(args), rounds=args.rounds or 20))
-    elif args.what == "grids":
-        from .quality.grids import bench_grids
+    decode = add_command(parsers, "decode", _decode)
+    add_model(decode, positional=True)
+    add_eval_texts(decode)
+    _rounds(decode, 5)
+    text = "shares of the experts that are cached (default: 1 0.5 0.25 0.125)"
+    decode.add_argument("--cached", type=float, nargs="+", default=[1.0, 0.5, 0.25, 0.125], metavar="SHARE", help=text)
+    decode.add_argument("--mixed", action="store_true", help="at two widths, and with half of the experts at each")
+    decode.add_argument("--resident", action="store_true", help="compare with the resident model")
+    text = "several values of sync_window: layers, all or auto"
+    decode.add_argument("--windows", type=number_or(WORDS["sync_window"]), nargs="+", metavar="N", help=text)
+    text = "force the routing of a recorded trace (Parquet) instead of decoding the evaluation texts"
+    decode.add_argument("--trace", type=Path, metavar="FILE", help=text)
+    text = "with --trace: limit on the prediction recall of rejected passes, first pass and later ones"
+    decode.add_argument("--window-recall", type=float, nargs="+", metavar="SHARE", help=text)
+    decode.add_argument("--tokens", type=int, default=64, metavar="N", help="with --trace: tokens of a turn (default: 64)")
+    add_knobs(decode, [name for name in every if name != "cache_gb"])
 
-        refuse_ignored("bench grids", sorted(knobs_given(args)), "measures weights alone")
-        print_json(bench_grids(args.path or args.model))
-    elif args.what == "pack":
-        from .packing import bench_pack
+    hits = add_command(parsers, "hits", _hits)
+    add_model(hits, positional=True)
+    _rounds(hits, 20)
+    add_knobs(hits, [name for name in every if name != "cache_gb"])
 
-        refuse_ignored("bench pack", sorted(knobs_given(args)), "measures packing alone")
-        print_json(bench_pack(args.path or args.model, rounds=args.rounds or 5, mib=args.mib))
-    elif args.what == "open":
-        from .opening import bench_open
+    lossy = add_command(parsers, "lossy", _lossy)
+    add_model(lossy, positional=True)
+    add_eval_texts(lossy)
+    add_knobs(lossy, [name for name in every if name not in LOSSY])
 
-        print_json(bench_open(args.path or args.model))
-    elif args.what == "io":
-        from .io import bench_io
+    bits = add_command(parsers, "bits", _bits)
+    add_model(bits, positional=True)
+    add_eval_texts(bits)
+    bits.add_argument("--rounds", type=int, default=5, metavar="N", help="random plans (default: 5)")
+    text = "budgets (default: 2.5 3)"
+    bits.add_argument("--average-bits", type=float, nargs="+", default=[2.5, 3.0], metavar="X", help=text)
+    add_knobs(bits, ("expert_bits", "cold_bits"))
 
-        of_reads = ("read_threads", "read_block_kib", "io_mode", "ssd_gbps")
-        given = knobs_given(args)
-        refuse_ignored("bench io", sorted(given.keys() - set(of_reads)), "measures reads alone")
-        knobs = Knobs(**given, cache_gb=1)
-        rounds = args.rounds or (5 if knobs.ssd_gbps else 24)
-        print_json(bench_io(args.path or args.model, knobs, rounds=rounds, mib=args.mib, expert_kib=args.expert_kib))
-    elif args.what == "lossy":
-        from engine.measure.judge import Judge
+    trace = add_command(parsers, "trace", _trace)
+    add_model(trace, positional=True)
+    add_eval_texts(trace)
+    _rounds(trace, 5)
+    add_knobs(trace)
 
-        from .quality.lossy import bench_lossy
+    add_model(add_command(parsers, "open", _open), positional=True)
+    add_model(add_command(parsers, "grids", _grids), positional=True)
 
-        given = knobs_given(args)
-        refuse_ignored("bench lossy", [name for name in LOSSY if name in given], "goes through the lossy knobs itself")
-        print_json(bench_lossy(args.path or args.model, given, Judge.load(args.judge)))
-    elif args.what == "bits":
-        from engine.measure.judge import Judge
+    pack = add_command(parsers, "pack", _pack)
+    add_model(pack, positional=True)
+    _rounds(pack, 5)
+    pack.add_argument("--mib", type=int, default=128, metavar="N", help="MiB that are packed in a turn (default: 128)")
 
-        from .quality.bits import bench_bits
-
-        given = {"expert_bits": 4, "cold_bits": 2, **knobs_given(args)}
-        refuse_ignored("bench bits", sorted(given.keys() - {"expert_bits", "cold_bits"}), "tries them all")
-        judge = Judge.load(args.judge)
-        budgets, draws = args.average_bits or [2.5, 3.0], args.rounds or 5
-        print_json(bench_bits(args.path or args.model, Knobs(**given), judge, average_bits=budgets, draws=draws))
-    elif args.what == "trace":
-        from engine.measure.judge import Judge
-
-        from .decoding.trace import bench_trace
-
-        judge = Judge.load(args.judge)
-        print_json(bench_trace(args.path or args.model, knobs_of(args), judge, rounds=args.rounds or 5))
-    else:
-        print_json(_bench_decode(args))
+    make = add_command(parsers, "make", _make)
+    make.add_argument("folder", type=Path, metavar="FOLDER", help="folder to write")
+    make.add_argument("--shape", default="qwen3_30b_a3b", metavar="NAME", help="of which model (default: %(default)s)")
 
 
-def _bench_decode(args: argparse.Namespace) -> dict[str, Any]:
+def _rounds(parser: argparse.ArgumentParser, default: int) -> None:
+    text = "turns of each contender (default: %(default)s)"
+    parser.add_argument("--rounds", type=int, default=default, metavar="N", help=text)
+
+
+def _io(args: argparse.Namespace) -> None:
+    """Compare the reader with plain large reads of the same files."""
+    from .io import bench_io
+
+    knobs = Knobs(**knobs_given(args), cache_gb=1)
+    rounds = args.rounds or (5 if knobs.ssd_gbps else 24)
+    _print(bench_io(model_of(args), knobs, rounds=rounds, mib=args.mib, expert_kib=args.expert_kib))
+
+
+def _decode(args: argparse.Namespace) -> None:
+    """Decode at several cache sizes, in turns with the resident model."""
+    from engine.cli.options import refuse_ignored
     from engine.measure.judge import Judge
     from engine.routing.read import read_trace
 
     from .decoding.decode import bench_decode
 
     given = knobs_given(args)
-    refuse_ignored("bench decode", ["cache_gb"] * ("cache_gb" in given), "takes shares with --cached")
     if args.trace is not None:
-        refuse_ignored("bench decode --trace", ["prefetch"] * ("prefetch" in given), "has routing that no router foretells")
+        forced = [name for name in ("prefetch",) if name in given]
+        refuse_ignored("bench decode --trace", forced, "forces routing that no router predicts")
     given["cache_gb"] = 1.0
     windows = args.windows or [given.pop("sync_window", 1)]
     trace = None if args.trace is None else read_trace(args.trace)
-    if trace is not None and args.foresight is None and any(w != 1 for w in windows):
+    if trace is not None and args.window_recall is None and any(w != 1 for w in windows):
         raise HeadraceError(
-            "--trace with windows needs --foresight: the prediction recall of rejected passes, first pass and later ones; "
-            "measure it with bench decode --windows all on a trained model (window_recall_by_pass, in its JSON)"
+            "--trace with windows needs --window-recall: prediction recall of rejected passes, first pass and later ones; "
+            "measure it with bench decode --windows all on a trained model (window_recall_by_pass in its JSON)"
         )
-    return bench_decode(
-        args.path or args.model, Knobs(**given), judge=None if trace else Judge.load(args.judge), trace=trace,
-        foresight=args.foresight, rounds=args.rounds or 5, cached=args.cached, windows=windows, resident=args.resident,
-        mixed=args.mixed,
-        tokens=args.tokens,
+    _print(
+        bench_decode(
+            model_of(args), Knobs(**given), judge=None if trace else Judge.load(args.eval_texts), trace=trace,
+            window_recall=args.window_recall, rounds=args.rounds, cached=args.cached, windows=windows,
+            resident=args.resident, mixed=args.mixed, tokens=args.tokens,
+        )
     )  # fmt: skip
+
+
+def _hits(args: argparse.Namespace) -> None:
+    """Measure a layer's own time when every expert is cached."""
+    from .decoding.hits import bench_hits
+
+    _print(bench_hits(model_of(args), knobs_of(args), rounds=args.rounds))
+
+
+def _lossy(args: argparse.Namespace) -> None:
+    """Measure the reads that lossy knobs save, and their loss of quality."""
+    from engine.measure.judge import Judge
+
+    from .quality.lossy import bench_lossy
+
+    _print(bench_lossy(model_of(args), knobs_given(args), Judge.load(args.eval_texts)))
+
+
+def _bits(args: argparse.Namespace) -> None:
+    """Compare the quality of bit plans at equal bytes."""
+    from engine.measure.judge import Judge
+
+    from .quality.bits import bench_bits
+
+    knobs, judge = Knobs(**{"expert_bits": 4, "cold_bits": 2, **knobs_given(args)}), Judge.load(args.eval_texts)
+    _print(bench_bits(model_of(args), knobs, judge, average_bits=args.average_bits, draws=args.rounds))
+
+
+def _trace(args: argparse.Namespace) -> None:
+    """Measure the cost of a trace: decoding with one against without."""
+    from engine.measure.judge import Judge
+
+    from .decoding.trace import bench_trace
+
+    _print(bench_trace(model_of(args), knobs_of(args), Judge.load(args.eval_texts), rounds=args.rounds))
+
+
+def _open(args: argparse.Namespace) -> None:
+    """Measure time and memory of opening and planning."""
+    from .opening import bench_open
+
+    _print(bench_open(model_of(args)))
+
+
+def _grids(args: argparse.Namespace) -> None:
+    """Compare the error of packed precisions with MLX's and the best."""
+    from .quality.grids import bench_grids
+
+    _print(bench_grids(model_of(args)))
+
+
+def _pack(args: argparse.Namespace) -> None:
+    """Compare packing with copying, and measure the cost of verify_reads."""
+    from .packing import bench_pack
+
+    _print(bench_pack(model_of(args), rounds=args.rounds, mib=args.mib))
+
+
+def _make(args: argparse.Namespace) -> None:
+    """Write a checkpoint of random weights with a known model's shape."""
+    from .shapes import SHAPES, make
+
+    if args.shape not in SHAPES:
+        raise HeadraceError(f"--shape {args.shape} is unknown; {did_you_mean(args.shape, list(SHAPES))}")
+    make(args.shape, args.folder)
+
+
+def _print(result: dict[str, Any]) -> None:
+    print(json.dumps(result))

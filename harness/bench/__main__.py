@@ -1,11 +1,11 @@
-"""Command line of the benchmarks. Each module has `add(subparsers)`, which sets `run`, a function of the arguments."""
+"""Command line of the search's benchmarks: a sub-command for each module that has `add(subparsers)` and `run(arguments)`."""
 
 from __future__ import annotations
 
-import argparse
 import sys
+from collections.abc import Sequence
 
-from engine import HeadraceError
+from engine.cli.program import make_parser, run_command
 
 from . import ask, confirm, samplers, shared
 from .soak import soak
@@ -13,20 +13,13 @@ from .soak import soak
 MODULES = (samplers, ask, shared, soak, confirm)
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run one benchmark; returns 0, 1 after a failed check, or 2 after a user's error (one line on stderr)."""
-    parser = argparse.ArgumentParser("python -m harness.bench", description="Benchmarks of the search.")
-    sub = parser.add_subparsers(required=True, metavar="WHAT")
+def main(argv: Sequence[str] | None = None, program: str = "python -m harness.bench") -> int:
+    """Run one benchmark; 0, 1 after a failed check, 2 after a user's error (one line on stderr)."""
+    parser = make_parser(program, "Benchmarks of the search.")
+    parsers = parser.add_subparsers(required=True, metavar="NAME")
     for module in MODULES:
-        module.add(sub)
-    args = parser.parse_args(argv)
-    try:
-        return args.run(args) or 0
-    except HeadraceError as e:
-        print(f"error: {e}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
+        module.add(parsers)
+    return run_command(parser, argv)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from optuna.storages._rdb import models
 from optuna.trial import TrialState, create_trial
 
 from engine import Knobs
+from engine.cli.program import add_command
 from harness import ConfigError
 from harness.propose.ask_tell import Proposals, Search
 from harness.propose.samplers import has_torch
@@ -39,11 +40,9 @@ NAME = "bench"
 
 
 def add(sub: Any) -> None:
-    parser = sub.add_parser("ask", help="cost of a proposal and its result", description=__doc__,
-                            formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    parser = add_command(sub, "ask", run, __doc__)
     parser.add_argument("--at", type=int, nargs="+", default=[100, 1000, 3000], metavar="N", help="trials in the study")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
-    parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> None:

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from engine.cli.program import add_command
 from harness import ConfigError
 from harness.analysis.pareto import front, losses, nondominated, volume
 from harness.decisions.confirmation import next_sweep
@@ -209,21 +210,20 @@ def plain_front(rows: pd.DataFrame, objectives: Sequence[str]) -> list[int]:
 
 
 def add(sub: Any) -> None:
-    parser = sub.add_parser("confirm", help="gain of confirmation", description=__doc__,
-                            formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    parser = add_command(sub, "confirm", run, __doc__)
     parser.add_argument("--noise", type=float, default=0.1, help="relative standard deviation of speed (default: 0.1)")
     parser.add_argument("--hiccups", type=float, default=0.05, help="share of runs 30 %% slower (default: 0.05)")
-    parser.add_argument("--memory-noise", type=float, default=0.005, help="relative standard deviation of memory (default: 0.005)")
+    parser.add_argument("--memory-noise", type=float, default=0.005, help="the same of memory (default: 0.005)")
     parser.add_argument("--trials", type=int, default=120, help="settings per study (default: 120)")
     parser.add_argument("--seeds", type=int, default=10, help="studies per truth (default: 10)")
     parser.add_argument("--first-seed", type=int, default=0, help="first seed of these studies (default: 0)")
     parser.add_argument("--share", type=float, default=0.5, help="confirmation runs, as a share of trials (default: 0.5)")
-    parser.add_argument("--truth", choices=[*TRUTHS, "all"], default="all", help="engine of known truth (default: all)")
+    text = f"engine of known truth: {', '.join(TRUTHS)} or all (default: all)"
+    parser.add_argument("--truth", choices=[*TRUTHS, "all"], default="all", metavar="NAME", help=text)
     parser.add_argument("--sampler", choices=["random", "tpe"], default="random", help="sampler (default: random)")
     parser.add_argument(
         "--objectives", default="decode_tok_s,peak_memory_gb,perplexity", help="two or three of them, separated by commas"
     )
-    parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> None:

@@ -27,6 +27,7 @@ import numpy as np
 import optuna
 from optuna.trial import Trial, TrialState
 
+from engine.cli.program import add_command
 from engine.effective import effective
 from engine.errors import did_you_mean
 from harness import ConfigError
@@ -71,19 +72,19 @@ CONTENDERS = {
 
 
 def add(sub: Any) -> None:
-    parser = sub.add_parser("samplers", help="hypervolume after equal budgets", description=__doc__,
-                            formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
-    parser.add_argument("--samplers", nargs="+", default=list(CONTENDERS), metavar="NAME", help=f"of {', '.join(CONTENDERS)}")
+    parser = add_command(sub, "samplers", run, __doc__)
+    names = list(CONTENDERS)
+    parser.add_argument("--samplers", nargs="+", default=names, metavar="NAME", help=f"any of {', '.join(names)}")
     parser.add_argument("--seeds", type=int, default=5, metavar="N", help="searches with each sampler (default: 5)")
     parser.add_argument("--trials", type=int, default=200, metavar="N", help="trials of each search (default: 200)")
     parser.add_argument("--noise", type=float, default=0.04, metavar="X", help="relative noise of speed (default: 0.04)")
-    parser.add_argument("--memory-limit", type=float, metavar="GB", help="trials above it are lost; 36 excludes half of the space")
+    parser.add_argument("--memory-limit", type=float, metavar="GB", help="trials above it are lost; 36 loses half")
     parser.add_argument(
-        "--tell", nargs="+", choices=("infeasible", "fail"), default=["infeasible"], help="report of lost trials"
+        "--tell", nargs="+", choices=("infeasible", "fail"), default=["infeasible"], metavar="HOW",
+        help="how the sampler learns of lost trials: infeasible (default), fail, or both",
     )
     parser.add_argument("--jobs", type=int, default=2, metavar="N", help="searches in parallel (default: 2)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every search's figures there")
-    parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> None:

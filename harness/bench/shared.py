@@ -19,6 +19,7 @@ import uuid
 from typing import Any
 
 from engine import Knobs, Measurement
+from engine.cli.program import add_command
 from engine.system.child import child_environment
 
 BAR = 3.6  # target for four workers, as a multiple of one worker's throughput
@@ -43,13 +44,11 @@ class Waiting:
 
 
 def add(sub: Any) -> None:
-    parser = sub.add_parser("shared", help="throughput of several workers in one study", description=__doc__,
-                            formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    parser = add_command(sub, "shared", run, __doc__)
     parser.add_argument("--url", help="a database, which keeps two studies (default: a temporary one)")
     parser.add_argument("--workers", type=int, default=4)
     parser.add_argument("--trials", type=int, default=20, help="trials of each worker (default: 20)")
     parser.add_argument("--seconds", type=float, default=2.0, help="wait of each trial (default: 2)")
-    parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> None:

@@ -15,7 +15,7 @@ import psutil
 
 from engine.knobs import GB
 from engine.system.memory import memory_bytes
-from harness import ROOT
+from engine.system.shipped import ROOT
 
 
 def memory_gb() -> float:

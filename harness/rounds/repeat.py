@@ -19,7 +19,7 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 from harness.schema import FILES
-from harness.study.hydra_errors import accepted, parsed, quoted
+from harness.study.overrides import accepted, parsed, quoted
 from harness.study.study import Study
 
 from .round import space_path
@@ -54,8 +54,7 @@ def _given() -> tuple[list[str], list[tuple[str, str]]]:
     if HydraConfig.initialized():
         hydra = HydraConfig.get()
         choice = str(hydra.runtime.choices["study"])
-        spaces = {f"search_space={name}": f"search_space={path}" for name, path in FILES.items()}
-        given = [spaces.get(token, token) for token in hydra.overrides.task]
+        given = [FILES.get(token, token) for token in hydra.overrides.task]
         flags = [f"--config-dir={s.path}" for s in hydra.runtime.config_sources if s.provider == "command-line"]
     named = [(token.lstrip("+~").partition("=")[0], token) for token in given]
     if choice and "study" not in dict(named):

@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from engine import Knobs
-from harness import ROOT, version
+from engine import Knobs, __version__
+from engine.system.shipped import PACKAGES
 from harness.decisions.reuse import typical_s
 from harness.machine.identity import identity
 from harness.numerics.speed_interval import speeds
@@ -34,7 +34,7 @@ def make_row(study: Study, job: Job, outcome: Outcome, facts: Mapping[str, Any],
     row.update(
         row_id=uuid.uuid4().hex,
         schema_version=SCHEMA_VERSION,
-        headrace_version=version(),
+        headrace_version=__version__,
         trial=job.proposal.trial,
         run=job.run,
         round=job.round,
@@ -87,7 +87,7 @@ def saved_s(row: Row, rows: Sequence[Mapping[str, Any]]) -> float | None:
 
 def portable(study: Study, text: str | None) -> str | None:
     """Text of a log without this machine's paths, because rows are meant to be shared."""
-    places = {study.checkpoint: study.model, study.folder: study.name, Path(sys.prefix): "python", ROOT: "headrace",
+    places = {study.checkpoint: study.model, study.folder: study.name, Path(sys.prefix): "python", PACKAGES: "headrace",
               Path.home(): "~"}  # fmt: skip
     for place, name in places.items():
         if text and len(place.parts) > 1:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
-from harness import ROOT
+from engine.system.shipped import EXPERIMENTS
 from harness.machine.identity import identity, memory_gb
 from harness.run.job import Row
 from harness.study.study import Study
@@ -30,10 +30,13 @@ def start_notes(study: Study, rows: Sequence[Row]) -> list[str]:
 def bandwidth_note(study: Study) -> str | None:
     """A note if the device's file limits the read bandwidth and the model is the user's own."""
     limit = study.space.fixed.get("ssd_gbps")
-    if limit is None or not HydraConfig.initialized() or study.checkpoint.is_relative_to(ROOT / "experiments"):
+    if limit is None or not HydraConfig.initialized() or study.checkpoint.is_relative_to(EXPERIMENTS):
         return None
     choice, overrides = HydraConfig.get().runtime.choices["device"], HydraConfig.get().overrides.task
-    device = OmegaConf.load(ROOT / "experiments" / "device" / f"{choice}.yaml")
+    shipped = EXPERIMENTS / "device" / f"{choice}.yaml"
+    if not shipped.is_file():
+        return None  # the user's own file
+    device = OmegaConf.load(shipped)
     if OmegaConf.select(device, "knobs.ssd_gbps") != limit or any("knobs.ssd_gbps=" in o for o in overrides):
         return None
     return f"reads are limited to {limit:g} GB/s by device={choice}; to remove the limit: '~knobs.ssd_gbps'"

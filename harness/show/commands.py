@@ -11,7 +11,7 @@ from typing import Any
 
 from engine import Knobs
 from engine.effective import effective
-from harness import ROOT
+from engine.system.shipped import ROOT
 from harness.study.manifest import HERE, JUDGE
 
 PROMPT = "The water wheel"

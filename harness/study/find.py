@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from engine.errors import did_you_mean
-from harness import ROOT, ResultsError
+from engine.system.shipped import ROOT
+from harness import ResultsError
 
 
 def find(name: str) -> Path:

@@ -13,7 +13,8 @@ from typing import Any
 import yaml
 
 from engine.checkpoint.fingerprint import another
-from harness import ROOT, ResultsError
+from engine.system.shipped import ROOT
+from harness import ResultsError
 from harness.results.columns import SCHEMA_VERSION
 from harness.results.files import write_json, write_text
 

@@ -19,7 +19,6 @@ from omegaconf import DictConfig, OmegaConf
 from engine import CheckpointError, Judge, Knobs
 from engine.checkpoint.config import model_name
 from engine.checkpoint.fingerprint import State, another, folder_state
-from engine.model.backend import backend, device_name
 from harness import ConfigError
 from harness.machine import identity as machine
 from harness.results.metrics import QUALITY, Direction
@@ -72,7 +71,11 @@ class Study:
     def computes_on(self) -> dict[str, str | None]:
         """Device and backend of this project's engine; None for any other engine, which reports them with its first run."""
         ours = self.config["engine"]["module"] == "engine" and self.config["engine"]["command"] is None
-        return {"device": device_name() if ours else None, "backend": backend() if ours else None}
+        if not ours:
+            return {"device": None, "backend": None}
+        from engine.model.backend import backend, device_name  # needs MLX, which a report does not
+
+        return {"device": device_name(), "backend": backend()}
 
     @property
     def headline(self) -> str:

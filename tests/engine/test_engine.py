@@ -1,4 +1,4 @@
-"""What one does with an engine, and that every knob changes what its name says, each against the default."""
+"""Engine: its methods, and the effect of each knob compared with the default."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def path(checkpoint: Callable[..., Path]) -> Path:
 
 @pytest.fixture(scope="module")
 def quarter(path: Path) -> float:
-    """A cache for a bit more than a third of the experts."""
+    """The size of a cache for a little more than a third of the experts."""
     f = footprint(path)
     return f.one_token_gb + 0.2 * (f.all_experts_gb - f.one_token_gb)
 
@@ -52,7 +52,7 @@ def test_perplexity_is_what_the_logits_say(path: Path, quarter: float) -> None:
     assert result.nll == pytest.approx(np.log(result.perplexity))
 
 
-def test_a_measurement_is_whole(path: Path, quarter: float) -> None:
+def test_the_figures_of_a_measurement_agree(path: Path, quarter: float) -> None:
     result = measured(path, cache_gb=quarter)
     assert result.decode_tok_s > 0 and result.prefill_tok_s > 0
     assert result.decode_tokens == sum(len(t.continuation) - 1 for t in JUDGE.texts)
@@ -94,7 +94,7 @@ def test_fewer_bits_fit_more_experts(path: Path, quarter: float) -> None:
     assert low.slots > full.slots and low.misses < full.misses
 
 
-def test_half_life_changes_what_is_kept(path: Path, quarter: float) -> None:
+def test_the_half_life_changes_evictions(path: Path, quarter: float) -> None:
     misses = {h: measured(path, cache_gb=quarter, evict_half_life=h).misses for h in (1e-3, 8, 1e9)}
     assert len(set(misses.values())) > 1
 
@@ -111,7 +111,7 @@ def test_direct_reads_whole_pages(path: Path, quarter: float) -> None:
 
 
 def test_a_slow_disk_is_waited_for(path: Path) -> None:
-    """1 MB/s at 12 kB an expert and several misses a token: the waits must add up to bytes over bandwidth."""
+    """At 10 MB/s the waits must add up to bytes over bandwidth."""
     smallest = footprint(path).one_token_gb
     slow = measured(path, cache_gb=smallest, ssd_gbps=0.01)
     assert slow.io_ms >= 0.8 * slow.bytes_read / 0.01e9 * 1e3
@@ -141,7 +141,7 @@ def test_an_expert_that_cannot_be_read_gives_no_logits(path: Path, monkeypatch: 
         with pytest.raises(ReadError, match=r"model\.layers\.\d\.mlp expert \d+ could not be read"):
             engine.logits(list(range(100)))
         monkeypatch.undo()
-        for stream in engine.layers:  # reads that were queued behind the one that failed end in the same way
+        for stream in engine.layers:  # reads queued after the failed one also fail
             for load_, _ in (coming for bank in stream.cache.pools for coming in bank._coming.values()):
                 load_.join()
         assert np.array_equal(engine.logits([1, 2, 3]), expected)
@@ -156,7 +156,7 @@ def test_generate_yields_text_and_is_greedy_by_default(path: Path, quarter: floa
 
 
 @pytest.mark.parametrize("ids", [[], [-1], [256]])
-def test_logits_refuse_what_is_no_token(path: Path, ids: list[int]) -> None:
+def test_logits_refuse_invalid_tokens(path: Path, ids: list[int]) -> None:
     with load(path) as engine, pytest.raises(HeadraceError, match=r"logits: .*; encode"):
         engine.logits(ids)
 
@@ -166,7 +166,7 @@ def test_a_text_without_tokens_to_decode_is_refused(path: Path) -> None:
         engine.measure(Judge((Text("x", "prose", "abc", "d"),)))
 
 
-def test_the_routing_profile_is_taken_once(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_routing_profile_is_measured_once(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from engine import Checkpoint
     from engine.plan.banks import plan_banks
     from engine.routing.profile import routing_profile
@@ -184,7 +184,7 @@ def test_the_routing_profile_is_taken_once(path: Path, monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize("cache_gb", [None, 0.001])
-def test_what_does_not_fit_into_memory_is_refused(
+def test_a_setting_above_memory_is_refused(
     path: Path, monkeypatch: pytest.MonkeyPatch, cache_gb: float | None
 ) -> None:
     f = footprint(path)

@@ -1,9 +1,10 @@
-"""Lossless means identical: streamed logits equal the resident model's to the last bit, at every cache size."""
+"""Identity: streamed logits equal the resident model's to the last bit, at every cache size, for all lossless knobs."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
@@ -31,7 +32,7 @@ TOKENS = np.random.default_rng(7).integers(0, 255, PROMPT + DECODED)
 
 
 def both_phases(engine: Engine) -> np.ndarray:
-    """Logits of a prefill and of token-by-token decoding after it."""
+    """Logits of a prefill and of the token-by-token decoding after it."""
     cache = make_prompt_cache(engine.model)
     parts = list(engine.forward.prefill(TOKENS[:PROMPT].tolist(), cache))
     parts += [engine.forward.logits([int(t)], cache) for t in TOKENS[PROMPT:]]
@@ -39,14 +40,14 @@ def both_phases(engine: Engine) -> np.ndarray:
 
 
 def cache_sizes(path: Path, knobs: Knobs | None = None) -> list[float]:
-    """One token's experts, a third of the way to all, two thirds."""
+    """One token's experts, and one and two thirds of the way to all experts."""
     f = footprint(path, knobs)
     return [f.one_token_gb + share * (f.all_experts_gb - f.one_token_gb) for share in (0, 0.3, 0.7)]
 
 
 @pytest.fixture(scope="session")
 def resident_logits() -> Callable[[Path], np.ndarray]:
-    """The resident model's logits of both phases, computed once for a checkpoint."""
+    """The resident model's logits of both phases, computed once per checkpoint."""
     known: dict[Path, np.ndarray] = {}
 
     def get(path: Path) -> np.ndarray:
@@ -70,17 +71,17 @@ def test_streamed_equals_resident(
     path = checkpoint(*model)
     sizes = cache_sizes(path)
     known = any(model[0] == other[0] for other in MODELS[: MODELS.index(model)])
-    if known or sync_window != 1:  # a family's first layout runs at all of them, and its windows at one each
+    if known or sync_window != 1:  # a family's first layout runs at all sizes, its windows at one size each
         sizes = [sizes[(WINDOWS.index(sync_window) + MODELS.index(model)) % 3]]
     for cache_gb in sizes:
         with load(path, Knobs.from_mapping({"cache_gb": cache_gb, "sync_window": sync_window})) as engine:
-            assert len(engine.layers) >= 5 or model[0] == "deepseek_v3"  # else windows of 4 and of all would be the same
+            assert len(engine.layers) >= 5 or model[0] == "deepseek_v3"  # so that windows of 4 and all differ
             assert np.max(np.abs(both_phases(engine) - resident_logits(path))) == 0, cache_gb
             assert engine.stats.misses > 0
 
 
 @pytest.mark.parametrize("model", MODELS, ids=str)
-def test_with_everything_cached_nothing_is_missed(
+def test_a_full_cache_never_misses(
     checkpoint: Make, resident_logits: Logits, model: tuple[str, int | str | None]
 ) -> None:
     path = checkpoint(*model)
@@ -91,7 +92,7 @@ def test_with_everything_cached_nothing_is_missed(
 
 @pytest.mark.parametrize("sync_window", [2, "auto"])
 @pytest.mark.parametrize("family", ["kimi_k2", "qwen3_5_moe", "nemotron_h"])
-def test_optimistic_decoding_counts_what_the_classic_recipe_counts(
+def test_windows_count_like_checking_every_layer(
     checkpoint: Make, resident_logits: Logits, family: str, sync_window: int | str
 ) -> None:
     path = checkpoint(family, "original")
@@ -105,8 +106,8 @@ def test_optimistic_decoding_counts_what_the_classic_recipe_counts(
 
 
 @pytest.mark.parametrize("family", ORIGINALS)
-def test_the_reference_is_mlx_lm_itself(checkpoint: Make, family: str) -> None:
-    """mlx-lm opens the originals as they are, and both they and the stacked layout give its logits."""
+def test_the_reference_is_mlx_lm(checkpoint: Make, family: str) -> None:
+    """mlx-lm opens the originals unchanged; both they and the stacked layout give its logits."""
     paths = checkpoint(family, "original"), checkpoint(family)
     model, _ = load_model(paths[0])
     model.set_dtype(mx.float32)
@@ -135,7 +136,7 @@ def test_kimi_int4_original_under_other_knobs(checkpoint: Make, resident_logits:
         {"read_block_kib": 4}, {"read_threads": 1}, {"io_mode": "direct"}, {"ssd_gbps": 0.5},
     ],
 )  # fmt: skip
-def test_every_lossless_knob_leaves_the_logits_alone(
+def test_lossless_knobs_do_not_change_logits(
     checkpoint: Make, resident_logits: Logits, other: dict[str, object]
 ) -> None:
     path = checkpoint("deepseek_v3", None, True)
@@ -148,20 +149,20 @@ def test_every_lossless_knob_leaves_the_logits_alone(
     "lossy", [{"expert_bits": 4}, {"expert_bits": 8, "cold_bits": 2}, {"cold_bits": 3, "hot_share": 0.5}]
 )
 @pytest.mark.parametrize(("family", "bits", "per_expert"), [("deepseek_v3", None, True), ("qwen3_moe", 8, False)])
-def test_a_lossy_model_is_the_same_streamed_and_resident(
+def test_a_lossy_model_is_equal_streamed_and_resident(
     checkpoint: Make, family: str, bits: int | str | None, per_expert: bool, lossy: dict[str, int]
 ) -> None:
     path = checkpoint(family, bits, per_expert)
     with load(path) as reference, load(path, Knobs(**lossy)) as resident:
         expected = both_phases(resident)
         assert np.max(np.abs(both_phases(reference) - expected)) > 1e-3
-    for cache_gb in cache_sizes(path, Knobs(**lossy))[:2]:
-        for other in ({"prefetch": "stale_gate"}, {"sync_window": 0}):
-            with load(path, Knobs.from_mapping({"cache_gb": cache_gb, **other, **lossy})) as engine:
-                assert np.max(np.abs(both_phases(engine) - expected)) == 0
+    others: tuple[dict[str, Any], ...] = ({"prefetch": "stale_gate"}, {"sync_window": 0})
+    for cache_gb, other in zip(cache_sizes(path, Knobs(**lossy)), others, strict=False):
+        with load(path, Knobs.from_mapping({"cache_gb": cache_gb, **other, **lossy})) as engine:
+            assert np.max(np.abs(both_phases(engine) - expected)) == 0
 
 
-def test_quantizing_on_load_is_mlx_own_quantization(checkpoint: Make) -> None:
+def test_quantizing_on_load_equals_mlx_quantization(checkpoint: Make) -> None:
     path = checkpoint("qwen3_moe", None, False)
     model, _ = load_model(path)
     model.set_dtype(mx.float32)

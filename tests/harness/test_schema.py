@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from harness import ConfigError
-from harness.schema import FILES, Config, store_space
+from harness.schema import FILES, Config, store_file
 
 
 def keys(part: type, prefix: str = "") -> Iterator[tuple[str, str]]:
@@ -30,8 +30,8 @@ def test_every_key_has_a_short_meaning() -> None:
 def test_a_file_of_a_space_is_named_after_its_path(tmp_path: Path) -> None:
     path = tmp_path / "my-space.yaml"
     path.write_text("cache_gb: 1.0\n")
-    name = store_space(path)
-    assert name.endswith("my_space_yaml") and FILES[name] == str(path)
+    name = store_file("search_space", path)
+    assert name.endswith("my_space_yaml") and FILES[f"search_space={name}"] == f"search_space={path}"
 
 
 @pytest.mark.parametrize(
@@ -43,4 +43,4 @@ def test_a_bad_file_is_refused(tmp_path: Path, content: str | None, message: str
     if content is not None:
         path.write_text(content)
     with pytest.raises(ConfigError, match=message):
-        store_space(path)
+        store_file("search_space", path)

@@ -10,7 +10,7 @@ import pytest
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
-from harness import ROOT
+from engine.system.shipped import ROOT
 from harness.results.columns import NAMES
 from harness.results.writing import write_row
 

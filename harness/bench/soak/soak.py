@@ -22,6 +22,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from engine.cli.program import add_command
 from harness.results.rows import read_rows
 
 from .checks import checks, fate
@@ -66,11 +67,10 @@ def table(one: Soak) -> Iterator[str]:
 
 
 def add(sub: Any) -> None:
-    parser = sub.add_parser("soak", help="faults, kills and a full disk, after which every trial must be accounted for")
+    parser = add_command(sub, "soak", run, __doc__)
     parser.add_argument("--trials", type=int, default=300, help="settings to try (default: 300)")
     parser.add_argument("--results", metavar="DIR", help="a new folder to work in (default: temporary)")
     parser.add_argument("--seed", type=int, default=0, help="seed of faults and moments (default: 0)")
-    parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -11,6 +11,7 @@ import pytest
 from engine.__main__ import main
 from engine.routing.read import read_trace
 
+ROOT = Path(__file__).resolve().parents[3]
 Capture = pytest.CaptureFixture[str]
 
 
@@ -29,9 +30,9 @@ def test_generate_prints_text_and_what_it_took(checkpoint: Callable[..., Path], 
 def test_measure_and_inspect_print_json(checkpoint: Callable[..., Path], tmp_path: Path, capsys: Capture) -> None:
     path = str(checkpoint("deepseek_v3", None, True))
     (tmp_path / "mine.txt").write_text("The wheel turns when there is water. " * 20)
-    assert main(["measure", "--model", path, "--judge", str(tmp_path / "mine.txt")]) == 0
+    assert main(["measure", "--model", path, "--eval-texts", str(tmp_path / "mine.txt")]) == 0
     assert json.loads(capsys.readouterr().out)["perplexity"] > 1
-    command = ["measure", "--model", path, "--judge", str(tmp_path / "mine.txt"), "--by-layer"]
+    command = ["measure", "--model", path, "--eval-texts", str(tmp_path / "mine.txt"), "--by-layer"]
     assert main([*command, "--cache-gb", "0.0005", "--trace-out", str(tmp_path / "t.parquet")]) == 0
     table, _, figures = capsys.readouterr().out.partition("{")
     rows = [line.split() for line in table.splitlines()[2:]]
@@ -50,7 +51,7 @@ def test_measure_and_inspect_print_json(checkpoint: Callable[..., Path], tmp_pat
         (["generate", "--prompt", "x", "--model", "nowhere"], "checkpoint nowhere is not a folder"),
         (["generate", "--prompt", "x", "--expert-bits", "7"], "expert_bits=7 is not a width"),
         (["generate", "--prompt", "", "--model", "TINY"], "the prompt is empty"),
-        (["measure", "--model", "TINY", "--judge", "none.txt"], "judge none.txt cannot be read"),
+        (["measure", "--model", "TINY", "--eval-texts", "none.txt"], "judge none.txt cannot be read"),
         (["measure", "--model", "TINY", "--cache-gb", "1e-6"], "is below one token's experts"),
         (["generate", "--model", "TINY", "--prompt", "x", "--trace-out", "no/t"], "the trace no/t cannot be written"),
     ],
@@ -60,3 +61,33 @@ def test_mistakes(checkpoint: Callable[..., Path], capsys: Capture, args: list[s
     assert main([tiny if a == "TINY" else a for a in args]) == 2
     captured = capsys.readouterr()
     assert message in captured.err and captured.err.count("\n") == 1 and captured.err.startswith("error: ")
+
+
+def test_the_model_is_given_once(checkpoint: Callable[..., Path], capsys: Capture) -> None:
+    path = str(checkpoint("deepseek_v3", None, True))
+    assert main(["plan", path, "--model", path]) == 2
+    assert "are two checkpoints; give one, with --model" in capsys.readouterr().err
+    for given in ([path], ["--model", path]):
+        assert main(["plan", *given, "--expert-bits", "4"]) == 0
+        assert json.loads(capsys.readouterr().out.splitlines()[-1])["plan"] == path
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "pack needs a checkpoint and the folder of the store: --model CHECKPOINT STORE; or a store with --verify"),
+        (["a"], "--model a STORE"),
+        (["--model", "a"], "--model a STORE"),
+        (["--model", "a", "b", "c"], "pack takes one store, not b and c"),
+    ],
+)
+def test_pack_says_what_it_needs(capsys: Capture, words: list[str], message: str) -> None:
+    assert main(["pack", *words]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_pack_takes_the_model_as_an_option(checkpoint: Callable[..., Path], tmp_path: Path, capsys: Capture) -> None:
+    store = str(tmp_path / "store")
+    assert main(["pack", "--model", str(checkpoint("qwen3_moe", 4)), store]) == 0
+    assert main(["pack", store, "--verify"]) == 0
+    assert "all records match their checksums" in capsys.readouterr().out

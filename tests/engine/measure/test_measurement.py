@@ -1,4 +1,4 @@
-"""The measuring protocol: what is timed is the same whatever is scored, and the page cache is as it was asked to be."""
+"""Measurement: figures from another engine are checked for names, types and finite values."""
 
 from __future__ import annotations
 

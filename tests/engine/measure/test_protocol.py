@@ -1,4 +1,4 @@
-"""The measuring protocol: what is timed is the same whatever is scored, and the page cache is as it was asked to be."""
+"""Protocol: wrong values are refused, warm-up has the given length, and the page cache is prepared as given."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def path(checkpoint: Callable[..., Path]) -> Path:
     return checkpoint("deepseek_v3", None, True)
 
 
-def test_as_many_tokens_warm_up_as_are_asked_for(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_warm_up_decodes_the_given_number_of_tokens(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with load(path) as engine:
         decode, decoded = engine.forward.decode, []
         monkeypatch.setattr(engine.forward, "decode", lambda *a: decoded.append(a[0]) or decode(*a))
@@ -76,10 +76,10 @@ def test_the_page_cache_is_dropped_and_filled(path: Path) -> None:
     assert prepare_page_cache(path, "as_is") == "as_is"
 
 
-def test_what_cannot_be_had_is_refused(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_impossible_page_cache_states_are_refused(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(KnobError, match="page_cache=warm has no effect with io_mode=direct"):
         prepare_page_cache(path, "warm", "direct")
-    monkeypatch.setattr("engine.system.page_cache.drop_cache", lambda files: "posix_fadvise")  # as where files lie in memory
+    monkeypatch.setattr("engine.system.page_cache.drop_cache", lambda files: "posix_fadvise")  # as on a tmpfs
     prepare_page_cache(path, "warm")
     with pytest.raises(HeadraceError, match=r"page_cache=cold: .* \(100% of .* stay cached\)"):
         prepare_page_cache(path, "cold")

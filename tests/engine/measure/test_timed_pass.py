@@ -1,4 +1,4 @@
-"""The measuring protocol: what is timed is the same whatever is scored, and the page cache is as it was asked to be."""
+"""Timed pass: the timed part is the same with and without scoring, and lossless knobs do not change it."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def third(path: Path) -> float:
 
 @pytest.fixture(scope="module")
 def whole(path: Path, third: float) -> Measurement:
-    """Without a protocol."""
+    """The measurement with the default protocol."""
     return measured(path, cache_gb=third)
 
 
@@ -50,7 +50,7 @@ def measured(path: Path, protocol: Protocol | None = None, keep_going: Any = Non
         return engine.measure(JUDGE, protocol, keep_going)
 
 
-@pytest.mark.parametrize("timed", [30, 41])  # where the first text ends (of 31 letters 30 are decoded), within the second
+@pytest.mark.parametrize("timed", [30, 41])  # the end of the first text, and within the second
 def test_the_timed_part_is_the_same_with_and_without_a_score(
     path: Path, third: float, whole: Measurement, timed: int
 ) -> None:
@@ -67,8 +67,8 @@ def test_the_timed_part_is_the_same_with_and_without_a_score(
     assert whole.decode_tokens == 30 + 20 + 4 and whole.timed_nll == whole.nll != scored.timed_nll
 
 
-def test_a_judge_is_scored_as_it_is_passed_through(path: Path) -> None:
-    """Without a protocol: the mean over all passes, and its exp."""
+def test_the_score_is_the_mean_over_all_passes(path: Path) -> None:
+    """The default protocol: nll is the mean over all passes, perplexity its exp."""
     with load(path) as engine:
         passes = [token_nll(*step) for text in engine.teacher_forced(JUDGE) for part in text for step in part]
         m = engine.measure(JUDGE)
@@ -76,7 +76,7 @@ def test_a_judge_is_scored_as_it_is_passed_through(path: Path) -> None:
     assert m.ttft_ms > 0 and m.scored_tokens == sum(len(t.prompt + t.continuation) - 1 for t in JUDGE.texts)
 
 
-def test_lossless_knobs_leave_what_is_timed_alone(path: Path, third: float) -> None:
+def test_lossless_knobs_do_not_change_the_timed_part(path: Path, third: float) -> None:
     protocol = Protocol(timed_tokens=24, score=False)
     expected = measured(path, protocol).timed_nll
     for knobs in ({"prefetch": "stale_gate"}, {"io_mode": "direct", "evict_half_life": 0.1}, {"sync_window": 3}):

@@ -1,4 +1,4 @@
-"""The knobs that trade quality for reads do what they say and nothing else: neutral at their neutral value, the same as a"""
+"""Open: the knob top_k gives the model that config.json with that value gives."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ JUDGE = Judge((Text("a", "prose", TEXT[:30], TEXT[:30]), Text("b", "prose", TEXT
 
 
 @pytest.mark.parametrize("family", ["deepseek_v3", "kimi_k25", "gpt_oss", "granitemoe", "olmoe"])
-def test_top_k_is_what_config_could_say(checkpoint: Make, tmp_path: Path, family: str) -> None:
+def test_top_k_equals_the_same_value_in_config(checkpoint: Make, tmp_path: Path, family: str) -> None:
     path = checkpoint(family)
     fewer = footprint(path).top_k - 1
     twin = Path(shutil.copytree(path, tmp_path / "twin"))

@@ -1,4 +1,4 @@
-"""The knobs that trade quality for reads do what they say and nothing else: neutral at their neutral value, the same as a"""
+"""Probe: blocks whose weights or routers cannot be probed are refused where a knob needs the probe."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def by_maximum(block: Any, x: mx.array) -> mx.array:
 
 @pytest.mark.parametrize("call", [by_compiled_sum, by_maximum])
 @pytest.mark.parametrize("knob", ["cold_drop", "cache_prior"])
-def test_a_block_that_weighs_in_a_way_of_its_own_is_refused(
+def test_a_block_with_its_own_weighting_is_refused(
     checkpoint: Make, monkeypatch: pytest.MonkeyPatch, call: Callable[..., mx.array], knob: str
 ) -> None:
     path = checkpoint("deepseek_v3")
@@ -50,7 +50,7 @@ def test_a_block_that_weighs_in_a_way_of_its_own_is_refused(
     )
 
 
-def test_a_router_that_cannot_be_asked_for_more_has_no_prior(checkpoint: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_router_that_cannot_be_widened_has_no_prior(checkpoint: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     path = checkpoint("deepseek_v3")
     monkeypatch.setattr("engine.model.probe.TOP_K", ("unknown",))
     with load(path, small(path, cold_drop=0.5)) as engine:

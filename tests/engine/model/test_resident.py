@@ -1,4 +1,4 @@
-"""The knobs that trade quality for reads do what they say and nothing else: neutral at their neutral value, the same as a"""
+"""Resident weights: quantized as mlx-lm quantizes them, routers excepted, and never widened."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def plain(path: Path) -> nn.Module:
 @pytest.mark.parametrize(
     ("family", "stored"), [("deepseek_v3", None), ("granitemoe", None), ("qwen3_next", None), ("kimi_k25", "original")]
 )
-def test_resident_bits_is_mlx_own_quantization(checkpoint: Make, family: str, stored: str | None, bits: int) -> None:
+def test_resident_bits_equals_mlx_quantization(checkpoint: Make, family: str, stored: str | None, bits: int) -> None:
     path = checkpoint(family, stored)
     model = plain(path)
     own = getattr(model, "quant_predicate", lambda path, module: True)
@@ -70,7 +70,7 @@ def resident_bytes_of(model: nn.Module) -> int:
 
 
 def test_resident_bits_below_those_stored(checkpoint: Make) -> None:
-    """What is quantized at more bits is brought from those to fewer; what has as few stays; routers stay."""
+    """Modules with more bits are requantized; modules with as few bits and routers stay as they are."""
     path = checkpoint("qwen3_moe", 8)
     model = plain(path)
     for name, module in model.named_modules():

@@ -1,4 +1,4 @@
-"""Plans of bits: the budget is met, the exponents do what they say, and the model computes with just those bits."""
+"""Banks: planned sizes suffice for any profile, and the model computes with exactly the planned bits."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def a_profile(source: Checkpoint, seed: int = 0) -> Profile:
 
 
 def a_plan(source: Checkpoint, by: str, share: float = 0.5, low: int = 2, high: int = 4, seed: int = 0) -> BitsPlan:
-    """By chance, whole experts, layers or projections of a layer."""
+    """A plan with random hot experts, layers, or projections of a layer."""
     weights = weights_of(source)
     layers, experts, projections = weights.shape
     shape = {"expert": (layers, experts, 1), "layer": (layers, 1, 1), "projection": (layers, 1, projections)}[by]
@@ -54,7 +54,7 @@ def test_planned_sizes_suffice_for_any_profile(source: Checkpoint, share: float)
 
 
 def test_a_mixed_checkpoint_is_never_widened(checkpoint: Make) -> None:
-    """Widths 3, 4 and 6 as stored, and bf16; cold ones get 4 where they have more."""
+    """Stored at 3, 4 and 6 bits and bf16; cold experts get 4 bits where they have more."""
     source = Checkpoint.open(checkpoint("qwen3_moe", "mixed"))
     own = widths(source, None)
     assert set(np.unique(own)) == {3, 4, 6, 16}
@@ -66,7 +66,7 @@ def test_a_mixed_checkpoint_is_never_widened(checkpoint: Make) -> None:
 
 
 def requantized_by_hand(path: Path, plan: BitsPlan, source: Checkpoint) -> np.ndarray:
-    """Logits of mlx-lm's own model in float32, its experts' weights through mx.quantize and back one by one."""
+    """Logits of mlx-lm's model in float32, with each expert's weights quantized and dequantized by mx.quantize."""
     model, _ = load_model(path)
     model.set_dtype(mx.float32)
     modules = dict(model.named_modules())
@@ -87,7 +87,7 @@ def requantized_by_hand(path: Path, plan: BitsPlan, source: Checkpoint) -> np.nd
     [("qwen3_moe", "expert", 2, 4), ("qwen3_moe", "projection", 2, None), ("nemotron_h", "projection", 3, 8),
      ("nemotron_h", "expert", 2, None), ("deepseek_v3", "layer", 2, 4)],
 )  # fmt: skip
-def test_a_mixed_plan_computes_with_the_experts_requantized_by_hand(
+def test_a_mixed_plan_equals_experts_requantized_by_hand(
     checkpoint: Make, tmp_path: Path, family: str, by: str, low: int, high: int | None
 ) -> None:
     path = checkpoint(family, None)

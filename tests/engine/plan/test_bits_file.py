@@ -1,4 +1,4 @@
-"""Plans of bits: the budget is met, the exponents do what they say, and the model computes with just those bits."""
+"""Bits file: a saved plan is read back unchanged, and damaged or foreign files are refused."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def source(checkpoint: Make) -> Checkpoint:
 
 
 def a_plan(source: Checkpoint, by: str, share: float = 0.5, low: int = 2, high: int = 4, seed: int = 0) -> BitsPlan:
-    """By chance, whole experts, layers or projections of a layer."""
+    """A plan with random hot experts, layers, or projections of a layer."""
     weights = weights_of(source)
     layers, experts, projections = weights.shape
     shape = {"expert": (layers, experts, 1), "layer": (layers, 1, 1), "projection": (layers, 1, projections)}[by]
@@ -48,7 +48,7 @@ def as_store(source: Checkpoint) -> Checkpoint:
     return dataclasses.replace(source, store=Description((2, 4), "made up", (), ()))
 
 
-def test_a_saved_plan_is_the_knobs_it_was_made_from(source: Checkpoint, tmp_path: Path, capsys: Capture) -> None:
+def test_a_saved_plan_equals_its_knobs(source: Checkpoint, tmp_path: Path, capsys: Capture) -> None:
     knobs = {"expert_bits": 8, "cold_bits": 2, "hot_share": 0.3, "freq_exponent": 0.5}
     options = [o for name, value in knobs.items() for o in (f"--{name.replace('_', '-')}", str(value))]
     file = tmp_path / "plan.parquet"
@@ -73,7 +73,7 @@ def test_a_saved_plan_is_the_knobs_it_was_made_from(source: Checkpoint, tmp_path
 
 
 def test_a_plan_of_a_stores_levels(checkpoint: Make, tmp_path: Path) -> None:
-    """At either end it is the level by itself."""
+    """At a hot share of 0 or 1 the plan is one level."""
     path = tmp_path / "store"
     pack_store(checkpoint("qwen3_moe", 4), path, (2, 4))
     store = Checkpoint.open(path)
@@ -124,7 +124,7 @@ def _edit(path: Path, edit: Callable[[Any, dict[bytes, bytes]], tuple[Any, dict[
         (lambda rows, said: (rows, {**said, b"model_fingerprint": b"abc"}), "is for another model, "),
     ],
 )
-def test_a_plan_that_is_not_this_models_or_not_whole_is_refused(
+def test_a_foreign_or_incomplete_plan_is_refused(
     source: Checkpoint, tmp_path: Path, edit: Any, message: str
 ) -> None:
     file = tmp_path / "p"
@@ -136,7 +136,7 @@ def test_a_plan_that_is_not_this_models_or_not_whole_is_refused(
     assert str(e.value).endswith("make one with python -m engine plan --out")
 
 
-def test_damaged_bytes_are_refused_or_without_effect(source: Checkpoint, tmp_path: Path) -> None:
+def test_damaged_bytes_are_refused_or_harmless(source: Checkpoint, tmp_path: Path) -> None:
     file, plan = tmp_path / "p", a_plan(source, "expert")
     save_plan(file, plan, source, Knobs(), None)
     whole, rng, refused = file.read_bytes(), np.random.default_rng(0), 0
@@ -166,5 +166,5 @@ def test_widths_that_the_model_does_not_have_are_refused(source: Checkpoint, tmp
     plan = a_plan(source, "layer")
     plan.bits[1, :3, 0] = 5, 6, 8
     save_plan(file, plan, source, Knobs(), None)
-    with pytest.raises(KnobError, match="has experts of 4 kinds of width in layer 1; at most 2 can be"):
+    with pytest.raises(KnobError, match="has 4 widths in layer 1, more than the 2 that are possible"):
         load_plan(file, source)

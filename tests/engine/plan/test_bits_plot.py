@@ -1,4 +1,4 @@
-"""Plans of bits: the budget is met, the exponents do what they say, and the model computes with just those bits."""
+"""Bits plot: table and heat map show the plan."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def a_profile(source: Checkpoint, seed: int = 0) -> Profile:
 
 
 def a_plan(source: Checkpoint, by: str, share: float = 0.5, low: int = 2, high: int = 4, seed: int = 0) -> BitsPlan:
-    """By chance, whole experts, layers or projections of a layer."""
+    """A plan with random hot experts, layers, or projections of a layer."""
     weights = weights_of(source)
     layers, experts, projections = weights.shape
     shape = {"expert": (layers, experts, 1), "layer": (layers, 1, 1), "projection": (layers, 1, projections)}[by]
@@ -39,7 +39,7 @@ def a_plan(source: Checkpoint, by: str, share: float = 0.5, low: int = 2, high: 
     return BitsPlan(np.where(worth < share, widths(source, high), widths(source, low)), worth, weights)
 
 
-def test_the_table_says_who_is_hot(source: Checkpoint) -> None:
+def test_the_table_counts_hot_experts(source: Checkpoint) -> None:
     plan, profile = a_plan(source, "expert"), a_profile(source)
     rows = layer_rows(plan, source, profile)
     hot = plan.bits[..., 0] == 4

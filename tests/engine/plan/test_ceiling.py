@@ -1,4 +1,4 @@
-"""The ceiling holds: Belady's optimum is the least, and no run reads less than the arithmetic says."""
+"""Ceiling: no run reads less than the bound says, and the bound is close at the smallest cache."""
 
 from __future__ import annotations
 
@@ -44,22 +44,22 @@ def packed(store: Callable[..., Path]) -> Path:
 
 
 def cache_gb(path: Path, share: float, **way: Any) -> float:
-    """A cache with this share of what is beyond one token's experts."""
+    """The size of a cache for one token's experts and `share` of the others."""
     f = footprint(path, Knobs(**{"cache_gb": 1.0, **way}))
     return f.one_token_gb + share * (f.all_experts_gb - f.one_token_gb)
 
 
-def test_every_text_begins_with_the_best_experts_there() -> None:
+def test_every_text_starts_with_the_best_cache() -> None:
     experts = np.array([[[0, 1]], [[2, 3]], [[0, 1]], [[2, 3]]])
     everyone = (0, 1, 2, 3)
     assert Routing(experts, np.array([4])).misses(0, everyone, 2) == 6
     assert Routing(experts, np.array([2, 2])).misses(0, everyone, 2) == 4
     assert Routing(experts, np.array([4])).misses(0, everyone, 4) == 0
-    assert Routing(experts, np.array([4])).misses(0, (0, 2), 1) == 3  # the others are in another bank
+    assert Routing(experts, np.array([4])).misses(0, (0, 2), 1) == 3  # the other experts are in another bank
 
 
 def checked(path: Path, share: float, way: dict[str, Any]) -> tuple[float, float]:
-    """Bytes a token: the least, by the ceiling, and as measured."""
+    """Bytes per token: the least by the ceiling, and the measured ones."""
     knobs = Knobs(**{"cache_gb": cache_gb(path, share, **way), "ssd_gbps": GBPS, **way})
     ceiling = ceiling_tok_s(path, knobs, JUDGE)
     assert ceiling is not None and knobs.ssd_gbps is not None
@@ -75,13 +75,13 @@ def test_no_run_reads_less(path: Path, way: str) -> None:
     assert 0 < least <= measured
 
 
-def test_with_the_smallest_cache_little_is_left_open(path: Path) -> None:
-    """With one token's slots there is no choice but to read what is missing; only the prompts' last experts are free."""
+def test_the_bound_is_close_at_the_smallest_cache(path: Path) -> None:
+    """With one token's slots every miss is a read, except for the experts left by the prompt."""
     least, measured = checked(path, 0.0, {})
     assert 0.9 * measured < least <= measured
 
 
-def test_a_store_is_read_at_the_levels_that_are_used(packed: Path) -> None:
+def test_a_store_counts_the_levels_in_use(packed: Path) -> None:
     source = Checkpoint.open(packed)
     store_in_cache(routing_file(source, JUDGE, Protocol()), take_routing(source, JUDGE, Protocol()))
     whole, _ = checked(packed, 0.0, {})
@@ -89,7 +89,7 @@ def test_a_store_is_read_at_the_levels_that_are_used(packed: Path) -> None:
     assert 0.2 * whole < two < 0.5 * whole and two <= measured
 
 
-def test_timed_tokens_have_a_ceiling_of_their_own(path: Path) -> None:
+def test_the_ceiling_depends_on_timed_tokens(path: Path) -> None:
     knobs = Knobs(cache_gb=cache_gb(path, 0.0), ssd_gbps=GBPS)
     source, few = Checkpoint.open(path), Protocol(timed_tokens=35, score=False)
     store_in_cache(routing_file(source, JUDGE, few), take_routing(source, JUDGE, few))
@@ -124,11 +124,11 @@ def test_other_widths_leave_a_margin(path: Path) -> None:
     ],
     ids=str,
 )
-def test_where_nothing_can_be_said(path: Path, way: dict[str, Any]) -> None:
+def test_no_bound_without_a_limit_or_reads(path: Path, way: dict[str, Any]) -> None:
     assert ceiling_tok_s(path, Knobs(**{"cache_gb": cache_gb(path, 0.2), "ssd_gbps": GBPS, **way}), JUDGE) is None
 
 
-def test_what_cannot_be_loaded_has_no_ceiling_either(path: Path) -> None:
+def test_a_setting_that_cannot_load_has_no_ceiling(path: Path) -> None:
     with pytest.raises(engine.KnobError, match="below one token's experts"):
         ceiling_tok_s(path, Knobs(cache_gb=1e-5, ssd_gbps=GBPS), JUDGE)
 

@@ -1,4 +1,4 @@
-"""Quality against mlx-lm's figures and whole logits; a reference on disk that is whole and its own, or made anew."""
+"""JSON prompts: Python's parser decides, completed objects are counted, and wrong files are refused."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 
 from engine import Judge, JudgeError, load
-from engine.__main__ import JSON_PROMPTS, KIMI_MINI
 from engine.measure.judge import Text
 from engine.quality.json_prompts import JsonPrompts, parses
 from engine.quality.quality import quality
 from engine.quality.reference import (
     take_reference,
 )
+from engine.system.shipped import JSON_PROMPTS, KIMI_MINI
 
 FEW = JsonPrompts(24, JsonPrompts.load(JSON_PROMPTS).prompts[:1])
 
@@ -28,7 +28,7 @@ def test_what_parses(text: str, valid: bool) -> None:
 
 
 def test_completed_objects_are_counted() -> None:
-    """kimi_mini completes the first prompt's, but not within a few tokens, and not where the examples are none."""
+    """kimi_mini completes the first prompt, but not within 5 tokens, and not without examples."""
     examples, opened = FEW.prompts[0]
     prompts = JsonPrompts(24, (*FEW.prompts, ("", '{"the": {')))
     judge = Judge((Text("a", "prose", "The mill", " stood there"),))
@@ -40,7 +40,7 @@ def test_completed_objects_are_counted() -> None:
     assert result.prompts == prompts.fingerprint != FEW.fingerprint
 
 
-def test_the_prompts_are_frozen_and_many() -> None:
+def test_the_published_prompts_are_frozen() -> None:
     prompts = JsonPrompts.load(JSON_PROMPTS)
     assert prompts.fingerprint == "27e6673c992f9bbb" and len(prompts.prompts) >= 20
     for examples, _ in prompts.prompts:
@@ -48,7 +48,7 @@ def test_the_prompts_are_frozen_and_many() -> None:
         assert any(parses(examples[i:]) for i in begins)
 
 
-def test_prompts_that_are_none_are_refused(tmp_path: Path) -> None:
+def test_wrong_prompt_files_are_refused(tmp_path: Path) -> None:
     file = tmp_path / "p.yaml"
     for content, message in (
         ("max_tokens: 0\nprompts: [{examples: a, open: '{'}]", "need max_tokens of at least 1"),

@@ -1,4 +1,4 @@
-"""Quality against mlx-lm's figures and whole logits; a reference on disk that is whole and its own, or made anew."""
+"""Quality: perplexity equals mlx-lm's, the reference has no divergence from itself, and fewer bits have more."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 from mlx_lm.perplexity import eval_ppl
 
 from engine import HeadraceError, Judge, Knobs, footprint, load
-from engine.__main__ import JUDGE, KIMI_MINI, main
+from engine.__main__ import main
 from engine.measure.judge import Text
 from engine.measure.measurement import perplexity
 from engine.measure.timed_pass import token_nll
@@ -23,6 +23,8 @@ from engine.quality.reference import (
     Reference,
     take_reference,
 )
+from engine.system.shipped import EVALUATION_TEXTS as JUDGE
+from engine.system.shipped import KIMI_MINI
 
 TEXTS = Judge.load(JUDGE).texts
 SHORT = Judge(tuple(dataclasses.replace(t, prompt=t.prompt[:150]) for t in (TEXTS[0], TEXTS[7])))
@@ -46,8 +48,8 @@ def judged(path: Path, reference: Reference, judge: Judge = SHORT, **knobs: Any)
         return quality(loaded, judge, reference)
 
 
-def test_perplexity_is_mlx_lms() -> None:
-    """On the same tokens, laid out as it wants them: rows of one length."""
+def test_perplexity_equals_mlx_lms() -> None:
+    """On the same tokens, in mlx-lm's layout: rows of equal length."""
     with load(KIMI_MINI) as resident:
         ids = resident.encode(TEXTS[0].prompt + TEXTS[1].prompt)[:300]
         rows = np.array(ids).reshape(-1, 50)
@@ -56,8 +58,8 @@ def test_perplexity_is_mlx_lms() -> None:
     assert perplexity(np.concatenate(nll)) == pytest.approx(theirs, rel=1e-6)
 
 
-def test_a_text_has_the_perplexity_that_mlx_lm_gives_it() -> None:
-    """Over all that lies between: chunks, token-by-token decoding, the reference's file."""
+def test_a_text_has_mlx_lms_perplexity() -> None:
+    """The whole path is covered: chunks, token-by-token decoding and the reference."""
     one = Judge(SHORT.texts[:1])
     with load(KIMI_MINI) as resident:
         ids = resident.encode(one.texts[0].prompt) + resident.encode(one.texts[0].continuation, start=False)
@@ -70,7 +72,7 @@ def test_a_text_has_the_perplexity_that_mlx_lm_gives_it() -> None:
     assert result.reference_perplexity == result.perplexity and result.nll == measured.nll
 
 
-def test_the_reference_is_at_no_distance_from_itself(reference: Reference) -> None:
+def test_the_reference_has_no_divergence_from_itself(reference: Reference) -> None:
     cached = 0.3 * footprint(KIMI_MINI).all_experts_gb
     for knobs in ({}, {"cache_gb": cached}):
         result = judged(KIMI_MINI, reference, **knobs)
@@ -78,7 +80,7 @@ def test_the_reference_is_at_no_distance_from_itself(reference: Reference) -> No
         assert 0 <= result.kl_at_most < 0.02
 
 
-def test_fewer_bits_are_farther_away(reference: Reference) -> None:
+def test_fewer_bits_diverge_more(reference: Reference) -> None:
     by_bits = [judged(KIMI_MINI, reference, expert_bits=bits) for bits in (4, 2)]
     for name in ("kl", "kl_at_most", "kl_p99", "top1_flips", "perplexity"):
         values = [getattr(result, name) for result in by_bits]
@@ -88,7 +90,7 @@ def test_fewer_bits_are_farther_away(reference: Reference) -> None:
     assert 0 < low.kl_se < low.kl < low.kl_p99
 
 
-def test_a_reference_of_something_else_is_refused(reference: Reference, tiny: Path) -> None:
+def test_a_foreign_reference_is_refused(reference: Reference, tiny: Path) -> None:
     with pytest.raises(HeadraceError, match="belongs to other texts or JSON prompts"):
         judged(KIMI_MINI, reference, TINY)
     with pytest.raises(HeadraceError, match="splits the texts into other tokens"):

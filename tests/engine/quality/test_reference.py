@@ -1,4 +1,4 @@
-"""Quality against mlx-lm's figures and whole logits; a reference on disk that is whole and its own, or made anew."""
+"""Reference: stored on disk, computed again when damaged, and bounding the exact divergence of real logits."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 
 from engine import Checkpoint, HeadraceError, Judge, Knobs, footprint, load
-from engine.__main__ import JSON_PROMPTS, JUDGE, KIMI_MINI
 from engine.cli import offline
 from engine.measure.judge import Text
 from engine.quality import reference as reference_module
@@ -24,6 +23,8 @@ from engine.quality.reference import (
     reference_knobs,
     take_reference,
 )
+from engine.system.shipped import EVALUATION_TEXTS as JUDGE
+from engine.system.shipped import JSON_PROMPTS, KIMI_MINI
 
 TEXTS = Judge.load(JUDGE).texts
 SHORT = Judge(tuple(dataclasses.replace(t, prompt=t.prompt[:150]) for t in (TEXTS[0], TEXTS[7])))
@@ -55,7 +56,7 @@ def whole_divergence(p: np.ndarray, q: np.ndarray) -> np.ndarray:
 
 
 def test_the_divergence_is_bounded(reference: Reference) -> None:
-    """kimi_mini at 2 bits: the whole divergence from whole logits lies between, token by token, and the bounds are near."""
+    """kimi_mini at 2 bits: the exact divergence of full logits lies between the bounds for every token."""
     with load(KIMI_MINI) as resident, load(KIMI_MINI, Knobs(expert_bits=2)) as low:
         ids = [resident.encode(t.prompt) + resident.encode(t.continuation, start=False) for t in SHORT.texts]
         p, q = (np.concatenate([e.logits(some)[:-1] for some in ids]) for e in (resident, low))
@@ -67,7 +68,7 @@ def test_the_divergence_is_bounded(reference: Reference) -> None:
     assert (np.exp(reference.rest) <= 1e-3 * (1 + 1e-9)).all()
 
 
-def test_the_file_is_the_reference(reference: Reference, tmp_path: Path) -> None:
+def test_the_file_holds_the_reference(reference: Reference, tmp_path: Path) -> None:
     file = tmp_path / "r.npz"
     file.write_bytes(reference.to_bytes())
     again = Reference.read(file, reference.identity)
@@ -90,7 +91,7 @@ def test_a_damaged_file_is_not_used(reference: Reference, tmp_path: Path, damage
 
 
 def test_the_reference_is_computed_once(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And again if the file is damaged or another's."""
+    """It is computed again if the file is damaged or foreign."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     source = Checkpoint.open(tiny)
     requests = []
@@ -118,7 +119,7 @@ def test_the_reference_is_computed_once(tiny: Path, tmp_path: Path, monkeypatch:
         assert reference_for(source, TINY, FEW).origin == "on file"
 
 
-def test_every_model_text_and_prompt_has_a_reference_of_its_own(
+def test_models_texts_and_prompts_have_separate_references(
     tiny: Path, checkpoint: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source, other = Checkpoint.open(tiny), Checkpoint.open(checkpoint("kimi_k2", 5))

@@ -1,4 +1,4 @@
-"""The ceiling holds: Belady's optimum is the least, and no run reads less than the arithmetic says."""
+"""Belady: no sequence of evictions has fewer misses."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from engine.routing.belady import belady_misses
 
 
 def fewest(chosen: list[list[int]], slots: int, warm: bool) -> int:
-    """By trying every cache there can be after every token."""
+    """The fewest misses, by trying every possible cache after every token."""
     experts = sorted(set(itertools.chain(*chosen)))
     cost = {frozenset(c): 0 for c in itertools.combinations(experts, min(slots, len(experts)))} if warm else {frozenset(): 0}
     for ids in chosen:
@@ -32,6 +32,6 @@ def fewest(chosen: list[list[int]], slots: int, warm: bool) -> int:
     slots=st.integers(2, 4),
     warm=st.booleans(),
 )
-def test_nothing_misses_less_than_belady(chosen: list[list[int]], slots: int, warm: bool) -> None:
+def test_no_policy_misses_less_than_belady(chosen: list[list[int]], slots: int, warm: bool) -> None:
     misses = belady_misses(chosen, slots, warm=warm)
     assert len(misses) == len(chosen) and sum(misses) == fewest(chosen, slots, warm)

@@ -1,4 +1,4 @@
-"""Plans of bits: the budget is met, the exponents do what they say, and the model computes with just those bits."""
+"""Routing profile: summed up from a trace; foreign traces and damaged files are refused."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_a_profile_of_a_trace(source: Checkpoint, tmp_path: Path) -> None:
     one = rows[(rows.layer == 1) & (rows.expert == int(rows[rows.layer == 1].expert.iloc[0]))]
     expert = int(one.expert.iloc[0])
     assert profile.uses[1, expert] == len(one) and profile.uses.sum() == len(rows)
-    _edit(tmp_path / "t", lambda rows, said: (rows.assign(layer=rows.layer + 1), said))  # as the model numbers them
+    _edit(tmp_path / "t", lambda rows, said: (rows.assign(layer=rows.layer + 1), said))  # the model's own numbers
     assert Profile.of_trace(tmp_path / "t", source).fingerprint == profile.fingerprint
 
 

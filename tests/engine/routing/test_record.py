@@ -1,4 +1,4 @@
-"""A trace says what the routers chose and what the model multiplied by, whatever path computed it, and changes nothing."""
+"""Record: a trace holds the routers' choices and the model's factors on every path, and changes nothing."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def run(engine: Engine, file: Path) -> pd.DataFrame:
     return pd.read_parquet(file)
 
 
-def test_it_is_what_the_gate_of_the_plain_model_returns(path: Path, tmp_path: Path) -> None:
+def test_the_trace_equals_the_plain_models_gates(path: Path, tmp_path: Path) -> None:
     with load(path) as engine:
         trace = run(engine, tmp_path / "t.parquet")
     model, _ = load_model(path)
@@ -87,7 +87,7 @@ def test_it_is_what_the_gate_of_the_plain_model_returns(path: Path, tmp_path: Pa
 
 @pytest.mark.parametrize("knobs", [{}, {"sync_window": 2}, {"sync_window": 0}, {"io_mode": "direct"}])
 def test_every_path_gives_the_same_trace(path: Path, tmp_path: Path, knobs: dict[str, Any]) -> None:
-    """With windows, void passes saw other choices: the accepted one counts."""
+    """With windows, rejected passes see other choices; only the accepted pass counts."""
     with load(path) as engine:
         expected = run(engine, tmp_path / "resident.parquet")
     with load(path, smallest(path, **knobs)) as engine:
@@ -99,7 +99,7 @@ def test_every_path_gives_the_same_trace(path: Path, tmp_path: Path, knobs: dict
 
 @pytest.mark.parametrize("family", sorted(CONFIGS))
 def test_gate_weights_are_known_in_every_family(checkpoint: Callable[..., Path], tmp_path: Path, family: str) -> None:
-    """They fall with the rank, and sum to one where the model normalizes them; the logits are the same as without."""
+    """They decrease with the rank and sum to 1 if the model normalizes them; tracing does not change logits."""
     path = checkpoint(family)
     with load(path, smallest(path)) as engine:
         expected = engine.logits(IDS[:20])
@@ -117,7 +117,7 @@ def test_gate_weights_are_known_in_every_family(checkpoint: Callable[..., Path],
         assert np.allclose(trace.groupby(["token", "layer"]).gate_weight.sum(), 1, atol=1e-4)
 
 
-def test_the_schema_is_that_of_the_traces_of_real_models(path: Path, tmp_path: Path) -> None:
+def test_the_schema_matches_published_traces(path: Path, tmp_path: Path) -> None:
     with load(path, smallest(path)) as engine:
         run(engine, tmp_path / "t.parquet")
     schema = pq.read_schema(tmp_path / "t.parquet")
@@ -143,8 +143,8 @@ def test_a_measurement_is_traced_without_its_warm_up(path: Path, tmp_path: Path)
 
 
 @pytest.mark.parametrize("cached", [None, 1.2, 9.0])
-def test_what_a_prompt_does_not_need_is_not_in_its_trace(path: Path, tmp_path: Path, cached: float | None) -> None:
-    """`generate` computes the last layer's experts for the last token of the prompt alone."""
+def test_skipped_layers_are_not_in_the_trace(path: Path, tmp_path: Path, cached: float | None) -> None:
+    """`generate` computes the last layer's experts only for the prompt's last token."""
     file = tmp_path / "t.parquet"
     knobs = Knobs() if cached is None else Knobs(cache_gb=footprint(path).one_token_gb * cached)
     with load(path, knobs) as engine, engine.trace(file):
@@ -171,8 +171,8 @@ def test_the_model_is_left_as_it_was(path: Path, tmp_path: Path) -> None:
             assert {name: id(module) for name, module in engine.model.named_modules()} == before
 
 
-def test_a_block_that_weighs_in_a_way_of_its_own_has_no_gate_weights(path: Path, tmp_path: Path) -> None:
-    """Some of mlx-lm's blocks hand the outputs to a compiled function: that would refuse the wrapper."""
+def test_a_block_with_its_own_weighting_has_no_gate_weights(path: Path, tmp_path: Path) -> None:
+    """Some of mlx-lm's blocks pass the outputs to a compiled function, which does not accept the wrapper."""
     add_up = mx.compile(lambda y, scores: (y * scores[..., None]).sum(axis=-2))
     with load(path) as engine:
         expected = engine.logits(IDS[:20])
@@ -193,7 +193,7 @@ def test_a_block_that_weighs_in_a_way_of_its_own_has_no_gate_weights(path: Path,
     assert trace.groupby("layer").expert.count().eq(20 * 4).all()
 
 
-def test_outputs_pass_for_an_array() -> None:
+def test_outputs_behave_like_an_array() -> None:
     noted: list[mx.array] = []
     y = mx.ones((1, 2, 4))
 
@@ -207,7 +207,7 @@ def test_outputs_pass_for_an_array() -> None:
     assert (out * weights).sum().item() == 24 and noted == [weights]
 
 
-def test_mistakes_are_told_before_anything_is_computed(path: Path, tmp_path: Path) -> None:
+def test_mistakes_are_reported_before_computing(path: Path, tmp_path: Path) -> None:
     with load(path) as engine:
         for file, message in ((tmp_path, "it is a folder"), (tmp_path / "no" / "t.parquet", "No such file")):
             with pytest.raises(

@@ -1,4 +1,4 @@
-"""What one does with an engine, and that every knob changes what its name says, each against the default."""
+"""Forward: chunks give the same logits, each expert is read once per chunk, and unused logits cost no reads."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_a_prefill_reads_each_expert_once_a_chunk(path: Path) -> None:
 
 
 def chosen_in(path: Path, tokens: np.ndarray, chunk: int) -> list[list[np.ndarray]]:
-    """What each layer chooses in each chunk, seen at the seam."""
+    """The choices of each layer in each chunk."""
     parts: list[list[np.ndarray]] = []
     with load(path, Knobs(cache_gb=footprint(path).one_token_gb, prefill_chunk=chunk)) as engine:
         for stream in engine.layers:
@@ -50,7 +50,7 @@ def chosen_in(path: Path, tokens: np.ndarray, chunk: int) -> list[list[np.ndarra
     return parts
 
 
-def test_generating_reads_nothing_for_logits_that_nobody_uses(path: Path) -> None:
+def test_generating_skips_unused_logits(path: Path) -> None:
     prompt = "what the last layer makes of a prompt is only wanted for its last token"
     with load(path) as resident, load(path, Knobs(cache_gb=footprint(path).one_token_gb)) as engine:
         assert "".join(engine.generate(prompt, 12)) == "".join(resident.generate(prompt, 12))
@@ -59,12 +59,12 @@ def test_generating_reads_nothing_for_logits_that_nobody_uses(path: Path) -> Non
         used = engine.uses
         before = used[-1].sum()
         next(engine.generate(prompt, 1))
-        assert used[-1].sum() - before == 4  # top-k, of one token
+        assert used[-1].sum() - before == 4  # top-k of one token
 
 
 @pytest.mark.parametrize("family", sorted(CONFIGS))
-def test_a_prompt_in_chunks_is_the_same_streamed(checkpoint: Callable[..., Path], family: str) -> None:
-    """And the same as in one piece, but for Mamba's scan, which sums in pieces of its own."""
+def test_a_prompt_in_chunks_gives_the_same_logits(checkpoint: Callable[..., Path], family: str) -> None:
+    """They also equal one large chunk, except with Mamba, whose scan sums chunk by chunk."""
     path = checkpoint(family, 4)
     tokens = np.random.default_rng(3).integers(0, 255, 40)
     with load(path, Knobs(prefill_chunk=16)) as resident:

@@ -1,5 +1,4 @@
-"""The knobs that trade quality for reads do what they say and nothing else: neutral at their neutral value, the same as a
-plain reimplementation beside the resident model otherwise, and the same again with the same tokens."""
+"""Gating: neutral values change nothing; other values equal a plain reimplementation beside the resident model."""
 
 from __future__ import annotations
 
@@ -34,7 +33,7 @@ def small(path: Path, times: float = 1.5, **knobs: Any) -> Knobs:
 
 
 def both_phases(model: nn.Module) -> np.ndarray:
-    """Logits of a prefill in chunks and of decoding after it."""
+    """Logits of a prefill in chunks and of the decoding after it."""
     cache, parts = make_prompt_cache(model), []
     cuts = [*range(0, len(IDS) - DECODED, CHUNK), *range(len(IDS) - DECODED, len(IDS)), len(IDS)]
     for begin, end in itertools.pairwise(cuts):
@@ -50,7 +49,7 @@ def plain(path: Path) -> nn.Module:
 
 @pytest.mark.parametrize("family", sorted(CONFIGS))
 def test_neutral_values_change_nothing(checkpoint: Make, family: str) -> None:
-    """Neither unset nor so small that nothing comes of it, with everything decided by the gates."""
+    """Zero, the model's own top_k, and values too small to matter; with the latter the gates decide everything."""
     path = checkpoint(family)
     with load(path) as resident:
         expected, own = both_phases(resident.model), resident.checkpoint.top_k
@@ -62,8 +61,9 @@ def test_neutral_values_change_nothing(checkpoint: Make, family: str) -> None:
 
 
 class Reference(nn.Module):
-    """A block of the plain model with the knobs done by hand, one token and one expert after the other. `cached` yields
-    which experts were cached at each of its calls."""
+    """A block of the plain model that applies the knobs by hand, token by token and expert by expert.
+
+    `cached` yields the experts that were cached at each of its calls."""
 
     def __init__(self, block: Any, cached: Iterator[set[int]], cold_drop: float, cache_prior: float) -> None:
         super().__init__()
@@ -130,10 +130,10 @@ class Reference(nn.Module):
     "knobs", [{"cold_drop": 1.0}, {"cache_prior": 0.5}, {"cold_drop": 1.0, "cache_prior": 0.1}], ids=str
 )
 @pytest.mark.parametrize("family", ["deepseek_v3", "qwen3_moe", "olmoe"])
-def test_it_is_what_a_plain_reimplementation_gives(
+def test_gating_equals_a_plain_reimplementation(
     checkpoint: Make, monkeypatch: pytest.MonkeyPatch, family: str, knobs: dict[str, float]
 ) -> None:
-    """Sigmoid with a bias and a scale, normalized softmax, and softmax as it is; what is cached is read off the tables."""
+    """Sigmoid with bias and scale, normalized softmax, and plain softmax; the cached experts come from the tables."""
     path = checkpoint(family)
     seen: dict[int, list[set[int]]] = {}
     call = StreamedLayer.__call__
@@ -162,7 +162,7 @@ def test_it_is_what_a_plain_reimplementation_gives(
     ids=str,
 )
 def test_the_same_tokens_give_the_same_logits(checkpoint: Make, family: str, prefetch: dict[str, Any]) -> None:
-    """Whatever the threads do, and whatever was computed before on the same engine. Token by token: so prefetch works."""
+    """The result does not depend on threads or on earlier computation. Tokens are decoded, so prefetch works."""
     path = checkpoint(family)
     knobs = {"cold_drop": 0.8, "cache_prior": 0.3, "prefill_chunk": 1, **prefetch}
     runs = []
@@ -175,7 +175,7 @@ def test_the_same_tokens_give_the_same_logits(checkpoint: Make, family: str, pre
     assert all(np.array_equal(r, runs[0]) for r in runs)
 
 
-def test_a_measurement_says_what_was_left_out_and_asks_for_no_more(checkpoint: Make) -> None:
+def test_a_measurement_counts_what_was_left_out(checkpoint: Make) -> None:
     path = checkpoint("deepseek_v3")
     measured = {}
     for name, knobs in {"none": {}, "drop": {"cold_drop": 1.0}, "prior": {"cache_prior": 0.5}}.items():
@@ -202,7 +202,7 @@ def test_a_trace_has_the_routers_own_choice(checkpoint: Make, tmp_path: Path) ->
             assert np.array_equal(engine.logits(IDS), expected)
         assert engine.stats.dropped > 0
     rows = pd.read_parquet(tmp_path / "t.parquet")
-    assert len(rows) == len(IDS) * 5 * 3  # of every token and layer all of its top-k
+    assert len(rows) == len(IDS) * 5 * 3  # all top-k experts of every token and layer
     assert np.allclose(rows.groupby(["token", "layer"]).gate_weight.sum(), 1, atol=1e-5)
 
 

@@ -1,4 +1,4 @@
-"""What one does with an engine, and that every knob changes what its name says, each against the default."""
+"""Install: pinned experts stay, the cache has its size and shape, and the reader has its threads."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def path(checkpoint: Callable[..., Path]) -> Path:
 
 @pytest.fixture(scope="module")
 def quarter(path: Path) -> float:
-    """A cache for a bit more than a third of the experts."""
+    """The size of a cache for a little more than a third of the experts."""
     f = footprint(path)
     return f.one_token_gb + 0.2 * (f.all_experts_gb - f.one_token_gb)
 

@@ -1,4 +1,4 @@
-"""What one does with an engine, and that every knob changes what its name says, each against the default."""
+"""Prefetch: predicted experts are read ahead, and each prefetch knob changes recall as documented."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def path(checkpoint: Callable[..., Path]) -> Path:
 
 @pytest.fixture(scope="module")
 def quarter(path: Path) -> float:
-    """A cache for a bit more than a third of the experts."""
+    """The size of a cache for a little more than a third of the experts."""
     f = footprint(path)
     return f.one_token_gb + 0.2 * (f.all_experts_gb - f.one_token_gb)
 
@@ -33,7 +33,7 @@ def measured(path: Path, **knobs: Any) -> Measurement:
         return engine.measure(JUDGE)
 
 
-def test_prefetch_brings_experts_before_they_are_asked_for(path: Path, quarter: float) -> None:
+def test_prefetch_reads_experts_ahead(path: Path, quarter: float) -> None:
     off, on = measured(path, cache_gb=quarter), measured(path, cache_gb=quarter, prefetch="stale_gate")
     assert off.prefetch_issued == 0 and off.prefetch_recall is None
     assert 0 < on.prefetch_useful < on.prefetch_issued
@@ -45,8 +45,8 @@ def test_prefetch_brings_experts_before_they_are_asked_for(path: Path, quarter: 
     assert 0 < on.prefetch_coverage < 1
 
 
-def test_what_prefetch_hides_is_not_waited_for(path: Path, quarter: float) -> None:
-    """A slow disk and a fast guess: reads run while the layer before computes or waits."""
+def test_hidden_prefetch_time_grows_with_the_width(path: Path, quarter: float) -> None:
+    """On a slow disk, reads run while earlier layers compute or wait."""
     slow = {"cache_gb": quarter, "ssd_gbps": 0.002, "prefetch": "stale_gate"}
     assert measured(path, **slow).prefetch_hidden_ms > measured(path, **slow, prefetch_width=0.25).prefetch_hidden_ms > 0
 
@@ -58,15 +58,15 @@ def test_a_wider_prefetch_recalls_more(path: Path, quarter: float) -> None:
     assert recall == sorted(recall) and recall[-1] == 1  # four times top-k are all 16 experts
 
 
-def test_a_deeper_prefetch_asks_more_layers(path: Path, quarter: float) -> None:
-    """Of three layers the last is foretold by both before it, and the farther one says some other things."""
+def test_a_deeper_prefetch_predicts_more_layers(path: Path, quarter: float) -> None:
+    """Both earlier layers predict the last of three; the farther one predicts some other experts."""
     near, far = (measured(path, cache_gb=quarter, prefetch="stale_gate", prefetch_depth=d) for d in (1, 2))
     assert far.prefetch_recall > near.prefetch_recall and far.prefetch_issued != near.prefetch_issued
 
 
 @pytest.mark.parametrize("family", sorted(CONFIGS))
-def test_without_staleness_every_family_is_foretold_whole(checkpoint: Callable[..., Path], family: str) -> None:
-    """The control: asked with a layer's own input, its router must say what the layer then chooses."""
+def test_without_staleness_every_prediction_is_exact(checkpoint: Callable[..., Path], family: str) -> None:
+    """The control: a router run on its own layer's input predicts the choice exactly."""
     path = checkpoint(family, 4)
     result = measured(path, cache_gb=footprint(path).one_token_gb, prefetch="stale_gate", prefetch_depth=0)
     assert (result.prefetch_recall, result.prefetch_exact_set, result.prefetch_issued) == (1, 1, 0)

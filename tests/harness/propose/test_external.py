@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from engine import Knobs
-from harness import ROOT
+from engine.system.shipped import ROOT
 from harness.propose.external import Answer, ask_external, checked_answer, study_state
 from harness.results.columns import NAMES
 from harness.results.metrics import OBJECTIVES

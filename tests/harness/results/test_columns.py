@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from stored import row
 
 from engine import Knobs, Measurement
-from harness import ROOT
+from engine.system.shipped import ROOT
 from harness.results.columns import COLUMNS, NAMES, TOKEN_COLUMNS, markdown, row_from_json, row_to_json
 from harness.results.older import renamed_markdown
 

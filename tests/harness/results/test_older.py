@@ -10,7 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 from stored import row
 
-from harness import ROOT, ResultsError
+from engine.system.shipped import ROOT
+from harness import ResultsError
 from harness.decisions.reuse import quality_source
 from harness.results.columns import NAMES, SCHEMA_VERSION
 from harness.results.merge import merge, write_merged

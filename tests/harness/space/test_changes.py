@@ -17,7 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine import Knobs
-from harness import ROOT, ConfigError
+from engine.system.shipped import ROOT
+from harness import ConfigError
 from harness.rounds import round as spaces
 from harness.space.changes import Change, applied, changed, still_possible
 from harness.space.entry import Entry

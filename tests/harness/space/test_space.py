@@ -13,7 +13,7 @@ import yaml
 
 from engine import Knobs
 from engine.effective import effective
-from harness import ROOT
+from engine.system.shipped import ROOT
 from harness.propose.ask_tell import Proposal, Proposals, Search
 from harness.propose.storage import open_storage
 from harness.results.columns import NAMES

@@ -9,7 +9,7 @@ import pytest
 import yaml
 from support import Cli, spawn
 
-from harness import ROOT
+from engine.system.shipped import ROOT
 
 CACHE = yaml.safe_load((ROOT / "search_spaces" / "kimi_mini.yaml").read_text())["cache_gb"]
 CASES = [
@@ -115,16 +115,16 @@ def test_one_line_and_status_2(cli: Cli, place: Path, override: str | tuple[str,
         (
             "# @package _global_\nsearch_space:\n  cache_gb: [one_token, all_experts]",
             (),
-            "study/q.yaml: search_space.cache_gb is a list, and the space has an entry there; "
+            "study/q.yaml: search_space.cache_gb is a list, and the space has an entry of this name; "
             "write cache_gb: {type: float, low: one_token, high: all_experts}",
         ),
         (
             "# @package _global_\ndefaults: [{override /search_space: kimi_k2}]",
             ("search_space.cache_gb.high=60",),
-            "search_space.cache_gb.high: the space has search_space.cache_gb as [LOW, HIGH]; give it whole: "
+            "search_space.cache_gb.high: the space has search_space.cache_gb as [LOW, HIGH]; give the whole entry: "
             "'search_space.cache_gb=[LOW, HIGH]'",
         ),
-        ("# @package _global_", ("--cfg", "job", "-m"), "-m runs and --cfg only shows; drop one of the two"),
+        ("# @package _global_", ("--cfg", "job", "-m"), "-m runs several studies and --cfg shows one; leave out -m"),
     ],
 )
 def test_a_study_of_ones_own(cli: Cli, place: Path, content: str, overrides: tuple[str, ...], expected: str) -> None:

@@ -1,4 +1,4 @@
-"""Composition: from any folder, with overrides as Hydra users expect them, and nothing left behind where one stands."""
+"""Overrides and errors of the command line: composed configurations, quoting, own files, and one line per error."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from support import Cli, spawn
 
 from engine import Judge
 from harness.results.rows import read_trials
-from harness.study.hydra_errors import pasted
+from harness.study.overrides import pasted
 
 
 def composed(cli: Cli, *overrides: str) -> dict:
@@ -116,7 +116,7 @@ def test_help_names_groups_and_knobs(cli: Cli, capsys: pytest.CaptureFixture[str
         cli("--help")
     assert ended.value.code == 0
     out = capsys.readouterr().out
-    for part in ("study: demo, kimi_m2max", "evict_half_life", "quality.text=FILE", "search_space:", "--multirun"):
+    for part in ("study:        demo, kimi_m2max", "evict_half_life", "quality.text=FILE", "search_space:", "--multirun"):
         assert part in out
 
 

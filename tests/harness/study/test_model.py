@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 from stored import ONE, TWO, fill
-from support import Cli, spawn
+from support import Cli, spawn, wait_for
 from synthetic import trials
 
 from engine.checkpoint.headers import read_headers
@@ -64,17 +63,15 @@ def test_a_study_of_an_older_fingerprint_is_told_so(place: Path, cli: Cli) -> No
 
 
 @pytest.mark.parametrize("within", [True, False], ids=["while a run goes on", "between runs"])
-def test_files_exchanged_while_the_search_runs_end_it(place: Path, within: bool) -> None:
+def test_files_exchanged_while_the_search_runs_end_it(place: Path, cli: Cli, within: bool) -> None:
     """No row is written of what ran meanwhile; with the files put back the study goes on."""
     said, runs = place / "checkpoint" / "fingerprint", place / "checkpoint" / "runs.log"
     said.write_text(OLD)
     (place / "checkpoint" / "slow_s").write_text("1.5" if within else "0")
-    process = spawn(place, "budget.trials=4", f"protocol.cool_down_s={0 if within else 2}")
-    while not runs.exists():
-        time.sleep(0.02)
+    process = spawn(place, "budget.trials=2", f"protocol.cool_down_s={0 if within else 2}")
+    wait_for(runs.exists)
     if not within:
-        while not (place / "results" / "demo" / "trials.parquet").exists():
-            time.sleep(0.02)
+        wait_for((place / "results" / "demo" / "trials.parquet").exists)
     said.write_text(NEW)
     _, err = process.communicate(timeout=100)
     assert process.returncode == 2 and err.count("\n") == 1
@@ -83,11 +80,10 @@ def test_files_exchanged_while_the_search_runs_end_it(place: Path, within: bool)
     assert df is None or df["model_fingerprint"].unique().tolist() == [OLD]
     said.write_text(OLD)
     (place / "checkpoint" / "slow_s").write_text("0")
-    process = spawn(place, "budget.trials=4")
-    _, err = process.communicate(timeout=100)
-    assert (process.returncode, err) == (0, "")
+    status, _, err = cli("budget.trials=2")
+    assert (status, err) == (0, "")
     df = read_trials(place / "results" / "demo")
-    assert len(df) == 5 and set(df["model_fingerprint"]) == {OLD} and set(df["status"]) == {"ok"}
+    assert len(df) == 3 and set(df["model_fingerprint"]) == {OLD} and set(df["status"]) == {"ok"}
 
 
 def test_a_label_makes_no_other_study(place: Path, cli: Cli) -> None:

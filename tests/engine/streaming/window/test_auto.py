@@ -1,4 +1,4 @@
-"""What one does with an engine, and that every knob changes what its name says, each against the default."""
+"""Auto window: the faster size is kept and compared again after a while."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from engine.streaming.window.auto import AutoWindow
 
 
 def test_auto_keeps_the_faster_window() -> None:
-    """A clock that says what a token takes with each size; the faster one changes half way."""
+    """A fake clock gives each size its time per token; the faster size changes half way."""
     now, ms = 0.0, {1: 3.0, 8: 2.0}
     auto = AutoWindow(8, clock=lambda: now)
     sizes = []
@@ -19,7 +19,7 @@ def test_auto_keeps_the_faster_window() -> None:
     assert {1, 8} == set(sizes[64:74])
 
 
-def test_auto_does_not_count_what_was_not_decoding() -> None:
+def test_auto_counts_decoding_only() -> None:
     now = 0.0
     auto = AutoWindow(8, clock=lambda: now)
     for token in range(40):

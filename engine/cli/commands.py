@@ -1,0 +1,268 @@
+"""Commands of the engine: each takes the parsed arguments, prints text and figures, and raises `HeadraceError`.
+
+The heavy imports are inside the functions, so that `--help` and usage errors need neither MLX nor mlx-lm.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import math
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from engine.errors import HeadraceError
+from engine.knobs import GB, LOSSY, Knobs
+from engine.measure.protocol import Protocol
+
+from .options import knobs_given, knobs_of, model_of, refuse_ignored
+from .progress import progress
+
+if TYPE_CHECKING:
+    from engine.engine import Engine
+    from engine.quality.quality import Quality
+
+
+def generate(args: argparse.Namespace) -> None:
+    """Print generated text, then speed, reads and memory."""
+    from engine.engine import load
+    from engine.system.memory import peak_memory_bytes
+
+    with load(model_of(args), knobs_of(args)) as engine, _traced(engine, args.trace_out):
+        stats = engine.stats
+        begin = decoding = time.perf_counter()
+        prompt_tokens = None
+        for text in engine.generate(args.prompt, args.max_tokens, temperature=args.temperature, seed=args.seed):
+            if prompt_tokens is None:
+                prompt_tokens, decoding = stats.tokens, time.perf_counter()
+            print(text, end="", flush=True)
+        end = time.perf_counter()
+        prompt_tokens = prompt_tokens or stats.tokens
+        decoded = stats.tokens - prompt_tokens
+        hit_rate = "all resident" if stats.hit_rate is None else f"{stats.hit_rate:.3f}"
+        print(f"\n\nprompt:      {prompt_tokens} tokens, {prompt_tokens / (decoding - begin):.1f} tok/s")
+        print(f"decode:      {decoded} tokens, {decoded / (end - decoding):.1f} tok/s")
+        print(f"hit rate:    {hit_rate}")
+        print(f"read:        {stats.bytes_read / GB:.4f} GB in {stats.reads} reads, {stats.io_ms:.0f} ms waited")
+        print(f"peak memory: {peak_memory_bytes() / GB:.3f} GB")
+        print(f"mode:        {engine.mode}")
+
+
+def measure(args: argparse.Namespace) -> None:
+    """Measure one pass over the evaluation texts; prints JSON."""
+    from engine.engine import load
+    from engine.measure.judge import Judge
+    from engine.system.page_cache import prepare_page_cache
+
+    judge, knobs, model = Judge.load(args.eval_texts), knobs_of(args), model_of(args)
+    protocol = Protocol(args.warm_up_tokens, args.timed_tokens, args.page_cache)
+    how = prepare_page_cache(model, protocol.page_cache, knobs.io_mode)
+    with load(model, knobs) as engine, _traced(engine, args.trace_out):
+        measurement = engine.measure(judge, protocol)
+    if args.by_layer:
+        if rows := engine.decoded.by_layer():
+            _print_rows("decoded tokens by layer", rows)
+        else:
+            print("nothing is streamed: no layer reads anything")
+    print(json.dumps({**measurement.as_dict(), "protocol": protocol.as_dict(), "page_cache_by": how}, indent=1))
+
+
+def quality(args: argparse.Namespace) -> None:
+    """Measure perplexity, KL divergence, top-1 flips and valid JSON.
+
+    The values of the reference stand beside them. Its logits are computed once and stored in the user's cache folder. The
+    last line is JSON.
+    """
+    from engine.checkpoint.checkpoint import Checkpoint
+    from engine.engine import load
+    from engine.measure.judge import Judge
+    from engine.plan.banks import plan_banks
+    from engine.quality.json_prompts import JsonPrompts
+    from engine.quality.quality import quality
+    from engine.quality.reference import reference_file, reference_for
+
+    model = model_of(args)
+    knobs, judge, source = knobs_of(args), Judge.load(args.eval_texts), Checkpoint.open(model)
+    prompts = None if args.json_prompts == "none" else JsonPrompts.load(args.json_prompts)
+    if knobs.streams:
+        plan_banks(source, knobs)  # refuses knobs that do not fit before the reference is computed
+    source = Checkpoint.open(args.reference) if args.reference else source
+    if not reference_file(source, judge, prompts).exists():
+        print(f"computing the reference {source.path} once", file=sys.stderr)
+    reference = reference_for(source, judge, prompts)
+    with load(model, knobs) as engine:
+        result = quality(engine, judge, reference, prompts)
+    _print_quality(result)
+    print(f"reference: {result.reference_mode}, {reference.origin}, {reference.nbytes / 1e6:.3g} MB in memory")
+    print(json.dumps({"quality": str(model), "knobs": knobs.as_dict(), **result.as_dict()}))
+
+
+def _print_quality(result: Quality) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    def valid(share: float | None) -> str:
+        return "-" if share is None else f"{round(share * result.json_prompts)} of {result.json_prompts}"
+
+    table = Table(title=f"{result.scored_tokens} tokens, {result.mode}", box=None)
+    for name in ("", "these knobs", "reference"):
+        table.add_column(name, justify="right" if name else "left")
+    for row in (
+        ("perplexity", f"{result.perplexity:.4f} ± {result.perplexity_se:.2f}", f"{result.reference_perplexity:.4f}"),
+        ("nll, nats a token", f"{result.nll:.5f}", f"{math.log(result.reference_perplexity):.5f}"),
+        ("KL, nats a token", f"{result.kl:.3g} ± {result.kl_se:.2g}", ""),
+        ("  upper bound", f"{result.kl_at_most:.3g}", ""),
+        ("  99th percentile", f"{result.kl_p99:.3g}", ""),
+        ("top-1 flips", f"{result.top1_flips:.2%}", ""),
+        ("valid JSON", valid(result.json_valid), valid(result.reference_json_valid)),
+    ):
+        table.add_row(*row)
+    Console().print(table)
+
+
+def inspect(args: argparse.Namespace) -> None:
+    """Print a checkpoint's sizes under the knobs, as JSON.
+
+    The sizes come from the headers of its files; nothing is loaded.
+    """
+    from engine.plan.footprint import footprint
+
+    print(json.dumps(dataclasses.asdict(footprint(model_of(args), knobs_of(args))), indent=1))
+
+
+def pack(args: argparse.Namespace) -> None:
+    """Pack a checkpoint's experts into a store.
+
+    A store has one record for each expert, with several precisions in it. The same command resumes a packing that was
+    interrupted.
+    """
+    from engine.packing.pack import pack_store
+    from engine.packing.verify import verify_store
+
+    source, store = _pack_paths(args)
+    if store is not None and source is not None:
+        with progress("packing") as update:
+            done = pack_store(source, store, args.levels, workers=args.workers, progress=update)
+        of_which = f", {done.kept} of them finished before" if done.kept else ""
+        sizes = f"{done.source_bytes / GB:.4g} GB -> {done.store_bytes / GB:.4g} GB"
+        print(f"{store}: {done.layers} layers{of_which}, {sizes}")
+        for bits, error in zip(done.levels, done.relative_rmse, strict=True):
+            print(f"{bits} bits: relative RMSE {error:.4f}")
+        print(f"exact at {done.levels[-1]} bits: {done.exact} of {done.projections} projections")
+    if args.verify:
+        with progress("verifying") as update:
+            bad = verify_store(store, update)
+        for line in bad:
+            print(line)
+        if bad:
+            raise HeadraceError(f"{store}: damaged parts: {len(bad)}; copy their files again, or pack the model again")
+        print(f"{store}: all records match their checksums")
+
+
+def _pack_paths(args: argparse.Namespace) -> tuple[Path | None, Path]:
+    """The checkpoint, None for `--verify` alone, and the store. The form CHECKPOINT STORE is that of earlier versions."""
+    folders: list[Path] = args.folders
+    if len(folders) > 2 or (args.model and len(folders) > 1):
+        raise HeadraceError(f"pack takes one store, not {' and '.join(map(str, folders))}; write --model CHECKPOINT STORE")
+    if len(folders) == 2:
+        return folders[0], folders[1]
+    if not folders or (args.model is None and not args.verify):
+        given = args.model or (folders[0] if folders else "CHECKPOINT")
+        raise HeadraceError(
+            f"pack needs a checkpoint and the folder of the store: --model {given} STORE; or a store with --verify"
+        )
+    return args.model, folders[0]
+
+
+def replay(args: argparse.Namespace) -> None:
+    """Print hit rates of a recorded routing trace.
+
+    The trace is replayed through the eviction policy at several half-lives, and through Belady's optimum.
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    from engine.cache.replay import replay_table
+    from engine.routing.read import overlap, read_trace
+
+    trace = read_trace(args.trace)
+    experts = args.experts or int(trace.experts.max()) + 1
+    rows = replay_table(trace, experts, args.slots or [experts // 8, experts // 4, experts // 2], args.half_life)
+    table = Table(title=f"hit rate by slots of a layer with {experts} experts ({trace.shape})", box=None)
+    for name in rows[0]:
+        table.add_column(name, justify="left" if name == "policy" else "right")
+    for row in rows:
+        table.add_row(*(v if isinstance(v, str) else f"{v:.3f}" for v in row.values()))
+    Console().print(table)
+    print(f"share of the experts that the token before chose too: {overlap(trace):.3f}")
+    print(json.dumps({"replay": str(trace.path), "experts": experts, "overlap": overlap(trace), "rows": rows}))
+
+
+def plan(args: argparse.Namespace) -> None:
+    """Print each layer's bits; save or draw the plan."""
+    from engine.checkpoint.checkpoint import Checkpoint
+    from engine.plan.banks import needs_profile, plan_bits
+    from engine.plan.bits import hot_share_for
+    from engine.plan.bits_file import save_plan
+    from engine.plan.bits_plot import layer_rows, plot_plan
+    from engine.plan.footprint import experts_gb
+    from engine.routing.profile import Profile, routing_profile
+
+    checkpoint, given = Checkpoint.open(model_of(args)), knobs_given(args)
+    wanted = Knobs(**given)
+    if args.average_bits is not None:
+        fixed = [name for name in ("hot_share", "bits_plan") if name in given]
+        refuse_ignored("plan --average-bits", fixed, "sets the budget")
+        wanted = dataclasses.replace(wanted, hot_share=hot_share_for(checkpoint, wanted, args.average_bits))
+    bits = plan_bits(checkpoint, wanted)  # refuses wrong knobs before a profile is taken
+    profile = None
+    if args.trace is not None or needs_profile(wanted):
+        profile = routing_profile(checkpoint) if args.trace is None else Profile.of_trace(args.trace, checkpoint)
+        bits = plan_bits(checkpoint, wanted, profile)
+    if args.out is not None:
+        save_plan(args.out, bits, checkpoint, wanted, None if profile is None else profile.fingerprint)
+    if args.plot is not None:
+        plot_plan(bits, checkpoint, args.plot)
+    _print_rows(f"bits of the routed experts of {checkpoint.name}", layer_rows(bits, checkpoint, profile))
+    size = experts_gb(checkpoint, bits)
+    print(f"{bits.average_bits:.4g} bits on average, {size:.4g} GB for all experts, plan {bits.fingerprint or 'uniform'}")
+    result = {"average_bits": bits.average_bits, "all_experts_gb": size, "plan_fingerprint": bits.fingerprint}
+    print(json.dumps({"plan": str(checkpoint.path), **result, "knobs": {name: getattr(wanted, name) for name in LOSSY}}))
+
+
+def knobs(args: argparse.Namespace) -> None:
+    """Print the table of all knobs, as docs/knobs.md has it."""
+    print(Knobs.table())
+
+
+def profile(args: argparse.Namespace) -> None:
+    """Take the routing profile of a model; prints its path.
+
+    cold_bits and pinned_share need the profile, and take it themselves if it is missing.
+    """
+    from engine.checkpoint.checkpoint import Checkpoint
+    from engine.cli.offline import take_profile
+
+    print(take_profile(Checkpoint.open(model_of(args))))
+
+
+def _traced(engine: Engine, path: Path | None) -> AbstractContextManager[None]:
+    return nullcontext() if path is None else engine.trace(path)
+
+
+def _print_rows(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Print a table of numbers: three decimals for a float, `-` for None."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, box=None)
+    for name in rows[0]:
+        table.add_column(name, justify="right")
+    for row in rows:
+        table.add_row(*("-" if v is None else f"{v:.3f}" if isinstance(v, float) else str(v) for v in row.values()))
+    Console().print(table)

@@ -1,0 +1,19 @@
+"""Shipped files: where the configuration, the search spaces, the prompts and kimi_mini are.
+
+In a checkout, also after an editable install, they are in `experiments/` and `search_spaces/` beside the packages. A wheel
+has the same two folders in `headrace/` beside the packages (see setup.py).
+"""
+
+from pathlib import Path
+
+PACKAGES = Path(__file__).resolve().parents[2]  # the folder of `engine` and `harness`, for the PYTHONPATH of a child
+_WHEEL = PACKAGES / "headrace"
+IN_CHECKOUT = not (_WHEEL / "experiments").is_dir()
+ROOT = PACKAGES if IN_CHECKOUT else _WHEEL  # the folder of `experiments` and `search_spaces`
+
+EXPERIMENTS = ROOT / "experiments"
+SEARCH_SPACES = ROOT / "search_spaces"
+PROMPTS = EXPERIMENTS / "prompts"
+KIMI_MINI = EXPERIMENTS / "kimi_mini" / "checkpoint"
+EVALUATION_TEXTS = PROMPTS / "headrace_v1.yaml"
+JSON_PROMPTS = PROMPTS / "json_v1.yaml"

@@ -1,0 +1,81 @@
+"""Console script `headrace`: the commands of both packages under one name.
+
+    headrace search study=demo
+    headrace report demo
+    headrace generate --prompt "The query planner" --cache-gb 0.02
+    headrace bench engine decode
+    headrace bench search samplers
+
+A command of the search is a module as well, `python -m harness.NAME`; one of
+the engine is `python -m engine NAME`.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from engine import __version__
+from engine.errors import did_you_mean
+
+SEARCH = {
+    "search": "search the best settings of a study",
+    "status": "show progress, front and health of a study",
+    "report": "show recommended settings, front and plots of a study",
+    "merge": "put the rows of several studies together",
+}
+ENGINE = {
+    "generate": "print generated text, then speed and memory",
+    "measure": "measure one setting on the evaluation texts",
+    "quality": "measure the loss of quality against the reference",
+    "inspect": "print a checkpoint's sizes under the knobs",
+    "plan": "print each layer's bits; save or draw the plan",
+    "pack": "pack a checkpoint's experts into a store",
+    "profile": "take the routing profile of a model",
+    "replay": "print hit rates of a recorded routing trace",
+    "knobs": "print the table of all knobs",
+}
+BENCH = {
+    "bench engine": "benchmarks of the engine: reads, decoding, quality, packing",
+    "bench search": "benchmarks of the search: samplers, storage, faults",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit status."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    name = " ".join(words[: 2 if words[:1] == ["bench"] else 1])
+    rest = words[len(name.split()) :]
+    if name in SEARCH:
+        return import_module(f"harness.{name}").main(rest, f"headrace {name}")
+    if name in ENGINE:
+        return import_module("engine.__main__").main(words, "headrace")
+    if name in BENCH:
+        module = "engine.bench.command" if name == "bench engine" else "harness.bench.__main__"
+        return import_module(module).main(rest, f"headrace {name}")
+    if name == "--version":
+        print(f"headrace {__version__}")
+        return 0
+    if name in ("-h", "--help", "help") or name in ("bench -h", "bench --help"):
+        print(_help(BENCH if words[0] == "bench" else SEARCH | ENGINE | BENCH))
+        return 0
+    if words[:1] == ["bench"]:
+        print("error: bench needs a package: headrace bench engine NAME, or headrace bench search NAME", file=sys.stderr)
+        return 2
+    names = [*SEARCH, *ENGINE, "bench"]
+    wrong = f"{name} is not a command; {did_you_mean(name, names)}" if words else f"name a command: {', '.join(names)}"
+    print(f"error: {wrong}; see headrace --help", file=sys.stderr)
+    return 2
+
+
+def _help(commands: dict[str, str]) -> str:
+    width = max(map(len, commands))
+    lines = [f"  {name:{width}}  {text}" for name, text in commands.items()]
+    about = (__doc__ or "").partition("\n\n")[2].rstrip()
+    usage = "usage: headrace [-h] [--version] COMMAND ..."
+    return "\n".join([usage, "", about, "", "commands:", *lines, "", "headrace COMMAND --help describes a command."])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
