@@ -20,7 +20,8 @@ import pandas as pd
 
 from engine.cli.program import add_command
 from harness import ConfigError
-from harness.analysis.pareto import front, losses, nondominated, volume
+from harness.analysis.hypervolume import volume
+from harness.analysis.pareto import front, losses, nondominated
 from harness.decisions.confirmation import next_sweep
 from harness.results.metrics import METRICS, SPEEDS
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from harness.analysis.pareto import volume
+from harness.analysis.hypervolume import volume
 from harness.results.metrics import OBJECTIVES
 from harness.space.parse import space_from_config
 from harness.space.space import Space
