@@ -33,12 +33,12 @@ from harness.decisions.recommend import rules_of
 from harness.machine.identity import boot_id
 from harness.machine.load import Meters
 from harness.machine.processes import alive
+from harness.paths import find_study
 from harness.results.rows import frame, read_rows
 from harness.schema import GuardsConfig
 from harness.session.log import LOG
 from harness.session.state import ENDED, FAILED, FINISHED, STOPPED, read_state
 from harness.show.status import GONE, RUNS, UNKNOWN, current_run, health, progress_facts, row_facts, show
-from harness.study.find import find
 
 EXIT = {RUNS: 0, FINISHED: 0, FAILED: 1, GONE: 1, STOPPED: 3, UNKNOWN: 3}
 GRAVITY = (0, 3, 1, 2)
@@ -122,7 +122,7 @@ def main(arguments: list[str], program: str = "python -m harness.status") -> int
         parser.error(f"--watch {given.watch:g} is not a time; give seconds above 0")
     console = Console()
     try:
-        folders = [find(name) for name in given.study]
+        folders = [find_study(name) for name in given.study]
         while True:
             found = [status(folder) for folder in folders]
             if given.watch and console.is_terminal and not given.json:

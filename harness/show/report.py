@@ -23,8 +23,8 @@ from harness.results.metrics import SHORT
 from harness.results.rows import frame
 
 from .commands import confirm_more, use
-from .front_plot import plot_front
-from .session_plot import plot_session
+from .plots.front import plot_front
+from .plots.session import plot_session
 from .tables import front_table, importance_table, recommended_table
 
 SAVED_BY = {
