@@ -45,7 +45,9 @@ def test_an_entry_has_hypothesis_trials_results_and_verdict() -> None:
     for part in (
         "- widen cache_gb: [0.005, 0.04] -> [0.005, 0.06]: ", "29 trials (28 ok, 1 oom); 1 sentinel. 30 runs in 0.50 h",
         "| `cache_gb` | 0.005 .. 0.06, log |", "    python -m harness.search search_space=rounds/02/space.yaml",
-        "- front before: ", "- front after: ", "- drift: -7.0% against the median speed of the earlier runs, in 1 sentinel run", "random 1 of 1",
+        "- front before: ", "- front after: ",
+        "- drift: -7.0% against the median speed of the earlier runs, in 1 sentinel run",
+        "random 1 of 1",
         "Importance of the knobs: ",
         "hypervolume of the front".capitalize(), "- proposer: exit status 1",
     ):  # fmt: skip

@@ -59,7 +59,7 @@ def test_the_journals_command_repeats_the_round(
     (place / "propose.py").write_text(PROPOSER)
     about, bounds = "R (4bit) = 50 %, 'é'", "[peak_memory_gb <= 80, perplexity <= 9 * reference]"
     session(
-        "rounds=2", "budget.trials=8", "proposer.every=2", f"proposer.command='{sys.executable} {place / 'propose.py'}'",
+        "rounds=2", "budget.trials=4", "proposer.every=1", f"proposer.command='{sys.executable} {place / 'propose.py'}'",
         f"study.about={about}", f"constraints={bounds}", "search_space.evict_half_life=7", "knobs.prefill_chunk=256",
         "study.anchors=[{cache_gb: 0.04}]",
     )  # fmt: skip
@@ -98,7 +98,7 @@ def test_a_study_file_that_changes_its_space(
         " prefill_chunk: {type: int, low: 64, high: 512, when: {sync_window: 1}}}\n"
     )
     session(
-        "study=own", "--config-dir", "mine", "rounds=2", "budget.trials=6", "proposer.every=2",
+        "study=own", "--config-dir", "mine", "rounds=2", "budget.trials=4", "proposer.every=1",
         f"proposer.command='{sys.executable} {place / 'propose.py'}'", rows=False,
     )  # fmt: skip
     folder = place / "results" / "own"
@@ -136,6 +136,7 @@ def test_paths_of_the_machine_are_not_shown(
     (given,) = accepted([token.replace("HOME", home).replace("CWD", cwd)])
     shown = _word(given, variables)
     assert shown == word
-    (typed,) = shell(f"printf '%s' {shown}", Path(cwd), **dict.fromkeys(variables, "/mnt/Big SSD/x"))[1:2]
+    env = {**os.environ, **dict.fromkeys(variables, "/mnt/Big SSD/x")}
+    typed = subprocess.run(["bash", "-c", f"printf '%s' {shown}"], capture_output=True, text=True, cwd=cwd, env=env).stdout
     override = parsed(accepted([typed])[0])
     assert override is not None and override.value() == value.replace("HOME", home)
