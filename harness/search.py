@@ -44,10 +44,10 @@ def task(config: DictConfig) -> None:
 
 def run(config: DictConfig) -> int:
     """Run a composed study and show its front; returns the exit status."""
-    from harness.report import report
     from harness.session.coordinator import Stop
     from harness.session.session import run_study
     from harness.show.live import display
+    from harness.show.report import report
     from harness.study.study import study_from_config
 
     _find_own_files(config)
