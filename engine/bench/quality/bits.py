@@ -111,4 +111,5 @@ def _print(row: dict[str, Any]) -> None:
         low, middle, high = np.quantile(figures, [0, 0.5, 1])
         spread = f" ({low:.{digits}f} .. {high:.{digits}f})" if len(figures) > 1 else ""
         cells.append(f"{middle:.{digits}f}{spread}")
-    print(f"| {row["chosen_by"]} | {row['average_bits']:.3g} | {row['gb'] * GB / 1e6:.4g} | {' | '.join(cells)} |", flush=True)
+    megabytes = row["gb"] * GB / 1e6
+    print(f"| {row['chosen_by']} | {row['average_bits']:.3g} | {megabytes:.4g} | {' | '.join(cells)} |", flush=True)
