@@ -18,7 +18,7 @@ from harness import status
 from harness.analysis.counts import Progress, count, left_s, progress
 from harness.results.columns import NAMES, NOT_RUN
 from harness.results.rows import read_rows, read_trials
-from harness.show.front_plot import draw_front
+from harness.show.plots.front_plot import draw_front
 
 
 def row(trial: int, state: str = "ok", origin: str = "sampler", run: int = 0, **more: Any) -> dict[str, Any]:

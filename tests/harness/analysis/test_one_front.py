@@ -25,8 +25,8 @@ from harness.results.rows import frame, read_rows, read_trials
 from harness.results.writing import write_row
 from harness.rounds import journal
 from harness.rounds.verdict import verdict
-from harness.show.front_plot import plot_front
 from harness.show.live import Panel
+from harness.show.plots.front_plot import plot_front
 from harness.show.report import report
 from harness.status import status
 
