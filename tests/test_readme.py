@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 
 from harness.analysis.estimates import noise
-from harness.analysis.pareto import contributions, front
+from harness.analysis.hypervolume import contributions
+from harness.analysis.pareto import front
 from harness.decisions.recommend import compared, default_trial, named, ratio, recommended, rules_of, wishes_of
 from harness.results.metrics import SHORT, objectives_of
 from harness.results.rows import read_trials

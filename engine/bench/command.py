@@ -51,7 +51,7 @@ def add_benchmarks(parser: argparse.ArgumentParser) -> None:
     text = "force the routing of a recorded trace (Parquet) instead of decoding the evaluation texts"
     decode.add_argument("--trace", type=Path, metavar="FILE", help=text)
     text = "with --trace: limit on the prediction recall of rejected passes, first pass and later ones"
-    decode.add_argument("--foresight", type=float, nargs="+", metavar="SHARE", help=text)
+    decode.add_argument("--window-recall", type=float, nargs="+", metavar="SHARE", help=text)
     decode.add_argument("--tokens", type=int, default=64, metavar="N", help="with --trace: tokens of a turn (default: 64)")
     add_knobs(decode, [name for name in every if name != "cache_gb"])
 
@@ -121,16 +121,16 @@ def _decode(args: argparse.Namespace) -> None:
     given["cache_gb"] = 1.0
     windows = args.windows or [given.pop("sync_window", 1)]
     trace = None if args.trace is None else read_trace(args.trace)
-    if trace is not None and args.foresight is None and any(w != 1 for w in windows):
+    if trace is not None and args.window_recall is None and any(w != 1 for w in windows):
         raise HeadraceError(
-            "--trace with windows needs --foresight: the prediction recall of rejected passes, first pass and later ones; "
-            "measure it with bench decode --windows all on a trained model (window_recall_by_pass, in its JSON)"
+            "--trace with windows needs --window-recall: prediction recall of rejected passes, first pass and later ones; "
+            "measure it with bench decode --windows all on a trained model (window_recall_by_pass in its JSON)"
         )
     _print(
         bench_decode(
             model_of(args), Knobs(**given), judge=None if trace else Judge.load(args.eval_texts), trace=trace,
-            foresight=args.foresight, rounds=args.rounds, cached=args.cached, windows=windows, resident=args.resident,
-            mixed=args.mixed, tokens=args.tokens,
+            window_recall=args.window_recall, rounds=args.rounds, cached=args.cached, windows=windows,
+            resident=args.resident, mixed=args.mixed, tokens=args.tokens,
         )
     )  # fmt: skip
 
@@ -152,7 +152,7 @@ def _lossy(args: argparse.Namespace) -> None:
 
 
 def _bits(args: argparse.Namespace) -> None:
-    """Compare the quality of plans of bits at equal bytes."""
+    """Compare the quality of bit plans at equal bytes."""
     from engine.measure.judge import Judge
 
     from .quality.bits import bench_bits

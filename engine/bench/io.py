@@ -40,7 +40,7 @@ def bench_io(path: Path, knobs: Knobs, *, rounds: int, mib: int, expert_kib: int
     bench = _Bench(files, groups, knobs)
     try:
         if knobs.ssd_gbps is not None:
-            return bench.held(knobs.ssd_gbps, rounds)
+            return bench.limited(knobs.ssd_gbps, rounds)
         return bench.share(rounds, mib << 20)
     finally:
         bench.reader.close()
@@ -90,17 +90,17 @@ class _Bench:
             lower, upper = contender.quartiles
             print(f"  {what:<38}{contender.median:8.3f} GB/s  ({lower:.3f} .. {upper:.3f})")
         print(f"  share of the ceiling                  {measured / ceiling:8.3f}       ({low:.3f} .. {high:.3f})")
-        share = "   (unknown here)" if disk_share is None else f"{disk_share:8.3f} of those read"
+        share = "        (unknown)" if disk_share is None else f"{disk_share:8.3f} of those read"
         print(f"  bytes that came from the disk         {share}; cache dropped by: {dropped}")
         return self._result() | {
             "measured_gbps": measured, "ceiling_gbps": ceiling, "share": measured / ceiling,
             "share_quartiles": [low, high], "disk_share": disk_share, "drop_cache": dropped,
         }  # fmt: skip
 
-    def held(self, target_gbps: float, rounds: int) -> dict[str, Any]:
+    def limited(self, limit_gbps: float, rounds: int) -> dict[str, Any]:
         """Read about one second's worth of experts per turn, the same in every turn: all requested at once, and a few at a
         time with pauses that do not count. They are in the page cache, so that the disk itself hardly matters."""
-        number = self._make_slots(int(max(target_gbps * GB, BURST * self.expert_bytes)))
+        number = self._make_slots(int(max(limit_gbps * GB, BURST * self.expert_bytes)))
         self.groups = self.groups[:number]
         self._order = self._shuffled()
         for file, offset, size in itertools.chain(*self.groups):
@@ -111,7 +111,7 @@ class _Bench:
         def at_once() -> float:
             begin = time.perf_counter()
             nbytes = self.read(number)
-            return nbytes / (time.perf_counter() - begin) / GB / target_gbps
+            return nbytes / (time.perf_counter() - begin) / GB / limit_gbps
 
         def in_bursts() -> float:
             nbytes, seconds = 0, 0.0
@@ -120,7 +120,7 @@ class _Bench:
                 started = time.perf_counter()
                 nbytes += self.read(min(BURST, number - begin))
                 seconds += time.perf_counter() - started
-            return nbytes / seconds / GB / target_gbps
+            return nbytes / seconds / GB / limit_gbps
 
         contenders = [Contender("at once", at_once), Contender("in bursts", in_bursts)]
         in_turns(contenders, rounds)
@@ -128,14 +128,14 @@ class _Bench:
         begin = time.perf_counter()
         ceiling = plain_reads(self.files, self.knobs, max(nbytes, 256 << 20)) / (time.perf_counter() - begin) / GB
         self._headline(rounds, nbytes)
-        print(f"  requested                             {target_gbps:8.3f} GB/s")
+        print(f"  requested                             {limit_gbps:8.3f} GB/s")
         names = "reached, all requested at once", f"reached, {BURST} at a time, with pauses"
         for contender, what in zip(contenders, names, strict=True):
             low, high = contender.quartiles
             print(f"  {what:<38}{contender.median:8.3f} of it    ({low:.3f} .. {high:.3f})")
         print(f"  plain 8 MiB reads, unlimited          {ceiling:8.3f} GB/s")
         held = {"held_share": contenders[0].median, "held_share_in_bursts": contenders[1].median}
-        return self._result() | {"ssd_gbps": target_gbps, **held, "ceiling_gbps": ceiling}
+        return self._result() | {"ssd_gbps": limit_gbps, **held, "ceiling_gbps": ceiling}
 
     def read(self, number: int) -> int:
         """Read the next `number` experts; returns their bytes."""

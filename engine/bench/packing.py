@@ -54,11 +54,11 @@ def bench_pack(path: Path, *, rounds: int, mib: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for what in SOURCES:
-            _made_up(folder / "source", what, mib << 20)
+            _synthetic(folder / "source", what, mib << 20)
             row = _row(what, folder, rounds)
             rows.append(row)
             (low, pack, high), (_, copy, _), (_, core, _) = row["pack_mb_s"], row["copy_mb_s"], row["pack_mb_s_a_core"]
-            print(f"  {what:<14}packed {pack:5.0f} ({low:.0f} .. {high:.0f}), a core {core:4.0f}; copied {copy:5.0f}")
+            print(f"  {what:<14}packed {pack:5.0f} ({low:.0f} .. {high:.0f}); per core {core:4.0f}; copied {copy:5.0f}")
             shutil.rmtree(folder / "source")
         verify = _verify(path, folder / "packed", rounds)
     return {"bench": "pack", "cores": cores, "rounds": rounds, "rows": rows, "verify": verify}
@@ -67,25 +67,26 @@ def bench_pack(path: Path, *, rounds: int, mib: int) -> dict[str, Any]:
 def _row(what: str, folder: Path, rounds: int) -> dict[str, Any]:
     source, store, copy = folder / "source", folder / "store", folder / "copy"
     megabytes = (source / "model.safetensors").stat().st_size / 1e6
-    a_core: list[float] = []
+    per_core: list[float] = []
 
     def pack() -> float:
         shutil.rmtree(store, ignore_errors=True)
-        begin, at_work = time.perf_counter(), time.process_time()
+        begin, cpu_begin = time.perf_counter(), time.process_time()
         pack_store(source, store)
-        a_core.append(megabytes / (time.process_time() - at_work))
+        per_core.append(megabytes / (time.process_time() - cpu_begin))
         return megabytes / (time.perf_counter() - begin)
 
     contenders = [Contender("pack", pack), Contender("copy", lambda: megabytes / _seconds_to_copy(source, copy))]
     in_turns(contenders, rounds)
     share, low, high = ratios(*contenders)
     return {
-        "source": what, "mb": megabytes, "pack_mb_s": spread(contenders[0].figures), "pack_mb_s_a_core": spread(a_core),
+        "source": what, "mb": megabytes, "pack_mb_s": spread(contenders[0].figures), "pack_mb_s_a_core": spread(per_core),
         "copy_mb_s": spread(contenders[1].figures), "share_of_copy": [low, share, high],
     }  # fmt: skip
 
 
 def _seconds_to_copy(source: Path, copy: Path) -> float:
+    """Seconds to copy the source's file, until the disk has all of it."""
     copy.unlink(missing_ok=True)
     begin = time.perf_counter()
     with open(source / "model.safetensors", "rb") as f, open(copy, "wb") as out:
@@ -96,7 +97,7 @@ def _seconds_to_copy(source: Path, copy: Path) -> float:
     return time.perf_counter() - begin
 
 
-def _made_up(path: Path, what: str, nbytes: int) -> Path:
+def _synthetic(path: Path, what: str, nbytes: int) -> Path:
     """A checkpoint of one layer and about `nbytes`."""
     per_expert = what in ("INT4", "FP8")
     items = sum(-(-ROWS * COLUMNS // shared) * ITEM_BYTES[dtype] for _, dtype, shared in SOURCES[what])
@@ -118,7 +119,7 @@ def _made_up(path: Path, what: str, nbytes: int) -> Path:
                 owner = f"switch_mlp.{projection}" if expert is None else f"experts.{expert}.{projection}"
                 one = [n // 128 for n in shape] if shared == 128 * 128 else [shape[0], shape[1] // shared]
                 whole = one if per_expert else [experts, *one]
-                begin = sum(len_ for _, _, len_ in contents)
+                begin = sum(n for _, _, n in contents)
                 length = int(np.prod(whole)) * ITEM_BYTES[dtype]
                 header[f"model.layers.0.mlp.{owner}.{tensor}"] = {
                     "dtype": dtype, "shape": whole, "data_offsets": [begin, begin + length]
@@ -138,7 +139,7 @@ def _made_up(path: Path, what: str, nbytes: int) -> Path:
 
 
 def _content(tensor: str, dtype: str, rng: np.random.Generator) -> bytes:
-    """Bytes of a tensor, to be repeated: random codes, scales and biases of one sensible value, weights of variance 4e-4."""
+    """Bytes that fill a tensor: random codes, one plausible value for scales or biases, and weights of variance 4e-4."""
     if dtype == "F8_E4M3":
         return rng.integers(0, 120, POOL, np.uint8).tobytes()
     if dtype in ("U32", "I32"):
@@ -152,7 +153,8 @@ def _content(tensor: str, dtype: str, rng: np.random.Generator) -> bytes:
 
 
 def _verify(path: Path, store: Path, rounds: int) -> dict[str, Any]:
-    """CRC-32 in GB/s of one core, reading and comparing a whole store in GB/s, and decoding with and without."""
+    """CRC-32 in GB/s of one core, reading and comparing a whole store in GB/s, and decoding with and
+    without `verify_reads`."""
     block = np.random.default_rng(0).integers(0, 256, 64 << 20, np.uint8).data
     begin = time.perf_counter()
     zlib.crc32(block)
@@ -180,7 +182,7 @@ def _verify(path: Path, store: Path, rounds: int) -> dict[str, Any]:
             del contender.figures[0]  # the first round is a warm-up
         read = verified.stats.bytes_read / verified.stats.tokens
     share, low, high = ratios(contenders[1], contenders[0])
-    print(f"checksums: {crc_gbps:.2f} GB/s a core; a whole store read and compared: {store_gbps:.2f} GB/s")
+    print(f"checksums: {crc_gbps:.2f} GB/s per core; a whole store read and compared: {store_gbps:.2f} GB/s")
     print(
         f"verify_reads: {contenders[1].median:.1f} tok/s, {contenders[0].median:.1f} without; share {share:.3f} "
         f"({low:.3f} .. {high:.3f}), {read / 1e6:.1f} MB read per token"

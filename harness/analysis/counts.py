@@ -1,7 +1,8 @@
-"""Counts of trials and runs, and the progress of a search: one definition for the budget and for all that is printed.
+"""Counts of trials and runs, and the progress of a search: one definition for the budget and for everything that is
+printed.
 
-A trial of the budget is a setting that ran, whatever its fate: ok, stopped, oom, crash ... The reference is counted apart,
-and so are the settings that were foreseen as impossible or hopeless and never ran (`columns.NOT_RUN`).
+A trial of the budget is a setting that ran, whatever its status. The reference is counted separately, and so are settings
+that were pruned by arithmetic and never ran (`columns.NOT_RUN`).
 """
 
 from __future__ import annotations
@@ -18,18 +19,18 @@ if TYPE_CHECKING:
 
 Row = Mapping[str, Any]
 AGAIN = {"repeat": "repeats", "confirm": "confirmations", "sentinel": "sentinels", "again": "repeats of suspect runs"}
-RECENT = 16  # runs that the time left is estimated from
+RECENT = 16  # runs that the remaining time is estimated from
 
 
 @dataclass(frozen=True)
 class Counts:
-    """What a study's rows hold. The dictionaries have the most frequent first."""
+    """The counts of a study's rows. The dictionaries have the most frequent first."""
 
     trials: int
-    fates: dict[str, int]  # status of each trial's first run
-    not_run: dict[str, int]  # settings that did not run, by status
-    reference: str | None  # status of its first run; None: not measured
-    runs: int  # all that were made, the reference's among them
+    fates: dict[str, int]  # by status of the trial's first run
+    not_run: dict[str, int]  # pruned settings, by status
+    reference: str | None  # status of the first run; None: not measured
+    runs: int  # all that ran, including the reference's
     again: dict[str, int]  # runs after a trial's first, by origin
 
     def __str__(self) -> str:
@@ -43,7 +44,7 @@ class Counts:
 
 
 def count(rows: Sequence[Row] | pd.DataFrame) -> Counts:
-    """The counts of rows, or of a frame of rows; of a round's rows too, for a trial counts where its first run is."""
+    """The counts of rows or of a frame of rows. A trial belongs to the rows that contain its first run."""
     some = rows if isinstance(rows, Sequence) else rows[["run", "status", "origin"]].to_dict("records")
     first = [r for r in some if not (r["run"] or 0) > 0]
     again = Counter(r["origin"] for r in some if (r["run"] or 0) > 0)
@@ -57,7 +58,7 @@ def count(rows: Sequence[Row] | pd.DataFrame) -> Counts:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a search is: trials of the budget, and runs of a round's confirmation once that has begun."""
+    """The progress of a search: trials of the budget, and runs of a round's confirmation once it has begun."""
 
     trials_done: int
     trials_wanted: int
@@ -80,9 +81,9 @@ class Progress:
 
 
 def progress(known: Sequence[Row], own: Sequence[Row], wanted: int, share: float, confirming: int | None = None) -> Progress:
-    """The progress of a search for `wanted` trials, with `share` of as many runs for confirmation.
+    """The progress of a search for `wanted` trials, with up to `share` times as many runs for confirmation.
 
-    known: all rows; own: those of this machine, which confirms its own trials; confirming: the round that is confirmed now.
+    known: all rows; own: rows of this machine, which confirms its own trials; confirming: the round in confirmation.
     """
     done = count(known).trials
     now = confirming or max((r["round"] for r in own), default=1)
@@ -94,18 +95,20 @@ def progress(known: Sequence[Row], own: Sequence[Row], wanted: int, share: float
 
 
 def confirm_budget(rows: Sequence[Row], round_number: int, share: float) -> int:
-    """Runs that a round's confirmation may spend."""
+    """The number of runs that a round's confirmation may use."""
     return round(share * count([r for r in rows if r["round"] == round_number]).trials)
 
 
 def confirmations(rows: Sequence[Row], round_number: int) -> int:
-    """Runs that a round's confirmation has spent."""
+    """The number of runs that a round's confirmation has used."""
     return sum(r["origin"] == "confirm" and r["round"] == round_number for r in rows)
 
 
 def left_s(rows: Sequence[Row], runs_left: int) -> float | None:
-    """Time that so many trials and confirmations take, at the pace of the last `RECENT` runs with the waits and sentinels
-    between them; None before the first."""
+    """Time for `runs_left` trials and confirmations, in s; None before the first run.
+
+    It is based on the last `RECENT` runs, including the waits and sentinels between them.
+    """
     made = sorted((r for r in rows if r["status"] not in NOT_RUN and r["started_at"]), key=lambda r: r["started_at"])
     recent = made[-RECENT:]
     counted = sum(not r["run"] or r["origin"] == "confirm" for r in recent)

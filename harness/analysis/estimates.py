@@ -1,14 +1,13 @@
-"""Points: a trial with all its runs put together, every metric as an estimate with a 95 % interval.
+"""Estimates: one line for each trial, which combines its runs into an estimate and a 95 % interval of every metric.
 
-Everything is on a log scale, for noise is a share of the figure: a metric's run-to-run standard deviation is pooled over
-all trials with several good runs, residuals clipped at `CLIP` of it so that a hiccup does not widen everything, and begins
-with a prior worth `PRIOR_RUNS` degrees of freedom. So a trial that ran once has an interval as well.
+All metrics are on a log scale, because noise is proportional to the figure. The run-to-run standard deviation of a metric
+is pooled over all trials with several good runs. Residuals are clipped at `CLIP` of it, so that one hiccup does not widen
+all intervals, and a prior worth `PRIOR_RUNS` degrees of freedom is added. A trial that ran once has an interval too.
 
-The run that made a trial a candidate was lucky more often than not, so a point with two or more fresh runs is estimated
-from these alone: they cost no more than runs, they cannot have the first one's luck, and no weight has to be justified.
-With one fresh run, both are used: half the luck is a lesser evil than twice the variance. Fresh are the good runs after a
-trial's first, but not those of `protocol.repeats`, which were made before anyone had chosen. `python -m harness.bench
-confirm` shows what it is worth.
+A trial becomes a candidate because its first run was fast, so that run is biased. With two or more fresh runs, only these
+are used: they have no such bias and need no weighting. With one fresh run both are used, because half the bias costs less
+than twice the variance. Fresh runs are the good runs after a trial's first, except those of `protocol.repeats`, which are
+made before any selection. `python -m harness.bench confirm` measures the effect.
 """
 
 from __future__ import annotations
@@ -26,17 +25,17 @@ if TYPE_CHECKING:
 
 PRIOR_RUNS = 3.0
 CLIP = 2.5
-WINSOR = 1.5  # standard deviations from the median beyond which a run counts as that far, among three or more
+WINSOR = 1.5  # standard deviations from the median at which a run is clipped, if there are three or more
 NEEDED = ("trial", "run", "status", "origin", "feasible", *(f"{m}{end}" for m in METRICS for end in ("", "_low", "_high")))
-KEPT = ("trial", "origin", "round", "proposer", "hit_rate", "predicted_peak_gb", *Knobs.names(), "removed_knobs")
+COLUMNS = ("trial", "origin", "round", "proposer", "hit_rate", "predicted_peak_gb", *Knobs.names(), "removed_knobs")
 
 
-def points(df: pd.DataFrame) -> pd.DataFrame:
-    """One line a trial that has an `ok` run, indexed by trial number in ascending order.
+def estimates(df: pd.DataFrame) -> pd.DataFrame:
+    """The estimates of all trials with an `ok` run, indexed by trial number in ascending order.
 
-    `df`: rows as `read_trials` gives them, of any version. Columns: `KEPT` of the trial's first row, for every metric the
-    estimate, `_low`, `_high` and `_rel_se` (standard error of its logarithm), `runs` (good ones), `fresh_runs`, `feasible`
-    (most good runs say so; true without constraints) and `suspect` (no good run: measure it again).
+    `df` has rows as `read_trials` gives them. Columns: `COLUMNS` of the trial's first row; for every metric the estimate,
+    `_low`, `_high` and `_rel_se` (standard error of the logarithm); `runs` (good ones); `fresh_runs`; `feasible` (in most
+    good runs; true without constraints); `suspect` (the trial has no good run).
     """
     import pandas as pd
 
@@ -45,9 +44,9 @@ def points(df: pd.DataFrame) -> pd.DataFrame:
     good = ~rows["suspect_run"]
     pooled = _noise(rows[good])
     first = df.loc[rows.drop_duplicates("trial").index].set_index("trial", drop=False).rename_axis(None)
-    out = first.reindex(columns=list(KEPT))
+    out = first.reindex(columns=list(COLUMNS))
     out["origin"] = _origins(df).reindex(out.index)
-    used = pd.concat([rows[good], rows[~rows["trial"].isin(rows.loc[good, "trial"])]])  # suspect ones if there are no others
+    used = pd.concat([rows[good], rows[~rows["trial"].isin(rows.loc[good, "trial"])]])  # suspect runs count only alone
     groups = used.groupby("trial")
     places = groups.indices
     counted = rows[good].groupby("trial")
@@ -60,7 +59,7 @@ def points(df: pd.DataFrame) -> pd.DataFrame:
         found = {trial: _estimate(values[at], fresh[at], sd) for trial, at in places.items()}
         figures = pd.DataFrame.from_dict(found, orient="index", columns=["estimate", "se"], dtype=float).reindex(out.index)
         half = t_quantile(0.975, pooled.loc[metric, "degrees"]) * figures["se"]
-        if f"{metric}_low" in used:  # the run's own interval, where it stands alone
+        if f"{metric}_low" in used:  # a single run: its own interval, if that is wider
             within = groups[[f"{metric}_low", f"{metric}_high"]].first().reindex(out.index)
             inside = np.log((within.iloc[:, 1] / within.iloc[:, 0]).astype(float)) / 2
             half = half.where(~(inside > half) | (out["runs"] > 1), inside)
@@ -71,21 +70,23 @@ def points(df: pd.DataFrame) -> pd.DataFrame:
 
 
 def noise(df: pd.DataFrame) -> pd.DataFrame:
-    """Relative run-to-run standard deviation of every metric: index metric, columns `sd`, `degrees` (of freedom, the prior's
-    included) and `runs` (that it was found from)."""
+    """The relative run-to-run standard deviation of every metric.
+
+    Index metric; columns `sd`, `degrees` (of freedom, including the prior's) and `runs` (the number of runs it is based on).
+    """
     rows = _ok(df)
     return _noise(rows[~rows["suspect_run"]])
 
 
 def suspects(df: pd.DataFrame) -> list[int]:
-    """Trials with no good run that would have one, or be stopped for good, on a quiet machine: to be measured again."""
+    """Trials whose `ok` and `stopped` runs are all suspect: they should be measured again on an idle machine."""
     doubtful = df["status"].isin(["ok", "stopped"])
     bad = suspect_runs(df)
     return sorted({int(t) for t in df.loc[doubtful & bad, "trial"]} - {int(t) for t in df.loc[doubtful & ~bad, "trial"]})
 
 
 def suspect_runs(df: pd.DataFrame) -> pd.Series:
-    """Which rows are not to be trusted: marked so, or covered by a sentinel that drifted (`drift_since` to its start)."""
+    """Which rows are suspect: marked so, or started between `drift_since` and the start of a sentinel run that drifted."""
     import pandas as pd
 
     bad = df["suspect"].notna() if "suspect" in df else pd.Series(False, df.index)
@@ -96,7 +97,7 @@ def suspect_runs(df: pd.DataFrame) -> pd.Series:
 
 
 def _ok(df: pd.DataFrame) -> pd.DataFrame:
-    """The rows with figures by trial and run, with `fresh` and `suspect_run`; what version 1 lacked is put in."""
+    """The `ok` rows by trial and run, with `fresh` and `suspect_run`; missing columns of version 1 are filled in."""
     rows = df[[name for name in NEEDED if name in df]].assign(suspect_run=suspect_runs(df))
     rows["run"] = rows["run"].fillna(0) if "run" in rows else 0
     rows["feasible"] = rows["feasible"].map({True: 1.0, False: 0.0}).fillna(1.0) if "feasible" in rows else 1.0
@@ -107,7 +108,7 @@ def _ok(df: pd.DataFrame) -> pd.DataFrame:
 
 
 def _origins(df: pd.DataFrame) -> pd.Series:
-    """Who chose each trial's setting: the origin of its run 0, whatever became of it."""
+    """The origin of each trial's run 0, whatever its status."""
     rows = df.sort_values(["trial", "run"], kind="stable") if "run" in df else df
     return rows.drop_duplicates("trial").set_index("trial")["origin"]
 
@@ -117,7 +118,7 @@ def _noise(good: pd.DataFrame) -> pd.DataFrame:
 
     by = good.groupby("trial")["fresh"]
     count, fresh = by.transform("size"), by.transform("sum")
-    # Runs of one kind: the fresh ones if there are two. A first run and one fresh run are not, for the first one was lucky.
+    # Compare runs without selection bias: fresh ones if there are two. A first run and one fresh run differ by that bias.
     rows = good[(count > 1) & (fresh != 1) & (good["fresh"] | (fresh == 0))]
     trials = np.unique(rows["trial"].to_numpy(), return_inverse=True)[1]
     found = {metric: _pooled(trials, _figures(rows, metric), PRIOR_NOISE[metric]) for metric in METRICS}
@@ -139,13 +140,13 @@ def _pooled(trials: np.ndarray, values: np.ndarray, prior: float) -> tuple[float
     residuals = np.abs(logs - middle) * np.sqrt(count / (count - 1))
     spread = 1.4826 * float(np.median(residuals))
     clipped = residuals.clip(max=CLIP * spread) if spread > 0 else residuals
-    mean_square = float((clipped**2).mean())  # each residual stands for (count - 1) / count degrees of freedom
+    mean_square = float((clipped**2).mean())  # a residual has (count - 1) / count degrees of freedom
     sd = np.sqrt((PRIOR_RUNS * prior**2 + degrees * mean_square) / (PRIOR_RUNS + degrees))
     return float(sd), PRIOR_RUNS + degrees, len(logs)
 
 
 def _estimate(values: np.ndarray, fresh: np.ndarray, sd: float) -> tuple[float, float]:
-    """A trial's estimate and its standard error (of the logarithm), from its runs in order; null figures are left out."""
+    """A trial's estimate and the standard error of its logarithm, from its runs in order, without nulls."""
     values, fresh = values[known := ~np.isnan(values)], fresh[known]
     values = values[fresh] if fresh.sum() >= 2 else values
     if len(values) < 2:
@@ -154,7 +155,7 @@ def _estimate(values: np.ndarray, fresh: np.ndarray, sd: float) -> tuple[float, 
 
 
 def _centre(values: Any, sd: float) -> float:
-    """Mean of the logarithms, far runs drawn in; the median of figures that have none."""
+    """The mean of the logarithms with outliers clipped; the median if a figure has no logarithm."""
     if (values <= 0).any() or (values == values[0]).all():
         return float(np.median(values))
     logs = np.log(values)

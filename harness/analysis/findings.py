@@ -1,10 +1,10 @@
-"""What the points of a search say about the knobs: which matter for nothing, optima at a bound, parts without a good point.
+"""Findings: what the trials of a search show about its knobs: no effect, an optimum at a bound, an empty part, a clear
+value.
 
-Importance is that of `harness.analysis.importance`. An optimum at a bound is the slope of a model with a linear and a
-quadratic term
-a knob, far from 0 there; an empty part or a clear value is an exact test (hypergeometric) against where the points lie that
-were tried: a sampler that crowds an end, or the anchors that begin there, prove nothing. Each family of tests is wrong on
-pure noise in about 1 of 20 cases (Bonferroni).
+Importance is that of `importance.py`. An optimum at a bound is a slope, significantly different from 0 there, of a model
+with a linear and a quadratic term for each knob. An empty part or a clear value is an exact test (hypergeometric) against
+the places that were tried, so that a sampler that crowds one end, or anchors that start there, prove nothing. Each family
+of tests is wrong on pure noise in about 1 of 20 cases (Bonferroni).
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ from .pareto import knee, losses, measured, nondominated
 if TYPE_CHECKING:
     import pandas as pd
 
-MIN_POINTS = 30  # below, and with fewer than SPARE points more than the model has terms, nothing is found
-ERROR = 0.05  # of a family of tests on pure noise
-NEGLIGIBLE = 0.01  # of an objective, as a standard deviation or over the last step: too little to matter
-SEEN = 3  # least points in each end third of a range, or with each choice, before its knob is said never to matter
-EXPLAINED = 0.5  # least share of each objective's variance to be explained before a knob is said never to matter
-TAIL = 1 / 3  # of a range that narrowing takes away at once
-GOOD = 0.25  # of the points that count as good: the best by how many layers of other points beat them
+MIN_POINTS = 30  # nothing is found with fewer points, nor with fewer than SPARE points more than terms
+ERROR = 0.05  # probability of a false finding in a family of tests on pure noise
+NEGLIGIBLE = 0.01  # share of an objective that is too small to matter
+SEEN = 3  # points in each end third of a range, or with each choice, before its knob can be without effect
+EXPLAINED = 0.5  # share of each objective's variance to explain before a knob can be without effect
+TAIL = 1 / 3  # part of a range that one narrowing removes
+GOOD = 0.25  # share of the points that count as good, taken front by front
 
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that the points say of a knob: at a bound (`side` low or high), empty (`side`), or clear (`value`)."""
+    """One finding on a knob: an optimum at a bound (`side` low or high), an empty `side`, or a clear `value`."""
 
     knob: str
     evidence: str
@@ -48,10 +48,10 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Reading:
-    """What the points say. Below `MIN_POINTS` points in the space, nothing is found but importance.
+class Findings:
+    """All findings. With fewer than `MIN_POINTS` points in the space there is only importance.
 
-    never: the knobs of the space that are within chance in every objective; best: the knobs of the front's knee.
+    never: knobs of the space without effect on any objective beyond chance; best: the setting of the front's knee.
     """
 
     importance: Importance
@@ -62,9 +62,8 @@ class Reading:
     best: Mapping[str, Any] = field(default_factory=dict)
 
 
-def read(df: pd.DataFrame, space: Space, objectives: Mapping[str, Direction], seed: int = 0) -> Reading:
-    """What rows say of the knobs of `space`. Settings outside of it, of a round with another space, count for importance
-    alone."""
+def findings_of(df: pd.DataFrame, space: Space, objectives: Mapping[str, Direction], seed: int = 0) -> Findings:
+    """The findings of rows on the knobs of `space`. Settings outside the space count for importance only."""
     found, table = importance(df, seed), measured(df)
     settings = [space.from_row(plain(row)) for row in table[list(Knobs.names())].to_dict("records")]
     places = np.array([[_place(e, s) for e in space.entries] for s in settings]).reshape(len(settings), len(space.entries))
@@ -72,13 +71,13 @@ def read(df: pd.DataFrame, space: Space, objectives: Mapping[str, Direction], se
     table, places = table[inside], places[inside]
     terms = [_terms(e, places[:, i]) for i, e in enumerate(space.entries)]
     if len(table) < max(MIN_POINTS, sum(t.shape[1] for t in terms) + SPARE):
-        return Reading(found)
+        return Findings(found)
     varying = {o: logs(table[o].to_numpy(float)) for o in objectives if o in found.objectives}
     known = bool(varying) and all(found.explained.get(o, 0.0) >= EXPLAINED for o in varying)
     tried = [e.name for i, e in enumerate(space.entries) if known and _everywhere(e, places[:, i]) and e.name in found.share]
     floor = {o: NEGLIGIBLE**2 / y.var() for o, y in varying.items()}
     good = _good(losses(table, list(objectives)))
-    return Reading(
+    return Findings(
         found,
         tuple(n for n in tried if all(found.share[n][o] <= max(found.chance[n][o], floor[o]) for o in varying)),
         tuple(_bounds(space, places, terms, varying, objectives)),
@@ -89,7 +88,7 @@ def read(df: pd.DataFrame, space: Space, objectives: Mapping[str, Direction], se
 
 
 def _good(values: np.ndarray) -> np.ndarray:
-    """The best quarter: whole fronts, peeled off one by one, as long as the next one leaves no more than `GOOD` + 1/8."""
+    """The good points: whole fronts, removed one by one, until their share is `GOOD`; at most 1/8 more. bool (points)."""
     good = np.zeros(len(values), bool)
     while good.mean() < GOOD:
         left = np.flatnonzero(~good)
@@ -101,7 +100,7 @@ def _good(values: np.ndarray) -> np.ndarray:
 
 
 def _place(entry: Entry, values: Mapping[str, Any]) -> float:
-    """Where a value lies in its entry, 0 .. 1 (of a choice: its index); NaN where the knob had no effect, inf outside."""
+    """The place of a value in its entry, 0 .. 1; the index of a choice; NaN without effect, inf outside the entry."""
     if entry.name not in values:
         return math.nan
     value = values[entry.name]
@@ -118,7 +117,7 @@ def _place(entry: Entry, values: Mapping[str, Any]) -> float:
 
 
 def _terms(entry: Entry, place: np.ndarray) -> np.ndarray:
-    """(points, terms): the model's columns for a knob, centred over the points where it had an effect, else 0."""
+    """The model's columns of a knob (points, terms), centred over the points where it had an effect, 0 elsewhere."""
     levels = np.unique(place[~np.isnan(place)])
     if entry.type == "choice":
         columns = [(place == level).astype(float) for level in levels[1:]]
@@ -132,7 +131,7 @@ def _terms(entry: Entry, place: np.ndarray) -> np.ndarray:
 
 
 def _everywhere(entry: Entry, place: np.ndarray) -> bool:
-    """Whether each third of the range, or each value of a choice, was tried often enough to say that it does not matter."""
+    """Whether both end thirds of the range, or all values of a choice, were tried at least `SEEN` times."""
     if entry.type == "choice":
         counts = [int((place == i).sum()) for i in range(len(entry.values))]
     else:
@@ -147,8 +146,11 @@ def _bounds(
     logs: Mapping[str, np.ndarray],
     directions: Mapping[str, Direction],
 ) -> list[Finding]:
-    """Ends at which an objective is best: it still improves there, by the model's slope, and the best sixth of the points,
-    what the other knobs gave them taken off, crowds the third at that end. By objective, then by strength."""
+    """Bounds with an optimum, by objective, then by strength.
+
+    The model's slope still improves the objective there, and most of the best sixth of the points, adjusted for the other
+    knobs, lie in the third at that end.
+    """
     ordered = [(i, e) for i, e in enumerate(space.entries) if e.type != "choice" and terms[i].shape[1]]
     sure = NormalDist().inv_cdf(1 - ERROR / max(2 * len(ordered) * len(logs), 1))
     findings = []
@@ -174,21 +176,21 @@ def _bounds(
 
 @dataclass(frozen=True)
 class _Fit:
-    """A knob's part of the model: its weights and their covariance, and y without what the other knobs gave."""
+    """A knob's part of the model: its weights, their covariance, and y adjusted for the other knobs."""
 
     weights: np.ndarray
     covariance: np.ndarray
     alone: np.ndarray
 
     def slope(self, side: str, step: float) -> tuple[float, float]:
-        """How much y falls over a `step` outwards at an end, and the standard error of that."""
+        """The decrease of y over a `step` outwards at an end, and its standard error."""
         outwards = np.array([1.0, 2.0] if side == "high" else [-1.0, 0.0])[: len(self.weights)]
         gain = -float(outwards @ self.weights) * step
         return gain, max(float(outwards @ self.covariance @ outwards), 0.0) ** 0.5 * step
 
 
 def _straightened(terms: Sequence[np.ndarray], y: np.ndarray) -> list[_Fit]:
-    """The model fitted twice: without the quadratic terms that the first fit cannot tell from 0 (two standard errors)."""
+    """The model, fitted twice: the second fit omits quadratic terms within two standard errors of 0 in the first."""
     kept = list(terms)
     for _ in range(2):
         design = np.column_stack([np.ones(len(y)), *kept])
@@ -209,7 +211,7 @@ def _straightened(terms: Sequence[np.ndarray], y: np.ndarray) -> list[_Fit]:
 
 
 def _empty(space: Space, places: np.ndarray, good: np.ndarray) -> list[Finding]:
-    """Ends of ranges, a third or less of them, with no good point though chance would have put some there."""
+    """End thirds of ranges without a good point, where chance would have put some."""
     findings = []
     ordered = [(i, e) for i, e in enumerate(space.entries) if e.type != "choice"]
     for i, entry in ordered:
@@ -223,7 +225,7 @@ def _empty(space: Space, places: np.ndarray, good: np.ndarray) -> list[Finding]:
 
 
 def _clear(space: Space, places: np.ndarray, good: np.ndarray) -> list[Finding]:
-    """Value lists all of whose good points have one value, though others were tried as well."""
+    """Values that all good points have, although other values were tried."""
     findings = []
     listed = [(i, e) for i, e in enumerate(space.entries) if e.values]
     for i, entry in listed:
@@ -243,5 +245,5 @@ def _clear(space: Space, places: np.ndarray, good: np.ndarray) -> list[Finding]:
 
 
 def _none(count: int, marked: int, drawn: int) -> float:
-    """Probability of no marked one among `drawn` of `count`, `marked` of which are marked (hypergeometric)."""
+    """Probability that none of `drawn` points is marked, if `marked` of `count` are (hypergeometric)."""
     return math.comb(count - marked, drawn) / math.comb(count, drawn)

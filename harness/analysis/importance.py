@@ -1,13 +1,13 @@
-"""Importance: the share of an objective's variance (of its logarithm) that a knob alone explains, with its standard error.
+"""Importance: the share of an objective's variance that a knob alone explains, with its standard error.
 
-The model has a linear and a quadratic term in the rank of each numeric knob, and a column for each choice. A knob's share
-is what its own terms explain beyond the other knobs' terms; where the points are too few for all of these, the other knobs
-with the strongest effect are taken, as many as leave `SPARE` degrees of freedom. The error is a delete-group jackknife over
-points; `chance` is what the same knob gets with its values shuffled. All of it follows from the rows alone. 60 points take
+The objective is on a log scale. The model has a linear and a quadratic term in the rank of each numeric knob, and a column
+for each choice. A knob's share is what its own terms explain beyond the other knobs' terms. If there are too few points
+for all terms, the other knobs with the strongest effect are included, as many as leave `SPARE` degrees of freedom. The
+error is a delete-group jackknife over points; `chance` is the share of the same knob with shuffled values. 60 points take
 about 0.2 s.
 
-Optuna's PED-ANOVA looks at the best quarter alone: of 60 points, where one knob has 0.3 of the strongest one's effect, it
-told that knob from a shuffled one in 5 of 20 seeds.
+Optuna's PED-ANOVA uses the best quarter of the points only. With 60 points and a knob of 0.3 times the strongest one's
+effect, it distinguished that knob from a shuffled one in 5 of 20 seeds.
 """
 
 from __future__ import annotations
@@ -27,19 +27,21 @@ from .pareto import measured
 if TYPE_CHECKING:
     import pandas as pd
 
-LEAST_POINTS = 20  # below it nothing is said
-SPARE = 15  # degrees of freedom that are left when the terms of other knobs are taken
+LEAST_POINTS = 20  # with fewer points no importance is computed
+SPARE = 15  # degrees of freedom to leave when the terms of other knobs are included
 SHUFFLES = 200
-CHANCE = 0.99  # of shuffled columns explain less than what counts as chance
-GROUPS = 30  # of points, left out one after the other for the standard error
+CHANCE = 0.99  # quantile of the shuffled shares that counts as chance
+GROUPS = 30  # groups of points, each left out once for the standard error
 
 Shares = dict[str, dict[str, float]]  # knob -> objective -> share of variance
 
 
 @dataclass(frozen=True)
 class Importance:
-    """The knobs' importance over `points` points; empty below `LEAST_POINTS`. `explained`: adjusted R2 of all knobs
-    together, of the objectives for which the points are enough."""
+    """The importance of all knobs over `points` points; empty below `LEAST_POINTS`.
+
+    `explained` is the adjusted R2 of all knobs, for the objectives with enough points.
+    """
 
     points: int
     share: Shares = field(default_factory=dict)
@@ -53,12 +55,12 @@ class Importance:
 
     @property
     def order(self) -> list[str]:
-        """The knobs, the most important first."""
+        """The knobs by importance, highest first."""
         return sorted(self.share, key=lambda n: -max(self.share[n].values(), default=0.0))
 
 
 def importance(df: pd.DataFrame, seed: int = 0) -> Importance:
-    """The importance of every knob that varies over the measured points of a study's rows."""
+    """The importance of every knob that varies over the measured trials of a study's rows."""
     table = measured(df)
     if len(table) < LEAST_POINTS:
         return Importance(len(table))
@@ -86,8 +88,10 @@ IDLE = object()  # the value of a knob that has no effect in a setting
 
 
 def terms(values: Sequence[Any]) -> np.ndarray:
-    """(points, terms): the columns of a knob, centred over the points where it had an effect (is not `IDLE`), else 0. None,
-    the checkpoint's own precision or count, is above all numbers."""
+    """The columns of a knob (points, terms), centred over the points where it had an effect (is not `IDLE`), 0 elsewhere.
+
+    None, the checkpoint's own precision or count, ranks above all numbers.
+    """
     active = np.array([v is not IDLE for v in values], bool)
     given = [v for v in values if v is not IDLE]
     words = any(isinstance(v, str) for v in given)
@@ -105,7 +109,7 @@ def terms(values: Sequence[Any]) -> np.ndarray:
 
 
 def logs(values: np.ndarray) -> np.ndarray:
-    """Logarithms of an objective's values, or the values where one is not positive."""
+    """Logarithms of an objective's values, or the values themselves if one is not positive."""
     return np.log(values) if (values > 0).all() else values
 
 
@@ -115,7 +119,7 @@ def plain(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def basis(blocks: Sequence[np.ndarray], count: int) -> np.ndarray:
-    """An orthonormal basis of a constant and the blocks' columns, those left out that the others span."""
+    """An orthonormal basis of a constant and the blocks' columns (points, rank)."""
     u, s, _ = np.linalg.svd(np.column_stack([np.ones(count), *blocks]), full_matrices=False)
     return np.asarray(u[:, s > 1e-8 * s[0]])
 
@@ -127,7 +131,7 @@ def _explained(blocks: Sequence[np.ndarray], y: np.ndarray) -> float:
 
 
 def _strongest(blocks: Sequence[np.ndarray], y: np.ndarray, most: int) -> list[np.ndarray]:
-    """All blocks, or where they have more than `most` terms those that explain most of y by themselves."""
+    """All blocks, or, if they have more than `most` terms, those that explain most of y alone."""
     if sum(b.shape[1] for b in blocks) <= most:
         return list(blocks)
     apart = y - y.mean()
@@ -142,13 +146,15 @@ def _strongest(blocks: Sequence[np.ndarray], y: np.ndarray, most: int) -> list[n
 def _share(
     block: np.ndarray, others: Sequence[np.ndarray], y: np.ndarray, active: np.ndarray, rng: np.random.Generator
 ) -> tuple[float, float]:
-    """Share of y's variance that only `block` explains, and what it gets by chance: the `CHANCE` quantile over shuffles
-    of its rows (those in which the knob had an effect)."""
+    """Share of y's variance that only `block` explains, and its share by chance.
+
+    Chance is the `CHANCE` quantile over shuffles of the rows in which the knob had an effect.
+    """
     own = basis(others, len(y))
     rest = y - own @ (own.T @ y)
     total = float(((y - y.mean()) ** 2).sum())
     rows = np.flatnonzero(active)
-    draws = np.repeat(block[None], SHUFFLES + 1, axis=0)  # the first is the knob itself
+    draws = np.repeat(block[None], SHUFFLES + 1, axis=0)  # the first one is not shuffled
     for draw in draws[1:]:
         draw[rows] = block[rng.permutation(rows)]
     left = draws - own @ (own.T @ draws)
@@ -158,7 +164,7 @@ def _share(
 
 
 def _jackknife(block: np.ndarray, others: Sequence[np.ndarray], y: np.ndarray) -> float:
-    """Standard error of the share, each of `GROUPS` groups of points left out in turn."""
+    """Standard error of the share by a delete-group jackknife with `GROUPS` groups."""
     columns = np.column_stack([np.ones(len(y)), *others, block, y])
     groups = np.arange(len(y)) % min(GROUPS, len(y))
     whole, first = columns.T @ columns, columns.shape[1] - 1 - block.shape[1]

@@ -1,24 +1,21 @@
-"""The front: which points no other beats, which of them are confirmed; its knee, its hypervolume, the best under a budget.
+"""Pareto front: the settings that no other measured setting beats, and which of them are confirmed.
 
-Every function takes rows as `read_trials` gives them, of a study with any two or three objectives, and puts each trial's
-runs together (`harness.analysis.estimates`). The reference (everything resident) is what the front is compared with,
-not a member;
-infeasible points and those whose runs are all suspect are left out. Rows of different judges are refused.
+Every function takes rows as `read_trials` gives them, with any objectives, and works on one estimate a trial
+(`estimates.py`). The reference (everything resident) is compared with the front and is no member of it. Infeasible trials,
+and trials with suspect runs only, are left out. Rows of different evaluation texts are refused.
 
-Two notions of being beaten, for speed is noisy:
+Speed is noisy, so there are two notions of being beaten:
 
-- By estimates: another point is no worse in all objectives and better in one; memory that differs by less than its noise
+- By estimates: another trial is no worse in all objectives and better in one. Memory that differs by less than its noise
   counts as equal.
-- In doubt: the probability, from what is believed of the true speeds (`harness.numerics.posterior`), that some other
-point is truly no
-  worse in all and faster by more than `within`. A member is confirmed when it has `runs` fresh runs and its doubt is at
-  most `error`.
+- In doubt: the probability, from the posterior of the true speeds (`harness.numerics.posterior`), that another trial is
+  truly no worse in all objectives and faster by more than `within`. A member is confirmed if it has `runs` fresh runs and
+  a doubt of at most `error`.
 
-`standings` is the one definition of the front, for reports, plots, journal, rounds and proposers alike. A point
-that another beats, by belief or by estimates, is `dominated`. Of the others, once any was measured afresh, the least
-doubtful ones are the `front` as long as their mean doubt, the expected share of false members, is at most `error`; the rest
-are `undecided` between near rivals. A member that is not confirmed is marked: most have no near rival and only lack fresh
-runs. Where all runs are suspect, the front is made of their points, each marked `suspect`.
+`standings` is the only definition of the front; reports, plots, journal, rounds and proposers use it. A trial that another
+one beats, by posterior means or by estimates, is `dominated`. If there are fresh runs, the least doubtful of the others
+are the `front`: as many as keep their mean doubt, which is the expected share of false members, at most `error`. The rest
+are `undecided`. If all runs are suspect, the front consists of suspect trials, marked `suspect`.
 """
 
 from __future__ import annotations
@@ -30,49 +27,51 @@ import numpy as np
 
 from engine import Knobs
 from harness import ResultsError
-from harness.numerics.posterior import believed, coded
+from harness.numerics.posterior import coded, posterior
 from harness.results.metrics import METRICS, SPEEDS, objectives_of
 from harness.results.rows import shared_texts
 
-from .estimates import points
+from .estimates import estimates
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
-CHOOSERS = ("anchor", "sampler", "random", "proposer")  # origins that choose settings
-RUNS, WITHIN, ERROR = 2, 0.05, 0.03  # of a confirmed point, unless the study says otherwise
-EQUAL = 3.0  # standard errors within which memory counts as equal: the least of many like readings is far off
-LEAST = 1e-9  # a KL divergence or a count of bytes below this is as good as this
+RUNS, WITHIN, ERROR = 2, 0.05, 0.03  # defaults of the study's `confirm` group
+EQUAL = 3.0  # standard errors within which memory counts as equal: the least of many readings is far off
+LEAST = 1e-9  # floor of a KL divergence or a byte count, so that it has a logarithm
 
 
 def measured(df: pd.DataFrame) -> pd.DataFrame:
-    """The streamed, feasible points that have figures for all objectives: the trusted ones, or where there is none, all."""
+    """The streamed, feasible trials with figures for all objectives, without suspect ones unless all are suspect."""
     shared_texts(df)
-    every = points(df)
+    every = estimates(df)
     whole = every[list(objectives_of(df))].notna().all(axis=1)
     some = every[whole & every["feasible"] & (every["origin"] != "reference")]
     return some[~some["suspect"]] if not some["suspect"].all() else some
 
 
 def reference(df: pd.DataFrame) -> pd.DataFrame:
-    """The reference as a point: one line, or none if it was not measured."""
-    every = points(df)
+    """The estimate of the reference: one line, or none if it was not measured."""
+    every = estimates(df)
     return every[every["origin"] == "reference"]
 
 
 def losses(some: pd.DataFrame, objectives: Sequence[str]) -> np.ndarray:
-    """(points, objectives): each so that less is better."""
-    return some[list(objectives)].to_numpy(float) * _signs(objectives)
+    """(points, objectives): the objectives with signs so that less is better."""
+    return some[list(objectives)].to_numpy(float) * signs(objectives)
 
 
-def _signs(objectives: Sequence[str]) -> np.ndarray:
+def signs(objectives: Sequence[str]) -> np.ndarray:
+    """(objectives): -1 where more is better, else 1."""
     return np.array([-1.0 if METRICS[name] == "maximize" else 1.0 for name in objectives])
 
 
 def standings(df: pd.DataFrame, *, runs: int = RUNS, within: float = WITHIN, error: float = ERROR) -> pd.DataFrame:
-    """All measured points, best in the first objective first, with `standing` (front, undecided or dominated), `doubt` (NaN
-    if dominated) and `confirmed`."""
+    """All measured trials with `standing` (front, undecided or dominated), `doubt` (NaN if dominated) and `confirmed`.
+
+    Ordered by the first objective, best first.
+    """
     every, objectives = measured(df), objectives_of(df)
     duels = Duels(every, list(objectives), within)
     members = duels.members()
@@ -89,26 +88,28 @@ def standings(df: pd.DataFrame, *, runs: int = RUNS, within: float = WITHIN, err
 
 
 def front(df: pd.DataFrame, **rules: Any) -> pd.DataFrame:
-    """The points of `standings(df, **rules)` that are on the front, best in the first objective first."""
+    """The members of the front in `standings(df, **rules)`, best in the first objective first."""
     every = standings(df, **rules)
     return every[every["standing"] == "front"]
 
 
 def nondominated(values: np.ndarray) -> np.ndarray:
-    """Which of (points, objectives) losses no other equals in all and beats in one: bool (points)."""
+    """Which rows of losses (points, objectives) no other row dominates: bool (points)."""
     kept = np.zeros(len(values), bool)
-    for i in np.lexsort(values.T[::-1]):  # what beats a point comes before it
+    for i in np.lexsort(values.T[::-1]):  # a dominating point sorts first
         others = values[kept]
         kept[i] = not ((others <= values[i]).all(1) & (others < values[i]).any(1)).any()
     return kept
 
 
 class Duels:
-    """Every point against every other, by position in `some`: who beats whom, and with what probability. `drawn`:
-    logarithms of the true speeds, less is better, (draws, points, speeds among the objectives)."""
+    """Comparisons of all pairs of points, by their positions in `some`: which one wins, and with what probability.
+
+    `drawn` has draws of the true speeds as logarithms, less is better: (draws, points, speeds among the objectives).
+    """
 
     def __init__(self, some: pd.DataFrame, objectives: Sequence[str], within: float) -> None:
-        self._logs = np.log(np.maximum(some[list(objectives)].to_numpy(float), LEAST)) * _signs(objectives)
+        self._logs = np.log(np.maximum(some[list(objectives)].to_numpy(float), LEAST)) * signs(objectives)
         self.se = some[[f"{name}_rel_se" for name in objectives]].to_numpy(float)
         self.fast = np.array([name in SPEEDS for name in objectives])
         self._variance = np.where(self.fast, 0.0, self.se**2)
@@ -116,47 +117,49 @@ class Duels:
         knobs = (*Knobs.names(), "removed_knobs")
         known = np.column_stack([self._logs[:, ~self.fast], *(coded(some[name]) for name in knobs)])
         single = some["runs"].to_numpy() < 2
-        beliefs = [believed(self._logs[:, k], self.se[:, k], single, known) for k in np.flatnonzero(self.fast)]
-        self.drawn = np.stack([drawn for _, drawn in beliefs], axis=2) if beliefs else np.empty((1, len(some), 0))
-        self._believed = self._logs.copy()
-        for k, (mean, _) in zip(np.flatnonzero(self.fast), beliefs, strict=True):
-            self._believed[:, k] = mean
+        posteriors = [posterior(self._logs[:, k], self.se[:, k], single, known) for k in np.flatnonzero(self.fast)]
+        self.drawn = np.stack([drawn for _, drawn in posteriors], axis=2) if posteriors else np.empty((1, len(some), 0))
+        self._means = self._logs.copy()
+        for k, (mean, _) in zip(np.flatnonzero(self.fast), posteriors, strict=True):
+            self._means[:, k] = mean
         self.spread = self.drawn.std(axis=0)
 
     def members(self, among: np.ndarray | None = None) -> np.ndarray:
-        """Positions of the points that none beats by belief, nor, among these, by estimates; of the positions `among`, if
-        given."""
-        believed = self._unbeaten(self._believed, np.arange(len(self._logs)) if among is None else among)
-        return np.sort(self._unbeaten(self._logs, believed))
+        """Positions of the points that none beats by posterior means, nor, among these, by estimates.
+
+        With `among`, only those positions are compared.
+        """
+        unbeaten = self._unbeaten(self._means, np.arange(len(self._logs)) if among is None else among)
+        return np.sort(self._unbeaten(self._logs, unbeaten))
 
     def plausible(self) -> np.ndarray:
-        """Positions of the members, and of the points that no member is believed to beat by as much as `within`."""
+        """Positions of the members and of the points near them, which no member beats by twice `within` in the mean."""
         members = self.members()
         near = [not self._far(i, members) for i in range(len(self._logs))]
         return np.flatnonzero(near)
 
     def doubt(self, which: Iterable[int]) -> np.ndarray:
-        """For each of the points: the probability that some other is truly better by more than `within`."""
+        """The probability, for each position in `which`, that another point is truly better by more than `within`."""
         return np.array([self.wins(i)[1].any(axis=1).mean() for i in which])
 
     def wins(self, i: int) -> tuple[np.ndarray, np.ndarray]:
-        """Rivals of point i (positions), and (draws, rivals): in which draws each is truly better by more than `within`."""
-        gap = (self._believed - self._believed[i])[:, self.fast] - 4 * np.hypot(self.spread, self.spread[i])
+        """The rivals of point i (positions), and bool (draws, rivals): a rival is truly better by more than `within`."""
+        gap = (self._means - self._means[i])[:, self.fast] - 4 * np.hypot(self.spread, self.spread[i])
         rivals = np.flatnonzero(self._no_worse(i) & (gap < 0).all(axis=1))
         rivals = rivals[rivals != i]
         ahead = self.drawn[:, [i]] - self.drawn[:, rivals]
         return rivals, np.logical_and((ahead >= 0).all(axis=2), (ahead > self._margin).any(axis=2))
 
     def _no_worse(self, i: int, which: Any = slice(None)) -> np.ndarray:
-        """(points): which are no worse than point i in all that is no speed."""
+        """Which points are no worse than point i in all objectives that are no speed: bool (points)."""
         return (self._logs[which] <= self._logs[i] + self._equal(i, which))[:, ~self.fast].all(axis=1)
 
     def _far(self, i: int, members: np.ndarray) -> bool:
-        ahead = (self._believed[i] - self._believed[members])[:, self.fast]
+        ahead = (self._means[i] - self._means[members])[:, self.fast]
         return bool((self._no_worse(i, members) & (ahead >= 0).all(axis=1) & (ahead > 2 * self._margin).any(axis=1)).any())
 
     def _unbeaten(self, logs: np.ndarray, which: np.ndarray) -> np.ndarray:
-        """The fastest first, each kept unless one kept before beats it: so whatever is beaten is so by a member."""
+        """Takes the fastest first and keeps each that no kept one beats, so that a member beats every point left out."""
         order = which[np.lexsort((logs[which][:, ~self.fast].sum(axis=1), logs[which][:, self.fast].sum(axis=1)))]
         kept = np.empty(len(order), int)
         n = 0
@@ -167,88 +170,29 @@ class Duels:
         return kept[:n]
 
     def _equal(self, i: int, which: Any = slice(None)) -> np.ndarray:
-        """(points, objectives): differences from point i that count as none; next to zero for speeds."""
+        """(points, objectives): differences from point i that count as equal; almost zero for speeds."""
         return LEAST + EQUAL * np.sqrt(self._variance[which] + self._variance[i])
 
 
 def knee(df: pd.DataFrame, **rules: Any) -> int | None:
-    """Trial number of the knee of `front(df, **rules)`, a mark for plots: the member nearest to the best of each objective.
-    None without a front.
+    """Trial number of the knee of `front(df, **rules)`: the member nearest to the best value of each objective.
 
     The distance is Euclidean in the logarithms of the objectives, so that equal ratios weigh the same: 3 % of memory never
-    outweighs half the speed (compromise solution, Yu and Zeleny, 1973). Differences within the noise of memory count as
-    none.
+    outweighs half the speed (compromise solution, Yu and Zeleny, 1973). Differences of memory within its noise count as
+    zero. None without a front.
     """
     best, objectives = front(df, **rules), list(objectives_of(df))
     if best.empty:
         return None
-    logs = np.log(np.maximum(np.abs(losses(best, objectives)), LEAST)) * _signs(objectives)
+    logs = np.log(np.maximum(np.abs(losses(best, objectives)), LEAST)) * signs(objectives)
     noise = EQUAL * best[[f"{name}_rel_se" for name in objectives]].fillna(0).to_numpy(float)
     apart = logs - logs.min(0)
     apart[(apart <= noise) & np.array([name not in SPEEDS for name in objectives])] = 0
     return int(best.index[(apart**2).sum(1).argmin()])
 
 
-def contributions(df: pd.DataFrame, **rules: Any) -> pd.DataFrame:
-    """What each origin that chose settings brought: index origin, columns `trials`, `on_front` and `lost`, the share of the
-    front's hypervolume that would be lost without its points (NaN where the front has no volume)."""
-    best, every, objectives = front(df, **rules), measured(df), list(objectives_of(df))
-    chosen = df.sort_values(["trial", "run"]).drop_duplicates("trial")["origin"]
-    counts = chosen[chosen.isin(CHOOSERS)].value_counts().reindex(CHOOSERS).dropna().rename("trials").to_frame()
-    if every.empty:
-        return counts.assign(on_front=0, lost=np.nan)
-    values, corner = losses(best, objectives), losses(every, objectives).max(0)
-    corner = corner + 0.1 * np.abs(corner)
-    whole = volume(values, corner) or np.nan
-    mine = {origin: (best["origin"] == origin).to_numpy(bool) for origin in counts.index}
-    return counts.assign(
-        on_front=[int(mine[origin].sum()) for origin in counts.index],
-        lost=[(whole - volume(values[~mine[origin]], corner)) / whole for origin in counts.index],
-    )
-
-
-def reference_point(*frames: pd.DataFrame) -> tuple[float, ...]:
-    """In the order of the objectives, a tenth worse than the worst of all the frames' fronts: a shared corner."""
-    shared_texts(*frames)
-    objectives = shared_objectives(*frames)
-    worst = np.max([losses(front(df), objectives).max(0) for df in frames if len(front(df))], axis=0)
-    return tuple(
-        float(-w / 1.1 if METRICS[name] == "maximize" else w * 1.1) for name, w in zip(objectives, worst, strict=True)
-    )
-
-
-def shared_objectives(*frames: pd.DataFrame) -> list[str]:
-    """The objectives of all frames. Raises `ResultsError` if they differ."""
-    sets = {",".join(objectives_of(df)) for df in frames}
-    if len(sets) > 1:
-        raise ResultsError(f"rows with different objectives ({'; '.join(sorted(sets))}) cannot be compared; keep one's")
-    return sets.pop().split(",")
-
-
-def hypervolume(df: pd.DataFrame, reference: Sequence[float]) -> float:
-    """Volume, in the product of the objectives' units, that the front dominates up to `reference`, a figure for each
-    objective; points beyond it count nothing."""
-    objectives = list(objectives_of(df))
-    return volume(losses(front(df), objectives), np.array(reference, float) * _signs(objectives))
-
-
-def volume(points: np.ndarray, corner: np.ndarray) -> float:
-    """Volume between losses (points, objectives) and a corner; exact, by slicing along the last objective: between two
-    neighbours' heights the cross-section is constant."""
-    points = points[(points < corner).all(1)]
-    if not len(points):
-        return 0.0
-    if len(corner) == 1:
-        return float(corner[0] - points.min())
-    points = points[points[:, -1].argsort()]
-    heights = np.diff(np.append(points[:, -1], corner[-1]))
-    if len(corner) == 2:
-        return float((heights * (corner[0] - np.minimum.accumulate(points[:, 0]))).sum())
-    return float(sum(volume(points[: i + 1, :-1], corner[:-1]) * h for i, h in enumerate(heights) if h > 0))
-
-
 def best_under(df: pd.DataFrame, memory_gb: float, max_perplexity: float | None = None) -> pd.Series:
-    """The fastest point whose process stayed within `memory_gb` (and, if given, `max_perplexity`)."""
+    """The fastest trial whose process stayed within `memory_gb` and, if given, `max_perplexity`. Raises `ResultsError`."""
     every = measured(df)
     some = every[every["peak_memory_gb"] <= memory_gb]
     if max_perplexity is not None:
@@ -256,6 +200,6 @@ def best_under(df: pd.DataFrame, memory_gb: float, max_perplexity: float | None 
     if some.empty:
         least = every["peak_memory_gb"].min()
         raise ResultsError(
-            f"no trial stays within {memory_gb:g} GB and the perplexity asked for; the least is {least:.3g} GB"
+            f"no trial stays within {memory_gb:g} GB and the given perplexity; the least memory is {least:.3g} GB"
         )
     return some.loc[some["decode_tok_s"].idxmax()]

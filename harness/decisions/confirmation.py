@@ -1,18 +1,15 @@
-"""Confirmation: which trials to measure again, and in which order, until the front is what it is beyond noise.
+"""Confirmation: which trials to measure again, in which order, until the front is certain beyond noise.
 
-A point was taken for a member of the front, or for none, on the strength of single runs. Which of these judgements could
-fall? For every plausible member p (none beats it, or by so little that it may belong) and every rival q, what is believed
-of the true speeds gives the probability that q is truly no worse and faster by more than `within`.
-Where it is near a half, a run of either is worth most: w = P (1 - P), shared between the two as one more run would reduce
-the variance of their difference. A trial's worth is the sum over its pairs: the rule of optimal computing budget allocation
-(Chen et al., 2000), one step ahead. Each p counts by doubt (1 - doubt)^3, its doubt being the probability that any rival
-beats it: points that few runs can settle come first, for a budget spread over all settles none. Members that merely
-lack their `runs` fresh runs come after those.
+A trial is on the front, or not, on the evidence of single runs. For every plausible member p (no trial beats it by much)
+and every rival q, the posterior of the true speeds gives the probability P that q is truly no worse and faster by more
+than `within`. A run of either is worth most where P is near a half: w = P (1 - P), divided between the two in proportion
+to how much one more run would reduce the variance of their difference. A trial's worth is the sum over its pairs. This is
+optimal computing budget allocation (Chen et al., 2000), one step ahead. Each p is weighted by doubt (1 - doubt)^3, where
+its doubt is the probability that any rival beats it: members that few runs can settle come first, because a budget spread
+over all settles none. Members that only lack their `runs` fresh runs come after those.
 
-The recommended settings and the default come before all others, with the rivals that keep a recommendation from being
-confirmed (`harness.decisions.recommend`).
-
-Nothing is kept between sweeps: all follows from the rows, so that a resumed study goes on.
+The recommended settings and the default come before all others, with the rivals that keep a recommendation unconfirmed
+(`recommend.py`). Nothing is stored between sweeps: everything follows from the rows, so a resumed study continues.
 """
 
 from __future__ import annotations
@@ -30,11 +27,11 @@ from .recommend import recommended, to_confirm
 if TYPE_CHECKING:
     import pandas as pd
 
-HOPELESS = 0.7  # a beaten point in more doubt than this is no plausible member
-SHARE = 0.1  # of the budget, the most that one sweep spends: what it shows decides the next
-BEGUN = 3.0  # times its worth counts a point whose fresh runs are begun and not yet `runs`: two are more than twice one
+HOPELESS = 0.7  # a beaten trial with more doubt than this is no plausible member
+SHARE = 0.1  # of the budget that one sweep may use, so that its results decide the next sweep
+BEGUN = 3.0  # factor on the worth of a trial with some but fewer than `runs` fresh runs: two are worth more than twice one
 TINY = 1e-12
-LEAST_WORTH = 0.002  # below it a run would decide nothing
+LEAST_WORTH = 0.002  # a run worth less would decide nothing
 
 
 def next_sweep(
@@ -49,11 +46,11 @@ def next_sweep(
     own: Collection[int] | None = None,
     **wishes: Any,
 ) -> list[int]:
-    """Trial numbers in the order to measure them, each at most once, every other sweep reversed; of `own` trials alone, if
-    these are given (others are for other machines to measure). `wishes` are those of `recommended`.
+    """Trial numbers in the order to measure them, each at most once, at most as many as the budget has left.
 
-    Empty when the front is stable (every member has `runs` fresh runs and their mean doubt is at most `error`) and all
-    recommended settings are confirmed, and when `spent` of `budget` runs are spent; never more than are left.
+    Every other sweep is reversed. With `own`, only these trials are taken; other machines confirm theirs. `wishes` are the
+    arguments of `recommended`. Empty once `budget` runs are spent, or if the front is stable (every member has `runs` fresh
+    runs and the mean doubt is at most `error`) and all recommended settings are confirmed.
     """
     some = measured(df)
     left = min(budget - spent, max(4, round(SHARE * budget)))
@@ -63,7 +60,7 @@ def next_sweep(
     fresh, n = some["fresh_runs"].to_numpy(int), some["runs"].to_numpy(int)
     one_run = (duels.se[:, duels.fast] ** 2).max(axis=1, initial=0) * np.maximum(np.where(fresh >= 2, fresh, n), 1)
     variance = (duels.spread**2).max(axis=1, initial=0)
-    gain = variance**2 / (variance + one_run + TINY)  # of the variance, by one more run
+    gain = variance**2 / (variance + one_run + TINY)  # reduction of the variance by one more run
     members = np.isin(np.arange(len(some)), duels.members())
     worth, doubts = np.zeros(len(some)), []
     for i in duels.plausible():

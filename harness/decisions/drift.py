@@ -1,7 +1,7 @@
-"""The sentinel: the default configuration, measured again through the night, so that a drift of the machine is seen.
+"""Drift: the sentinel, a control run of the default setting, shows whether the machine's speed has changed.
 
-A machine that grew hot or busy slows all settings alike; the sentinel says so, and the runs since the sentinel before are
-suspect until they are measured again.
+A machine that became hot or busy slows all settings alike. If the sentinel's speed has changed, the runs since the
+sentinel before it are suspect until they are measured again.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ SIGNIFICANT = 3.0  # standard deviations of a single run
 
 
 def sentinel_trial(rows: Sequence[Row]) -> int | None:
-    """The trial that stands sentinel: the first anchor that ran well. None before there is one."""
+    """The trial used as sentinel: the first anchor whose first run is ok. None before there is one."""
     ran = (r["trial"] for r in rows if r["origin"] == "anchor" and r["run"] == 0 and r["status"] == "ok")
     return min(ran, default=None)
 
 
 def due(rows: Sequence[Row], trial: int | None, every: int) -> bool:
-    """Whether `every` runs were made here since trial `trial` was measured last."""
+    """Whether at least `every` runs have ended on this machine since the last one of trial `trial`."""
     if not every or trial is None:
         return False
     ran = sorted((r for r in rows if r["wall_s"]), key=lambda r: r["started_at"])
@@ -30,9 +30,12 @@ def due(rows: Sequence[Row], trial: int | None, every: int) -> bool:
     return since >= every
 
 
-def judge_sentinel(row: dict[str, Any], rows: Sequence[Row], drift: float, noise: float) -> None:
-    """Put into a sentinel's row how far it is off the median of those before it on this machine, and if it is off by more
-    than `drift` and than its noise, since when: from the sentinel before on."""
+def check_drift(row: dict[str, Any], rows: Sequence[Row], drift: float, noise: float) -> None:
+    """Set `drift` and `drift_since` in a sentinel's row.
+
+    `drift` is its speed divided by the median of earlier good sentinel runs on this machine. If it is off by more than the
+    limit `drift` and more than its noise allows, `drift_since` is the start of the sentinel run before.
+    """
     before = [
         r for r in rows
         if r["trial"] == row["trial"] and r["status"] == "ok" and r["machine"] == row["machine"] and r["suspect"] is None
@@ -45,6 +48,6 @@ def judge_sentinel(row: dict[str, Any], rows: Sequence[Row], drift: float, noise
 
 
 def drifted(rows: Sequence[Row]) -> bool:
-    """Whether the last sentinel was off: what is measured now would be suspect as well."""
+    """Whether the last sentinel run drifted, so that runs made now would be suspect too."""
     marks = [r for r in rows if r["drift"] is not None]
     return bool(marks) and max(marks, key=lambda r: r["started_at"])["drift_since"] is not None

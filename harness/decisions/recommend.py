@@ -1,16 +1,16 @@
-"""Recommended settings: what a person wants of a study, each by a rule that is printed with it.
+"""Recommended settings: the settings that most users want, each chosen by a rule that is printed with it.
 
-    fastest_lossless     the fastest that changes no weight and no choice of an expert: the model's own quality
-    fastest              the fastest whose perplexity is at most `max_loss` above the model's own
+    fastest_lossless     the fastest that changes neither a weight nor a choice of an expert: the model's own quality
+    fastest              the fastest with a perplexity at most `max_loss` above the model's own
     least_memory         the least memory within that loss, at `speed_share` of the speed of `fastest` or more
     fastest_in_memory    the fastest within that loss whose process stays within `memory_gb`; only if that is set
 
-They are chosen from the front and the points that are undecided, by estimates. Of several within `within` of the fastest,
-one with enough fresh runs comes first. A recommended setting is confirmed when it has `runs` fresh runs, and the
-probability that its rule truly names another setting (one faster by more than `within`) is at most `error`.
+They are chosen by estimates from the front and the undecided trials. Among several within `within` of the fastest, those
+with enough fresh runs come first. A recommended setting is confirmed if it has `runs` fresh runs, and the probability that
+its rule truly selects another setting (faster by more than `within`) is at most `error`.
 
-Two more settings are always named beside these: the `default` (the first anchor: every knob at its default, or the nearest
-value that the space has) and the `reference` (everything resident).
+Two more settings are always shown with these: the `default` (the first anchor: every knob at its default or the nearest
+value in the space) and the `reference` (everything resident).
 """
 
 from __future__ import annotations
@@ -33,31 +33,31 @@ from harness.results.metrics import METRICS, SPEEDS, objectives_of
 if TYPE_CHECKING:
     import pandas as pd
 
-MAX_LOSS, SPEED_SHARE = 0.01, 0.9  # unless the study says otherwise
-SAME = 1e-7  # per cent: perplexities that differ by less are the same
-MOST = 3  # times the fresh runs of a confirmed setting, after which more would not decide either
+MAX_LOSS, SPEED_SHARE = 0.01, 0.9  # defaults of the study's `recommend` group
+SAME = 1e-7  # per cent; perplexities that differ by less are equal
+MOST = 3  # times `runs` fresh runs: further runs would not decide either
 
 
 @dataclass(frozen=True)
 class Choice:
-    """A recommended setting: the trial that meets the rule, or why none does."""
+    """A recommended setting: the trial that its rule selects, or the reason why there is none."""
 
     name: str
     rule: str
     trial: int | None = None
-    reason: str = ""  # why no trial meets the rule
-    doubt: float = 1.0  # probability that the rule truly names another setting
+    reason: str = ""  # why the rule selects no trial
+    doubt: float = 1.0  # probability that the rule truly selects another setting
     confirmed: bool = False
-    rivals: tuple[int, ...] = ()  # the trials that the doubt comes from, the likeliest first
+    rivals: tuple[int, ...] = ()  # trials that may be the truly selected one, likeliest first
 
 
 def rules_of(folder: Path) -> dict[str, Any]:
-    """The study's own rules of confirmation, for `front`; none where the folder has no manifest that says so."""
+    """The study's rules of confirmation, arguments of `front`; empty without a manifest that has them."""
     return _config(folder, "confirm", ("runs", "within", "error"))
 
 
 def wishes_of(folder: Path) -> dict[str, Any]:
-    """The study's own wishes, for `recommended`, and its rules of confirmation."""
+    """The study's arguments of `recommended`, including its rules of confirmation."""
     return rules_of(folder) | _config(folder, "recommend", ("max_loss", "speed_share", "memory_gb"))
 
 
@@ -70,13 +70,13 @@ def _config(folder: Path, group: str, names: tuple[str, ...]) -> dict[str, Any]:
 
 
 def default_trial(df: pd.DataFrame) -> int | None:
-    """The trial of the default setting: the lowest-numbered anchor. None if the study has none."""
+    """The trial of the default setting, which is the first anchor. None if the study has no anchor."""
     anchors = df.loc[(df["origin"] == "anchor") & (df["run"].fillna(0) == 0), "trial"]
     return int(anchors.min()) if len(anchors) else None
 
 
 def speed_of(objectives: Iterable[str]) -> str:
-    """The speed that recommendations go by: the first objective that is one, else decode_tok_s."""
+    """The speed that recommendations compare: the first objective that is a speed, else decode_tok_s."""
     return next((name for name in objectives if name in SPEEDS), "decode_tok_s")
 
 
@@ -90,7 +90,7 @@ def recommended(
     within: float = WITHIN,
     error: float = ERROR,
 ) -> list[Choice]:
-    """The recommended settings of a study's rows, in the order of the module's list; none without measured points."""
+    """The recommended settings of a study's rows, in the order of the module's list; empty without measured trials."""
     every = measured(df)
     if every.empty:
         return []
@@ -101,7 +101,7 @@ def recommended(
     loss = (
         f"perplexity at most {100 * max_loss:.3g} % above the model's own"
         if own is not None
-        else "lossless, for lack of perplexity"
+        else "lossless, because no perplexity was measured"
     )
     race = _Race(every, list(objectives_of(df)), runs, within, error)
     best = race.fastest("fastest", f"fastest, {loss}", close)
@@ -115,14 +115,14 @@ def recommended(
 
 
 class _Race:
-    """The measured points, compared by the speed that counts."""
+    """Comparisons of the measured trials by one speed."""
 
     def __init__(self, every: pd.DataFrame, objectives: Sequence[str], runs: int, within: float, error: float) -> None:
         speed = speed_of(objectives)
         self.every, self.runs, self.within, self.error = every, runs, within, error
         self.sign = 1.0 if METRICS[speed] == "maximize" else -1.0
         self.logs = self.sign * np.log(every[speed].to_numpy(float))
-        # Logarithms of the true speeds, more is better: (draws, points). Speed is the first column.
+        # Draws of the true speeds as logarithms, more is better: (draws, points). Speed is the first objective.
         self.duels = Duels(every, [speed, *(n for n in objectives if n != speed)], within)
         self.drawn = -self.duels.drawn[:, :, 0]
         self.fresh = every["fresh_runs"].to_numpy() >= runs
@@ -131,7 +131,7 @@ class _Race:
     def fastest(self, name: str, rule: str, eligible: np.ndarray) -> Choice:
         admitted = np.flatnonzero(eligible & np.isfinite(self.logs))
         if not len(admitted):
-            return Choice(name, rule, reason="no measured setting meets it")
+            return Choice(name, rule, reason="no measured setting meets the rule")
         some = self.duels.members(admitted)
         near = some[self.logs[some] >= self.logs[some].max() - self.margin]
         near = near[self.fresh[near]] if self.fresh[near].any() else near
@@ -149,7 +149,7 @@ class _Race:
         return self._choice(name, rule, chosen, np.array([top]), slower)
 
     def _choice(self, name: str, rule: str, chosen: int, others: np.ndarray, ahead: np.ndarray) -> Choice:
-        """ahead: (draws, others), where another setting is truly the one that the rule names."""
+        """ahead: bool (draws, others), where the rule truly selects another setting."""
         doubt = float(ahead.any(axis=1).mean()) if len(others) else 0.0
         chances = ahead.mean(axis=0)
         order = others[np.argsort(-chances, kind="stable")[: (chances > self.error / 4).sum()]]
@@ -159,22 +159,24 @@ class _Race:
 
 
 def _lossless(points: pd.DataFrame) -> np.ndarray:
-    """Which points have no lossy knob: bool (points)."""
+    """Which points have no lossy knob in effect: bool (points)."""
     default = Knobs().as_dict()
     plain = [points[n].isna() if default[n] is None else points[n].isna() | (points[n] == default[n]) for n in LOSSY]
     return np.logical_and.reduce([p.to_numpy(bool) for p in plain])
 
 
 def _own_perplexity(df: pd.DataFrame, every: pd.DataFrame) -> float | None:
-    """The perplexity of the unchanged model: the reference's, else that of any lossless setting."""
+    """The perplexity of the unchanged model: the reference's, else a lossless setting's; None if unknown."""
     known = [*reference(df)["perplexity"].dropna(), *every["perplexity"][_lossless(every)].dropna()]
     return float(known[0]) if known else None
 
 
 def to_confirm(choices: Sequence[Choice], df: pd.DataFrame, runs: int = RUNS) -> list[int]:
-    """The trials whose next run serves the recommendations, most urgent first: the default and recommended settings without
-    `runs` fresh runs; then, of each that is not confirmed, itself and its likeliest rivals, up to `MOST` times `runs` of
-    each."""
+    """The trials to measure again for the recommendations, most urgent first.
+
+    The default and recommended settings without `runs` fresh runs come first. The trials and likeliest rivals of unconfirmed
+    recommendations follow, up to `MOST` times `runs` fresh runs each.
+    """
     fresh = measured(df)["fresh_runs"]
     default = default_trial(df)
     names = [
@@ -190,8 +192,10 @@ Named = tuple[str, "pd.Series | None", Choice | None]
 
 
 def named(df: pd.DataFrame, choices: Sequence[Choice]) -> list[Named]:
-    """The rows to show: name and point of each recommended setting, then of default and reference, which are no choice; the
-    point is None where none meets the rule, or where it was not measured."""
+    """(name, estimates, choice) of each recommended setting, then of default and reference, which have no choice.
+
+    The estimates are None if no trial meets the rule, or if default or reference was not measured.
+    """
     every, resident, default = measured(df), reference(df), default_trial(df)
     rows: list[Named] = [(c.name, None if c.trial is None else every.loc[c.trial], c) for c in choices]
     rows.append(("default", every.loc[default] if default in every.index else None, None))
@@ -200,7 +204,7 @@ def named(df: pd.DataFrame, choices: Sequence[Choice]) -> list[Named]:
 
 
 def ratio(df: pd.DataFrame, point: pd.Series, other: pd.Series) -> tuple[float, float, float]:
-    """How many times as fast `point` is as `other`, with a 95 % interval of runs."""
+    """The speed of `point` divided by that of `other`, and the ends of its 95 % interval."""
     speed = speed_of(objectives_of(df))
     sign = 1.0 if METRICS[speed] == "maximize" else -1.0
     middle = sign * float(np.log(point[speed] / other[speed]))

@@ -1,8 +1,8 @@
-"""What need not be measured because it is known: quality of a lossy setting, and trials that cannot enter the front.
+"""Reuse: what need not be measured because rows show it: the quality of a lossy setting, and trials that cannot succeed.
 
-Lossless knobs cannot change an answer, so quality belongs to the lossy setting (with the model and the judge): it is
-measured once, and each later row says whose figure it has. Knobs that decide by what is cached make quality depend on all
-knobs; then only the same setting has the same quality.
+Lossless knobs do not change an answer, so quality belongs to the lossy knobs (with model and evaluation texts). It is
+measured once, and later rows record the trial it was copied from. With a knob that depends on the cache's content, quality
+depends on all knobs, and only the same setting has the same quality.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Row = Mapping[str, Any]
-SAME_NLL = 2e-3  # nats: what rounding in another order may change; a wrong expert changes a hundred times as much
+SAME_NLL = 2e-3  # nats; another order of rounding changes less, a wrong expert about a hundred times as much
 
 
 def settings_of(row: Row) -> dict[str, Any]:
-    """The knob values of a row, without those that had no effect."""
+    """The knob values of a row that had an effect."""
     return effective({name: row[name] for name in Knobs.names() if row.get(name) is not None})
 
 
 def quality_key(values: Row) -> str:
-    """One text for one quality: the lossy knobs in effect, and all knobs where one decides by the cache."""
+    """Equal texts mean equal quality: the lossy knobs in effect, or all knobs if one depends on the cache's content."""
     live = {k: v for k, v in effective({**DEFAULTS, **values}).items() if v is not None and v != DEFAULTS[k]}
     if "cold_bits" in live:
         live.setdefault("hot_share", HOT_SHARE)
@@ -40,7 +40,7 @@ def quality_key(values: Row) -> str:
 
 
 def quality_source(rows: Sequence[Row], values: Row) -> Row | None:
-    """The row whose run measured the quality of this setting; None if none has yet."""
+    """The row whose run measured the quality of this setting; None if there is none yet."""
     key = quality_key(Knobs.from_mapping(values).as_dict())
     scored = (r for r in rows if r["status"] == "ok" and r["quality_from_trial"] is None and r["perplexity"] is not None)
     scored = (r for r in scored if r.get("removed_knobs") is None)
@@ -48,21 +48,23 @@ def quality_source(rows: Sequence[Row], values: Row) -> Row | None:
 
 
 def wrong_answer(source: Row, figures: Row) -> str | None:
-    """Why the answers of a run are not those of the row with the same quality; None if they are, or neither says."""
+    """Why answers differ from those of the row with the same quality; None if they agree or are unknown."""
     before, now = source.get("timed_nll"), figures.get("timed_nll")
     if before is None or now is None or source.get("decode_tokens") != figures.get("decode_tokens"):
-        return None  # not said, or of other tokens
+        return None  # unknown, or of other tokens
     if abs(now - before) <= SAME_NLL:
         return None
     return (
-        f"nll {now:.6g} over the timed tokens, but trial {source['trial']}, which lossless knobs alone tell apart from it, "
-        f"had {before:.6g}: an answer is wrong"
+        f"nll {now:.6g} over the timed tokens, but {before:.6g} in trial {source['trial']}, which differs in lossless knobs "
+        "only: an answer is wrong"
     )
 
 
 def reference_figures(rows: Sequence[Row]) -> dict[str, Any]:
-    """What a constraint's `reference` stands for: the reference's figures, or of quality, which lossless knobs cannot
-    change, those of any setting without a lossy knob. None where nothing says."""
+    """The figures that `reference` means in a constraint; None where unknown.
+
+    They are the reference's. Quality may come from any setting without a lossy knob: lossless knobs do not change it.
+    """
     default = Knobs().as_dict()
     exact = [r for r in rows if r["status"] == "ok" and all(r[name] == default[name] for name in LOSSY)]
     exact = [r for r in exact if r.get("removed_knobs") is None]
@@ -75,10 +77,10 @@ def reference_figures(rows: Sequence[Row]) -> dict[str, Any]:
 
 
 def rival(points: pd.DataFrame, objectives: Sequence[str], predicted_gb: float, quality: Row | None) -> int | None:
-    """The trial that a setting must be faster than to enter the front: the fastest, by its lower end of tokens over time, of
-    those that take no more memory than the setting surely will, at no worse quality. None where that cannot be said.
+    """The trial that a setting must beat in speed to enter the front; None if that is unknown.
 
-    Its memory is at least what arithmetic foresees plus the least that any run had on top of that.
+    It is the fastest, by the lower end of its interval, among the trials of no worse quality whose memory is at most the
+    setting's. The setting's memory is at least the predicted one plus the smallest excess over a prediction in any run.
     """
     bounded = {"decode_tok_s", "peak_memory_gb", *QUALITY}
     wanted = [name for name in objectives if name in QUALITY]
@@ -103,8 +105,10 @@ SIZES = ("cache_gb", "expert_bits", "cold_bits", "hot_share", "resident_bits", "
 
 
 def too_large(rows: Sequence[Row], values: Row) -> str | None:
-    """Why a setting would run out of memory, learned where arithmetic did not foresee it: it is no smaller in anything than
-    one that did, and nothing that large ever ran. None if nothing says so."""
+    """Why a setting would run out of memory although arithmetic did not predict it; None if no row shows it.
+
+    It is at least as large, in all of `SIZES`, as a setting that ran out of memory, and no setting as large as that one ran.
+    """
     size = _size(Knobs.from_mapping(values).as_dict())
     ran_out = [r for r in rows if r["status"] == "oom" and not r["run"] and _within(_size(r), size)]
     if not ran_out:
@@ -113,11 +117,11 @@ def too_large(rows: Sequence[Row], values: Row) -> str | None:
     smaller = next((r for r in ran_out if not any(_within(_size(r), other) for other in fine)), None)
     if smaller is None:
         return None
-    return f"no smaller in anything than trial {smaller['trial']}, which ran out of memory"
+    return f"at least as large in every size as trial {smaller['trial']}, which ran out of memory"
 
 
 def _size(row: Row) -> tuple[float, ...]:
-    """A setting's sizes; one that is unset is as large as can be."""
+    """A setting's sizes; an unset one is infinite."""
     return tuple(math.inf if row[name] is None or row[name] != row[name] else float(row[name]) for name in SIZES)
 
 
@@ -126,6 +130,6 @@ def _within(small: tuple[float, ...], large: tuple[float, ...]) -> bool:
 
 
 def typical_s(rows: Sequence[Row]) -> float | None:
-    """How long a whole run takes: the median of those that ended well. None before the first."""
+    """The duration of a complete run, in s: the median of the ok runs. None before the first."""
     times = [r["wall_s"] for r in rows if r["status"] == "ok" and r["wall_s"] is not None and r["origin"] != "reference"]
     return statistics.median(times) if times else None

@@ -1,13 +1,13 @@
-"""What is believed of the true speeds: each point's own runs, drawn towards what its knobs, memory and quality foretell.
+"""Posterior of the true speeds: each point's own runs, shrunk towards what its knobs, memory and quality predict.
 
-The first run of the fastest of many near rivals was lucky, and few settings can be measured twice; but settings are alike,
-and what one shows of a knob holds for the others. So a point's true speed (its logarithm) is taken as a quadratic in
-knobs, memory and quality, plus what is the setting's own, plus noise: small-area estimation (Fay and Herriot, 1979). Each
-coefficient has a prior variance found from the data, so that knobs that do not matter drop out (automatic relevance
-determination; Tipping, 2001), and what is the setting's own has Student's t, for a few settings differ much from all that
-the knobs say. Where the knobs say nothing, the scatter found is large and a point stands on its own runs.
+The first run of the fastest among many similar settings is biased upwards, and few settings can be measured twice. But
+settings resemble each other, so a knob's effect in one holds for others. The logarithm of a point's true speed is modelled
+as a quadratic in knobs, memory and quality, plus a deviation of the setting itself, plus noise: small-area estimation (Fay
+and Herriot, 1979). Each coefficient has its own prior variance, found from the data, so that irrelevant knobs drop out
+(automatic relevance determination; Tipping, 2001). The deviation has Student's t distribution, because a few settings
+differ much from the quadratic. Where the knobs predict nothing, the scatter is large and a point keeps its own runs.
 
-A single slow run may be a hiccup: with the probability that a wider noise explains it better, it counts as unknown.
+A single slow run may be a hiccup. With the probability that a wider noise explains it better, it counts as unknown.
 """
 
 from __future__ import annotations
@@ -17,18 +17,19 @@ from typing import Any
 
 import numpy as np
 
-DRAWN = 300_000  # figures drawn: 1000 of each point up to 300 points, at least 100 of each
-LEAST_POINTS = 20  # below it nothing is said of scatter, and each point stands on its own runs
-LEAST_SCATTER = 0.02  # of true speeds about what the knobs foretell
-STEPS = 25  # of expectation and maximisation
+DRAWN = 300_000  # values drawn: 1000 for each point up to 300 points, then fewer, at least 100
+LEAST_POINTS = 20  # with fewer points no scatter is estimated, and each point keeps its own runs
+LEAST_SCATTER = 0.02  # of true speeds about the prediction of the knobs
+STEPS = 25  # of expectation maximisation
 TAILS = 4.0  # degrees of freedom of the scatter
-HICCUPS = 0.05  # share of runs that something slowed
+HICCUPS = 0.05  # prior share of runs that a disturbance slowed
 
 
-def believed(losses: np.ndarray, se: np.ndarray, single: np.ndarray, known: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean (points) and draws (draws, points) of the true losses, logarithms of which less is better.
+def posterior(losses: np.ndarray, se: np.ndarray, single: np.ndarray, known: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Posterior mean (points) and draws (draws, points) of true losses, which are logarithms; less is better.
 
-    `se`: their standard errors; `single`: which stand on one run; `known`: (points, columns) of what is known of each.
+    losses, se: (points), the estimates and their standard errors; single: bool (points), based on one run; known: (points,
+    columns), the covariates. Deterministic.
     """
     rng = np.random.default_rng(0)
     draws = max(100, min(1000, DRAWN // max(1, len(losses))))
@@ -64,7 +65,7 @@ def believed(losses: np.ndarray, se: np.ndarray, single: np.ndarray, known: np.n
 
 
 def coded(values: Sequence[Any]) -> np.ndarray:
-    """(points, columns): a knob as numbers. Ranks, whatever its scale; a column for every choice but one; one for unset."""
+    """A knob as numbers (points, columns): ranks and a column for unset, or an indicator for every choice but one."""
     column = np.array([None if v is None or v != v else v for v in values], dtype=object)
     is_set = np.array([v is not None for v in column], bool)
     given = column[is_set]
@@ -78,7 +79,7 @@ def coded(values: Sequence[Any]) -> np.ndarray:
 
 
 def _quadratic(known: np.ndarray) -> np.ndarray:
-    """(points, features): 1, and each column, its square and its products with the others, standardised."""
+    """(points, features): a constant, each column, its square and its products with the others, standardised."""
     linear = _standard(known)
     i, j = np.triu_indices(linear.shape[1])
     return np.column_stack([np.ones(len(known)), linear, _standard(linear[:, i] * linear[:, j])])

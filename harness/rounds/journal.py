@@ -13,9 +13,10 @@ from textwrap import indent
 from typing import TYPE_CHECKING, Any
 
 from harness.analysis.counts import count
-from harness.analysis.findings import Reading
+from harness.analysis.findings import Findings
+from harness.analysis.hypervolume import contributions
 from harness.analysis.importance import Importance
-from harness.analysis.pareto import contributions, front
+from harness.analysis.pareto import front
 from harness.results.files import write_text
 from harness.results.metrics import SHORT, Direction
 from harness.show.tables import importance_rows
@@ -49,7 +50,7 @@ def entry(
     before: pd.DataFrame,
     after: pd.DataFrame,
     objectives: Mapping[str, Direction],
-    reading: Reading,
+    reading: Findings,
     verdict: Verdict,
     proposed: Sequence[Change],
     command: str,

@@ -1,6 +1,6 @@
 """Next space: findings of a round become at most four changes of the search space, each with its evidence.
 
-    reading = read(df, space, objectives)           findings beyond chance
+    reading = findings_of(df, space, objectives)    findings beyond chance
     changes = next_space(reading, space, legal)     the hypothesis of the next round
 """
 
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from harness import ConfigError
-from harness.analysis.findings import TAIL, Reading
+from harness.analysis.findings import TAIL, Findings
 from harness.space.changes import Change, Legal, changed
 from harness.space.entry import Entry
 from harness.space.space import Space
@@ -21,7 +21,7 @@ MOST = 4  # changes per round
 MOST_DROPPED = 2  # dropped knobs among them
 
 
-def next_space(reading: Reading, space: Space, legal: Legal) -> list[Change]:
+def next_space(reading: Findings, space: Space, legal: Legal) -> list[Change]:
     """The changes that the findings support, most important first; empty without evidence.
 
     legal: knob -> (lowest, highest) that the machine allows, e.g. {"cache_gb": (one_token_gb, limit_gb)}, in addition to

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from harness.analysis.pareto import WITHIN, Duels, losses, measured, nondominated, volume
+from harness.analysis.hypervolume import volume
+from harness.analysis.pareto import WITHIN, Duels, losses, measured, nondominated
 from harness.results.metrics import objectives_of
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from engine import Knobs, Protocol
-from harness.analysis.estimates import noise, points
+from harness.analysis.estimates import estimates, noise
 from harness.decisions.reuse import rival, too_large
 from harness.results.history import History
 from harness.study.study import Study
@@ -36,7 +36,7 @@ def rival_of(
     quality_unknown = source is None and study.scored
     if job.run or quality_unknown or job.proposal.origin in ("reference", "anchor"):
         return None
-    some = points(history.table)
+    some = estimates(history.table)
     trial = rival(some, list(study.objectives), predicted_gb, source)
     if trial is None:
         return None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from harness.analysis.counts import count
-from harness.analysis.findings import read
+from harness.analysis.findings import findings_of
 from harness.results.history import History
 from harness.rounds.journal import append, entry
 from harness.rounds.next_space import next_space
@@ -24,7 +24,7 @@ def conclude(study: Study, one: Round, history: History) -> str:
     external = one.external_changes(study)
     changes = still_possible(external.changes, base.space, legal(study)) if one.number < study.rounds else []
     space = applied(base.space, changes)
-    findings = read(after, space, study.objectives)
+    findings = findings_of(after, space, study.objectives)
     proposed = [*changes, *next_space(findings, space, legal(study))]  # after the last round, for one that may be added
     again = round_command(study, one.number, count([r for r in history.own if r["round"] == one.number]).trials)
     text = entry(

@@ -19,7 +19,7 @@ from harness import StudyStopped
 from harness.analysis.counts import Progress, count, progress
 from harness.analysis.estimates import noise
 from harness.analysis.failures import streak
-from harness.decisions.drift import judge_sentinel
+from harness.decisions.drift import check_drift
 from harness.decisions.reuse import typical_s
 from harness.machine.quiet import check_disk
 from harness.propose.ask_tell import Proposal, Proposals, Search
@@ -186,7 +186,7 @@ class Session:
         folder, known = self.study.folder, self.history.known
         if row["origin"] == "sentinel":
             deviation = noise(self.history.table).loc["decode_tok_s", "sd"]
-            judge_sentinel(row, known, self.study.config["sentinel"]["drift"], deviation)
+            check_drift(row, known, self.study.config["sentinel"]["drift"], deviation)
         if tokens:
             write_tokens(folder, row["row_id"], row["trial"], row["run"], tokens)
             self._runner.tokens[row["trial"], row["run"]] = tokens

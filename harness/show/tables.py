@@ -83,7 +83,7 @@ def recommended_table(df: pd.DataFrame, choices: Sequence[Choice]) -> Table:
         table.add_column(name, justify="right" if name.strip() else "left", no_wrap=True)
     for name, point, choice in rows:
         if point is None:
-            why = "not measured" if choice is None else "does not meet"
+            why = "not measured" if choice is None else "not met"
             table.add_row(name, *["-"] * (len(objectives) + 3), why)
             continue
         base = next((p for n, p, _ in rows if n == "default"), None)

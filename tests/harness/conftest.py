@@ -47,7 +47,7 @@ def cli(place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixt
         monkeypatch.setattr(sys, "argv", ["search", *arguments(place, *overrides)])
         monkeypatch.setattr(search, "_status", 0)
         for plot in () if plots else PLOTS:
-            monkeypatch.setattr(f"harness.report.{plot}", lambda df, path, **rules: path)
+            monkeypatch.setattr(f"harness.show.report.{plot}", lambda df, path, **rules: path)
         capsys.readouterr()
         status = search.main()
         return status, *capsys.readouterr()
@@ -100,7 +100,7 @@ def session(
 @pytest.fixture
 def child(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[dict[str, Any]], Outcome]], Requests]:
     """Replace the child by a function from request to outcome, and the report by nothing. Returns the list of requests."""
-    monkeypatch.setattr("harness.report.report", lambda *args, **more: None)  # it draws
+    monkeypatch.setattr("harness.show.report.report", lambda *args, **more: None)  # it draws
 
     def put(answer: Callable[[dict[str, Any]], Outcome]) -> Requests:
         requests: Requests = []

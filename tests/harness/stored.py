@@ -1,4 +1,4 @@
-"""Rows as they are written to a results folder."""
+"""Complete rows and folders of rows for tests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows of a search whose truth is known, without an engine: what `rounds` and `journal` are tested on."""
+"""Rows of a search with a known truth, without an engine."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
 
 
 def streamed(values: dict[str, Any], rng: np.random.Generator) -> Figures:
-    """Speed rises with the cache up to its bound and beyond; neither half-life nor io_mode does anything. 10 % noise."""
+    """Speed rises with the cache up to its bound and beyond; half-life and io_mode have no effect. 10 % noise."""
     bits = values["expert_bits"]
     waits = (1 - values["cache_gb"] / (0.16 * bits / 8)) * bits / 8 / math.sqrt(min(values["read_threads"], 4))
     speed = 100 / (1 + 9 * waits) * math.exp(0.1 * rng.normal())
@@ -56,7 +56,7 @@ def noise(values: dict[str, Any], rng: np.random.Generator) -> Figures:
 def searched(
     seed: int, response: Callable[..., Figures], count: int = 60, first: int = 1, space: Space = SPACE
 ) -> list[dict[str, Any]]:
-    """Rows of trials at the anchors and at random."""
+    """Rows of trials at the anchors, then at random settings."""
     rng = np.random.default_rng(seed)
     draws = [{e.name: _draw(e, rng) for e in space.entries} for _ in range(count)]
     settings = [space.values(p) for p in [*space.anchors(), *draws][:count]]
@@ -73,11 +73,11 @@ def _draw(e: Any, rng: np.random.Generator) -> Any:
 
 
 def trials(*points: tuple[float, float, float], **columns: object) -> pd.DataFrame:
-    """Rows with (tok/s, GB, perplexity), trial numbers from 1."""
+    """A frame of rows with (tok/s, GB, perplexity) and trial numbers from 1."""
     df = pd.DataFrame(points, columns=["decode_tok_s", "peak_memory_gb", "perplexity"])
     given = {"trial": range(1, len(df) + 1), "status": "ok", "origin": "sampler", "eval_fingerprint": "a" * 16, **columns}
     return df.assign(**given).reindex(columns=list(NAMES))
 
 
-# Fast and large, slow and small, a balanced one, one that the balanced one beats, and a precise one.
+# Fast and large; slow and small; balanced; beaten by the balanced one; precise.
 FIVE = trials((100, 10, 8), (10, 1, 8), (80, 2, 5), (70, 2, 6), (5, 9, 4))

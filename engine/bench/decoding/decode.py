@@ -80,7 +80,7 @@ def bench_decode(
     *,
     judge: Judge | None,
     trace: Trace | None,
-    foresight: list[float] | None,
+    window_recall: list[float] | None,
     rounds: int,
     cached: list[float],
     windows: list[int],
@@ -93,15 +93,15 @@ def bench_decode(
     The serial ceiling is 1 / (io + compute), the overlapped one 1 / max(io, compute). Compute is the resident model's time
     per token. IO is the missing bytes over the bandwidth of plain large reads of the same files (or over `ssd_gbps`), all
     from the same round. Without the resident model there are no ceilings. `mixed`: run everything at two widths and at a
-    mixture of them, compared with the resident model at the wider one. `foresight`: limit on the recall of rejected passes
-    under a forced `trace`, for the first pass and for later ones.
+    mixture of them, compared with the resident model at the wider one. `window_recall`: limit on the prediction recall of
+    rejected passes under a forced `trace`, for the first pass and for later ones.
     """
     source = Checkpoint.open(model)
     with contextlib.ExitStack() as stack:
         decoders = [
             Decoder(setting, stack.enter_context(load(model, setting.knobs)), judge, trace, tokens)
             for widths in (mixtures(source, knobs) if mixed else [{}])
-            for setting in _settings(source, _at_widths(knobs, widths), cached, windows, resident, trace, foresight)
+            for setting in _settings(source, _at_widths(knobs, widths), cached, windows, resident, trace, window_recall)
         ]
         contenders = [Contender(decoder.window, decoder.turn) for decoder in decoders]
         plain: list[float] = []
@@ -114,7 +114,7 @@ def bench_decode(
             "experts": source.layers[0].experts, "top_k": source.top_k, "expert_bits": source.expert_bits,
             "tokens_a_turn": decoders[0].stats[-1].tokens, "rounds": rounds, "mode": decoders[-1].engine.mode,
             "routing": "forced from a trace" if trace else "the model's own, on the evaluation texts",
-            "judge": judge.fingerprint if judge else None, "foresight": foresight if trace else None,
+            "eval_fingerprint": judge.fingerprint if judge else None, "window_recall": window_recall if trace else None,
             "io_gbps": spread(plain), "knobs": knobs.as_dict(), "rows": rows,
         }  # fmt: skip
     print_table(result)
@@ -169,7 +169,7 @@ def _row(
     row: dict[str, Any] = {
         "cached": setting.cached, "average_bits": decoder.engine.bits.average_bits, "window": contender.name,
         "cache_gb": decoder.engine.knobs.cache_gb,
-        "foresight": setting.recall, "decode_tok_s": spread(contender.figures),
+        "window_recall": setting.recall, "decode_tok_s": spread(contender.figures),
         "hit_rate": stats.hit_rate,
         "missing_mb_per_token": stats.misses * expert_bytes / stats.tokens / 1e6,
         "read_mb_per_token": stats.bytes_read / stats.tokens / 1e6, "io_ms_per_token": stats.io_ms / stats.tokens,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 
@@ -11,11 +12,11 @@ def print_table(result: dict[str, Any]) -> None:
     from rich.table import Table
 
     low, middle, high = result["io_gbps"]
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 120)  # 80 columns would cut the shares
     console.print(f"{result['mode']}; {result['routing']}; plain reads {middle:.2f} GB/s ({low:.2f} .. {high:.2f})")
     console.print("ceilings: serial 1/(io + compute), overlapped 1/max(io, compute)")
-    if result["foresight"]:
-        shares = ", ".join(f"{share:.2f}" for share in result["foresight"])
+    if result["window_recall"]:
+        shares = ", ".join(f"{share:.2f}" for share in result["window_recall"])
         console.print(f"recall of rejected passes limited to {shares} (first pass, later ones)")
     table = Table(box=None)
     for name in ("cached", "bits", "window", "tok/s", "of resident", "of serial", "of overlapped", "hit", "passes"):

@@ -1,8 +1,8 @@
 """Forced routing: decodes with the experts of a recorded trace, for models of random weights.
 
-The routing of random weights collapses. Forced experts do not depend on the hidden state, so that a rejected pass of
-`sync_window` would predict all of them; the recall of its predictions is therefore limited to shares measured on a trained
-model.
+The routing of a model with random weights collapses. Forced experts do not depend on the hidden state, and a
+rejected pass of `sync_window` would predict all of them. The recall of its predictions is therefore limited to shares
+measured on a trained model.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ WARM_UP = 16  # least number of tokens before the clock starts
 
 
 class ForcedRouting:
-    """An engine whose routing comes from a trace. Ranks that the trace lacks are the last ranks of the layer half the model
-    away, for the same token.
+    """An engine whose routing comes from a trace. If the trace has fewer ranks than the model, the missing ones are the last
+    ranks of the layer half the model away, for the same token.
 
     `recall`: share of the experts that a rejected pass predicts, for the first pass of a window and for later ones; None:
     all of them. Raises `HeadraceError` for a trace that does not fit the model.
@@ -44,7 +44,7 @@ class ForcedRouting:
                 f"{experts} experts, top-{top_k}); give one with as many layers, no more experts and at least half of top-k"
             )
         self._engine = engine
-        self._ids = _completed(recorded[:, :layers], top_k)
+        self.ids = _completed(recorded[:, :layers], top_k)
         self._token = 0
         self._on_device: list[mx.array] = []
         self._recall = recall
@@ -60,15 +60,15 @@ class ForcedRouting:
 
     def decode(self, tokens: int) -> tuple[float, Stats]:
         """Warm up, then decode `tokens` tokens of the trace once. Returns the seconds and the counters of that time."""
-        engine, most = self._engine, len(self._ids) - WARM_UP
+        engine, most = self._engine, len(self.ids) - WARM_UP
         cache = make_prompt_cache(engine.model)
-        random = np.random.default_rng(0).integers(0, int(engine.checkpoint.text_config["vocab_size"]), len(self._ids))
+        random = np.random.default_rng(0).integers(0, int(engine.checkpoint.text_config["vocab_size"]), len(self.ids))
         begin = 0.0
         for self._token in range(WARM_UP + min(tokens, most)):
             if self._token == WARM_UP:
                 engine.stats.reset()
                 begin = time.perf_counter()
-            self._on_device = [mx.array(ids) for ids in self._ids[self._token]]
+            self._on_device = [mx.array(ids) for ids in self.ids[self._token]]
             engine.forward.logits([int(random[self._token])], cache)
         return time.perf_counter() - begin, dataclasses.replace(engine.stats)
 
@@ -80,9 +80,9 @@ class ForcedRouting:
         rng = np.random.default_rng((self._token, number))
         wrong = rng.random(ids.shape) >= self._recall[min(rejected, len(self._recall)) - 1]
         shown = np.array(ids)
-        for other in rng.permutation(len(self._ids)):
+        for other in rng.permutation(len(self.ids)):
             for rank in np.flatnonzero(wrong):
-                stand_in = self._ids[other, number, rank]
+                stand_in = self.ids[other, number, rank]
                 if stand_in not in ids and stand_in not in shown:
                     shown[rank], wrong[rank] = stand_in, False
             if not wrong.any():

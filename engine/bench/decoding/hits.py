@@ -1,7 +1,7 @@
 """bench hits: the overhead of a streamed layer when every expert that a token uses is cached.
 
-It measures a layer from the router's choice, already known, to the call of mlx-lm's own switch, without that switch's
-computation, and the layer's share of the accounting at the end of the token. A resident layer has none of this overhead.
+The benchmark measures a layer from the router's choice, already known, to the call of mlx-lm's own switch, but not that
+switch's computation; and the layer's share of the bookkeeping at the end of the token. A resident layer has neither cost.
 """
 
 from __future__ import annotations

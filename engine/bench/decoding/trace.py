@@ -28,7 +28,7 @@ def bench_trace(model: Path, knobs: Knobs, judge: Judge, *, rounds: int) -> dict
 
         def decode(number: int) -> float:
             piece, cache = pieces[number % len(pieces)], make_prompt_cache(engine.model)
-            engine.forward.decode(piece[0], cache)  # a warm-up, so that the turn before does not matter
+            engine.forward.decode(piece[0], cache)  # warm-up: removes the effect of the turn before
             begin = time.perf_counter()
             for token in piece:
                 engine.forward.decode(token, cache)

@@ -1,7 +1,7 @@
-"""bench bits: quality of plans of bits at equal bytes, against uniform widths and random plans.
+"""bench bits: quality of bit plans at equal bytes, against uniform widths and random plans.
 
-It measures perplexity and the KL divergence from the checkpoint as stored, on the evaluation texts. Every plan is saved and
-loaded again, like a user's. Random plans show how much any choice matters.
+The benchmark measures perplexity and the KL divergence from the checkpoint as stored, on the evaluation texts. Every plan
+is saved and loaded again, like a user's. Random plans show how much any choice matters.
 """
 
 from __future__ import annotations
@@ -32,20 +32,20 @@ def bench_bits(model: Path, knobs: Knobs, judge: Judge, *, average_bits: list[fl
         choices += _mixed(source, dataclasses.replace(knobs, hot_share=hot_share_for(source, knobs, budget)), draws)
     with load(model) as engine:
         texts = [np.array(engine.encode(text.prompt + text.continuation)) for text in judge.texts]
-        reference = [_log_softmax(engine.logits(ids)) for ids in texts]
+        reference = [log_softmax(engine.logits(ids)) for ids in texts]
         mode = engine.mode
-    rows = [{"bits_by": "as stored", "average_bits": engine.bits.average_bits, "gb": experts_gb(source, engine.bits),
-             "perplexity": [_perplexity(reference, texts)], "kl": [0.0], "plans": [engine.bits.fingerprint]}]  # fmt: skip
+    rows = [{"chosen_by": "as stored", "average_bits": engine.bits.average_bits, "gb": experts_gb(source, engine.bits),
+             "perplexity": [perplexity(reference, texts)], "kl": [0.0], "plans": [engine.bits.fingerprint]}]  # fmt: skip
     _print(rows[0])
     for name, plans in choices:
-        perplexity, kl = zip(*(_figures(source, plan, texts, reference) for plan in plans), strict=True)
+        perplexities, kl = zip(*(_figures(source, plan, texts, reference) for plan in plans), strict=True)
         prints = [plan.fingerprint for plan in plans]
-        row = {"bits_by": name, "average_bits": plans[0].average_bits, "gb": experts_gb(source, plans[0]),
-               "perplexity": list(perplexity), "kl": list(kl), "plans": prints}  # fmt: skip
+        row = {"chosen_by": name, "average_bits": plans[0].average_bits, "gb": experts_gb(source, plans[0]),
+               "perplexity": list(perplexities), "kl": list(kl), "plans": prints}  # fmt: skip
         rows.append(row)
         _print(row)
     return {
-        "bench": "bits", "model": source.name, "mode": mode, "judge": judge.fingerprint,
+        "bench": "bits", "model": source.name, "mode": mode, "eval_fingerprint": judge.fingerprint,
         "tokens": sum(map(len, texts)), "expert_bits": knobs.expert_bits, "cold_bits": knobs.cold_bits, "rows": rows,
     }  # fmt: skip
 
@@ -84,29 +84,32 @@ def _figures(
 
 
 def _compare(engine: Engine, texts: list[np.ndarray], reference: list[np.ndarray]) -> tuple[float, float]:
-    found = [_log_softmax(engine.logits(ids)) for ids in texts]
-    kl = sum(float((np.exp(ours) * (ours - its)).sum(dtype=np.float64)) for ours, its in zip(reference, found, strict=True))
-    return _perplexity(found, texts), kl / sum(map(len, texts))
+    computed = [log_softmax(engine.logits(ids)) for ids in texts]
+    kl = sum(float((np.exp(p) * (p - q)).sum(dtype=np.float64)) for p, q in zip(reference, computed, strict=True))
+    return perplexity(computed, texts), kl / sum(map(len, texts))
 
 
-def _log_softmax(logits: np.ndarray) -> np.ndarray:
+def log_softmax(logits: np.ndarray) -> np.ndarray:
+    """Log-probabilities, over the last axis."""
     shifted = logits - logits.max(axis=-1, keepdims=True)
     return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True)))
 
 
-def _perplexity(log_likelihoods: list[np.ndarray], texts: list[np.ndarray]) -> float:
-    pairs = zip(log_likelihoods, texts, strict=True)
+def perplexity(log_probabilities: list[np.ndarray], texts: list[np.ndarray]) -> float:
+    """Perplexity of the texts (token ids) under log-probabilities [tokens, vocabulary]; the first token is not scored."""
+    pairs = zip(log_probabilities, texts, strict=True)
     nll = [-ll[np.arange(len(ids) - 1), ids[1:]] for ll, ids in pairs]
     return float(np.exp(np.concatenate(nll).mean(dtype=np.float64)))
 
 
 def _print(row: dict[str, Any]) -> None:
     """Print a line of the Markdown table; before the first, its head."""
-    if row["bits_by"] == "as stored":
+    if row["chosen_by"] == "as stored":
         print("| bits chosen by | average bits | MB | perplexity | KL, nats per token |\n|---|---|---|---|---|")
     cells = []
     for figures, digits in ((row["perplexity"], 2), (row["kl"], 4)):
         low, middle, high = np.quantile(figures, [0, 0.5, 1])
         spread = f" ({low:.{digits}f} .. {high:.{digits}f})" if len(figures) > 1 else ""
         cells.append(f"{middle:.{digits}f}{spread}")
-    print(f"| {row['bits_by']} | {row['average_bits']:.3g} | {row['gb'] * GB / 1e6:.4g} | {' | '.join(cells)} |", flush=True)
+    megabytes = row["gb"] * GB / 1e6
+    print(f"| {row['chosen_by']} | {row['average_bits']:.3g} | {megabytes:.4g} | {' | '.join(cells)} |", flush=True)

@@ -1,9 +1,9 @@
 """bench grids: error of the levels of a packed record, beside MLX's own quantization and the smallest possible error.
 
-It uses synthetic weights (Gaussian; Laplace and Student's t with 4 degrees of freedom, which have heavier tails) and a
-checkpoint's experts, in groups of 32, 64 and 128. All figures are relative root mean square errors of the weights. Scales
-and biases of synthetic weights are not rounded. The best two-bit grid of a group is found by trying every way to cut its
-sorted weights into four runs.
+The benchmark uses synthetic weights (Gaussian; Laplace and Student's t with 4 degrees of freedom, which have heavier tails)
+and a checkpoint's experts, in groups of 32, 64 and 128. All figures are relative root mean square errors of the weights.
+Scales and biases of synthetic weights are not rounded. The search for the best two-bit grid of a group tries every way to
+cut the sorted weights into four runs.
 """
 
 from __future__ import annotations
@@ -71,14 +71,15 @@ def _groups_of(path: Path, size: int) -> Iterator[np.ndarray]:
 
 def _row(name: str, weights: np.ndarray, dtype: str) -> dict[str, Any]:
     energy, size = float(np.square(weights, dtype=np.float64).sum()), weights.shape[1]
-    least = weights[:: max(1, weights.size // LIMIT_WEIGHTS[size])]
-    found = grids.quantize(weights, HIGH, LOW, dtype)
-    shaped, whole = np.array(found.codes), float(found.errors.sum(dtype=np.float64))
+    sample = weights[:: max(1, weights.size // LIMIT_WEIGHTS[size])]
+    best_share = best_error(sample) / _squares(sample, _mlx(sample, LOW, dtype))
+    packed = grids.quantize(weights, HIGH, LOW, dtype)
+    shaped, whole = np.array(packed.codes), float(packed.errors.sum(dtype=np.float64))
     errors = {
         "min_max": _squares(weights, _min_max(weights)), "mlx_low": _squares(weights, _mlx(weights, LOW, dtype)),
         "prefix_of_mlx": _prefix(weights, grids.on_mlx_grid(weights, HIGH, dtype).codes), "prefix": _prefix(weights, shaped),
         "prefix_in_32": _prefix(weights.reshape(-1, 32), shaped.reshape(-1, 32)),
-        "best": _squares(weights, _mlx(weights, LOW, dtype)) * _best(least) / _squares(least, _mlx(least, LOW, dtype)),
+        "best": _squares(weights, _mlx(weights, LOW, dtype)) * best_share,
         "mlx_high": _squares(weights, _mlx(weights, HIGH, dtype)), "whole": whole,
     }  # fmt: skip
     row: dict[str, Any] = {"weights": name, "group_size": size}
@@ -87,8 +88,8 @@ def _row(name: str, weights: np.ndarray, dtype: str) -> dict[str, Any]:
     return row | shares | {"whole_share": row["whole"] / row["mlx_high"]}
 
 
-def _squares(weights: np.ndarray, found: np.ndarray) -> float:
-    return float(np.square(found - weights, dtype=np.float64).sum())
+def _squares(weights: np.ndarray, rounded: np.ndarray) -> float:
+    return float(np.square(rounded - weights, dtype=np.float64).sum())
 
 
 def _min_max(weights: np.ndarray) -> np.ndarray:
@@ -111,7 +112,7 @@ def _prefix(weights: np.ndarray, codes: np.ndarray) -> float:
     return float(line_error(found, weights.shape[1], line.slope, line.offset).sum(dtype=np.float64))
 
 
-def _best(weights: np.ndarray) -> float:
+def best_error(weights: np.ndarray) -> float:
     """The smallest squared error possible with four evenly spaced values, chosen for each group."""
     size = weights.shape[1]
     cuts = np.arange(size + 1)

@@ -7,6 +7,7 @@ would not show their effect on decoding.
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ def bench_lossy(model: Path, given: dict[str, Any], judge: Judge) -> dict[str, A
         })  # fmt: skip
     result = {
         "bench": "lossy", "model": source.name, "mode": m.mode, "cached_share": m.cached_share,
-        "judge": judge.fingerprint, "scored_tokens": m.scored_tokens, "decode_tokens": m.decode_tokens,
+        "eval_fingerprint": judge.fingerprint, "scored_tokens": m.scored_tokens, "decode_tokens": m.decode_tokens,
         "knobs": knobs.as_dict(), "rows": rows,
     }  # fmt: skip
     _print(result)
@@ -61,9 +62,7 @@ def _print(result: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=120)
+    console = Console(width=None if sys.stdout.isatty() else 120)
     console.print(f"{result['model']}, {result['mode']}, {result['cached_share']:.1%} of the experts cached")
     table = Table(box=None)
     table.add_column("setting", no_wrap=True)

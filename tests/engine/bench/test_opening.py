@@ -1,24 +1,29 @@
-"""bench open: both parts run in processes of their own, and an error of theirs is one line."""
+"""Tests of `bench open`: the parts in this process, and a child's error."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from engine.bench.opening import bench_open
-from engine.errors import HeadraceError
+from engine import HeadraceError
+from engine.bench.opening import bench_open, open_and_plan, open_with_mlx_lm
+from engine.checkpoint.checkpoint import Checkpoint
 
 
-def test_sizes_and_seconds(checkpoint: Callable[..., Path]) -> None:
-    result = bench_open(checkpoint("qwen3_moe", 4))
-    json.dumps(result)
-    assert result["layers"] == result["mlx_lm"]["switches"] == 5 and result["slots"] > 0
-    assert 0 < result["open_s"] < 60 and result["peak_gb"] > 0 and result["mlx_lm"]["peak_gb"] > 0
+def test_opening_and_planning(checkpoint: Callable[..., Path]) -> None:
+    path = checkpoint("deepseek_v3", None, True)
+    result, source = open_and_plan(path), Checkpoint.open(path)
+    assert (result["tensors"], result["files"], result["layers"]) == (source.tensors, len(source.files), 3)
+    assert result["experts_gb"] == source.expert_bytes / 1e9 and result["peak_gb"] > 0
+    assert 3 * source.top_k <= result["slots"] < 3 * 16, "half of the experts have slots"
 
 
-def test_an_error_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(HeadraceError, match=r"has no config\.json"):
-        bench_open(tmp_path)
+def test_mlx_lm_finds_the_same_switches(checkpoint: Callable[..., Path]) -> None:
+    assert open_with_mlx_lm(checkpoint("deepseek_v3", None, True))["switches"] == 3
+
+
+def test_an_error_in_the_child_is_an_error_here(tmp_path: Path) -> None:
+    with pytest.raises(HeadraceError, match="nowhere is not a folder"):
+        bench_open(tmp_path / "nowhere")

@@ -1,27 +1,26 @@
-"""Plain reads take every byte once."""
+"""Tests of plain reads: every byte once, from any first block."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from engine import Knobs
-from engine.bench.plain_reads import plain_reads
+from engine.bench.plain_reads import PLAIN_BLOCK, plain_reads
 
-
-@pytest.fixture
-def files(tmp_path: Path) -> tuple[Path, ...]:
-    paths = tmp_path / "a", tmp_path / "b"
-    for path, size in zip(paths, (20 << 20, 5_000_001), strict=True):
-        path.write_bytes(np.random.default_rng(0).integers(0, 256, size, dtype=np.uint8).tobytes())
-    return paths
+SIZE = (20 << 20) + 5_000_001
 
 
 @pytest.mark.parametrize("io_mode", ["buffered", "direct"])
 @pytest.mark.parametrize("first", [0, 2, 1001])
-def test_plain_reads_take_every_byte_once(files: tuple[Path, ...], io_mode: str, first: int) -> None:
+def test_every_byte_is_read_once(files: tuple[Path, ...], io_mode: str, first: int) -> None:
     knobs = Knobs(cache_gb=1, io_mode=io_mode, read_threads=3)
-    assert plain_reads(files, knobs, 1 << 30, first) == (20 << 20) + 5_000_001
-    assert plain_reads(files, knobs, 8 << 20) == 8 << 20
+    assert plain_reads(files, knobs, 1 << 30, first) == SIZE
+
+
+def test_the_limit_is_rounded_up_to_blocks(files: tuple[Path, ...]) -> None:
+    knobs = Knobs(cache_gb=1, read_threads=2)
+    assert plain_reads(files, knobs, PLAIN_BLOCK) == PLAIN_BLOCK
+    assert plain_reads(files, knobs, PLAIN_BLOCK + 1) == 2 * PLAIN_BLOCK
+    assert plain_reads(files, knobs, PLAIN_BLOCK, first=2) == 4 << 20, "the last block of the first file"

@@ -1,34 +1,32 @@
-"""Shapes: checkpoints of random weights compute, and existing folders are not overwritten."""
+"""Tests of checkpoints of random weights."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from engine import load
-from engine.__main__ import main
-from engine.bench import shapes
-
-Capture = pytest.CaptureFixture[str]
-TINY = {
-    **shapes.SHAPES["qwen3_30b_a3b"], "hidden_size": 128, "num_hidden_layers": 4, "intermediate_size": 128,
-    "num_attention_heads": 4, "num_experts": 16, "num_experts_per_tok": 4, "moe_intermediate_size": 64, "vocab_size": 256,
-    "num_key_value_heads": 2, "head_dim": 32,
-}  # fmt: skip
+from engine import HeadraceError, load
+from engine.bench.shapes import make
+from engine.checkpoint.checkpoint import Checkpoint
 
 
-@pytest.fixture
-def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setitem(shapes.SHAPES, "tiny", TINY)
-    assert main(["bench", "make", str(tmp_path / "tiny"), "--shape", "tiny"]) == 0
-    return tmp_path / "tiny"
-
-
-def test_random_weights_compute_and_are_not_overwritten(tiny: Path, capsys: Capture) -> None:
-    with load(tiny) as engine:
+def test_random_weights_give_finite_logits(random_model: Path) -> None:
+    with load(random_model) as engine:
         logits = engine.logits([1, 2, 3])
     assert np.isfinite(logits).all() and 0.01 < logits.std() < 100
-    assert main(["bench", "make", str(tiny), "--shape", "tiny"]) == 2
-    assert "is not empty" in capsys.readouterr().err
+
+
+def test_layers_are_files_of_their_own(random_model: Path) -> None:
+    source = Checkpoint.open(random_model)
+    assert (len(source.layers), source.top_k, source.expert_bits) == (4, 4, 4)
+    assert len(source.files) == 4 + 1, "a file per layer, and one for the rest"
+    quantization = json.loads((random_model / "config.json").read_text())["quantization"]
+    assert (quantization["bits"], quantization["model.layers.0.mlp.gate"]["bits"]) == (4, 8)
+
+
+def test_a_folder_with_files_is_not_overwritten(random_model: Path) -> None:
+    with pytest.raises(HeadraceError, match="is not empty; give a new folder"):
+        make("small", random_model)

@@ -1,4 +1,4 @@
-"""Replay of traces: hit rates equal those of a cache, and Belady bounds them."""
+"""Tests of replay: hit rates of a trace under eviction policies, bounded by Belady's."""
 
 from __future__ import annotations
 
@@ -6,35 +6,14 @@ import json
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
+from traces import routing, write_trace
 
 from engine.__main__ import main
 from engine.cache.replay import belady_hit_rate, hit_rate
 from engine.routing.read import Trace, overlap
 
 Capture = pytest.CaptureFixture[str]
-
-
-def routing(tokens: int, layers: int, top_k: int, experts: int) -> np.ndarray:
-    """Expert ids with locality: every token repeats about half of the previous token's."""
-    rng = np.random.default_rng(1)
-    out = np.empty((tokens, layers, top_k), np.int32)
-    for layer in range(layers):
-        current = rng.permutation(experts)[:top_k]
-        for token in range(tokens):
-            if token % 2:
-                current = rng.permutation(experts)[:top_k]
-            out[token, layer] = current
-    return out
-
-
-def write(path: Path, experts: np.ndarray, prefilled: int = 0) -> Path:
-    token, layer, rank = (a.reshape(-1) for a in np.indices(experts.shape))
-    phase = np.where(token < prefilled, "prefill", "decode")
-    columns = {"token": token, "phase": phase, "layer": layer, "rank": rank, "expert": experts.reshape(-1)}
-    pd.DataFrame(columns).astype({"token": "int32", "expert": "int16"}).to_parquet(path)
-    return path
 
 
 def test_replay_is_what_a_cache_does() -> None:
@@ -55,7 +34,7 @@ def test_belady_bounds_every_half_life(half_life: float, slots: int) -> None:
 
 
 def test_replay_on_the_command_line(tmp_path: Path, capsys: Capture) -> None:
-    file = str(write(tmp_path / "t.parquet", routing(50, 2, 4, 16)))
+    file = str(write_trace(tmp_path / "t.parquet", routing(50, 2, 4, 16)))
     assert main(["replay", file, "--slots", "4", "8", "--half-life", "0", "inf"]) == 0
     result = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert [row["policy"] for row in result["rows"]] == [

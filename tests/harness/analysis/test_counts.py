@@ -1,4 +1,4 @@
-"""Trials and runs are counted in one way, and all that a study prints agrees on it: rows, report, journal, status, plot."""
+"""Counts: rows, report, journal, status and plot of a study agree on trials and runs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from harness import status
 from harness.analysis.counts import Progress, count, left_s, progress
 from harness.results.columns import NAMES, NOT_RUN
 from harness.results.rows import read_rows, read_trials
-from harness.show.front_plot import draw_front
+from harness.show.plots.front_plot import draw_front
 
 
 def row(trial: int, state: str = "ok", origin: str = "sampler", run: int = 0, **more: Any) -> dict[str, Any]:
@@ -58,7 +58,7 @@ def test_trials_are_settings_that_ran_and_the_reference_is_none() -> None:
 
 
 def test_progress_covers_confirmation() -> None:
-    assert progress(ROWS, ROWS, 8, 0.5) == Progress(4, 8, runs_left=6)  # four trials, and two runs to confirm as many
+    assert progress(ROWS, ROWS, 8, 0.5) == Progress(4, 8, runs_left=6)  # four trials, and two runs of confirmation
     found = progress(ROWS, ROWS, 4, 1.5, confirming=1)
     assert found == Progress(4, 4, 1, 2, 6, 4)
     assert str(found) == "4 of 4 trials, confirming 2 of at most 6"
@@ -109,13 +109,13 @@ def test_budget_of_one_measures_the_reference_and_one_trial(place: Path, cli: Cl
     assert read_trials(place / "results" / "demo")["origin"].tolist() == ["reference", "anchor"]
 
 
-def test_hours_that_are_over_say_so(place: Path, cli: Cli) -> None:
+def test_spent_hours_are_reported(place: Path, cli: Cli) -> None:
     code, out, _ = cli("budget.trials=3", "budget.hours=0")
     assert (code, out.splitlines()[-1]) == (0, "budget.hours=0 is spent, at 0 of 3 trials; the same command goes on")
     assert status.main([str(place / "results" / "demo")]) == 0
 
 
-def test_sigterm_says_where_it_stopped(place: Path) -> None:
+def test_sigterm_reports_the_progress(place: Path) -> None:
     (place / "checkpoint" / "slow_s").write_text("60")
     process = spawn(place, "budget.trials=3")
     while not (place / "checkpoint" / "runs.log").exists():

@@ -1,4 +1,4 @@
-"""Runs put together: estimates, noise, suspects; and the choice of what is measured again."""
+"""Estimates: runs combined by trial, noise between runs, suspect runs."""
 
 from __future__ import annotations
 
@@ -10,11 +10,8 @@ import pytest
 from rich.console import Console
 from synthetic import FIVE, trials
 
-from harness.analysis.estimates import noise, points, suspects
-from harness.analysis.pareto import front, standings
-from harness.bench.confirm import Noise, Study, plain_front
-from harness.decisions.confirmation import next_sweep
-from harness.numerics.posterior import believed, coded
+from harness.analysis.estimates import estimates, noise, suspects
+from harness.analysis.pareto import front
 from harness.numerics.student_t import t_quantile
 from harness.show.tables import front_table
 
@@ -31,28 +28,28 @@ def runs(*rows: tuple[int, int, str, float], **columns: Any) -> pd.DataFrame:
 
 
 def test_a_single_run_has_the_prior_noise() -> None:
-    one = points(FIVE).loc[1]
+    one = estimates(FIVE).loc[1]
     assert (one["decode_tok_s"], one["runs"], one["fresh_runs"]) == (100, 1, 0)
     assert one["decode_tok_s_high"] == pytest.approx(100 * np.exp(t_quantile(0.975, 3) * 0.1))
     assert one["perplexity_low"] == one["perplexity_high"] == 8
 
 
-def test_its_own_interval_counts_where_it_is_wider() -> None:
+def test_a_runs_own_interval_counts_if_it_is_wider() -> None:
     df = FIVE.assign(decode_tok_s_low=20.0, decode_tok_s_high=500.0)
-    assert points(df).loc[1, "decode_tok_s_high"] == pytest.approx(500)
+    assert estimates(df).loc[1, "decode_tok_s_high"] == pytest.approx(500)
 
 
-def test_fresh_runs_alone_once_there_are_two() -> None:
+def test_two_fresh_runs_replace_the_first() -> None:
     df = runs((1, 0, "sampler", 130), (1, 1, "confirm", 100), (2, 0, "sampler", 80), (1, 2, "confirm", 100))
-    assert points(df[:2]).loc[1, "decode_tok_s"] == pytest.approx(np.sqrt(130 * 100))
-    point = points(df).loc[1]
+    assert estimates(df[:2]).loc[1, "decode_tok_s"] == pytest.approx(np.sqrt(130 * 100))
+    point = estimates(df).loc[1]
     assert (point["decode_tok_s"], point["runs"], point["fresh_runs"]) == (100, 3, 2)
-    repeats = df.assign(origin=["sampler", "repeat", "sampler", "repeat"])  # made before anyone had chosen
-    assert points(repeats).loc[1, "fresh_runs"] == 0
-    assert points(repeats).loc[1, "decode_tok_s"] > 100
+    repeats = df.assign(origin=["sampler", "repeat", "sampler", "repeat"])  # made before any selection
+    assert estimates(repeats).loc[1, "fresh_runs"] == 0
+    assert estimates(repeats).loc[1, "decode_tok_s"] > 100
 
 
-def test_noise_is_found_and_an_outlier_does_not_rule_it() -> None:
+def test_noise_is_estimated_despite_an_outlier() -> None:
     rng = np.random.default_rng(0)
     rows = [(t, r, "confirm" if r else "sampler", 50 * np.exp(0.04 * rng.normal())) for t in range(1, 41) for r in range(4)]
     assert noise(runs(*rows)).loc["decode_tok_s", "sd"] == pytest.approx(0.04, rel=0.2)
@@ -65,7 +62,7 @@ def test_suspect_runs_are_left_out_and_their_trials_listed() -> None:
               (4, 0, "sampler", 40), (2, 1, "again", 22))  # fmt: skip
     df["drift_since"] = pd.Series([pd.NaT] * 3 + [AT + pd.Timedelta(minutes=1)] + [pd.NaT] * 2, dtype="datetime64[us, UTC]")
     assert suspects(df) == [3]
-    found = points(df)
+    found = estimates(df)
     assert found["suspect"].tolist() == [False, False, True, False]
     assert (found.loc[1, "decode_tok_s"], found.loc[2, "decode_tok_s"]) == (10, 22)
     assert 3 not in front(df).index
@@ -73,7 +70,7 @@ def test_suspect_runs_are_left_out_and_their_trials_listed() -> None:
     assert suspects(df) == [3, 4]
 
 
-def test_a_front_of_suspect_runs_alone_says_so() -> None:
+def test_a_front_of_suspect_runs_is_marked() -> None:
     df = FIVE.assign(suspect=["hot", "busy", "hot", "hot", "hot"])
     assert front(df)["trial"].tolist() == [1, 3, 2, 5]
     assert front(df)["suspect"].all() and not front(df)["confirmed"].any()
@@ -101,59 +98,3 @@ def test_memory_within_its_noise_is_equal() -> None:
 def test_two_objectives_and_less_is_better() -> None:
     df = trials((1, 10, 8), (2, 5, 9), (3, 11, 9)).assign(objectives="peak_memory_gb,perplexity")
     assert front(df)["trial"].tolist() == [2, 1]
-
-
-def sweep(df: pd.DataFrame, number: int = 0, spent: int = 0, budget: int = 40) -> list[int]:
-    return next_sweep(df, spent=spent, budget=budget, sweep=number)
-
-
-def test_near_rivals_are_measured_first_and_every_other_sweep_backwards() -> None:
-    df = trials((100, 10, 8), (98, 9.9, 8), (10, 1, 8), (50, 9, 8.5))  # 2 and 1 are near; nothing is near 3
-    order = sweep(df)
-    assert set(order[:2]) == {1, 2}
-    assert order[::-1] == sweep(df, 1)
-    assert sweep(df, spent=40) == []
-    assert len(sweep(df, spent=39)) == 1
-    assert sweep(trials()) == []
-
-
-def test_stable_when_all_are_confirmed() -> None:
-    rows = [(t, r, "confirm" if r else "sampler", s) for t, s in ((1, 100.0), (2, 10.0)) for r in range(3)]
-    df = runs(*rows)
-    df.loc[df["trial"] == 2, "peak_memory_gb"] = 0.1
-    assert front(df)["confirmed"].all()
-    assert sweep(df) == []
-    assert sweep(df[df["run"] < 2]) != []
-
-
-@pytest.mark.parametrize("truth", ["cache", "sparse"])
-def test_confirmation_makes_the_front_truer(truth: str) -> None:
-    objectives = ["decode_tok_s", "peak_memory_gb", "perplexity"]
-    before, after = [], []
-    for seed in range(1):
-        study = Study(truth, objectives, Noise(), 60, seed, "random")
-        before.append(study.true_share(plain_front(study.rows, objectives)))
-        assert 0 < study.confirm(30) <= 30
-        after.append(study.true_share(list(front(study.rows).index)))
-        assert set(front(study.rows).index) <= set(standings(study.rows).query("standing != 'dominated'").index)
-    assert np.mean(after) >= max(0.9, np.mean(before))
-
-
-def test_knobs_foretell_what_single_runs_hide() -> None:
-    rng = np.random.default_rng(0)
-    threads, mode = rng.integers(1, 17, 150), rng.choice(["buffered", "direct"], 150)
-    true = 0.1 * np.log(threads) + 0.2 * (mode == "direct")
-    seen = -true + 0.1 * rng.standard_normal(150)
-    known = np.column_stack([coded(list(threads)), coded(list(mode)), coded([None] * 150)])
-    se = np.full(150, 0.1)
-    mean, drawn = believed(seen, se, se > 0, known)
-    assert np.std(mean + true) < 0.5 * np.std(seen + true)
-    assert np.mean(np.abs(drawn.mean(axis=0) + true) < 2 * drawn.std(axis=0)) > 0.9
-    _, drawn = believed(rng.standard_normal(150), se, se > 0, known)  # knobs say nothing: its own runs count
-    assert drawn.std(axis=0).mean() > 0.08
-    assert believed(seen[:3], se[:3], se[:3] > 0, known[:3])[0].tolist() == seen[:3].tolist()
-
-
-def test_a_choice_and_an_unset_knob_are_columns() -> None:
-    assert coded(["a", "b", None, "b"]).tolist() == [[0, 0], [1, 0], [0, 1], [1, 0]]
-    assert coded([64, 8192, None, 128]).tolist() == [[-2, 1], [2, 1], [0, 0], [0, 1]]

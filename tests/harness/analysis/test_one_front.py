@@ -16,17 +16,18 @@ from synthetic import SPACE, searched, streamed
 
 from engine.system.shipped import ROOT
 from harness.analysis.counts import Progress
-from harness.analysis.findings import read
-from harness.analysis.pareto import contributions, front
+from harness.analysis.findings import findings_of
+from harness.analysis.hypervolume import contributions
+from harness.analysis.pareto import front
 from harness.decisions.confirmation import next_sweep
-from harness.report import report
 from harness.results.metrics import objectives_of
 from harness.results.rows import frame, read_rows, read_trials
 from harness.results.writing import write_row
 from harness.rounds import journal
 from harness.rounds.verdict import verdict
-from harness.show.front_plot import plot_front
 from harness.show.live import Panel
+from harness.show.plots.front_plot import plot_front
+from harness.show.report import report
 from harness.status import status
 
 PUBLISHED = sorted((ROOT / "results" / "published").glob("demo*"))
@@ -68,17 +69,18 @@ def test_the_same_members_the_same_best_and_the_same_counts(
     best, objectives = front(df), objectives_of(df)
     members, first, confirmed = set(map(int, best.index)), int(best.index[0]), int(best["confirmed"].sum())
 
-    entry = journal.entry(1, [], SPACE, df[:0], df, objectives, read(df, SPACE, objectives), verdict(df[:0], df), [], "true")
+    findings = findings_of(df, SPACE, objectives)
+    entry = journal.entry(1, [], SPACE, df[:0], df, objectives, findings, verdict(df[:0], df), [], "true")
     assert f"- front after: {len(members)} points, {confirmed} confirmed" in entry
     assert f"- best {next(iter(objectives))}: trial {first}," in entry
-    counted = dict(re.findall(r"(anchor|sampler|random|proposer) (\d+) of", entry.partition("now on the front")[2]))
+    counted = dict(re.findall(r"(anchor|sampler|random|proposer) (\d+) of", entry.partition("on the front by origin")[2]))
     assert {o: int(n) for o, n in counted.items()} == contributions(df)["on_front"].to_dict()
     assert sum(contributions(df)["on_front"]) == len(members)
 
     for row in rows:
         write_row(tmp_path, row)
     for name in ("plot_front", "plot_session"):
-        monkeypatch.setattr(f"harness.report.{name}", lambda df, path, **rules: path)
+        monkeypatch.setattr(f"harness.show.report.{name}", lambda df, path, **rules: path)
     report(tmp_path, rows)
     text = capsys.readouterr().out
     assert f"front of {len(members)}, {confirmed} confirmed" in text
@@ -94,13 +96,13 @@ def test_the_same_members_the_same_best_and_the_same_counts(
 
 
 @pytest.mark.parametrize("folder", PUBLISHED, ids=lambda f: f.name)
-def test_the_plot_says_the_same_count(folder: Path, tmp_path: Path) -> None:
+def test_the_plot_has_the_same_count(folder: Path, tmp_path: Path) -> None:
     df = read_trials(folder)
     picture = plot_front(df, tmp_path / "front.png").with_suffix(".svg").read_text()
     assert f"{len(front(df))} on the front" in picture
 
 
 @pytest.mark.parametrize("folder", PUBLISHED, ids=lambda f: f.name)
-def test_what_is_published_says_the_same(folder: Path) -> None:
+def test_the_published_study_has_the_same_front(folder: Path) -> None:
     members = front(read_trials(folder))
     assert f"- front after: {len(members)} points" in (folder / journal.NAME).read_text()

@@ -1,4 +1,4 @@
-"""Recommended settings: by their rules on rows with a known answer, confirmed or not, and beside default and reference."""
+"""Recommended settings on rows with a known answer: rules, confirmation, default and reference."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LOSSY: dict[str, Any] = {"cache_gb": 0.01, "expert_bits": 4}
 
 
 def study(*more: dict[str, Any]) -> list[dict[str, Any]]:
-    """Speed, memory and perplexity of a study with one right answer to each wish."""
+    """Rows of a study with one right answer for each rule."""
     return [
         row(0, {}, (50, 9.0, 10.0), origin="reference"),
         row(1, LOSSLESS, (10, 2.0, 10.0), origin="anchor"),
@@ -25,7 +25,7 @@ def study(*more: dict[str, Any]) -> list[dict[str, Any]]:
         row(3, LOSSLESS | {"read_threads": 8}, (26, 4.0, 10.0)),  # fastest lossless
         row(4, LOSSY, (40, 3.5, 10.09)),  # fastest within 1 %
         row(5, LOSSY | {"read_threads": 8}, (37, 1.5, 10.05)),  # least memory at 0.9 of that
-        row(6, LOSSY | {"expert_bits": 2}, (80, 1.2, 14.0)),  # too much is lost
+        row(6, LOSSY | {"expert_bits": 2}, (80, 1.2, 14.0)),  # loses too much
         row(7, LOSSY | {"read_threads": 2}, (30, 1.4, 10.02)),  # too slow for least memory; fastest in 1.45 GB
         row(8, LOSSY | {"read_threads": 3}, (90, 1.0, 10.0), feasible=False),
         row(9, LOSSY | {"read_threads": 6}, (90, 1.0, 10.0), suspect="heat"),
@@ -55,9 +55,9 @@ def test_each_rule_names_its_setting() -> None:
     assert set(answers(df, max_loss=0.5, memory_gb=4).values()) <= set(standings(df).query("standing != 'dominated'").index)
 
 
-def test_what_no_setting_meets_is_said() -> None:
+def test_a_rule_without_a_setting_gives_its_reason() -> None:
     [choice] = [c for c in recommended(frame(study()), memory_gb=0.5) if c.name == "fastest_in_memory"]
-    assert (choice.trial, choice.confirmed, choice.reason) == (None, False, "no measured setting meets it")
+    assert (choice.trial, choice.confirmed, choice.reason) == (None, False, "no measured setting meets the rule")
     choices = recommended(frame([r for r in study() if r["trial"] in (4, 5)]))
     assert [c.trial for c in choices] == [None, None, None], "nothing is within a loss of a perplexity that is not known"
     assert all(c.reason for c in choices)
@@ -96,7 +96,7 @@ def test_a_setting_is_confirmed_by_fresh_runs_and_without_a_near_rival() -> None
     assert fast.doubt > 0.03
 
 
-def test_confirmation_is_spent_on_the_default_and_the_recommended_settings_first() -> None:
+def test_the_default_and_recommended_settings_are_confirmed_first() -> None:
     df = frame(study())
     choices = recommended(df)
     assert to_confirm(choices, df)[:4] == [1, 3, 4, 5]
@@ -107,8 +107,7 @@ def test_confirmation_is_spent_on_the_default_and_the_recommended_settings_first
 
 @pytest.mark.parametrize("seed", range(6))
 def test_confirmation_ends_with_the_right_settings_confirmed(seed: int) -> None:
-    """60 settings with 5 % noise: after confirmation the recommended settings are truly within 5 % of the best for their
-    wish."""
+    """60 settings with 5 % noise: the confirmed settings are truly within 5 % of the best for their rule."""
     rng = np.random.default_rng(seed)
     truth: dict[int, tuple[dict[str, Any], tuple[float, float, float]]] = {}
     for trial in range(1, 61):

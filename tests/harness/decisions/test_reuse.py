@@ -1,4 +1,4 @@
-"""What is known and need not be measured: quality of a lossy setting, the speed that a newcomer would have to beat."""
+"""Reuse: the quality of a lossy setting, the rival that a setting must beat, and memory that ran out before."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ def test_quality_belongs_to_the_lossy_setting() -> None:
     assert source(cache_gb=0.5, expert_bits=4, io_mode="direct") == 2
     assert source(cache_gb=0.5, expert_bits=8) is None
     assert source(cache_gb=0.01, cache_prior=0.5) == 4
-    assert source(cache_gb=0.02, cache_prior=0.5) is None  # it decides by the cache
+    assert source(cache_gb=0.02, cache_prior=0.5) is None  # quality depends on the cache
     assert source(cache_gb=0.01, cache_prior=0.5, read_threads=2) is None
 
 
-def test_settings_that_are_the_same_have_one_quality() -> None:
+def test_equivalent_settings_have_one_quality() -> None:
     cold = {"cold_bits": 2}
     rows = [row(1, {"expert_bits": 3}), row(2, {"expert_bits": 3, **cold}), row(3, {"hot_share": 0.0, **cold})]
 
@@ -56,24 +56,24 @@ def test_settings_that_are_the_same_have_one_quality() -> None:
         return None if found is None else found["trial"]
 
     assert source(expert_bits=3, cold_bits=3, hot_share=0.5) == source(expert_bits=3, cold_bits=2, hot_share=1.0) == 1
-    assert source(expert_bits=3, cold_bits=2, hot_share=0.25) == 2  # what it is if nothing is said
+    assert source(expert_bits=3, cold_bits=2, hot_share=0.25) == 2  # the default share
     assert source(expert_bits=3, cold_bits=2, hot_share=0.5) is None
     assert source(expert_bits=2) == 3
 
 
-def test_settings_of_a_row_are_legal_again() -> None:
+def test_settings_of_a_row_are_legal() -> None:
     knobs = {"cache_gb": 0.01, "expert_bits": 4, "cold_bits": 2, "hot_share": 0.3, "prefetch": "stale_gate"}
     assert Knobs.from_mapping(settings_of(row(1, knobs))) == Knobs.from_mapping(knobs)
 
 
-def test_another_answer_of_the_same_weights_is_wrong() -> None:
+def test_another_answer_with_the_same_weights_is_wrong() -> None:
     source = row(2, {"expert_bits": 4})
     assert wrong_answer(source, {"timed_nll": 2.8001}) is None
     assert wrong_answer(source, {"timed_nll": None}) is None
     assert "trial 2" in (wrong_answer(source, {"timed_nll": 2.83}) or "")
 
 
-def test_the_reference_is_trial_0_or_of_quality_any_exact_setting() -> None:
+def test_reference_quality_may_come_from_any_lossless_setting() -> None:
     exact = row(3, {"cache_gb": 0.01}, perplexity=17.5, decode_tok_s=5.0)
     lossy = row(1, {"cache_gb": 0.01, "expert_bits": 4}, perplexity=18.0)
     assert reference_figures([lossy])["perplexity"] is None
@@ -82,7 +82,7 @@ def test_the_reference_is_trial_0_or_of_quality_any_exact_setting() -> None:
     assert reference_figures([row(0, {}, origin="reference"), lossy, exact])["decode_tok_s"] == 10.0
 
 
-def test_the_time_of_a_run_is_the_median_of_those_that_ended_well() -> None:
+def test_the_typical_time_is_the_median_of_ok_runs() -> None:
     rows = [
         row(0, {}, origin="reference"),
         row(1, {}),
@@ -109,29 +109,29 @@ POINTS = pd.DataFrame(
 @pytest.mark.parametrize(
     ("predicted_gb", "perplexity", "expected"),
     [
-        (2.0, 17.0, 0),  # the least that a run had on top of the arithmetic is 0.1 GB
+        (2.0, 17.0, 0),  # the least excess over the prediction is 0.1 GB
         (1.8, 17.0, 1),
-        (1.0, 17.0, None),  # less memory than any has
+        (1.0, 17.0, None),  # less memory than any trial
         (9.0, 25.0, 2),
-        (9.0, 16.0, None),  # better than any
+        (9.0, 16.0, None),  # better quality than any trial
     ],
 )
-def test_the_rival_is_that_of_those_no_worse_otherwise(predicted_gb: float, perplexity: float, expected: int | None) -> None:
+def test_the_rival_is_no_worse_in_memory_and_quality(predicted_gb: float, perplexity: float, expected: int | None) -> None:
     found = rival(POINTS, ["decode_tok_s", "peak_memory_gb", "perplexity"], predicted_gb, {"perplexity": perplexity})
     assert found == expected
 
 
-def test_no_rival_where_an_objective_is_not_known_before() -> None:
+def test_no_rival_if_an_objective_cannot_be_predicted() -> None:
     assert rival(POINTS, ["decode_tok_s", "perplexity"], 2.0, None) is None
     assert rival(POINTS, ["decode_tok_s", "bytes_per_token"], 2.0, {"perplexity": 17.0}) is None
     assert rival(POINTS.head(0), ["decode_tok_s", "perplexity"], 2.0, {"perplexity": 17.0}) is None
 
 
-def test_what_ran_out_of_memory_keeps_larger_settings_from_running_unless_one_of_them_ran() -> None:
+def test_settings_larger_than_one_out_of_memory_do_not_run_unless_one_ran() -> None:
     rows = [row(1, {"cache_gb": 0.05, "expert_bits": 8}, status="oom"), row(2, {"cache_gb": 0.05, "expert_bits": 4})]
     assert "trial 1" in (too_large(rows, {"cache_gb": 0.06, "expert_bits": 8, "read_threads": 2}) or "")
-    assert "trial 1" in (too_large(rows, {"cache_gb": 0.05}) or "")  # as stored: the largest
+    assert "trial 1" in (too_large(rows, {"cache_gb": 0.05}) or "")  # expert_bits unset: the largest
     assert too_large(rows, {"cache_gb": 0.04, "expert_bits": 8}) is None
     assert too_large(rows, {"cache_gb": 0.06, "expert_bits": 6}) is None
-    rows.append(row(3, {"cache_gb": 0.07, "expert_bits": 8}))  # so it was another thing that took the memory
+    rows.append(row(3, {"cache_gb": 0.07, "expert_bits": 8}))  # a larger setting ran
     assert too_large(rows, {"cache_gb": 0.08, "expert_bits": 8}) is None

@@ -1,4 +1,4 @@
-"""A run's two speeds and how sure the first is: what each counts, and how often the interval holds the truth."""
+"""The speeds of a run: what each measures, and how often the interval covers the truth."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TRUTH = 1000 / (30 + NormalDist().cdf(-NEED) * (20 + 60 / 1.5))
 
 
 def times(n: int, likeness: float, rng: np.random.Generator) -> np.ndarray:
-    """(n,) token times in ms: 30 of compute and, where a slowly moving need for reads is high, a heavy-tailed wait."""
+    """Token times in ms (n): 30 of compute, plus a heavy-tailed wait where a slowly varying need for reads is high."""
     need = np.empty(n)
     need[0] = rng.standard_normal()
     for i, noise in enumerate(rng.standard_normal(n - 1) * np.sqrt(1 - likeness**2)):
@@ -27,14 +27,14 @@ def times(n: int, likeness: float, rng: np.random.Generator) -> np.ndarray:
     ("likeness", "tokens", "stated"),
     [(0.0, 300, 0.92), (0.5, 300, 0.93), (0.8, 300, 0.91), (0.9, 300, 0.85), (0.8, 1000, 0.92), (0.8, 60, 0.79)],
 )
-def test_the_interval_holds_the_truth_as_often_as_stated(likeness: float, tokens: int, stated: float) -> None:
+def test_the_interval_covers_the_truth_as_often_as_stated(likeness: float, tokens: int, stated: float) -> None:
     rng = np.random.default_rng(7)
     runs = [speed_interval(times(tokens, likeness, rng)) for _ in range(400)]
     assert np.mean([low <= TRUTH <= high for _, low, high in runs]) == pytest.approx(stated, abs=0.035)
 
 
 def test_the_early_stop_bounds_the_same_speed() -> None:
-    """A run with hiccups: its tokens over time lies below the bound, its steady speed need not."""
+    """A run with hiccups: tokens over time is below the bound, although the steady speed is above."""
     run = np.full(3200, 10.0)
     run[::40] = 500
     bound = Early(1.0, 0.01, len(run)).upper_tok_s(run)
@@ -43,7 +43,7 @@ def test_the_early_stop_bounds_the_same_speed() -> None:
 
 def test_misses_and_hiccups_count_in_full_and_the_steady_speed_leaves_hiccups_out() -> None:
     every_fourth = np.where(np.arange(320) % 4 == 0, 130.0, 10.0)
-    assert speed_interval(every_fourth)[0] == pytest.approx(25)  # the median token says 100
+    assert speed_interval(every_fourth)[0] == pytest.approx(25)  # the median token alone gives 100
     assert speeds(every_fourth)["steady_tok_s"] == pytest.approx(25)
     hiccup = np.full(320, 10.0)
     hiccup[100] = 5000

@@ -1,4 +1,4 @@
-"""Sets of rows put together: each row once, only what can be compared, nothing overwritten."""
+"""Merging: each row once, only comparable rows, nothing overwritten."""
 
 from __future__ import annotations
 
@@ -46,12 +46,12 @@ def test_a_trial_number_keeps_one_setting(tmp_path: Path) -> None:
     assert [r["quality_from_trial"] for r in read_rows(out) if r["row_id"] == "two-3"] == [4]
     assert read_tokens(out).groupby("row_id")["trial"].first().to_dict() == trials
     write_row(tmp_path / "b", row(2, run=1, row_id="two-2-1", evict_half_life=64.0, **TWO))
-    assert merge([str(tmp_path / "again"), str(out), b]) == 0  # b went on: its trial 2 is known as 4
+    assert merge([str(tmp_path / "again"), str(out), b]) == 0  # b has a new run: its trial 2 is already 4
     assert {r["row_id"]: r["trial"] for r in read_rows(tmp_path / "again")} == {**trials, "two-2-1": 4}
 
 
 @pytest.mark.parametrize(
-    ("other", "said"),
+    ("other", "message"),
     [
         ({"eval_fingerprint": "b" * 16}, "rows of 2 sets of evaluation texts"),
         ({"model_fingerprint": "other"}, "rows of 2 models"),
@@ -59,14 +59,14 @@ def test_a_trial_number_keeps_one_setting(tmp_path: Path) -> None:
         ({"cores": 8}, "rows of 2 kinds of machine (M2 Max, 12 cores; M2 Max, 8 cores)"),
     ],
 )
-def test_what_is_not_comparable_is_refused(
-    tmp_path: Path, other: dict[str, Any], said: str, capsys: pytest.CaptureFixture[str]
+def test_rows_that_are_not_comparable_are_refused(
+    tmp_path: Path, other: dict[str, Any], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     a = fill(tmp_path / "a", range(1), ONE, model_fingerprint="f")
     b = fill(tmp_path / "b", range(1, 2), TWO, **{"model_fingerprint": "f", **other})
     assert merge([str(tmp_path / "out"), a, b]) == 2
     error = capsys.readouterr().err
-    assert said in error and error.count("\n") == 1 and not (tmp_path / "out").exists()
+    assert message in error and error.count("\n") == 1 and not (tmp_path / "out").exists()
     assert merge([str(tmp_path / "out"), a, b, "--mixed-machines"]) == (0 if "cores" in other else 2)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from synthetic import LEGAL, SPACE, frame, searched, streamed
 
-from harness.analysis.findings import read
+from harness.analysis.findings import findings_of
 from harness.results.metrics import OBJECTIVES
 from harness.rounds.journal import NAME, append, entry
 from harness.rounds.next_space import next_space
@@ -20,14 +20,14 @@ from harness.space.space import Space
 @functools.cache
 def entry_of_a_round() -> tuple[str, Space]:
     first = [{**r, "row_id": f"a{r['trial']}", "wall_s": 60.0} for r in searched(1, streamed)]
-    changes = next_space(read(frame(first), SPACE, OBJECTIVES), SPACE, LEGAL)
+    changes = next_space(findings_of(frame(first), SPACE, OBJECTIVES), SPACE, LEGAL)
     space = applied(SPACE, changes)
     second = [{**r, "row_id": f"b{r['trial']}", "wall_s": 60.0} for r in searched(2, streamed, 30, 61, space)]
     second[3] |= {"origin": "random"}
     second[4] |= {"status": "oom", "status_reason": "9 GB", "decode_tok_s": None}
     second[5] |= {"origin": "sentinel", "run": 1, "drift": 0.93}
     before, after = frame(first), frame(first + second)
-    reading = read(after, space, OBJECTIVES)
+    reading = findings_of(after, space, OBJECTIVES)
     won = verdict(before, after)
     proposed = next_space(reading, space, LEGAL)
     command = f"python -m harness.search search_space={space_path(2)}"

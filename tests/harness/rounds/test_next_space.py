@@ -10,7 +10,7 @@ import pytest
 from synthetic import LEGAL, SPACE, Figures, frame, noise, row, searched, streamed
 
 from harness import ConfigError
-from harness.analysis.findings import MIN_POINTS, read
+from harness.analysis.findings import MIN_POINTS, findings_of
 from harness.results.metrics import OBJECTIVES
 from harness.rounds.next_space import next_space
 from harness.rounds.verdict import verdict
@@ -19,7 +19,7 @@ from harness.space.parse import space_from_config
 
 
 def test_the_bound_and_the_idle_knobs_are_found_in_nine_of_ten_seeds() -> None:
-    readings = [read(frame(searched(seed, streamed)), SPACE, OBJECTIVES) for seed in range(10)]
+    readings = [findings_of(frame(searched(seed, streamed)), SPACE, OBJECTIVES) for seed in range(10)]
     assert sum(any((f.knob, f.side) == ("cache_gb", "high") for f in r.bounds) for r in readings) >= 9
     assert sum("evict_half_life" in r.never for r in readings) >= 9
     assert not any({"cache_gb", "expert_bits", "read_threads"} & set(r.never) for r in readings)
@@ -34,15 +34,15 @@ def test_the_bound_and_the_idle_knobs_are_found_in_nine_of_ten_seeds() -> None:
 
 
 def test_noise_changes_nothing_in_nine_of_ten_seeds() -> None:
-    proposed = [next_space(read(frame(searched(seed, noise)), SPACE, OBJECTIVES), SPACE, LEGAL) for seed in range(10)]
+    proposed = [next_space(findings_of(frame(searched(seed, noise)), SPACE, OBJECTIVES), SPACE, LEGAL) for seed in range(10)]
     assert sum(not changes for changes in proposed) >= 9
 
 
 def test_few_points_say_nothing() -> None:
-    few = read(frame(searched(0, streamed, MIN_POINTS - 1)), SPACE, OBJECTIVES)
+    few = findings_of(frame(searched(0, streamed, MIN_POINTS - 1)), SPACE, OBJECTIVES)
     assert not (few.never or few.bounds or few.empty or few.clear)
     assert next_space(few, SPACE, LEGAL) == []
-    assert read(frame([]), SPACE, OBJECTIVES).importance.points == 0
+    assert findings_of(frame([]), SPACE, OBJECTIVES).importance.points == 0
 
 
 def test_an_empty_part_is_narrowed_and_a_clear_value_fixed() -> None:
@@ -50,7 +50,7 @@ def test_an_empty_part_is_narrowed_and_a_clear_value_fixed() -> None:
         bad = (values["evict_half_life"] > 20) + 2 * (values["io_mode"] == "buffered")
         return 10 * math.exp(-3 * bad + 0.05 * rng.normal()), 1.0, 5.0
 
-    changes = {c.knob: c for c in next_space(read(frame(searched(1, response, 80)), SPACE, OBJECTIVES), SPACE, {})}
+    changes = {c.knob: c for c in next_space(findings_of(frame(searched(1, response, 80)), SPACE, OBJECTIVES), SPACE, {})}
     assert (changes["io_mode"].kind, changes["io_mode"].now) == ("fix", "direct")
     assert changes["evict_half_life"].kind == "narrow"
     assert changes["evict_half_life"].now == (1, pytest.approx(40.32, rel=1e-3))

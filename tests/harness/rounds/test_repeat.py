@@ -17,7 +17,7 @@ from support import HERE, ROOT
 
 from harness.results.rows import read_trials
 from harness.rounds.repeat import _word
-from harness.study.overrides import accepted, parsed
+from harness.study.hydra.overrides import accepted, parsed
 
 PROPOSER = (
     "import json, sys\n"

@@ -50,7 +50,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Study]:
         patch.chdir(place)
         patch.setattr(sys, "argv", ["search", *arguments(place, *overrides)])
         patch.setattr(search, "_status", 0)
-        patch.setattr("harness.report.report", lambda *args, **more: None)
+        patch.setattr("harness.show.report.report", lambda *args, **more: None)
         assert search.main() == 0
         folder = place / "results" / "demo"
         stored = optuna.load_study(study_name="demo", storage=f"sqlite:///{folder / 'study.db'}").get_trials()

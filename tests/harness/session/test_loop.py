@@ -16,7 +16,7 @@ from support import QUICK, Cli
 
 from harness import status
 from harness.analysis.pareto import front
-from harness.report import rules_of
+from harness.decisions.recommend import rules_of
 from harness.results.rows import read_rows
 from harness.run.supervise import Outcome
 

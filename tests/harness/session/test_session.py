@@ -72,7 +72,7 @@ def test_ctrl_c_while_the_report_is_drawn_is_no_traceback(
         raise KeyboardInterrupt
 
     child(well)
-    monkeypatch.setattr("harness.report.report", drawing)
+    monkeypatch.setattr("harness.show.report.report", drawing)
     code, _, err = cli(*QUICK, "budget.trials=1")
     assert (code, err.count("\n")) == (130, 1)
     assert len(read_rows(place / "results" / "demo")) == 2

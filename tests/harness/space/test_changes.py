@@ -1,4 +1,4 @@
-"""Changes of a space: conditions stay true, and a space is the same live, on disk, and in a search that was killed."""
+"""Changes of a space: conditions hold, and memory, disk and a resumed search have the same space."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def fixed(space: Space, **values: Any) -> tuple[Space, list[Change]]:
 
 
 def extent(entry: Entry, data: st.DataObject) -> dict[str, Any]:
-    """A part of an entry, or more than it, or neither."""
+    """Limits or values of a change: a part of an entry, more than it, or neither."""
     if entry.values:
         more = {"sync_window": [2, "all", "auto"], "expert_bits": [6, 8], "cold_bits": [3]}
         pool = [*entry.values, *more.get(entry.name, [8, 16, 32])]
@@ -57,7 +57,7 @@ def extent(entry: Entry, data: st.DataObject) -> dict[str, Any]:
 
 @settings(max_examples=40, deadline=None)
 @given(st.sampled_from(sorted(HELD)), st.data())
-def test_any_chain_of_changes_keeps_every_condition_and_comes_back_from_disk(name: str, data: st.DataObject) -> None:
+def test_any_sequence_of_changes_keeps_conditions_and_survives_the_disk(name: str, data: st.DataObject) -> None:
     space = first = shipped(name)
     changes: list[Change] = []
     for _ in range(data.draw(st.integers(1, 6))):
@@ -96,7 +96,7 @@ def test_any_chain_of_changes_keeps_every_condition_and_comes_back_from_disk(nam
         assert kept == space and kept.as_config() == space.as_config() and kept.distributions() == space.distributions()
 
 
-def test_what_a_fixed_window_decides_of_prefetch() -> None:
+def test_a_fixed_window_decides_about_prefetch() -> None:
     space, (change,) = fixed(shipped("kimi_k2"), sync_window=1)
     assert change.gone == () and space.fixed["sync_window"] == 1
     assert space.entry("prefetch").when == () and space.entry("prefetch_depth").when == (("prefetch", ("stale_gate",)),)
@@ -134,11 +134,11 @@ def test_a_knob_with_a_condition_that_is_fixed_or_dropped_keeps_its_condition() 
 
 
 class PowerCut(BaseException):
-    """Ends a search where it stands, as `kill -9` does."""
+    """Ends a search at once, as `kill -9` does."""
 
 
 def state(folder: Path) -> dict[str, Any]:
-    """What the rounds of a study have on disk, and what their proposals are drawn from."""
+    """The files of a study's rounds, and the distributions that Optuna used."""
     told: dict[str, Any] = {str(p.relative_to(folder)): p.read_text() for p in sorted((folder / "rounds").rglob("*.*"))}
     for summary in optuna.get_all_study_summaries(f"sqlite:///{folder / 'study.db'}"):
         study = optuna.load_study(study_name=summary.study_name, storage=f"sqlite:///{folder / 'study.db'}")
@@ -149,8 +149,8 @@ def state(folder: Path) -> dict[str, Any]:
 def test_a_search_killed_in_every_round_proposes_from_the_same_spaces(
     session: Session, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Killed in a run of each round, and once more before the last verdict is written."""
-    monkeypatch.setattr("harness.report.report", lambda *_, **__: None)
+    """The search is killed in a run of each round, and once before the last verdict is written."""
+    monkeypatch.setattr("harness.show.report.report", lambda *_, **__: None)
     (place / "propose.py").write_text(
         "import json, sys\n"
         "rows = json.load(sys.stdin)['rows']\n"
@@ -177,7 +177,7 @@ def test_a_search_killed_in_every_round_proposes_from_the_same_spaces(
 
         return alter
 
-    for count in (2, 6, 6):  # of 18, and the reference
+    for count in (2, 6, 6):  # of 18 trials and the reference
         with pytest.raises(PowerCut):
             session(*command, alter=cut_at(count))
     end = spaces.Round.end

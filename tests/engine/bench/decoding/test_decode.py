@@ -1,93 +1,62 @@
-"""bench decode: shares of both ceilings, with the model's own routing and with a trace."""
+"""Tests of `bench decode`: settings, ceilings and windows, on the model's own routing and on a forced one."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-import pandas as pd
 import pytest
+from traces import routing, write_trace
 
-from engine.__main__ import main
-from engine.bench import shapes
+from engine import HeadraceError, Knobs
+from engine.bench.decoding import decode
+from engine.checkpoint.checkpoint import Checkpoint
+from engine.measure.judge import Judge
+from engine.routing.read import read_trace
 
-Capture = pytest.CaptureFixture[str]
-
-
-@pytest.mark.parametrize("extra", [[], ["--resident", "--cached", "1", "0.5", "--sync-window", "all"]])
-def test_benchmarks_end_in_one_line_of_json(
-    checkpoint: Callable[..., Path], tmp_path: Path, capsys: Capture, extra: list[str]
-) -> None:
-    path = str(checkpoint("deepseek_v3", None, True))
-    (tmp_path / "mine.txt").write_text("The wheel turns when there is water. " * 20)
-    if extra:
-        command = ["bench", "decode", path, "--rounds", "2", "--judge", str(tmp_path / "mine.txt"), *extra]
-    else:
-        command = ["bench", "io", path, "--rounds", "2", "--io-mode", "direct"]
-    assert main(command) == 0
-    result = json.loads(capsys.readouterr().out.splitlines()[-1])
-    if extra:
-        resident, full, half = result["rows"]
-        assert resident["share_of_resident"][1] == pytest.approx(1) and resident["passes_per_window"] is None
-        assert full["hit_rate"] > half["hit_rate"] and half["passes_per_window"] > 1
-        assert 0 < half["share_of_overlapped"][1] < half["share_of_serial"][1]
-    else:
-        assert result["share"] == pytest.approx(result["measured_gbps"] / result["ceiling_gbps"], rel=0.5)
-        assert result["disk_share"] >= 1 and result["expert_kib"] == 12
-
-
-TINY = {
-    **shapes.SHAPES["qwen3_30b_a3b"], "hidden_size": 128, "num_hidden_layers": 4, "intermediate_size": 128,
-    "num_attention_heads": 4, "num_experts": 16, "num_experts_per_tok": 4, "moe_intermediate_size": 64, "vocab_size": 256,
-    "num_key_value_heads": 2, "head_dim": 32,
+DEFAULTS: dict[str, Any] = {
+    "judge": None, "trace": None, "window_recall": None, "rounds": 1, "cached": [0.5], "windows": [1], "resident": False,
+    "mixed": False, "tokens": 4,
 }  # fmt: skip
 
 
-def routing(tokens: int, layers: int, top_k: int, experts: int) -> np.ndarray:
-    """Expert ids with locality: every token repeats about half of the previous token's."""
-    rng = np.random.default_rng(1)
-    out = np.empty((tokens, layers, top_k), np.int32)
-    for layer in range(layers):
-        current = rng.permutation(experts)[:top_k]
-        for token in range(tokens):
-            if token % 2:
-                current = rng.permutation(experts)[:top_k]
-            out[token, layer] = current
-    return out
+@pytest.fixture(autouse=True)
+def _small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decode, "PLAIN_MIB", 8)
 
 
-def write(path: Path, experts: np.ndarray, prefilled: int = 0) -> Path:
-    token, layer, rank = (a.reshape(-1) for a in np.indices(experts.shape))
-    phase = np.where(token < prefilled, "prefill", "decode")
-    columns = {"token": token, "phase": phase, "layer": layer, "rank": rank, "expert": experts.reshape(-1)}
-    pd.DataFrame(columns).astype({"token": "int32", "expert": "int16"}).to_parquet(path)
-    return path
+def test_own_routing_against_the_resident_model(checkpoint: Callable[..., Path], judge: Judge) -> None:
+    options = DEFAULTS | {"judge": judge, "resident": True, "cached": [0.5, 1.0], "windows": [0]}
+    result = decode.bench_decode(checkpoint("deepseek_v3", None, True), Knobs(cache_gb=1), **options)
+    resident, full, half = result["rows"]
+    assert [row["cached"] for row in result["rows"]] == [None, 1.0, 0.5]
+    assert resident["share_of_resident"][1] == pytest.approx(1) and resident["passes_per_window"] is None
+    assert full["hit_rate"] > half["hit_rate"] and half["passes_per_window"] > 1
+    assert 0 < half["share_of_overlapped"][1] < half["share_of_serial"][1]
+    assert result["eval_fingerprint"] == judge.fingerprint and result["rounds"] == 1
 
 
-@pytest.fixture
-def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setitem(shapes.SHAPES, "tiny", TINY)
-    assert main(["bench", "make", str(tmp_path / "tiny"), "--shape", "tiny"]) == 0
-    return tmp_path / "tiny"
-
-
-def test_bench_decode_with_a_trace(tiny: Path, tmp_path: Path, capsys: Capture) -> None:
-    file = str(write(tmp_path / "t.parquet", routing(40, 4, 4, 16)))
-    command = ["bench", "decode", str(tiny), "--trace", file, "--resident", "--rounds", "2", "--tokens", "10",
-               "--cached", "1", "0.5", "--windows", "1", "all"]  # fmt: skip
-    assert main(command) == 2
-    assert "--trace with windows needs --foresight" in capsys.readouterr().err
-    assert main([*command, "--foresight", "0.6", "0.9"]) == 0
-    result = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert [row["window"] for row in result["rows"]] == ["-", "-", "1", "all", "all, all predicted"]
-    limited, unlimited = result["rows"][3:]
+def test_forced_routing_with_and_without_a_limit(random_model: Path, tmp_path: Path) -> None:
+    trace = read_trace(write_trace(tmp_path / "t.parquet", routing(40, 4, 4, 16)))
+    options = DEFAULTS | {"trace": trace, "windows": [1, 0], "window_recall": [0.6, 0.9], "tokens": 10}
+    result = decode.bench_decode(random_model, Knobs(cache_gb=1), **options)
+    json.dumps(result)
+    assert [row["window"] for row in result["rows"]] == ["1", "all", "all, all predicted"]
+    _, limited, unlimited = result["rows"]
     assert unlimited["window_recall_by_pass"][0] == 1 > limited["window_recall_by_pass"][0]
     assert unlimited["passes_per_window"] <= 2 < limited["passes_per_window"] + 1
-    assert limited["share_of_serial"][1] >= limited["share_of_overlapped"][1] > 0
-    assert main(["bench", "decode", str(tiny), "--trace", file, "--rounds", "1", "--tokens", "4", "--cached", "0.5"]) == 0
-    alone = json.loads(capsys.readouterr().out.splitlines()[-1])["rows"][0]
-    assert alone["share_of_resident"] is None and alone["decode_tok_s"][1] > 0
-    assert main(["bench", "decode", str(tiny), "--trace", str(write(tmp_path / "u.parquet", routing(40, 3, 4, 16)))]) == 2
-    assert "does not fit" in capsys.readouterr().err
+    assert limited["share_of_resident"] is None, "there is no resident model to compare with"
+    assert result["eval_fingerprint"] is None and result["tokens_a_turn"] == 10
+
+
+def test_mixtures_are_two_widths_and_both_together(checkpoint: Callable[..., Path], store: Callable[..., Path]) -> None:
+    source = Checkpoint.open(checkpoint("qwen3_moe", 4))
+    high, low, both = decode.mixtures(source, Knobs())
+    assert (high, low) == ({"expert_bits": 4}, {"expert_bits": 2})
+    assert (both["expert_bits"], both["cold_bits"], both["hot_share"]) == (4, 2, 0.5)
+    packed = Checkpoint.open(store("qwen3_moe", 4, levels=(2, 4)))
+    assert [m["expert_bits"] for m in decode.mixtures(packed, Knobs())] == [4, 2, 4]
+    with pytest.raises(HeadraceError, match="cold_bits=2 is not below expert_bits=2; give two widths"):
+        decode.mixtures(source, Knobs(expert_bits=2))

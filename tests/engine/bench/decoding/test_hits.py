@@ -1,19 +1,18 @@
-"""bench hits: no expert is missing while the overhead is measured."""
+"""Tests of `bench hits`: no expert is missing while it measures."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from engine.__main__ import main
+from engine import Knobs
+from engine.bench.decoding import hits
 
-Capture = pytest.CaptureFixture[str]
 
-
-def test_the_bench_of_hits_has_none_missing(checkpoint: Callable[..., Path], capsys: Capture) -> None:
-    assert main(["bench", "hits", str(checkpoint("deepseek_v3", None, True)), "--rounds", "2"]) == 0
-    result = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert result["misses"] == 0 and result["us_per_layer"][1] > 0 and result["layers"] == 3
+def test_no_expert_is_missing(checkpoint: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hits, "TOKENS", 5)
+    result = hits.bench_hits(checkpoint("deepseek_v3", None, True), Knobs(cache_gb=1), rounds=2)
+    assert result["misses"] == 0 and result["us_per_layer"][1] > 0
+    assert (result["layers"], result["top_k"]) == (3, 4)

@@ -1,4 +1,4 @@
-"""bench trace: turns of the same tokens, with and without a trace."""
+"""Tests of `bench trace`: both contenders decode the same tokens."""
 
 from __future__ import annotations
 
@@ -8,18 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from engine.__main__ import main
+from engine import Knobs
+from engine.bench.decoding import trace
+from engine.measure.judge import Judge
 
-Capture = pytest.CaptureFixture[str]
 
-
-def test_bench_trace_compares_turns_of_the_same_tokens(
-    checkpoint: Callable[..., Path], tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+def test_share_of_the_speed_with_a_trace(
+    checkpoint: Callable[..., Path], judge: Judge, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("engine.bench.decoding.trace.TURNS", 2)
-    (tmp_path / "mine.txt").write_text("The wheel turns when there is water. " * 20)
-    path = str(checkpoint("deepseek_v3", None, True))
-    assert main(["bench", "trace", path, "--rounds", "2", "--judge", str(tmp_path / "mine.txt")]) == 0
-    result = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert result["turns"] == 4 and result["mode"] == "reference float32 cpu"
-    assert 0.1 < result["share"] < 10 and result["share_quartiles"][0] <= result["share"] <= result["share_quartiles"][1]
+    monkeypatch.setattr(trace, "TURNS", 2)
+    result = trace.bench_trace(checkpoint("deepseek_v3", None, True), Knobs(), judge, rounds=1)
+    json.dumps(result)
+    assert result["turns"] == 2 and result["mode"] == "reference float32 cpu"
+    assert result["share_quartiles"][0] <= result["share"] <= result["share_quartiles"][1]
+    assert "2 turns of" in capsys.readouterr().out
