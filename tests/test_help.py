@@ -106,10 +106,10 @@ def test_results_are_read_and_drawn_without_mlx(tmp_path: Path) -> None:
     code = f"""
 import sys
 sys.modules.update({{"mlx": None, "mlx.core": None, "mlx_lm": None}})
-import engine, harness.results.rows, harness.show.plots.front, harness.status
+import engine, harness.results.rows, harness.show.plots.front_plot, harness.status
 from harness import report
 from harness.results.rows import read_trials
-from harness.show.plots.front import plot_front
+from harness.show.plots.front_plot import plot_front
 df = read_trials({str(study)!r})
 plot_front(df, {str(tmp_path / "front.png")!r} and __import__("pathlib").Path({str(tmp_path / "front.png")!r}))
 import shutil; shutil.copytree({str(study)!r}, {str(tmp_path / "study")!r})

@@ -1,1 +1,1 @@
-"""Plots of a study: its front and its session, in one style; nothing but `show` and the commands draws them."""
+"""Plots: the front and the session as PNG and SVG files. Never prints and never changes a row."""

@@ -16,7 +16,7 @@ import yaml
 
 from harness.results.rows import read_trials
 from harness.rounds.repeat import _word
-from harness.study.overrides import accepted, parsed
+from harness.study.hydra.overrides import accepted, parsed
 
 Paste = Callable[..., tuple[int, str, str]]
 PROPOSER = (

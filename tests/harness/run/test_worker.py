@@ -23,7 +23,7 @@ from harness.run.worker import measure
 from harness.study.engines import CommandEngine, Footprint, engine_at, no_footprint
 
 STALLING = """
-        from engine import Measurement
+    from engine import Measurement
 
     class Steady:
         def load(checkpoint, knobs):
@@ -142,7 +142,7 @@ def test_a_command_measures(tmp_path: Path, request_of: Callable[..., dict[str, 
     ("answer", "reason"),
     [
         ("print('{\"decode_tok_s\": 1}')", "the figures lack peak_memory_gb"),
-        ('print(\'{"decode_tok_s": NaN, "peak_memory_gb": 1, "perplexity": 1}\')', "decode_tok_s=nan is not a figure"),
+        ('print(\'{"decode_tok_s": NaN, "peak_memory_gb": 1, "perplexity": 1}\')', "decode_tok_s=nan has the wrong type"),
         ("print('done')", "answered 'done'; print a JSON object as the last line"),
         ("raise SystemExit(3)", "exit status 3"),
         ('print(\'{"error": "MemoryError", "reason": "no room\\\\nat all"}\')', "no room at all"),

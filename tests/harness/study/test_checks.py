@@ -26,7 +26,7 @@ def test_the_lowest_cache_holds_one_tokens_experts() -> None:
 
 def test_a_fixed_knob_has_an_effect() -> None:
     space = space_from_config({"cache_gb": RANGE}, {"prefetch_depth": 2})
-    with pytest.raises(ConfigError, match="knobs.prefetch_depth=2 has no effect with prefetch=off"):
+    with pytest.raises(ConfigError, match=r"knobs\.prefetch_depth=2 has no effect with prefetch=off"):
         check_fixed_knobs(space, [{"cache_gb": 0.01, "prefetch": "off"}])
 
 

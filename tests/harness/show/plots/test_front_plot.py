@@ -22,10 +22,10 @@ from harness.analysis.pareto import front
 from harness.results.metrics import OBJECTIVES
 from harness.results.rows import read_trials
 from harness.show.plots.figure import STYLE
-from harness.show.plots.front import MARKS, draw_front, plot_front
+from harness.show.plots.front_plot import MARKS, draw_front, plot_front
 from harness.show.text import axis
 
-PUBLISHED = Path(__file__).parents[4] / "results" / "published"
+PUBLISHED = Path(__file__).parents[3] / "results" / "published"
 LOSSLESS = trials(*((10 + 3 * i, 1 + 0.1 * i, 17.08) for i in range(12)), origin=["anchor", *["sampler"] * 11])
 CASES = {
     "five": FIVE,

@@ -10,7 +10,7 @@ import pandas as pd
 from synthetic import trials
 
 from harness.show.plots.figure import STYLE
-from harness.show.plots.session import draw_session, plot_session
+from harness.show.plots.session_plot import draw_session, plot_session
 
 
 def rows() -> pd.DataFrame:

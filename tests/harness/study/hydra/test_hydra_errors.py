@@ -11,7 +11,7 @@ from support import Cli, spawn
 
 from engine import Judge
 from harness.results.rows import read_trials
-from harness.study.overrides import pasted
+from harness.study.hydra.overrides import pasted
 
 
 def composed(cli: Cli, *overrides: str) -> dict:
