@@ -1,4 +1,4 @@
-"""Folders of a command: where results go, and where a user's own configuration files are looked for.
+"""Folders of a command: results, a study named on a command line, and a user's own configuration files.
 
 Shipped files have their place in `engine.system.shipped`. A user's own files are looked for in the current folder and in the
 folder of `--config-dir`, each with the same sub-folders as `experiments/` and beside it `search_spaces/`.
@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from engine.errors import did_you_mean
 from engine.system.shipped import EXPERIMENTS, IN_CHECKOUT, PROMPTS, ROOT
+from harness import ResultsError
 
 GROUPS = ("study", "model", "device", "quality", "search_space")  # each a folder of YAML files
 
@@ -43,3 +45,14 @@ def own_file(name: str | Path, config_dir: str | Path | None = None) -> Path:
         return path
     places = [folder for own in own_folders(config_dir) for folder in (own, own / "prompts")]
     return next((place / path for place in (*places, PROMPTS) if (place / path).is_file()), path)
+
+
+def find_study(name: str) -> Path:
+    """The folder of the study `name`, a folder or a name under results/. Raises `ResultsError` if there is none."""
+    places = [Path(name).expanduser(), Path("results") / name, ROOT / "results" / name]
+    for place in places:
+        if any((place / sign).exists() for sign in ("manifest.json", "state.json", "trials", "trials.parquet")):
+            return place.absolute()
+    known = sorted({p.parent.name for place in (Path("results"), ROOT / "results") for p in place.glob("*/manifest.json")})
+    hint = did_you_mean(name, known) if known else "start one: python -m harness.search"
+    raise ResultsError(f"{name} is neither a study's folder nor the name of a study under results/; {hint}")

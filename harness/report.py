@@ -12,9 +12,9 @@ import sys
 
 from engine import HeadraceError
 from engine.cli.program import make_parser
+from harness.paths import find_study
 from harness.results.rows import read_rows, read_trials
 from harness.show.report import report
-from harness.study.find import find
 
 
 def main(arguments: list[str], program: str = "python -m harness.report") -> int:
@@ -22,7 +22,7 @@ def main(arguments: list[str], program: str = "python -m harness.report") -> int
     parser = make_parser(program, __doc__)
     parser.add_argument("study", nargs="+", help="folder of a study, or its name under results/")
     try:
-        for folder in map(find, parser.parse_args(arguments).study):
+        for folder in map(find_study, parser.parse_args(arguments).study):
             read_trials(folder)  # checks: damaged files, several sets of evaluation texts
             report(folder, read_rows(folder))
     except HeadraceError as e:

@@ -26,8 +26,8 @@ from engine import HeadraceError, __version__
 from engine.system.shipped import EXPERIMENTS
 from harness import ConfigError, StudyStopped
 from harness.paths import own_file
-from harness.study.hydra_errors import explain
-from harness.study.overrides import accepted, config_dir
+from harness.study.hydra.hydra_errors import explain
+from harness.study.hydra.overrides import accepted, config_dir
 
 PROGRAM = "python -m harness.search"
 _status = 0  # the highest exit status of the command's studies; Hydra drops return values in a multirun
@@ -123,7 +123,7 @@ def _find_own_files(config: DictConfig) -> None:
 
 def _register_help(program: str, folder: str | None) -> None:
     """The parts of `--help` that are made from the schema, the knobs and the folders."""
-    from harness.study import search_help
+    from harness.study.hydra import search_help
 
     for name, part in (
         ("program", lambda: program),

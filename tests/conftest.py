@@ -13,9 +13,12 @@ from engine.packing.pack import pack_store
 # Folders and files whose tests take long together; `make quick` leaves them out.
 SLOW_ROOMS = (
     *(f"engine/{room}/" for room in ("bench", "measure", "model", "packing", "plan", "quality", "streaming")),
-    *(f"engine/{file}.py" for file in ("checkpoint/test_fuzz", "checkpoint/store/test_records", "test_effective")),
-    *("engine/test_engine.py", "engine/test_identity.py", "experiments/", "notebooks/", "test_commands.py", "test_docs.py"),
-    *(f"harness/{room}/" for room in ("bench", "propose", "rounds", "run", "session", "study")),
+    *(f"engine/checkpoint/{file}.py" for file in ("test_fuzz", "store/test_records")),
+    *(f"engine/test_{name}.py" for name in ("effective", "engine", "identity", "stats")),
+    *(f"engine/{file}.py" for file in ("cli/test_commands", "routing/test_record", "system/test_memory")),
+    *(f"harness/{room}/" for room in ("bench", "decisions", "propose", "rounds", "run", "session", "study")),
+    *(f"harness/analysis/test_{name}.py" for name in ("counts", "importance", "one_front")),
+    *("experiments/", "harness/results/test_older.py", "notebooks/", "test_commands.py", "test_docs.py", "test_package.py"),
 )
 
 

@@ -7,10 +7,11 @@
     python -m engine bench lossy        what the lossy knobs save and what they cost in quality
     python -m engine bench trace        decoding with a trace being recorded against decoding without
     python -m engine bench bits         quality of bit plans at equal bytes
-    python -m engine bench grids        error of the levels of packed records, beside MLX's and the smallest possible
+    python -m engine bench grids        error of packed weights, beside MLX's and the smallest possible
     python -m engine bench pack         packing against copying, and the cost of verify_reads
     python -m engine bench make FOLDER  writes a checkpoint of random weights in the shape of a real model
 
 Machines are shared and noisy. Contenders are therefore measured in one process, in turns, and reported as a median with
-quartiles. Absolute figures hold for one machine and moment; the shares carry over. Imports everything in `engine` below.
+quartiles. Absolute figures hold for one machine at one time; ratios carry over to others. The benchmarks may import every
+room of the engine, and only the command line imports them.
 """

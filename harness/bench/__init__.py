@@ -1,6 +1,8 @@
-"""Benchmarks of the search, on a fake engine of known truth.
+"""Benchmarks of the search, on fake engines whose true optimum is known; nothing imports them.
 
-python -m harness.bench samplers     what the samplers find in equal budgets, and what asking them costs
-python -m harness.bench ask          what asking and telling costs in a long study's storage
-python -m harness.bench soak         what becomes of a night of kills, hangs, memory bursts and full disks
+    python -m harness.bench samplers     hypervolume of the samplers at equal budgets, and the cost of a proposal
+    python -m harness.bench ask          cost of a proposal and of its result in a long study's storage
+    python -m harness.bench shared       throughput of several workers in one study
+    python -m harness.bench confirm      gain of confirmation, with injected noise
+    python -m harness.bench soak         faults, kills and full disks, after which every trial must be accounted for
 """

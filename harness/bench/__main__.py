@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 from engine.cli.program import make_parser, run_command
 
-from . import ask, confirm, samplers, shared, soak
+from . import ask, confirm, samplers, shared
+from .soak import soak
 
 MODULES = (samplers, ask, shared, soak, confirm)
 

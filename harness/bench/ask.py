@@ -1,9 +1,8 @@
-"""What asking and telling costs in the storage of a long study, as a share of a trial of 60 s.
+"""Cost of a proposal and of its result in the storage of a long study, as a share of a trial of 60 s.
 
     python -m harness.bench ask --at 100 1000 3000
 
-Asked and told is as in the search: its `Proposals` on a SQLite file, with the rows of all trials. The trials before are put
-into the file at one go.
+It uses the search's own `Proposals` on a SQLite file, with the rows of all trials. Earlier trials are inserted in bulk.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ from . import truth
 
 TRIAL_S, BAR = 60.0, 0.02
 TURNS = 5
-GP_UP_TO = 100  # trials: beyond, asking gp this often takes minutes
+GP_UP_TO = 100  # trials; beyond, the proposals of gp take minutes
 NAME = "bench"
 
 
@@ -52,7 +51,7 @@ def run(args: argparse.Namespace) -> None:
 
     if min(args.at) < 1:
         raise ConfigError(f"--at {min(args.at)} is below 1; raise it")
-    table = Table(title=f"asking and telling, SQLite (WAL), median of {TURNS}; the bar is {BAR:.0%} of {TRIAL_S:g} s")
+    table = Table(title=f"proposals and results, SQLite (WAL), median of {TURNS}; the limit is {BAR:.0%} of {TRIAL_S:g} s")
     for head in ("trials", "sampler", "ask ms", "tell ms", f"share of {TRIAL_S:g} s", "open s"):
         table.add_column(head, justify="right")
     results = []
@@ -71,7 +70,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def fill(folder: Path, count: int) -> list[dict[str, Any]]:
-    """Put a study of `count` trials, drawn at random and measured, into `folder`; returns their rows."""
+    """Write a study of `count` random, measured trials into `folder`; returns their rows."""
     space, rng, storage = truth.space(), np.random.default_rng(0), open_storage(folder)
     distributions = space.distributions()
     texts = {name: distribution_to_json(distribution) for name, distribution in distributions.items()}
@@ -106,14 +105,14 @@ def fill(folder: Path, count: int) -> list[dict[str, Any]]:
 
 
 def row_of(trial: int, values: dict[str, Any], origin: str, rng: np.random.Generator) -> dict[str, Any]:
-    """A row as the search would have written it."""
+    """A row as the search writes it, with figures of the known truth."""
     figures = truth.measure(values, rng)
     told = {"trial": trial, "run": 0, "origin": origin, "status": "ok", "seen_peak_gb": figures["peak_memory_gb"]}
     return {**dict.fromkeys(NAMES), **Knobs.from_mapping(values).as_dict(), **figures, **told}
 
 
 def cost(folder: Path, rows: list[dict[str, Any]], name: str) -> dict[str, float]:
-    """Medians of asking and telling in the study in `folder`, ms, and what opening it took, s. Adds a few trials."""
+    """Median times of `ask` and `tell`, ms, and the time to open the study, s. Adds a few trials to it."""
     rng, begin = np.random.default_rng(0), time.perf_counter()
     proposals = Proposals(open_storage(folder), NAME, Search(OBJECTIVES, sampler=name), truth.space(), rows=rows)
     open_s = time.perf_counter() - begin
@@ -126,5 +125,5 @@ def cost(folder: Path, rows: list[dict[str, Any]], name: str) -> dict[str, float
         begin = time.perf_counter()
         proposals.tell(rows[-1], rows)
         tell_s.append(time.perf_counter() - begin)
-    ask_ms, tell_ms = (1e3 * statistics.median(s[1:]) for s in (ask_s, tell_s))  # the first one warms up
+    ask_ms, tell_ms = (1e3 * statistics.median(s[1:]) for s in (ask_s, tell_s))  # the first one is a warm-up
     return {"ask_ms": ask_ms, "tell_ms": tell_ms, "open_s": open_s}

@@ -1,11 +1,10 @@
-"""What confirmation is worth: studies on engines of known truth with injected noise, in this process.
+"""Gain of confirmation: simulated studies on engines of known truth with injected noise, in this process.
 
     python -m harness.bench confirm --noise 0.1 --trials 120 --seeds 10
 
-A point of the reported front is true if no other measured setting is, without noise, as good in all objectives and faster
-by more than 5 %. Hypervolume is that of the front's true figures, as a share of what the best choice among the measured
-settings would have. One run in twenty is a hiccup, 30 % slower; memory differs by 0.5 % from run to run, perplexity not
-at all.
+A point of the reported front is true unless, without noise, another measured setting is as good in all objectives and more
+than 5 % faster. Hypervolume is that of the front's true figures, as a share of the best possible front of the measured
+settings. One run in twenty is 30 % slower. Memory varies by 0.5 % from run to run, perplexity does not vary.
 """
 
 from __future__ import annotations
@@ -34,14 +33,14 @@ KNOBS = (
     "read_block_kib",
     "read_threads",
     "hot_share",
-)  # x is told as these
+)  # columns of the settings in the rows
 BITS = (2, 3, 4, 6, 8)
 DIMENSIONS = 6
 WITHIN = 0.05
 
 
 def cache(x: np.ndarray) -> Figures:
-    """A streaming engine: cache, bits, and three I/O settings that only speed knows."""
+    """A streaming engine: cache, bits, and three I/O settings that only affect speed."""
     bits = BITS[min(4, int(x[0] * 5))]
     miss = (1 - x[1]) ** 1.5 * bits / 8
     waits = miss * (1 + 0.5 * abs(x[2] - 0.6) + 0.4 * abs(x[3] - 0.3)) / (0.4 + min(x[4], 0.6))
@@ -49,26 +48,26 @@ def cache(x: np.ndarray) -> Figures:
 
 
 def dense(x: np.ndarray) -> Figures:
-    """Speed is bought with memory and with perplexity at nearly every setting: a large front."""
+    """Nearly every setting trades speed for memory and perplexity: a large front."""
     idle = ((x[2:] - 0.5) ** 2).sum()
     return figures(20 * np.exp(1.2 * x[0] + 0.8 * x[1] - 0.2 * idle), 10 * np.exp(x[0]), 4 * np.exp(x[1]))
 
 
 def sparse(x: np.ndarray) -> Figures:
-    """Most settings waste speed and memory alike: a small front."""
+    """Most settings waste both speed and memory: a small front."""
     idle = ((x[2:] - 0.5) ** 2).sum()
     return figures(40 * np.exp(0.5 * x[0] - 2 * idle), 10 * np.exp(x[0] + idle), 4 * np.exp(0.5 * (x[1] - x[0]) ** 2))
 
 
 def lossless(x: np.ndarray) -> Figures:
-    """A few sizes and qualities, many I/O settings each: within each, the fastest of many near rivals."""
+    """A few sizes and qualities, each with many I/O settings of nearly equal speed."""
     size, quality = int(x[0] * 4), int(x[1] * 3)
     idle = ((x[2:] - 0.5) ** 2).sum()
     return figures(20 * np.exp(0.2 * size + 0.15 * quality - 0.5 * idle), 10 + 4 * size, 4 + quality)
 
 
 def steps(x: np.ndarray) -> Figures:
-    """Thresholds, a choice of three, and two settings that matter only together; memory in steps."""
+    """Thresholds, a choice of three, and two settings with an interaction only; memory in steps."""
     bits, mode, ahead = BITS[min(4, int(x[0] * 5))], min(2, int(x[2] * 3)), x[3] > 0.45
     speed = 30 * (1 + 0.25 * (x[1] > 0.35) + 0.3 * (x[1] > 0.7) - 0.4 * (x[1] > 0.93)) / (0.5 + bits / 8)
     speed *= (
@@ -78,7 +77,7 @@ def steps(x: np.ndarray) -> Figures:
 
 
 def rough(x: np.ndarray) -> Figures:
-    """As `lossless`, but what speed has from I/O settings cannot be foretold from any other setting."""
+    """As `lossless`, but the effect of I/O settings on speed cannot be predicted from other settings."""
     size, quality = int(x[0] * 4), int(x[1] * 3)
     chance = np.random.default_rng(int(1e9 * x[2:].sum())).standard_normal()
     return figures(20 * np.exp(0.2 * size + 0.15 * quality + 0.12 * chance), 10 + 4 * size, 4 + quality)
@@ -99,8 +98,8 @@ class Noise(NamedTuple):
     memory: float = 0.005
 
 
-class Study:
-    """Rows of a study on a truth, without engine or storage: settings proposed, then confirmed."""
+class Simulation:
+    """Rows of a simulated study, without engine or storage: proposed settings, then confirmation runs."""
 
     def __init__(self, truth: str, objectives: Sequence[str], noise: Noise, trials: int, seed: int, sampler: str) -> None:
         self._rng = np.random.default_rng(seed)
@@ -120,7 +119,7 @@ class Study:
         return pd.DataFrame(self._rows)
 
     def run(self, trial: int, origin: str) -> Figures:
-        """Measure a trial once more; returns what was seen."""
+        """Add a run of a trial; returns its noisy figures."""
         seen = dict(self.truths[trial - 1])
         for name, figure in seen.items():
             sd = self._noise.speed if name in SPEEDS else self._noise.memory if name == "peak_memory_gb" else 0.0
@@ -135,7 +134,7 @@ class Study:
         return seen
 
     def confirm(self, budget: int) -> int:
-        """Confirm until stable or the budget is spent; returns the runs that it took."""
+        """Confirm until the front is stable or the budget is spent; returns the number of runs."""
         spent = sweep = 0
         while trials := next_sweep(self.rows, spent=spent, budget=budget, sweep=sweep):
             for trial in trials:
@@ -144,7 +143,7 @@ class Study:
         return spent
 
     def true_share(self, trials: Sequence[int]) -> float:
-        """Share of `trials` that no measured setting truly beats by more than 5 % in speed."""
+        """The share of `trials` that no measured setting truly beats by more than 5 % in speed."""
         logs = np.log(losses(pd.DataFrame(self.truths), self._objectives) * self._signs) * self._signs
         fast = np.array([name in SPEEDS for name in self._objectives])
         beaten = [
@@ -153,7 +152,7 @@ class Study:
         return 1 - float(np.mean(beaten)) if beaten else 1.0
 
     def true_volume(self, trials: Sequence[int]) -> float:
-        """Hypervolume of the true figures of `trials`, as a share of all settings'."""
+        """Hypervolume of the true figures of `trials`, as a share of that of all settings."""
         every = losses(pd.DataFrame(self.truths), self._objectives)
         corner = np.where(self._signs > 0, every.max(0) * 1.1, every.max(0) / 1.1)
         return volume(every[[t - 1 for t in trials]], corner) / volume(every, corner)
@@ -192,7 +191,7 @@ def compare(
     truth: str, objectives: Sequence[str], noise: Noise, trials: int, seed: int, share: float, sampler: str
 ) -> Figures:
     """One study before and after confirmation."""
-    study = Study(truth, objectives, noise, trials, seed, sampler)
+    study = Simulation(truth, objectives, noise, trials, seed, sampler)
     single = study.rows
     before = plain_front(single, objectives)
     spent = study.confirm(round(share * trials))
@@ -207,7 +206,7 @@ def compare(
 
 
 def plain_front(rows: pd.DataFrame, objectives: Sequence[str]) -> list[int]:
-    """What a study without a notion of noise would report: the trials that none beats by its single run."""
+    """The front without a model of noise: the trials that no other beats by its single run."""
     return [int(t) for t in rows["trial"][nondominated(losses(rows, objectives))]]
 
 
@@ -215,24 +214,24 @@ def add(sub: Any) -> None:
     parser = add_command(sub, "confirm", run, __doc__)
     parser.add_argument("--noise", type=float, default=0.1, help="relative standard deviation of speed (default: 0.1)")
     parser.add_argument("--hiccups", type=float, default=0.05, help="share of runs 30 %% slower (default: 0.05)")
-    parser.add_argument("--memory-noise", type=float, default=0.005, help="of memory (default: 0.005)")
-    parser.add_argument("--trials", type=int, default=120, help="settings of a study (default: 120)")
-    parser.add_argument("--seeds", type=int, default=10, help="studies of each truth (default: 10)")
-    parser.add_argument("--first-seed", type=int, default=0, help="of these studies (default: 0)")
+    parser.add_argument("--memory-noise", type=float, default=0.005, help="the same of memory (default: 0.005)")
+    parser.add_argument("--trials", type=int, default=120, help="settings per study (default: 120)")
+    parser.add_argument("--seeds", type=int, default=10, help="studies per truth (default: 10)")
+    parser.add_argument("--first-seed", type=int, default=0, help="first seed of these studies (default: 0)")
     parser.add_argument("--share", type=float, default=0.5, help="confirmation runs, as a share of trials (default: 0.5)")
     text = f"engine of known truth: {', '.join(TRUTHS)} or all (default: all)"
     parser.add_argument("--truth", choices=[*TRUTHS, "all"], default="all", metavar="NAME", help=text)
-    parser.add_argument("--sampler", choices=["random", "tpe"], default="random", help="what proposes (default: random)")
+    parser.add_argument("--sampler", choices=["random", "tpe"], default="random", help="sampler (default: random)")
     parser.add_argument(
-        "--objectives", default="decode_tok_s,peak_memory_gb,perplexity", help="two or three of them, by comma"
+        "--objectives", default="decode_tok_s,peak_memory_gb,perplexity", help="two or three of them, separated by commas"
     )
 
 
 def run(args: argparse.Namespace) -> None:
-    """Print the table, and as the last line all figures as JSON."""
+    """Print the table, then all figures as one line of JSON."""
     objectives = args.objectives.split(",")
     if unknown := [name for name in objectives if name not in ("decode_tok_s", "peak_memory_gb", "perplexity")]:
-        raise ConfigError(f"--objectives {unknown[0]} is not known to these truths; they have "
+        raise ConfigError(f"--objectives {unknown[0]} is not a figure of these truths; they have "
                           "decode_tok_s, peak_memory_gb and perplexity")  # fmt: skip
     print(f"{args.trials} trials, {args.sampler}, {args.noise:.0%} noise on speed, objectives {args.objectives}")
     print("truth      true within 5 %: without   with (worst, below 0.9)  its confirmed   hypervolume  front (confirmed)")

@@ -1,4 +1,4 @@
-"""A real PostgreSQL of the system's packages, in a folder of its own, for as long as a benchmark or a test wants it."""
+"""PostgreSQL for a benchmark or a test: the system's own binaries on a temporary folder."""
 
 from __future__ import annotations
 
@@ -24,7 +24,10 @@ def binaries() -> Path | None:
 
 @contextlib.contextmanager
 def postgres() -> Iterator[str]:
-    """The URL of a fresh database; the server ends with the block. It refuses to run as root, and so runs as nobody then."""
+    """The URL of an empty database; the server ends with the block.
+
+    PostgreSQL does not run as root, so root starts it under the account of the lowest privilege.
+    """
     where = binaries()
     assert where is not None
     as_root = os.geteuid() == 0
@@ -54,6 +57,6 @@ def postgres() -> Iterator[str]:
         )
         yield f"postgresql://headrace@127.0.0.1:{port}/headrace"
     finally:
-        server.send_signal(signal.SIGINT)  # fast: it does not wait for those who are connected
+        server.send_signal(signal.SIGINT)  # fast shutdown: it ends open connections
         server.wait(20)
         shutil.rmtree(folder, ignore_errors=True)

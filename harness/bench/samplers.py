@@ -1,11 +1,11 @@
-"""What the samplers find in equal budgets, on the fake engine of `truth`.
+"""Samplers: hypervolume at equal budgets, on the fake engine of `truth`.
 
     python -m harness.bench samplers --seeds 5 --trials 200
     python -m harness.bench samplers --memory-limit 36 --trials 100
 
-The figure is the hypervolume of the reported front, by its members' true values, as a share of the best possible one: a
-sampler is judged by what its user gets, while it sees noise. With a limit of memory, trials above it are lost: `infeasible`
-tells them as this search does, complete with the worst values seen and a violated constraint, `fail` as failed.
+The figure is the hypervolume of the reported front, as a share of the best possible one. Samplers see noisy values; the
+front counts with the true values of its members. Trials above a memory limit are lost: with `infeasible` they are reported
+as in the search, complete with the worst values seen and a violated constraint, with `fail` as failed.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ RANDOM_EVERY = 10
 
 
 @dataclass(frozen=True)
-class Arm:
-    """A way to search: a sampler for seed and number of trials so far, our encoding and anchors or plain Optuna."""
+class Contender:
+    """A way to search: a sampler for (seed, trials so far), with the search's encoding and anchors or with plain Optuna."""
 
     sampler: Callable[[int, int], optuna.samplers.BaseSampler]
     ours: bool
@@ -61,35 +61,36 @@ def _named(name: str) -> Callable[[int, int], optuna.samplers.BaseSampler]:
     return sampler
 
 
-ARMS = {
-    "auto": Arm(_named("auto"), ours=True, random_every=RANDOM_EVERY),
-    "gp": Arm(_named("gp"), ours=True),
-    "tpe": Arm(_named("tpe"), ours=True),
-    "plain-tpe": Arm(lambda seed, _: optuna.samplers.TPESampler(seed=seed), ours=False, reseeded=False),
-    "plain-nsgaii": Arm(lambda seed, _: optuna.samplers.NSGAIISampler(seed=seed), ours=False, reseeded=False),
-    "random": Arm(lambda seed, _: optuna.samplers.RandomSampler(seed=seed), ours=False, reseeded=False),
+CONTENDERS = {
+    "auto": Contender(_named("auto"), ours=True, random_every=RANDOM_EVERY),
+    "gp": Contender(_named("gp"), ours=True),
+    "tpe": Contender(_named("tpe"), ours=True),
+    "plain-tpe": Contender(lambda seed, _: optuna.samplers.TPESampler(seed=seed), ours=False, reseeded=False),
+    "plain-nsgaii": Contender(lambda seed, _: optuna.samplers.NSGAIISampler(seed=seed), ours=False, reseeded=False),
+    "random": Contender(lambda seed, _: optuna.samplers.RandomSampler(seed=seed), ours=False, reseeded=False),
 }
 
 
 def add(sub: Any) -> None:
     parser = add_command(sub, "samplers", run, __doc__)
-    parser.add_argument("--samplers", nargs="+", default=list(ARMS), metavar="NAME", help=f"of {', '.join(ARMS)}")
-    parser.add_argument("--seeds", type=int, default=5, metavar="N", help="searches of each sampler (default: 5)")
-    parser.add_argument("--trials", type=int, default=200, metavar="N", help="of each search (default: 200)")
+    names = list(CONTENDERS)
+    parser.add_argument("--samplers", nargs="+", default=names, metavar="NAME", help=f"any of {', '.join(names)}")
+    parser.add_argument("--seeds", type=int, default=5, metavar="N", help="searches with each sampler (default: 5)")
+    parser.add_argument("--trials", type=int, default=200, metavar="N", help="trials of each search (default: 200)")
     parser.add_argument("--noise", type=float, default=0.04, metavar="X", help="relative noise of speed (default: 0.04)")
-    parser.add_argument("--memory-limit", type=float, metavar="GB", help="trials above it are lost; 36: half of the space")
+    parser.add_argument("--memory-limit", type=float, metavar="GB", help="trials above it are lost; 36 loses half")
     parser.add_argument(
         "--tell", nargs="+", choices=("infeasible", "fail"), default=["infeasible"], metavar="HOW",
         help="how the sampler learns of lost trials: infeasible (default), fail, or both",
     )
-    parser.add_argument("--jobs", type=int, default=2, metavar="N", help="searches side by side (default: 2)")
+    parser.add_argument("--jobs", type=int, default=2, metavar="N", help="searches in parallel (default: 2)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every search's figures there")
 
 
 def run(args: argparse.Namespace) -> None:
     for name in args.samplers:
-        if name not in ARMS:
-            raise ConfigError(f"--samplers {name} is unknown; {did_you_mean(name, list(ARMS))}")
+        if name not in CONTENDERS:
+            raise ConfigError(f"--samplers {name} is unknown; {did_you_mean(name, list(CONTENDERS))}")
     for option in ("seeds", "trials", "jobs"):
         if getattr(args, option) < 1:
             raise ConfigError(f"--{option} {getattr(args, option)} is below 1; raise it")
@@ -107,29 +108,29 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _search(name: str, tell: str, seed: int, trials: int, noise: float, limit: float) -> dict[str, Any]:
-    return search(ARMS[name], seed, trials, noise, limit, tell) | {"sampler": name}
+    return search(CONTENDERS[name], seed, trials, noise, limit, tell) | {"sampler": name}
 
 
 def search(
-    arm: Arm, seed: int, trials: int, noise: float, limit: float = math.inf, tell: str = "infeasible"
+    contender: Contender, seed: int, trials: int, noise: float, limit: float = math.inf, tell: str = "infeasible"
 ) -> dict[str, Any]:
-    """One search: hypervolume shares at the marks, what asking took, how many trials were lost to the limit."""
+    """One search: hypervolume shares at the marks, time per proposal, and trials lost to the limit."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
     space, rng = truth.space(), np.random.default_rng(seed)
-    study = optuna.create_study(directions=[*OBJECTIVES.values()], sampler=arm.sampler(seed, 0))
-    for params in space.anchors() if arm.ours else []:
+    study = optuna.create_study(directions=[*OBJECTIVES.values()], sampler=contender.sampler(seed, 0))
+    for params in space.anchors() if contender.ours else []:
         study.enqueue_trial(params)
     seen, true, ask_s, lost = [], [], [], 0
     shares: dict[int, float] = {}
     for number in range(1, trials + 1):
         begin = time.perf_counter()
-        if is_random_control(number, arm.random_every):
+        if is_random_control(number, contender.random_every):
             study.sampler = optuna.samplers.RandomSampler(seed=seed_for(seed, number))
-        elif arm.reseeded:
-            study.sampler = arm.sampler(seed_for(seed, number), number - 1)
+        elif contender.reseeded:
+            study.sampler = contender.sampler(seed_for(seed, number), number - 1)
         trial = study.ask()
-        values = space.suggest(trial) if arm.ours else plain(trial, space)
+        values = space.suggest(trial) if contender.ours else plain(trial, space)
         ask_s.append(time.perf_counter() - begin)
         exact, figures = truth.truth(values), truth.measure(values, rng, noise)
         fits = exact["peak_memory_gb"] <= limit
@@ -150,7 +151,7 @@ def search(
 
 
 def plain(trial: Trial, space: Space) -> dict[str, Any]:
-    """As one would write it with Optuna's tutorial: every list of values a category, no anchors."""
+    """The encoding of Optuna's tutorial: every list of values is a category."""
     values = {
         e.name: trial.suggest_categorical(e.name, e.values) if e.values else e.suggest(trial) for e in space.entries
     }  # fmt: skip
@@ -170,7 +171,7 @@ def _print(results: list[dict[str, Any]], trials: int, limit: float) -> None:
     marks = sorted({m for m in MARKS if m < trials} | {trials})
     finite = math.isfinite(limit)
     table = Table(title="hypervolume of the reported front, share of the best possible: median (lowest .. highest)")
-    for head in ("sampler", *(["told as", f"lost of {trials}"] if finite else []), *map(str, marks), "ask ms", "last 10"):
+    for head in ("sampler", *(["lost as", f"lost of {trials}"] if finite else []), *map(str, marks), "ask ms", "last 10"):
         table.add_column(head, justify="right" if head != "sampler" else "left")
     for name, tell in dict.fromkeys((r["sampler"], r["tell"]) for r in results):
         mine = [r for r in results if (r["sampler"], r["tell"]) == (name, tell)]

@@ -1,10 +1,10 @@
-"""How much faster several machines search a study that they share than one does.
+"""Throughput of several workers in a shared study, against one worker.
 
     python -m harness.bench shared [--url postgresql://USER@HOST:PORT/DATABASE]
 
-Runs the demo study with an engine that does nothing but wait, once with one worker and once with several, all on this
-machine, each with a results folder of its own. Without --url a PostgreSQL of the system's packages is started for it. What a
-trial costs besides the wait is paid by this machine's cores for all workers, which several machines would not share.
+It runs the demo study with an engine that only waits, once with one worker and once with several. All workers run on this
+machine, each with its own results folder. Without --url, it starts a PostgreSQL of the system's packages. All workers share
+this machine's cores for the rest of a trial, so several machines scale better than this figure.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from engine import Knobs, Measurement
 from engine.cli.program import add_command
 from engine.system.child import child_environment
 
-BAR = 3.6  # times one worker's throughput, with four
+BAR = 3.6  # target for four workers, as a multiple of one worker's throughput
 WAIT = "HEADRACE_BENCH_WAIT_S"
 
 
 class Waiting:
-    """An engine that takes a while for any setting; its figures mean nothing."""
+    """An engine that waits for a fixed time; its figures have no meaning."""
 
     def __init__(self, knobs: Knobs) -> None:
         self.knobs = knobs
@@ -45,10 +45,10 @@ class Waiting:
 
 def add(sub: Any) -> None:
     parser = add_command(sub, "shared", run, __doc__)
-    parser.add_argument("--url", help="a database, in which two studies are left behind; default: one of its own")
+    parser.add_argument("--url", help="a database, which keeps two studies (default: a temporary one)")
     parser.add_argument("--workers", type=int, default=4)
-    parser.add_argument("--trials", type=int, default=20, help="for each worker")
-    parser.add_argument("--seconds", type=float, default=2.0, help="that a trial waits")
+    parser.add_argument("--trials", type=int, default=20, help="trials of each worker (default: 20)")
+    parser.add_argument("--seconds", type=float, default=2.0, help="wait of each trial (default: 2)")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -68,16 +68,16 @@ def run(args: argparse.Namespace) -> None:
 
 
 def compare(args: argparse.Namespace, url: str) -> None:
-    """Print the throughput of one worker, of several, and the ratio."""
+    """Print the throughput of one worker and of several, and their ratio."""
     print(f"trials that wait {args.seconds:g} s, on {os.cpu_count()} cores with a load of {os.getloadavg()[0]:.1f} before")
     one = throughput(1, args.trials, args.seconds, url)
     print(f"1 worker    {one:6.1f} trials/min", flush=True)
     several = throughput(args.workers, args.trials * args.workers, args.seconds, url)
-    print(f"{args.workers} workers   {several:6.1f} trials/min, {several / one:.2f} times as many (bar: {BAR} with 4)")
+    print(f"{args.workers} workers   {several:6.1f} trials/min, {several / one:.2f} times as many (target: {BAR} with 4)")
 
 
 def throughput(workers: int, trials: int, wait_s: float, url: str) -> float:
-    """Trials a minute, from the start of the first to the end of the last."""
+    """Trials per minute, from the start of the first to the end of the last."""
     import pandas as pd
 
     from harness import StudyStopped

@@ -1,9 +1,9 @@
-"""A fake engine of known truth: what streaming costs, by arithmetic, so that one can say what a search missed.
+"""Known truth: a fake engine that computes the cost of streaming, so a search can be compared with the optimum.
 
-The model streamed has 15,872 experts of 14 million weights, 496 of which a token uses, on a machine of 64 GB with a disk of
-6 GB/s. More cache hits more but leaves the page cache less; prefetch hides reads behind computing, and costs bandwidth by
-what it reads in vain; small blocks and few threads do not fill the disk, many threads take time from computing. Fewer bits
-are faster and smaller, and raise perplexity. `truth` has no noise; `measure` adds the noise that real machines have.
+The model has 15,872 experts of 14 million weights, of which a token uses 496. The machine has 64 GB and a disk of 6 GB/s.
+A larger cache has more hits but leaves less memory to the page cache. Prefetch overlaps reads with computation; its wrong
+predictions cost bandwidth. Small blocks and few threads do not saturate the disk; many threads slow the computation. Fewer
+bits are faster and smaller, and raise perplexity. `truth` has no noise; `measure` adds the noise of real machines.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from harness.space.space import Space
 EXPERTS, USES, WEIGHTS = 15_872, 496, 14e6
 MEMORY_GB, RESIDENT_GB, DISK_GBPS = 64.0, 5.0, 6.0
 PERPLEXITY = {2: 9.4, 3: 6.6, 4: 5.7, 6: 5.3, 8: 5.2}
-WORST = (0.0, 72.0, 10.0)  # tokens/s, GB, perplexity: the corner from which hypervolume is measured
+WORST = (0.0, 72.0, 10.0)  # tokens/s, GB, perplexity: the reference point of the hypervolume
 BLOCKS_KIB = [64, 128, 256, 512, 1024, 2048, 4096, 8192]
 SPACE: dict[str, Any] = {
     "cache_gb": {"type": "float", "low": 4, "high": 60},
@@ -40,7 +40,7 @@ SPACE: dict[str, Any] = {
 
 
 def space() -> Space:
-    """Ten knobs, flat, in our encoding."""
+    """Ten knobs without conditions, in the search's encoding."""
     return space_from_config(SPACE, {})
 
 
@@ -62,8 +62,7 @@ def truth(values: Mapping[str, Any]) -> dict[str, float]:
 def measure(
     values: Mapping[str, Any], rng: np.random.Generator, noise: float = 0.04, outliers: float = 0.05
 ) -> dict[str, float]:
-    """`truth` with lognormal noise on speed, of relative size `noise`; a share `outliers` of runs met something that took up
-    to 40 % of it."""
+    """`truth` with lognormal noise on speed, of relative size `noise`; a share `outliers` of runs is 10 to 40 % slower."""
     figures = truth(values)
     disturbed = rng.uniform(0.6, 0.9) if rng.random() < outliers else 1.0
     figures["decode_tok_s"] *= disturbed * float(np.exp(rng.normal(0, noise)))
@@ -71,16 +70,16 @@ def measure(
 
 
 def _precision(expert_bits: int, cold_bits: int | None, hot_share: float | None) -> tuple[float, float]:
-    """Average bits of a weight, and perplexity: the hot experts are those that are used most."""
+    """Average bits of a weight, and perplexity. Hot experts are the most used ones."""
     if cold_bits is None or cold_bits >= expert_bits:
         return expert_bits, PERPLEXITY[expert_bits]
     hot = 0.25 if hot_share is None else hot_share
-    used = hot**0.4  # share of the uses that the hot ones have
+    used = hot**0.4  # share of uses of the hot experts
     return hot * expert_bits + (1 - hot) * cold_bits, used * PERPLEXITY[expert_bits] + (1 - used) * PERPLEXITY[cold_bits]
 
 
 def _streaming(bits: Any, cache_gb: Any, half_life: Any, depth: Any, block_kib: Any, threads: Any, direct: Any) -> Any:
-    """Tokens/s and peak GB; arrays of any matching shapes go in and come out."""
+    """Tokens/s and peak GB, for scalars or arrays of matching shapes."""
     expert_gb = WEIGHTS * (bits + 0.5) / 8 / 1e9
     everything = EXPERTS * expert_gb
     cached = np.minimum(cache_gb / everything, 1.0)
@@ -96,24 +95,24 @@ def _streaming(bits: Any, cache_gb: Any, half_life: Any, depth: Any, block_kib: 
     seconds_compute = (0.035 + 0.004 * bits) * (1 + 0.004 * np.maximum(threads - 4, 0) ** 1.5)
     hidden = np.where(depth > 0, 0.45 + 0.1 * np.minimum(depth, 3), 0.0)
     overlap = np.minimum(hidden * seconds_io, 0.8 * seconds_compute)
-    thrash = np.maximum(cache_gb + RESIDENT_GB - 0.85 * MEMORY_GB, 0) * 0.06  # the system swaps
+    thrash = np.maximum(cache_gb + RESIDENT_GB - 0.85 * MEMORY_GB, 0) * 0.06  # swapping
     memory = RESIDENT_GB + np.minimum(cache_gb, everything) + threads * block_kib / 1e6 + 0.4 * depth
     return 1 / (seconds_io + seconds_compute - overlap + thrash), memory
 
 
 def losses(figures: Mapping[str, float]) -> tuple[float, ...]:
-    """The objectives, each so that less is better."""
+    """The objectives with signs such that lower is better."""
     return tuple(-figures[n] if d == "maximize" else figures[n] for n, d in OBJECTIVES.items())
 
 
 def hypervolume(points: np.ndarray) -> float:
-    """What (n, 3) losses dominate up to `WORST`."""
+    """The volume that (n, 3) losses dominate, up to `WORST`."""
     return volume(points, np.array([-WORST[0], WORST[1], WORST[2]]))
 
 
 @functools.cache
 def ideal(memory_limit_gb: float = float("inf")) -> float:
-    """Hypervolume of the best that there is: all settings on a dense grid (10 million), those above the limit left out."""
+    """Hypervolume of the best possible front: a dense grid of 10 million settings, without those above the limit."""
     cache, depth, block, threads, direct = np.meshgrid(
         np.linspace(4, 60, 57), np.arange(5.0), np.array(BLOCKS_KIB), np.arange(1.0, 17), np.array([0.0, 1.0]), indexing="ij"
     )

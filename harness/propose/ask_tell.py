@@ -154,17 +154,14 @@ class Proposals:
                 running.set_constraint(name, value)
             if self._owner:
                 running.set_user_attr("row", row_to_json(row))
-            values = objective_values(row, rows, self._search.objectives)
-            self._study.tell(trial.number, values, skip_if_finished=True)
+            self._study.tell(trial.number, objective_values(row, rows, self._search.objectives), skip_if_finished=True)
 
     @property
     def trials(self) -> list[FrozenTrial]:
-        """The trials of the Optuna study."""
         return self._study.get_trials(deepcopy=False)
 
     @property
     def study(self) -> optuna.Study:
-        """The Optuna study itself."""
         return self._study
 
     def _proposal(self, trial: FrozenTrial | Trial) -> Proposal:
@@ -173,8 +170,8 @@ class Proposals:
 
     def _accepted(self) -> list[FrozenTrial]:
         """The numbered trials, without copies of earlier rounds and without those of vanished machines."""
-        alive = (t for t in self.trials if t.state != TrialState.FAIL)
-        return [t for t in alive if "trial" in t.user_attrs and "carried" not in t.user_attrs]
+        given = ((t, t.user_attrs) for t in self.trials if t.state != TrialState.FAIL)
+        return [t for t, names in given if "trial" in names and "carried" not in names]
 
     def _is_ours(self, trial: FrozenTrial) -> bool:
         return bool(trial.user_attrs.get("owner", "") == self._owner)

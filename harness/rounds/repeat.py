@@ -19,7 +19,7 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 from harness.schema import FILES
-from harness.study.overrides import accepted, parsed, quoted
+from harness.study.hydra.overrides import accepted, parsed, quoted
 from harness.study.study import Study
 
 from .round import space_path

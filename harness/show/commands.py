@@ -18,9 +18,11 @@ PROMPT = "The water wheel"
 
 
 def use(folder: Path, row: Mapping[str, Any]) -> str:
-    """The command that runs the setting of a row or point of the study in `folder`: the engine's `generate`, or the user's
-    own engine with the study's request. `ssd_gbps`, which holds reads back, is left out. For the setting of an older version
-    with a knob that was removed since, a line that says so."""
+    """The command that uses the setting of a row or point of the study in `folder`.
+
+    It is the engine's `generate`, or the user's engine with the study's request. `ssd_gbps`, a limit for the search, is left
+    out. For a row of an older version with a knob that no longer exists, a line says so.
+    """
     if isinstance(gone := row.get("removed_knobs"), str):
         return f"(this version cannot run it: {gone} was removed)"
     study, knobs = _study(folder), setting_of(row)

@@ -21,10 +21,10 @@ from harness.analysis.pareto import RUNS, standings
 from harness.decisions.recommend import Choice, compared, named, recommended, rules_of, wishes_of
 from harness.results.metrics import SHORT
 from harness.results.rows import frame
+from harness.show.plots.front_plot import plot_front
+from harness.show.plots.session_plot import plot_session
 
 from .commands import confirm_more, use
-from .front_plot import plot_front
-from .session_plot import plot_session
 from .tables import front_table, importance_table, recommended_table
 
 SAVED_BY = {

@@ -25,7 +25,14 @@ from harness.results.metrics import QUALITY, Direction
 from harness.space.parse import space_from_config
 from harness.space.space import Space, canonical
 
-from .checks import check_cache, check_fixed_knobs, check_numbers, check_reference, check_together, missing_checkpoint
+from .checks import (
+    check_cache,
+    check_fixed_knobs,
+    check_numbers,
+    check_reference,
+    check_together,
+    missing_checkpoint,
+)
 from .constraints import Constraint, constraints_from_config, objectives_from_config
 from .engines import CommandEngine, PythonEngine, engine_from_config
 from .titles import title

@@ -79,13 +79,18 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> Callable[[Alter], None]:
 
 
 @pytest.fixture
-def session(place: Path, cli: Cli, in_process: Callable[[Alter], None]) -> Callable[..., pd.DataFrame]:
-    """Run a study of the fake engine in this process; `alter` changes the figures of the n-th run. Returns its rows."""
+def session(
+    place: Path, cli: Cli, in_process: Callable[[Alter], None], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., pd.DataFrame]:
+    """Run a study of the fake engine in this process; `alter` changes the figures of the n-th run. Returns its rows.
+    Only with `plots` the report is printed and drawn."""
 
     def run(
         *overrides: str, alter: Alter = lambda figures, n: figures, status: int = 0, rows: bool = True, plots: bool = False
     ) -> pd.DataFrame:
         in_process(alter)
+        if not plots:  # the report has tests of its own
+            monkeypatch.setattr("harness.report.report", lambda *args, **more: None)
         assert cli(*SPACE, *overrides, plots=plots)[0] == status
         return read_trials(place / "results" / "demo") if rows else pd.DataFrame()
 

@@ -108,10 +108,10 @@ import shutil
 import sys
 from pathlib import Path
 sys.modules.update({{"mlx": None, "mlx.core": None, "mlx_lm": None}})
-import engine, harness.results.rows, harness.show.front_plot, harness.status
+import engine, harness.results.rows, harness.show.plots.front_plot, harness.status
 from harness import report
 from harness.results.rows import read_trials
-from harness.show.front_plot import plot_front
+from harness.show.plots.front_plot import plot_front
 df = read_trials({str(study)!r})
 plot_front(df, Path({str(tmp_path / "front.png")!r}))
 shutil.copytree({str(study)!r}, {str(tmp_path / "study")!r})

@@ -20,6 +20,7 @@ from harness import status
 from harness.results.columns import NAMES, SCHEMA_VERSION
 from harness.results.writing import write_row
 from harness.session.state import read_state, write_state
+from harness.show.status import lines, show
 
 STATE = {"phase": "measuring", "round": 2, "trial": 6, "run": 1, "origin": "confirm", "trials_wanted": 12, "trials_done": 5}
 Facts = dict[str, Any]
@@ -30,7 +31,7 @@ def put(folder: Path, trial: int, state: str = "ok", reason: str | None = None, 
     row.update(
         row_id=uuid4().hex, schema_version=SCHEMA_VERSION, trial=trial, run=0, round=1, status=state, status_reason=reason,
         origin="anchor", attempt=1, wall_s=10.0, started_at=datetime.now(UTC) - timedelta(seconds=100 - trial),
-        objectives="decode_tok_s,peak_memory_gb,perplexity", eval_fingerprint="j", study="night", limit_gb=30.0,
+        objectives="decode_tok_s,peak_memory_gb,perplexity", eval_fingerprint="j", study="mill", limit_gb=30.0,
         cache_gb=0.5 + trial,
     )  # fmt: skip
     if state == "ok":
@@ -41,11 +42,11 @@ def put(folder: Path, trial: int, state: str = "ok", reason: str | None = None, 
 
 @pytest.fixture
 def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A study of six rows in results/night: three good ones, two crashes of one cause, one not run."""
+    """A study of six rows in results/mill: three good ones, two crashes of one cause, one not run."""
     monkeypatch.chdir(tmp_path)
-    folder = tmp_path / "results" / "night"
+    folder = tmp_path / "results" / "mill"
     folder.mkdir(parents=True)
-    config = {"study": {"name": "night"}, "budget": {"trials": 12}, "rounds": 3, "guards": {"min_disk_gb": 2.0}}
+    config = {"study": {"name": "mill"}, "budget": {"trials": 12}, "rounds": 3, "guards": {"min_disk_gb": 2.0}}
     (folder / "manifest.json").write_text(json.dumps({"identity": {}, "config": config}))
     for trial in range(3):
         put(folder, trial)
@@ -57,7 +58,7 @@ def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def text(facts: Facts, rows: list[Any], width: int) -> str:
     out = io.StringIO()
-    status.show(Console(file=out, width=width), facts, rows)
+    show(Console(file=out, width=width), facts, rows)
     return out.getvalue()
 
 
@@ -84,11 +85,11 @@ def test_a_search_that_runs(study: Path) -> None:
         assert max(map(len, page.splitlines())) <= width
         assert "5 of 12 trials, round 2 of 3; 2:00 so far, about 1:10 left" in " ".join(page.split())
         assert "5 trials (3 ok, 2 crash), 1 setting not run (infeasible)" in " ".join(page.split())
-        assert "1 run: 1 with others' load during the run" in " ".join(page.split())
+        assert "1 run: 1 with foreign load during the run" in " ".join(page.split())
         assert "measuring: trial 6, run 1 (confirm), for 0:17" in page
         assert "2 crash: exit status N" in page
         assert "front of 3, best first" in page
-        assert "61 °C" in page and "others keep 1.5 of 8 cores busy" in page
+        assert "61 °C" in page and "foreign load on 1.5 of 8 cores" in page
     assert json.loads(json.dumps(found)) == found
 
 
@@ -104,11 +105,11 @@ def test_how_a_search_ended(study: Path, phase: str, fate: str, code: int) -> No
     write_state(study, phase=phase, message="ten crashes in a row")
     found = facts(study)
     assert (found["search"], found["exit_status"], found["now"]) == (fate, code, None)
-    assert "ten crashes in a row" in dict(status.lines(found))["search"]
+    assert "ten crashes in a row" in dict(lines(found))["search"]
 
 
 def test_a_search_that_was_killed(study: Path) -> None:
-    """The state says that it runs; its process is gone, or its number is another's now, or the machine was restarted."""
+    """The state names a running search, but its process is gone, another process has its number, or the machine rebooted."""
     write_state(study, **STATE)
     path = study / "state.json"
     mine = json.loads(path.read_text())
@@ -118,9 +119,9 @@ def test_a_search_that_was_killed(study: Path) -> None:
         path.write_text(json.dumps(mine | other))
         found = facts(study)
         assert (found["search"], found["exit_status"], found["progress"]["left_s"]) == ("gone", 1, None)
-        head = dict(status.lines(found))["search"]
-        assert head.startswith("CRASHED: its process") and "the same command goes on" in head
-        assert ("started anew" in head) == ("boot_id" in other)
+        head = dict(lines(found))["search"]
+        assert head.startswith("CRASHED: process ") and "the same command resumes it" in head
+        assert ("has rebooted" in head) == ("boot_id" in other)
 
 
 def test_damaged_and_absent_files_are_a_line_each(study: Path) -> None:
@@ -155,32 +156,32 @@ def test_a_study_that_has_no_row_yet(tmp_path: Path) -> None:
 
 
 def test_health_names_what_is_wrong(study: Path) -> None:
-    said = dict(status.lines(facts(study, free_disk_gb=1.5, available_gb=1.0, load=7.0, thermal_state="serious")))
-    assert said["disk"] == "1.5 GB free, BELOW guards.min_disk_gb=2"
-    assert said["not quiet"] == "thermal state serious"
-    assert said["heat"] == "serious"
+    shown = dict(lines(facts(study, free_disk_gb=1.5, available_gb=1.0, load=7.0, thermal_state="serious")))
+    assert shown["disk"] == "1.5 GB free, BELOW guards.min_disk_gb=2"
+    assert shown["not quiet"] == "thermal state serious"
+    assert shown["heat"] == "serious"
     put(study, 6, origin="sentinel", drift=1.02)
     put(study, 7, origin="sentinel", drift=0.8, drift_since=datetime.now(UTC))
-    assert dict(status.lines(facts(study)))["sentinel"] == "2 measured, 1 drifted, the last at 0.80 of those before"
+    assert dict(lines(facts(study)))["sentinel"] == "2 runs, 1 drifted, the last at 0.80 of the earlier median"
 
 
 def test_the_command_line(study: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(status, "Meters", lambda *roots: Machine())
     write_state(study, phase="finished")
     before = {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in study.rglob("*") if p.is_file()}
-    assert status.main(["night"]) == 0
-    assert capsys.readouterr().out.startswith("night")
-    assert status.main([str(study), "night", "--json"]) == 0
+    assert status.main(["mill"]) == 0
+    assert capsys.readouterr().out.startswith("mill")
+    assert status.main([str(study), "mill", "--json"]) == 0
     documents = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [d["search"] for d in documents] == ["finished", "finished"]
     assert {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in study.rglob("*") if p.is_file()} == before
 
-    assert status.main(["nigth"]) == 2
+    assert status.main(["mlil"]) == 2
     out, err = capsys.readouterr()
     assert (out, err.count("\n")) == ("", 1)
-    assert "nigth is neither" in err and "did you mean night?" in err
+    assert "mlil is neither" in err and "did you mean mill?" in err
     with pytest.raises(SystemExit) as usage:
-        status.main(["night", "--watch", "-1"])
+        status.main(["mill", "--watch", "-1"])
     assert usage.value.code == 2
     with pytest.raises(SystemExit) as usage:
         status.main(["--help"])
@@ -196,11 +197,11 @@ def test_ctrl_c_while_watching_is_130(study: Path, monkeypatch: pytest.MonkeyPat
         raise KeyboardInterrupt
 
     monkeypatch.setattr(status.time, "sleep", stop)
-    assert status.main(["night", "--watch", "5"]) == 130
+    assert status.main(["mill", "--watch", "5"]) == 130
 
 
 def test_confirmation_is_in_the_progress(study: Path) -> None:
-    """The state says that it confirms; how many runs that has come to, the rows say."""
+    """The state has the phase of confirmation, the rows have the number of its runs."""
     (study / "manifest.json").write_text(json.dumps({"config": {"budget": {"trials": 5}, "confirm": {"share": 0.6}}}))
     write_state(study, **STATE | {"trials_wanted": 5, "confirm_round": 1, "confirm_done": 0, "confirm_most": 3})
     for run in (1, 2):
@@ -208,9 +209,9 @@ def test_confirmation_is_in_the_progress(study: Path) -> None:
     found = facts(study)
     p = found["progress"]
     assert (p["trials_done"], p["confirm_done"], p["confirm_most"], p["runs_left"]) == (5, 2, 3, 1)
-    assert p["left_s"] is None  # since when it runs is not known
-    assert dict(status.lines(found))["progress"].startswith("5 of 5 trials, confirming 2 of at most 3, round 2")
-    assert "2 confirmations" in dict(status.lines(found))["rows"]
+    assert p["left_s"] is None  # the state has no start time
+    assert dict(lines(found))["progress"].startswith("5 of 5 trials, confirming 2 of at most 3, round 2")
+    assert "2 confirmations" in dict(lines(found))["rows"]
 
 
 def test_the_gravest_exit_status_and_watching_until_the_end(
@@ -221,7 +222,7 @@ def test_the_gravest_exit_status_and_watching_until_the_end(
     other.mkdir()
     write_state(study, phase="failed")
     write_state(other, **STATE)
-    assert status.main(["other", "night"]) == 1
+    assert status.main(["other", "mill"]) == 1
     looks = iter(["measuring", "stopped"])
     monkeypatch.setattr(status.time, "sleep", lambda s: write_state(other, phase=next(looks)))
     assert status.main(["other", "--watch", "5", "--json"]) == 3

@@ -1,1 +1,1 @@
-"""Benchmarks of decoding: speed against ceilings, and the overhead of cache bookkeeping and of a trace."""
+"""Benchmarks of decoding: speed against ceilings, and the cost of bookkeeping and of a trace. Never imports `quality`."""

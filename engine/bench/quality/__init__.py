@@ -1,1 +1,1 @@
-"""Benchmarks of quality: what lossy knobs, bit plans and packed levels cost."""
+"""Benchmarks of quality: what lossy knobs, bit plans and packed levels cost; speed is measured in `decoding`."""

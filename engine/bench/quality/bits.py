@@ -34,13 +34,13 @@ def bench_bits(model: Path, knobs: Knobs, judge: Judge, *, average_bits: list[fl
         texts = [np.array(engine.encode(text.prompt + text.continuation)) for text in judge.texts]
         reference = [log_softmax(engine.logits(ids)) for ids in texts]
         mode = engine.mode
-    rows = [{"bits_by": "as stored", "average_bits": engine.bits.average_bits, "gb": experts_gb(source, engine.bits),
+    rows = [{"chosen_by": "as stored", "average_bits": engine.bits.average_bits, "gb": experts_gb(source, engine.bits),
              "perplexity": [perplexity(reference, texts)], "kl": [0.0], "plans": [engine.bits.fingerprint]}]  # fmt: skip
     _print(rows[0])
     for name, plans in choices:
         perplexities, kl = zip(*(_figures(source, plan, texts, reference) for plan in plans), strict=True)
         prints = [plan.fingerprint for plan in plans]
-        row = {"bits_by": name, "average_bits": plans[0].average_bits, "gb": experts_gb(source, plans[0]),
+        row = {"chosen_by": name, "average_bits": plans[0].average_bits, "gb": experts_gb(source, plans[0]),
                "perplexity": list(perplexities), "kl": list(kl), "plans": prints}  # fmt: skip
         rows.append(row)
         _print(row)
@@ -104,11 +104,12 @@ def perplexity(log_probabilities: list[np.ndarray], texts: list[np.ndarray]) -> 
 
 def _print(row: dict[str, Any]) -> None:
     """Print a line of the Markdown table; before the first, its head."""
-    if row["bits_by"] == "as stored":
+    if row["chosen_by"] == "as stored":
         print("| bits chosen by | average bits | MB | perplexity | KL, nats per token |\n|---|---|---|---|---|")
     cells = []
     for figures, digits in ((row["perplexity"], 2), (row["kl"], 4)):
         low, middle, high = np.quantile(figures, [0, 0.5, 1])
         spread = f" ({low:.{digits}f} .. {high:.{digits}f})" if len(figures) > 1 else ""
         cells.append(f"{middle:.{digits}f}{spread}")
-    print(f"| {row['bits_by']} | {row['average_bits']:.3g} | {row['gb'] * GB / 1e6:.4g} | {' | '.join(cells)} |", flush=True)
+    megabytes = row["gb"] * GB / 1e6
+    print(f"| {row['chosen_by']} | {row['average_bits']:.3g} | {megabytes:.4g} | {' | '.join(cells)} |", flush=True)

@@ -31,16 +31,7 @@ def files(tmp_path: Path) -> tuple[Path, ...]:
 @pytest.fixture
 def judge() -> Judge:
     """One short text: a prompt of 37 tokens and a continuation of 24."""
-    return Judge(
-        (
-            Text(
-                "wheel",
-                "plain",
-                "The wheel turns when there is water. ",
-                "The mill stops in winter",
-            ),
-        )
-    )
+    return Judge((Text("wheel", "plain", "The wheel turns when there is water. ", "The mill stops in winter"),))
 
 
 @pytest.fixture(scope="session")

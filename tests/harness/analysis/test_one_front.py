@@ -25,8 +25,8 @@ from harness.results.rows import frame, read_rows, read_trials
 from harness.results.writing import write_row
 from harness.rounds import journal
 from harness.rounds.verdict import verdict
-from harness.show.front_plot import plot_front
 from harness.show.live import Panel
+from harness.show.plots.front_plot import plot_front
 from harness.show.report import report
 from harness.status import status
 
@@ -73,7 +73,7 @@ def test_the_same_members_the_same_best_and_the_same_counts(
     entry = journal.entry(1, [], SPACE, df[:0], df, objectives, findings, verdict(df[:0], df), [], "true")
     assert f"- front after: {len(members)} points, {confirmed} confirmed" in entry
     assert f"- best {next(iter(objectives))}: trial {first}," in entry
-    counted = dict(re.findall(r"(anchor|sampler|random|proposer) (\d+) of", entry.partition("now on the front")[2]))
+    counted = dict(re.findall(r"(anchor|sampler|random|proposer) (\d+) of", entry.partition("on the front by origin")[2]))
     assert {o: int(n) for o, n in counted.items()} == contributions(df)["on_front"].to_dict()
     assert sum(contributions(df)["on_front"]) == len(members)
 

@@ -10,7 +10,7 @@ import pytest
 from synthetic import trials
 
 from harness.analysis.pareto import front, standings
-from harness.bench.confirm import Noise, Study, plain_front
+from harness.bench.confirm import Noise, Simulation, plain_front
 from harness.decisions.confirmation import next_sweep
 
 AT = pd.Timestamp("2026-01-01", tz="UTC")
@@ -53,7 +53,7 @@ def test_confirmation_makes_the_front_truer(truth: str) -> None:
     objectives = ["decode_tok_s", "peak_memory_gb", "perplexity"]
     before, after = [], []
     for seed in range(1):
-        study = Study(truth, objectives, Noise(), 60, seed, "random")
+        study = Simulation(truth, objectives, Noise(), 60, seed, "random")
         before.append(study.true_share(plain_front(study.rows, objectives)))
         assert 0 < study.confirm(30) <= 30
         after.append(study.true_share(list(front(study.rows).index)))

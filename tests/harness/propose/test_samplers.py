@@ -1,24 +1,18 @@
-"""Which sampler is taken, what is refused, and the benchmarks' arithmetic."""
+"""Samplers: the choice of `auto`, samplers by name, and rejected names and options."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import optuna
 import pytest
 
 from harness import ConfigError
-from harness.analysis.pareto import nondominated
-from harness.bench import __main__ as bench
-from harness.bench import ask, truth
-from harness.bench.samplers import ARMS, search
 from harness.propose.samplers import has_torch, is_random_control, sampler_for, seed_for
 from harness.space.parse import space_from_config
 
 
-def take(name: str, options: dict[str, Any] | None = None, **given: Any) -> tuple[optuna.samplers.BaseSampler, str]:
+def choice(name: str, options: dict[str, Any] | None = None, **given: Any) -> tuple[optuna.samplers.BaseSampler, str]:
     usual = {"seed": 1, "space_flat": True, "trials_so_far": 0, "objectives": 3, "torch": False}
     return sampler_for(name, options or {}, **(usual | given))
 
@@ -33,13 +27,13 @@ def take(name: str, options: dict[str, Any] | None = None, **given: Any) -> tupl
     ],
 )
 def test_auto_says_why_not_gp(given: dict[str, Any], why: str) -> None:
-    sampler, line = take("auto", **given)
+    sampler, line = choice("auto", **given)
     assert isinstance(sampler, optuna.samplers.TPESampler) and line.startswith(why)
 
 
 @pytest.mark.skipif(not has_torch(), reason="torch and SciPy are not installed")
 def test_auto_takes_gp_and_gp_proposes() -> None:
-    sampler, line = take("auto", torch=True, trials_so_far=249)
+    sampler, line = choice("auto", torch=True, trials_so_far=249)
     assert line == "sampler gp: torch is installed, the space is flat, fewer than 250 trials"
     space = space_from_config({"cache_gb": {"type": "float", "low": 1, "high": 9}}, {})
     study = optuna.create_study(directions=["maximize", "minimize"], sampler=sampler)
@@ -51,7 +45,7 @@ def test_auto_takes_gp_and_gp_proposes() -> None:
 
 @pytest.mark.parametrize("name", ["tpe", "TPESampler", "nsgaii", "NSGAIIISampler", "random", "qmc"])
 def test_any_sampler_by_its_name(name: str) -> None:
-    sampler, why = take(name, space_flat=False)
+    sampler, why = choice(name, space_flat=False)
     assert type(sampler).__name__.lower().removesuffix("sampler") == name.lower().removesuffix("sampler")
     assert why.endswith("by name")
 
@@ -72,9 +66,9 @@ def test_any_sampler_by_its_name(name: str) -> None:
         ("nsgaii", {"population_size": 1}, "sampler.name=nsgaii rejects its options"),
     ],
 )
-def test_what_cannot_serve_is_refused_in_one_line(name: str, options: dict[str, Any], message: str) -> None:
+def test_an_impossible_choice_is_rejected_in_one_line(name: str, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message) as e:
-        take(name, options)
+        choice(name, options)
     assert "\n" not in str(e.value)
 
 
@@ -83,36 +77,3 @@ def test_seeds_are_fixed_and_differ_after_a_resume() -> None:
     assert len({seed_for(study, count) for study in range(3) for count in range(50)}) == 150
     assert [n for n in range(25) if is_random_control(n, 10)] == [10, 20]
     assert not any(is_random_control(n, 0) for n in range(25))
-
-
-def test_hypervolume_and_front_of_the_truth() -> None:
-    points = np.array([[-2.0, 10.0, 6.0], [-1.0, 10.0, 6.0], [-1.0, 5.0, 8.0], [-2.0, 10.0, 6.0]])
-    assert nondominated(points).tolist() == [True, False, True, True]
-    both = 2 * 62 * 4 + 1 * 5 * 2
-    assert truth.hypervolume(points) == pytest.approx(both)
-
-
-def test_the_truth_has_an_optimum_inside_and_noise_around_it() -> None:
-    base = {"cache_gb": 30.0, "expert_bits": 4, "prefetch": "off", "io_mode": "direct", "read_threads": 8}
-    speed = {gb: truth.truth({**base, "cache_gb": gb})["decode_tok_s"] for gb in (8.0, 45.0, 60.0)}
-    assert speed[45.0] > speed[8.0] and speed[45.0] > speed[60.0]
-    rng = np.random.default_rng(0)
-    seen = [truth.measure(base, rng, noise=0.1, outliers=0)["decode_tok_s"] for _ in range(400)]
-    assert np.median(seen) == pytest.approx(truth.truth(base)["decode_tok_s"], rel=0.03)
-    assert np.std(np.log(seen)) == pytest.approx(0.1, rel=0.15)
-
-
-def test_told_as_infeasible_few_trials_are_lost_and_told_as_failed_most() -> None:
-    worst = search(ARMS["plain-tpe"], 0, 60, 0.04, limit=36.0, tell="fail")
-    ours = search(ARMS["tpe"], 0, 60, 0.04, limit=36.0)
-    assert ours["lost"] <= 15 < worst["lost"]
-    assert 0.2 < ours["share"][60] <= 1.01
-
-
-def test_the_benchmarks_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert bench.main(["samplers", "--samplers", "nobody"]) == 2
-    assert capsys.readouterr().err == "error: --samplers nobody is unknown; choose one of: " + ", ".join(ARMS) + "\n"
-    rows = ask.fill(tmp_path, 12)
-    figures = ask.cost(tmp_path, rows, "tpe")
-    assert figures["ask_ms"] > 0 and figures["tell_ms"] > 0
-    assert [row["trial"] for row in rows] == list(range(1, 13 + ask.TURNS + 1))

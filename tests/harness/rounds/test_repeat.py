@@ -1,4 +1,4 @@
-"""The journal's command for a round: pasted, it composes the round's space and runs; it names no folder of the machine."""
+"""Repeat command: pasted into a shell, it composes the round's space and runs; it has no path of this machine."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import yaml
-from support import HERE, ROOT
 
 from harness.results.rows import read_trials
 from harness.rounds.repeat import _word
-from harness.study.overrides import accepted, parsed
+from harness.study.hydra.overrides import accepted, parsed
 
+Paste = Callable[..., tuple[int, str, str]]
 PROPOSER = (
     "import json, sys\n"
     "rows = json.load(sys.stdin)['rows']\n"
@@ -28,14 +28,24 @@ PROPOSER = (
 )
 
 
-def shell(command: str, folder: Path, **more: str) -> tuple[int, str, str]:
-    """Paste lines into bash; `python` is this interpreter."""
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join((str(HERE), str(ROOT))), **more}
-    done = subprocess.run(
-        ["bash", "-c", f'python() {{ "{sys.executable}" "$@"; }}\n{command}'],
-        capture_output=True, text=True, cwd=folder, env=env, timeout=200,
-    )  # fmt: skip
-    return done.returncode, done.stdout, done.stderr
+@pytest.fixture
+def paste(place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Paste:
+    """Let bash read lines, and run the command that it would start in this process: (exit status, stdout, stderr)."""
+    from harness import search
+
+    def run(lines: str, **variables: str) -> tuple[int, str, str]:
+        words = subprocess.run(
+            ["bash", "-c", f"python() {{ printf '%s\\0' \"$@\"; }}\n{lines}"],
+            capture_output=True, text=True, cwd=place, env={**os.environ, **variables}, timeout=20, check=True,
+        ).stdout.split("\0")[:-1]  # fmt: skip
+        assert words[:2] == ["-m", "harness.search"]
+        monkeypatch.setattr(sys, "argv", ["search", *words[2:]])
+        monkeypatch.setattr(search, "_status", 0)
+        capsys.readouterr()
+        status = search.main()
+        return status, *capsys.readouterr()
+
+    return run
 
 
 def commands(journal: str) -> list[str]:
@@ -43,11 +53,13 @@ def commands(journal: str) -> list[str]:
     return [re.sub(r"^    ", "", text, flags=re.M).strip() for text in found]
 
 
-def test_the_journals_command_repeats_the_round(session: Callable[..., pd.DataFrame], place: Path) -> None:
+def test_the_journals_command_repeats_the_round(
+    session: Callable[..., pd.DataFrame], place: Path, paste: Paste
+) -> None:
     (place / "propose.py").write_text(PROPOSER)
     about, bounds = "R (4bit) = 50 %, 'é'", "[peak_memory_gb <= 80, perplexity <= 9 * reference]"
     session(
-        "rounds=2", "budget.trials=8", "proposer.every=2", f"proposer.command='{sys.executable} {place / 'propose.py'}'",
+        "rounds=2", "budget.trials=4", "proposer.every=1", f"proposer.command='{sys.executable} {place / 'propose.py'}'",
         f"study.about={about}", f"constraints={bounds}", "search_space.evict_half_life=7", "knobs.prefill_chunk=256",
         "study.anchors=[{cache_gb: 0.04}]",
     )  # fmt: skip
@@ -57,7 +69,7 @@ def test_the_journals_command_repeats_the_round(session: Callable[..., pd.DataFr
     lines = commands(journal)
     assert len(lines) == 2
     for number, line in enumerate(lines, 1):
-        status, out, err = shell(f"{line} --cfg job", place, PROPOSER_COMMAND="python propose.py")
+        status, out, err = paste(f"{line} --cfg job", PROPOSER_COMMAND="python propose.py")
         assert (status, err) == (0, "")
         config = yaml.safe_load(out)
         assert config["search_space"] == yaml.safe_load((folder / "rounds" / f"{number:02d}" / "space.yaml").read_text())
@@ -67,7 +79,7 @@ def test_the_journals_command_repeats_the_round(session: Callable[..., pd.DataFr
         assert config["study"]["anchors"] == ([{"cache_gb": 0.04}] if number == 1 else [])
         assert config["results_dir"] == "./results"
     assert config["search_space"]["read_threads"] == 7 and config["search_space"]["cache_gb"]["high"] == 0.03
-    status, _, err = shell(f"{lines[1]} proposer.command=null budget.trials=2", place, PROPOSER_COMMAND="x")
+    status, _, err = paste(f"{lines[1]} proposer.command=null budget.trials=2", PROPOSER_COMMAND="x")
     assert (status, err) == (0, "")
     manifest = json.loads((place / "results" / "demo_round_02" / "manifest.json").read_text())
     assert "search_space=./results/demo/rounds/02/space.yaml" in manifest["command"]
@@ -75,7 +87,9 @@ def test_the_journals_command_repeats_the_round(session: Callable[..., pd.DataFr
     assert (df[df["trial"] > 0]["read_threads"] == 7).all() and (df["cache_gb"].dropna() <= 0.03).all()
 
 
-def test_a_study_file_that_changes_its_space(session: Callable[..., pd.DataFrame], place: Path) -> None:
+def test_a_study_file_that_changes_its_space(
+    session: Callable[..., pd.DataFrame], place: Path, paste: Paste
+) -> None:
     (place / "propose.py").write_text(PROPOSER)
     (place / "mine" / "study").mkdir(parents=True)
     (place / "mine" / "study" / "own.yaml").write_text(
@@ -84,12 +98,12 @@ def test_a_study_file_that_changes_its_space(session: Callable[..., pd.DataFrame
         " prefill_chunk: {type: int, low: 64, high: 512, when: {sync_window: 1}}}\n"
     )
     session(
-        "study=own", "--config-dir", "mine", "rounds=2", "budget.trials=6", "proposer.every=2",
+        "study=own", "--config-dir", "mine", "rounds=2", "budget.trials=4", "proposer.every=1",
         f"proposer.command='{sys.executable} {place / 'propose.py'}'", rows=False,
     )  # fmt: skip
     folder = place / "results" / "own"
     for number, line in enumerate(commands((folder / "journal.md").read_text()), 1):
-        status, out, err = shell(f"{line} --cfg job", place, PROPOSER_COMMAND="python propose.py")
+        status, out, err = paste(f"{line} --cfg job", PROPOSER_COMMAND="python propose.py")
         assert (status, err) == (0, "")
         wanted = yaml.safe_load((folder / "rounds" / f"{number:02d}" / "space.yaml").read_text())
         assert yaml.safe_load(out)["search_space"] == wanted and wanted["cache_gb"]["high"] == 0.02
@@ -122,6 +136,7 @@ def test_paths_of_the_machine_are_not_shown(
     (given,) = accepted([token.replace("HOME", home).replace("CWD", cwd)])
     shown = _word(given, variables)
     assert shown == word
-    (typed,) = shell(f"printf '%s' {shown}", Path(cwd), **dict.fromkeys(variables, "/mnt/Big SSD/x"))[1:2]
+    env = {**os.environ, **dict.fromkeys(variables, "/mnt/Big SSD/x")}
+    typed = subprocess.run(["bash", "-c", f"printf '%s' {shown}"], capture_output=True, text=True, cwd=cwd, env=env).stdout
     override = parsed(accepted([typed])[0])
     assert override is not None and override.value() == value.replace("HOME", home)

@@ -13,18 +13,17 @@ from typing import Any
 import pytest
 from support import ROOT
 
-from engine import HeadraceError, Judge, Knobs, Protocol, ceiling_tok_s, load
+from engine import Judge, Knobs, Protocol, ceiling_tok_s, load
 from engine.quality.json_prompts import JsonPrompts
 from engine.quality.quality import quality
 from engine.quality.reference import reference_file, reference_for, take_reference
 from engine.system.user_cache import store_in_cache
-from harness import ConfigError
 from harness.results.columns import NAMES
 from harness.run.worker import measure
 from harness.study.engines import CommandEngine, Footprint, engine_at, no_footprint
 
 STALLING = """
-        from engine import Measurement
+    from engine import Measurement
 
     class Steady:
         def load(checkpoint, knobs):
@@ -143,7 +142,7 @@ def test_a_command_measures(tmp_path: Path, request_of: Callable[..., dict[str, 
     ("answer", "reason"),
     [
         ("print('{\"decode_tok_s\": 1}')", "the figures lack peak_memory_gb"),
-        ('print(\'{"decode_tok_s": NaN, "peak_memory_gb": 1, "perplexity": 1}\')', "decode_tok_s=nan is not a figure"),
+        ('print(\'{"decode_tok_s": NaN, "peak_memory_gb": 1, "perplexity": 1}\')', "decode_tok_s=nan has the wrong type"),
         ("print('done')", "answered 'done'; print a JSON object as the last line"),
         ("raise SystemExit(3)", "exit status 3"),
         ('print(\'{"error": "MemoryError", "reason": "no room\\\\nat all"}\')', "no room at all"),
@@ -155,21 +154,6 @@ def test_a_command_that_answers_wrongly(
     result = measure(request_of(command=written(tmp_path / "engine.py", answer)))
     assert reason in result["reason"] and "\n" not in result["reason"]
     assert result["error"] == ("MemoryError" if "no room" in reason else "HeadraceError")
-
-
-def test_impossible_commands() -> None:
-    with pytest.raises(ConfigError, match="cannot be split into words"):
-        CommandEngine("measure 'me")
-    with pytest.raises(ConfigError, match=r"engine\.command is empty"):
-        CommandEngine(" ")
-    with pytest.raises(HeadraceError, match="cannot be started"):
-        CommandEngine("/nowhere/at/all").measure({})
-    with pytest.raises(HeadraceError, match="size='x' is not part of a footprint"):
-        CommandEngine("""echo '{"size": "x"}'""").footprint("c", Knobs())
-    with pytest.raises(HeadraceError, match="one_token_gb=-1 is not part"):
-        CommandEngine("""echo '{"one_token_gb": -1}'""").footprint("c", Knobs())
-    with pytest.raises(HeadraceError, match=r"exit status 1: .*No such file"):
-        CommandEngine("cat /nowhere/at/all").footprint("c", Knobs())
 
 
 def test_quality_takes_a_pass_of_its_own(

@@ -1,4 +1,4 @@
-"""A study is of one model, which its rows and titles name as it is: exchanged files are noticed, labels are not believed."""
+"""The model of a study: replaced files end the search, and a label does not make another model."""
 
 from __future__ import annotations
 
@@ -11,13 +11,11 @@ import numpy as np
 import pytest
 from stored import ONE, TWO, fill
 from support import Cli, spawn, wait_for
-from synthetic import trials
 
 from engine.checkpoint.headers import read_headers
 from engine.model.backend import device_name
 from harness.merge import main as merge
 from harness.results.rows import read_trials
-from harness.study.titles import short, title
 
 OLD, NEW = "2-" + "a" * 16, "2-" + "b" * 16
 
@@ -52,7 +50,7 @@ def test_files_exchanged_between_two_runs_are_refused(place: Path, cli: Cli, che
     assert cli(*command)[0] == 0
 
 
-def test_a_study_of_an_older_fingerprint_is_told_so(place: Path, cli: Cli) -> None:
+def test_an_older_fingerprint_is_named_in_the_error(place: Path, cli: Cli) -> None:
     said = place / "checkpoint" / "fingerprint"
     said.write_text("0" * 16)
     assert cli("budget.trials=1")[0] == 0
@@ -62,7 +60,7 @@ def test_a_study_of_an_older_fingerprint_is_told_so(place: Path, cli: Cli) -> No
     assert "a fingerprint of an older version" in err and "another model" not in err and "study.name=OTHER" in err
 
 
-@pytest.mark.parametrize("within", [True, False], ids=["while a run goes on", "between runs"])
+@pytest.mark.parametrize("within", [True, False], ids=["during a run", "between runs"])
 def test_files_exchanged_while_the_search_runs_end_it(place: Path, cli: Cli, within: bool) -> None:
     """No row is written of what ran meanwhile; with the files put back the study goes on."""
     said, runs = place / "checkpoint" / "fingerprint", place / "checkpoint" / "runs.log"
@@ -93,37 +91,17 @@ def test_a_label_makes_no_other_study(place: Path, cli: Cli) -> None:
     assert out.startswith("demo: mine on a machine with ")
     df = read_trials(place / "results" / "demo")
     assert df["model"].tolist() == [place.name, place.name, "mine"]
-    assert df["device"].isna().all() and df["backend"].isna().all()  # this engine does not say
+    assert df["device"].isna().all() and df["backend"].isna().all()  # this engine reports neither
 
 
-def test_reads_that_the_device_holds_back_are_told(place: Path, cli: Cli) -> None:
-    told = "note: reads are limited to 0.1 GB/s by device=linux_2core; to remove the limit: '~knobs.ssd_gbps'"
+def test_a_read_limit_of_the_device_is_a_note(place: Path, cli: Cli) -> None:
+    note = "note: reads are limited to 0.1 GB/s by device=linux_2core; to remove the limit: '~knobs.ssd_gbps'"
     status, out, _ = cli("budget.trials=1")
-    assert status == 0 and told in out and f"{place.name} on a machine with" in out and "reads limited to 0.1 GB/s" in out
+    assert status == 0 and note in out and f"{place.name} on a machine with" in out and "reads limited to 0.1 GB/s" in out
     for override in ("~knobs.ssd_gbps", "knobs.ssd_gbps=0.1"):
         status, out, _ = cli("budget.trials=1", "study.name=other", f"results_dir={place / str(len(override))}", override)
         assert status == 0 and "note: reads are limited" not in out
         assert ("reads limited to 0.1 GB/s" in out) == ("=" in override)
-
-
-@pytest.mark.parametrize(
-    ("facts", "said"),
-    [
-        (
-            {"device": ["Intel(R) Xeon(R) CPU @ 2.20GHz (2 cores)"], "backend": ["cpu"], "ssd_gbps": [0.1]},
-            "m on Intel Xeon @ 2.20GHz (2 cores, cpu), reads limited to 0.1 GB/s",
-        ),
-        ({"device": ["NVIDIA H100 80GB HBM3", None], "backend": ["cuda", None]}, "m on NVIDIA H100 80GB HBM3 (cuda)"),
-        ({"device": ["linux_2core"], "backend": [None]}, "m on linux_2core"),  # rows of before
-        ({"device": [None], "backend": [None]}, "m on a machine with AMD EPYC 7B13 (2 cores)"),
-    ],
-)
-def test_the_title_says_what_ran(facts: dict, said: str) -> None:
-    row = {"model": ["m"], "cpu": ["AMD EPYC 7B13"], "cores": [2], "ssd_gbps": [None]}
-    assert title(row | facts) == said
-    df = trials((1, 1, 3)).assign(**{k: v[0] for k, v in (row | facts).items()})
-    assert title(df) == said
-    assert short("AMD Ryzen 9 7950X 16-Core Processor") == "AMD Ryzen 9 7950X"
 
 
 def test_merge_names_models_by_fingerprint_not_by_label(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

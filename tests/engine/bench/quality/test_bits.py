@@ -25,9 +25,9 @@ def test_plans_are_compared_at_equal_bytes(
     json.dumps(result)
     stored, low, uniform, high, *mixed = result["rows"]
     assert stored["kl"] == [0.0] and stored["average_bits"] == 16
-    assert [row["bits_by"] for row in (low, uniform, high)] == ["uniform 2", "uniform 3", "uniform 4"]
+    assert [row["chosen_by"] for row in (low, uniform, high)] == ["uniform 2", "uniform 3", "uniform 4"]
     assert low["kl"] > uniform["kl"] > high["kl"]
-    assert [row["bits_by"] for row in mixed] == ["random", "frequency"]
+    assert [row["chosen_by"] for row in mixed] == ["random", "frequency"]
     assert {row["gb"] for row in mixed} == {uniform["gb"]}
     assert all(kl > 0 for row in (uniform, *mixed) for kl in row["kl"])
     assert len(mixed[0]["kl"]) == 2 and len(set(mixed[0]["kl"])) == 2

@@ -1,7 +1,7 @@
-"""A fast fake engine that fails in every way there is, for `harness.bench.soak`. A setting's hash decides how.
+"""Faulty engine: fast, fake, and with one fault per setting, chosen by the setting's hash.
 
-Named by `engine.module=harness.bench.faulty`. The checkpoint is any folder; `runs.log` there gets a line a run. It is read
-by children: nothing heavy is imported here.
+A study uses it with `engine.module=harness.bench.soak.faulty`. The checkpoint is any folder, whose `runs.log` gets a line
+per run. Worker processes import this module, so it imports nothing heavy.
 """
 
 from __future__ import annotations
@@ -19,25 +19,25 @@ from pathlib import Path
 
 from engine import Judge, Knobs, Measurement, Protocol
 
-FATES = {  # what the engine does, and the status that its run must get
-    "kill": "oom",  # the system's way when memory runs out
+FATES = {  # fault of the engine -> status that its run must get
+    "kill": "oom",  # as the system does when memory runs out
     "burst": "oom",
     "exception": "crash",
     "exit": "crash",
     "segfault": "crash",
     "hang": "hang",
-    "silence": "timeout",  # no sign of life ever, and no end
+    "silence": "timeout",  # no sign of life and no end
     "wrong": "wrong",
 }
-SHARE = 0.04  # of all settings, each
-MOVES = ("cache_gb", "evict_half_life", "read_block_kib", "read_threads", "io_mode")  # the knobs that decide
+SHARE = 0.04  # share of all settings, per fault
+MOVES = ("cache_gb", "evict_half_life", "read_block_kib", "read_threads", "io_mode")  # knobs in the hash
 ONE_TOKEN_GB, ALL_GB, BURST_GB = 0.002, 0.08, 1.2
 TOKENS, NLL = 64, 1.5
 
 
 @dataclass(frozen=True)
 class Footprint:
-    """The engine's arithmetic: with direct reads a token's experts take three times the cache."""
+    """The predicted memory; with direct reads one token's experts need three times the cache."""
 
     one_token_gb: float
     predicted_peak_gb: float
@@ -47,24 +47,24 @@ class Footprint:
 
 
 def footprint(checkpoint: str | Path, knobs: Knobs) -> Footprint:
-    """Only what it needs of the cache is foreseen; memory is not."""
+    """The footprint of a setting. It predicts the cache but not a burst of memory."""
     return Footprint(ONE_TOKEN_GB * (3 if knobs.io_mode == "direct" else 1), 0.02 + (knobs.cache_gb or ALL_GB))
 
 
 def chance(knobs: Knobs) -> float:
-    """A number in 0 .. 1 that belongs to the setting."""
+    """A number in 0 .. 1, from the setting's hash."""
     text = json.dumps([getattr(knobs, name) for name in MOVES])
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "big") / 2**48
 
 
 def fault(knobs: Knobs) -> str | None:
-    """How a setting fails, one of `FATES`; None if it does not. The reference never does."""
+    """The fault of a setting, one of `FATES`, or None. The reference has none."""
     which = int(chance(knobs) / SHARE)
     return [*FATES][which] if knobs.cache_gb is not None and which < len(FATES) else None
 
 
 class Faulty:
-    """Measures by arithmetic; the answer of a wrong one is off by a tenth of a nat."""
+    """Computes its figures. With the fault `wrong`, its likelihood is off by 0.1 nat."""
 
     def __init__(self, checkpoint: Path, knobs: Knobs) -> None:
         self.checkpoint, self.knobs, self.fault = checkpoint, knobs, fault(knobs)
@@ -108,7 +108,7 @@ class Faulty:
 
 
 class Silent(Faulty):
-    """Gives no sign of life, for it takes no `keep_going`."""
+    """Gives no sign of life, because its `measure` has no `keep_going`."""
 
     def measure(self, judge: Judge) -> Measurement:  # type: ignore[override]
         self._begin()
@@ -117,5 +117,5 @@ class Silent(Faulty):
 
 
 def load(checkpoint: str | Path, knobs: Knobs) -> Faulty:
-    """Nothing is loaded."""
+    """The engine of a setting; it loads nothing."""
     return (Silent if fault(knobs) == "silence" else Faulty)(Path(checkpoint), knobs)

@@ -9,7 +9,7 @@ import pytest
 import yaml
 from support import Cli
 
-from harness.study.overrides import pasted
+from harness.study.hydra.overrides import pasted
 
 
 def composed(cli: Cli, *overrides: str) -> dict:

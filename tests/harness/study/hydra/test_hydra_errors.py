@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from support import Cli
 
-from harness.study.hydra_errors import explain
+from harness.study.hydra.hydra_errors import explain
 
 
 @pytest.mark.parametrize(

@@ -22,11 +22,11 @@ from harness.analysis.counts import count
 from harness.analysis.pareto import knee, reference, standings
 from harness.decisions.recommend import default_trial
 from harness.results.metrics import METRICS, SPEEDS, objectives_of
+from harness.show.text import axis
 from harness.study.titles import FACTS, title
 
 from .figure import BLUE, FAINT, GREY, INK, RED, STYLE, save
 from .labels import Label, place
-from .text import axis
 
 if TYPE_CHECKING:
     import pandas as pd

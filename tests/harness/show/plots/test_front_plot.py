@@ -21,8 +21,8 @@ from harness import ResultsError
 from harness.analysis.pareto import front
 from harness.results.metrics import OBJECTIVES
 from harness.results.rows import read_trials
-from harness.show.figure import STYLE
-from harness.show.front_plot import MARKS, draw_front, plot_front
+from harness.show.plots.figure import STYLE
+from harness.show.plots.front_plot import MARKS, draw_front, plot_front
 from harness.show.text import axis
 
 PUBLISHED = Path(__file__).parents[3] / "results" / "published"

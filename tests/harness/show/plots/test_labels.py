@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.text import Annotation, Text
 from matplotlib.transforms import Bbox
 
-from harness.show.labels import MARK, Label, place
+from harness.show.plots.labels import MARK, Label, place
 
 
 def placed(points: np.ndarray, required: int = 0, labels: int = 99) -> tuple[list[Bbox], list[str], np.ndarray]:

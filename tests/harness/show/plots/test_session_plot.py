@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 from synthetic import trials
 
-from harness.show.figure import STYLE
-from harness.show.session_plot import draw_session, plot_session
+from harness.show.plots.figure import STYLE
+from harness.show.plots.session_plot import draw_session, plot_session
 
 
 def rows() -> pd.DataFrame:

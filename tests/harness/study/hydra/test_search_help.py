@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from engine import Knobs
-from harness.study.search_help import choices_text, keys_text, knobs_text
+from harness.study.hydra.search_help import choices_text, keys_text, knobs_text
 
 
 def test_keys_have_defaults_and_meanings(monkeypatch: pytest.MonkeyPatch) -> None:

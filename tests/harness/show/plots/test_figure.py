@@ -7,8 +7,8 @@ from pathlib import Path
 import pandas as pd
 from synthetic import FIVE
 
-from harness.show.front_plot import plot_front
-from harness.show.session_plot import plot_session
+from harness.show.plots.front_plot import plot_front
+from harness.show.plots.session_plot import plot_session
 
 
 def test_the_same_rows_give_the_same_files(tmp_path: Path) -> None:

@@ -1,0 +1,18 @@
+"""Soak test, small: each fault and each event at least once, after which every trial is accounted for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from harness.bench.soak.soak import soak, table
+
+
+@pytest.mark.slow
+def test_a_small_soak(tmp_path: Path) -> None:
+    one, found = soak(12, tmp_path / "soak", seed=3)
+    assert [name for name, violation in found if violation] == [], found
+    assert sum(event == "kill -9" for event, _, _ in one.ends) >= 3
+    text = "\n".join(table(one))
+    assert "kill -9" in text and "silence" in text
