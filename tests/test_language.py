@@ -19,7 +19,7 @@ SUFFIXES = {".py", ".md", ".yaml", ".yml", ".toml"}
 # Expression -> what to write.
 REPLACED = {
     r"\bmend(s|ed|ing)?\b": "fix",
-    r"\bfore(told|tell\w*|see\w*|saw)\b(?!_share)": "predict",
+    r"\bfore(told|tell\w*|sees?|seen|saw)\b": "predict",
     r"(?<!\")\bnobody\b|\bno one\b": "name the thing: no thread, no expert",
     r"(?<!until )\bnights?\b|\bNight\b": "session, or unattended run",
     r"\bgone on with\b|\bgoes on where\b": "resumed",

@@ -48,9 +48,9 @@ def test_a_users_own_text_is_another_judge(cli: Cli, place: Path) -> None:
     rows = [read_trials(place / "results" / name).iloc[0] for name in ("demo", "mine", "one")]
     assert len({r["eval_fingerprint"] for r in rows}) == 3
     assert [r["eval_texts"] for r in rows] == ["judge", "mine", "mine (1 of 2 texts)"]
-    judges = [Judge.load(place / "results" / name / "judge.yaml") for name in ("demo", "mine", "one")]
-    assert [j.fingerprint for j in judges] == [r["eval_fingerprint"] for r in rows]
-    assert [len(j.texts) for j in judges] == [1, 2, 1]
+    texts = [Judge.load(place / "results" / name / "judge.yaml") for name in ("demo", "mine", "one")]
+    assert [j.fingerprint for j in texts] == [r["eval_fingerprint"] for r in rows]
+    assert [len(j.texts) for j in texts] == [1, 2, 1]
 
 
 def test_fixed_knobs_reach_the_engine_and_the_row(cli: Cli, place: Path) -> None:
