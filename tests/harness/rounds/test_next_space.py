@@ -60,11 +60,11 @@ def test_an_empty_part_is_narrowed_and_a_clear_value_fixed() -> None:
     [
         ({"kind": "grow", "knob": "cache_gb"}, "change kind=grow is unknown"),
         ({"kind": "fix", "knob": "cach_gb", "value": 1}, "cach_gb is not in the search space; did you mean cache_gb"),
-        ({"kind": "widen", "knob": "cache_gb", "high": 0.07}, "0.07 is outside 0.005 .. 0.06, this machine's limits"),
+        ({"kind": "widen", "knob": "cache_gb", "high": 0.07}, "0.07 is outside this machine's limits 0.005 .. 0.06"),
         ({"kind": "widen", "knob": "cache_gb", "high": 0.03}, "does not widen"),
         ({"kind": "widen", "knob": "cache_gb"}, "lacks high and low"),
         ({"kind": "widen", "knob": "cache_gb", "high": "0.05"}, "are not two numbers"),
-        ({"kind": "narrow", "knob": "cache_gb", "low": 0.04}, "leaves nothing to choose; fix it instead"),
+        ({"kind": "narrow", "knob": "cache_gb", "low": 0.04}, "leaves one value; fix it instead"),
         ({"kind": "widen", "knob": "expert_bits", "values": [3, 4, 6, 7, 8]}, "expert_bits=7 is not a width that MLX"),
         ({"kind": "narrow", "knob": "expert_bits", "values": [3, [4]]}, "is not a list of values"),
         ({"kind": "narrow", "knob": "expert_bits", "high": 4}, "high is not a key here; give values"),
@@ -81,5 +81,5 @@ def test_changes_pass_the_checks_of_a_user(change: dict[str, Any], message: str)
 
 def test_the_last_knob_that_moves_stays() -> None:
     alone = space_from_config({"cache_gb": {"type": "float", "low": 0.01, "high": 0.02}}, {})
-    with pytest.raises(ConfigError, match="no knob that moves"):
+    with pytest.raises(ConfigError, match="no knob that varies"):
         changed(alone, {"kind": "drop", "knob": "cache_gb"}, {})

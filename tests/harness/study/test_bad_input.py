@@ -108,7 +108,7 @@ def test_one_line_and_status_2(cli: Cli, place: Path, override: str | tuple[str,
 @pytest.mark.parametrize(
     ("content", "overrides", "expected"),
     [
-        ("study: {name: q}", (), "study/q.yaml: study would lie below study; make '# @package _global_' the first line"),
+        ("study: {name: q}", (), "study/q.yaml: study would be a key of study; make '# @package _global_' the first line"),
         ("budget: {trials: 3}", (), "make '# @package _global_' the first line of the file"),
         ("# @package _global_\nstudy: {nam: q}", (), "study/q.yaml: study.nam is not a key; did you mean study.name?"),
         ("# @package _global_\nbudget: {trials: ten}", (), "study/q.yaml: budget.trials: 'ten' is not of type Integer"),
