@@ -1,15 +1,19 @@
-# Two commands matter: `make search` runs the default study, `make test` the whole suite. Both make .venv themselves.
+# `make search` runs the default study, `make test` the whole suite, `make quick` answers in about a minute. All make .venv.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: search test lint clean
+.PHONY: search test quick lint clean
 
 search: $(VENV)/.installed
 	$(BIN)/python -m harness.search $(ARGS)
 
 test: $(VENV)/.installed-dev lint
 	$(BIN)/python -m pytest -n auto $(ARGS)
+
+quick: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/python -m pytest -n auto -m "not slow and not slow_room" $(ARGS)
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
@@ -20,11 +24,11 @@ $(VENV)/bin/python:
 	  { echo "headrace needs Python 3.11 or newer; $(PYTHON) is older. Run: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 2; }
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.installed: pyproject.toml | $(VENV)/bin/python
+$(VENV)/.installed: pyproject.toml setup.py | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
 	@touch $@
 
-$(VENV)/.installed-dev: pyproject.toml | $(VENV)/bin/python
+$(VENV)/.installed-dev: pyproject.toml setup.py | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
 	@touch $@ $(VENV)/.installed
 

@@ -7,7 +7,7 @@
 A study is a folder, or its name under results/. Exit status, the gravest of all named studies:
 
     0   the search runs, or it has finished: its budget is spent
-    1   it ended with an error, its process is gone, or a file of the study is damaged
+    1   it ended with an error, its process is gone, or a file is damaged
     2   a user's mistake: no such study
     3   it does not run and its budget is not spent; the same command resumes it
 """

@@ -10,6 +10,24 @@ from tiny import make, make_fp8, make_gpt_oss_original, make_int4, make_original
 
 from engine.packing.pack import pack_store
 
+# Folders and files whose tests take long together; `make quick` leaves them out.
+SLOW_ROOMS = (
+    *(f"engine/{room}/" for room in ("bench", "measure", "model", "packing", "plan", "quality", "streaming")),
+    *(f"engine/checkpoint/{file}.py" for file in ("test_fuzz", "store/test_records")),
+    *(f"engine/test_{name}.py" for name in ("effective", "engine", "identity", "stats")),
+    *(f"engine/{file}.py" for file in ("cli/test_commands", "routing/test_record", "system/test_memory")),
+    *(f"harness/{room}/" for room in ("bench", "decisions", "propose", "rounds", "run", "session", "study")),
+    *(f"harness/analysis/test_{name}.py" for name in ("counts", "importance", "one_front")),
+    *("experiments/", "harness/results/test_older.py", "notebooks/", "test_commands.py", "test_docs.py", "test_package.py"),
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    tests = Path(__file__).parent
+    for item in items:
+        if item.path.relative_to(tests).as_posix().startswith(SLOW_ROOMS):
+            item.add_marker(pytest.mark.slow_room)
+
 
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,9 +19,9 @@ SUFFIXES = {".py", ".md", ".yaml", ".yml", ".toml"}
 # Expression -> what to write.
 REPLACED = {
     r"\bmend(s|ed|ing)?\b": "fix",
-    r"\bfore(told|tell\w*|see\w*|saw)\b": "predict",
-    r"\bnobody\b|\bno one\b": "name the thing: no thread, no expert",
-    r"\bnights?\b|\bNight\b": "session, or unattended run",
+    r"\bfore(told|tell\w*|sees?|seen|saw)\b": "predict",
+    r"(?<!\")\bnobody\b|\bno one\b": "name the thing: no thread, no expert",
+    r"(?<!until )\bnights?\b|\bNight\b": "session, or unattended run",
     r"\bgone on with\b|\bgoes on where\b": "resumed",
     r"\bseldom\b": "rarely",
     r"\bin vain\b": "rejected, or without use",

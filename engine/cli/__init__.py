@@ -1,0 +1,1 @@
+"""Command line: parsers, options, progress and the commands of `python -m engine`. Never imported by another room."""

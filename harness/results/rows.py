@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 
 def read_rows(folder: Path) -> list[dict[str, Any]]:
     """The rows of a study's folder by trial, then run, as dictionaries. Raises `ResultsError` for a damaged file."""
-    return in_order(load(folder, "trials", sparing=True)[0]).to_pylist()
+    rows: list[dict[str, Any]] = in_order(load(folder, "trials", sparing=True)[0]).to_pylist()
+    return rows
 
 
 def frame(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:

@@ -19,7 +19,9 @@ def bench_trace(model: Path, knobs: Knobs, judge: Judge, *, rounds: int) -> dict
     """Tokens per second, traced over plain. Each turn has the number of tokens that a trace reads back together, so that
     every traced turn includes one bulk read. Without knobs everything is resident, the fastest path, where a trace costs the
     largest share."""
-    from engine.engine import load, make_prompt_cache
+    from mlx_lm.models.cache import make_prompt_cache
+
+    from engine.engine import load
     from engine.routing.record import BULK_TOKENS
 
     with load(model, knobs) as engine, tempfile.TemporaryDirectory() as folder:

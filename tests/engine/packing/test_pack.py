@@ -100,7 +100,7 @@ def test_folders_that_are_in_the_way(
         ((tmp_path / "nowhere", tmp_path / "new"), "is not a folder"),
         ((tmp_path / "full", tmp_path / "new"), "has no config.json"),
         ((source, "--verify"), "is not a packed store and has no checksums; pack it first"),
-        ((source,), "name the folder of the store to make"),
+        ((source,), "pack needs a checkpoint and the folder of the store"),
     ):
         before = contents(packed)
         status, _, err = command(capsys, "pack", *args)
@@ -251,7 +251,7 @@ def test_the_command_says_what_it_did(checkpoint: Make, tmp_path: Path, capsys: 
     assert status == 0
     assert f"{path}: 5 layers, 0.00" in out and "exact at 4 bits: 15 of 15 projections" in out
     assert "2 bits: relative RMSE 0.3" in out and "4 bits: relative RMSE 0.0000" in out
-    assert "everything is as it was packed" in out
+    assert "all records match their checksums" in out
     assert "\x1b" not in err and "\r" not in err  # no terminal
     layer_file(path, 3).unlink()
     status, out, _ = command(capsys, "pack", source, path)

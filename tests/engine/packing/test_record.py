@@ -121,7 +121,7 @@ def _expert(record: bytes, projections: list[dict[str, Any]], levels: list[int],
             raw = take(p["rows"] * p["columns"] * new // 8).tobytes()
             stream = number_stream(raw, new, p["rows"])
             above = levels.index(levels[-1]) - level
-            if level:  # both streams have their columns as the two words had them, which are put together
+            if level:  # both streams have their columns as the two words had them, which the test combines
                 stream = codes[p["name"]] << new | stream
                 stream = in_turns(stream, 4 if bits == 6 else 64 // bits)
             codes[p["name"]] = stream

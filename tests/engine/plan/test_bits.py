@@ -151,8 +151,7 @@ def test_a_width_that_the_store_does_not_have_is_refused(source: Checkpoint) -> 
     [
         (["--average-bits", "1.5"], "average_bits=1.5 is below the lowest that expert_bits and cold_bits can give (2)"),
         (["--average-bits", "5"], "average_bits=5 is above the highest that expert_bits and cold_bits can give (4)"),
-        (["--average-bits", "3", "--hot-share", "0.5"], "--hot-share has no effect: plan --average-bits says the budget"),
-        (["--read-threads", "2"], "--read-threads has no effect: plan is about bits alone"),
+        (["--average-bits", "3", "--hot-share", "0.5"], "--hot-share has no effect: plan --average-bits sets the budget"),
         (["--trace", "nowhere"], "trace nowhere cannot be read"),
         (["--out", "no/folder/p"], "the plan no/folder/p cannot be written"),
         (["--plot", "no/folder/p.png"], "the plot no/folder/p.png cannot be written"),

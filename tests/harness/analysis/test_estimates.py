@@ -74,10 +74,10 @@ def test_a_front_of_suspect_runs_is_marked() -> None:
     df = FIVE.assign(suspect=["hot", "busy", "hot", "hot", "hot"])
     assert front(df)["trial"].tolist() == [1, 3, 2, 5]
     assert front(df)["suspect"].all() and not front(df)["confirmed"].any()
-    assert said(df).count("all runs are suspect") == 1
+    assert said(df).count("all runs of this front are suspect") == 1
     df.loc[1, "suspect"] = None
     assert front(df)["trial"].tolist() == [2]
-    assert "all runs are suspect" not in said(df)
+    assert "all runs of this front are suspect" not in said(df)
 
 
 def said(df: pd.DataFrame) -> str:

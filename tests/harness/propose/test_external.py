@@ -124,7 +124,7 @@ def test_a_bad_change_and_unknown_keys_are_refused() -> None:
     answer = checked_answer({"changes": changes, "setting": []}, SPACE, LEGAL)
     assert [str(c) for c in answer.changes] == ["fix expert_bits: [3, 4, 8] -> 4"]
     assert "setting is not a key of an answer; did you mean settings" in answer.refused[0]
-    assert "1 is outside 0.005 .. 0.06" in answer.refused[1]
+    assert "1 is outside this machine's limits 0.005 .. 0.06" in answer.refused[1]
     assert "change kind=None is unknown" in answer.refused[2]
     for odd in ({"settings": 3}, {"settings": [3]}, {"changes": {"kind": "fix"}}):
         assert "is not a list of objects" in checked_answer(odd, SPACE, LEGAL).refused[0]

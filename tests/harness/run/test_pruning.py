@@ -34,7 +34,7 @@ def row(trial: int, speed: float, **more: Any) -> dict[str, Any]:
 def test_a_setting_that_exceeds_memory_is_infeasible() -> None:
     assert infeasible(plan(reason="too large"), NEW, []) == ("too large", 1.5)
     ran_out = row(1, 1.0, status="oom")
-    assert "than trial 1, which ran out of memory" in str(infeasible(plan(), NEW, [ran_out])[0])
+    assert "as trial 1, which ran out of memory" in str(infeasible(plan(), NEW, [ran_out])[0])
     assert infeasible(plan(), Job(NEW.proposal, run=1), [ran_out]) == (None, 1.5)
 
 

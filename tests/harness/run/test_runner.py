@@ -42,7 +42,7 @@ def test_a_wrong_answer_is_no_result(session: Callable[..., pd.DataFrame]) -> No
     df = session("budget.trials=10", "search_space.expert_bits=4", alter=wrong)
     bad = df[df["status"] == "wrong"]
     assert len(bad) == 1
-    assert "lossless knobs alone" in bad["status_reason"].iloc[0]
+    assert "lossless knobs only" in bad["status_reason"].iloc[0]
     assert bad["decode_tok_s"].isna().all()
 
 

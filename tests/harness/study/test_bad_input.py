@@ -105,36 +105,6 @@ def test_one_line_and_status_2(cli: Cli, place: Path, override: str | tuple[str,
     assert not (place / "results").exists() or not any((place / "results").rglob("*.parquet"))
 
 
-@pytest.mark.parametrize(
-    ("content", "overrides", "expected"),
-    [
-        ("study: {name: q}", (), "study/q.yaml: study would be a key of study; make '# @package _global_' the first line"),
-        ("budget: {trials: 3}", (), "make '# @package _global_' the first line of the file"),
-        ("# @package _global_\nstudy: {nam: q}", (), "study/q.yaml: study.nam is not a key; did you mean study.name?"),
-        ("# @package _global_\nbudget: {trials: ten}", (), "study/q.yaml: budget.trials: 'ten' is not of type Integer"),
-        (
-            "# @package _global_\nsearch_space:\n  cache_gb: [one_token, all_experts]",
-            (),
-            "study/q.yaml: search_space.cache_gb is a list, and the space has an entry of this name; "
-            "write cache_gb: {type: float, low: one_token, high: all_experts}",
-        ),
-        (
-            "# @package _global_\ndefaults: [{override /search_space: kimi_k2}]",
-            ("search_space.cache_gb.high=60",),
-            "search_space.cache_gb.high: the space has search_space.cache_gb as [LOW, HIGH]; give the whole entry: "
-            "'search_space.cache_gb=[LOW, HIGH]'",
-        ),
-        ("# @package _global_", ("--cfg", "job", "-m"), "-m runs several studies and --cfg shows one; leave out -m"),
-    ],
-)
-def test_a_study_of_ones_own(cli: Cli, place: Path, content: str, overrides: tuple[str, ...], expected: str) -> None:
-    (place / "mine" / "study").mkdir(parents=True)
-    (place / "mine" / "study" / "q.yaml").write_text(content)
-    status, out, err = cli("--config-dir", "mine", "study=q", *overrides)
-    assert (status, out, err.count("\n")) == (2, "", 1)
-    assert expected in err
-
-
 def test_the_same_in_a_process_of_its_own(place: Path) -> None:
     process = spawn(place, "study=dmo")
     out, err = process.communicate(timeout=60)

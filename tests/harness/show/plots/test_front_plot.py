@@ -25,7 +25,7 @@ from harness.show.plots.figure import STYLE
 from harness.show.plots.front_plot import MARKS, draw_front, plot_front
 from harness.show.text import axis
 
-PUBLISHED = Path(__file__).parents[3] / "results" / "published"
+PUBLISHED = Path(__file__).parents[4] / "results" / "published"
 LOSSLESS = trials(*((10 + 3 * i, 1 + 0.1 * i, 17.08) for i in range(12)), origin=["anchor", *["sampler"] * 11])
 CASES = {
     "five": FIVE,

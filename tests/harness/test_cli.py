@@ -13,10 +13,10 @@ import pytest
 
 import engine.__main__
 from engine import __version__
-from harness import bench, cli, merge, report, search, status  # noqa: F401
+from harness import cli
 from harness.bench import __main__ as bench_main
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 ENGINE = tuple(cli.ENGINE)
 BENCH = ("io", "decode", "hits", "lossy", "bits", "trace", "open", "grids", "pack", "make")
 SEARCH_BENCH = ("samplers", "ask", "shared", "soak", "confirm")
@@ -104,15 +104,17 @@ def test_results_are_read_and_drawn_without_mlx(tmp_path: Path) -> None:
     """Rows, tables, fronts and the report of a published study, in a process that cannot import MLX."""
     study = next((ROOT / "results" / "published").glob("demo*"))
     code = f"""
+import shutil
 import sys
+from pathlib import Path
 sys.modules.update({{"mlx": None, "mlx.core": None, "mlx_lm": None}})
 import engine, harness.results.rows, harness.show.plots.front_plot, harness.status
 from harness import report
 from harness.results.rows import read_trials
 from harness.show.plots.front_plot import plot_front
 df = read_trials({str(study)!r})
-plot_front(df, {str(tmp_path / "front.png")!r} and __import__("pathlib").Path({str(tmp_path / "front.png")!r}))
-import shutil; shutil.copytree({str(study)!r}, {str(tmp_path / "study")!r})
+plot_front(df, Path({str(tmp_path / "front.png")!r}))
+shutil.copytree({str(study)!r}, {str(tmp_path / "study")!r})
 sys.exit(report.main([{str(tmp_path / "study")!r}]))
 """
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
