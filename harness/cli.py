@@ -6,8 +6,8 @@
     headrace bench engine decode
     headrace bench search samplers
 
-A command of the search is a module as well, `python -m harness.NAME`; one of
-the engine is `python -m engine NAME`.
+The commands of the search are modules of `harness` as well, and those of the
+engine commands of `python -m engine`.
 """
 
 from __future__ import annotations
