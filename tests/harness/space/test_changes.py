@@ -180,11 +180,11 @@ def test_a_search_killed_in_every_round_proposes_from_the_same_spaces(
     for count in (2, 6, 6):  # of 18 trials and the reference
         with pytest.raises(PowerCut):
             session(*command, alter=cut_at(count))
-    end = spaces.Round.end
-    monkeypatch.setattr(spaces.Round, "end", lambda *_: cut_at(0)({}, 0))
+    end = spaces.Round.save_verdict
+    monkeypatch.setattr(spaces.Round, "save_verdict", lambda *_: cut_at(0)({}, 0))
     with pytest.raises(PowerCut):
         session(*command)
-    monkeypatch.setattr(spaces.Round, "end", end)
+    monkeypatch.setattr(spaces.Round, "save_verdict", end)
     resumed = session(*command)
     assert state(folder) == kept
     pd.testing.assert_frame_equal(straight[list(Knobs.names())], resumed[list(Knobs.names())])
