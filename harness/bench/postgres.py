@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+UNPRIVILEGED = 65534  # user number of the account without rights, on Linux
+
 
 def binaries() -> Path | None:
     """The folder with initdb and postgres; None if PostgreSQL is not installed."""
@@ -32,7 +34,7 @@ def postgres() -> Iterator[str]:
     assert where is not None
     as_root = os.geteuid() == 0
     folder = Path(tempfile.mkdtemp(prefix="headrace-pg-"))
-    account = pwd.getpwnam("nobody") if as_root else None
+    account = pwd.getpwuid(UNPRIVILEGED) if as_root else None
     if account:
         os.chown(folder, account.pw_uid, account.pw_gid)
     who: dict[str, Any] = {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []} if account else {}

@@ -100,6 +100,7 @@ def test_unknown_commands(words: list[str], said: str, capsys: pytest.CaptureFix
     assert said in err and err.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_results_are_read_and_drawn_without_mlx(tmp_path: Path) -> None:
     """Rows, tables, fronts and the report of a published study, in a process that cannot import MLX."""
     study = next((ROOT / "results" / "published").glob("demo*"))

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from engine.system.shipped import EXPERIMENTS, PROMPTS, ROOT
-from harness.paths import own_file, own_folders, own_spaces, results_folder
+from harness import ResultsError
+from harness.paths import find_study, own_file, own_folders, own_spaces, results_folder
 
 
 def test_results_of_a_command_inside_and_outside_the_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -44,3 +45,15 @@ def test_a_prompt_file_is_found_by_name(tmp_path: Path, monkeypatch: pytest.Monk
     assert own_file("mine.txt", "config") == tmp_path / "config" / "mine.txt"
     (tmp_path / "mine.txt").touch()
     assert own_file("mine.txt", "config") == Path("mine.txt")
+
+
+def test_a_study_is_found_by_folder_and_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "results" / "mill"
+    folder.mkdir(parents=True)
+    with pytest.raises(ResultsError, match="mill is neither a study's folder nor the name of a study"):
+        find_study("mill")
+    (folder / "manifest.json").write_text("{}")
+    assert find_study("mill") == find_study("results/mill") == find_study(str(folder)) == folder
+    with pytest.raises(ResultsError, match="did you mean mill"):
+        find_study("mlil")
