@@ -39,6 +39,7 @@ ELSEWHERE = {  # why a command is not tried here
     "python -m harness.NAME": "NAME stands for the commands, which are tried",
     "pip install pre-commit": "a package of others",
     ".venv/bin/ruff check --force-exclude": "pre-commit starts it with the names of files",
+    ".venv/bin/ruff format --check --force-exclude": "pre-commit starts it with the names of files",
     "python -m engine": "the name of a program, whose commands are tried",
     "python -m engine bench WHAT PATH": "WHAT stands for the words after it, which are tried",
     "python -m harness.run.worker request.json result.json": "the search starts it, with files of its own making",

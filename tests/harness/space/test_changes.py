@@ -108,9 +108,7 @@ def test_a_fixed_window_decides_about_prefetch() -> None:
 
 
 def test_lists_that_a_condition_names() -> None:
-    space, narrower = changed(
-        shipped("kimi_k2"), {"kind": "narrow", "knob": "sync_window", "values": [15, 4]}, LEGAL
-    )
+    space, narrower = changed(shipped("kimi_k2"), {"kind": "narrow", "knob": "sync_window", "values": [15, 4]}, LEGAL)
     assert narrower.now == (4, 15) and "prefetch_width" in narrower.gone
     space, wider = changed(
         shipped("kimi_k2"), {"kind": "widen", "knob": "sync_window", "values": [1, 4, 15, 30, 60, "all"]}, LEGAL
