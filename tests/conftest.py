@@ -16,9 +16,11 @@ SLOW_ROOMS = (
     *(f"engine/checkpoint/{file}.py" for file in ("test_fuzz", "store/test_records")),
     *(f"engine/test_{name}.py" for name in ("effective", "engine", "identity", "stats")),
     *(f"engine/{file}.py" for file in ("cli/test_commands", "routing/test_record", "system/test_memory")),
-    *(f"harness/{room}/" for room in ("bench", "decisions", "propose", "rounds", "run", "session", "study")),
+    *(f"harness/{room}/" for room in ("bench", "decisions", "propose", "rounds", "run", "session", "show", "study")),
     *(f"harness/analysis/test_{name}.py" for name in ("counts", "importance", "one_front")),
-    *("experiments/", "harness/results/test_older.py", "notebooks/", "test_commands.py", "test_docs.py", "test_package.py"),
+    *(f"harness/results/test_{name}.py" for name in ("merge", "older", "writing")),
+    *("harness/space/test_changes.py", "harness/space/test_space.py", "harness/test_search.py"),
+    *("experiments/", "notebooks/", "test_commands.py", "test_docs.py", "test_package.py"),
 )
 
 

@@ -49,9 +49,7 @@ def printed(command: str, option: str, monkeypatch: pytest.MonkeyPatch, capsys: 
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_help_fits_80_columns(
-    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_help_fits_80_columns(command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     text = printed(command, "--help", monkeypatch, capsys)
     assert f"headrace {command}".strip() in text
     assert [line for line in text.splitlines() if len(line) > 80] == []
@@ -100,6 +98,7 @@ def test_unknown_commands(words: list[str], said: str, capsys: pytest.CaptureFix
     assert said in err and err.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_results_are_read_and_drawn_without_mlx(tmp_path: Path) -> None:
     """Rows, tables, fronts and the report of a published study, in a process that cannot import MLX."""
     study = next((ROOT / "results" / "published").glob("demo*"))
