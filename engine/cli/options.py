@@ -35,9 +35,7 @@ def add_eval_texts(parser: argparse.ArgumentParser) -> None:
     """`--eval-texts`; `--judge` and `--text` are the names of earlier versions."""
     text = "evaluation texts: YAML, or any text file (default: headrace_v1.yaml)"
     parser.add_argument("--eval-texts", type=Path, metavar="FILE", default=EVALUATION_TEXTS, help=text)
-    parser.add_argument(
-        "--judge", "--text", dest="eval_texts", type=Path, default=argparse.SUPPRESS, help=argparse.SUPPRESS
-    )
+    parser.add_argument("--judge", "--text", dest="eval_texts", type=Path, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
 
 
 def add_knobs(parser: argparse.ArgumentParser, names: Collection[str] | None = None) -> None:

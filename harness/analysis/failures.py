@@ -17,7 +17,6 @@ VARIES = re.compile(  # parts that differ between two failures with one cause
 )
 
 
-
 def cause(row: Mapping[str, Any]) -> str:
     """The cause of a failed row: its status, and the last line of its reason without numbers, hashes and paths."""
     lines = str(row["status_reason"] or "").strip().splitlines()

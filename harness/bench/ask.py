@@ -95,8 +95,8 @@ def fill(folder: Path, count: int) -> list[dict[str, Any]]:
             for i, n in enumerate(OBJECTIVES)
         )
         attributes = {"trial": number + 1, "origin": "sampler", "proposer": "tpe", "owner": ""}
-        for model, said in ((models.TrialUserAttributeModel, attributes), (models.TrialSystemAttributeModel, feasible)):
-            tables.setdefault(model, []).extend({**of, "key": k, "value_json": json.dumps(v)} for k, v in said.items())
+        for model, pairs in ((models.TrialUserAttributeModel, attributes), (models.TrialSystemAttributeModel, feasible)):
+            tables.setdefault(model, []).extend({**of, "key": k, "value_json": json.dumps(v)} for k, v in pairs.items())
     assert isinstance(storage, optuna.storages.RDBStorage)
     with storage.engine.begin() as connection:
         for model, lines in tables.items():
@@ -107,8 +107,8 @@ def fill(folder: Path, count: int) -> list[dict[str, Any]]:
 def row_of(trial: int, values: dict[str, Any], origin: str, rng: np.random.Generator) -> dict[str, Any]:
     """A row as the search writes it, with figures of the known truth."""
     figures = truth.measure(values, rng)
-    told = {"trial": trial, "run": 0, "origin": origin, "status": "ok", "seen_peak_gb": figures["peak_memory_gb"]}
-    return {**dict.fromkeys(NAMES), **Knobs.from_mapping(values).as_dict(), **figures, **told}
+    facts = {"trial": trial, "run": 0, "origin": origin, "status": "ok", "seen_peak_gb": figures["peak_memory_gb"]}
+    return {**dict.fromkeys(NAMES), **Knobs.from_mapping(values).as_dict(), **figures, **facts}
 
 
 def cost(folder: Path, rows: list[dict[str, Any]], name: str) -> dict[str, float]:

@@ -80,7 +80,11 @@ def add(sub: Any) -> None:
     parser.add_argument("--noise", type=float, default=0.04, metavar="X", help="relative noise of speed (default: 0.04)")
     parser.add_argument("--memory-limit", type=float, metavar="GB", help="trials above it are lost; 36 loses half")
     parser.add_argument(
-        "--tell", nargs="+", choices=("infeasible", "fail"), default=["infeasible"], metavar="HOW",
+        "--tell",
+        nargs="+",
+        choices=("infeasible", "fail"),
+        default=["infeasible"],
+        metavar="HOW",
         help="how the sampler learns of lost trials: infeasible (default), fail, or both",
     )
     parser.add_argument("--jobs", type=int, default=2, metavar="N", help="searches in parallel (default: 2)")

@@ -73,7 +73,7 @@ def compare(args: argparse.Namespace, url: str) -> None:
     one = throughput(1, args.trials, args.seconds, url)
     print(f"1 worker    {one:6.1f} trials/min", flush=True)
     several = throughput(args.workers, args.trials * args.workers, args.seconds, url)
-    print(f"{args.workers} workers   {several:6.1f} trials/min, {several / one:.2f} times as many (target: {BAR} with 4)")
+    print(f"{args.workers} workers   {several:6.1f} trials/min, {several / one:.2f} times one worker (target: {BAR} with 4)")
 
 
 def throughput(workers: int, trials: int, wait_s: float, url: str) -> float:

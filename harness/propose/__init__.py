@@ -1,4 +1,4 @@
-"""What to measure next: an Optuna study asked and told, alone or shared by several machines, and external proposals.
+"""What to measure next: proposals of an Optuna study, local or shared by several machines, and of external programs.
 
 It turns rows into objective values and never measures anything; it imports neither `run` nor any later room.
 """

@@ -1,8 +1,8 @@
-"""Proposals: an Optuna study that is asked for settings and told their rows, and that survives kill -9 at any moment.
+"""Proposals: settings from an Optuna study, which gets their rows and survives kill -9 at any moment.
 
 An accepted setting gets a trial number, the user attribute `trial`; an Optuna trial without one never ran. The storage holds
 the proposals, the Parquet rows hold the results. Where they differ, the rows are right: a lost storage is rebuilt from them.
-Each round has an Optuna study of its own, into which the earlier settings that its space still contains are copied.
+Each round has its own Optuna study, into which the earlier settings that its space still contains are copied.
 
 Every measured trial is reported as complete (see `outcomes`). The state FAIL marks a duplicate draw, and a trial whose
 machine vanished.

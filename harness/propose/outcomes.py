@@ -33,9 +33,7 @@ def objective_values(row: Row, rows: Sequence[Row], objectives: Mapping[str, Dir
     return values
 
 
-def constraint_values(
-    row: Row, rows: Sequence[Row], constraints: Sequence[Constraint], limit_gb: float
-) -> dict[str, float]:
+def constraint_values(row: Row, rows: Sequence[Row], constraints: Sequence[Constraint], limit_gb: float) -> dict[str, float]:
     """Each constraint's excess, above 0 if violated. Unknown ones are 0: Optuna needs the same names for every trial."""
     reference = reference_figures(rows) if constraints else {}
     excess = {c.text: c.excess(row.get(c.metric), reference) or 0.0 for c in constraints}

@@ -1,7 +1,7 @@
 """Next space: findings of a round become at most four changes of the search space, each with its evidence.
 
-    reading = findings_of(df, space, objectives)    findings beyond chance
-    changes = next_space(reading, space, legal)     the hypothesis of the next round
+reading = findings_of(df, space, objectives)    findings beyond chance
+changes = next_space(reading, space, legal)     the hypothesis of the next round
 """
 
 from __future__ import annotations

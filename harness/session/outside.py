@@ -42,9 +42,7 @@ def call(
     answer = ask_external(config["command"], request, config["timeout_s"], one.space, legal(study), interrupted)
     refused = list(answer.refused)
     if answer.changes and one.number == study.rounds:
-        refused.append(
-            f"{len(answer.changes)} changes of the space: round {one.number} is the last (rounds={one.number})"
-        )
+        refused.append(f"{len(answer.changes)} changes of the space: round {one.number} is the last (rounds={one.number})")
     offered = 0
     for values in answer.settings:
         try:

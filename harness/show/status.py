@@ -1,7 +1,7 @@
 """Status page: facts of a study from its state, rows and machine, and their text.
 
-    progress, current_run, row_facts, health    one group of facts each, JSON-ready
-    lines, show                                 the facts as words, with the front as a table
+progress, current_run, row_facts, health    one group of facts each, JSON-ready
+lines, show                                 the facts as words, with the front as a table
 """
 
 from __future__ import annotations

@@ -81,9 +81,7 @@ def test_streamed_equals_resident(
 
 
 @pytest.mark.parametrize("model", MODELS, ids=str)
-def test_a_full_cache_never_misses(
-    checkpoint: Make, resident_logits: Logits, model: tuple[str, int | str | None]
-) -> None:
+def test_a_full_cache_never_misses(checkpoint: Make, resident_logits: Logits, model: tuple[str, int | str | None]) -> None:
     path = checkpoint(*model)
     with load(path, Knobs(cache_gb=footprint(path).all_experts_gb)) as engine:
         assert np.max(np.abs(both_phases(engine) - resident_logits(path))) == 0
@@ -136,9 +134,7 @@ def test_kimi_int4_original_under_other_knobs(checkpoint: Make, resident_logits:
         {"read_block_kib": 4}, {"read_threads": 1}, {"io_mode": "direct"}, {"ssd_gbps": 0.5},
     ],
 )  # fmt: skip
-def test_lossless_knobs_do_not_change_logits(
-    checkpoint: Make, resident_logits: Logits, other: dict[str, object]
-) -> None:
+def test_lossless_knobs_do_not_change_logits(checkpoint: Make, resident_logits: Logits, other: dict[str, object]) -> None:
     path = checkpoint("deepseek_v3", None, True)
     for cache_gb in cache_sizes(path)[:2]:
         with load(path, Knobs.from_mapping({"cache_gb": cache_gb, **other})) as engine:

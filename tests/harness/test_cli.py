@@ -49,9 +49,7 @@ def printed(command: str, option: str, monkeypatch: pytest.MonkeyPatch, capsys: 
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_help_fits_80_columns(
-    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_help_fits_80_columns(command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     text = printed(command, "--help", monkeypatch, capsys)
     assert f"headrace {command}".strip() in text
     assert [line for line in text.splitlines() if len(line) > 80] == []

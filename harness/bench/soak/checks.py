@@ -53,9 +53,7 @@ def checks(one: Soak) -> Iterator[tuple[str, str]]:
         _some(
             t.user_attrs["trial"]
             for t in accepted
-            if (row := first.get(t.user_attrs["trial"]))
-            and row["status"] == "ok"
-            and t.values != [row[n] for n in names]
+            if (row := first.get(t.user_attrs["trial"])) and row["status"] == "ok" and t.values != [row[n] for n in names]
         ),
     )
     yield (
@@ -64,8 +62,7 @@ def checks(one: Soak) -> Iterator[tuple[str, str]]:
             t.user_attrs["trial"]
             for t in accepted
             if t.state != TrialState.COMPLETE
-            or (t.constraints["possible"] > 0)
-            == (first[t.user_attrs["trial"]]["status"] in ("ok", "stopped", "dominated"))
+            or (t.constraints["possible"] > 0) == (first[t.user_attrs["trial"]]["status"] in ("ok", "stopped", "dominated"))
         ),
     )
     doubled = Counter(r["row_id"] for r in rows) + Counter((r["trial"], r["run"]) for r in rows)

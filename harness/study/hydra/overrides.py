@@ -174,7 +174,7 @@ def _refusal(token: str, key: str, value: str) -> str:
     if kind in ("int", "float", "bool"):
         return f"{token}: '{value}' is not of type {kind}; give {'true or false' if kind == 'bool' else 'a number'}"
     if value.startswith(("[", "{")) and not kind.startswith("str"):
-        return f"{token}: its brackets cannot be read; close each, and quote an item with special signs: {key}=[\"a=b\", c]"
+        return f'{token}: its brackets cannot be read; close each, and quote an item with special signs: {key}=["a=b", c]'
     return f"{token}: the value cannot be read without quotes; write it {_way(key, value)}"
 
 

@@ -55,6 +55,8 @@ def test_damaged_header(damaged: Path) -> None:
     file.write_bytes(content)
     with pytest.raises(CheckpointError, match="damaged header"):
         Checkpoint.open(damaged)
+
+
 EXPERT = "model.layers.2.mlp.experts.3.up_proj.weight"  # 4096 bytes of BF16 [32, 64]
 
 

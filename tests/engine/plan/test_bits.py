@@ -69,6 +69,7 @@ def test_the_budget_is_met_to_within_an_expert(
     if even and raised.any() and len(waiting) and len(np.unique(cost[cost > 0])) == 1:
         assert density[raised & (cost > 0)].min() >= density[~raised & (cost > 0)].max() * (1 - 1e-5)
 
+
 HAND = np.array([[[4, 1, 1], [1, 1, 1]], [[1, 9, 1], [2, 0, 0]], [[0, 0, 0], [3, 3, 3]]], float)
 
 

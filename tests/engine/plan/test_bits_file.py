@@ -124,9 +124,7 @@ def _edit(path: Path, edit: Callable[[Any, dict[bytes, bytes]], tuple[Any, dict[
         (lambda rows, said: (rows, {**said, b"model_fingerprint": b"abc"}), "is for another model, "),
     ],
 )
-def test_a_foreign_or_incomplete_plan_is_refused(
-    source: Checkpoint, tmp_path: Path, edit: Any, message: str
-) -> None:
+def test_a_foreign_or_incomplete_plan_is_refused(source: Checkpoint, tmp_path: Path, edit: Any, message: str) -> None:
     file = tmp_path / "p"
     save_plan(file, a_plan(source, "expert"), source, Knobs(), None)
     _edit(file, edit)

@@ -39,4 +39,3 @@ def test_volume_of_two_boxes_in_two_dimensions() -> None:
 def test_studies_with_different_objectives_are_refused() -> None:
     with pytest.raises(ResultsError, match="different objectives"):
         shared_objectives(trials((1, 1, 1)), trials((1, 1, 1)).assign(objectives="decode_tok_s,kl"))
-

@@ -37,13 +37,13 @@ def row(trial: int, speed: float | None, **knobs: Any) -> dict[str, Any]:
     return {**dict.fromkeys(NAMES), **Knobs(cache_gb=0.01).as_dict(), **given, **figures, **knobs}
 
 
-def told() -> dict[str, Any]:
+def request() -> dict[str, Any]:
     rows = [row(1, 5.0, read_threads=2, expert_bits=4), row(2, 9.0, read_threads=8, expert_bits=3), row(3, None)]
     return study_state("demo", OBJECTIVES, ["peak_memory_gb <= 8"], SPACE, LEGAL, rows, [1, 2], {"trials": 4})
 
 
 def script(code: str, timeout_s: float = 10) -> Answer:
-    return ask_external(f"{shlex.quote(sys.executable)} -S -c {shlex.quote(code)}", told(), timeout_s, SPACE, LEGAL)
+    return ask_external(f"{shlex.quote(sys.executable)} -S -c {shlex.quote(code)}", request(), timeout_s, SPACE, LEGAL)
 
 
 def test_a_good_answer_is_taken_and_the_state_says_all_that_is_needed() -> None:
@@ -95,7 +95,7 @@ def test_a_command_that_hangs_is_ended_with_all_it_started(tmp_path: Path) -> No
     [("no-such-command-here", "cannot be started"), ("a 'b", "cannot be split"), ("", "is empty; give a command")],
 )
 def test_a_command_that_cannot_run_is_one_line(command: str, part: str) -> None:
-    answer = ask_external(command, told(), 5, SPACE, LEGAL)
+    answer = ask_external(command, request(), 5, SPACE, LEGAL)
     assert part in answer.refused[0]
 
 
@@ -132,11 +132,11 @@ def test_a_bad_change_and_unknown_keys_are_refused() -> None:
 
 def test_the_example_moves_one_knob_of_the_fastest_point() -> None:
     command = f"{shlex.quote(sys.executable)} {shlex.quote(str(ROOT / 'experiments' / 'proposer_example.py'))}"
-    answer = ask_external(command, told(), 20, SPACE, LEGAL)
+    answer = ask_external(command, request(), 20, SPACE, LEGAL)
     assert answer.refused == ()
     assert "trial 2" in answer.note
     assert answer.settings
     best = {"cache_gb": 0.01, "read_threads": 8, "expert_bits": 3, "io_mode": "direct"}
     assert all(sum(s[name] != best[name] for name in best) == 1 for s in answer.settings)
-    empty = ask_external(command, json.loads(json.dumps(told() | {"front": []})), 20, SPACE, LEGAL)
+    empty = ask_external(command, json.loads(json.dumps(request() | {"front": []})), 20, SPACE, LEGAL)
     assert (empty.settings, empty.note) == ((), "no front yet")

@@ -140,14 +140,14 @@ def test_two_workers_of_which_one_is_killed(place: Path, cli: Cli) -> None:
         rows = len(read_trials(folders[1]))
         assert cli(*given, f"results_dir={place / 'w1'}")[0] == 0  # nothing is left to do
         assert len(read_trials(folders[1])) == rows
-        for other, said in [
+        for other, difference in [
             ("device.usable_share=0.1", "machine.limit_gb was "),
             ("study.seed=7", "seed was 0 and is now 7"),
             ("knobs.ssd_gbps=0.2", "knobs.ssd_gbps was 0.1 and is now 0.2"),
         ]:
             status, out, err = cli(*given, f"results_dir={place / 'new'}", other)
             assert (status, out, err.count("\n")) == (2, "", 1)
-            assert said in err and "study.name=OTHER" in err
+            assert difference in err and "study.name=OTHER" in err
             assert not (place / "new" / "demo" / "manifest.json").exists()
 
 

@@ -53,9 +53,7 @@ def commands(journal: str) -> list[str]:
     return [re.sub(r"^    ", "", text, flags=re.M).strip() for text in found]
 
 
-def test_the_journals_command_repeats_the_round(
-    session: Callable[..., pd.DataFrame], place: Path, paste: Paste
-) -> None:
+def test_the_journals_command_repeats_the_round(session: Callable[..., pd.DataFrame], place: Path, paste: Paste) -> None:
     (place / "propose.py").write_text(PROPOSER)
     about, bounds = "R (4bit) = 50 %, 'é'", "[peak_memory_gb <= 80, perplexity <= 9 * reference]"
     session(
@@ -87,9 +85,7 @@ def test_the_journals_command_repeats_the_round(
     assert (df[df["trial"] > 0]["read_threads"] == 7).all() and (df["cache_gb"].dropna() <= 0.03).all()
 
 
-def test_a_study_file_that_changes_its_space(
-    session: Callable[..., pd.DataFrame], place: Path, paste: Paste
-) -> None:
+def test_a_study_file_that_changes_its_space(session: Callable[..., pd.DataFrame], place: Path, paste: Paste) -> None:
     (place / "propose.py").write_text(PROPOSER)
     (place / "mine" / "study").mkdir(parents=True)
     (place / "mine" / "study" / "own.yaml").write_text(
@@ -114,7 +110,7 @@ def test_a_study_file_that_changes_its_space(
     ("token", "word", "value"),
     [
         ("model.path=HOME/models/K (4bit)", "'model.path=~/models/K (4bit)'", "~/models/K (4bit)"),
-        ("model.path=\"HOME/K, 2\"", "'model.path=\"~/K, 2\"'", "~/K, 2"),
+        ('model.path="HOME/K, 2"', "'model.path=\"~/K, 2\"'", "~/K, 2"),
         ("model.path=CWD/x=9", "model.path=./x=9", "./x=9"),
         ("results_dir=CWD", "results_dir=.", "."),
         ("engine.command=sh HOME/e --a=b", "'engine.command=sh '\"$HOME\"'/e --a=b'", "sh HOME/e --a=b"),

@@ -108,9 +108,7 @@ def test_a_fixed_window_decides_about_prefetch() -> None:
 
 
 def test_lists_that_a_condition_names() -> None:
-    space, narrower = changed(
-        shipped("kimi_k2"), {"kind": "narrow", "knob": "sync_window", "values": [15, 4]}, LEGAL
-    )
+    space, narrower = changed(shipped("kimi_k2"), {"kind": "narrow", "knob": "sync_window", "values": [15, 4]}, LEGAL)
     assert narrower.now == (4, 15) and "prefetch_width" in narrower.gone
     space, wider = changed(
         shipped("kimi_k2"), {"kind": "widen", "knob": "sync_window", "values": [1, 4, 15, 30, 60, "all"]}, LEGAL
@@ -180,11 +178,11 @@ def test_a_search_killed_in_every_round_proposes_from_the_same_spaces(
     for count in (2, 6, 6):  # of 18 trials and the reference
         with pytest.raises(PowerCut):
             session(*command, alter=cut_at(count))
-    end = spaces.Round.end
-    monkeypatch.setattr(spaces.Round, "end", lambda *_: cut_at(0)({}, 0))
+    end = spaces.Round.save_verdict
+    monkeypatch.setattr(spaces.Round, "save_verdict", lambda *_: cut_at(0)({}, 0))
     with pytest.raises(PowerCut):
         session(*command)
-    monkeypatch.setattr(spaces.Round, "end", end)
+    monkeypatch.setattr(spaces.Round, "save_verdict", end)
     resumed = session(*command)
     assert state(folder) == kept
     pd.testing.assert_frame_equal(straight[list(Knobs.names())], resumed[list(Knobs.names())])

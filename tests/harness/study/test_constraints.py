@@ -1,4 +1,4 @@
-"""Constraints and objectives: what can be written, what is refused, and what a sampler is told."""
+"""Constraints and objectives: their form, rejected ones, and the excess for a sampler."""
 
 from __future__ import annotations
 

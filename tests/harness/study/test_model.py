@@ -51,10 +51,10 @@ def test_files_exchanged_between_two_runs_are_refused(place: Path, cli: Cli, che
 
 
 def test_an_older_fingerprint_is_named_in_the_error(place: Path, cli: Cli) -> None:
-    said = place / "checkpoint" / "fingerprint"
-    said.write_text("0" * 16)
+    fingerprint = place / "checkpoint" / "fingerprint"
+    fingerprint.write_text("0" * 16)
     assert cli("budget.trials=1")[0] == 0
-    said.write_text(NEW)
+    fingerprint.write_text(NEW)
     status, _, err = cli("budget.trials=1")
     assert (status, err.count("\n")) == (2, 1)
     assert "a fingerprint of an older version" in err and "another model" not in err and "study.name=OTHER" in err
@@ -62,21 +62,21 @@ def test_an_older_fingerprint_is_named_in_the_error(place: Path, cli: Cli) -> No
 
 @pytest.mark.parametrize("within", [True, False], ids=["during a run", "between runs"])
 def test_files_exchanged_while_the_search_runs_end_it(place: Path, cli: Cli, within: bool) -> None:
-    """No row is written of what ran meanwhile; with the files put back the study goes on."""
-    said, runs = place / "checkpoint" / "fingerprint", place / "checkpoint" / "runs.log"
-    said.write_text(OLD)
+    """The run during the exchange leaves no row; with the old files back, the study resumes."""
+    fingerprint, runs = place / "checkpoint" / "fingerprint", place / "checkpoint" / "runs.log"
+    fingerprint.write_text(OLD)
     (place / "checkpoint" / "slow_s").write_text("1.5" if within else "0")
     process = spawn(place, "budget.trials=2", f"protocol.cool_down_s={0 if within else 2}")
     wait_for(runs.exists)
     if not within:
         wait_for((place / "results" / "demo" / "trials.parquet").exists)
-    said.write_text(NEW)
+    fingerprint.write_text(NEW)
     _, err = process.communicate(timeout=100)
     assert process.returncode == 2 and err.count("\n") == 1
     assert f"its fingerprint was {OLD} and is now {NEW}, another model; put the files back" in err
     df = read_trials(place / "results" / "demo") if not within else None
     assert df is None or df["model_fingerprint"].unique().tolist() == [OLD]
-    said.write_text(OLD)
+    fingerprint.write_text(OLD)
     (place / "checkpoint" / "slow_s").write_text("0")
     status, _, err = cli("budget.trials=2")
     assert (status, err) == (0, "")
