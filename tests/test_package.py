@@ -68,7 +68,7 @@ def test_what_the_wheel_has(wheel: Path) -> None:
 
 
 def test_a_study_from_an_empty_folder(headrace: Headrace, tmp_path: Path) -> None:
-    """Version, sizes of the shipped model, and a search on a fake engine with its report; results go to the current folder."""
+    """Version, sizes of the shipped model, and a search on a fake engine; results go to the current folder."""
     assert headrace("--version", cwd=tmp_path).stdout == f"headrace {__version__}\n"
     sizes = headrace("inspect", "--expert-bits", "4", cwd=tmp_path)
     assert sizes.returncode == 0 and json.loads(sizes.stdout)["one_token_gb"] > 0
