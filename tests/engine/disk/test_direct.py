@@ -8,32 +8,13 @@ import os
 from itertools import pairwise
 from pathlib import Path
 
-import numpy as np
 import pytest
+from reads import pieces, reader
 
 from engine import KnobError, ReadError
 from engine.disk.direct import address, lay_out
 from engine.disk.load import Block, Piece
-from engine.disk.reader import Reader
 from engine.stats import Stats
-
-
-@pytest.fixture
-def file(tmp_path: Path) -> Path:
-    path = tmp_path / "model.safetensors"
-    path.write_bytes(np.random.default_rng(0).integers(0, 256, 300_001, dtype=np.uint8).tobytes())
-    return path
-
-
-def reader(
-    file: Path, stats: Stats, *, threads: int = 4, kib: int = 64, direct: bool = False, gbps: float | None = None
-) -> Reader:
-    return Reader((file,), stats, threads=threads, block_bytes=kib * 1024, direct=direct, gbps=gbps)
-
-
-def pieces(ranges: list[tuple[int, int]]) -> tuple[list[Piece], list[bytearray]]:
-    buffers = [bytearray(n) for _, n in ranges]
-    return [Piece(0, offset, memoryview(b)) for (offset, _), b in zip(ranges, buffers, strict=True)], buffers
 
 
 @pytest.mark.parametrize("phase", [0, 17, 1000, 4095])

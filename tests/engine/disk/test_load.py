@@ -2,36 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+from reads import pieces, reader
 
 from engine import ReadError
-from engine.disk.load import Piece, cut
-from engine.disk.reader import Reader
+from engine.disk.load import cut
 from engine.stats import Stats
-
-
-@pytest.fixture
-def file(tmp_path: Path) -> Path:
-    path = tmp_path / "model.safetensors"
-    path.write_bytes(np.random.default_rng(0).integers(0, 256, 300_001, dtype=np.uint8).tobytes())
-    return path
-
-
-def reader(
-    file: Path, stats: Stats, *, threads: int = 4, kib: int = 64, direct: bool = False, gbps: float | None = None
-) -> Reader:
-    return Reader((file,), stats, threads=threads, block_bytes=kib * 1024, direct=direct, gbps=gbps)
-
-
-def pieces(ranges: list[tuple[int, int]]) -> tuple[list[Piece], list[bytearray]]:
-    buffers = [bytearray(n) for _, n in ranges]
-    return [Piece(0, offset, memoryview(b)) for (offset, _), b in zip(ranges, buffers, strict=True)], buffers
 
 
 @pytest.mark.parametrize("block", [1, 7, 100, 1000])
@@ -58,19 +39,6 @@ def test_blocks_of_direct_reads_share_no_page() -> None:
         (100, 12288), (12288, 20480), (20480, 28672), (28672, 29100), (50_000, 50_010)
     ]  # fmt: skip
     assert sum(b.nbytes for b in blocks) == sum(map(len, buffers))
-
-
-@pytest.fixture
-def gate(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
-    """Reads wait until the event is set."""
-    gate, real = threading.Event(), os.preadv
-
-    def waiting(fd: int, into: list[memoryview], offset: int) -> int:
-        assert gate.wait(60)
-        return real(fd, into, offset)
-
-    monkeypatch.setattr(os, "preadv", waiting)
-    return gate
 
 
 def test_a_cancelled_load_is_not_read(file: Path, gate: threading.Event) -> None:

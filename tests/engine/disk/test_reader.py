@@ -13,30 +13,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from reads import pieces, reader
 
 import engine
 from engine import Knobs, ReadError, footprint
-from engine.disk.load import Piece
 from engine.disk.reader import Reader
 from engine.stats import Stats
-
-
-@pytest.fixture
-def file(tmp_path: Path) -> Path:
-    path = tmp_path / "model.safetensors"
-    path.write_bytes(np.random.default_rng(0).integers(0, 256, 300_001, dtype=np.uint8).tobytes())
-    return path
-
-
-def reader(
-    file: Path, stats: Stats, *, threads: int = 4, kib: int = 64, direct: bool = False, gbps: float | None = None
-) -> Reader:
-    return Reader((file,), stats, threads=threads, block_bytes=kib * 1024, direct=direct, gbps=gbps)
-
-
-def pieces(ranges: list[tuple[int, int]]) -> tuple[list[Piece], list[bytearray]]:
-    buffers = [bytearray(n) for _, n in ranges]
-    return [Piece(0, offset, memoryview(b)) for (offset, _), b in zip(ranges, buffers, strict=True)], buffers
 
 
 @pytest.mark.parametrize("direct", [False, True])
@@ -149,19 +131,6 @@ def test_demand_overtakes_speculation(file: Path) -> None:
         load.wait()
     r.close()
     assert arrived.index("demand") <= 1  # the first read was under way already
-
-
-@pytest.fixture
-def gate(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
-    """Reads wait until the event is set."""
-    gate, real = threading.Event(), os.preadv
-
-    def waiting(fd: int, into: list[memoryview], offset: int) -> int:
-        assert gate.wait(60)
-        return real(fd, into, offset)
-
-    monkeypatch.setattr(os, "preadv", waiting)
-    return gate
 
 
 def test_a_hurried_load_overtakes_other_speculation(file: Path, gate: threading.Event) -> None:

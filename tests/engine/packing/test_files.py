@@ -9,22 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from stores import contents, one_line
 
 from engine import CheckpointError, HeadraceError
 from engine.packing import files
 from engine.packing.pack import pack_store
 
 Make = Callable[..., Path]
-
-
-def one_line(error: pytest.ExceptionInfo[BaseException]) -> str:
-    message = str(error.value)
-    assert message and "\n" not in message and len(message) < 600
-    return message
-
-
-def contents(path: Path) -> dict[str, bytes]:
-    return {file.name: file.read_bytes() for file in sorted(path.iterdir())}
 
 
 @pytest.mark.parametrize("place", ["posix_fallocate", "pwrite", "fsync", "write"])

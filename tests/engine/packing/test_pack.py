@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from stores import command, contents, layer_file, one_line
 from tiny import make
 
 from engine import Checkpoint, CheckpointError, HeadraceError, load
@@ -23,32 +24,6 @@ from engine.packing.pack import pack_store
 
 Make = Callable[..., Path]
 ROOT = Path(__file__).resolve().parents[3]
-
-
-@pytest.fixture
-def packed(store: Make, tmp_path: Path) -> Path:
-    """A private copy of a store."""
-    return Path(shutil.copytree(store("qwen3_moe", 4), tmp_path / "packed"))
-
-
-def one_line(error: pytest.ExceptionInfo[BaseException]) -> str:
-    message = str(error.value)
-    assert message and "\n" not in message and len(message) < 600
-    return message
-
-
-def contents(path: Path) -> dict[str, bytes]:
-    return {file.name: file.read_bytes() for file in sorted(path.iterdir())}
-
-
-def layer_file(path: Path, number: int = 1) -> Path:
-    return next(path.glob(f"experts-{number:05d}-*"))
-
-
-def command(capsys: pytest.CaptureFixture[str], *args: object) -> tuple[int, str, str]:
-    """Exit status, stdout and stderr of a command."""
-    status = main([str(arg) for arg in args])
-    return status, *capsys.readouterr()
 
 
 # --- damage ---

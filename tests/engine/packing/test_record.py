@@ -15,6 +15,7 @@ import pytest
 from mlx_lm.models.switch_layers import SwitchGLU, SwitchLinear, SwitchMLP
 from mlx_lm.utils import load_model
 from safetensors import safe_open
+from stores import by_mlx_lm, float_weights, logits, off, streamed
 from tiny import CONFIGS, make
 
 from engine import Checkpoint, Knobs, footprint, load
@@ -29,27 +30,6 @@ EXACT = [  # every family in MLX's layout, and the kinds that keep their codes
     ("granitemoe", 3, False, 64), ("mixtral", 4, False, 128), ("qwen3_moe", 2), ("qwen3_5_moe", 5), ("glm4_moe", 6),
     ("qwen3_next", 8), ("deepseek_v3", 4, True), ("kimi_k25", "int4"), ("kimi_k2", "int4"),
 ]  # fmt: skip
-
-
-def logits(path: Path, **knobs: Any) -> np.ndarray:
-    with load(path, Knobs(**knobs)) as engine:
-        return engine.logits(TOKENS)
-
-
-def by_mlx_lm(path: Path) -> np.ndarray:
-    model, _ = load_model(path)
-    model.set_dtype(mx.float32)
-    return np.array(model(mx.array(TOKENS)[None])[0])
-
-
-def streamed(path: Path, **lossy: Any) -> np.ndarray:
-    """Logits with the smallest cache."""
-    return logits(path, cache_gb=footprint(path, Knobs(**lossy)).one_token_gb, **lossy)
-
-
-def off(found: np.ndarray, expected: np.ndarray) -> float:
-    """Relative root mean square error."""
-    return float(np.sqrt(((found - expected) ** 2).mean() / (expected**2).mean()))
 
 
 @pytest.mark.parametrize("model", EXACT, ids=str)
@@ -185,22 +165,6 @@ def test_errors_in_the_file_are_those_of_the_weights(checkpoint: Make, store: Ma
                 theirs = float_weights(source, block, name)
                 expected = ((value - theirs) ** 2).sum(axis=(1, 2)) / (theirs**2).sum(axis=(1, 2))
                 assert np.allclose(opened.bit_errors[layer, :, place, number], expected, rtol=1e-3, atol=1e-9)
-
-
-def float_weights(model: Any, block: str, projection: str) -> np.ndarray:
-    """The experts' weights in mlx-lm's model, float64 [experts, rows, columns]."""
-    switch = next(
-        m for path, m in model.named_modules() if path.startswith(f"{block}.") and isinstance(m, SwitchGLU | SwitchMLP)
-    )
-    linear = switch[projection]
-    if "scales" not in linear:
-        return np.array(linear.weight.astype(mx.float32), np.float64)
-    how = {"group_size": linear.group_size, "bits": linear.bits, "mode": linear.mode}
-    wide = [
-        None if v is None else v.astype(mx.float32) if linear.mode == "affine" else v
-        for v in (linear.scales, linear.get("biases"))
-    ]
-    return np.array(mx.dequantize(linear.weight, *wide, **how).astype(mx.float32), np.float64)
 
 
 # --- sources ---

@@ -12,6 +12,7 @@ import pytest
 from mlx.utils import tree_flatten
 from mlx_lm.models.switch_layers import SwitchGLU, SwitchMLP
 from mlx_lm.utils import load_model
+from stores import by_mlx_lm, float_weights, logits, off, streamed
 from tiny import ORIGINALS
 
 from engine import Checkpoint, CheckpointError, Knobs, footprint, load
@@ -20,27 +21,6 @@ from engine.packing.verify import verify_store
 
 Make = Callable[..., Path]
 TOKENS = np.random.default_rng(7).integers(0, 255, 40)
-
-
-def logits(path: Path, **knobs: Any) -> np.ndarray:
-    with load(path, Knobs(**knobs)) as engine:
-        return engine.logits(TOKENS)
-
-
-def by_mlx_lm(path: Path) -> np.ndarray:
-    model, _ = load_model(path)
-    model.set_dtype(mx.float32)
-    return np.array(model(mx.array(TOKENS)[None])[0])
-
-
-def streamed(path: Path, **lossy: Any) -> np.ndarray:
-    """Logits with the smallest cache."""
-    return logits(path, cache_gb=footprint(path, Knobs(**lossy)).one_token_gb, **lossy)
-
-
-def off(found: np.ndarray, expected: np.ndarray) -> float:
-    """Relative root mean square error."""
-    return float(np.sqrt(((found - expected) ** 2).mean() / (expected**2).mean()))
 
 
 def parameters(model: Any) -> dict[str, mx.array]:
@@ -64,22 +44,6 @@ def test_originals_open_as_stores(checkpoint: Make, store: Make, family: str) ->
     source, whole = logits(checkpoint(family, "original")), streamed(packed)
     assert 0 < off(whole, source) < off(low, source) < 1.6
     assert np.array_equal(logits(packed, expert_bits=2), low)
-
-
-def float_weights(model: Any, block: str, projection: str) -> np.ndarray:
-    """The experts' weights in mlx-lm's model, float64 [experts, rows, columns]."""
-    switch = next(
-        m for path, m in model.named_modules() if path.startswith(f"{block}.") and isinstance(m, SwitchGLU | SwitchMLP)
-    )
-    linear = switch[projection]
-    if "scales" not in linear:
-        return np.array(linear.weight.astype(mx.float32), np.float64)
-    how = {"group_size": linear.group_size, "bits": linear.bits, "mode": linear.mode}
-    wide = [
-        None if v is None else v.astype(mx.float32) if linear.mode == "affine" else v
-        for v in (linear.scales, linear.get("biases"))
-    ]
-    return np.array(mx.dequantize(linear.weight, *wide, **how).astype(mx.float32), np.float64)
 
 
 def decoded(path: Path) -> dict[tuple[str, str], np.ndarray]:

@@ -2,43 +2,16 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from stores import command, flip, one_line
 
 from engine import Checkpoint, CheckpointError
-from engine.__main__ import main
 from engine.packing.verify import verify_store
 
 Make = Callable[..., Path]
-
-
-@pytest.fixture
-def packed(store: Make, tmp_path: Path) -> Path:
-    """A private copy of a store."""
-    return Path(shutil.copytree(store("qwen3_moe", 4), tmp_path / "packed"))
-
-
-def one_line(error: pytest.ExceptionInfo[BaseException]) -> str:
-    message = str(error.value)
-    assert message and "\n" not in message and len(message) < 600
-    return message
-
-
-def flip(file: Path, at: int, bit: int = 0) -> None:
-    with open(file, "r+b") as f:
-        f.seek(at)
-        byte = f.read(1)[0]
-        f.seek(at)
-        f.write(bytes([byte ^ (1 << bit)]))
-
-
-def command(capsys: pytest.CaptureFixture[str], *args: object) -> tuple[int, str, str]:
-    """Exit status, stdout and stderr of a command."""
-    status = main([str(arg) for arg in args])
-    return status, *capsys.readouterr()
 
 
 def test_verify_names_every_damaged_part(packed: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from plans import a_profile
 
 from engine import Checkpoint, KnobError, Knobs
 from engine.__main__ import main
@@ -21,18 +22,6 @@ from engine.routing.profile import Profile
 
 Make = Callable[..., Path]
 Capture = pytest.CaptureFixture[str]
-
-
-@pytest.fixture(scope="module")
-def source(checkpoint: Make) -> Checkpoint:
-    """deepseek_v3 in bf16: 3 layers of 16 experts, top-4, three projections of 2048 weights."""
-    return Checkpoint.open(checkpoint("deepseek_v3", None, True))
-
-
-def a_profile(source: Checkpoint, seed: int = 0) -> Profile:
-    rng = np.random.default_rng(seed)
-    shape = weights_of(source).shape[:2]
-    return Profile(rng.permuted(np.arange(np.prod(shape)).reshape(shape), axis=1))
 
 
 def as_store(source: Checkpoint) -> Checkpoint:

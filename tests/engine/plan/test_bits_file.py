@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from plans import a_plan
 
 from engine import Checkpoint, Judge, KnobError, Knobs, footprint, load
 from engine.__main__ import main
@@ -19,28 +20,11 @@ from engine.checkpoint.store.description import Description
 from engine.measure.judge import Text
 from engine.packing.pack import pack_store
 from engine.plan.banks import plan_bits
-from engine.plan.bits import BitsPlan, weights_of, widths
 from engine.plan.bits_file import load_plan, save_plan
 
 Make = Callable[..., Path]
 Capture = pytest.CaptureFixture[str]
 TOKENS = [int(i) for i in np.random.default_rng(7).integers(0, 255, 40)]
-
-
-@pytest.fixture(scope="module")
-def source(checkpoint: Make) -> Checkpoint:
-    """deepseek_v3 in bf16: 3 layers of 16 experts, top-4, three projections of 2048 weights."""
-    return Checkpoint.open(checkpoint("deepseek_v3", None, True))
-
-
-def a_plan(source: Checkpoint, by: str, share: float = 0.5, low: int = 2, high: int = 4, seed: int = 0) -> BitsPlan:
-    """A plan with random hot experts, layers, or projections of a layer."""
-    weights = weights_of(source)
-    layers, experts, projections = weights.shape
-    shape = {"expert": (layers, experts, 1), "layer": (layers, 1, 1), "projection": (layers, 1, projections)}[by]
-    worth = np.random.default_rng(seed).permutation(np.prod(shape)).reshape(shape) / np.prod(shape)
-    worth = np.broadcast_to(worth, weights.shape)
-    return BitsPlan(np.where(worth < share, widths(source, high), widths(source, low)), worth, weights)
 
 
 def as_store(source: Checkpoint) -> Checkpoint:

@@ -7,36 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from plans import a_plan, a_profile
 
 from engine import Checkpoint, Knobs
-from engine.plan.bits import BitsPlan, compute_plan, weights_of, widths
+from engine.plan.bits import compute_plan
 from engine.plan.bits_plot import layer_rows, plot_plan
-from engine.routing.profile import Profile
 
 Make = Callable[..., Path]
 BY = ("expert", "layer", "projection")
-
-
-@pytest.fixture(scope="module")
-def source(checkpoint: Make) -> Checkpoint:
-    """deepseek_v3 in bf16: 3 layers of 16 experts, top-4, three projections of 2048 weights."""
-    return Checkpoint.open(checkpoint("deepseek_v3", None, True))
-
-
-def a_profile(source: Checkpoint, seed: int = 0) -> Profile:
-    rng = np.random.default_rng(seed)
-    shape = weights_of(source).shape[:2]
-    return Profile(rng.permuted(np.arange(np.prod(shape)).reshape(shape), axis=1))
-
-
-def a_plan(source: Checkpoint, by: str, share: float = 0.5, low: int = 2, high: int = 4, seed: int = 0) -> BitsPlan:
-    """A plan with random hot experts, layers, or projections of a layer."""
-    weights = weights_of(source)
-    layers, experts, projections = weights.shape
-    shape = {"expert": (layers, experts, 1), "layer": (layers, 1, 1), "projection": (layers, 1, projections)}[by]
-    worth = np.random.default_rng(seed).permutation(np.prod(shape)).reshape(shape) / np.prod(shape)
-    worth = np.broadcast_to(worth, weights.shape)
-    return BitsPlan(np.where(worth < share, widths(source, high), widths(source, low)), worth, weights)
 
 
 def test_the_table_counts_hot_experts(source: Checkpoint) -> None:

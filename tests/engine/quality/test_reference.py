@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from divergences import whole_divergence
 
 from engine import Checkpoint, HeadraceError, Judge, Knobs, footprint, load
 from engine.cli import offline
@@ -42,17 +43,6 @@ def reference() -> Reference:
 @pytest.fixture(scope="module")
 def tiny(checkpoint: Callable[..., Path]) -> Path:
     return checkpoint("deepseek_v3", None, True)
-
-
-def log_softmax(logits: np.ndarray) -> np.ndarray:
-    z = logits.astype(np.float64)
-    z -= z.max(axis=-1, keepdims=True)
-    return z - np.log(np.exp(z).sum(axis=-1, keepdims=True))
-
-
-def whole_divergence(p: np.ndarray, q: np.ndarray) -> np.ndarray:
-    log_p, log_q = log_softmax(p), log_softmax(q)
-    return (np.exp(log_p) * (log_p - log_q)).sum(axis=-1)
 
 
 def test_the_divergence_is_bounded(reference: Reference) -> None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from stores import layer_file, one_line
 
 from engine import CheckpointError, KnobError, Knobs, load
 from engine.checkpoint.store.description import read_description
@@ -16,27 +16,11 @@ from engine.checkpoint.store.description import read_description
 Make = Callable[..., Path]
 
 
-@pytest.fixture
-def packed(store: Make, tmp_path: Path) -> Path:
-    """A private copy of a store."""
-    return Path(shutil.copytree(store("qwen3_moe", 4), tmp_path / "packed"))
-
-
-def one_line(error: pytest.ExceptionInfo[BaseException]) -> str:
-    message = str(error.value)
-    assert message and "\n" not in message and len(message) < 600
-    return message
-
-
 def edit(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
     file = path / "store.json"
     content = json.loads(file.read_text())
     change(content)
     file.write_text(json.dumps(content))
-
-
-def layer_file(path: Path, number: int = 1) -> Path:
-    return next(path.glob(f"experts-{number:05d}-*"))
 
 
 def test_missing_layer(packed: Path) -> None:

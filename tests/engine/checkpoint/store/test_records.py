@@ -9,45 +9,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from stores import command, flip, layer_file, one_line
 from tiny import make
 
 from engine import Checkpoint, CheckpointError, KnobError, Knobs, ReadError, footprint, load
-from engine.__main__ import main
 from engine.packing.pack import pack_store
 from engine.packing.verify import verify_store
 
 Make = Callable[..., Path]
 TOKENS = list(range(30))
-
-
-@pytest.fixture
-def packed(store: Make, tmp_path: Path) -> Path:
-    """A private copy of a store."""
-    return Path(shutil.copytree(store("qwen3_moe", 4), tmp_path / "packed"))
-
-
-def one_line(error: pytest.ExceptionInfo[BaseException]) -> str:
-    message = str(error.value)
-    assert message and "\n" not in message and len(message) < 600
-    return message
-
-
-def flip(file: Path, at: int, bit: int = 0) -> None:
-    with open(file, "r+b") as f:
-        f.seek(at)
-        byte = f.read(1)[0]
-        f.seek(at)
-        f.write(bytes([byte ^ (1 << bit)]))
-
-
-def layer_file(path: Path, number: int = 1) -> Path:
-    return next(path.glob(f"experts-{number:05d}-*"))
-
-
-def command(capsys: pytest.CaptureFixture[str], *args: object) -> tuple[int, str, str]:
-    """Exit status, stdout and stderr of a command."""
-    status = main([str(arg) for arg in args])
-    return status, *capsys.readouterr()
 
 
 @pytest.mark.parametrize("bits", [2, None])
