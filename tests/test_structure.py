@@ -20,11 +20,13 @@ PACKAGES = ("engine", "harness")
 ORDER = {
     "engine": (
         "errors", "needs", "knobs", "effective", "stats", "system", "checkpoint", "packing", "disk", "model", "routing",
-        "cache", "measure", "plan", "streaming", "engine", "quality", "cli", "bench", "__main__",
+        "cache", "measure", "setting", "plan", "streaming", "engine", "generation", "quality", "serve", "cli", "bench",
+        "__main__",
     ),
     "harness": (
         "__init__", "paths", "numerics", "results", "schema", "machine", "space", "study", "analysis", "decisions",
-        "propose", "run", "show", "rounds", "session", "status", "report", "merge", "search", "bench", "cli",
+        "best", "propose", "run", "show", "compare", "rounds", "session", "status", "report", "merge", "search", "bench",
+        "cli",
     ),
 }  # fmt: skip
 LONGEST_FILE, LONGEST_CLASS, MEDIAN_FILE, ROOT_FILES, ROOM_FILES = 350, 200, 130, 8, range(3, 10)
