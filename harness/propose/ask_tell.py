@@ -28,7 +28,8 @@ from harness.results.metrics import Direction
 from harness.space.space import Space, canonical
 from harness.study.constraints import Constraint
 
-from .outcomes import constraint_values, objective_values
+from .knob_storage import LISTED, as_knobs, mark_values
+from .outcomes import attributes, constraint_values, objective_values
 from .samplers import has_torch, is_random_control, sampler_for, seed_for
 
 DRAWS = 8  # the last draw is accepted even if its setting was measured before
@@ -91,8 +92,13 @@ class Proposals:
         self._ask_share = 0.0  # largest duration of a proposal, as a share of a trial
         self.sampler = self.why = ""  # name of the sampler in use, and the reason for it
         self._study = optuna.create_study(
-            study_name=name, storage=storage, directions=[*search.objectives.values()], load_if_exists=True
+            study_name=name,
+            storage=as_knobs(storage, space.entries),
+            directions=[*search.objectives.values()],
+            load_if_exists=True,
         )
+        mark_values(self._study, storage, space.entries)
+        self._study.set_metric_names([*search.objectives])
         self._adopt([row for row in rows if not row["run"]])
         self._enqueue(anchors)
         self._sampler(len(self.trials), control=False)
@@ -150,8 +156,12 @@ class Proposals:
             return  # the reference or a repeated run: Optuna keeps the first values of a trial
         with contextlib.suppress(UpdateFinishedTrialError):  # another machine has just declared this one vanished
             running = Trial(self._study, trial._trial_id)
-            for name, value in self._constraints(row, rows).items():
+            excess = self._constraints(row, rows)
+            for name, value in excess.items():
                 running.set_constraint(name, value)
+            running.storage.set_trial_system_attr(running._trial_id, LISTED, [*excess.values()])
+            for name, value in attributes(row).items():
+                running.set_user_attr(name, value)
             if self._owner:
                 running.set_user_attr("row", row_to_json(row))
             self._study.tell(trial.number, objective_values(row, rows, self._search.objectives), skip_if_finished=True)
@@ -246,13 +256,16 @@ class Proposals:
         with contextlib.suppress(ConfigError):
             params = self._space.params(values)
             shared = {"owner": self._owner, "row": row_to_json(row)} if self._owner else {}
+            carried = {"trial": row["trial"], "origin": row["origin"], "carried": True}
+            excess = self._constraints(row, rows)
             self._study.add_trial(
                 create_trial(
                     values=objective_values(row, rows, self._search.objectives),
                     params=dict(params),
                     distributions={name: d for name, d in self._space.distributions().items() if name in params},
-                    user_attrs={"trial": row["trial"], "origin": row["origin"], "carried": True, **shared},
-                    constraints=self._constraints(row, rows),
+                    user_attrs={**attributes(row), **carried, **shared},
+                    system_attrs={LISTED: [*excess.values()]},
+                    constraints=excess,
                 )
             )
 
