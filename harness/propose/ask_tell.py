@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-import warnings
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
@@ -33,10 +32,6 @@ from .outcomes import attributes, constraint_values, objective_values
 from .samplers import has_torch, is_random_control, sampler_for, seed_for
 
 DRAWS = 8  # the last draw is accepted even if its setting was measured before
-
-optuna.logging.set_verbosity(optuna.logging.ERROR)
-warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
-warnings.filterwarnings("ignore", category=RuntimeWarning, module=r"optuna\._gp")  # raised when all values are equal
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import copy
 import json
+import warnings
 from collections.abc import Container, Mapping, Sequence
 from typing import Any, cast
 
@@ -25,6 +26,10 @@ from harness.space.entry import Entry
 
 LISTED = "constraints"  # the attribute with a trial's constraints as a list
 FORMAT, VALUES = "params", "values"  # the study attribute that marks parameters stored as values
+
+optuna.logging.set_verbosity(optuna.logging.ERROR)
+warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+warnings.filterwarnings("ignore", category=RuntimeWarning, module=r"optuna\._gp")  # raised when all values are equal
 
 
 def as_knobs(storage: optuna.storages.BaseStorage, entries: Sequence[Entry]) -> optuna.storages.BaseStorage:

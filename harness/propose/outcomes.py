@@ -51,7 +51,7 @@ def infeasibility(row: Row, limit_gb: float) -> float:
 
 
 def attributes(row: Row) -> dict[str, Any]:
-    """The facts of a row that a reader of Optuna's study wants, as user attributes; `log` is relative to the study's folder."""
+    """The facts of a row for readers of Optuna's study, as user attributes. `log` is relative to the study's folder."""
     log = {} if row["status"] in NOT_RUN else {"log": log_of(row["trial"], row["run"] or 0)}
     return {name: row[name] for name in SHOWN if row.get(name) is not None} | log
 

@@ -48,8 +48,8 @@ def report(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         say(line)
     every = standings(df, **rules) if len(df) else df
     best = every[every["standing"] == "front"] if len(df) else df
+    choices = recommended(df, **wishes_of(folder)) if len(best) else []
     if len(best):
-        choices = recommended(df, **wishes_of(folder))
         say("recommended settings:")
         say()
         console.print(recommended_table(df, choices))
@@ -75,9 +75,22 @@ def report(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     elif len(df):
         reason = df["status_reason"].dropna().iloc[-1] if df["status_reason"].notna().any() else "no streamed trial has run"
         say(f"no feasible trial yet; last error: {reason}")
+    if len(df):
+        say(f"study {in_optuna(folder, rows, every, choices)}")
     if len(df) and (drawn := plot_session(df, folder / "session.png")):
         say(f"runs  {_short(drawn)}")
     say(f"rows  {_short(folder / 'trials.parquet')}")
+
+
+def in_optuna(folder: Path, rows: Sequence[Mapping[str, Any]], every: pd.DataFrame, choices: Sequence[Choice]) -> str:
+    """Write the report as an Optuna study; returns its place and its name, or the reason why it cannot be written."""
+    from harness.propose.report_study import name_of, write_report_study
+
+    try:
+        write_report_study(folder, rows, every, {c.name: c.trial for c in choices if c.trial is not None})
+    except (ResultsError, OSError, *UNREACHABLE) as e:
+        return f"not written for Optuna: {first_line(e)}"
+    return f"{_short(folder / 'study.db')} has '{name_of(folder)}' for Optuna's tools"
 
 
 def reasons(df: pd.DataFrame, choices: Sequence[Choice], runs: int = RUNS) -> list[str]:
