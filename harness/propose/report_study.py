@@ -35,14 +35,14 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from engine import Knobs
 from engine.effective import effective
-from harness.analysis.estimates import estimates
-from harness.analysis.pareto import signs
-from harness.results.metrics import objectives_of
+from engine.errors import first_line
+from harness import ResultsError
+from harness.analysis.pareto import Analysis, signs
 
 from .bulk import replace_trials
 from .knob_storage import FORMAT, LISTED, VALUES
 from .outcomes import attributes
-from .storage import open_storage
+from .storage import STORAGE, UNREACHABLE, open_storage
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -59,47 +59,49 @@ def name_of(folder: Path) -> str:
     return f"{folder.name} report"
 
 
-def write_report_study(folder: Path, rows: Sequence[Row], every: pd.DataFrame, chosen: Mapping[str, int]) -> optuna.Study:
+def publish(folder: Path, rows: Sequence[Row], found: Analysis, chosen: Mapping[str, int]) -> str:
+    """Write the report study; returns its place and its name, or the reason why it cannot be written, in one line."""
+    try:
+        write_report_study(folder, rows, found, chosen)
+    except (ResultsError, OSError, *UNREACHABLE) as e:
+        return f"not written: {first_line(e)}"
+    return f"'{name_of(folder)}' in {STORAGE}"
+
+
+def write_report_study(folder: Path, rows: Sequence[Row], found: Analysis, chosen: Mapping[str, int]) -> optuna.Study:
     """Write the report study of a folder and return it.
 
-    every: `standings` of the rows. chosen: the trial of each recommended setting. Raises `ResultsError` if `study.db` cannot
+    found: the analysis of the rows. chosen: the trial of each recommended setting. Raises `ResultsError` if `study.db` cannot
     be opened.
     """
-    import pandas as pd
-
-    objectives = objectives_of(pd.DataFrame(rows))
     storage = open_storage(folder)
     study = optuna.create_study(
-        study_name=name_of(folder), storage=storage, directions=[*objectives.values()], load_if_exists=True
+        study_name=name_of(folder), storage=storage, directions=[*found.objectives.values()], load_if_exists=True
     )
-    study.set_metric_names([*objectives])
-    first = {row["trial"]: row for row in sorted(rows, key=lambda r: -(r["run"] or 0))}
-    settings, fixed = _knobs(first)
-    study.set_user_attr(FORMAT, VALUES)
-    study.set_user_attr("knobs", fixed)
-    study.set_user_attr("front", sorted(int(t) for t in every.index[every["standing"] == "front"]))
-    study.set_user_attr("recommended", dict(chosen))
-    trials = report_trials(rows, first, settings, every, chosen)
+    study.set_metric_names([*found.objectives])
+    standing = found.standings["standing"]
+    trials, fixed = report_trials(rows, found, chosen)
+    facts = {
+        "front": sorted(int(t) for t in standing.index[standing == "front"]),
+        "recommended": dict(chosen),
+        "knobs": fixed,
+    }
+    for name, value in {FORMAT: VALUES, **facts}.items():
+        study.set_user_attr(name, value)
     link_logs(folder, trials)
     replace_trials(storage, study._study_id, trials)
     return study
 
 
 def report_trials(
-    rows: Sequence[Row],
-    first: Mapping[int, Row],
-    settings: Mapping[int, Row],
-    every: pd.DataFrame,
-    chosen: Mapping[str, int],
-) -> list[FrozenTrial]:
-    """One Optuna trial for each number from 0 to the last. first: each trial's row of run 0; settings: its knobs."""
-    import pandas as pd
-
-    df = pd.DataFrame(rows)
-    objectives = [*objectives_of(df)]
-    table = estimates(df)
+    rows: Sequence[Row], found: Analysis, chosen: Mapping[str, int]
+) -> tuple[list[FrozenTrial], dict[str, Any]]:
+    """One Optuna trial for each number from 0 to the last, and the knobs that all trials share."""
+    first = {row["trial"]: row for row in sorted(rows, key=lambda r: -(r["run"] or 0))}
+    settings, fixed = _knobs(first)
+    objectives, table = [*found.objectives], found.estimates
     known = table[table[objectives].notna().all(axis=1) & (table["origin"] != "reference")]
-    excluded = _excluded(known[objectives].to_numpy(float) * signs(objectives), known, every)
+    excluded = _excluded(known[objectives].to_numpy(float) * signs(objectives), known, found.standings)
     distributions = _distributions(settings.values())
     names = {t: {"recommended": ", ".join(name for name in chosen if chosen[name] == t)} for t in chosen.values()}
     trials = []
@@ -125,7 +127,7 @@ def report_trials(
         if (start := row.get("started_at")) is not None:
             trial.datetime_start, trial.datetime_complete = start, start + timedelta(seconds=row.get("wall_s") or 0.0)
         trials.append(trial)
-    return trials
+    return trials, fixed
 
 
 def link_logs(folder: Path, trials: Sequence[FrozenTrial]) -> None:
@@ -166,10 +168,10 @@ def _excluded(losses: np.ndarray, known: pd.DataFrame, every: pd.DataFrame) -> s
     return out
 
 
-def _facts(row: Row, objectives: Sequence[str], table: pd.DataFrame, every: pd.DataFrame) -> dict[str, Any]:
+def _facts(row: Row, found: Analysis) -> dict[str, Any]:
     """The user attributes of a trial: the facts of its first row, its runs, its interval and its standing."""
     facts = {"trial": row["trial"], "origin": row["origin"], "round": row.get("round") or 1, **attributes(row)}
-    number = row["trial"]
+    number, table, every = row["trial"], found.estimates, found.standings
     if number in table.index:
         point = table.loc[number]
         facts |= {"runs": int(point["runs"]), "fresh_runs": int(point["fresh_runs"]), "suspect": bool(point["suspect"])}
