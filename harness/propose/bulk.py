@@ -17,7 +17,12 @@ from optuna.distributions import distribution_to_json
 from optuna.storages._rdb import models
 from optuna.trial import FrozenTrial
 
-TABLES = (models.TrialParamModel, models.TrialValueModel, models.TrialUserAttributeModel, models.TrialSystemAttributeModel)
+TABLES: tuple[Any, ...] = (
+    models.TrialParamModel,
+    models.TrialValueModel,
+    models.TrialUserAttributeModel,
+    models.TrialSystemAttributeModel,
+)
 
 
 def replace_trials(storage: optuna.storages.RDBStorage, study_id: int, trials: Sequence[FrozenTrial]) -> None:
@@ -35,7 +40,7 @@ def replace_trials(storage: optuna.storages.RDBStorage, study_id: int, trials: S
             [{"number": n, "study_id": study_id, "state": t.state, **_times(t)} for n, t in enumerate(trials)],
         )
         found = sqlalchemy.select(models.TrialModel.number, models.TrialModel.trial_id).where(of_study)
-        ids = dict(connection.execute(found).tuples().all())
+        ids = {number: trial_id for number, trial_id in connection.execute(found)}
         for model, lines in zip(TABLES, _lines(trials, ids), strict=True):
             if lines:
                 connection.execute(sqlalchemy.insert(model.__table__), lines)

@@ -71,8 +71,8 @@ def publish(folder: Path, rows: Sequence[Row], found: Analysis, chosen: Mapping[
 def write_report_study(folder: Path, rows: Sequence[Row], found: Analysis, chosen: Mapping[str, int]) -> optuna.Study:
     """Write the report study of a folder and return it.
 
-    found: the analysis of the rows. chosen: the trial of each recommended setting. Raises `ResultsError` if `study.db` cannot
-    be opened.
+    found: the analysis of the rows. chosen: the trial of each recommended setting. Raises `ResultsError` if `study.db`
+    cannot be opened.
     """
     storage = open_storage(folder)
     study = optuna.create_study(
@@ -99,8 +99,10 @@ def report_trials(
     """One Optuna trial for each number from 0 to the last, and the knobs that all trials share."""
     first = {row["trial"]: row for row in sorted(rows, key=lambda r: -(r["run"] or 0))}
     settings, fixed = _knobs(first)
-    objectives, table = [*found.objectives], found.estimates
-    known = table[table[objectives].notna().all(axis=1) & (table["origin"] != "reference")]
+    objectives, points = [*found.objectives], found.estimates.to_dict("index")
+    ranks = found.standings[["standing", "confirmed"]].to_dict("index")
+    whole = found.estimates[objectives].notna().all(axis=1) & (found.estimates["origin"] != "reference")
+    known = found.estimates[whole]
     excluded = _excluded(known[objectives].to_numpy(float) * signs(objectives), known, found.standings)
     distributions = _distributions(settings.values())
     names = {t: {"recommended": ", ".join(name for name in chosen if chosen[name] == t)} for t in chosen.values()}
@@ -111,16 +113,15 @@ def report_trials(
             continue
         row, values, limits = first[number], None, {}
         if number in known.index:
-            values = [float(known.at[number, name]) for name in objectives]
-            limits = {"feasible": 0.0 if known.at[number, "feasible"] else 1.0, "front": float(number in excluded)}
+            values = [float(points[number][name]) for name in objectives]
+            limits = {"feasible": 0.0 if points[number]["feasible"] else 1.0, "front": float(number in excluded)}
         params = _shown(settings.get(number, {}), distributions)
         trial = create_trial(
             state=_state(row["status"], values),
             values=values,
             params=params,
             distributions={n: distributions[n] for n in params},
-            user_attrs=_facts(row, objectives, table, every)
-            | ({"recommended": ", ".join(names[number])} if number in names else {}),
+            user_attrs={**_facts(row, points.get(number), ranks.get(number), objectives), **names.get(number, {})},
             system_attrs={LISTED: [*limits.values()]} if limits else {},
             constraints=limits,
         )
@@ -168,25 +169,24 @@ def _excluded(losses: np.ndarray, known: pd.DataFrame, every: pd.DataFrame) -> s
     return out
 
 
-def _facts(row: Row, found: Analysis) -> dict[str, Any]:
-    """The user attributes of a trial: the facts of its first row, its runs, its interval and its standing."""
+def _facts(row: Row, point: Row | None, rank: Row | None, objectives: Sequence[str]) -> dict[str, Any]:
+    """The user attributes of a trial: the facts of its first row, its estimate with interval, and its standing.
+
+    point: its line of `estimates`. rank: its standing and whether it is confirmed. Either is None if the trial has none.
+    """
     facts = {"trial": row["trial"], "origin": row["origin"], "round": row.get("round") or 1, **attributes(row)}
-    number, table, every = row["trial"], found.estimates, found.standings
-    if number in table.index:
-        point = table.loc[number]
+    if point is not None:
         facts |= {"runs": int(point["runs"]), "fresh_runs": int(point["fresh_runs"]), "suspect": bool(point["suspect"])}
-        for name in (
-            f"{m}{end}" for m in {"decode_tok_s": None, **dict.fromkeys(objectives)} for end in ("", "_low", "_high")
-        ):
-            if np.isfinite(point[name]):
-                facts[name] = float(point[name])
-    if number in every.index:
-        facts |= {"standing": str(every.at[number, "standing"]), "confirmed": bool(every.at[number, "confirmed"])}
+        shown = dict.fromkeys(["decode_tok_s", *objectives])
+        names = [f"{metric}{end}" for metric in shown for end in ("", "_low", "_high")]
+        facts |= {name: float(point[name]) for name in names if np.isfinite(point[name])}
+    if rank is not None:
+        facts |= {"standing": str(rank["standing"]), "confirmed": bool(rank["confirmed"])}
     elif row["origin"] == "reference":
         facts["standing"] = "reference"
-    elif number in table.index:
-        facts["standing"] = "suspect" if facts["suspect"] else "infeasible"
-    return {name: value for name, value in facts.items() if value is not None}
+    elif point is not None:
+        facts["standing"] = "suspect" if point["suspect"] else "infeasible"
+    return facts
 
 
 def _knobs(first: Mapping[int, Row]) -> tuple[dict[int, dict[str, Any]], dict[str, Any]]:
@@ -219,5 +219,5 @@ def _distribution(values: set[Any]) -> BaseDistribution:
         return CategoricalDistribution([*numbers, *sorted(values - {*numbers}, key=str)])
     log = numbers[0] > 0 and numbers[-1] / numbers[0] >= LOG_SCALE
     if all(isinstance(v, int) for v in numbers):
-        return IntDistribution(numbers[0], numbers[-1], log=log)
+        return IntDistribution(int(numbers[0]), int(numbers[-1]), log=log)
     return FloatDistribution(numbers[0], numbers[-1], log=log)
