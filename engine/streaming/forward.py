@@ -42,7 +42,7 @@ class Forward:
         self.trace: TraceWriter | None = None
         self._layers = layers
         self._state = state
-        self._chunk = chunk
+        self.chunk = chunk
         self._reset_first = reset_first
         self._sure_hits = top_k * sum(layer.complete for layer in layers)  # per token
 
@@ -55,8 +55,8 @@ class Forward:
 
     def prefill(self, ids: list[int], cache: list[Any]) -> Iterator[mx.array]:
         """Yield the logits of a prompt, chunk by chunk, float32 [tokens, vocab]."""
-        for begin in range(0, len(ids), self._chunk):
-            logits = self.logits(ids[begin : begin + self._chunk], cache)
+        for begin in range(0, len(ids), self.chunk):
+            logits = self.logits(ids[begin : begin + self.chunk], cache)
             mx.eval([c.state for c in cache])
             yield logits
 
@@ -65,8 +65,8 @@ class Forward:
         if self._state is not None:
             self._state.skip_last = True
         try:
-            for begin in range(0, len(ids), self._chunk):
-                chunk = ids[begin : begin + self._chunk]
+            for begin in range(0, len(ids), self.chunk):
+                chunk = ids[begin : begin + self.chunk]
                 self.model(mx.array([chunk]), cache=cache)
                 mx.eval([c.state for c in cache])
                 self._count(len(chunk), "prefill", last_layer=False)
