@@ -16,7 +16,7 @@ from engine.errors import HeadraceError
 from engine.generation.sampling import Sampling
 from engine.knobs import GB
 
-from .options import add_knobs, add_model, add_sampling, knobs_of, model_of, sampling_of
+from .options import add_knobs, add_model, add_sampling, add_setting, knobs_of, model_of, sampling_of
 
 if TYPE_CHECKING:
     from engine.engine import Engine
@@ -36,6 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     text = "write the run's routing to this Parquet file"
     parser.add_argument("--trace-out", type=Path, metavar="FILE", help=text)
     add_sampling(parser)
+    add_setting(parser)
     add_knobs(parser, samples=True)
 
 
