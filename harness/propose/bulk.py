@@ -40,7 +40,7 @@ def replace_trials(storage: optuna.storages.RDBStorage, study_id: int, trials: S
             [{"number": n, "study_id": study_id, "state": t.state, **_times(t)} for n, t in enumerate(trials)],
         )
         found = sqlalchemy.select(models.TrialModel.number, models.TrialModel.trial_id).where(of_study)
-        ids = {number: trial_id for number, trial_id in connection.execute(found)}
+        ids = {line.number: line.trial_id for line in connection.execute(found)}
         for model, lines in zip(TABLES, _lines(trials, ids), strict=True):
             if lines:
                 connection.execute(sqlalchemy.insert(model.__table__), lines)
