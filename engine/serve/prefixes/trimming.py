@@ -59,8 +59,8 @@ def usable(stored: np.ndarray, can_cut: bool, prompt: np.ndarray) -> int:
 
 def size_of(cache: list[Any]) -> int:
     """Bytes of a cache's arrays."""
-    leaves: list[tuple[str, Any]] = tree_flatten([c.state for c in cache])
-    return sum(value.nbytes for _, value in leaves if isinstance(value, mx.array))
+    leaves = dict(tree_flatten([c.state for c in cache]))
+    return sum(value.nbytes for value in leaves.values() if isinstance(value, mx.array))
 
 
 def _dropped_front(cache: Any) -> bool:
