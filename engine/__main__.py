@@ -20,7 +20,7 @@ from pathlib import Path
 from engine.bench.command import add_benchmarks
 from engine.cli import commands
 from engine.cli import serve as serving
-from engine.cli.options import add_eval_texts, add_knobs, add_model, positive
+from engine.cli.options import add_eval_texts, add_knobs, add_model, add_setting, positive
 from engine.cli.program import add_command, make_parser, run_command
 from engine.knobs import LOSSY
 from engine.measure.protocol import PAGE_CACHE, Protocol
@@ -60,6 +60,7 @@ def _generate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--temperature", type=float, default=0.0, metavar="X", help="0 (default): the most probable token")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of sampling (default: %(default)s)")
     _trace_out(parser)
+    add_setting(parser)
     add_knobs(parser)
 
 
@@ -74,6 +75,7 @@ def _measure(parser: argparse.ArgumentParser) -> None:
     metavar = f"{{{','.join(PAGE_CACHE)}}}"
     parser.add_argument("--page-cache", default=Protocol.page_cache, metavar=metavar, help=text)
     _trace_out(parser)
+    add_setting(parser)
     add_knobs(parser)
 
 
@@ -84,6 +86,7 @@ def _quality(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--reference", type=Path, metavar="DIR", help=text)
     text = "prompts whose answers are JSON: YAML, or none (default: json_v1.yaml)"
     parser.add_argument("--json-prompts", default=JSON_PROMPTS, metavar="FILE", help=text)
+    add_setting(parser)
     add_knobs(parser)
 
 

@@ -1,15 +1,22 @@
-"""Options that several commands share: the model, the evaluation texts, and the knobs."""
+"""Options that several commands share: the model, the evaluation texts, the knobs, and the setting file they may come from.
+
+An option of the command line overrides the setting file. Each override, and each difference between the setting's machine,
+versions and model and those here, is one line on stderr.
+"""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import sys
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 from engine.errors import HeadraceError, KnobError
 from engine.knobs import IO_MODES, PREFETCH, REMOVED, WORDS, Knobs, removed
+from engine.setting.setting_file import Setting, read_setting
+from engine.setting.study_setting import PICK, setting_from
 from engine.system.shipped import EVALUATION_TEXTS, KIMI_MINI
 
 VALUES = {"io_mode": IO_MODES, "prefetch": PREFETCH}  # knobs whose value is one of some words
@@ -24,11 +31,87 @@ def add_model(parser: argparse.ArgumentParser, *, positional: bool = False, text
 
 
 def model_of(args: argparse.Namespace) -> Path:
-    """The checkpoint's folder. Raises `HeadraceError` if it is given twice."""
-    path = getattr(args, "path", None)
+    """The checkpoint's folder: the one given, else the setting's, else kimi_mini. Raises `HeadraceError`."""
+    setting = setting_of(args)
+    return _given_model(args) or (KIMI_MINI if setting is None else _model_of_setting(setting))
+
+
+def _given_model(args: argparse.Namespace) -> Path | None:
+    path: Path | None = getattr(args, "path", None)
     if path is not None and args.model is not None:
         raise HeadraceError(f"--model {args.model} and {path} are two checkpoints; give one, with --model")
-    return path or args.model or KIMI_MINI
+    return path or args.model
+
+
+def _model_of_setting(setting: Setting) -> Path:
+    named = setting.model.get("path")
+    if named is None:
+        raise HeadraceError(f"{setting.source} names no model; give its folder with --model")
+    path = setting.find(named)
+    if not path.exists():
+        raise HeadraceError(f"{setting.source}: the checkpoint {named} is not there; give its folder with --model")
+    return path
+
+
+def add_setting(parser: argparse.ArgumentParser) -> None:
+    """`--config`, `--from`, `--pick` and `--trial`: model and knobs of a setting file or a study, for `model_of` and
+    `knobs_of`."""
+    group = parser.add_argument_group("setting (other options override it)")
+    group.add_argument("--config", type=Path, metavar="FILE", help="setting file: best/NAME.yaml of a study")
+    text = "a study's setting; a study is its folder, or its name under results/"
+    group.add_argument("--from", dest="from_study", metavar="STUDY", help=text)
+    text = f"with --from: a recommended setting, default or reference (default: {PICK})"
+    group.add_argument("--pick", metavar="NAME", help=text)
+    group.add_argument("--trial", type=int, metavar="N", help="with --from: the setting of this trial")
+
+
+def setting_of(args: argparse.Namespace) -> Setting | None:
+    """The setting of `add_setting`'s options, None without them; read once. Prints its origin, what overrides it and what
+    differs here. Raises `HeadraceError`."""
+    if "setting" not in args:
+        args.setting = None if getattr(args, "config", None) is None and not _names_study(args) else _read(args)
+    setting: Setting | None = args.setting
+    return setting
+
+
+def _names_study(args: argparse.Namespace) -> bool:
+    study, pick, trial = (getattr(args, name, None) for name in ("from_study", "pick", "trial"))
+    for option, value in (("--pick", pick), ("--trial", trial)):
+        if study is None and value is not None:
+            raise HeadraceError(f"{option} {value} needs a study; give it with --from STUDY")
+    if pick is not None and trial is not None:
+        raise HeadraceError(f"--pick {pick} and --trial {trial} are two settings; give one of them")
+    return study is not None
+
+
+def _read(args: argparse.Namespace) -> Setting:
+    from engine.setting.differences import differences
+
+    if args.config is not None and _names_study(args):
+        raise HeadraceError(f"--config {args.config} and --from {args.from_study} are two settings; give one of them")
+    by_study = args.config is None
+    setting = setting_from(args.from_study, args.pick, args.trial) if by_study else read_setting(args.config)
+    if setting.engine:
+        other = next(iter(setting.engine.values()))
+        remedy = f"run: {setting.commands['run']}" if "run" in setting.commands else "use that"
+        raise HeadraceError(f"{setting.source} is for the engine {other}, not for this one; {remedy}")
+    sure = "" if setting.confirmed is None else ", confirmed" if setting.confirmed else ", not confirmed"
+    notes = [f"{setting.title}{sure}, from {setting.source}"]
+    if setting.edited:
+        notes.append(f"{setting.source} was edited: its figures may be those of another setting")
+    given = _given_model(args)
+    if given is not None and setting.model:
+        notes.append(f"--model {given} overrides {setting.model.get('path')} of the setting")
+    own = setting.for_use(search=True)
+    notes += [
+        f"--{name.replace('_', '-')} overrides {own.shown(name)} of the setting"
+        for name, value in knobs_given(args).items()
+        if getattr(own, name) != value
+    ]
+    notes += differences(setting, given or _model_of_setting(setting))
+    for note in notes:
+        print(f"note: {note}", file=sys.stderr)
+    return setting
 
 
 def add_eval_texts(parser: argparse.ArgumentParser) -> None:
@@ -65,9 +148,11 @@ class _Refused(argparse.Action):
         raise KnobError(removed(self.dest))
 
 
-def knobs_of(args: argparse.Namespace) -> Knobs:
-    """The knobs of a command line. Raises `KnobError`."""
-    return Knobs(**knobs_given(args))
+def knobs_of(args: argparse.Namespace, *, search: bool = False) -> Knobs:
+    """The knobs of a command line and its setting; `search`: including the setting's limits for measuring alone. Raises
+    `KnobError`."""
+    setting = setting_of(args)
+    return Knobs(**knobs_given(args)) if setting is None else setting.for_use(knobs_given(args), search=search)
 
 
 def knobs_given(args: argparse.Namespace) -> dict[str, Any]:

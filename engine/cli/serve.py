@@ -16,7 +16,7 @@ from typing import Any
 from engine.errors import HeadraceError
 from engine.serve.options import ServeOptions, short_name
 
-from .options import add_knobs, add_model, knobs_of, model_of, positive
+from .options import add_knobs, add_model, add_setting, knobs_of, model_of, positive, setting_of
 
 KEY_VARIABLE = "HEADRACE_API_KEY"
 
@@ -54,6 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--max-body-mb", type=float, default=default.max_body_mb, metavar="N", help=text)
     text = "seconds for running requests after SIGTERM or Ctrl-C (default: %(default)g)"
     add("--grace", dest="grace_s", type=float, default=default.grace_s, metavar="N", help=text)
+    add_setting(parser)
     add_knobs(parser)
 
 
@@ -65,7 +66,9 @@ def serve(args: argparse.Namespace) -> int:
     from engine.engine import load
     from engine.serve.server import Server
 
-    server = Server(options, short_name(model))
+    setting = setting_of(args)
+    name = setting.model.get("name") if setting is not None and args.model is None else None
+    server = Server(options, name or short_name(model))
     server.stop_on_signals(_end)
     with load(model, knobs) as engine:
         server.serve(engine)

@@ -2,6 +2,8 @@
 
 In a checkout, also after an editable install, they are in `experiments/` and `search_spaces/` beside the packages. A wheel
 has the same two folders in `headrace/` beside the packages (see setup.py).
+
+Files that are meant to be shared name a place under this folder with `HERE`, and one in the user's home with `~`.
 """
 
 from pathlib import Path
@@ -17,3 +19,18 @@ PROMPTS = EXPERIMENTS / "prompts"
 KIMI_MINI = EXPERIMENTS / "kimi_mini" / "checkpoint"
 EVALUATION_TEXTS = PROMPTS / "headrace_v1.yaml"
 JSON_PROMPTS = PROMPTS / "json_v1.yaml"
+
+HERE = "${root:}"  # stands for `ROOT` in the paths of manifests and setting files
+
+
+def portable_path(path: Path) -> str:
+    """An absolute path as a text for other machines: with `HERE` under `ROOT`, with `~` in the home folder."""
+    for place, name in ((ROOT, HERE), (Path.home(), "~")):
+        if path.is_relative_to(place):
+            return f"{name}/{path.relative_to(place)}"
+    return str(path)
+
+
+def located(text: str) -> Path:
+    """The path of `portable_path`'s text here."""
+    return Path(text.replace(HERE, str(ROOT), 1)).expanduser()

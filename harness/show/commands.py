@@ -11,8 +11,8 @@ from typing import Any
 
 from engine import Knobs
 from engine.effective import effective
-from engine.system.shipped import ROOT
-from harness.study.manifest import HERE, JUDGE
+from engine.system.shipped import HERE, ROOT
+from harness.study.manifest import JUDGE
 
 PROMPT = "The water wheel"
 

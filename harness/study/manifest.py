@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from engine.checkpoint.fingerprint import another
-from engine.system.shipped import ROOT
+from engine.system.shipped import HERE, ROOT
 from harness import ResultsError
 from harness.results.columns import SCHEMA_VERSION
 from harness.results.files import write_json, write_text
@@ -21,7 +21,6 @@ from harness.results.files import write_json, write_text
 from .study import Study
 
 JUDGE = "judge.yaml"  # the evaluation texts in use, beside the rows
-HERE = "${root:}"  # stands for this checkout in the manifest's paths
 
 
 def settle(study: Study, command: str) -> None:

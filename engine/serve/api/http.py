@@ -12,7 +12,6 @@ import socket
 import time
 from collections.abc import Callable
 from typing import Any
-from urllib.parse import urlsplit
 
 from mlx_lm.server import APIHandler
 
@@ -78,11 +77,12 @@ class HttpHandler(APIHandler):
             )  # fmt: skip
 
     def refuse_foreign_page(self) -> None:
-        """Refuse a request of a web page from elsewhere: every page can send one to 127.0.0.1."""
+        """Refuse a request of a web page: any page can send one to 127.0.0.1, and its browser names the page's origin."""
         origin, cors = self.headers.get("Origin"), self.service.options.cors
-        if origin is None or "*" in cors or origin in cors or urlsplit(origin).netloc == self.headers.get("Host"):
-            return
-        raise RequestError(403, f"a page of {origin[:200]} may not use this server; allow it with --cors", code="origin")
+        if origin is not None and "*" not in cors and origin not in cors:
+            raise RequestError(
+                403, f"pages of {origin[:200]} may not use this server; allow them with --cors", code="origin"
+            )
 
     def start_stream(self) -> None:
         if not self.status:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from engine.system.shipped import ROOT
-from harness.study.manifest import HERE, changes, portable
+from engine.system.shipped import HERE, ROOT
+from harness.study.manifest import changes, portable
 
 
 def test_paths_of_the_checkout_are_portable() -> None:
