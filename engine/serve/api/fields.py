@@ -35,7 +35,7 @@ def checked(name: str, value: Any, kind: type) -> Any:
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         raise wrong(name, f"must be {NAMES[kind]}, not {_kind(value)}")
     if kind is str:
-        return _text(name, value)
+        _refuse_surrogates(name, str(value))
     return value
 
 
@@ -72,12 +72,11 @@ class Fields:
         return value
 
 
-def _text(name: str, value: str) -> str:
+def _refuse_surrogates(name: str, value: str) -> None:
     try:
         value.encode()
     except UnicodeEncodeError:
         raise wrong(name, "has half of a surrogate pair, which is no text") from None
-    return value
 
 
 def _kind(value: Any) -> str:

@@ -169,14 +169,8 @@ class Handler(HttpHandler):
     def _packet(self, parsed: ParsedRequest, job: Job, piece: Piece, finish: str | None, offset: int) -> dict[str, Any]:
         calls = self._tools(piece.tool_calls) if piece.tool_calls else []
         counts = None if self.stream else 0  # mlx-lm requires counts for a whole answer; `usage` replaces them
-        body = self.generate_response(
-            piece.text,
-            finish,
-            counts,
-            counts,
-            tool_calls=calls,
-            reasoning_text=piece.reasoning,  # type: ignore[arg-type]
-        )
+        ends: Any = finish
+        body = self.generate_response(piece.text, ends, counts, counts, tool_calls=calls, reasoning_text=piece.reasoning)
         choice = body["choices"][0]
         choice["logprobs"] = None
         if parsed.args.logprobs:

@@ -144,7 +144,8 @@ def _text(fields: Fields, served: Served) -> CompletionRequest:
         checked("prompt", prompt, str)
     if not prompt:
         raise wrong("prompt", "is empty; give at least one character")
-    return CompletionRequest("text", prompt, [], None, None)
+    text: Any = prompt  # token ids pass as they are
+    return CompletionRequest("text", text, [], None, None)
 
 
 def _arguments(fields: Fields, served: Served, logprobs: bool, top: int) -> GenerationArguments:
