@@ -1,1 +1,3 @@
-"""Serving: an OpenAI-compatible server on mlx-lm's, and its prompt cache; it never imports the commands."""
+"""Server: one loaded engine behind the OpenAI API, on mlx-lm's own server. Imports no other room but the engine's, and is
+imported by the command line only.
+"""
