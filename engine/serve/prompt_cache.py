@@ -47,8 +47,8 @@ class Entry:
 class PromptCache:
     """Prefixes in memory up to `max_bytes` and `max_size` entries, and in `folder` up to its own limit.
 
-    `busy` says whether a request is being computed; files are written while it is not. All methods but `close` and the
-    counters are called on the thread that generates.
+    Set `busy` to a function that says whether a request is being computed; files are written while it is not. All methods
+    but `close` and the counters are called on the thread that generates.
     """
 
     def __init__(
@@ -58,7 +58,6 @@ class PromptCache:
         *,
         folder: PrefixFolder | None = None,
         say: Callable[[str], None] = print,
-        busy: Callable[[], bool] = lambda: False,
     ) -> None:
         self.max_size = max_size
         self.max_bytes = max_bytes
@@ -68,7 +67,8 @@ class PromptCache:
         self._clock = itertools.count()
         self._entries: list[Entry] = []
         self._lock = threading.RLock()
-        self._writer = None if folder is None else Writer(self._save, busy)
+        self.busy: Callable[[], bool] = lambda: False
+        self._writer = None if folder is None else Writer(self._save, lambda: self.busy())
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -104,7 +104,9 @@ class PromptCache:
     def insert_cache(
         self, model: Any, tokens: Sequence[int], prompt_cache: list[Any], *, cache_type: str = "assistant"
     ) -> None:
-        """Keep a cache under its tokens. The cache must not be changed afterwards."""
+        """Keep a cache under its tokens. The cache must not be changed afterwards. Without memory nothing is kept."""
+        if self.max_bytes <= 0:
+            return
         mx.eval([c.state for c in prompt_cache])
         ids = np.asarray(list(tokens), dtype=np.int64)
         can_cut = trimmable(prompt_cache)

@@ -90,7 +90,11 @@ def in_threads(client: Any, count: int) -> None:
 def _one_of_many(url: str, rng: random.Random, prompts: list[str], tokens: int) -> str:
     kind = rng.choice(("stream", "plain", "chat", "bad", "leave"))
     prompt = rng.choice(prompts)[: rng.randrange(10, 400)]
-    body: dict[str, Any] = {"prompt": prompt, "max_tokens": rng.randrange(1, tokens + 1), "stream": kind in ("stream", "leave")}
+    body: dict[str, Any] = {
+        "prompt": prompt,
+        "max_tokens": rng.randrange(1, tokens + 1),
+        "stream": kind in ("stream", "leave"),
+    }
     where = "completions"
     if kind == "chat":
         where = "chat/completions"

@@ -120,7 +120,8 @@ def _second_turn(engine: Engine, generator: Any, clients: Clients, judge: Judge)
         "share": share, "first_turn_ttft_ms": one["ttft_s"] * 1e3, "second_turn_ttft_ms": two["ttft_s"] * 1e3,
     }  # fmt: skip
     shown = "none" if share is None else f"{share:.3f}"
-    print(f"second turn after {result['first_turn_tokens']} tokens: {read_second / 1e6:.1f} of {read_first / 1e6:.1f} MB ({shown})")
+    read = f"{read_second / 1e6:.1f} of {read_first / 1e6:.1f} MB"
+    print(f"second turn after {result['first_turn_tokens']} tokens: {read} before the first token ({shown})")
     return result
 
 
