@@ -22,7 +22,7 @@ from engine.engine import Engine
 from engine.errors import first_line
 from engine.serve.errors import RequestError, as_request_error
 from engine.serve.options import ServeOptions
-from engine.serve.prefixes.segments import join_segments
+from engine.serve.prefixes.segments import split_prompt, stable_prefix
 from engine.serve.prefixes.trimming import always_trimmable
 from engine.serve.prompt_cache import PromptCache
 
@@ -86,8 +86,18 @@ class Generator(ResponseGenerator):
         """The prompt in the form of mlx-lm's `_tokenize`; a prompt of token ids stays as it is."""
         if isinstance(request.prompt, list):
             return request.prompt, [request.prompt], ["assistant"], "normal", None
-        prompt, segments, kinds, *rest = super()._tokenize(self.model_provider.tokenizer, request, args)
-        return prompt, *join_segments(segments, kinds, can_cut=self._can_cut, chunk=self.engine.knobs.prefill_chunk), *rest
+        tokenizer = self.model_provider.tokenizer
+        prompt, segments, kinds, *rest = super()._tokenize(tokenizer, request, args)
+        stable = None
+        if request.request_type == "chat" and tokenizer.has_chat_template and not self._can_cut:
+            extra = {**self.model_provider.cli_args.chat_template_args, **(args.chat_template_kwargs or {})}
+            stable = stable_prefix(
+                lambda messages: tokenizer.apply_chat_template(messages, tools=request.tools, tokenize=True, **extra),
+                request.messages,
+                prompt,
+            )
+        chunk = self.engine.knobs.prefill_chunk
+        return prompt, *split_prompt(prompt, segments, kinds, can_cut=self._can_cut, chunk=chunk, stable=stable), *rest
 
     def _tokenize(self, tokenizer: Any, request: Job, args: Any) -> Any:
         """The prompt, split into parts. mlx-lm consumes the list of parts, so it gets a copy."""
