@@ -42,6 +42,7 @@ from engine.streaming.decode_state import DecodeState
 from engine.streaming.forward import Forward
 from engine.streaming.install import decode_state_for, fill, install_gates, install_layers
 from engine.streaming.layer import StreamedLayer
+from engine.streaming.passes import Passes
 from engine.streaming.window.speculate import SpeculativeWindows
 from engine.system.memory import memory_bytes
 from engine.system.page_cache import cached_share, weight_files
@@ -95,7 +96,8 @@ def _read_resident(model: nn.Module, source: Checkpoint, knobs: Knobs) -> None:
             mx.eval([value for value in module.values() if isinstance(value, mx.array)])
     if dtype is not None:
         lay_out_for_cpu(model)
-    mx.eval(model.parameters())
+    # With arrays that are no parameters (frequencies of a position encoding): no other thread could evaluate them.
+    mx.eval([value for module in model.modules() for value in module.values() if isinstance(value, mx.array)])
     model.eval()
 
 
@@ -116,6 +118,7 @@ def _refuse_too_large(source: Checkpoint, knobs: Knobs) -> None:
 class Engine:
     """A loaded model. Use it as a context manager, or `close()` it, to end its reader threads.
 
+    `model` is mlx-lm's module. mlx-lm's generation code can call it, and every call is counted in `stats`.
     `state` is the streamed layers' shared state, None while every expert is resident. `page_cached_before` is the share of
     the checkpoint's files that were in the page cache before loading. `decoded` holds the counters of the timed tokens of
     the last `measure`.
@@ -141,15 +144,9 @@ class Engine:
         self.windows = windows
         self.page_cached_before = page_cached_before
         self.decoded = Stats()
-        self.forward = Forward(
-            model,
-            layers,
-            state,
-            top_k=checkpoint.top_k,
-            chunk=knobs.prefill_chunk,
-            reset_first=any(name in CACHE_DEPENDENT for name in knobs.lossy),
-        )
-        self.stats = self.forward.stats
+        self.passes = Passes(model, layers, state, top_k=checkpoint.top_k, reset_first=bool(self.depends_on_cache))
+        self.forward = Forward(model, self.passes, chunk=knobs.prefill_chunk)
+        self.stats = self.passes.stats
 
     def __enter__(self) -> Engine:
         return self
@@ -169,6 +166,11 @@ class Engine:
             return load_tokenizer(self.checkpoint.path)
         except (OSError, ValueError, ImportError) as e:
             raise CheckpointError(f"{self.checkpoint.path}: its tokenizer cannot be opened ({first_line(e)})") from e
+
+    @property
+    def depends_on_cache(self) -> list[str]:
+        """The knobs that are set and make the logits depend on the experts cached at the moment, hence on earlier texts."""
+        return [name for name in self.knobs.lossy if name in CACHE_DEPENDENT]
 
     @property
     def uses(self) -> np.ndarray:
@@ -289,11 +291,11 @@ class Engine:
         The format is that of `engine.routing.record`. Raises `HeadraceError` if the file cannot be written or another trace
         is active; after an error inside no file is written.
         """
-        if self.forward.trace is not None:
-            raise HeadraceError(f"the trace {self.forward.trace.path} is still active; end it before you start {path}")
+        if self.passes.trace is not None:
+            raise HeadraceError(f"the trace {self.passes.trace.path} is still active; end it before you start {path}")
         found = [place for place, _ in switches(self.model, self.checkpoint)]
         ends = is_last(found[-1], dict(self.model.named_modules()))
-        self.forward.trace = trace = TraceWriter(self.model, self.checkpoint, found, ends, path, self.mode)
+        self.passes.trace = trace = TraceWriter(self.model, self.checkpoint, found, ends, path, self.mode)
         try:
             yield
             trace.finish()
@@ -301,7 +303,7 @@ class Engine:
             trace.abandon()
             raise
         finally:
-            self.forward.trace = None
+            self.passes.trace = None
 
     def _tokens_of(self, judge: Judge) -> list[tuple[list[int], list[int]]]:
         texts = []

@@ -1,6 +1,6 @@
 """Report: recommended settings with their commands, the front as a table, the plots, and what the runs contributed.
 
-Estimates, standings and recommendations are computed once for each report, where functions share them.
+Estimates, posterior and standings are computed once, as an `Analysis` that tables and plots share.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from harness.analysis.counts import count
 from harness.analysis.estimates import noise, suspects
 from harness.analysis.hypervolume import contributions
 from harness.analysis.importance import importance
-from harness.analysis.pareto import RUNS, standings
+from harness.analysis.pareto import Analysis, Rows
 from harness.decisions.recommend import Choice, compared, named, recommended, rules_of, wishes_of
 from harness.results.metrics import SHORT
 from harness.results.rows import frame
@@ -46,15 +46,16 @@ def report(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     say(str(count(df)))
     for line in violations(df):
         say(line)
-    every = standings(df, **rules) if len(df) else df
+    found = Analysis(df, **rules)
+    every = found.standings if len(df) else df
     best = every[every["standing"] == "front"] if len(df) else df
     if len(best):
-        choices = recommended(df, **wishes_of(folder))
+        choices = recommended(found, **wishes_of(folder))
         say("recommended settings:")
         say()
-        console.print(recommended_table(df, choices))
+        console.print(recommended_table(found, choices))
         say()
-        for line in (*reasons(df, choices, rules.get("runs", RUNS)), *to_use(folder, df, choices)):
+        for line in (*reasons(found, choices), *to_use(folder, found, choices)):
             say(line)
         if not all(c.confirmed for c in choices if c.trial is not None) and (command := confirm_more(folder)):
             say()
@@ -64,14 +65,14 @@ def report(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         say()
         say(f"front of {len(best)}, {int(best['confirmed'].sum())} confirmed, best first:")
         say()
-        console.print(front_table(df, console.width, **rules))
+        console.print(front_table(found, console.width))
         say()
-        for line in (*undecided(every), *contribution(df, **rules), *saved(df), *health(df)):
+        for line in (*undecided(every), *contribution(found), *saved(df), *health(df)):
             say(line)
         say()
-        console.print(importance_table(importance(df)))
+        console.print(importance_table(importance(found)))
         say()
-        say(f"plot  {_short(plot_front(df, folder / 'front.png', **rules))}")
+        say(f"plot  {_short(plot_front(found, folder / 'front.png'))}")
     elif len(df):
         reason = df["status_reason"].dropna().iloc[-1] if df["status_reason"].notna().any() else "no streamed trial has run"
         say(f"no feasible trial yet; last error: {reason}")
@@ -80,9 +81,9 @@ def report(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     say(f"rows  {_short(folder / 'trials.parquet')}")
 
 
-def reasons(df: pd.DataFrame, choices: Sequence[Choice], runs: int = RUNS) -> list[str]:
+def reasons(found: Analysis, choices: Sequence[Choice]) -> list[str]:
     """For each recommended setting: its rule, its trial, the comparison with the default, and its confirmation."""
-    rows, lines = named(df, choices), []
+    rows, lines = named(found, choices), []
     default = next(point for name, point, _ in rows if name == "default")
     width = max(len(c.name) for c in choices)
     for name, point, choice in rows:
@@ -92,8 +93,8 @@ def reasons(df: pd.DataFrame, choices: Sequence[Choice], runs: int = RUNS) -> li
         if point is None:
             lines.append(f"{'':{width}}  not met: {choice.reason}")
             continue
-        than = "the default was not measured" if default is None else compared(df, point, default)
-        sure = confirmation(choice, int(point["fresh_runs"]), runs)
+        than = "the default was not measured" if default is None else compared(found, point, default)
+        sure = confirmation(choice, int(point["fresh_runs"]), found.runs)
         lines.append(f"{'':{width}}  met by trial {choice.trial}: {than}; {sure}")
     return lines
 
@@ -108,13 +109,13 @@ def confirmation(choice: Choice, fresh: int, runs: int) -> str:
     return f"not confirmed: with probability {choice.doubt:.0%} the setting is truly {rivals}"
 
 
-def to_use(folder: Path, df: pd.DataFrame, choices: Sequence[Choice]) -> list[str]:
+def to_use(folder: Path, found: Analysis, choices: Sequence[Choice]) -> list[str]:
     """The commands that use the recommended settings."""
     names: dict[int, list[str]] = {}
     for choice in choices:
         if choice.trial is not None:
             names.setdefault(choice.trial, []).append(choice.name)
-    points = {c.trial: point for _, point, c in named(df, choices) if c is not None and point is not None}
+    points = {c.trial: point for _, point, c in named(found, choices) if c is not None and point is not None}
     lines = []
     for trial, titles in names.items():
         lines += ["", f"to use {', '.join(titles)} (trial {trial}):", "", f"    {use(folder, points[trial])}"]
@@ -139,9 +140,9 @@ def undecided(every: pd.DataFrame) -> list[str]:
     return [f"undecided, not on the front because of near rivals: {names}; more confirmation runs decide (confirm.share)"]
 
 
-def contribution(df: pd.DataFrame, **rules: Any) -> list[str]:
+def contribution(rows: Rows) -> list[str]:
     """The contribution of each origin: its trials on the front, and the hypervolume that would be lost without them."""
-    found = contributions(df, **rules)
+    found = contributions(rows)
     if len(found) < 2 or found["lost"].isna().any():
         return []
     return [
