@@ -18,6 +18,12 @@ from engine.serve.options import ServeOptions, short_name
 
 from .options import add_knobs, add_model, add_setting, knobs_of, model_of, positive, setting_of
 
+SAMPLING = (  # option, field of a request and its type; `--top-k` is the knob
+    ("--temp --temperature", "temperature", float),
+    ("--top-p", "top_p", float),
+    ("--sample-top-k", "top_k", int),
+    ("--min-p", "min_p", float),
+)
 KEY_VARIABLE = "HEADRACE_API_KEY"
 
 
@@ -40,9 +46,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--context", type=positive, metavar="N", help=text)
     text = "tokens of an answer, for requests without max_tokens; cut to what fits (default: %(default)s)"
     add("--max-tokens", type=positive, default=default.max_tokens, metavar="N", help=text)
-    for name, kind in (("temperature", float), ("top_p", float), ("top_k", int), ("min_p", float)):
+    for option, name, kind in SAMPLING:
         text = f"for requests without {name} (default: %(default)g)"
-        add(f"--{name.replace('_', '-')}", type=kind, default=getattr(default, name), metavar="X", help=text)
+        add(*option.split(), dest=f"sample_{name}", type=kind, default=getattr(default, name), metavar="X", help=text)
     text = "arguments of the chat template as a JSON object, for all requests"
     add("--chat-template-kwargs", type=_object, default={}, metavar="JSON", help=text)
     text = "memory for prompts that were seen before, in 10^9 bytes (default: %(default)g)"
@@ -82,7 +88,9 @@ def serve(args: argparse.Namespace) -> int:
 
 def options_of(args: argparse.Namespace) -> ServeOptions:
     """The server's options of a command line. Raises `HeadraceError` for a value that is not possible."""
-    values: dict[str, Any] = {name: getattr(args, name) for name in ServeOptions.__dataclass_fields__}
+    sampling = [name for _, name, _ in SAMPLING]
+    names = {name: f"sample_{name}" if name in sampling else name for name in ServeOptions.__dataclass_fields__}
+    values: dict[str, Any] = {name: getattr(args, source) for name, source in names.items()}
     key = args.api_key if args.api_key is not None else os.environ.get(KEY_VARIABLE)
     options = ServeOptions(**{**values, "cors": tuple(args.cors), "api_key": key})
     options.address()

@@ -131,7 +131,7 @@ class HttpHandler(APIHandler):
         self.end_headers()
 
     def _set_cors_headers(self) -> None:
-        cors, origin = self.service.options.cors, self.headers.get("Origin") if self.headers else None
+        cors, origin = self.service.options.cors, self.headers.get("Origin") if hasattr(self, "headers") else None
         if "*" in cors or (origin and origin in cors):
             self.send_header("Access-Control-Allow-Origin", "*" if "*" in cors else str(origin))
             self.send_header("Access-Control-Allow-Methods", "GET, POST, OPTIONS")
@@ -150,7 +150,7 @@ class HttpHandler(APIHandler):
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
         """The base class's own errors, for a request that it cannot parse. An unknown method is 405."""
         self.close_connection = True
-        self.status = 0
+        self.request_version = "HTTP/1.1"  # it is 0.9, which has no headers, until the first line is parsed
         self._send_error(RequestError(405 if code == 501 else int(code), message or "the request is not HTTP"))
         self._log()
 
