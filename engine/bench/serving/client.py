@@ -30,7 +30,7 @@ def ask(url: str, body: dict[str, Any]) -> dict[str, Any]:
         if response.status != 200:
             return {"status": response.status, "error": response.read().decode()}
         first = last = 0.0
-        text, tokens = "", 0
+        text, tokens, cached = "", 0, 0
         for line in response:
             if not line.startswith(b"data: {"):
                 continue
@@ -41,9 +41,10 @@ def ask(url: str, body: dict[str, Any]) -> dict[str, Any]:
                 text += chunk["choices"][0]["text"]
             if chunk.get("usage"):
                 tokens = chunk["usage"]["completion_tokens"]
+                cached = chunk["usage"].get("prompt_tokens_details", {}).get("cached_tokens", 0)
         end = time.perf_counter()
-        return {"status": 200, "text": text, "tokens": tokens, "ttft_s": first - begin, "decode_s": last - first,
-                "seconds": end - begin}  # fmt: skip
+        times = {"ttft_s": first - begin, "decode_s": last - first, "seconds": end - begin}
+        return {"status": 200, "text": text, "tokens": tokens, "cached": cached, **times}
     finally:
         connection.close()
 

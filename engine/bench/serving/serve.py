@@ -117,7 +117,8 @@ def _second_turn(engine: Engine, generator: Any, clients: Clients, judge: Judge)
     share = read_second / read_first if read_first else None
     result = {
         "first_turn_tokens": len(engine.encode(first)), "first_turn_bytes": read_first, "second_turn_bytes": read_second,
-        "share": share, "first_turn_ttft_ms": one["ttft_s"] * 1e3, "second_turn_ttft_ms": two["ttft_s"] * 1e3,
+        "second_turn_cached_tokens": two["cached"], "share": share, "first_turn_ttft_ms": one["ttft_s"] * 1e3,
+        "second_turn_ttft_ms": two["ttft_s"] * 1e3,
     }  # fmt: skip
     shown = "none" if share is None else f"{share:.3f}"
     read = f"{read_second / 1e6:.1f} of {read_first / 1e6:.1f} MB"

@@ -86,7 +86,7 @@ class Generator(ResponseGenerator):
         """The prompt in the form of mlx-lm's `_tokenize`; a prompt of token ids stays as it is."""
         if isinstance(request.prompt, list):
             return request.prompt, [request.prompt], ["assistant"], "normal", None
-        tokenizer = self.model_provider.tokenizer
+        tokenizer: Any = self.model_provider.tokenizer
         prompt, segments, kinds, *rest = super()._tokenize(tokenizer, request, args)
         stable = None
         if request.request_type == "chat" and tokenizer.has_chat_template and not self._can_cut:
