@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from engine import Knobs
+from engine.cli.options import option_of
 from engine.effective import effective
 from engine.system.shipped import HERE, ROOT
 from harness.study.manifest import JUDGE
@@ -61,7 +62,7 @@ def options(knobs: Knobs) -> str:
     """The knobs off their defaults, as options of `python -m engine`."""
     parts = []
     for name in knobs.set_names():
-        option, value = name.replace("_", "-"), getattr(knobs, name)
+        option, value = option_of(name).removeprefix("--"), getattr(knobs, name)
         given = shell_path(Path(value)) if name == "bits_plan" else str(value)
         parts.append((f"--{option}" if value else f"--no-{option}") if isinstance(value, bool) else f"--{option} {given}")
     return " ".join(parts)
