@@ -13,18 +13,21 @@ from typing import Any
 import pandas as pd
 from rich.console import Console
 
+from engine.setting.study_setting import BEST
+from harness import ResultsError
 from harness.analysis.counts import count
 from harness.analysis.estimates import noise, suspects
 from harness.analysis.hypervolume import contributions
 from harness.analysis.importance import importance
 from harness.analysis.pareto import RUNS, standings
+from harness.best.commands import cannot_run, commands_of, confirm_more
+from harness.best.write import write_best
 from harness.decisions.recommend import Choice, compared, named, recommended, rules_of, wishes_of
 from harness.results.metrics import SHORT
 from harness.results.rows import frame
 from harness.show.plots.front_plot import plot_front
 from harness.show.plots.session_plot import plot_session
 
-from .commands import confirm_more, use
 from .tables import front_table, importance_table, recommended_table
 
 SAVED_BY = {
@@ -55,6 +58,8 @@ def report(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         console.print(recommended_table(df, choices))
         say()
         for line in (*reasons(df, choices, rules.get("runs", RUNS)), *to_use(folder, df, choices)):
+            say(line)
+        for line in _write_best(folder, df, choices):
             say(line)
         if not all(c.confirmed for c in choices if c.trial is not None) and (command := confirm_more(folder)):
             say()
@@ -109,15 +114,20 @@ def confirmation(choice: Choice, fresh: int, runs: int) -> str:
 
 
 def to_use(folder: Path, df: pd.DataFrame, choices: Sequence[Choice]) -> list[str]:
-    """The commands that use the recommended settings."""
-    names: dict[int, list[str]] = {}
+    """The commands that use the recommended settings: the first of each trial, and the names of the others."""
+    found: dict[int, list[Choice]] = {}
     for choice in choices:
         if choice.trial is not None:
-            names.setdefault(choice.trial, []).append(choice.name)
+            found.setdefault(choice.trial, []).append(choice)
     points = {c.trial: point for _, point, c in named(df, choices) if c is not None and point is not None}
-    lines = []
-    for trial, titles in names.items():
-        lines += ["", f"to use {', '.join(titles)} (trial {trial}):", "", f"    {use(folder, points[trial])}"]
+    lines, verbs = [], []
+    for trial, same in found.items():
+        commands = commands_of(folder, same[0], points[trial])
+        verbs = list(commands) or verbs
+        command = next(iter(commands.values()), f"({cannot_run(points[trial])})")
+        lines += ["", f"to use {', '.join(c.name for c in same)} (trial {trial}):", "", f"    {command}"]
+    if len(verbs) > 1:
+        lines += ["", f"{', '.join(verbs[1:-1])} and {verbs[-1]} take the same options as {verbs[0]}"]
     return lines
 
 
@@ -180,6 +190,15 @@ def health(df: pd.DataFrame) -> list[str]:
     if waiting := suspects(df):
         lines.append(f"suspect, to be measured again: trial {', '.join(map(str, waiting))}")
     return lines
+
+
+def _write_best(folder: Path, df: pd.DataFrame, choices: Sequence[Choice]) -> list[str]:
+    """Write the setting files; returns lines on where they are. A folder that cannot be written is one of them."""
+    try:
+        left = write_best(folder, df, choices)
+    except ResultsError as e:
+        return [f"no setting files: {e}"]
+    return [f"setting files: {_short(folder / BEST)}", *left]
 
 
 def _time(seconds: float) -> str:

@@ -13,8 +13,8 @@ import pytest
 from support import HERE, ROOT, Cli
 from synthetic import row
 
+from harness.best.commands import confirm_more, shell_path, use
 from harness.results.rows import read_rows
-from harness.show.commands import confirm_more, shell_path, use
 
 KIMI_MINI = ROOT / "experiments" / "kimi_mini" / "checkpoint"
 
