@@ -10,7 +10,7 @@ import pytest
 
 from harness.analysis.estimates import noise
 from harness.analysis.hypervolume import contributions
-from harness.analysis.pareto import front
+from harness.analysis.pareto import Analysis, front
 from harness.decisions.recommend import compared, default_trial, named, ratio, recommended, rules_of, wishes_of
 from harness.results.metrics import SHORT, objectives_of
 from harness.results.rows import read_trials
@@ -69,7 +69,7 @@ def test_the_sentence_below_the_front_is_what_the_report_says(df: pd.DataFrame, 
 def test_the_command_is_what_the_report_prints(df: pd.DataFrame, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     (choice,) = (c for c in recommended(df, **wishes_of(STUDY)) if c.name == "fastest_lossless")
-    lines = to_use(STUDY, df, [choice])
+    lines = to_use(STUDY, Analysis(df), [choice])
     assert all(line.strip() in re.sub(r"\s*\\\n\s*", " ", README) for line in lines[2:])
 
 

@@ -18,6 +18,8 @@ from pathlib import Path
 from engine import HeadraceError
 from engine.cli.program import make_parser
 from engine.setting.study_setting import PICK
+from harness.analysis.pareto import Analysis
+from harness.decisions.recommend import rules_of
 from harness.paths import find_study
 from harness.results.files import write_text
 from harness.results.rows import read_trials
@@ -37,8 +39,8 @@ def main(arguments: Sequence[str], program: str = "python -m harness.best") -> i
     given = parser.parse_args(arguments)
     try:
         folder = find_study(given.study)
-        df = read_trials(folder)
-        setting = picked(folder, df, given.pick) if given.trial is None else of_trial(folder, df, given.trial)
+        found = Analysis(read_trials(folder), **rules_of(folder))
+        setting = picked(folder, found, given.pick) if given.trial is None else of_trial(folder, found, given.trial)
         if given.out is None:
             print(setting.to_yaml(), end="")
         else:

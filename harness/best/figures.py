@@ -6,29 +6,27 @@ They are the estimates of `harness.analysis.estimates`, so every place that show
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from harness.analysis.estimates import noise
+from harness.analysis.pareto import Analysis
 from harness.numerics.student_t import t_quantile
 from harness.results.metrics import METRICS
 
-if TYPE_CHECKING:
-    import pandas as pd
 
-
-def figures_of(df: pd.DataFrame, point: Mapping[str, Any]) -> dict[str, dict[str, float]]:
-    """{value, low, high, noise} of each measured figure of `point`, a row of `estimates(df)`.
+def figures_of(found: Analysis, point: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """{value, low, high, noise} of each measured figure of `point`, a row of `found.estimates`.
 
     `low` and `high` are the ends of the estimate's 95 % interval. One run lies, in 95 of 100 cases, between the true value
     divided by 1 + `noise` and multiplied by it.
     """
-    spread, found = noise(df), {}
+    spread, figures = noise(found.df), {}
     for name in METRICS:
         value, low, high = (float(point[f"{name}{end}"]) for end in ("", "_low", "_high"))
         if np.isfinite(value):
             half = t_quantile(0.975, spread.loc[name, "degrees"]) * float(spread.loc[name, "sd"])
             ends = {"low": low, "high": high, "noise": float(np.expm1(half))}
-            found[name] = {"value": value, **{end: number for end, number in ends.items() if np.isfinite(number)}}
-    return found
+            figures[name] = {"value": value, **{end: number for end, number in ends.items() if np.isfinite(number)}}
+    return figures

@@ -4,23 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from engine import Knobs
 from engine.errors import did_you_mean
 from engine.setting.setting_file import Setting, knobs_to_write
 from harness import ResultsError
-from harness.analysis.estimates import estimates
-from harness.analysis.pareto import standings
-from harness.decisions.recommend import Choice, named, recommended, rules_of, wishes_of
+from harness.analysis.pareto import Analysis
+from harness.decisions.recommend import Choice, named, recommended, wishes_of
 from harness.study.manifest import JUDGE
 
 from .commands import commands_of, setting_of
 from .facts import facts_of
 from .figures import figures_of
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 RECOMMENDED = ("fastest_lossless", "fastest", "least_memory", "fastest_in_memory")
 MACHINE = {
@@ -36,20 +32,19 @@ MODEL = {"model": "name", "model_fingerprint": "fingerprint", "architecture": "a
 PROTOCOL = ("warm_up_tokens", "timed_tokens", "page_cache")
 
 
-def settings_of(folder: Path, df: pd.DataFrame, choices: Sequence[Choice] | None = None) -> dict[str, Setting]:
-    """The recommended settings that a study's rows meet, by name. choices: those of `recommended`, if they are at hand."""
-    choices = recommended(df, **wishes_of(folder)) if choices is None else choices
-    found = {}
-    for name, point, choice in named(df, choices):
-        if choice is not None and point is not None:
-            found[name] = _setting(folder, df, point, name, choice.rule, choice.confirmed, choice)
-    return found
+def settings_of(folder: Path, found: Analysis, choices: Sequence[Choice]) -> dict[str, Setting]:
+    """The setting of each recommendation that some trial meets, by name."""
+    return {
+        name: _setting(folder, found, point, name, choice.rule, choice.confirmed, choice)
+        for name, point, choice in named(found, choices)
+        if choice is not None and point is not None
+    }
 
 
-def picked(folder: Path, df: pd.DataFrame, pick: str) -> Setting:
+def picked(folder: Path, found: Analysis, pick: str) -> Setting:
     """A recommended setting, `default` or `reference`. Raises `ResultsError` if there is none of this name."""
-    choices = recommended(df, **wishes_of(folder))
-    every = {name: (point, choice) for name, point, choice in named(df, choices)}
+    choices = recommended(found, **wishes_of(folder))
+    every = {name: (point, choice) for name, point, choice in named(found, choices)}
     known = [*RECOMMENDED, "default", "reference"]
     if pick not in known:
         raise ResultsError(f"{pick} is not a recommended setting; {did_you_mean(pick, known)}")
@@ -62,37 +57,37 @@ def picked(folder: Path, df: pd.DataFrame, pick: str) -> Setting:
         why = choice.reason if choice is not None else "it was not measured"
         raise ResultsError(f"{folder.name} has no {pick}: {why}; give another name with --pick, or --trial N")
     if choice is not None:
-        return _setting(folder, df, point, pick, choice.rule, choice.confirmed, choice)
+        return _setting(folder, found, point, pick, choice.rule, choice.confirmed, choice)
     rule = "first anchor of the search" if pick == "default" else "every expert resident"
-    return _setting(folder, df, point, pick, rule, _is_confirmed(folder, df, int(point["trial"])), pick)
+    return _setting(folder, found, point, pick, rule, _is_confirmed(found, int(point["trial"])), pick)
 
 
-def of_trial(folder: Path, df: pd.DataFrame, trial: int) -> Setting:
+def of_trial(folder: Path, found: Analysis, trial: int) -> Setting:
     """The setting of a trial. Raises `ResultsError` for a trial that does not exist or has no figures."""
-    rows = df[df["trial"] == trial]
+    rows = found.df[found.df["trial"] == trial]
     if rows.empty:
-        numbers = df["trial"]
+        numbers = found.df["trial"]
         raise ResultsError(f"{folder.name} has no trial {trial}; its trials are {numbers.min()} to {numbers.max()}")
-    every = estimates(df)
+    every = found.estimates
     if trial not in every.index:
         last = rows.iloc[-1]
         reason = f"{last['status']}: {last['status_reason']}" if isinstance(last["status_reason"], str) else last["status"]
         raise ResultsError(f"trial {trial} of {folder.name} has no figures ({reason}); choose one that was measured")
-    sure = _is_confirmed(folder, df, trial)
-    return _setting(folder, df, every.loc[trial], f"trial {trial}", f"trial {trial} of the study", sure, trial)
+    sure = _is_confirmed(found, trial)
+    return _setting(folder, found, every.loc[trial], f"trial {trial}", f"trial {trial} of the study", sure, trial)
 
 
-def _is_confirmed(folder: Path, df: pd.DataFrame, trial: int) -> bool:
+def _is_confirmed(found: Analysis, trial: int) -> bool:
     """Whether a trial is a confirmed member of the front."""
-    every = standings(df, **rules_of(folder))
+    every = found.standings
     return bool(trial in every.index and every.loc[trial, "standing"] == "front" and every.loc[trial, "confirmed"])
 
 
 def _setting(
-    folder: Path, df: pd.DataFrame, point: Mapping[str, Any], name: str, rule: str, confirmed: bool, what: Choice | int | str
+    folder: Path, found: Analysis, point: Mapping[str, Any], name: str, rule: str, confirmed: bool, what: Choice | int | str
 ) -> Setting:
     trial, facts = int(point["trial"]), facts_of(folder)
-    row = df[(df["trial"] == trial) & (df["status"] == "ok")].iloc[-1]
+    row = found.df[(found.df["trial"] == trial) & (found.df["status"] == "ok")].iloc[-1]
     if isinstance(gone := point["removed_knobs"], str):  # its reader refuses it with the reason of the removal
         used, search_only = (
             _known(point, {n: n for n in Knobs.names()}) | dict(part.split("=", 1) for part in gone.split()),
@@ -108,7 +103,7 @@ def _setting(
         search_only=search_only, machine=_known(row, MACHINE), versions=_known(row, VERSIONS),
         protocol=_known(row, dict(zip(PROTOCOL, PROTOCOL, strict=True))),
         eval_texts=judge | _known(row, {"eval_texts": "name", "eval_fingerprint": "fingerprint"}),
-        measured=figures_of(df, point), commands=commands_of(folder, what, {**row, **point}),
+        measured=figures_of(found, point), commands=commands_of(folder, what, {**row, **point}),
     )  # fmt: skip
 
 

@@ -9,25 +9,25 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from engine.setting.setting_file import is_as_written
 from engine.setting.study_setting import BEST
-from harness.decisions.recommend import Choice
+from harness.analysis.pareto import Rows, analysed
+from harness.decisions.recommend import Choice, recommended, rules_of, wishes_of
 from harness.results.files import unwritable, write_text
 
 from .settings import RECOMMENDED, settings_of
 
-if TYPE_CHECKING:
-    import pandas as pd
 
-
-def write_best(folder: Path, df: pd.DataFrame, choices: Sequence[Choice] | None = None) -> list[str]:
+def write_best(folder: Path, rows: Rows, choices: Sequence[Choice] | None = None) -> list[str]:
     """Write a study's setting files; returns a line for each file that was left because a user has changed it.
 
     choices: those of `recommended`, if they are at hand. Raises `ResultsError` if a file cannot be written.
     """
-    settings = settings_of(folder, df, choices) if len(df) else {}
+    found = analysed(rows, **rules_of(folder))
+    if choices is None:
+        choices = recommended(found, **wishes_of(folder)) if len(found.df) else []
+    settings = settings_of(folder, found, choices) if choices else {}
     place, left = folder / BEST, []
     for name in RECOMMENDED:
         path = place / f"{name}.yaml"
