@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -99,7 +100,7 @@ class Setting:
         """The path that the file means by `text`: relative ones from the file's folder if they are there, else from the
         current folder."""
         path = located(text)
-        beside = self.place / path
+        beside = Path(os.path.normpath(self.place / path))  # the file's folder need not exist
         return beside if not path.is_absolute() and beside.exists() else path
 
     def _typed(self, name: str, value: Any) -> Any:

@@ -30,7 +30,7 @@ class Facts:
         if self.engine:
             name = self.engine["command"] or self.engine["module"]
             return {} if name == "engine" else {"command" if self.engine["command"] else "module": str(name)}
-        name = (row or {}).get("engine")
+        name = None if row is None else row.get("engine")
         if not isinstance(name, str) or name == "engine":
             return {}
         return {"module" if MODULE.fullmatch(name) else "command": name}

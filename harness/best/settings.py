@@ -8,7 +8,7 @@ from typing import Any
 
 from engine import Knobs
 from engine.errors import did_you_mean
-from engine.setting.setting_file import Setting, knobs_to_write
+from engine.setting.setting_file import SEARCH_ONLY, Setting, knobs_to_write
 from harness import ResultsError
 from harness.analysis.pareto import Analysis
 from harness.decisions.recommend import Choice, named, recommended, wishes_of
@@ -88,11 +88,9 @@ def _setting(
 ) -> Setting:
     trial, facts = int(point["trial"]), facts_of(folder)
     row = found.df[(found.df["trial"] == trial) & (found.df["status"] == "ok")].iloc[-1]
-    if isinstance(gone := point["removed_knobs"], str):  # its reader refuses it with the reason of the removal
-        used, search_only = (
-            _known(point, {n: n for n in Knobs.names()}) | dict(part.split("=", 1) for part in gone.split()),
-            {},
-        )
+    if isinstance(gone := point["removed_knobs"], str):  # a reader of the file refuses it with the reason of the removal
+        used = _known(point, {n: n for n in Knobs.names() if n not in SEARCH_ONLY})
+        used, search_only = used | dict(part.split("=", 1) for part in gone.split()), {}
     else:
         used, search_only = knobs_to_write(setting_of(point, search=True))
     judge = {"file": f"../{JUDGE}"} if (folder / JUDGE).exists() else {}
