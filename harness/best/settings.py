@@ -88,9 +88,10 @@ def _setting(
 ) -> Setting:
     trial, facts = int(point["trial"]), facts_of(folder)
     row = found.df[(found.df["trial"] == trial) & (found.df["status"] == "ok")].iloc[-1]
+    search_only: dict[str, Any] = {}
     if isinstance(gone := point["removed_knobs"], str):  # a reader of the file refuses it with the reason of the removal
         used = _known(point, {n: n for n in Knobs.names() if n not in SEARCH_ONLY})
-        used, search_only = used | dict(part.split("=", 1) for part in gone.split()), {}
+        used |= dict(part.split("=", 1) for part in gone.split())
     else:
         used, search_only = knobs_to_write(setting_of(point, search=True))
     judge = {"file": f"../{JUDGE}"} if (folder / JUDGE).exists() else {}

@@ -121,7 +121,8 @@ def to_use(folder: Path, analysis: Analysis, choices: Sequence[Choice]) -> list[
         if choice.trial is not None:
             found.setdefault(choice.trial, []).append(choice)
     points = {c.trial: point for _, point, c in named(analysis, choices) if c is not None and point is not None}
-    lines, verbs = [], []
+    lines: list[str] = []
+    verbs: list[str] = []
     for trial, same in found.items():
         commands = commands_of(folder, same[0], points[trial])
         verbs = list(commands) or verbs
