@@ -18,11 +18,14 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 from mlx_lm.models.cache import make_prompt_cache
-from mlx_lm.sample_utils import make_sampler
-from mlx_lm.utils import load_tokenizer
+from mlx_lm.utils import load_config, load_tokenizer
 
 from engine.checkpoint.checkpoint import Checkpoint
 from engine.errors import CheckpointError, HeadraceError, JudgeError, KnobError, first_line
+from engine.generation.context import Context
+from engine.generation.generation import Generation, never
+from engine.generation.prompts import context_limit
+from engine.generation.sampling import Sampling
 from engine.knobs import CACHE_DEPENDENT, GB, Knobs
 from engine.measure.judge import Judge
 from engine.measure.measurement import Measurement
@@ -161,11 +164,17 @@ class Engine:
 
     @cached_property
     def tokenizer(self) -> Any:
-        """mlx-lm's tokenizer of the checkpoint."""
+        """mlx-lm's tokenizer of the checkpoint. Generation ends at each end-of-text token that the checkpoint names."""
+        path = self.checkpoint.path
         try:
-            return load_tokenizer(self.checkpoint.path)
+            return load_tokenizer(path, eos_token_ids=load_config(path).get("eos_token_id"))
         except (OSError, ValueError, ImportError) as e:
             raise CheckpointError(f"{self.checkpoint.path}: its tokenizer cannot be opened ({first_line(e)})") from e
+
+    @property
+    def context_limit(self) -> int | None:
+        """The model's longest context in tokens; None if its configuration names none."""
+        return context_limit(self.checkpoint.text_config)
 
     @property
     def depends_on_cache(self) -> list[str]:
@@ -210,26 +219,19 @@ class Engine:
 
     def generate(self, prompt: str, max_tokens: int = 64, *, temperature: float = 0.0, seed: int = 0) -> Iterator[str]:
         """Continue `prompt`, yielding text piece by piece until the end-of-text token or `max_tokens`. Greedy at 0."""
+        yield from self.generation(self.encode(prompt), Sampling(temperature=temperature, seed=seed, max_tokens=max_tokens))
+
+    def generation(self, prompt: Sequence[int], sampling: Sampling, *, stopped: Callable[[], bool] = never) -> Generation:
+        """Return the text that continues the token ids `prompt`, to iterate over, with its figures.
+
+        The random numbers restart at the sampling's seed. Raises `HeadraceError` for an empty or too long prompt.
+        """
+        generation = Generation(
+            Context(self.forward), self.tokenizer, prompt, sampling, limit=self.context_limit, stopped=stopped
+        )
         self.forward.begin()
-        mx.random.seed(seed)
-        sampler = make_sampler(temp=temperature)
-        detokenizer = self.tokenizer.detokenizer
-        detokenizer.reset()
-        cache = make_prompt_cache(self.model)
-        ids = self.encode(prompt)
-        if not ids:
-            raise HeadraceError("generate: the prompt is empty; give at least one character")
-        self.forward.prefill_cache(ids[:-1], cache)
-        logits = self.forward.logits(ids[-1:], cache)
-        for _ in range(max_tokens):
-            token = int(sampler(logits - mx.logsumexp(logits, axis=-1, keepdims=True))[0])
-            if token in self.tokenizer.eos_token_ids:
-                break
-            detokenizer.add_token(token)
-            yield detokenizer.last_segment
-            logits = self.forward.decode(token, cache)
-        detokenizer.finalize()
-        yield detokenizer.last_segment
+        mx.random.seed(sampling.seed)
+        return generation
 
     def measure(
         self, judge: Judge, protocol: Protocol | None = None, keep_going: Callable[[list[float]], bool] | None = None

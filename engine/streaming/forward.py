@@ -25,7 +25,7 @@ class Forward:
         self.model = model
         self.stats = passes.stats
         self._passes = passes
-        self._chunk = chunk
+        self.chunk = chunk
 
     def begin(self) -> None:
         """Start a text. The same tokens then give the same logits, whatever was computed before."""
@@ -33,15 +33,15 @@ class Forward:
 
     def prefill(self, ids: list[int], cache: list[Any]) -> Iterator[mx.array]:
         """Yield the logits of a prompt, chunk by chunk, float32 [tokens, vocab]."""
-        for begin in range(0, len(ids), self._chunk):
-            logits = self.logits(ids[begin : begin + self._chunk], cache)
+        for begin in range(0, len(ids), self.chunk):
+            logits = self.logits(ids[begin : begin + self.chunk], cache)
             mx.eval([c.state for c in cache])
             yield logits
 
     def prefill_cache(self, ids: list[int], cache: list[Any]) -> None:
         """Prefill without logits. The last layer's experts and the head are neither read nor computed."""
-        for begin in range(0, len(ids), self._chunk):
-            chunk = mx.array([ids[begin : begin + self._chunk]])
+        for begin in range(0, len(ids), self.chunk):
+            chunk = mx.array([ids[begin : begin + self.chunk]])
             self._passes.run(self.model, chunk, cache, phase="prefill", last_layer=False)
             mx.eval([c.state for c in cache])
 
