@@ -61,7 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     text = "seconds for running requests after SIGTERM or Ctrl-C (default: %(default)g)"
     add("--grace", dest="grace_s", type=float, default=default.grace_s, metavar="N", help=text)
     add_setting(parser)
-    add_knobs(parser)
+    add_knobs(parser, samples=True)
 
 
 def serve(args: argparse.Namespace) -> int:

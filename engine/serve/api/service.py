@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from typing import Any
 
 from engine.engine import Engine
-from engine.knobs import CACHE_DEPENDENT
 from engine.serve.compute.generator import Generator
 from engine.serve.errors import RequestError
 from engine.serve.metrics import Metrics
@@ -54,7 +53,7 @@ class Service:
         self.served = Served(
             self.name, vocab, bool(tokenizer.has_chat_template), bool(tokenizer.has_tool_calling), self.options
         )
-        names = [name for name in engine.knobs.lossy if name in CACHE_DEPENDENT]
+        names = engine.depends_on_cache
         self.warning = WARNING.format(knobs=" and ".join(names)) if names else None
         self.fingerprint = f"{engine.checkpoint.fingerprint[:12]} {engine.mode}"
         self.metrics.watch(generator)

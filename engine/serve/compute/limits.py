@@ -54,9 +54,8 @@ def context_limit(engine: Engine, options: ServeOptions) -> ContextLimit:
     """
     per_token, fixed = kv_bytes(engine.model)
     limits = []
-    positions = engine.checkpoint.text_config.get("max_position_embeddings")
-    if isinstance(positions, int) and positions > 0:
-        limits.append((positions, "the model's max_position_embeddings"))
+    if engine.context_limit is not None:
+        limits.append((engine.context_limit, "the model's max_position_embeddings"))
     if options.context is not None:
         if limits and options.context > limits[0][0]:
             raise HeadraceError(f"--context {options.context} is above the model's {limits[0][0]} positions; lower it")

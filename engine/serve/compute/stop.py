@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
-from mlx_lm.generate import TextStateMachine
+from engine.generation.stop_strings import StopStrings
 
 
 class TextStop:
@@ -21,11 +21,15 @@ class TextStop:
     """
 
     def __init__(self, tokenizer: Any, stops: Sequence[str]) -> None:
-        self.matched = False
         self._end = set(tokenizer.eos_token_ids)
         self._detokenizer = tokenizer.detokenizer
-        self._state = TextStateMachine({"normal": [(stop, None) for stop in stops]} if stops else None).make_state()
+        self._strings = StopStrings(stops)
         self._texts: deque[str] = deque()
+
+    @property
+    def matched(self) -> bool:
+        """Whether a stop string ended the text."""
+        return self._strings.found is not None
 
     def matcher(self) -> TextStop:
         """The object itself: it belongs to one request."""
@@ -37,7 +41,7 @@ class TextStop:
             self._texts.append("")
             return True
         self._detokenizer.add_token(token)
-        self._texts.append(self._split(self._detokenizer.last_segment))
+        self._texts.append(self._strings.feed(self._detokenizer.last_segment))
         return self.matched
 
     def text(self) -> str:
@@ -49,13 +53,5 @@ class TextStop:
         if self.matched:
             return ""
         self._detokenizer.finalize()
-        rest = self._split(self._detokenizer.last_segment)
-        if self.matched:
-            return rest
-        self._state, withheld, _ = TextStateMachine.flush(self._state)
-        return rest + withheld
-
-    def _split(self, text: str) -> str:
-        self._state, segments = TextStateMachine.split(self._state, text)
-        self.matched = segments[-1][0] is None
-        return "".join(text for _, text in segments)
+        rest = self._strings.feed(self._detokenizer.last_segment)
+        return rest if self.matched else rest + self._strings.flush()
