@@ -2,6 +2,7 @@
 
     headrace search study=demo
     headrace report demo
+    headrace compare before after
     headrace generate --prompt "The query planner" --cache-gb 0.02
     headrace bench engine decode
     headrace bench search samplers
@@ -24,6 +25,7 @@ SEARCH = {
     "status": "show progress, front and health of a study",
     "report": "show recommended settings, front and plots of a study",
     "merge": "put the rows of several studies together",
+    "compare": "compare recommended settings and fronts of several studies",
 }
 ENGINE = {
     "generate": "print generated text, then speed and memory",
@@ -48,7 +50,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     name = " ".join(words[: 2 if words[:1] == ["bench"] else 1])
     rest = words[len(name.split()) :]
     if name in SEARCH:
-        return import_module(f"harness.{name}").main(rest, f"headrace {name}")
+        module = "harness.compare.__main__" if name == "compare" else f"harness.{name}"
+        return import_module(module).main(rest, f"headrace {name}")
     if name in ENGINE:
         return import_module("engine.__main__").main(words, "headrace")
     if name in BENCH:
