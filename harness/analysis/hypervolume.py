@@ -11,7 +11,7 @@ from harness import ResultsError
 from harness.results.metrics import METRICS, objectives_of
 from harness.results.rows import shared_texts
 
-from .pareto import front, losses, measured, signs
+from .pareto import Rows, analysed, front, losses, signs
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -19,13 +19,14 @@ if TYPE_CHECKING:
 CHOOSERS = ("anchor", "sampler", "random", "proposer")  # origins that propose settings
 
 
-def contributions(df: pd.DataFrame, **rules: Any) -> pd.DataFrame:
+def contributions(rows: Rows, **rules: Any) -> pd.DataFrame:
     """The contribution of each origin: index origin, columns `trials`, `on_front` and `lost`.
 
     `lost` is the share of the front's hypervolume that would be lost without the origin's trials; NaN if it has no volume.
     """
-    best, every, objectives = front(df, **rules), measured(df), list(objectives_of(df))
-    chosen = df.sort_values(["trial", "run"]).drop_duplicates("trial")["origin"]
+    found = analysed(rows, **rules)
+    best, every, objectives = front(found), found.measured, list(found.objectives)
+    chosen = found.df.sort_values(["trial", "run"]).drop_duplicates("trial")["origin"]
     counts = chosen[chosen.isin(CHOOSERS)].value_counts().reindex(CHOOSERS).dropna().rename("trials").to_frame()
     if every.empty:
         return counts.assign(on_front=0, lost=np.nan)

@@ -14,18 +14,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from engine import Knobs
 from engine.effective import effective
-from harness.results.metrics import objectives_of
 
-from .pareto import measured
-
-if TYPE_CHECKING:
-    import pandas as pd
+from .pareto import Rows, analysed
 
 LEAST_POINTS = 20  # with fewer points no importance is computed
 SPARE = 15  # degrees of freedom to leave when the terms of other knobs are included
@@ -59,9 +55,10 @@ class Importance:
         return sorted(self.share, key=lambda n: -max(self.share[n].values(), default=0.0))
 
 
-def importance(df: pd.DataFrame, seed: int = 0) -> Importance:
+def importance(rows: Rows, seed: int = 0) -> Importance:
     """The importance of every knob that varies over the measured trials of a study's rows."""
-    table = measured(df)
+    analysis = analysed(rows)
+    table = analysis.measured
     if len(table) < LEAST_POINTS:
         return Importance(len(table))
     live = [effective(plain(row)) for row in table[list(Knobs.names())].to_dict("records")]
@@ -71,7 +68,7 @@ def importance(df: pd.DataFrame, seed: int = 0) -> Importance:
     share, error, chance = (Shares((name, {}) for name in blocks) for _ in range(3))
     found = Importance(len(table), share, error, chance)
     rng = np.random.default_rng(seed)
-    for objective in objectives_of(df):
+    for objective in analysis.objectives:
         y = logs(table[objective].to_numpy(float))
         if np.ptp(y) < 1e-9:
             continue

@@ -1,8 +1,8 @@
 """Pareto front: the settings that no other measured setting beats, and which of them are confirmed.
 
-Every function takes rows as `read_trials` gives them, with any objectives, and works on one estimate a trial
-(`estimates.py`). The reference (everything resident) is compared with the front and is no member of it. Infeasible trials,
-and trials with suspect runs only, are left out. Rows of different evaluation texts are refused.
+Every function takes rows as `read_trials` gives them, with any objectives, or their `Analysis`, and works on one estimate a
+trial (`estimates.py`). The reference (everything resident) is compared with the front and is no member of it. Infeasible
+trials, and trials with suspect runs only, are left out. Rows of different evaluation texts are refused.
 
 Speed is noisy, so there are two notions of being beaten:
 
@@ -21,14 +21,15 @@ are `undecided`. If all runs are suspect, the front consists of suspect trials, 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Union
 
 import numpy as np
 
 from engine import Knobs
 from harness import ResultsError
 from harness.numerics.posterior import coded, posterior
-from harness.results.metrics import METRICS, SPEEDS, objectives_of
+from harness.results.metrics import METRICS, SPEEDS, Direction, objectives_of
 from harness.results.rows import shared_texts
 
 from .estimates import estimates
@@ -40,20 +41,66 @@ if TYPE_CHECKING:
 RUNS, WITHIN, ERROR = 2, 0.05, 0.03  # defaults of the study's `confirm` group
 EQUAL = 3.0  # standard errors within which memory counts as equal: the least of many readings is far off
 LEAST = 1e-9  # floor of a KL divergence or a byte count, so that it has a logarithm
+Rows = Union["pd.DataFrame", "Analysis"]  # rows as `read_trials` gives them, or their analysis
 
 
-def measured(df: pd.DataFrame) -> pd.DataFrame:
+class Analysis:
+    """Estimates, posterior and standings of a study's rows, each computed once, on first use.
+
+    A report that needs several of them passes one `Analysis` instead of the rows. The rows must not change meanwhile.
+    """
+
+    def __init__(self, df: pd.DataFrame, *, runs: int = RUNS, within: float = WITHIN, error: float = ERROR) -> None:
+        self.df, self.runs, self.within, self.error = df, runs, within, error
+
+    @cached_property
+    def objectives(self) -> dict[str, Direction]:
+        return objectives_of(self.df)
+
+    @cached_property
+    def estimates(self) -> pd.DataFrame:
+        return estimates(self.df)
+
+    @cached_property
+    def measured(self) -> pd.DataFrame:
+        shared_texts(self.df)
+        every = self.estimates
+        whole = every[list(self.objectives)].notna().all(axis=1)
+        some = every[whole & every["feasible"] & (every["origin"] != "reference")]
+        return some[~some["suspect"]] if not some["suspect"].all() else some
+
+    @cached_property
+    def duels(self) -> Duels:
+        return Duels(self.measured, list(self.objectives), self.within)
+
+    @cached_property
+    def standings(self) -> pd.DataFrame:
+        every, members = self.measured, self.duels.members()
+        doubt, standing = np.full(len(every), np.nan), np.full(len(every), "dominated", object)
+        doubt[members], standing[members] = self.duels.doubt(members), "front"
+        if every["fresh_runs"].iloc[members].any():
+            order = members[np.argsort(doubt[members], kind="stable")]
+            mean = doubt[order].cumsum() / np.arange(1, len(order) + 1)
+            standing[order[max(1, (mean <= self.error).sum()) :]] = "undecided"
+        out = every.assign(standing=standing, doubt=doubt)
+        out["confirmed"] = (out["fresh_runs"] >= self.runs) & (out["doubt"] <= self.error)
+        first = next(iter(self.objectives))
+        return out.sort_values(first, ascending=self.objectives[first] == "minimize", kind="stable")
+
+
+def analysed(rows: Rows, **rules: Any) -> Analysis:
+    """The analysis of rows by the given rules of confirmation; an `Analysis` keeps its own."""
+    return rows if isinstance(rows, Analysis) else Analysis(rows, **rules)
+
+
+def measured(rows: Rows) -> pd.DataFrame:
     """The streamed, feasible trials with figures for all objectives, without suspect ones unless all are suspect."""
-    shared_texts(df)
-    every = estimates(df)
-    whole = every[list(objectives_of(df))].notna().all(axis=1)
-    some = every[whole & every["feasible"] & (every["origin"] != "reference")]
-    return some[~some["suspect"]] if not some["suspect"].all() else some
+    return analysed(rows).measured
 
 
-def reference(df: pd.DataFrame) -> pd.DataFrame:
+def reference(rows: Rows) -> pd.DataFrame:
     """The estimate of the reference: one line, or none if it was not measured."""
-    every = estimates(df)
+    every = analysed(rows).estimates
     return every[every["origin"] == "reference"]
 
 
@@ -67,29 +114,17 @@ def signs(objectives: Sequence[str]) -> np.ndarray:
     return np.array([-1.0 if METRICS[name] == "maximize" else 1.0 for name in objectives])
 
 
-def standings(df: pd.DataFrame, *, runs: int = RUNS, within: float = WITHIN, error: float = ERROR) -> pd.DataFrame:
+def standings(rows: Rows, **rules: Any) -> pd.DataFrame:
     """All measured trials with `standing` (front, undecided or dominated), `doubt` (NaN if dominated) and `confirmed`.
 
-    Ordered by the first objective, best first.
+    Ordered by the first objective, best first. rules: `runs`, `within` and `error` of the study's `confirm` group.
     """
-    every, objectives = measured(df), objectives_of(df)
-    duels = Duels(every, list(objectives), within)
-    members = duels.members()
-    doubt, standing = np.full(len(every), np.nan), np.full(len(every), "dominated", object)
-    doubt[members], standing[members] = duels.doubt(members), "front"
-    if every["fresh_runs"].iloc[members].any():
-        order = members[np.argsort(doubt[members], kind="stable")]
-        mean = doubt[order].cumsum() / np.arange(1, len(order) + 1)
-        standing[order[max(1, (mean <= error).sum()) :]] = "undecided"
-    out = every.assign(standing=standing, doubt=doubt)
-    out["confirmed"] = (out["fresh_runs"] >= runs) & (out["doubt"] <= error)
-    first = next(iter(objectives))
-    return out.sort_values(first, ascending=objectives[first] == "minimize", kind="stable")
+    return analysed(rows, **rules).standings
 
 
-def front(df: pd.DataFrame, **rules: Any) -> pd.DataFrame:
-    """The members of the front in `standings(df, **rules)`, best in the first objective first."""
-    every = standings(df, **rules)
+def front(rows: Rows, **rules: Any) -> pd.DataFrame:
+    """The members of the front in `standings(rows, **rules)`, best in the first objective first."""
+    every = standings(rows, **rules)
     return every[every["standing"] == "front"]
 
 
@@ -174,14 +209,15 @@ class Duels:
         return LEAST + EQUAL * np.sqrt(self._variance[which] + self._variance[i])
 
 
-def knee(df: pd.DataFrame, **rules: Any) -> int | None:
-    """Trial number of the knee of `front(df, **rules)`: the member nearest to the best value of each objective.
+def knee(rows: Rows, **rules: Any) -> int | None:
+    """Trial number of the knee of `front(rows, **rules)`: the member nearest to the best value of each objective.
 
     The distance is Euclidean in the logarithms of the objectives, so that equal ratios weigh the same: 3 % of memory never
     outweighs half the speed (compromise solution, Yu and Zeleny, 1973). Differences of memory within its noise count as
     zero. None without a front.
     """
-    best, objectives = front(df, **rules), list(objectives_of(df))
+    found = analysed(rows, **rules)
+    best, objectives = front(found), list(found.objectives)
     if best.empty:
         return None
     logs = np.log(np.maximum(np.abs(losses(best, objectives)), LEAST)) * signs(objectives)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from engine import __version__
-from harness.show.commands import setting_of
+from harness.best.commands import setting_of
 
 from .fronts import Fronts, compare_fronts
 from .identity import GROUPS, Identity, facts, identity

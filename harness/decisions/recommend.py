@@ -26,9 +26,9 @@ import numpy as np
 from engine import Knobs
 from engine.knobs import LOSSY
 from harness.analysis.estimates import noise
-from harness.analysis.pareto import EQUAL, ERROR, RUNS, WITHIN, Duels, measured, reference
+from harness.analysis.pareto import EQUAL, ERROR, RUNS, WITHIN, Analysis, Duels, Rows, analysed, measured, reference
 from harness.numerics.student_t import t_quantile
-from harness.results.metrics import METRICS, SPEEDS, objectives_of
+from harness.results.metrics import METRICS, SPEEDS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -81,7 +81,7 @@ def speed_of(objectives: Iterable[str]) -> str:
 
 
 def recommended(
-    df: pd.DataFrame,
+    rows: Rows,
     *,
     max_loss: float = MAX_LOSS,
     speed_share: float = SPEED_SHARE,
@@ -91,10 +91,11 @@ def recommended(
     error: float = ERROR,
 ) -> list[Choice]:
     """The recommended settings of a study's rows, in the order of the module's list; empty without measured trials."""
-    every = measured(df)
+    found = analysed(rows, runs=runs, within=within, error=error)
+    every = found.measured
     if every.empty:
         return []
-    own = _own_perplexity(df, every)
+    own = _own_perplexity(found)
     lossless = _lossless(every)
     close = (every["perplexity"] <= own * (1 + max_loss) * (1 + 1e-9)).to_numpy() if own is not None else lossless
     small = (every["peak_memory_gb"] <= memory_gb).to_numpy() if memory_gb is not None else close
@@ -103,7 +104,7 @@ def recommended(
         if own is not None
         else "lossless, because no perplexity was measured"
     )
-    race = _Race(every, list(objectives_of(df)), runs, within, error)
+    race = _Race(found)
     best = race.fastest("fastest", f"fastest, {loss}", close)
     choices = [race.fastest("fastest_lossless", "fastest with the model's own quality (lossless)", lossless), best]
     rule = f"least memory with at least {100 * speed_share:.3g} % of the speed of fastest, {loss}"
@@ -117,16 +118,16 @@ def recommended(
 class _Race:
     """Comparisons of the measured trials by one speed."""
 
-    def __init__(self, every: pd.DataFrame, objectives: Sequence[str], runs: int, within: float, error: float) -> None:
+    def __init__(self, found: Analysis) -> None:
+        objectives, every = list(found.objectives), found.measured
         speed = speed_of(objectives)
-        self.every, self.runs, self.within, self.error = every, runs, within, error
-        self.sign = 1.0 if METRICS[speed] == "maximize" else -1.0
-        self.logs = self.sign * np.log(every[speed].to_numpy(float))
-        # Draws of the true speeds as logarithms, more is better: (draws, points). Speed is the first objective.
-        self.duels = Duels(every, [speed, *(n for n in objectives if n != speed)], within)
-        self.drawn = -self.duels.drawn[:, :, 0]
-        self.fresh = every["fresh_runs"].to_numpy() >= runs
-        self.margin = float(np.log1p(within))
+        self.every, self.error = every, found.error
+        sign = 1.0 if METRICS[speed] == "maximize" else -1.0
+        self.logs = sign * np.log(every[speed].to_numpy(float))
+        self.duels = found.duels if speed in objectives else Duels(every, [speed, *objectives], found.within)
+        self.drawn = -self.duels.drawn[:, :, 0]  # true speeds as logarithms, more is better: (draws, points)
+        self.fresh = every["fresh_runs"].to_numpy() >= found.runs
+        self.margin = float(np.log1p(found.within))
 
     def fastest(self, name: str, rule: str, eligible: np.ndarray) -> Choice:
         admitted = np.flatnonzero(eligible & np.isfinite(self.logs))
@@ -165,9 +166,10 @@ def _lossless(points: pd.DataFrame) -> np.ndarray:
     return np.logical_and.reduce([p.to_numpy(bool) for p in plain])
 
 
-def _own_perplexity(df: pd.DataFrame, every: pd.DataFrame) -> float | None:
+def _own_perplexity(found: Analysis) -> float | None:
     """The perplexity of the unchanged model: the reference's, else a lossless setting's; None if unknown."""
-    known = [*reference(df)["perplexity"].dropna(), *every["perplexity"][_lossless(every)].dropna()]
+    every = found.measured
+    known = [*reference(found)["perplexity"].dropna(), *every["perplexity"][_lossless(every)].dropna()]
     return float(known[0]) if known else None
 
 
@@ -191,34 +193,36 @@ def to_confirm(choices: Sequence[Choice], df: pd.DataFrame, runs: int = RUNS) ->
 Named = tuple[str, "pd.Series | None", Choice | None]
 
 
-def named(df: pd.DataFrame, choices: Sequence[Choice]) -> list[Named]:
+def named(given: Rows, choices: Sequence[Choice]) -> list[Named]:
     """(name, estimates, choice) of each recommended setting, then of default and reference, which have no choice.
 
     The estimates are None if no trial meets the rule, or if default or reference was not measured.
     """
-    every, resident, default = measured(df), reference(df), default_trial(df)
+    found = analysed(given)
+    every, resident, default = found.measured, reference(found), default_trial(found.df)
     rows: list[Named] = [(c.name, None if c.trial is None else every.loc[c.trial], c) for c in choices]
     rows.append(("default", every.loc[default] if default in every.index else None, None))
     rows.append(("reference", resident.iloc[0] if len(resident) else None, None))
     return rows
 
 
-def ratio(df: pd.DataFrame, point: pd.Series, other: pd.Series) -> tuple[float, float, float]:
+def ratio(rows: Rows, point: pd.Series, other: pd.Series) -> tuple[float, float, float]:
     """The speed of `point` divided by that of `other`, and the ends of its 95 % interval."""
-    speed = speed_of(objectives_of(df))
+    found = analysed(rows)
+    speed = speed_of(found.objectives)
     sign = 1.0 if METRICS[speed] == "maximize" else -1.0
     middle = sign * float(np.log(point[speed] / other[speed]))
-    t = t_quantile(0.975, noise(df).loc[speed, "degrees"])
+    t = t_quantile(0.975, noise(found.df).loc[speed, "degrees"])
     half = t * float(np.hypot(point[f"{speed}_rel_se"], other[f"{speed}_rel_se"]))
     low, middle, high = np.exp([middle - half, middle, middle + half])
     return float(middle), float(low), float(high)
 
 
-def compared(df: pd.DataFrame, point: pd.Series, other: pd.Series, name: str = "the default") -> str:
+def compared(rows: Rows, point: pd.Series, other: pd.Series, name: str = "the default") -> str:
     """`2.6x (2.3 .. 2.9) the default, same perplexity, +10 MB`."""
     if point["trial"] == other["trial"]:
         return f"{name} itself"
-    middle, low, high = ratio(df, point, other)
+    middle, low, high = ratio(rows, point, other)
     parts = [f"{middle:.2g}x ({low:.2g} .. {high:.2g}) {name}"]
     if np.isfinite([point["perplexity"], other["perplexity"]]).all():
         more = 100 * (point["perplexity"] / other["perplexity"] - 1)

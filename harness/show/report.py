@@ -1,6 +1,6 @@
 """Report: recommended settings with their commands, the front as a table, the plots, and what the runs contributed.
 
-Estimates, standings and recommendations are computed once for each report, where functions share them.
+Estimates, posterior and standings are computed once, as an `Analysis` that tables and plots share.
 """
 
 from __future__ import annotations
@@ -13,18 +13,21 @@ from typing import Any
 import pandas as pd
 from rich.console import Console
 
+from engine.setting.study_setting import BEST
+from harness import ResultsError
 from harness.analysis.counts import count
 from harness.analysis.estimates import noise, suspects
 from harness.analysis.hypervolume import contributions
 from harness.analysis.importance import importance
-from harness.analysis.pareto import RUNS, standings
+from harness.analysis.pareto import Analysis, Rows
+from harness.best.commands import cannot_run, commands_of, confirm_more
+from harness.best.write import write_best
 from harness.decisions.recommend import Choice, compared, named, recommended, rules_of, wishes_of
 from harness.results.metrics import SHORT
 from harness.results.rows import frame
 from harness.show.plots.front_plot import plot_front
 from harness.show.plots.session_plot import plot_session
 
-from .commands import confirm_more, use
 from .tables import front_table, importance_table, recommended_table
 
 SAVED_BY = {
@@ -46,15 +49,16 @@ def report(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     say(str(count(df)))
     for line in violations(df):
         say(line)
-    every = standings(df, **rules) if len(df) else df
+    found = Analysis(df, **rules)
+    every = found.standings if len(df) else df
     best = every[every["standing"] == "front"] if len(df) else df
+    choices = recommended(found, **wishes_of(folder)) if len(best) else []
     if len(best):
-        choices = recommended(df, **wishes_of(folder))
         say("recommended settings:")
         say()
-        console.print(recommended_table(df, choices))
+        console.print(recommended_table(found, choices))
         say()
-        for line in (*reasons(df, choices, rules.get("runs", RUNS)), *to_use(folder, df, choices)):
+        for line in (*reasons(found, choices), *to_use(folder, found, choices)):
             say(line)
         if not all(c.confirmed for c in choices if c.trial is not None) and (command := confirm_more(folder)):
             say()
@@ -64,25 +68,27 @@ def report(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         say()
         say(f"front of {len(best)}, {int(best['confirmed'].sum())} confirmed, best first:")
         say()
-        console.print(front_table(df, console.width, **rules))
+        console.print(front_table(found, console.width))
         say()
-        for line in (*undecided(every), *contribution(df, **rules), *saved(df), *health(df)):
+        for line in (*undecided(every), *contribution(found), *saved(df), *health(df)):
             say(line)
         say()
-        console.print(importance_table(importance(df)))
+        console.print(importance_table(importance(found)))
         say()
-        say(f"plot  {_short(plot_front(df, folder / 'front.png', **rules))}")
+        say(f"plot  {_short(plot_front(found, folder / 'front.png'))}")
     elif len(df):
         reason = df["status_reason"].dropna().iloc[-1] if df["status_reason"].notna().any() else "no streamed trial has run"
         say(f"no feasible trial yet; last error: {reason}")
     if len(df) and (drawn := plot_session(df, folder / "session.png")):
         say(f"runs  {_short(drawn)}")
+    for line in _write_best(folder, found, choices):
+        say(line)
     say(f"rows  {_short(folder / 'trials.parquet')}")
 
 
-def reasons(df: pd.DataFrame, choices: Sequence[Choice], runs: int = RUNS) -> list[str]:
+def reasons(found: Analysis, choices: Sequence[Choice]) -> list[str]:
     """For each recommended setting: its rule, its trial, the comparison with the default, and its confirmation."""
-    rows, lines = named(df, choices), []
+    rows, lines = named(found, choices), []
     default = next(point for name, point, _ in rows if name == "default")
     width = max(len(c.name) for c in choices)
     for name, point, choice in rows:
@@ -92,8 +98,8 @@ def reasons(df: pd.DataFrame, choices: Sequence[Choice], runs: int = RUNS) -> li
         if point is None:
             lines.append(f"{'':{width}}  not met: {choice.reason}")
             continue
-        than = "the default was not measured" if default is None else compared(df, point, default)
-        sure = confirmation(choice, int(point["fresh_runs"]), runs)
+        than = "the default was not measured" if default is None else compared(found, point, default)
+        sure = confirmation(choice, int(point["fresh_runs"]), found.runs)
         lines.append(f"{'':{width}}  met by trial {choice.trial}: {than}; {sure}")
     return lines
 
@@ -108,16 +114,22 @@ def confirmation(choice: Choice, fresh: int, runs: int) -> str:
     return f"not confirmed: with probability {choice.doubt:.0%} the setting is truly {rivals}"
 
 
-def to_use(folder: Path, df: pd.DataFrame, choices: Sequence[Choice]) -> list[str]:
-    """The commands that use the recommended settings."""
-    names: dict[int, list[str]] = {}
+def to_use(folder: Path, analysis: Analysis, choices: Sequence[Choice]) -> list[str]:
+    """The commands that use the recommended settings: the first of each trial, and the names of the others."""
+    found: dict[int, list[Choice]] = {}
     for choice in choices:
         if choice.trial is not None:
-            names.setdefault(choice.trial, []).append(choice.name)
-    points = {c.trial: point for _, point, c in named(df, choices) if c is not None and point is not None}
-    lines = []
-    for trial, titles in names.items():
-        lines += ["", f"to use {', '.join(titles)} (trial {trial}):", "", f"    {use(folder, points[trial])}"]
+            found.setdefault(choice.trial, []).append(choice)
+    points = {c.trial: point for _, point, c in named(analysis, choices) if c is not None and point is not None}
+    lines: list[str] = []
+    verbs: list[str] = []
+    for trial, same in found.items():
+        commands = commands_of(folder, same[0], points[trial])
+        verbs = list(commands) or verbs
+        command = next(iter(commands.values()), f"({cannot_run(points[trial])})")
+        lines += ["", f"to use {', '.join(c.name for c in same)} (trial {trial}):", "", f"    {command}"]
+    if len(verbs) > 1:
+        lines += ["", f"{', '.join(verbs[1:-1])} and {verbs[-1]} take the same options as {verbs[0]}"]
     return lines
 
 
@@ -139,9 +151,9 @@ def undecided(every: pd.DataFrame) -> list[str]:
     return [f"undecided, not on the front because of near rivals: {names}; more confirmation runs decide (confirm.share)"]
 
 
-def contribution(df: pd.DataFrame, **rules: Any) -> list[str]:
+def contribution(rows: Rows) -> list[str]:
     """The contribution of each origin: its trials on the front, and the hypervolume that would be lost without them."""
-    found = contributions(df, **rules)
+    found = contributions(rows)
     if len(found) < 2 or found["lost"].isna().any():
         return []
     return [
@@ -180,6 +192,16 @@ def health(df: pd.DataFrame) -> list[str]:
     if waiting := suspects(df):
         lines.append(f"suspect, to be measured again: trial {', '.join(map(str, waiting))}")
     return lines
+
+
+def _write_best(folder: Path, found: Analysis, choices: Sequence[Choice]) -> list[str]:
+    """Write the setting files; returns lines on where they are, or why not."""
+    try:
+        left = write_best(folder, found, choices)
+    except ResultsError as e:
+        return [f"best  {e}"]
+    there = (folder / BEST).is_dir()
+    return [*([f"best  {_short(folder / BEST)}"] if there else []), *(f"      {line}" for line in left)]
 
 
 def _time(seconds: float) -> str:

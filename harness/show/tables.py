@@ -16,9 +16,9 @@ from rich.text import Text
 
 from engine import Knobs
 from harness.analysis.importance import LEAST_POINTS, Importance
-from harness.analysis.pareto import front, reference
+from harness.analysis.pareto import Rows, analysed, front, reference
 from harness.decisions.recommend import Choice, default_trial, named, ratio
-from harness.results.metrics import OBJECTIVES, SHORT, objectives_of
+from harness.results.metrics import OBJECTIVES, SHORT
 
 from .text import RESIDENT, number, setting, with_interval
 
@@ -30,15 +30,16 @@ def varying(df: pd.DataFrame) -> list[str]:
     return [n for n in Knobs.names() if df[n].nunique(dropna=False) > 1]
 
 
-def front_table(df: pd.DataFrame, width: int, *, most: int | None = None, **rules: Any) -> RenderableType:
+def front_table(rows: Rows, width: int, *, most: int | None = None, **rules: Any) -> RenderableType:
     """The front, best in the first objective first: figures with intervals, the number of runs, default and reference.
 
     Each varying knob gets a column if all of them fit into `width`; otherwise the settings follow below the table. most: the
     rows of a live view, which has no settings below. rules: keyword arguments of `front`.
     """
-    best, default, objectives = front(df, **rules), default_trial(df), list(objectives_of(df))
+    found = analysed(rows, **rules)
+    best, default, objectives, df = front(found), default_trial(found.df), list(found.objectives), found.df
     shown = best if most is None else best.head(most)
-    lines, names = pd.concat([shown, reference(df)]), varying(best)
+    lines, names = pd.concat([shown, reference(found)]), varying(best)
     runs = df[df["status"] == "ok"].groupby("trial").size()
     figures = [*objectives, "hit_rate"]
     for columns, metrics in ((names, figures), ([], figures), ([], objectives)):  # the first that fits, else the last
@@ -75,9 +76,10 @@ def _table(
     return table
 
 
-def recommended_table(df: pd.DataFrame, choices: Sequence[Choice]) -> Table:
+def recommended_table(given: Rows, choices: Sequence[Choice]) -> Table:
     """The recommended settings, the default and the reference: figures, and the speed as a multiple of the default's."""
-    objectives, rows = list(objectives_of(df)), named(df, choices)
+    found = analysed(given)
+    objectives, rows = list(found.objectives), named(found, choices)
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
     for name in ("", "trial", *(SHORT[n] for n in objectives), "x default", "runs", " "):
         table.add_column(name, justify="right" if name.strip() else "left", no_wrap=True)
@@ -87,7 +89,7 @@ def recommended_table(df: pd.DataFrame, choices: Sequence[Choice]) -> Table:
             table.add_row(name, *["-"] * (len(objectives) + 3), why)
             continue
         base = next((p for n, p, _ in rows if n == "default"), None)
-        times = "-" if base is None else number(ratio(df, point, base)[0], 3)
+        times = "-" if base is None else number(ratio(found, point, base)[0], 3)
         sure = "" if choice is None else "confirmed" if choice.confirmed else "unconfirmed"
         figures = [with_interval(point, n) for n in objectives]
         table.add_row(name, str(point["trial"]), *figures, times, str(point["runs"]), sure, style="" if choice else "dim")

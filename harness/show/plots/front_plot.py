@@ -19,9 +19,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
 from harness.analysis.counts import count
-from harness.analysis.pareto import knee, reference, standings
+from harness.analysis.pareto import Analysis, Rows, analysed, knee, reference
 from harness.decisions.recommend import default_trial
-from harness.results.metrics import METRICS, SPEEDS, objectives_of
+from harness.results.metrics import METRICS, SPEEDS
 from harness.show.text import axis
 from harness.study.titles import FACTS, title
 
@@ -47,20 +47,20 @@ MARKS: dict[str, Any] = {  # in the order of the legend
 CONFIRMED, UNCONFIRMED, UNDECIDED, DOMINATED, REFERENCE, DEFAULT, KNEE = MARKS
 
 
-def plot_front(df: pd.DataFrame, path: Path, **rules: Any) -> Path:
+def plot_front(rows: Rows, path: Path, **rules: Any) -> Path:
     """Draw the points of one study into a PNG and an SVG; returns the PNG's path.
 
     rules: keyword arguments of `front`. Raises `ResultsError` for rows with different evaluation texts.
     """
     with plt.rc_context(STYLE):
-        save(draw_front(df, **rules), path)
+        save(draw_front(rows, **rules), path)
     return path
 
 
-def draw_front(df: pd.DataFrame, **rules: Any) -> Figure:
+def draw_front(rows: Rows, **rules: Any) -> Figure:
     """One panel for each objective besides the speed, which is the vertical axis of all panels."""
-    kinds = _kinds(df, **rules)
-    objectives = list(objectives_of(df))
+    found = analysed(rows, **rules)
+    kinds, objectives = _kinds(found), list(found.objectives)
     y = next((name for name in objectives if name in SPEEDS), objectives[0])
     across = [name for name in objectives if name != y]
     fig, grid = plt.subplots(
@@ -78,7 +78,7 @@ def draw_front(df: pd.DataFrame, **rules: Any) -> Figure:
         _intervals(ax, kinds, x, y)
         ax.plot(*_staircase(_members(kinds), x, y).T, color=INK, linewidth=1, alpha=0.4, zorder=3)
     _y_axis(grid[0][0], y, kinds)
-    _titles(fig, df, _members(kinds))
+    _titles(fig, found.df, _members(kinds))
     used = {name: handle for handle, name in zip(*grid[0][0].get_legend_handles_labels(), strict=True) if len(kinds[name])}
     if used:
         fig.legend(used.values(), used, loc="outside lower center", ncols=len(used), frameon=False, fontsize=9)
@@ -89,9 +89,9 @@ def draw_front(df: pd.DataFrame, **rules: Any) -> Figure:
     return fig
 
 
-def _kinds(df: pd.DataFrame, **rules: Any) -> dict[str, pd.DataFrame]:
+def _kinds(found: Analysis) -> dict[str, pd.DataFrame]:
     """The points of each kind of mark. The default and the knee also belong to another kind."""
-    every, resident = standings(df, **rules), reference(df)
+    every, resident = found.standings, reference(found)
     best = every[every["standing"] == "front"]
     sure = best["confirmed"].to_numpy(bool)
     return {
@@ -99,9 +99,9 @@ def _kinds(df: pd.DataFrame, **rules: Any) -> dict[str, pd.DataFrame]:
         UNCONFIRMED: best[~sure],
         UNDECIDED: every[every["standing"] == "undecided"],
         DOMINATED: every[every["standing"] == "dominated"],
-        REFERENCE: resident[resident[list(objectives_of(df))].notna().all(axis=1)],
-        DEFAULT: every[every.index == default_trial(df)],
-        KNEE: best[best.index == knee(df, **rules)],
+        REFERENCE: resident[resident[list(found.objectives)].notna().all(axis=1)],
+        DEFAULT: every[every.index == default_trial(found.df)],
+        KNEE: best[best.index == knee(found)],
     }
 
 

@@ -36,7 +36,7 @@ def test_equal_studies_differ_in_nothing(tmp_path: Path) -> None:
         ({"ssd_gbps": 0.3}, "ssd_gbps unlimited -> 0.3", set(), "two disks"),
         ({"model": "renamed"}, "model m -> renamed", set(), None),
         ({"space": "t", "config": {"identity": {"space": {"search_space": {"cache_gb": [0.005, 0.08]}, "knobs": {}}}}},
-         "cache_gb [0.005, 0.04] -> [0.005, 0.08]", set(), None),
+         "search_space.cache_gb [0.005, 0.04] -> [0.005, 0.08]", set(), None),
     ],
 )  # fmt: skip
 def test_a_difference_and_what_follows(

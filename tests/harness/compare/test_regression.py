@@ -56,7 +56,7 @@ def test_memory_and_perplexity_are_judged_too(tmp_path: Path) -> None:
 
 
 def test_equal_studies_rarely_fail(tmp_path: Path) -> None:
-    """Noise of 8 %, so that the recommended settings differ by luck. 40 other seeds were tried once, without a failure."""
+    """Noise of 8 %, so that the recommended settings differ by luck."""
     failed = [n for n in range(5) if judge(
         tmp_path / str(n), {"seed": 2 * n, "settings": n, "noise": 0.08}, {"seed": 2 * n + 1, "settings": n, "noise": 0.08}
     )]  # fmt: skip
