@@ -7,8 +7,9 @@
 A study is a folder, or its name under results/. The first one is the base; each of the others is compared with it. Exit
 status:
 
-    0   compared; with --fail-on-regression, nothing is worse by more than the limit beyond noise
-    1   with --fail-on-regression: something is; the output names it
+    0   compared; with --fail-on-regression, no regression
+    1   with --fail-on-regression: a figure is worse by more than the limit,
+        beyond noise; the output names it
     2   a user's mistake, damaged files, or a study that cannot be judged
 """
 

@@ -20,7 +20,8 @@ FACTS = {
     "model": "m", "architecture": "qwen3_moe", "model_fingerprint": "2-" + "a" * 16, "eval_texts": "texts",
     "eval_fingerprint": "b" * 16, "machine": "one", "cpu": "M2 Max", "cores": 12, "machine_memory_gb": 96.0,
     "backend": "metal", "os": "macOS 15", "mlx": "0.32.4", "mlx_lm": "0.32.2", "python": "3.12.1", "optuna": "5.0.0",
-    "headrace_version": "0.3.0", "engine": "engine", "warm_up_tokens": 8, "timed_tokens": 128, "page_cache": "as_is", "space": "s", "seed": 0,
+    "headrace_version": "0.3.0", "engine": "engine",
+    "warm_up_tokens": 8, "timed_tokens": 128, "page_cache": "as_is", "space": "s", "seed": 0,
     "sampler": "tpe", "objectives": "decode_tok_s,peak_memory_gb,perplexity", "limit_gb": 72.0,
 }  # fmt: skip
 TRIALS, TOP, FRESH = 14, 3, 3  # below the points from which a posterior is fitted, so that a comparison is quick
