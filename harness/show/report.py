@@ -81,7 +81,7 @@ def report(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         reason = df["status_reason"].dropna().iloc[-1] if df["status_reason"].notna().any() else "no streamed trial has run"
         say(f"no feasible trial yet; last error: {reason}")
     if len(df):
-        chosen = {c.name: c.trial for c in recommended(found, **wishes_of(folder)) if c.trial is not None}
+        chosen = {c.name: c.trial for c in choices if c.trial is not None}
         say(f"study {publish(folder, rows, found, chosen)}")
     if len(df) and (drawn := plot_session(df, folder / "session.png")):
         say(f"runs  {_short(drawn)}")
