@@ -27,6 +27,7 @@ SEARCH = {
 }
 ENGINE = {
     "generate": "print generated text, then speed and memory",
+    "chat": "converse with a model",
     "measure": "measure one setting on the evaluation texts",
     "quality": "measure the loss of quality against the reference",
     "inspect": "print a checkpoint's sizes under the knobs",

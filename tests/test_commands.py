@@ -55,7 +55,10 @@ PLACEHOLDERS = {  # of values that Hydra checks; elsewhere a word in capitals is
 HELP = [
     *(["harness.search"], ["harness.status"], ["harness.report"], ["harness.merge"], ["harness.bench"], ["engine"]),
     *(["harness.bench", name] for name in ("ask", "confirm", "samplers", "shared", "soak")),
-    *(["engine", n] for n in ("generate", "measure", "quality", "inspect", "pack", "replay", "plan", "profile", "bench")),
+    *(
+        ["engine", n]
+        for n in ("generate", "chat", "measure", "quality", "inspect", "pack", "replay", "plan", "profile", "bench")
+    ),
 ]
 
 
