@@ -13,18 +13,21 @@ from typing import Any
 import pandas as pd
 from rich.console import Console
 
+from engine.setting.study_setting import BEST
+from harness import ResultsError
 from harness.analysis.counts import count
 from harness.analysis.estimates import noise, suspects
 from harness.analysis.hypervolume import contributions
 from harness.analysis.importance import importance
 from harness.analysis.pareto import Analysis, Rows
+from harness.best.commands import cannot_run, commands_of, confirm_more
+from harness.best.write import write_best
 from harness.decisions.recommend import Choice, compared, named, recommended, rules_of, wishes_of
 from harness.results.metrics import SHORT
 from harness.results.rows import frame
 from harness.show.plots.front_plot import plot_front
 from harness.show.plots.session_plot import plot_session
 
-from .commands import confirm_more, use
 from .tables import front_table, importance_table, recommended_table
 
 SAVED_BY = {
@@ -49,8 +52,8 @@ def report(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     found = Analysis(df, **rules)
     every = found.standings if len(df) else df
     best = every[every["standing"] == "front"] if len(df) else df
+    choices = recommended(found, **wishes_of(folder)) if len(best) else []
     if len(best):
-        choices = recommended(found, **wishes_of(folder))
         say("recommended settings:")
         say()
         console.print(recommended_table(found, choices))
@@ -78,6 +81,8 @@ def report(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         say(f"no feasible trial yet; last error: {reason}")
     if len(df) and (drawn := plot_session(df, folder / "session.png")):
         say(f"runs  {_short(drawn)}")
+    for line in _write_best(folder, found, choices):
+        say(line)
     say(f"rows  {_short(folder / 'trials.parquet')}")
 
 
@@ -109,16 +114,22 @@ def confirmation(choice: Choice, fresh: int, runs: int) -> str:
     return f"not confirmed: with probability {choice.doubt:.0%} the setting is truly {rivals}"
 
 
-def to_use(folder: Path, found: Analysis, choices: Sequence[Choice]) -> list[str]:
-    """The commands that use the recommended settings."""
-    names: dict[int, list[str]] = {}
+def to_use(folder: Path, analysis: Analysis, choices: Sequence[Choice]) -> list[str]:
+    """The commands that use the recommended settings: the first of each trial, and the names of the others."""
+    found: dict[int, list[Choice]] = {}
     for choice in choices:
         if choice.trial is not None:
-            names.setdefault(choice.trial, []).append(choice.name)
-    points = {c.trial: point for _, point, c in named(found, choices) if c is not None and point is not None}
-    lines = []
-    for trial, titles in names.items():
-        lines += ["", f"to use {', '.join(titles)} (trial {trial}):", "", f"    {use(folder, points[trial])}"]
+            found.setdefault(choice.trial, []).append(choice)
+    points = {c.trial: point for _, point, c in named(analysis, choices) if c is not None and point is not None}
+    lines: list[str] = []
+    verbs: list[str] = []
+    for trial, same in found.items():
+        commands = commands_of(folder, same[0], points[trial])
+        verbs = list(commands) or verbs
+        command = next(iter(commands.values()), f"({cannot_run(points[trial])})")
+        lines += ["", f"to use {', '.join(c.name for c in same)} (trial {trial}):", "", f"    {command}"]
+    if len(verbs) > 1:
+        lines += ["", f"{', '.join(verbs[1:-1])} and {verbs[-1]} take the same options as {verbs[0]}"]
     return lines
 
 
@@ -181,6 +192,16 @@ def health(df: pd.DataFrame) -> list[str]:
     if waiting := suspects(df):
         lines.append(f"suspect, to be measured again: trial {', '.join(map(str, waiting))}")
     return lines
+
+
+def _write_best(folder: Path, found: Analysis, choices: Sequence[Choice]) -> list[str]:
+    """Write the setting files; returns lines on where they are, or why not."""
+    try:
+        left = write_best(folder, found, choices)
+    except ResultsError as e:
+        return [f"best  {e}"]
+    there = (folder / BEST).is_dir()
+    return [*([f"best  {_short(folder / BEST)}"] if there else []), *(f"      {line}" for line in left)]
 
 
 def _time(seconds: float) -> str:
