@@ -63,7 +63,7 @@ HELP = [
         ["engine"],
     ),
     *(["harness.bench", name] for name in ("ask", "confirm", "samplers", "shared", "soak")),
-    *(["engine", n] for n in ("generate", "measure", "quality", "inspect", "pack", "replay", "plan", "profile", "bench")),
+    *(["engine", n] for n in ("generate", "serve", "measure", "quality", "inspect", "pack", "replay", "plan", "profile", "bench")),
 ]
 
 
