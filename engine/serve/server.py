@@ -111,8 +111,9 @@ class Server:
             print(note)
         if service.warning is not None:
             print(f"warning: {service.warning}")
-        limit = f", context {generator.limit.tokens} tokens" if generator.limit.tokens else ""
-        print(f"serving {service.name} ({engine.mode}{cache}{limit}) at {self.url}", flush=True)
+        if generator.limit.tokens is not None:
+            print(f"context: {generator.limit.tokens} tokens ({generator.limit.source})")
+        print(f"serving {service.name} ({engine.mode}{cache}) at {self.url}", flush=True)
 
     def stop_on_signals(self, second: Any) -> None:
         """SIGINT and SIGTERM end `wait`; another one calls `second`. Main thread only."""
