@@ -86,8 +86,9 @@ def _overhead(engine: Engine, clients: Clients, prompts: Iterator[str], rounds: 
     for contender in contenders:
         contender.figures.clear()
     of_round.clear()
-    for kept in (*texts.values(), *cpu_ms.values()):
-        kept.clear()
+    for name in texts:
+        texts[name].clear()
+        cpu_ms[name].clear()
     in_turns(contenders, rounds)
     share, low, high = ratios(contenders[1], contenders[0])
     cpu = spread([a / b for a, b in zip(cpu_ms["serve"], cpu_ms["generate"], strict=True)])
