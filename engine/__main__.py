@@ -4,6 +4,7 @@
     python -m engine measure --cache-gb 0.02 --eval-texts my_texts.yaml
     python -m engine quality --model ~/models/Kimi-K2.5 --expert-bits 2
     python -m engine inspect --model ~/models/Kimi-K2.5
+    python -m engine serve --cache-gb 0.02
 
 Every knob is an option. The default model is the shipped kimi_mini.
 """
@@ -17,7 +18,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from engine.bench.command import add_benchmarks
-from engine.cli import commands
+from engine.cli import commands, text
+from engine.cli import serve as serving
 from engine.cli.options import add_eval_texts, add_knobs, add_model, add_setting, positive
 from engine.cli.program import add_command, make_parser, run_command
 from engine.knobs import LOSSY
@@ -35,9 +37,10 @@ def main(argv: Sequence[str] | None = None, program: str = "python -m engine") -
 def _parser(program: str) -> argparse.ArgumentParser:
     parser = make_parser(program, ABOUT + (__doc__ or "").partition("\n\n")[2])
     parsers = parser.add_subparsers(required=True, metavar="COMMAND")
-    _generate(add_command(parsers, "generate", commands.generate))
+    text.add_arguments(add_command(parsers, "generate", text.generate))
     _measure(add_command(parsers, "measure", commands.measure))
     _quality(add_command(parsers, "quality", commands.quality))
+    serving.add_arguments(add_command(parsers, "serve", serving.serve))
     inspect = add_command(parsers, "inspect", commands.inspect)
     add_model(inspect)
     add_knobs(inspect)
@@ -48,17 +51,6 @@ def _parser(program: str) -> argparse.ArgumentParser:
     _replay(add_command(parsers, "replay", commands.replay))
     add_benchmarks(parsers.add_parser("bench", help="Measure reads, decoding, quality or packing."))
     return parser
-
-
-def _generate(parser: argparse.ArgumentParser) -> None:
-    add_model(parser)
-    parser.add_argument("--prompt", required=True, metavar="TEXT", help="the text to continue")
-    parser.add_argument("--max-tokens", type=int, default=64, metavar="N", help="generated at most (default: %(default)s)")
-    parser.add_argument("--temperature", type=float, default=0.0, metavar="X", help="0 (default): the most probable token")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of sampling (default: %(default)s)")
-    _trace_out(parser)
-    add_setting(parser)
-    add_knobs(parser)
 
 
 def _measure(parser: argparse.ArgumentParser) -> None:

@@ -18,11 +18,14 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 from mlx_lm.models.cache import make_prompt_cache
-from mlx_lm.sample_utils import make_sampler
-from mlx_lm.utils import load_tokenizer
+from mlx_lm.utils import load_config, load_tokenizer
 
 from engine.checkpoint.checkpoint import Checkpoint
 from engine.errors import CheckpointError, HeadraceError, JudgeError, KnobError, first_line
+from engine.generation.context import Context
+from engine.generation.generation import Generation, never
+from engine.generation.prompts import context_limit
+from engine.generation.sampling import Sampling
 from engine.knobs import CACHE_DEPENDENT, GB, Knobs
 from engine.measure.judge import Judge
 from engine.measure.measurement import Measurement
@@ -42,6 +45,7 @@ from engine.streaming.decode_state import DecodeState
 from engine.streaming.forward import Forward
 from engine.streaming.install import decode_state_for, fill, install_gates, install_layers
 from engine.streaming.layer import StreamedLayer
+from engine.streaming.passes import Passes
 from engine.streaming.window.speculate import SpeculativeWindows
 from engine.system.memory import memory_bytes
 from engine.system.page_cache import cached_share, weight_files
@@ -95,7 +99,8 @@ def _read_resident(model: nn.Module, source: Checkpoint, knobs: Knobs) -> None:
             mx.eval([value for value in module.values() if isinstance(value, mx.array)])
     if dtype is not None:
         lay_out_for_cpu(model)
-    mx.eval(model.parameters())
+    # With arrays that are no parameters (frequencies of a position encoding): no other thread could evaluate them.
+    mx.eval([value for module in model.modules() for value in module.values() if isinstance(value, mx.array)])
     model.eval()
 
 
@@ -116,6 +121,7 @@ def _refuse_too_large(source: Checkpoint, knobs: Knobs) -> None:
 class Engine:
     """A loaded model. Use it as a context manager, or `close()` it, to end its reader threads.
 
+    `model` is mlx-lm's module. mlx-lm's generation code can call it, and every call is counted in `stats`.
     `state` is the streamed layers' shared state, None while every expert is resident. `page_cached_before` is the share of
     the checkpoint's files that were in the page cache before loading. `decoded` holds the counters of the timed tokens of
     the last `measure`.
@@ -141,15 +147,9 @@ class Engine:
         self.windows = windows
         self.page_cached_before = page_cached_before
         self.decoded = Stats()
-        self.forward = Forward(
-            model,
-            layers,
-            state,
-            top_k=checkpoint.top_k,
-            chunk=knobs.prefill_chunk,
-            reset_first=any(name in CACHE_DEPENDENT for name in knobs.lossy),
-        )
-        self.stats = self.forward.stats
+        self.passes = Passes(model, layers, state, top_k=checkpoint.top_k, reset_first=bool(self.depends_on_cache))
+        self.forward = Forward(model, self.passes, chunk=knobs.prefill_chunk)
+        self.stats = self.passes.stats
 
     def __enter__(self) -> Engine:
         return self
@@ -164,11 +164,22 @@ class Engine:
 
     @cached_property
     def tokenizer(self) -> Any:
-        """mlx-lm's tokenizer of the checkpoint."""
+        """mlx-lm's tokenizer of the checkpoint. Generation ends at each end-of-text token that the checkpoint names."""
+        path = self.checkpoint.path
         try:
-            return load_tokenizer(self.checkpoint.path)
+            return load_tokenizer(path, eos_token_ids=load_config(path).get("eos_token_id"))
         except (OSError, ValueError, ImportError) as e:
             raise CheckpointError(f"{self.checkpoint.path}: its tokenizer cannot be opened ({first_line(e)})") from e
+
+    @property
+    def context_limit(self) -> int | None:
+        """The model's longest context in tokens; None if its configuration names none."""
+        return context_limit(self.checkpoint.text_config)
+
+    @property
+    def depends_on_cache(self) -> list[str]:
+        """The knobs that are set and make the logits depend on the experts cached at the moment, hence on earlier texts."""
+        return [name for name in self.knobs.lossy if name in CACHE_DEPENDENT]
 
     @property
     def uses(self) -> np.ndarray:
@@ -208,26 +219,19 @@ class Engine:
 
     def generate(self, prompt: str, max_tokens: int = 64, *, temperature: float = 0.0, seed: int = 0) -> Iterator[str]:
         """Continue `prompt`, yielding text piece by piece until the end-of-text token or `max_tokens`. Greedy at 0."""
+        yield from self.generation(self.encode(prompt), Sampling(temperature=temperature, seed=seed, max_tokens=max_tokens))
+
+    def generation(self, prompt: Sequence[int], sampling: Sampling, *, stopped: Callable[[], bool] = never) -> Generation:
+        """Return the text that continues the token ids `prompt`, to iterate over, with its figures.
+
+        The random numbers restart at the sampling's seed. Raises `HeadraceError` for an empty or too long prompt.
+        """
+        generation = Generation(
+            Context(self.forward), self.tokenizer, prompt, sampling, limit=self.context_limit, stopped=stopped
+        )
         self.forward.begin()
-        mx.random.seed(seed)
-        sampler = make_sampler(temp=temperature)
-        detokenizer = self.tokenizer.detokenizer
-        detokenizer.reset()
-        cache = make_prompt_cache(self.model)
-        ids = self.encode(prompt)
-        if not ids:
-            raise HeadraceError("generate: the prompt is empty; give at least one character")
-        self.forward.prefill_cache(ids[:-1], cache)
-        logits = self.forward.logits(ids[-1:], cache)
-        for _ in range(max_tokens):
-            token = int(sampler(logits - mx.logsumexp(logits, axis=-1, keepdims=True))[0])
-            if token in self.tokenizer.eos_token_ids:
-                break
-            detokenizer.add_token(token)
-            yield detokenizer.last_segment
-            logits = self.forward.decode(token, cache)
-        detokenizer.finalize()
-        yield detokenizer.last_segment
+        mx.random.seed(sampling.seed)
+        return generation
 
     def measure(
         self, judge: Judge, protocol: Protocol | None = None, keep_going: Callable[[list[float]], bool] | None = None
@@ -289,11 +293,11 @@ class Engine:
         The format is that of `engine.routing.record`. Raises `HeadraceError` if the file cannot be written or another trace
         is active; after an error inside no file is written.
         """
-        if self.forward.trace is not None:
-            raise HeadraceError(f"the trace {self.forward.trace.path} is still active; end it before you start {path}")
+        if self.passes.trace is not None:
+            raise HeadraceError(f"the trace {self.passes.trace.path} is still active; end it before you start {path}")
         found = [place for place, _ in switches(self.model, self.checkpoint)]
         ends = is_last(found[-1], dict(self.model.named_modules()))
-        self.forward.trace = trace = TraceWriter(self.model, self.checkpoint, found, ends, path, self.mode)
+        self.passes.trace = trace = TraceWriter(self.model, self.checkpoint, found, ends, path, self.mode)
         try:
             yield
             trace.finish()
@@ -301,7 +305,7 @@ class Engine:
             trace.abandon()
             raise
         finally:
-            self.forward.trace = None
+            self.passes.trace = None
 
     def _tokens_of(self, judge: Judge) -> list[tuple[list[int], list[int]]]:
         texts = []

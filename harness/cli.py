@@ -23,11 +23,13 @@ SEARCH = {
     "search": "search the best settings of a study",
     "status": "show progress, front and health of a study",
     "report": "show recommended settings, front and plots of a study",
+    "best": "print a study's setting as a file to use",
     "merge": "put the rows of several studies together",
 }
 ENGINE = {
     "generate": "print generated text, then speed and memory",
     "measure": "measure one setting on the evaluation texts",
+    "serve": "serve a model to clients of the OpenAI API",
     "quality": "measure the loss of quality against the reference",
     "inspect": "print a checkpoint's sizes under the knobs",
     "plan": "print each layer's bits; save or draw the plan",
@@ -48,7 +50,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     name = " ".join(words[: 2 if words[:1] == ["bench"] else 1])
     rest = words[len(name.split()) :]
     if name in SEARCH:
-        return import_module(f"harness.{name}").main(rest, f"headrace {name}")
+        module = "harness.best.__main__" if name == "best" else f"harness.{name}"
+        return import_module(module).main(rest, f"headrace {name}")
     if name in ENGINE:
         return import_module("engine.__main__").main(words, "headrace")
     if name in BENCH:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from engine.errors import did_you_mean
+from engine.setting.study_setting import study_folder
 from engine.system.shipped import EXPERIMENTS, IN_CHECKOUT, PROMPTS, ROOT
 from harness import ResultsError
 
@@ -49,10 +50,8 @@ def own_file(name: str | Path, config_dir: str | Path | None = None) -> Path:
 
 def find_study(name: str) -> Path:
     """The folder of the study `name`, a folder or a name under results/. Raises `ResultsError` if there is none."""
-    places = [Path(name).expanduser(), Path("results") / name, ROOT / "results" / name]
-    for place in places:
-        if any((place / sign).exists() for sign in ("manifest.json", "state.json", "trials", "trials.parquet")):
-            return place.absolute()
+    if (folder := study_folder(name)) is not None:
+        return folder
     known = sorted({p.parent.name for place in (Path("results"), ROOT / "results") for p in place.glob("*/manifest.json")})
     hint = did_you_mean(name, known) if known else "start one: python -m harness.search"
     raise ResultsError(f"{name} is neither a study's folder nor the name of a study under results/; {hint}")

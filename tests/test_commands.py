@@ -53,7 +53,15 @@ PLACEHOLDERS = {  # of values that Hydra checks; elsewhere a word in capitals is
     "search_space=./my_space.yaml": "search_space=./search_spaces/kimi_k2.yaml",
 }
 HELP = [
-    *(["harness.search"], ["harness.status"], ["harness.report"], ["harness.merge"], ["harness.bench"], ["engine"]),
+    *(
+        ["harness.search"],
+        ["harness.status"],
+        ["harness.report"],
+        ["harness.best"],
+        ["harness.merge"],
+        ["harness.bench"],
+        ["engine"],
+    ),
     *(["harness.bench", name] for name in ("ask", "confirm", "samplers", "shared", "soak")),
     *(["engine", n] for n in ("generate", "measure", "quality", "inspect", "pack", "replay", "plan", "profile", "bench")),
 ]
@@ -131,7 +139,7 @@ def works(command: str, monkeypatch: pytest.MonkeyPatch) -> str | None:
 
 def _as_module(words: list[str]) -> list[str]:
     """A command of the console script as the command of a module."""
-    if words[0] in ("search", "status", "report", "merge"):
+    if words[0] in ("search", "status", "report", "best", "merge"):
         return ["python", "-m", f"harness.{words[0]}", *words[1:]]
     if words[:2] == ["bench", "search"]:
         return ["python", "-m", "harness.bench", *words[2:]]

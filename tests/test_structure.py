@@ -20,7 +20,7 @@ PACKAGES = ("engine", "harness")
 ORDER = {
     "engine": (
         "errors", "needs", "knobs", "effective", "stats", "system", "checkpoint", "packing", "disk", "model", "routing",
-        "cache", "measure", "setting", "plan", "streaming", "engine", "generation", "quality", "serve", "cli", "bench",
+        "cache", "measure", "setting", "plan", "streaming", "generation", "engine", "quality", "serve", "cli", "bench",
         "__main__",
     ),
     "harness": (

@@ -322,6 +322,20 @@ def byte_tokenizer(path: Path) -> None:
     (path / "tokenizer_config.json").write_text(json.dumps(described))
 
 
+# Its turns end with the end-of-text token, as those of real templates do.
+CHAT = (
+    "{% for m in messages %}[{{ m.role }}]{{ m.content }}<eos>{% endfor %}"
+    "{% if add_generation_prompt %}[assistant]{% endif %}"
+)
+
+
+def add_chat_template(path: Path, template: str = CHAT) -> Path:
+    """Give a tiny checkpoint a chat template."""
+    file = path / "tokenizer_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "chat_template": template}))
+    return path
+
+
 KIMI_K25 = {
     "model_type": "kimi_k25",
     "text_config": {

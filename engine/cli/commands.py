@@ -10,7 +10,6 @@ import dataclasses
 import json
 import math
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -26,31 +25,6 @@ from .progress import progress
 if TYPE_CHECKING:
     from engine.engine import Engine
     from engine.quality.quality import Quality
-
-
-def generate(args: argparse.Namespace) -> None:
-    """Print generated text, then speed, reads and memory."""
-    from engine.engine import load
-    from engine.system.memory import peak_memory_bytes
-
-    with load(model_of(args), knobs_of(args)) as engine, _traced(engine, args.trace_out):
-        stats = engine.stats
-        begin = decoding = time.perf_counter()
-        prompt_tokens = None
-        for text in engine.generate(args.prompt, args.max_tokens, temperature=args.temperature, seed=args.seed):
-            if prompt_tokens is None:
-                prompt_tokens, decoding = stats.tokens, time.perf_counter()
-            print(text, end="", flush=True)
-        end = time.perf_counter()
-        prompt_tokens = prompt_tokens or stats.tokens
-        decoded = stats.tokens - prompt_tokens
-        hit_rate = "all resident" if stats.hit_rate is None else f"{stats.hit_rate:.3f}"
-        print(f"\n\nprompt:      {prompt_tokens} tokens, {prompt_tokens / (decoding - begin):.1f} tok/s")
-        print(f"decode:      {decoded} tokens, {decoded / (end - decoding):.1f} tok/s")
-        print(f"hit rate:    {hit_rate}")
-        print(f"read:        {stats.bytes_read / GB:.4f} GB in {stats.reads} reads, {stats.io_ms:.0f} ms waited")
-        print(f"peak memory: {peak_memory_bytes() / GB:.3f} GB")
-        print(f"mode:        {engine.mode}")
 
 
 def measure(args: argparse.Namespace) -> None:

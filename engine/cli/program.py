@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import inspect
+import os
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
@@ -47,12 +48,17 @@ def add_command(commands: Any, name: str, run: Callable[..., int | None], doc: s
 
 def run_command(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> int:
     """Parse `argv` and call the chosen command's `run`. Returns its exit status: 0 by default, 2 after a `HeadraceError`,
-    which is one line on stderr, and 130 after Ctrl-C."""
+    which is one line on stderr, 130 after Ctrl-C, and 141 if the reader of its output has ended."""
     try:
         args = parser.parse_args(argv)
-        return args.run(args) or 0
+        status = args.run(args) or 0
+        sys.stdout.flush()
+        return status
     except HeadraceError as e:
         print(f"error: {e}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:  # the reader of a pipe, such as `head`, has ended
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - for the interpreter's own flush at the end
+        return 141  # what a shell reports for SIGPIPE

@@ -100,7 +100,8 @@ class TraceWriter:
         if not self._waiting:
             return
         afters, layers, phases, ids, weights = zip(*self._waiting, strict=True)
-        shapes = np.array([i.shape[-2:] for i in ids])  # fewer rows than tokens if only the last rows are computed
+        # Fewer rows than tokens if only the last rows are computed. The sequences of a batch follow one another.
+        shapes = np.array([(i.size // i.shape[-1], i.shape[-1]) for i in ids])
         decode = [phase == "decode" for phase in phases]
         lines = np.column_stack([np.array(afters) - shapes[:, 0], layers, decode, shapes])
         experts = _to_host(ids)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,7 +32,11 @@ SEARCH_ONLY = ("ssd_gbps",)  # knobs for measuring alone
 WORDLY = ("prefetch", "io_mode", "bits_plan")  # knobs whose value is text
 PARTS = {"value", "low", "high", "noise"}  # of a measured figure
 HEAD = "# Headrace setting file, checksum "
-ADVICE = "# For changes, copy it under another name: a study writes this file again, unless it was edited."
+ADVICE = "# A study writes the files of its folder best/ again, except those that were edited."
+ORDER = (
+    *("name", "rule", "study", "trial", "confirmed", "runs", "model", "engine", "knobs", "search_only"),
+    *("machine", "versions", "protocol", "eval_texts", "measured", "commands"),
+)
 TEXTS = ("name", "rule", "study")
 GROUPS = {"model": ("path", "name", "fingerprint", "architecture"), "eval_texts": ("name", "file", "fingerprint")}
 MAPPINGS = (*GROUPS, "engine", "knobs", "search_only", "machine", "versions", "protocol", "measured", "commands")
@@ -95,7 +100,7 @@ class Setting:
         """The path that the file means by `text`: relative ones from the file's folder if they are there, else from the
         current folder."""
         path = located(text)
-        beside = self.place / path
+        beside = Path(os.path.normpath(self.place / path))  # the file's folder need not exist
         return beside if not path.is_absolute() and beside.exists() else path
 
     def _typed(self, name: str, value: Any) -> Any:
@@ -114,11 +119,9 @@ class Setting:
     def to_yaml(self) -> str:
         """The content of the file."""
         content: dict[str, Any] = {"format": FORMAT}
-        for f in dataclasses.fields(self):
-            value = getattr(self, f.name)
-            if f.name not in ("place", "source", "edited") and value not in (None, "", {}):
-                content[f.name] = _plain(value)
-        content["knobs"] = _plain(self.knobs)
+        for name in ORDER:
+            if (value := getattr(self, name)) not in (None, "", {}) or name == "knobs":
+                content[name] = _plain(value)
         body = yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120)
         return f"{HEAD}{_checksum(body)}\n{ADVICE}\n{body}"
 
@@ -165,10 +168,9 @@ def parse_setting(text: str, source: str, place: Path) -> Setting:
         raise HeadraceError(f"{source} has format {version}, and this version reads up to {FORMAT}; update headrace")
     if version != FORMAT or isinstance(version, bool):
         raise HeadraceError(f"{source} has format={version!r:.40}, which does not exist; write format: {FORMAT}")
-    known = [f.name for f in dataclasses.fields(Setting) if f.name not in ("place", "source", "edited")]
     for name in content:
-        if name not in known:
-            raise HeadraceError(f"{source}: {name} is not a key of a setting file; {did_you_mean(str(name), known)}")
+        if name not in ORDER:
+            raise HeadraceError(f"{source}: {name} is not a key of a setting file; {did_you_mean(str(name), list(ORDER))}")
     content = {name: value for name, value in content.items() if value is not None}
     if "knobs" not in content:
         raise HeadraceError(f"{source} has no knobs; write knobs: {{}} to keep every expert resident")

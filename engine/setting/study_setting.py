@@ -1,7 +1,7 @@
 """Setting of a study: the recommended setting or the trial that `--from STUDY` names.
 
 A recommended setting is read from the study's `best/NAME.yaml` if that file is not older than the rows. Otherwise, and for
-any trial, `python -m harness.best` computes it in a child process, because the engine does not depend on the harness.
+any trial, `python -m harness.best STUDY` computes it in a child process, because the engine does not depend on the harness.
 """
 
 from __future__ import annotations

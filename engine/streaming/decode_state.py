@@ -13,7 +13,8 @@ class DecodeState:
     """Reader, counters, and what is cached and how warm it is, over all layers.
 
     `slot_of` (int32, -1: not cached), `uses` and the policy's warmth are [layers, experts]. `position` is the number of
-    tokens processed. `skip_last` is set while the last layer's output is not used.
+    tokens processed. `skip_last` is set while the last layer's output is not used. `evaluate_last`: the last streamed layer
+    evaluates its output, since the caller of the pass may not.
     """
 
     def __init__(self, layers: int, experts: int, half_life: float, reader: Reader, stats: Stats) -> None:
@@ -25,6 +26,7 @@ class DecodeState:
         self.uses = np.zeros((layers, experts), np.int64)
         self.position = 0
         self.skip_last = False
+        self.evaluate_last = False
         self._hits: list[tuple[int, np.ndarray]] = []
 
     def use(self, layers: np.ndarray | int, experts: np.ndarray, times: np.ndarray | int) -> None:
@@ -37,11 +39,15 @@ class DecodeState:
         """Record that all of a token's `experts` were cached; `end_pass` counts them together, which is faster."""
         self._hits.append((layer, experts))
 
+    def forget_hits(self) -> None:
+        """Drop hits that were recorded and not counted."""
+        self._hits.clear()
+
     def reset(self) -> None:
         """Clear warmth and position; `uses` and the counters continue."""
         self.policy.warmth[:] = -np.inf
         self.position = 0
-        self._hits.clear()
+        self.forget_hits()
 
     def end_pass(self, tokens: int) -> None:
         """Count the recorded hits of a forward pass and advance the position by `tokens`."""

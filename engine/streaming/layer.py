@@ -29,6 +29,7 @@ Window = Callable[["StreamedLayer", mx.array, mx.array], mx.array]
 class StreamedLayer:
     """One layer whose experts are streamed. `number` counts layers with experts from 0; `last`: no layer follows.
 
+    `ends_pass`: no later layer may miss an expert.
     `window` computes the layer while it is part of a speculative window, which reads the router's choice from `chosen`.
     """
 
@@ -36,6 +37,7 @@ class StreamedLayer:
         self.number = number
         self.cache = cache
         self.complete = cache.complete
+        self.ends_pass = False
         self.prefetch: Prefetch | None = None
         self.window: Window | None = None
         self.gates: Gates | None = None
@@ -83,6 +85,8 @@ class StreamedLayer:
         if weights is not None:
             ids, weights = self._gated(x, ids, weights)
         y = self._counted(x, ids, predictions)
+        if self.ends_pass and self._state.evaluate_last:
+            mx.eval(y)
         return y if weights is None else y * weights
 
     def _gated(self, x: mx.array, ids: np.ndarray, weights: mx.array) -> tuple[np.ndarray, mx.array]:

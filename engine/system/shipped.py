@@ -25,12 +25,21 @@ HERE = "${root:}"  # stands for `ROOT` in the paths of manifests and setting fil
 
 def portable_path(path: Path) -> str:
     """An absolute path as a text for other machines: with `HERE` under `ROOT`, with `~` in the home folder."""
-    for place, name in ((ROOT, HERE), (Path.home(), "~")):
-        if path.is_relative_to(place):
+    for place, name in ((ROOT, HERE), (home(), "~")):
+        if place is not None and path.is_relative_to(place):
             return f"{name}/{path.relative_to(place)}"
     return str(path)
 
 
 def located(text: str) -> Path:
     """The path of `portable_path`'s text here."""
-    return Path(text.replace(HERE, str(ROOT), 1)).expanduser()
+    path = Path(text.replace(HERE, str(ROOT), 1))
+    return path if home() is None else path.expanduser()
+
+
+def home() -> Path | None:
+    """The user's home folder; None for an account without one."""
+    try:
+        return Path.home()
+    except RuntimeError:
+        return None

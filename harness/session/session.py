@@ -10,6 +10,7 @@ import optuna
 from engine.errors import first_line
 from harness import ConfigError, ResultsError
 from harness.analysis.counts import Progress
+from harness.best.write import write_best
 from harness.machine.awake import keep_awake
 from harness.machine.locks import machine_lock, study_lock
 from harness.propose.shared import owner_of, settle_shared
@@ -61,6 +62,7 @@ def run_study(study: Study, watcher: Watcher, stop: Stop, warn: Callable[[str], 
         finally:
             with contextlib.suppress(ResultsError):  # a full disk has been reported already
                 compact(study.folder)
+                write_best(study.folder, session.history.table)
         session.report("finished" if session.complete and not stop.requested else "stopped")
         log.info("%s with %d rows", "finished" if session.complete else "stopped", len(session.history.own))
     return session.history.known, session.progress()

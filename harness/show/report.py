@@ -12,8 +12,13 @@ from typing import Any
 
 from rich.console import Console
 
-from .commands import confirm_more, use
+from engine.setting.study_setting import BEST
+from harness import ResultsError
+from harness.best.commands import confirm_more
+from harness.best.write import write_best
+
 from .lines import contribution, health, reasons, saved, undecided, violations
+from .page.facts import commands
 from .page.html import write_page
 from .page.summary import Summary
 from .plots.front_plot import plot_front
@@ -61,16 +66,31 @@ def report(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     if len(df) and (drawn := plot_session(df, folder / "session.png")):
         say(f"runs  {_short(drawn)}")
     say(f"page  {_short(write_page(summary))}")
+    for line in _write_best(summary):
+        say(line)
     say(f"rows  {_short(folder / 'trials.parquet')}")
 
 
 def to_use(summary: Summary) -> list[str]:
-    """The commands that use the recommended settings."""
-    lines = []
-    for trial, names in summary.used.items():
-        command = use(summary.folder, summary.standings.loc[trial])
-        lines += ["", f"to use {', '.join(names)} (trial {trial}):", "", f"    {command}"]
+    """The commands that use the recommended settings: the first of each trial, and the names of the others."""
+    lines: list[str] = []
+    verbs: list[str] = []
+    for what, found in commands(summary):
+        verbs = list(found) if len(found) > 1 else verbs
+        lines += ["", f"to use {what}:", "", f"    {next(iter(found.values()))}"]
+    if verbs:
+        lines += ["", f"{', '.join(verbs[1:-1])} and {verbs[-1]} take the same options as {verbs[0]}"]
     return lines
+
+
+def _write_best(summary: Summary) -> list[str]:
+    """Write the setting files; returns lines on where they are, or why not."""
+    try:
+        left = write_best(summary.folder, summary.found, summary.choices)
+    except ResultsError as e:
+        return [f"best  {e}"]
+    there = (summary.folder / BEST).is_dir()
+    return [*([f"best  {_short(summary.folder / BEST)}"] if there else []), *(f"      {line}" for line in left)]
 
 
 def _short(path: Path) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from engine.checkpoint.fingerprint import another
-from engine.system.shipped import HERE, ROOT
+from engine.system.shipped import HERE, ROOT, portable_path
 from harness import ResultsError
 from harness.results.columns import SCHEMA_VERSION
 from harness.results.files import write_json, write_text
@@ -50,7 +50,7 @@ def settle(study: Study, command: str) -> None:
         raise ResultsError(f"{study.folder} has trials but no manifest.json; restore it, or choose study.name=OTHER")
     texts = [dataclasses.asdict(text) for text in study.judge.texts]
     write_text(study.folder / JUDGE, yaml.safe_dump(texts, allow_unicode=True, sort_keys=False))
-    ran = {"model": study.model, **study.computes_on}
+    ran = {"model": study.model, "checkpoint": portable_path(study.checkpoint), **study.computes_on}
     config = portable(dict(study.config))
     write_json(path, {"version": SCHEMA_VERSION, "identity": identity, **ran, "command": command, "config": config})
 

@@ -20,7 +20,7 @@ def test_values_of_options() -> None:
     ("words", "said"),
     [
         (["pack", "a", "b", "--workers", "0"], "argument --workers: 0 is below 1"),
-        (["generate"], "the following arguments are required: --prompt"),
+        (["generate", "--chat-template-args", "[1]"], "[1] is not a JSON object"),
         (["genrate"], "invalid choice: 'genrate'"),
     ],
 )

@@ -13,8 +13,11 @@ from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
+import mlx_lm.models.cache
 
 from engine.errors import KnobError
+
+WRITTEN_AGAIN = ("keys", "values")
 
 
 @dataclass
@@ -33,7 +36,8 @@ class Call:
     def restore(self) -> None:
         """Restore the caches to their state before the call."""
         for cache, state in self.caches:
-            cache.__dict__.update(_copied(state))
+            cache.__dict__.clear()
+            cache.__dict__.update(_copied(cache, state))
 
 
 def chain_of(model: nn.Module, paths: Iterable[str]) -> tuple[list[Any], dict[str, Any]]:
@@ -70,17 +74,42 @@ def intercept(layer: Any, call: Callable[[Any, mx.array, tuple[Any, ...], dict[s
 
 
 def snapshots(arguments: list[Any]) -> list[tuple[Any, dict[str, Any]]]:
-    """Return the caches among a layer's arguments, each with a shallow copy of its state.
+    """Return the caches among a layer's arguments, also inside lists and other caches, each with a copy of its state.
 
-    A shallow copy is enough: mlx-lm's caches replace their arrays or write after `offset`, where the next pass writes again.
+    mlx-lm's caches change arrays in place (`left_padding -= 1`), which changes the object that a shallow copy shares. The
+    copy therefore has an `mx.array` object of its own for each array; both share the memory until one of them changes.
     """
     caches = []
     for argument in arguments:
-        if hasattr(argument, "__dict__") and hasattr(argument, "state"):
-            caches.append((argument, _copied(argument.__dict__)))
+        if isinstance(argument, list | tuple):
+            caches += snapshots(list(argument))
+        elif hasattr(argument, "__dict__") and hasattr(argument, "state"):
+            caches.append((argument, _copied(argument, argument.__dict__)))
             caches += snapshots(list(getattr(argument, "caches", ())))
     return caches
 
 
-def _copied(state: dict[str, Any]) -> dict[str, Any]:
-    return {name: list(value) if isinstance(value, list) else value for name, value in state.items()}
+def _copied(cache: Any, state: dict[str, Any]) -> dict[str, Any]:
+    """Return a copy of a cache's attributes.
+
+    A second object for keys and values would make MLX copy all of them at the next write. mlx-lm's caches write them only
+    at the position in the restored state, where the repeated call writes again, so their objects are shared.
+    """
+    shared = WRITTEN_AGAIN if type(cache).__module__ == mlx_lm.models.cache.__name__ else ()
+    return {name: _container(value) if name in shared else _own(value) for name, value in state.items()}
+
+
+def _own(value: Any) -> Any:
+    """Return `value` with new containers and new array objects."""
+    if isinstance(value, mx.array):
+        return mx.array(value)
+    if isinstance(value, list | tuple):
+        return type(value)(_own(v) for v in value)
+    if isinstance(value, dict):
+        return {name: _own(v) for name, v in value.items()}
+    return value
+
+
+def _container(value: Any) -> Any:
+    """Return `value`, a list as a new list of the same objects: a quantized cache has lists of arrays."""
+    return list(value) if isinstance(value, list) else value

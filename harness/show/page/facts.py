@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from harness.analysis.failures import FAILED, cause
+from harness.best.commands import cannot_run, commands_of, confirm_more
 from harness.decisions.recommend import compared, speed_of
 from harness.results.metrics import SHORT
-from harness.show.commands import confirm_more, use
 from harness.show.lines import confirmation, savings
 from harness.show.text import duration, number, with_interval
 
@@ -52,16 +52,15 @@ def _asked(summary: Summary) -> str:
 
 
 def _found(summary: Summary) -> str:
-    rows = {name: (point, choice) for name, point, choice in summary.named}
+    points = {name: point for name, point, _ in summary.named if point is not None}
     if not len(summary.df):
         return "No trial has run yet."
     if not len(summary.front):
         return f"No trial on the front yet; the last error was: {summary.last_error}."
-    name = next((n for n in ("fastest", "fastest_lossless", "least_memory") if rows.get(n, (None,))[0] is not None), None)
+    name = next((n for n in ("fastest", "fastest_lossless", "least_memory") if n in points), None)
     if name is None:
         return "No measured setting meets the rule of a recommended setting."
-    point, default = rows[name][0], rows["default"][0]
-    speed = speed_of(summary.objectives)
+    point, default, speed = points[name], points.get("default"), speed_of(summary.objectives)
     what = f"The setting {name} is trial {point['trial']} with {with_interval(point, speed)} {SHORT[speed]}"
     if default is None:
         return f"{what}; the default was not measured."
@@ -85,12 +84,15 @@ def _certain(summary: Summary) -> str:
     return f"Nothing is confirmed{'; ' if more else ''}{'; '.join(more)}."
 
 
-def commands(summary: Summary) -> list[Command]:
-    """The commands that use each recommended setting."""
-    return [
-        Command(f"{', '.join(names)} (trial {trial})", use(summary.folder, summary.standings.loc[trial]))
-        for trial, names in summary.used.items()
-    ]
+def commands(summary: Summary) -> list[tuple[str, dict[str, str]]]:
+    """(names and trial, commands by verb) of each recommended trial; the reason in brackets if none can use it."""
+    found = []
+    for trial, names in summary.used.items():
+        point = summary.standings.loc[trial]
+        choice = next(c for c in summary.choices if c.name == names[0])
+        given = commands_of(summary.folder, choice, point) or {"": f"({cannot_run(point)})"}
+        found.append((f"{', '.join(names)} (trial {trial})", given))
+    return found
 
 
 def rules(summary: Summary) -> list[tuple[str, str, str]]:

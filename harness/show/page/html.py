@@ -46,7 +46,7 @@ def page(summary: Summary) -> str:
             summary=summary, facts=facts, version=__version__, sentences=facts.sentences(summary),
             recommended=recommended_cells(summary) if len(summary.front) else None,
             front=front_cells(summary) if len(summary.front) else None,
-            trials=trial_cells(summary), identity=facts.identity(summary),
+            commands=facts.commands(summary), trials=trial_cells(summary), identity=facts.identity(summary),
             charts=drawn, failed=failed, plotly=Markup(_plotly() if drawn else ""),
             style=_file("page.css"), script=_file("page.js"),
             pictures={name: _picture(summary.folder / name) for name in ("front.png", "session.png")},

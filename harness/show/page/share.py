@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Sequence
 
-from .facts import commands, identity, repeat, scrubbed, sentences
+from harness.best.commands import PROMPT, cannot_run, setting_of
+
+from .facts import identity, repeat, scrubbed, sentences
 from .summary import Summary
 from .tables import recommended_cells
 
@@ -18,7 +21,10 @@ def markdown(summary: Summary) -> str:
     if len(summary.front):
         table = recommended_cells(summary)
         parts.append(_table(table.headers, [[cell.text for cell in row] for row in table.rows]))
-        parts += [f"To use {_plain(what)}:\n\n{_block(text)}" for what, text in commands(summary)]
+        parts += [
+            f"To use {_plain(', '.join(names))}:\n\n{_block(_options(summary, trial))}"
+            for trial, names in summary.used.items()
+        ]
     facts = [f"- {name}: {_plain(value)}" for name, value in identity(summary) if name in SHOWN]
     if facts:
         parts.append("\n".join(facts))
@@ -26,6 +32,19 @@ def markdown(summary: Summary) -> str:
         f"To {_plain(what)}:\n\n{_block(text)}" for what, text in repeat(summary)[:1] if summary.manifest.get("command")
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _options(summary: Summary, trial: int) -> str:
+    """The command for a reader without the study's folder: the knobs as options; or the reason why there is none."""
+    point = summary.standings.loc[trial]
+    if why := cannot_run(point):
+        return f"({why})"
+    knobs, words = setting_of(point), ["python -m engine generate --model DIR"]
+    for name in knobs.set_names():
+        option, value = name.replace("_", "-"), getattr(knobs, name)
+        on_off = isinstance(value, bool)
+        words.append((f"--{option}" if value else f"--no-{option}") if on_off else f"--{option} {shlex.quote(str(value))}")
+    return " ".join([*words, f"--prompt {shlex.quote(PROMPT)}"])
 
 
 def _table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

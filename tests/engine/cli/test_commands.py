@@ -15,18 +15,6 @@ ROOT = Path(__file__).resolve().parents[3]
 Capture = pytest.CaptureFixture[str]
 
 
-def test_generate_prints_text_and_what_it_took(checkpoint: Callable[..., Path], capsys: Capture) -> None:
-    path = str(checkpoint("deepseek_v3", None, True))
-    assert main(["generate", "--model", path, "--prompt", "The mill", "--max-tokens", "8", "--cache-gb", "0.0005"]) == 0
-    out = capsys.readouterr().out
-    figures = dict(line.split(":", 1) for line in out.split("\n\n")[-1].strip().splitlines())
-    assert figures["prompt"].strip().startswith("8 tokens")
-    assert "8 tokens" in figures["decode"] and "tok/s" in figures["decode"]
-    assert 0 <= float(figures["hit rate"]) <= 1
-    assert float(figures["read"].split()[0]) > 0 and "GB" in figures["peak memory"]
-    assert figures["mode"].strip() == "streamed float32 cpu buffered"
-
-
 def test_measure_and_inspect_print_json(checkpoint: Callable[..., Path], tmp_path: Path, capsys: Capture) -> None:
     path = str(checkpoint("deepseek_v3", None, True))
     (tmp_path / "mine.txt").write_text("The wheel turns when there is water. " * 20)

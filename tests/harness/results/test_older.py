@@ -12,6 +12,7 @@ from stored import row
 
 from engine.system.shipped import ROOT
 from harness import ResultsError
+from harness.best.commands import cannot_run, commands_of
 from harness.decisions.reuse import quality_source
 from harness.results.columns import NAMES, SCHEMA_VERSION
 from harness.results.merge import merge, write_merged
@@ -19,7 +20,6 @@ from harness.results.older import RENAMED
 from harness.results.parquet import part_path
 from harness.results.rows import read_rows, read_table, read_trials
 from harness.results.writing import compact, write_row, write_tokens
-from harness.show.commands import use
 
 VERSION_1 = Path(__file__).parents[1] / "data"  # a study of schema version 1
 
@@ -168,6 +168,7 @@ def test_rows_with_an_active_removed_knob_are_a_setting_of_their_own(
     numbered = [(1, None), (2, expected)] if expected else [(1, None), (1, None)]
     assert [(r["trial"], r["removed_knobs"]) for r in rows] == numbered
     (old,) = read_rows(tmp_path / "old")
-    assert (use(tmp_path, old) == f"(this version cannot run it: {expected} was removed)") == bool(expected)
+    assert (cannot_run(old) == f"this version cannot run it: {expected} was removed") == bool(expected)
+    assert (commands_of(tmp_path, int(old["trial"]), old) == {}) == bool(expected)
     figures = {"perplexity": 9.0, "quality_from_trial": None}
     assert (quality_source([{**old, **figures}], {"cache_gb": old["cache_gb"]}) is None) == bool(expected)

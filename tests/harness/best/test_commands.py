@@ -7,14 +7,14 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 from support import HERE, ROOT, Cli
 from synthetic import row
 
-from harness.results.rows import read_rows
-from harness.show.commands import confirm_more, shell_path, use
+from engine import Knobs
+from harness.best.commands import commands_of, confirm_more, setting_of, shell_path
+from harness.decisions.recommend import Choice
 
 KIMI_MINI = ROOT / "experiments" / "kimi_mini" / "checkpoint"
 
@@ -42,21 +42,21 @@ def folder_of(place: Path, model: Path, module: str = "engine", command: str | N
     return folder
 
 
-def test_the_engine_generates_with_the_setting_unthrottled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "a model (4bit)").symlink_to(KIMI_MINI)
+def test_the_commands_name_the_study_and_the_setting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    folder = folder_of(tmp_path, KIMI_MINI)
+    commands = commands_of(folder, Choice("fastest", "the fastest", 3))
+    assert list(commands) == ["serve", "chat", "generate", "measure"]
+    assert commands["serve"] == "python -m engine serve --from 'my study' --pick fastest"
+    assert commands["generate"] == "python -m engine generate --from 'my study' --pick fastest --prompt 'The water wheel'"
+    assert commands_of(folder, 7)["measure"] == "python -m engine measure --from 'my study' --trial 7"
+    assert commands_of(folder, "default")["chat"] == "python -m engine chat --from 'my study' --pick default"
+
+
+def test_the_knobs_of_a_row_without_the_limit_for_measuring() -> None:
     values = {"cache_gb": 0.01, "read_threads": 2, "ssd_gbps": 0.1, "expert_bits": 4, "verify_reads": False}
-    command = use(folder_of(tmp_path, tmp_path / "a model (4bit)"), row(3, values, (1, 1, 1)))
-    assert command == (
-        "python -m engine generate --model 'a model (4bit)' --cache-gb 0.01 --read-threads 2 --expert-bits 4 "
-        "--prompt 'The water wheel'"
-    )
-    assert paste(f"{command} --max-tokens 2", tmp_path).strip()
-
-
-def test_a_setting_with_everything_resident_has_no_streaming_option(tmp_path: Path) -> None:
-    command = use(folder_of(tmp_path, KIMI_MINI), row(0, {}, (1, 1, 1)))
-    assert command.endswith(f"--model {shell_path(KIMI_MINI)} --prompt 'The water wheel'")
+    assert setting_of(row(3, values, (1, 1, 1))) == Knobs(cache_gb=0.01, read_threads=2, expert_bits=4)
+    assert setting_of(row(3, values, (1, 1, 1)), search=True).ssd_gbps == 0.1
 
 
 def test_a_foreign_engine_is_run_by_its_own_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -65,7 +65,7 @@ def test_a_foreign_engine_is_run_by_its_own_command(tmp_path: Path, monkeypatch:
         "import json, sys\nasked = json.load(sys.stdin)\nprint(json.dumps({**asked['knobs'], 'judge': asked['judge']}))\n"
     )
     folder = folder_of(tmp_path, KIMI_MINI, command="python mine.py --fast")
-    command = use(folder, row(3, {"cache_gb": 0.01, "ssd_gbps": 0.1}, (1, 1, 1)))
+    command = commands_of(folder, 3, row(3, {"cache_gb": 0.01, "ssd_gbps": 0.1}, (1, 1, 1)))["run"]
     assert command.endswith("| python mine.py --fast")
     knobs = json.loads(paste(command, tmp_path))
     assert (knobs["cache_gb"], knobs["ssd_gbps"], knobs["judge"]) == (0.01, None, "my study/judge.yaml")
@@ -74,15 +74,17 @@ def test_a_foreign_engine_is_run_by_its_own_command(tmp_path: Path, monkeypatch:
 def test_an_engine_in_python_is_loaded_and_measured(place: Path, cli: Cli) -> None:
     assert cli("budget.trials=2")[0] == 0
     folder = place / "results" / "demo"
-    one: dict[str, Any] = next(r for r in read_rows(folder) if r["trial"] == 1)
-    assert "decode_tok_s=" in paste(use(folder, one), place)
+    assert "decode_tok_s=" in paste(commands_of(folder, 1)["run"], place)
+    assert commands_of(folder, 99) == {}
     command = confirm_more(folder)
     assert command is not None and command.endswith("confirm.share=0.5"), "there was none"
     assert str(place) not in command
 
 
 def test_without_a_manifest_the_folder_of_the_model_is_left_to_the_reader(tmp_path: Path) -> None:
-    assert "--model DIR " in use(tmp_path, row(3, {"cache_gb": 0.01}, (1, 1, 1)))
+    assert "--model DIR " in commands_of(tmp_path, "fastest")["generate"]
+    foreign = row(3, {"cache_gb": 0.01}, (1, 1, 1)) | {"engine": "./measure --fast"}
+    assert commands_of(tmp_path, 3, foreign)["run"].endswith("| ./measure --fast")
     assert confirm_more(tmp_path) is None
 
 
