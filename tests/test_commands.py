@@ -59,11 +59,13 @@ HELP = [
         ["harness.report"],
         ["harness.best"],
         ["harness.merge"],
+        ["harness.compare"],
         ["harness.bench"],
         ["engine"],
     ),
     *(["harness.bench", name] for name in ("ask", "confirm", "samplers", "shared", "soak")),
-    *(["engine", n] for n in ("generate", "measure", "quality", "inspect", "pack", "replay", "plan", "profile", "bench")),
+    *(["engine", n] for n in ("generate", "serve", "measure", "quality", "inspect")),
+    *(["engine", n] for n in ("pack", "replay", "plan", "profile", "bench")),
 ]
 
 
@@ -139,7 +141,7 @@ def works(command: str, monkeypatch: pytest.MonkeyPatch) -> str | None:
 
 def _as_module(words: list[str]) -> list[str]:
     """A command of the console script as the command of a module."""
-    if words[0] in ("search", "status", "report", "best", "merge"):
+    if words[0] in ("search", "status", "report", "best", "merge", "compare"):
         return ["python", "-m", f"harness.{words[0]}", *words[1:]]
     if words[:2] == ["bench", "search"]:
         return ["python", "-m", "harness.bench", *words[2:]]
