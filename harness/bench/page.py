@@ -65,8 +65,9 @@ def rows_of(trials: int) -> list[dict[str, Any]]:
         origin = "anchor" if trial <= len(anchors) else "random"
         for again in range(3 if trial % 50 == 1 else 1):
             rows.append({
-                **dict.fromkeys(NAMES), **Knobs(**values).as_dict(), **truth.measure(values, rng), "trial": trial, "run": again,
-                "round": 1, "row_id": f"{trial}-{again}", "status": "ok", "origin": "confirm" if again else origin,
+                **dict.fromkeys(NAMES), **Knobs(**values).as_dict(), **truth.measure(values, rng), "trial": trial,
+                "run": again, "round": 1, "row_id": f"{trial}-{again}",
+                "status": "ok", "origin": "confirm" if again else origin,
                 "objectives": ",".join(OBJECTIVES), "eval_fingerprint": "none", "study": "large", "model": "truth",
                 "cpu": "none", "cores": 1, "hit_rate": 0.5, "wall_s": 60.0,
                 "started_at": START + timedelta(minutes=len(rows)), "predicted_peak_gb": values["cache_gb"],

@@ -16,6 +16,7 @@ from engine.setting.study_setting import BEST
 from harness import ResultsError
 from harness.best.commands import confirm_more
 from harness.best.write import write_best
+from harness.propose.report_study import publish
 
 from .lines import contribution, health, reasons, saved, undecided, violations
 from .page.facts import commands
@@ -63,6 +64,9 @@ def report(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         say(f"plot  {_short(plot_front(found, folder / 'front.png'))}")
     elif len(df):
         say(f"no feasible trial yet; last error: {summary.last_error}")
+    if len(df):
+        chosen = {c.name: c.trial for c in choices if c.trial is not None}
+        say(f"study {publish(folder, rows, found, chosen)}")
     if len(df) and (drawn := plot_session(df, folder / "session.png")):
         say(f"runs  {_short(drawn)}")
     say(f"page  {_short(write_page(summary))}")
