@@ -13,14 +13,13 @@ import socketserver
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import ThreadingHTTPServer
 from typing import Any
 
-from mlx_lm.models.cache import LRUPromptCache
-
 from engine.engine import Engine
 from engine.errors import HeadraceError, first_line
+from engine.generation.prompts import template_note
 from engine.knobs import GB
 
 from .api.handler import Handler
@@ -28,8 +27,11 @@ from .api.service import Service
 from .compute.generator import Generator
 from .errors import RequestError
 from .options import ServeOptions, short_name
+from .prefixes.folder import PrefixFolder
+from .prefixes.identity import cache_key
+from .prompt_cache import PromptCache
 
-MOST_CONNECTIONS = 256  # threads; further connections wait in the system's queue
+MOST_CONNECTIONS = 256  # threads; further connections are closed with the status 503
 LAST_SECONDS = 5.0  # for clients to take the error that ends their request
 JOIN_SECONDS = 10.0  # for the generation thread to end its step
 
@@ -51,8 +53,12 @@ class HttpServer(ThreadingHTTPServer):
         self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        self._free.acquire()
-        super().process_request(request, client_address)
+        if self._free.acquire(blocking=False):
+            super().process_request(request, client_address)
+            return
+        with contextlib.suppress(OSError):
+            request.sendall(b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\nContent-Length: 0\r\n\r\n")
+        self.shutdown_request(request)
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         try:
@@ -92,8 +98,8 @@ class Server:
 
     def serve(self, engine: Engine) -> Generator:
         """Start the generation thread; requests are served from now on."""
-        options = self.service.options
-        generator = Generator(engine, options, make_prompt_cache(engine, options), self.service.log)
+        options, log = self.service.options, self.service.log
+        generator = Generator(engine, options, make_prompt_cache(engine, options, log), log)
         self.service.attach(engine, generator)
         return generator
 
@@ -102,12 +108,13 @@ class Server:
         generator, service = self.service.generator, self.service
         assert generator is not None
         cache = "" if engine.knobs.cache_gb is None else f", cache {engine.knobs.cache_gb:g} GB"
-        if not service.served.has_template:
-            print("the model has no chat template: messages become lines of USER: and ASSISTANT:")
+        if note := template_note(engine.tokenizer, service.name):
+            print(note)
         if service.warning is not None:
             print(f"warning: {service.warning}")
-        limit = f", context {generator.limit.tokens} tokens" if generator.limit.tokens else ""
-        print(f"serving {service.name} ({engine.mode}{cache}{limit}) at {self.url}", flush=True)
+        if generator.limit.tokens is not None:
+            print(f"context: {generator.limit.tokens} tokens ({generator.limit.source})")
+        print(f"serving {service.name} ({engine.mode}{cache}) at {self.url}", flush=True)
 
     def stop_on_signals(self, second: Any) -> None:
         """SIGINT and SIGTERM end `wait`; another one calls `second`. Main thread only."""
@@ -139,8 +146,7 @@ class Server:
             self._until_idle(service.options.grace_s)
             generator.end(error, JOIN_SECONDS)
             self._until_idle(LAST_SECONDS)
-            with contextlib.suppress(AttributeError):
-                generator.cache.close()
+            generator.cache.close()
 
     def _until_idle(self, seconds: float) -> None:
         deadline = time.monotonic() + seconds
@@ -148,9 +154,13 @@ class Server:
             time.sleep(0.01)
 
 
-def make_prompt_cache(engine: Engine, options: ServeOptions) -> Any:
-    """The prompt cache of an engine."""
-    return LRUPromptCache(max_size=1 << 16, max_bytes=int(options.prompt_cache_gb * GB))
+def make_prompt_cache(engine: Engine, options: ServeOptions, log: Callable[[str], None]) -> PromptCache:
+    """The prompt cache of an engine. Raises `HeadraceError` if its folder cannot be used."""
+    folder = None
+    if options.prompt_cache_dir is not None:
+        limit = int(options.prompt_cache_disk_gb * GB)
+        folder = PrefixFolder(options.prompt_cache_dir.expanduser(), cache_key(engine), limit, log)
+    return PromptCache(max_bytes=int(options.prompt_cache_gb * GB), folder=folder, say=log)
 
 
 @contextlib.contextmanager
