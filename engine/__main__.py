@@ -4,6 +4,7 @@
     python -m engine measure --cache-gb 0.02 --eval-texts my_texts.yaml
     python -m engine quality --model ~/models/Kimi-K2.5 --expert-bits 2
     python -m engine inspect --model ~/models/Kimi-K2.5
+    python -m engine serve --cache-gb 0.02
 
 Every knob is an option. The default model is the shipped kimi_mini.
 """
@@ -18,6 +19,7 @@ from pathlib import Path
 
 from engine.bench.command import add_benchmarks
 from engine.cli import commands, text
+from engine.cli import serve as serving
 from engine.cli.options import add_eval_texts, add_knobs, add_model, add_setting, positive
 from engine.cli.program import add_command, make_parser, run_command
 from engine.knobs import LOSSY
@@ -38,6 +40,7 @@ def _parser(program: str) -> argparse.ArgumentParser:
     text.add_arguments(add_command(parsers, "generate", text.generate))
     _measure(add_command(parsers, "measure", commands.measure))
     _quality(add_command(parsers, "quality", commands.quality))
+    serving.add_arguments(add_command(parsers, "serve", serving.serve))
     inspect = add_command(parsers, "inspect", commands.inspect)
     add_model(inspect)
     add_knobs(inspect)

@@ -29,6 +29,7 @@ SEARCH = {
 ENGINE = {
     "generate": "print generated text, then speed and memory",
     "measure": "measure one setting on the evaluation texts",
+    "serve": "serve a model to clients of the OpenAI API",
     "quality": "measure the loss of quality against the reference",
     "inspect": "print a checkpoint's sizes under the knobs",
     "plan": "print each layer's bits; save or draw the plan",
