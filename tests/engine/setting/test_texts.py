@@ -20,5 +20,7 @@ def test_the_texts_are_found(tmp_path: Path) -> None:
     assert texts_of(Setting("a", {}, eval_texts=beside, place=tmp_path / "best")) == tmp_path / "judge.yaml"
     assert texts_of(Setting("a", {}, eval_texts=beside, place=tmp_path / "far" / "best")) == EVALUATION_TEXTS
     assert texts_of(Setting("a", {})) == EVALUATION_TEXTS
-    with pytest.raises(HeadraceError, match=r"its evaluation texts \.\./mine\.yaml are not there; give them with --eval-texts"):
+    with pytest.raises(
+        HeadraceError, match=r"its evaluation texts \.\./mine\.yaml are not there; give them with --eval-texts"
+    ):
         texts_of(Setting("a", {}, eval_texts={"file": "../mine.yaml", "fingerprint": "0" * 16}, place=tmp_path / "best"))
