@@ -2,6 +2,7 @@
 
     headrace search study=demo
     headrace report demo
+    headrace compare before after
     headrace generate --prompt "The query planner" --cache-gb 0.02
     headrace bench engine decode
     headrace bench search samplers
@@ -25,6 +26,7 @@ SEARCH = {
     "report": "show recommended settings, front and plots of a study",
     "best": "print a study's setting as a file to use",
     "merge": "put the rows of several studies together",
+    "compare": "compare recommended settings and fronts of several studies",
 }
 ENGINE = {
     "generate": "print generated text, then speed and memory",
@@ -50,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     name = " ".join(words[: 2 if words[:1] == ["bench"] else 1])
     rest = words[len(name.split()) :]
     if name in SEARCH:
-        module = "harness.best.__main__" if name == "best" else f"harness.{name}"
+        module = f"harness.{name}.__main__" if name in ("best", "compare") else f"harness.{name}"
         return import_module(module).main(rest, f"headrace {name}")
     if name in ENGINE:
         return import_module("engine.__main__").main(words, "headrace")

@@ -59,6 +59,7 @@ HELP = [
         ["harness.report"],
         ["harness.best"],
         ["harness.merge"],
+        ["harness.compare"],
         ["harness.bench"],
         ["engine"],
     ),
@@ -139,7 +140,7 @@ def works(command: str, monkeypatch: pytest.MonkeyPatch) -> str | None:
 
 def _as_module(words: list[str]) -> list[str]:
     """A command of the console script as the command of a module."""
-    if words[0] in ("search", "status", "report", "best", "merge"):
+    if words[0] in ("search", "status", "report", "best", "merge", "compare"):
         return ["python", "-m", f"harness.{words[0]}", *words[1:]]
     if words[:2] == ["bench", "search"]:
         return ["python", "-m", "harness.bench", *words[2:]]

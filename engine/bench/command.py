@@ -79,6 +79,17 @@ def add_benchmarks(parser: argparse.ArgumentParser) -> None:
     _rounds(trace, 5)
     add_knobs(trace)
 
+    serve = add_command(parsers, "serve", _serve)
+    add_model(serve, positional=True)
+    add_eval_texts(serve)
+    _rounds(serve, 20)
+    serve.add_argument("--tokens", type=int, default=64, metavar="N", help="tokens of an answer (default: %(default)s)")
+    text = "requests that compute at once (default: %(default)s)"
+    serve.add_argument("--parallel", type=int, default=1, metavar="N", help=text)
+    text = "then send random requests for this time, and report memory and descriptors (default: %(default)s)"
+    serve.add_argument("--minutes", type=float, default=0.0, metavar="N", help=text)
+    add_knobs(serve)
+
     add_model(add_command(parsers, "open", _open), positional=True)
     add_model(add_command(parsers, "grids", _grids), positional=True)
 
@@ -168,6 +179,16 @@ def _trace(args: argparse.Namespace) -> None:
     from .decoding.trace import bench_trace
 
     _print(bench_trace(model_of(args), knobs_of(args), Judge.load(args.eval_texts), rounds=args.rounds))
+
+
+def _serve(args: argparse.Namespace) -> None:
+    """Compare the server with generate, and measure a second turn's reads."""
+    from engine.measure.judge import Judge
+
+    from .serving.serve import bench_serve
+
+    options = {name: getattr(args, name) for name in ("rounds", "tokens", "parallel", "minutes")}
+    _print(bench_serve(model_of(args), knobs_of(args), Judge.load(args.eval_texts), **options))
 
 
 def _open(args: argparse.Namespace) -> None:

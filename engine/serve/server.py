@@ -13,11 +13,9 @@ import socketserver
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import ThreadingHTTPServer
 from typing import Any
-
-from mlx_lm.models.cache import LRUPromptCache
 
 from engine.engine import Engine
 from engine.errors import HeadraceError, first_line
@@ -28,6 +26,9 @@ from .api.service import Service
 from .compute.generator import Generator
 from .errors import RequestError
 from .options import ServeOptions, short_name
+from .prefixes.folder import PrefixFolder
+from .prefixes.identity import cache_key
+from .prompt_cache import PromptCache
 
 MOST_CONNECTIONS = 256  # threads; further connections wait in the system's queue
 LAST_SECONDS = 5.0  # for clients to take the error that ends their request
@@ -92,8 +93,8 @@ class Server:
 
     def serve(self, engine: Engine) -> Generator:
         """Start the generation thread; requests are served from now on."""
-        options = self.service.options
-        generator = Generator(engine, options, make_prompt_cache(engine, options), self.service.log)
+        options, log = self.service.options, self.service.log
+        generator = Generator(engine, options, make_prompt_cache(engine, options, log), log)
         self.service.attach(engine, generator)
         return generator
 
@@ -139,8 +140,7 @@ class Server:
             self._until_idle(service.options.grace_s)
             generator.end(error, JOIN_SECONDS)
             self._until_idle(LAST_SECONDS)
-            with contextlib.suppress(AttributeError):
-                generator.cache.close()
+            generator.cache.close()
 
     def _until_idle(self, seconds: float) -> None:
         deadline = time.monotonic() + seconds
@@ -148,9 +148,13 @@ class Server:
             time.sleep(0.01)
 
 
-def make_prompt_cache(engine: Engine, options: ServeOptions) -> Any:
-    """The prompt cache of an engine."""
-    return LRUPromptCache(max_size=1 << 16, max_bytes=int(options.prompt_cache_gb * GB))
+def make_prompt_cache(engine: Engine, options: ServeOptions, log: Callable[[str], None]) -> PromptCache:
+    """The prompt cache of an engine. Raises `HeadraceError` if its folder cannot be used."""
+    folder = None
+    if options.prompt_cache_dir is not None:
+        limit = int(options.prompt_cache_disk_gb * GB)
+        folder = PrefixFolder(options.prompt_cache_dir.expanduser(), cache_key(engine), limit, log)
+    return PromptCache(max_bytes=int(options.prompt_cache_gb * GB), folder=folder, say=log)
 
 
 @contextlib.contextmanager

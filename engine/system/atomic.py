@@ -37,16 +37,21 @@ def replacing(path: Path, *, durable: bool = True, concurrent: bool = False) -> 
         partial = partial.with_suffix(f".{os.getpid()}.tmp")
     try:
         yield partial
-        if durable:
-            with open(partial, "rb+") as written:
-                os.fsync(written.fileno())
-        os.replace(partial, path)
-        if durable:
-            sync_folder(path.parent)
+        commit(partial, path, durable=durable)
     except Exception:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
         raise
+
+
+def commit(partial: Path, path: Path, *, durable: bool = True) -> None:
+    """Rename a complete temporary file to `path` in the same folder. Raises `OSError`."""
+    if durable:
+        with open(partial, "rb+") as written:
+            os.fsync(written.fileno())
+    os.replace(partial, path)
+    if durable:
+        sync_folder(path.parent)
 
 
 def write_bytes(path: Path, content: bytes, *, durable: bool = True, concurrent: bool = False) -> None:

@@ -44,7 +44,13 @@ def reference_point(*frames: pd.DataFrame) -> tuple[float, ...]:
     """A reference point for several studies: a tenth worse than the worst of all their fronts, by objective."""
     shared_texts(*frames)
     objectives = shared_objectives(*frames)
-    worst = np.max([losses(front(df), objectives).max(0) for df in frames if len(front(df))], axis=0)
+    fronts = [front(df) for df in frames]
+    return shared_corner([best for best in fronts if len(best)], objectives)
+
+
+def shared_corner(fronts: Sequence[pd.DataFrame], objectives: Sequence[str]) -> tuple[float, ...]:
+    """A tenth worse than the worst of all fronts, by objective. No front may be empty."""
+    worst = np.max([losses(best, objectives).max(0) for best in fronts], axis=0)
     return tuple(
         float(-w / 1.1 if METRICS[name] == "maximize" else w * 1.1) for name, w in zip(objectives, worst, strict=True)
     )

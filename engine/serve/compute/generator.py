@@ -15,12 +15,16 @@ from typing import Any
 
 import mlx.core as mx
 from mlx_lm.generate import make_text_state_machine
+from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.server import CompletionRequest, GenerationArguments, ResponseGenerator
 
 from engine.engine import Engine
 from engine.errors import first_line
 from engine.serve.errors import RequestError, as_request_error
 from engine.serve.options import ServeOptions
+from engine.serve.prefixes.segments import split_prompt, stable_prefix
+from engine.serve.prefixes.trimming import always_trimmable
+from engine.serve.prompt_cache import PromptCache
 
 from .job import Job
 from .limits import context_limit
@@ -36,38 +40,20 @@ class _OneStep:
         return iter((None,))
 
 
-class _LastTokenLeft:
-    """A prompt cache that never returns the whole prompt as cached: a batch without a token to compute fails."""
-
-    def __init__(self, cache: Any) -> None:
-        self._cache = cache
-
-    def fetch_nearest_cache(self, model: Any, tokens: list[int]) -> tuple[Any, list[int]]:
-        cache, rest = self._cache.fetch_nearest_cache(model, tokens)
-        if not rest:
-            cache, rest = self._cache.fetch_nearest_cache(model, tokens[:-1])
-            rest = [*rest, tokens[-1]]
-        return cache, rest
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._cache, name)
-
-    def __len__(self) -> int:
-        return len(self._cache)
-
-
 class Generator(ResponseGenerator):
     """The generation thread of one engine. `submit` is called from any thread; the model runs on this one only."""
 
-    def __init__(self, engine: Engine, options: ServeOptions, prompt_cache: Any, log: Callable[[str], None]) -> None:
+    def __init__(self, engine: Engine, options: ServeOptions, prompt_cache: PromptCache, log: Callable[[str], None]) -> None:
         self.engine = engine
         self.options = options
         self.cache = prompt_cache
         self.limit = context_limit(engine, options)
         self.waiting = WaitingRequests(options.parallel, options.queue)
+        prompt_cache.busy = lambda: self.waiting.running > 0
+        self._can_cut = always_trimmable(make_prompt_cache(engine.model))
         self._log = log
         self._tokenizing = threading.Lock()  # transformers' tokenizers are not safe for several threads
-        super().__init__(EngineProvider(engine, options), _LastTokenLeft(prompt_cache))  # type: ignore[arg-type]
+        super().__init__(EngineProvider(engine, options), prompt_cache)  # type: ignore[arg-type]
         self._time_budget = _OneStep()  # type: ignore[assignment]
 
     def submit(self, request: CompletionRequest, args: GenerationArguments, max_tokens: int | None) -> Job:
@@ -100,7 +86,18 @@ class Generator(ResponseGenerator):
         """The prompt in the form of mlx-lm's `_tokenize`; a prompt of token ids stays as it is."""
         if isinstance(request.prompt, list):
             return request.prompt, [request.prompt], ["assistant"], "normal", None
-        return super()._tokenize(self.model_provider.tokenizer, request, args)
+        tokenizer: Any = self.model_provider.tokenizer
+        prompt, segments, kinds, *rest = super()._tokenize(tokenizer, request, args)
+        stable = None
+        if request.request_type == "chat" and tokenizer.has_chat_template and not self._can_cut:
+            extra = {**self.model_provider.cli_args.chat_template_args, **(args.chat_template_kwargs or {})}
+            stable = stable_prefix(
+                lambda messages: tokenizer.apply_chat_template(messages, tools=request.tools, tokenize=True, **extra),
+                request.messages,
+                prompt,
+            )
+        chunk = self.engine.knobs.prefill_chunk
+        return prompt, *split_prompt(prompt, segments, kinds, can_cut=self._can_cut, chunk=chunk, stable=stable), *rest
 
     def _tokenize(self, tokenizer: Any, request: Job, args: Any) -> Any:
         """The prompt, split into parts. mlx-lm consumes the list of parts, so it gets a copy."""

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import copy
+import re
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
+import mlx_lm.models.cache as c
 import pytest
+from mlx.utils import tree_flatten
 from mlx_lm.models.cache import ArraysCache, CacheList, KVCache
+from mlx_lm.models.deepseek_v41 import LayerCache
 
 from engine import KnobError
 from engine.streaming.window.chain import Call, chain_of, intercept, snapshots
@@ -84,3 +91,103 @@ def test_caches_are_found_in_lists_and_restored_whole() -> None:
     assert inner.offset == 6
     call.restore()
     assert inner.offset == 3
+
+
+def arrays(step: int, heads: int = 2, dims: int = 64, batch: int = 1, length: int = 1) -> tuple[mx.array, mx.array]:
+    """Keys and values that differ from step to step."""
+    key = mx.random.key(step)
+    return tuple(mx.random.normal((batch, heads, length, dims), key=k) for k in mx.random.split(key))  # type: ignore[return-value]
+
+
+def fetch(cache: Any, step: int, length: int = 1) -> list[mx.array]:
+    """One call of an attention layer: its mask, keys and values."""
+    mask = cache.make_mask(length, window_size=None, return_array=True) if hasattr(cache, "make_mask") else None
+    batch = len(getattr(cache, "left_padding", [0]))
+    found = cache.update_and_fetch(*arrays(step, length=length, batch=batch))
+    return [a for _, a in tree_flatten([mask, found]) if isinstance(a, mx.array)]
+
+
+def recur(cache: Any, step: int, length: int = 1) -> list[mx.array]:
+    """One call of a recurrent layer: its mask, its states, and the counters of padding that it advances."""
+    mask = cache.make_mask(length)
+    for i in range(len(cache.cache)):
+        new = arrays(step + i)[0][:, :, 0]
+        cache[i] = new if cache[i] is None else cache[i] * 0.5 + new
+    cache.advance(length)
+    return [a for a in (mask, *cache.cache, cache.left_padding, cache.lengths) if a is not None]
+
+
+def both(cache: Any, step: int, length: int = 1) -> list[mx.array]:
+    return [*fetch(cache[0], step, length), *recur(cache[1], step, length)]
+
+
+def compressed(cache: Any, step: int, length: int = 1) -> list[mx.array]:
+    window = cache.update_window(arrays(step, length=length)[0][:, 0])
+    cache.pending_kv = window * 2 if cache.pending_kv is None else cache.pending_kv + window[:, -1:]
+    return [window, cache.pending_kv]
+
+
+def padded(cache: Any, lengths: list[int]) -> Any:
+    cache.prepare(lengths=lengths, right_padding=[max(lengths) - n for n in lengths])
+    return cache
+
+
+CACHES: dict[type, list[tuple[Callable[[], Any], Callable[..., list[mx.array]]]]] = {
+    c.KVCache: [(c.KVCache, fetch)],
+    c.ConcatenateKVCache: [(c.ConcatenateKVCache, fetch)],
+    c.QuantizedKVCache: [(c.QuantizedKVCache, fetch)],
+    c.RotatingKVCache: [(lambda: c.RotatingKVCache(8, keep=2), fetch), (lambda: c.RotatingKVCache(8), fetch)],
+    c.ChunkedKVCache: [(lambda: c.ChunkedKVCache(8), fetch)],
+    c.BatchKVCache: [(lambda: c.BatchKVCache([2]), fetch), (lambda: c.BatchKVCache([0, 3]), fetch)],
+    c.BatchRotatingKVCache: [
+        (lambda: c.BatchRotatingKVCache(8, [2]), fetch), (lambda: c.BatchRotatingKVCache(8, [0, 3]), fetch)
+    ],
+    c.ArraysCache: [
+        (lambda: c.ArraysCache(2), recur), (lambda: c.ArraysCache(2, [3]), recur),
+        (lambda: padded(c.ArraysCache(1, [1]), [5]), recur),
+    ],
+    c.CacheList: [(lambda: c.CacheList(c.BatchRotatingKVCache(8, [2]), c.ArraysCache(2, [3])), both)],
+    LayerCache: [(lambda: LayerCache(4), compressed)],
+}  # fmt: skip
+
+
+def test_every_cache_class_is_tested() -> None:
+    defined = {cls for cls in vars(c).values() if isinstance(cls, type) and issubclass(cls, c._BaseCache)} - {c._BaseCache}
+    assert defined <= set(CACHES)
+    models = Path(c.__file__).parent
+    others = {f"{p.stem}.{n}" for p in models.glob("*.py") for n in re.findall(r"^class (\w*Cache\w*)", p.read_text(), re.M)}
+    assert {name for name in others if not name.startswith("cache.")} == {"deepseek_v41.LayerCache"}
+
+
+@pytest.mark.parametrize("before", [0, 3, 7, 8, 13])
+@pytest.mark.parametrize(
+    ("make", "step"), [pytest.param(*case, id=cls.__name__) for cls, cases in CACHES.items() for case in cases]
+)
+def test_a_restored_cache_gives_what_an_untouched_one_gives(
+    make: Callable[[], Any], step: Callable[..., list[mx.array]], before: int
+) -> None:
+    """After a prefill and some tokens, a rejected call with other content is repeated twice; then other tokens follow."""
+    cache = make()
+    if before > 3 and not isinstance(cache, c.ArraysCache):
+        step(cache, 100, length=before - 3)
+    for number in range(min(before, 3)):
+        step(cache, number)
+    untouched = [copy.deepcopy(cache) for _ in range(2)]
+    call = Call(None, mx.array(0), ([cache],), {}, snapshots([[cache]]))
+    mx.eval([step(cache, 200), cache.state])
+    for number, other in enumerate(untouched):
+        call.restore()
+        for token in range(300, 304 if number else 301):
+            found, right = step(cache, token + number), step(other, token + number)
+            assert len(found) == len(right) > 0
+            assert all(mx.array_equal(a, b) for a, b in zip(found, right, strict=True))
+
+
+@pytest.mark.parametrize("make", [c.KVCache, lambda: c.RotatingKVCache(64), lambda: c.BatchKVCache([0])])
+def test_keys_and_values_have_one_reference(make: Callable[[], Any]) -> None:
+    """MLX writes in place only then; with a second reference it would copy a long text's keys for every token."""
+    cache = make()
+    fetch(cache, 0)
+    keys = cache.keys
+    _, state = snapshots([cache])[0]
+    assert state["keys"] is keys and state["values"] is cache.values

@@ -1,0 +1,36 @@
+"""Identity: a digest of everything that determines the numbers in a KV cache, apart from the tokens.
+
+A cache of another model, lossy setting, device or version would give wrong tokens or other rounding, so its file has another
+key and is never loaded. `prefill_chunk` belongs to the key because it changes rounding in Mamba layers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from importlib.metadata import version
+from typing import Any
+
+from engine import __version__
+from engine.engine import Engine
+from engine.model.backend import backend, compute_dtype, device_name
+
+FORMAT = 1  # raised when a file changes meaning
+DIGITS = 16
+
+
+def cache_key(engine: Engine) -> str:
+    """The key of the files of an engine's prefixes: 16 hexadecimal digits. It reads the model's fingerprint."""
+    lossy = {name: value for name, value in engine.knobs.lossy.items() if name != "bits_plan"}  # its content counts
+    return digest(
+        {
+            "format": FORMAT, "model": engine.checkpoint.fingerprint, "lossy": lossy, "bits": engine.bits.fingerprint,
+            "prefill_chunk": engine.knobs.prefill_chunk, "device": [backend(), device_name(), str(compute_dtype())],
+            "versions": {"headrace": __version__, "mlx": version("mlx"), "mlx_lm": version("mlx-lm")},
+        }
+    )  # fmt: skip
+
+
+def digest(parts: dict[str, Any]) -> str:
+    """16 hexadecimal digits of a mapping that JSON can express."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:DIGITS]
