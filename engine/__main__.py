@@ -1,6 +1,7 @@
 """Command line of the engine: the parser of its commands and their options.
 
     python -m engine generate --prompt "The query planner" --cache-gb 0.02
+    python -m engine chat --cache-gb 0.02
     python -m engine measure --cache-gb 0.02 --eval-texts my_texts.yaml
     python -m engine quality --model ~/models/Kimi-K2.5 --expert-bits 2
     python -m engine inspect --model ~/models/Kimi-K2.5
@@ -18,7 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from engine.bench.command import add_benchmarks
-from engine.cli import commands, text
+from engine.cli import chat, commands, text
 from engine.cli import serve as serving
 from engine.cli.options import add_eval_texts, add_knobs, add_model, add_setting, positive
 from engine.cli.program import add_command, make_parser, run_command
@@ -38,6 +39,7 @@ def _parser(program: str) -> argparse.ArgumentParser:
     parser = make_parser(program, ABOUT + (__doc__ or "").partition("\n\n")[2])
     parsers = parser.add_subparsers(required=True, metavar="COMMAND")
     text.add_arguments(add_command(parsers, "generate", text.generate))
+    chat.add_arguments(add_command(parsers, "chat", chat.chat))
     _measure(add_command(parsers, "measure", commands.measure))
     _quality(add_command(parsers, "quality", commands.quality))
     serving.add_arguments(add_command(parsers, "serve", serving.serve))

@@ -30,6 +30,7 @@ SEARCH = {
 }
 ENGINE = {
     "generate": "print generated text, then speed and memory",
+    "chat": "converse with a model",
     "measure": "measure one setting on the evaluation texts",
     "serve": "serve a model to clients of the OpenAI API",
     "quality": "measure the loss of quality against the reference",

@@ -64,7 +64,8 @@ HELP = [
         ["engine"],
     ),
     *(["harness.bench", name] for name in ("ask", "confirm", "samplers", "shared", "soak")),
-    *(["engine", n] for n in ("generate", "measure", "quality", "inspect", "pack", "replay", "plan", "profile", "bench")),
+    *(["engine", n] for n in ("generate", "chat", "serve", "measure", "quality", "inspect")),
+    *(["engine", n] for n in ("pack", "replay", "plan", "profile", "bench")),
 ]
 
 

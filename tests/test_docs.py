@@ -33,7 +33,7 @@ PAGES = [
 NAMED = {p.relative_to(ROOT).as_posix(): p for p in PAGES}
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
-OTHER_COMMANDS = ("git clone ", "cd ", "cp ", "chmod ", "python3 -m venv ", "source ", "open ", "hf download ")
+OTHER_COMMANDS = ("git clone ", "curl ", "cd ", "cp ", "chmod ", "python3 -m venv ", "source ", "open ", "hf download ")
 TESTED_COMMANDS = ("python -m ", "PYTHONPATH=. python -m ", ".venv/bin/", "pip install ", "make ", "headrace ")
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import mlx.core as mx
 from mlx_lm.models.cache import CacheList, KVCache, can_trim_prompt_cache, make_prompt_cache, trim_prompt_cache
 
+from engine.stats import Stats
 from engine.streaming.forward import Forward
 
 
@@ -24,6 +25,11 @@ class Context:
     def __init__(self, forward: Forward) -> None:
         self._forward = forward
         self.clear()
+
+    @property
+    def stats(self) -> Stats:
+        """The counters of the engine that computes."""
+        return self._forward.stats
 
     def clear(self) -> None:
         """Forget every token."""
@@ -37,7 +43,7 @@ class Context:
 
         The last token is always computed, since its logits are needed.
         """
-        common = min(_common_prefix(self.tokens, ids), len(ids) - 1)
+        common = min(common_prefix(self.tokens, ids), len(ids) - 1)
         extra = len(self.tokens) - common
         if extra and can_trim_prompt_cache(self._cache):
             trim_prompt_cache(self._cache, extra)
@@ -102,7 +108,8 @@ class Context:
         del self.tokens[self._copied_at :]
 
 
-def _common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
+def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
+    """Return the number of tokens that two sequences begin with together."""
     return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 

@@ -19,9 +19,6 @@ from .prompts import refuse_too_long
 from .sampling import Sampling
 from .stop_strings import StopStrings
 
-# Why a text ended: the model's own end, a stop string, max_tokens, the model's longest context, or a request to stop.
-FINISH = ("end", "stop", "length", "context", "interrupted")
-
 
 def never() -> bool:
     return False
@@ -29,6 +26,9 @@ def never() -> bool:
 
 class Generation:
     """A text that continues `prompt`, a sequence of token ids. Iterate over it once for the text, then read its figures.
+
+    `finish` is why the text ended: `end` (an end-of-text token), `stop` (a stop string), `length` (max_tokens), `context`
+    (the model's longest context) or `interrupted`.
 
     `context` may hold a beginning of the prompt already. `limit` is the model's longest context in tokens. `stopped` is
     called between two forward passes and ends the text by returning True. Raises `HeadraceError` for an empty prompt and for
@@ -57,6 +57,8 @@ class Generation:
         self.finish: str | None = None
         self.first_token_s: float | None = None
         self.decode_s = 0.0  # from the first token to the last
+        self.hit_rate: float | None = None  # of this text's requests; None without any, as when everything is resident
+        self.bytes_read = 0
         self._context = context
         self._tokenizer = tokenizer
         self.sampling = sampling
@@ -71,6 +73,16 @@ class Generation:
 
     def __iter__(self) -> Iterator[str]:
         """Yield the text of each token, which is empty while a character or a stop string is incomplete."""
+        stats = self._context.stats
+        hits, misses, bytes_read = stats.hits, stats.misses, stats.bytes_read
+        try:
+            yield from self._pieces()
+        finally:
+            requests = stats.hits - hits + stats.misses - misses
+            self.hit_rate = (stats.hits - hits) / requests if requests else None
+            self.bytes_read = stats.bytes_read - bytes_read
+
+    def _pieces(self) -> Iterator[str]:
         stop, detokenizer = StopStrings(self.sampling.stop), self._tokenizer.detokenizer
         for token in self._next_tokens():
             detokenizer.add_token(token)

@@ -37,6 +37,26 @@ def render(tokenizer: Any, messages: Sequence[Message], tools: Any = None, **tem
     return [int(i) for i in ids]
 
 
+def split_answer(tokenizer: Any, prompt: Sequence[int], text: str) -> tuple[str, str]:
+    """Return an answer's content and its reasoning, without the marks between them, by mlx-lm's rules.
+
+    A template takes them apart: most drop the reasoning of earlier turns, and some refuse its marks within the content. An
+    answer with tool calls stays as it is.
+    """
+    from mlx_lm.generate import make_text_state_machine
+
+    opened = tokenizer.has_thinking and tokenizer.rfind_think_start(prompt) > tokenizer.rfind_think_end(prompt)
+    begin = tokenizer.response_initial_state or ("reasoning" if opened else "normal")
+    machine = make_text_state_machine(tokenizer)
+    state, segments = machine.split(machine.make_state(begin), text)
+    _, held, at = machine.flush(state)
+    segments.append((at, held))
+    if any(name not in ("normal", "reasoning") for name, part in segments if part):
+        return text, ""
+    content, reasoning = ("".join(part for name, part in segments if name == wanted) for wanted in ("normal", "reasoning"))
+    return (content.lstrip("\n"), reasoning.strip("\n")) if reasoning else (text, "")
+
+
 def template_note(tokenizer: Any, name: str) -> str | None:
     """A line that says what replaces the chat template of checkpoint `name`; None if it has one."""
     if tokenizer.has_chat_template:

@@ -19,6 +19,7 @@ from typing import Any
 
 from engine.engine import Engine
 from engine.errors import HeadraceError, first_line
+from engine.generation.prompts import template_note
 from engine.knobs import GB
 
 from .api.handler import Handler
@@ -30,7 +31,7 @@ from .prefixes.folder import PrefixFolder
 from .prefixes.identity import cache_key
 from .prompt_cache import PromptCache
 
-MOST_CONNECTIONS = 256  # threads; further connections wait in the system's queue
+MOST_CONNECTIONS = 256  # threads; further connections are closed with the status 503
 LAST_SECONDS = 5.0  # for clients to take the error that ends their request
 JOIN_SECONDS = 10.0  # for the generation thread to end its step
 
@@ -52,8 +53,12 @@ class HttpServer(ThreadingHTTPServer):
         self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        self._free.acquire()
-        super().process_request(request, client_address)
+        if self._free.acquire(blocking=False):
+            super().process_request(request, client_address)
+            return
+        with contextlib.suppress(OSError):
+            request.sendall(b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\nContent-Length: 0\r\n\r\n")
+        self.shutdown_request(request)
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         try:
@@ -103,12 +108,13 @@ class Server:
         generator, service = self.service.generator, self.service
         assert generator is not None
         cache = "" if engine.knobs.cache_gb is None else f", cache {engine.knobs.cache_gb:g} GB"
-        if not service.served.has_template:
-            print("the model has no chat template: messages become lines of USER: and ASSISTANT:")
+        if note := template_note(engine.tokenizer, service.name):
+            print(note)
         if service.warning is not None:
             print(f"warning: {service.warning}")
-        limit = f", context {generator.limit.tokens} tokens" if generator.limit.tokens else ""
-        print(f"serving {service.name} ({engine.mode}{cache}{limit}) at {self.url}", flush=True)
+        if generator.limit.tokens is not None:
+            print(f"context: {generator.limit.tokens} tokens ({generator.limit.source})")
+        print(f"serving {service.name} ({engine.mode}{cache}) at {self.url}", flush=True)
 
     def stop_on_signals(self, second: Any) -> None:
         """SIGINT and SIGTERM end `wait`; another one calls `second`. Main thread only."""

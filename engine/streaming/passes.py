@@ -72,9 +72,10 @@ class Passes:
     def call(self, model: Any, args: tuple[Any, ...], kwargs: dict[str, Any], *, dropped: bool) -> Any:
         """Return what a call of the model returns. `dropped`: the caller ignores it, so it may be meaningless."""
         self._await_queued()
-        bound = self._signature.bind(model, *args, **kwargs).arguments
-        sequences, length = _shape(bound)
-        cache = bound.get("cache")
+        usual = len(args) == 1  # mlx-lm passes only the tokens by position; binding takes longer than all else here
+        named = kwargs if usual else self._signature.bind(model, *args, **kwargs).arguments
+        sequences, length = _shape(args[0] if usual else list(named.values())[1], named)
+        cache = named.get("cache")
         if self._reset_first and self._starts_a_text(cache):
             self.begin()
         decoding = length == 1 and not dropped
@@ -132,11 +133,11 @@ def counted(cls: type) -> type:
     return type(cls.__name__, (cls,), {"__call__": call, "plain": cls.__call__})
 
 
-def _shape(arguments: dict[str, Any]) -> tuple[int, int]:
-    """Return the number of sequences and their length from a call's arguments."""
-    embeddings = arguments.get("input_embeddings")
-    tokens = next(a for name, a in arguments.items() if name != "self") if embeddings is None else embeddings
-    return int(tokens.shape[0]), int(tokens.shape[1])
+def _shape(tokens: mx.array, named: dict[str, Any]) -> tuple[int, int]:
+    """Return the number of sequences and their length, which embeddings in place of tokens have, too."""
+    embeddings = named.get("input_embeddings")
+    shape = tokens.shape if embeddings is None else embeddings.shape
+    return int(shape[0]), int(shape[1])
 
 
 def _flat(cache: Any) -> Iterator[Any]:

@@ -88,7 +88,7 @@ class Handler(HttpHandler):
         self.send_bytes(204, b"", None)
 
     def _complete(self, parsed: ParsedRequest, job: Job) -> None:
-        self.stream, self.requested_model = parsed.stream, parsed.model
+        self.stream, self.requested_model = parsed.stream, self.service.name
         self.request_id = f"{'chatcmpl' if parsed.chat else 'cmpl'}-{uuid.uuid4()}"
         chunk = ".chunk" if parsed.stream else ""
         self.object_type = f"chat.completion{chunk}" if parsed.chat else "text_completion"

@@ -19,6 +19,7 @@ from mlx_lm.server import (
 )
 
 from engine.errors import did_you_mean
+from engine.generation.prompts import FALLBACK_STOP
 from engine.serve.errors import RequestError
 from engine.serve.options import ServeOptions
 
@@ -57,13 +58,12 @@ MOST_LOGPROBS = {True: 20, False: 5}  # of chat completions and completions, as 
 
 @dataclass(frozen=True)
 class ParsedRequest:
-    """A valid request. `max_tokens` is None if the request does not limit its answer. `model` is the name it used."""
+    """A valid request. `max_tokens` is None if the request does not limit its answer."""
 
     chat: bool
     request: CompletionRequest
     args: GenerationArguments
     max_tokens: int | None
-    model: str
     stream: bool
     include_usage: bool
 
@@ -100,12 +100,14 @@ def parse_request(body: Mapping[str, Any], served: Served, *, chat: bool) -> Par
     fields.only("n", 1)
     logprobs, top = _logprobs(fields, chat=chat)
     most = _max_tokens(fields, chat=chat)
+    args = _arguments(fields, served, logprobs, top)
+    if chat and not served.has_template:
+        args.stop_words.append(FALLBACK_STOP)
     return ParsedRequest(
         chat=chat,
         request=_chat(fields, served) if chat else _text(fields, served),
-        args=_arguments(fields, served, logprobs, top),
+        args=args,
         max_tokens=most,
-        model=model,
         stream=stream,
         include_usage=_include_usage(fields, stream),
     )
@@ -228,7 +230,7 @@ def _stops(fields: Fields) -> list[str]:
         raise wrong("stop", f"has {len(stops)} strings; give at most {MOST_STOPS}")
     if any(not checked("stop", stop, str) for stop in stops):
         raise wrong("stop", "has an empty string; leave it out")
-    return stops
+    return [*stops]
 
 
 def _seed(fields: Fields) -> int | None:

@@ -8,6 +8,7 @@ is cancelled, where its random numbers are seeded and where its figures are take
 from __future__ import annotations
 
 import queue
+import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -96,8 +97,8 @@ class Job:
             self.context = item
             self._started = self._prefilled = now
             self._before = self._after = self._counters()
-            if self.args.seed is not None:
-                mx.random.seed(self.args.seed)
+            if self.args.sampling.temperature > 0:  # without a seed, not the continuation of an earlier seed either
+                mx.random.seed(secrets.randbits(64) if self.args.seed is None else self.args.seed)
         elif isinstance(item, tuple) and not self._tokens:
             self._prefilled = now
         elif isinstance(item, Response):

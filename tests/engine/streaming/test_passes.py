@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pytest
 from mlx_lm.generate import BatchGenerator, generate_step, speculative_generate_step, stream_generate
 from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.utils import does_model_support_input_embeddings
+from tiny import make
 
 from engine import Engine, Knobs, footprint, load
 from engine.errors import ReadError
@@ -213,6 +215,16 @@ def test_a_model_runs_on_any_thread(path: Path, small: float, resident: Engine) 
                 thread.start()
                 thread.join()
     assert found == [expected] * 9
+
+
+@pytest.mark.parametrize("cached", [None, 0.0002])
+def test_a_position_encoding_made_on_load_works_on_another_thread(tmp_path: Path, cached: float | None) -> None:
+    """mlx-lm computes YaRN's frequencies lazily, on the stream of the thread that loads the model."""
+    yarn = {"rope_type": "yarn", "factor": 4.0, "beta_fast": 32.0, "beta_slow": 1.0, "original_max_position_embeddings": 128}
+    sizes: Any = {"rope_scaling": yarn, "num_hidden_layers": 2}
+    path = make(tmp_path / "yarn", "gpt_oss", bits=4, sizes=sizes)
+    with load(path, Knobs(cache_gb=cached)) as engine, ThreadPoolExecutor(1) as other:
+        assert other.submit(generated, engine).result() == generated(engine)
 
 
 def test_a_trace_of_mlx_lm_has_every_computed_row(path: Path, small: float, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from engine.serve.api import handler
 def test_a_completion_has_usage_timings_and_the_models_name(client: Any) -> None:
     reply = client.text("hello", max_tokens=5)
     body = reply.json
-    assert reply.status == 200 and body["object"] == "text_completion" and body["model"] == "default_model"
+    assert reply.status == 200 and body["object"] == "text_completion" and body["model"] == "tiny"
     assert body["usage"]["prompt_tokens"] == 5 and body["usage"]["completion_tokens"] == 5
     assert body["choices"][0]["finish_reason"] == "length"
     timings = body["timings"]

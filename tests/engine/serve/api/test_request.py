@@ -89,7 +89,7 @@ def test_values_defaults_and_names() -> None:
         {**TEXT, "stop": "x", "user": "me", "top_k": 999, "seed": -1, "max_tokens": None}, SERVED, chat=False
     )
     assert parsed.args.stop_words == ["x"] and parsed.args.sampling.temperature == 0.5 and parsed.max_tokens is None
-    assert parsed.args.sampling.top_k == 0 and parsed.args.seed == (1 << 64) - 1 and parsed.model == "default_model"
+    assert parsed.args.sampling.top_k == 0 and parsed.args.seed == (1 << 64) - 1
     chat = parse_request(
         {**CHAT, "model": "tiny", "max_completion_tokens": 3, "max_tokens": 9, "reasoning_effort": "low"}, SERVED, chat=True
     )

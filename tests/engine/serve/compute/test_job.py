@@ -14,7 +14,7 @@ from engine.stats import Stats
 
 
 def job(stats: Stats | None = None, **kwargs: Any) -> Job:
-    args: Any = SimpleNamespace(seed=None)
+    args: Any = SimpleNamespace(seed=None, sampling=SimpleNamespace(temperature=0))
     request: Any = SimpleNamespace(messages=[])
     return Job(request, args, ([1, 2, 3, 4],), stats or Stats(), alone=False, **kwargs)
 
