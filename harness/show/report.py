@@ -23,6 +23,7 @@ from harness.analysis.pareto import Analysis, Rows
 from harness.best.commands import cannot_run, commands_of, confirm_more
 from harness.best.write import write_best
 from harness.decisions.recommend import Choice, compared, named, recommended, rules_of, wishes_of
+from harness.propose.report_study import publish
 from harness.results.metrics import SHORT
 from harness.results.rows import frame
 from harness.show.plots.front_plot import plot_front
@@ -79,6 +80,9 @@ def report(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     elif len(df):
         reason = df["status_reason"].dropna().iloc[-1] if df["status_reason"].notna().any() else "no streamed trial has run"
         say(f"no feasible trial yet; last error: {reason}")
+    if len(df):
+        chosen = {c.name: c.trial for c in choices if c.trial is not None}
+        say(f"study {publish(folder, rows, found, chosen)}")
     if len(df) and (drawn := plot_session(df, folder / "session.png")):
         say(f"runs  {_short(drawn)}")
     for line in _write_best(folder, found, choices):
