@@ -117,10 +117,10 @@ class Server:
         print(f"serving {service.name} ({engine.mode}{cache}) at {self.url}", flush=True)
 
     def stop_on_signals(self, second: Any) -> None:
-        """SIGINT and SIGTERM end `wait`; another one calls `second`. Main thread only."""
+        """SIGINT and SIGTERM end `wait`. Another one, and one while the model loads, calls `second`. Main thread only."""
 
         def handle(*_: object) -> None:
-            if self._stop.is_set():
+            if self._stop.is_set() or self.service.generator is None:
                 second()
             self._stop.set()
 
