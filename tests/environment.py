@@ -8,6 +8,6 @@ import os
 import tempfile
 from pathlib import Path
 
-os.environ.setdefault("MPLCONFIGDIR", str(Path(tempfile.gettempdir(), "headrace-tests-matplotlib")))
+os.environ.setdefault("MPLCONFIGDIR", str(Path(tempfile.gettempdir(), f"headrace-tests-matplotlib-{os.getuid()}")))
 for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"):
     os.environ.setdefault(name, "1")
