@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import socket
 import threading
 import time
 from pathlib import Path
@@ -26,6 +27,19 @@ def test_a_port_in_use_and_the_state_while_loading() -> None:
         response = connection.getresponse()
         assert response.status == 503 and response.read() == b'{"status": "loading"}'
         connection.close()
+    finally:
+        server.stop()
+
+
+def test_a_connection_too_many_gets_503(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("engine.serve.server.MOST_CONNECTIONS", 1)
+    server = Server(ServeOptions(port=0), "tiny")
+    port = int(server.url.split(":")[-1].partition("/")[0])
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=10):
+            time.sleep(0.2)
+            with socket.create_connection(("127.0.0.1", port), timeout=10) as second:
+                assert b"503" in second.recv(100)
     finally:
         server.stop()
 
