@@ -15,6 +15,7 @@ setup(
         "engine": ["py.typed"],
         "engine.routing": ["calibration.txt"],
         "harness": ["py.typed"],
+        "harness.show.page": ["*.css", "*.j2", "*.js"],
         "headrace.experiments": [*EXPERIMENTS, "kimi_mini/checkpoint/*"],
         "headrace.search_spaces": ["*.yaml"],
     },

@@ -1,7 +1,8 @@
-"""Report a study: recommended settings with their commands, the front as a table, the plots, and what the runs contributed.
+"""Report a study: recommended settings with their commands, the front as a table, the plots, and a page with all of it.
 
     python -m harness.report demo
     python -m harness.report results/demo other
+    python -m harness.report demo --share           print Markdown for an issue or a forum, and draw nothing
 
 A study is a folder, or its name under results/. Exit status: 0, or 2 for a mistake or damaged files (one line on stderr).
 """
@@ -14,6 +15,8 @@ from engine import HeadraceError
 from engine.cli.program import make_parser
 from harness.paths import find_study
 from harness.results.rows import read_rows, read_trials
+from harness.show.page.share import markdown
+from harness.show.page.summary import Summary
 from harness.show.report import report
 
 
@@ -21,10 +24,15 @@ def main(arguments: list[str], program: str = "python -m harness.report") -> int
     """Report the given studies; returns the exit status."""
     parser = make_parser(program, __doc__)
     parser.add_argument("study", nargs="+", help="folder of a study, or its name under results/")
+    parser.add_argument("--share", action="store_true", help="print Markdown to paste into an issue, and draw nothing")
     try:
-        for folder in map(find_study, parser.parse_args(arguments).study):
+        given = parser.parse_args(arguments)
+        for folder in map(find_study, given.study):
             read_trials(folder)  # checks: damaged files, several sets of evaluation texts
-            report(folder, read_rows(folder))
+            if given.share:
+                print(markdown(Summary(folder, read_rows(folder))))
+            else:
+                report(folder, read_rows(folder))
     except HeadraceError as e:
         print(e, file=sys.stderr)
         return 2

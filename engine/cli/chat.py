@@ -14,7 +14,7 @@ from engine.errors import HeadraceError, did_you_mean
 from engine.knobs import GB
 
 from .options import add_knobs, add_model, add_sampling, add_setting, knobs_of, model_of, sampling_of
-from .text import add_template, finish_note, stop_on_interrupt
+from .text import add_template, finish_note, refuse_not_utf8, show, stop_on_interrupt
 
 if TYPE_CHECKING:
     from engine.generation.conversation import Conversation
@@ -103,13 +103,14 @@ def _command(conversation: Conversation, line: str) -> bool:
 
 
 def _answer(conversation: Conversation, line: str) -> None:
+    refuse_not_utf8(line, "the message")
     before = len(conversation.messages)
     with stop_on_interrupt() as interrupt:
         try:
             for piece in conversation.ask(line, interrupt.is_set):
-                print(piece, end="", flush=True)
+                show(piece)
         finally:
-            print(flush=True)
+            show("\n")
     _say(f"[{status_line(conversation)}]")
     if len(conversation.messages) == before:
         _say("interrupted before the first token; the message is not part of the conversation")

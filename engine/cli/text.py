@@ -64,8 +64,8 @@ def generate(args: argparse.Namespace) -> int:
         with nullcontext() if args.trace_out is None else engine.trace(args.trace_out), stop_on_interrupt() as interrupt:
             generation = engine.generation(ids, sampling, stopped=interrupt.is_set)
             for piece in generation:
-                print(piece, end="", flush=True)
-        print(flush=True)
+                show(piece)
+        show("\n")
         _print_figures(engine, generation)
         print(f"peak memory: {peak_memory_bytes() / GB:.3f} GB", file=sys.stderr)
         print(f"mode:        {engine.mode}", file=sys.stderr)
@@ -75,10 +75,7 @@ def generate(args: argparse.Namespace) -> int:
 def prompt_of(given: str | None) -> str:
     """The prompt of a command line, or of standard input. Raises `HeadraceError` without one."""
     if given is not None and given != "-":
-        try:
-            given.encode()
-        except UnicodeEncodeError as e:
-            raise HeadraceError("--prompt is not UTF-8; write it in UTF-8") from e
+        refuse_not_utf8(given, "--prompt")
         return _not_empty(given)
     if given is None and sys.stdin.isatty():
         raise HeadraceError("generate needs a prompt; write --prompt TEXT, or pipe a text into standard input")
@@ -87,6 +84,20 @@ def prompt_of(given: str | None) -> str:
     except UnicodeDecodeError as e:
         raise HeadraceError(f"the prompt on standard input is not UTF-8 (byte {e.start}); convert it to UTF-8") from e
     return _not_empty(text.removesuffix("\n").removesuffix("\r"))  # without the end of line that echo writes
+
+
+def refuse_not_utf8(text: str, name: str) -> None:
+    """Raise `HeadraceError` for a text that came from bytes that are not UTF-8."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as e:
+        raise HeadraceError(f"{name} is not UTF-8; write it in UTF-8") from e
+
+
+def show(text: str) -> None:
+    """Print a piece of a text at once. A character that the output's encoding lacks becomes a question mark."""
+    encoding = sys.stdout.encoding or "utf-8"
+    print(text.encode(encoding, "replace").decode(encoding), end="", flush=True)
 
 
 def _not_empty(prompt: str) -> str:

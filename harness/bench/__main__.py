@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 from engine.cli.program import make_parser, run_command
 
-from . import ask, confirm, samplers, shared
+from . import ask, confirm, page, samplers, shared
 from .soak import soak
 
-MODULES = (samplers, ask, shared, soak, confirm)
+MODULES = (samplers, ask, shared, soak, confirm, page)
 
 
 def main(argv: Sequence[str] | None = None, program: str = "python -m harness.bench") -> int:

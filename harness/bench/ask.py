@@ -17,15 +17,13 @@ from typing import Any
 
 import numpy as np
 import optuna
-import sqlalchemy
-from optuna.distributions import distribution_to_json
-from optuna.storages._rdb import models
-from optuna.trial import TrialState, create_trial
+from optuna.trial import create_trial
 
 from engine import Knobs
 from engine.cli.program import add_command
 from harness import ConfigError
 from harness.propose.ask_tell import Proposals, Search
+from harness.propose.bulk import replace_trials
 from harness.propose.samplers import has_torch
 from harness.propose.storage import open_storage
 from harness.results.columns import NAMES
@@ -73,34 +71,23 @@ def fill(folder: Path, count: int) -> list[dict[str, Any]]:
     """Write a study of `count` random, measured trials into `folder`; returns their rows."""
     space, rng, storage = truth.space(), np.random.default_rng(0), open_storage(folder)
     distributions = space.distributions()
-    texts = {name: distribution_to_json(distribution) for name, distribution in distributions.items()}
     study = optuna.create_study(study_name=NAME, storage=storage, directions=[*OBJECTIVES.values()])
     study.set_user_attr("first", 1)
     draws = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
-    feasible = create_trial(state=TrialState.FAIL, constraints={"possible": -1.0}).system_attrs
-    rows = []
-    tables: dict[Any, list[dict[str, Any]]] = {}
+    rows, trials = [], []
     for number in range(count):
         params = draws.ask(distributions).params
         rows.append(row_of(number + 1, space.values(params), "sampler", rng))
-        of = {"trial_id": number + 1}
-        trial = {"number": number, "study_id": study._study_id, "state": TrialState.COMPLETE}
-        tables.setdefault(models.TrialModel, []).append({**of, **trial})
-        tables.setdefault(models.TrialParamModel, []).extend(
-            {**of, "param_name": n, "param_value": d.to_internal_repr(params[n]), "distribution_json": texts[n]}
-            for n, d in distributions.items()
+        trials.append(
+            create_trial(
+                params=params,
+                distributions=distributions,
+                values=[rows[-1][n] for n in OBJECTIVES],
+                user_attrs={"trial": number + 1, "origin": "sampler", "proposer": "tpe", "owner": ""},
+                constraints={"possible": -1.0},
+            )
         )
-        tables.setdefault(models.TrialValueModel, []).extend(
-            {**of, "objective": i, "value": rows[-1][n], "value_type": models.TrialValueModel.TrialValueType.FINITE}
-            for i, n in enumerate(OBJECTIVES)
-        )
-        attributes = {"trial": number + 1, "origin": "sampler", "proposer": "tpe", "owner": ""}
-        for model, pairs in ((models.TrialUserAttributeModel, attributes), (models.TrialSystemAttributeModel, feasible)):
-            tables.setdefault(model, []).extend({**of, "key": k, "value_json": json.dumps(v)} for k, v in pairs.items())
-    assert isinstance(storage, optuna.storages.RDBStorage)
-    with storage.engine.begin() as connection:
-        for model, lines in tables.items():
-            connection.execute(sqlalchemy.insert(model.__table__), lines)
+    replace_trials(storage, study._study_id, trials)
     return rows
 
 

@@ -114,11 +114,12 @@ class Side:
         return drawn
 
 
-def read_sides(folders: Sequence[Path]) -> list[Side]:
-    """The studies in `folders`, the base first. Raises `ResultsError` for damaged rows and for a study without figures."""
+def read_sides(folders: Sequence[Path], names: Sequence[str] | None = None) -> list[Side]:
+    """The studies in `folders`, the base first. names: of each study; by default from the paths. Raises `ResultsError` for
+    damaged rows and for a study without figures."""
     wishes = wishes_of(folders[0])
     sides = []
-    for i, (folder, name) in enumerate(zip(folders, names_of(folders), strict=True)):
+    for i, (folder, name) in enumerate(zip(folders, names or names_of(folders), strict=True)):
         side = Side(name, letter(i), folder, read_trials(folder), wishes, wishes_of(folder), _manifest(folder), i)
         if side.measured.empty:
             raise ResultsError(f"{name} has no feasible trial with figures; run its search first, or leave it out")

@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-import warnings
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
@@ -28,14 +27,11 @@ from harness.results.metrics import Direction
 from harness.space.space import Space, canonical
 from harness.study.constraints import Constraint
 
-from .outcomes import constraint_values, objective_values
+from .knob_storage import LISTED, as_knobs, mark_values
+from .outcomes import attributes, constraint_values, objective_values
 from .samplers import has_torch, is_random_control, sampler_for, seed_for
 
 DRAWS = 8  # the last draw is accepted even if its setting was measured before
-
-optuna.logging.set_verbosity(optuna.logging.ERROR)
-warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
-warnings.filterwarnings("ignore", category=RuntimeWarning, module=r"optuna\._gp")  # raised when all values are equal
 
 
 @dataclass(frozen=True)
@@ -90,9 +86,7 @@ class Proposals:
         self._tried: dict[int, str] = {}
         self._ask_share = 0.0  # largest duration of a proposal, as a share of a trial
         self.sampler = self.why = ""  # name of the sampler in use, and the reason for it
-        self._study = optuna.create_study(
-            study_name=name, storage=storage, directions=[*search.objectives.values()], load_if_exists=True
-        )
+        self._study = _opened(storage, name, search, space)
         self._adopt([row for row in rows if not row["run"]])
         self._enqueue(anchors)
         self._sampler(len(self.trials), control=False)
@@ -149,11 +143,8 @@ class Proposals:
         if row["run"] or trial is None or trial.state.is_finished() or not self._is_ours(trial):
             return  # the reference or a repeated run: Optuna keeps the first values of a trial
         with contextlib.suppress(UpdateFinishedTrialError):  # another machine has just declared this one vanished
-            running = Trial(self._study, trial._trial_id)
-            for name, value in self._constraints(row, rows).items():
-                running.set_constraint(name, value)
-            if self._owner:
-                running.set_user_attr("row", row_to_json(row))
+            shared = {"row": row_to_json(row)} if self._owner else {}
+            _describe(Trial(self._study, trial._trial_id), self._constraints(row, rows), {**attributes(row), **shared})
             self._study.tell(trial.number, objective_values(row, rows, self._search.objectives), skip_if_finished=True)
 
     @property
@@ -246,13 +237,16 @@ class Proposals:
         with contextlib.suppress(ConfigError):
             params = self._space.params(values)
             shared = {"owner": self._owner, "row": row_to_json(row)} if self._owner else {}
+            carried = {"trial": row["trial"], "origin": row["origin"], "carried": True}
+            excess = self._constraints(row, rows)
             self._study.add_trial(
                 create_trial(
                     values=objective_values(row, rows, self._search.objectives),
                     params=dict(params),
                     distributions={name: d for name, d in self._space.distributions().items() if name in params},
-                    user_attrs={"trial": row["trial"], "origin": row["origin"], "carried": True, **shared},
-                    constraints=self._constraints(row, rows),
+                    user_attrs={**attributes(row), **carried, **shared},
+                    system_attrs={LISTED: [*excess.values()]},
+                    constraints=excess,
                 )
             )
 
@@ -266,3 +260,25 @@ class Proposals:
             if canonical(params) not in present:
                 present.append(canonical(params))
                 self._study.enqueue_trial(dict(params), user_attrs={"origin": "anchor", "proposer": "anchor"})
+
+
+def _opened(storage: optuna.storages.BaseStorage, name: str, search: Search, space: Space) -> optuna.Study:
+    """The study of this name, made if there is none. Its storage holds knob values; the study has indices."""
+    study = optuna.create_study(
+        study_name=name,
+        storage=as_knobs(storage, space.entries),
+        directions=[*search.objectives.values()],
+        load_if_exists=True,
+    )
+    mark_values(study, storage, space.entries)
+    study.set_metric_names([*search.objectives])
+    return study
+
+
+def _describe(trial: Trial, excess: Mapping[str, float], facts: Mapping[str, Any]) -> None:
+    """Set the constraints and the user attributes of a running trial."""
+    for name, value in excess.items():
+        trial.set_constraint(name, value)
+    trial.storage.set_trial_system_attr(trial._trial_id, LISTED, [*excess.values()])
+    for name, fact in facts.items():
+        trial.set_user_attr(name, fact)

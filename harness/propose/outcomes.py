@@ -17,6 +17,7 @@ from harness.study.constraints import Constraint
 
 WORST = {"maximize": 0.0, "minimize": 1e9}  # objective values as long as no trial has any
 MEASURED = ("ok", "stopped", "dominated")  # statuses of settings that can run
+SHOWN = ("status", "status_reason", "feasible", "violated", "suspect", "decode_tok_s_low", "decode_tok_s_high", "row_id")
 Row = Mapping[str, Any]
 
 
@@ -47,3 +48,14 @@ def infeasibility(row: Row, limit_gb: float) -> float:
     peak = max(row["seen_peak_gb"] or 0.0, row["predicted_peak_gb"] or 0.0)
     over = peak / limit_gb - 1 if math.isfinite(limit_gb) else 0.0
     return over if over > 0 else 1.0 if row["status"] != "oom" else 0.1
+
+
+def attributes(row: Row) -> dict[str, Any]:
+    """The facts of a row for readers of Optuna's study, as user attributes. `log` is relative to the study's folder."""
+    log = {} if row["status"] in NOT_RUN else {"log": log_of(row["trial"], row["run"] or 0)}
+    return {name: row[name] for name in SHOWN if row.get(name) is not None} | log
+
+
+def log_of(trial: int, run: int) -> str:
+    """The path of a run's log in the study's folder."""
+    return f"logs/trial-{trial:06d}-{run:02d}.log"

@@ -28,6 +28,7 @@ from harness.results.files import write_text
 from harness.study.manifest import changes
 from harness.study.study import Study
 
+from .knob_storage import FORMAT, VALUES
 from .storage import shared_lock
 
 Row = dict[str, Any]
@@ -45,7 +46,7 @@ def identity_of(study: Study) -> dict[str, Any]:
     """The identity that all machines of a shared study must have."""
     own = study.identity()
     kind = {**own["machine"], "memory_gb": round(memory_gb()), "limit_gb": round(study.limit_gb)}
-    return json.loads(json.dumps({**own, "machine": kind, "schema_version": SCHEMA_VERSION}))
+    return json.loads(json.dumps({**own, "machine": kind, "schema_version": SCHEMA_VERSION, FORMAT: VALUES}))
 
 
 def settle_shared(storage: optuna.storages.RDBStorage, study: Study) -> None:
@@ -59,6 +60,9 @@ def settle_shared(storage: optuna.storages.RDBStorage, study: Study) -> None:
         if known is None:
             shared.set_user_attr("identity", identity)
             return
+    if FORMAT not in known:  # of an earlier version, which machines of that version must not join any more
+        known = {**known, FORMAT: VALUES}
+        shared.set_user_attr("identity", known)
     if found := changes(known, identity):
         raise ConfigError(
             f"the shared study {study.name} differs from this one: {'; '.join(found)}; undo that, or start another "

@@ -19,6 +19,7 @@ import sqlalchemy
 from engine.errors import first_line
 from harness import ConfigError, ResultsError
 
+STORAGE = "study.db"  # in a study's folder
 KEEPALIVE = {"connect_timeout": 10, "keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}  # s, of libpq
 UNREACHABLE = (optuna.exceptions.StorageInternalError, sqlalchemy.exc.DBAPIError)  # raised while the database is away
 
@@ -28,7 +29,7 @@ def open_storage(folder: Path) -> optuna.storages.RDBStorage:
 
     Raises `ResultsError` if the file is locked, not writable or of another version of Optuna.
     """
-    path = folder / "study.db"
+    path = folder / STORAGE
     if path.exists() and not _is_sound(path):
         for part in path.parent.glob(path.name + "*"):
             part.replace(part.with_name(f"damaged-{part.name}"))

@@ -18,6 +18,7 @@ from harness import ResultsError
 from harness.decisions.reuse import quality_source, reference_figures, wrong_answer
 from harness.machine.identity import boot_id
 from harness.machine.quiet import Watch, wait_until_quiet
+from harness.propose.outcomes import log_of
 from harness.results.history import History
 from harness.results.metrics import QUALITY
 from harness.schema import GuardsConfig
@@ -156,4 +157,4 @@ class Runner:
             time.sleep(min(left, 0.2))
 
     def _log(self, job: Job) -> Path:
-        return self.study.folder / "logs" / f"trial-{job.name}.log"
+        return self.study.folder / log_of(job.proposal.trial, job.run)

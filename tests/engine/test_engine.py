@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from tiny import make
 
-from engine import HeadraceError, Judge, JudgeError, KnobError, Knobs, Measurement, ReadError, footprint, load
+from engine import (
+    CheckpointError,
+    HeadraceError,
+    Judge,
+    JudgeError,
+    KnobError,
+    Knobs,
+    Measurement,
+    ReadError,
+    footprint,
+    load,
+)
 from engine.measure.judge import Text
 
 TEXT = "The headrace brings the water to the wheel. When it is clean, the stones grind from morning until eight. "
@@ -153,6 +166,19 @@ def test_generate_yields_text_and_is_greedy_by_default(path: Path, quarter: floa
         assert text and text == "".join(resident.generate("The mill", max_tokens=12))
         warm = ["".join(engine.generate("The mill", max_tokens=12, temperature=2.0, seed=s)) for s in (1, 1, 2)]
         assert warm[0] == warm[1] != warm[2]
+
+
+def test_a_tokenizers_own_code_is_not_run_without_a_terminal(tmp_path: Path) -> None:
+    path, ran = make(tmp_path / "tiny", "kimi_k2"), tmp_path / "ran"
+    described = json.loads((path / "tokenizer_config.json").read_text())
+    own = {"tokenizer_class": "OwnTokenizer", "auto_map": {"AutoTokenizer": ["own.OwnTokenizer", None]}}
+    (path / "tokenizer_config.json").write_text(json.dumps(described | own))
+    (path / "own.py").write_text(
+        f"open({str(ran)!r}, 'w')\nfrom transformers import PreTrainedTokenizerFast as OwnTokenizer\n"
+    )
+    with load(path) as engine, pytest.raises(CheckpointError, match=r"its tokenizer cannot be opened .*custom code"):
+        engine.encode("x")
+    assert not ran.exists()
 
 
 @pytest.mark.parametrize("ids", [[], [-1], [256]])

@@ -47,7 +47,9 @@ def cli(place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixt
         monkeypatch.setattr(sys, "argv", ["search", *arguments(place, *overrides)])
         monkeypatch.setattr(search, "_status", 0)
         for plot in () if plots else PLOTS:
-            monkeypatch.setattr(f"harness.show.report.{plot}", lambda df, path, **rules: path)
+            monkeypatch.setattr(f"harness.show.report.{plot}", lambda df, path: path)
+        if not plots:
+            monkeypatch.setattr("harness.show.report.write_page", lambda summary: summary.folder / "report.html")
         capsys.readouterr()
         status = search.main()
         return status, *capsys.readouterr()

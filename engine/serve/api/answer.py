@@ -18,7 +18,7 @@ class Piece:
 
     text: str = ""
     reasoning: str = ""
-    tool_calls: list[str] = field(default_factory=list)
+    tool_calls: list[dict[str, Any]] = field(default_factory=list)
     logprobs: list[dict[str, Any]] = field(default_factory=list)
 
     def __bool__(self) -> bool:
@@ -28,12 +28,15 @@ class Piece:
 class Answer:
     """Turns the tokens of one request into pieces. `finish_reason` is set by the last token."""
 
-    def __init__(self, context: GenerationContext, tokenizer: Any, *, logprobs: bool) -> None:
+    def __init__(
+        self, context: GenerationContext, tokenizer: Any, tools: list[Any] | None, *, stream: bool, logprobs: bool
+    ) -> None:
         self.finish_reason: str | None = None
         self._stop = context.text_sm.stop  # type: ignore[attr-defined]
         self._state = context.text_sm.machine.make_state(context.initial_state)  # type: ignore[attr-defined]
         self._kind = context.initial_state
         self._tokenizer = tokenizer
+        self._format = ToolCallFormatter(context.tool_parser, tools, stream)
         self._logprobs = logprobs
         self._call = ""
         self._called = False
@@ -74,8 +77,17 @@ class Answer:
             piece.text += text
 
     def _end_call(self, piece: Piece) -> None:
-        piece.tool_calls.append(self._call)
-        self._call, self._called = "", True
+        """A call in the model's own format. What its parser does not take is text, as the model wrote it."""
+        text, self._call = self._call, ""
+        try:
+            calls = self._format([text])
+        except Exception:  # the parsers of mlx-lm raise anything for a call that is no object
+            calls = []
+        if calls:
+            piece.tool_calls += calls
+            self._called = True
+        else:
+            piece.text += text
 
     def _entry(self, response: Response) -> dict[str, Any]:
         top = sorted(response.top_tokens or (), key=lambda one: -one["logprob"])
@@ -105,8 +117,3 @@ def as_text_logprobs(entries: list[dict[str, Any]], offset: int) -> dict[str, An
         "top_logprobs": [{one["token"]: one["logprob"] for one in entry["top_logprobs"]} for entry in entries],
         "text_offset": offsets,
     }
-
-
-def formatter(context: GenerationContext, tools: list[Any] | None, *, stream: bool) -> ToolCallFormatter:
-    """mlx-lm's formatter of tool calls, with the parser of the model's own format."""
-    return ToolCallFormatter(context.tool_parser, tools, stream)

@@ -67,7 +67,7 @@ class Fields:
 
     def _between(self, name: str, value: Any, low: float, high: float) -> Any:
         if not low <= value <= high:
-            limit = f"at least {low:g}" if high >= 1 << 62 else f"between {low:g} and {high:g}"
+            limit = f"at least {low:g}" if value < low else f"at most {high:g}"
             raise wrong(name, f"is {value if abs(value) < 1 << 64 else 'too large'}; it must be {limit}")
         return value
 

@@ -19,7 +19,7 @@ from engine.serve.compute.job import Job
 from engine.serve.errors import RequestError, as_request_error
 from engine.serve.metrics import CONTENT_TYPE
 
-from .answer import Answer, Piece, as_chat_logprobs, as_text_logprobs, formatter
+from .answer import Answer, Piece, as_chat_logprobs, as_text_logprobs
 from .body import parse_object, read_body
 from .http import CHAT_PATHS, GET_PATHS, TEXT_PATHS, ClientGone, HttpHandler
 from .request import ParsedRequest, parse_request
@@ -94,10 +94,10 @@ class Handler(HttpHandler):
         self.object_type = f"chat.completion{chunk}" if parsed.chat else "text_completion"
         try:
             (self._stream if parsed.stream else self._whole)(parsed, job)
-        except RequestError as e:
-            if not self.status:
+        except Exception as e:
+            if not self.status or isinstance(e, ClientGone | OSError):
                 raise
-            self.event(e.as_dict())
+            self.event(as_request_error(e).as_dict())
 
     def _whole(self, parsed: ParsedRequest, job: Job) -> None:
         whole, answer = Piece(), None
@@ -109,7 +109,7 @@ class Handler(HttpHandler):
             whole.tool_calls += piece.tool_calls
             whole.logprobs += piece.logprobs
         figures = job.figures()
-        body = self._packet(parsed, job, whole, answer.finish_reason if answer else "length", offset=0)
+        body = self._packet(parsed, whole, answer.finish_reason if answer else "length", offset=0)
         body["usage"], body["timings"] = usage(figures), timings(figures, self.service.warning)
         self.send(200, body)
 
@@ -122,11 +122,11 @@ class Handler(HttpHandler):
             new.logprobs = piece.logprobs + new.logprobs
             piece = new
             if piece and answer.finish_reason is None:
-                self.event(self._packet(parsed, job, piece, None, offset))
+                self.event(self._packet(parsed, piece, None, offset))
                 offset += len(piece.text)
                 piece = Piece()
         figures = job.figures()
-        last = self._packet(parsed, job, piece, answer.finish_reason if answer else "length", offset)
+        last = self._packet(parsed, piece, answer.finish_reason if answer else "length", offset)
         last["timings"] = timings(figures, self.service.warning)
         self.start_stream()
         self.event(last)
@@ -163,14 +163,13 @@ class Handler(HttpHandler):
 
     def _answer_of(self, parsed: ParsedRequest, job: Job) -> Answer:
         assert isinstance(job.context, GenerationContext)
-        self._tools = formatter(job.context, parsed.request.tools, stream=parsed.stream)
-        return Answer(job.context, self.service.tokenizer, logprobs=parsed.args.logprobs)
+        tools, stream, logprobs = parsed.request.tools, parsed.stream, parsed.args.logprobs
+        return Answer(job.context, self.service.tokenizer, tools, stream=stream, logprobs=logprobs)
 
-    def _packet(self, parsed: ParsedRequest, job: Job, piece: Piece, finish: str | None, offset: int) -> dict[str, Any]:
-        calls = self._tools(piece.tool_calls) if piece.tool_calls else []
+    def _packet(self, parsed: ParsedRequest, piece: Piece, finish: Any, offset: int) -> dict[str, Any]:
         counts = None if self.stream else 0  # mlx-lm requires counts for a whole answer; `usage` replaces them
-        ends: Any = finish
-        body = self.generate_response(piece.text, ends, counts, counts, tool_calls=calls, reasoning_text=piece.reasoning)
+        calls: Any = piece.tool_calls
+        body = self.generate_response(piece.text, finish, counts, counts, tool_calls=calls, reasoning_text=piece.reasoning)
         choice = body["choices"][0]
         choice["logprobs"] = None
         if parsed.args.logprobs:

@@ -69,8 +69,9 @@ class HttpHandler(APIHandler):
 
     def authorise(self) -> None:
         key = self.service.options.api_key
-        given = self.headers.get("Authorization") or ""
-        if key and not hmac.compare_digest(given.encode(errors="replace"), f"Bearer {key}".encode()):
+        scheme, _, given = (self.headers.get("Authorization") or "").partition(" ")
+        given = given.strip() if scheme.lower() == "bearer" else ""
+        if key and not hmac.compare_digest(given.encode(errors="replace"), key.encode()):
             raise RequestError(
                 401, "the API key is missing or wrong; send it as: Authorization: Bearer KEY", code="invalid_api_key",
                 headers={"WWW-Authenticate": "Bearer"},

@@ -76,7 +76,7 @@ def draw_front(rows: Rows, **rules: Any) -> Figure:
             ax.scatter(inside[x], inside[y], label=name, **MARKS[name])
             ax.scatter(np.full(len(beyond), edge), beyond[y], s=40, marker=">", color=FAINT, clip_on=False)
         _intervals(ax, kinds, x, y)
-        ax.plot(*_staircase(_members(kinds), x, y).T, color=INK, linewidth=1, alpha=0.4, zorder=3)
+        ax.plot(*staircase(_members(kinds), x, y).T, color=INK, linewidth=1, alpha=0.4, zorder=3)
     _y_axis(grid[0][0], y, kinds)
     _titles(fig, found.df, _members(kinds))
     used = {name: handle for handle, name in zip(*grid[0][0].get_legend_handles_labels(), strict=True) if len(kinds[name])}
@@ -169,7 +169,7 @@ def _intervals(ax: Axes, kinds: dict[str, pd.DataFrame], x: str, y: str) -> None
     ax.errorbar(best[x], best[y], bars[1], bars[0], fmt="none", ecolor=GREY, elinewidth=0.9, alpha=0.6, zorder=3)
 
 
-def _staircase(best: pd.DataFrame, x: str, y: str) -> np.ndarray:
+def staircase(best: pd.DataFrame, x: str, y: str) -> np.ndarray:
     """The corners, (n, 2), of the line through the members that no other beats in these two objectives."""
     order = best.sort_values([x, y], ascending=[METRICS[x] == "minimize", METRICS[y] == "minimize"])
     values = order[y] if METRICS[y] == "maximize" else -order[y]
@@ -201,7 +201,7 @@ def _label(ax: Axes, kinds: dict[str, pd.DataFrame], x: str, y: str) -> None:
             labels.append(Label(f"{name} ({row['trial']})", row[x], row[y], INK, True))
             named.append(trial)
     labels += [Label(str(row["trial"]), row[x], row[y], GREY, False) for t, row in members.iterrows() if t not in named]
-    lines = [_staircase(members, x, y)]
+    lines = [staircase(members, x, y)]
     for _, row in members.iterrows():
         lines.append(np.array([[row[f"{x}_low"], row[y]], [row[f"{x}_high"], row[y]]], float))
         lines.append(np.array([[row[x], row[f"{y}_low"]], [row[x], row[f"{y}_high"]]], float))

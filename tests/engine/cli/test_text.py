@@ -14,7 +14,7 @@ import pytest
 from tiny import add_chat_template, make
 
 from engine.__main__ import main
-from engine.cli.text import prompt_of, stop_on_interrupt
+from engine.cli.text import prompt_of, show, stop_on_interrupt
 
 ROOT = Path(__file__).resolve().parents[3]
 Capture = pytest.CaptureFixture[str]
@@ -114,6 +114,26 @@ def test_a_system_prompt_needs_a_template(checkpoint: Callable[..., Path], capsy
     path = str(checkpoint("qwen3_moe"))
     assert main(["generate", "--model", path, "--prompt", "x", "--system-prompt", "y"]) == 2
     assert "--system-prompt has no effect: the checkpoint has no chat template" in capsys.readouterr().err
+
+
+def test_an_interrupted_text_keeps_its_figures(chat_model: str) -> None:
+    command = [sys.executable, "-m", "engine", "generate", "--model", chat_model, "-m", "480", "--prompt", "x"]
+    command += ["--temp", "1", "--repetition-penalty", "1.5"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT) as process:
+        assert process.stdout is not None and process.stderr is not None
+        begun = process.stdout.read(1)
+        process.send_signal(signal.SIGINT)
+        rest, err = process.communicate(timeout=120)
+    assert begun and rest.endswith(b"\n") and process.returncode == 130
+    shown = figures(err.decode())
+    assert shown["decode"].endswith("interrupted") and 0 < int(shown["decode"].split()[0]) < 480
+
+
+def test_an_encoding_without_a_character_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="ascii"))
+    show("a ü\n")
+    assert written.getvalue() == b"a ?\n"
 
 
 def test_the_prompt_of_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""One front: report, panel, status, plot and journal name the same members, the same best and the same counts."""
+"""One front: report, page, panel, status, plot and journal name the same members, the same best and the same counts."""
 
 from __future__ import annotations
 
@@ -80,13 +80,18 @@ def test_the_same_members_the_same_best_and_the_same_counts(
     for row in rows:
         write_row(tmp_path, row)
     for name in ("plot_front", "plot_session"):
-        monkeypatch.setattr(f"harness.show.report.{name}", lambda df, path, **rules: path)
+        monkeypatch.setattr(f"harness.show.report.{name}", lambda df, path: path)
     report(tmp_path, rows)
     text = capsys.readouterr().out
     assert f"front of {len(members)}, {confirmed} confirmed" in text
     listed = [int(n) for n in re.findall(r"^ *(\d+) ", text.partition("best first")[2].partition("contribution")[0], re.M)]
     assert listed[0] == first
     assert set(listed) - {0} == members
+
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    front_rows = page.partition('id="front-table"')[2].partition("</table>")[0].partition("<tbody>")[2]
+    assert {int(n) for n in re.findall(r'<tr><td data-value="(\d+)"', front_rows)} - {0} == members
+    assert f"{confirmed} of them confirmed" in page
 
     assert status(tmp_path)[0]["front"] == len(members)
     study: Any = SimpleNamespace(rules={}, trials=24, space=SPACE)

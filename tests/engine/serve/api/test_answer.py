@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
 from mlx_lm.generate import TextStateMachine
 from mlx_lm.server import Response
 
 from engine.serve.api.answer import LEAST_LOGPROB, Answer, as_text_logprobs
 
+CALL = '{"name": "f", "arguments": {"a": 1}}'
 EDGES = {
     "normal": [("<think>", "reasoning"), ("<tool>", "tool")],
     "reasoning": [("</think>", "normal")],
@@ -35,23 +38,33 @@ class Words:
 
 def answer(words: list[str], finish: str = "stop", rest: str = "") -> tuple[Answer, list[Any]]:
     texts = SimpleNamespace(stop=Words(words, rest), machine=TextStateMachine(EDGES))
-    context: Any = SimpleNamespace(text_sm=texts, initial_state="normal")
-    one = Answer(context, SimpleNamespace(decode=lambda ids: f"t{ids[0]}"), logprobs=True)
+    context: Any = SimpleNamespace(text_sm=texts, initial_state="normal", tool_parser=lambda text, _: json.loads(text))
+    one = Answer(context, SimpleNamespace(decode=lambda ids: f"t{ids[0]}"), None, stream=True, logprobs=True)
     last = len(words) - 1
     return one, [one.add(Response("", n, -1.0, finish if n == last else None, ())) for n in range(len(words))]
 
 
 def test_reasoning_and_tool_calls_are_told_apart_from_text() -> None:
-    one, pieces = answer(["<thi", "nk>hm", "</think>", "yes <to", "ol>{}", "</tool>", ""])
+    words = ["<thi", "nk>hm", "</think>", "yes <to", f"ol>{CALL}", "</tool>", ""]
+    one, pieces = answer(words)
     assert "".join(p.reasoning for p in pieces) == "hm" and "".join(p.text for p in pieces) == "yes "
-    assert [call for p in pieces for call in p.tool_calls] == ["{}"] and one.finish_reason == "tool_calls"
+    (call,) = [call for p in pieces for call in p.tool_calls]
+    assert call["function"] == {"name": "f", "arguments": '{"a": 1}'} and call["index"] == 0
+    assert one.finish_reason == "tool_calls"
 
 
 def test_a_call_cut_off_is_still_one_and_an_open_marker_is_text() -> None:
-    one, pieces = answer(["<tool>{", "}"], "length")
-    assert pieces[-1].tool_calls == ["{}"] and one.finish_reason == "length"
+    one, pieces = answer([f"<tool>{CALL[:9]}", CALL[9:]], "length")
+    assert pieces[-1].tool_calls and one.finish_reason == "length"
     _, pieces = answer(["a <", "thi"], "length", rest="n")
     assert "".join(p.text for p in pieces) == "a <thin"
+
+
+@pytest.mark.parametrize("call", ["3", "{}", "[1]", '{"name": "f"', "f()"])
+def test_a_call_that_the_parser_does_not_take_is_text(call: str) -> None:
+    one, pieces = answer([f"<tool>{call}", "</tool>", ""])
+    assert "".join(p.text for p in pieces) == call and one.finish_reason == "stop"
+    assert not any(p.tool_calls for p in pieces)
 
 
 def test_an_end_of_text_token_has_no_logprob_and_minus_infinity_a_number() -> None:

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import socket
 import time
+from pathlib import Path
 from typing import Any
 
+import mlx.core as mx
 import pytest
 
+from engine.generation.context import Context
+from engine.generation.generation import Generation
+from engine.generation.sampling import Sampling
 from engine.serve.api import handler
+from engine.serve.compute.stop import TextStop
 
 
 def test_a_completion_has_usage_timings_and_the_models_name(client: Any) -> None:
@@ -78,6 +86,35 @@ def test_logprobs_of_both_endpoints(client: Any) -> None:
 def test_a_seed_repeats_a_sampled_answer(client: Any) -> None:
     texts = [client.text(max_tokens=12, temperature=1.5, seed=seed).json["choices"][0]["text"] for seed in (1, 1, 2)]
     assert texts[0] == texts[1] != texts[2]
+
+
+def test_a_seed_gives_the_text_of_generate(client: Any) -> None:
+    engine, sampling = client.server.service.generator.engine, Sampling(max_tokens=12, temperature=0.8, seed=5)
+    mx.random.seed(sampling.seed)
+    text = "".join(Generation(Context(engine.forward), engine.tokenizer, engine.encode("The mill"), sampling))
+    body = {"prompt": "The mill", "max_tokens": 12, "temperature": 0.8, "seed": 5}
+    assert client.post("/v1/completions", body).json["choices"][0]["text"] == text
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_tools_through_a_template_that_has_them(
+    tiny: Path, tmp_path: Path, start: Any, monkeypatch: pytest.MonkeyPatch, stream: bool
+) -> None:
+    path = Path(shutil.copytree(tiny, tmp_path / "with_tools"))
+    described = json.loads((path / "tokenizer_config.json").read_text())
+    text = "{% for m in messages %}{{ m.role }}:{{ m.content }}\n{% endfor %}{% if tools %}{{ tools | tojson }}{% endif %}"
+    described["chat_template"] = text + "{# <tool_call> tool_call.name #}"
+    (path / "tokenizer_config.json").write_text(json.dumps(described))
+    client = start(path)
+    words = iter(["I call <tool", '_call>{"name": "f", "argu', 'ments": {"a": 1}}</tool_call>', ""])
+    monkeypatch.setattr(TextStop, "text", lambda _: next(words))
+    monkeypatch.setattr(TextStop, "finish", lambda _: "")
+    tools = [{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}]
+    reply = client.chat(tools=tools, stream=stream)
+    deltas = [e["choices"][0]["delta"] for e in reply.events[:-1]] if stream else [reply.json["choices"][0]["message"]]
+    (call,) = [call for delta in deltas for call in delta.get("tool_calls", [])]
+    assert call["function"] == {"name": "f", "arguments": '{"a": 1}'}
+    assert "".join(delta.get("content") or "" for delta in deltas) == "I call "
 
 
 def test_models_health_and_unknown_paths(client: Any) -> None:
