@@ -1,7 +1,6 @@
 """Environment of the tests and of the processes that they start, set before numpy and matplotlib are imported.
 
-Matplotlib's font cache takes 1 to 20 s to build, and the cache folder of the tests (`conftest.py`) is new in every session,
-so the font cache has a folder that stays. Workers share the cores, so each computes in one thread.
+The cache folder of the tests (`conftest.py`) is new in every session. Matplotlib would build its font cache in each, so the font cache has a folder that stays. Workers share the cores, so each computes in one thread.
 """
 
 import os

@@ -52,7 +52,7 @@ def texts() -> dict[str, str]:
 @pytest.mark.parametrize("expression", REPLACED)
 def test_replaced_words_stay_replaced(expression: str) -> None:
     pattern = re.compile(expression)
-    hits = [(name, text) for name, text in texts().items() if pattern.search(text)]  # whole texts first: 4 times faster
+    hits = [(name, text) for name, text in texts().items() if pattern.search(text)]
     lines = [(name, i, line.strip()) for name, text in hits for i, line in enumerate(text.splitlines(), 1)]
     found = [f"{name}:{i}: {line[:120]}" for name, i, line in lines if pattern.search(line)]
     assert not found, f"write {REPLACED[expression]!r} instead:\n" + "\n".join(found)
