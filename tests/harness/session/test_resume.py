@@ -15,16 +15,15 @@ import optuna
 import pandas as pd
 import psutil
 import pytest
-import yaml
 from optuna.trial import TrialState
 from support import QUICK, Cli, spawn, wait_for
 
+from engine.effective import effective
 from engine.setting.setting_file import read_setting
 from harness.results.parquet import part_path
 from harness.results.rows import read_rows, read_trials
 from harness.results.writing import write_row
 from harness.run.supervise import Outcome
-from harness.space.parse import space_from_config
 
 
 def storage(folder: Path) -> optuna.Study:
@@ -33,8 +32,7 @@ def storage(folder: Path) -> optuna.Study:
 
 def finished(folder: Path) -> dict[int, tuple[dict, list[float]]]:
     """Optuna's finished trials: setting, without knobs that have no effect, and objectives."""
-    space = space_from_config(yaml.safe_load((folder / "rounds" / "01" / "space.yaml").read_text()), {})
-    return {t.user_attrs["trial"]: (space.values(t.params), t.values) for t in storage(folder).get_trials() if t.values}
+    return {t.user_attrs["trial"]: (effective(t.params), t.values) for t in storage(folder).get_trials() if t.values}
 
 
 def kill(process: subprocess.Popen[str]) -> None:
