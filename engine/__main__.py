@@ -57,14 +57,16 @@ def _parser(program: str) -> argparse.ArgumentParser:
 
 def _measure(parser: argparse.ArgumentParser) -> None:
     add_model(parser)
-    add_eval_texts(parser)
+    add_eval_texts(parser, of_setting=True)
     parser.add_argument("--by-layer", action="store_true", help="print hits, reads and bytes of each layer first")
-    text = "decoded before the clock starts (default: %(default)s)"
-    parser.add_argument("--warm-up-tokens", type=int, default=Protocol.warm_up_tokens, metavar="N", help=text)
-    parser.add_argument("--timed-tokens", type=int, metavar="N", help="decoded while the clock runs (default: all)")
-    text = "before loading: drop the checkpoint's files (cold), read them through (warm), or neither (default: as_is)"
+    text = f"decoded before the clock starts (default: the setting's, or {Protocol.warm_up_tokens})"
+    parser.add_argument("--warm-up-tokens", type=int, metavar="N", help=text)
+    parser.add_argument(
+        "--timed-tokens", type=int, metavar="N", help="decoded while the clock runs (default: the setting's, or all)"
+    )
+    text = "before loading: drop the checkpoint's files (cold), read them through (warm), or neither (as_is, the default)"
     metavar = f"{{{','.join(PAGE_CACHE)}}}"
-    parser.add_argument("--page-cache", default=Protocol.page_cache, metavar=metavar, help=text)
+    parser.add_argument("--page-cache", metavar=metavar, help=text)
     _trace_out(parser)
     add_setting(parser)
     add_knobs(parser)
@@ -72,7 +74,7 @@ def _measure(parser: argparse.ArgumentParser) -> None:
 
 def _quality(parser: argparse.ArgumentParser) -> None:
     add_model(parser, positional=True)
-    add_eval_texts(parser)
+    add_eval_texts(parser, of_setting=True)
     text = "compare with this checkpoint (default: the model itself, resident)"
     parser.add_argument("--reference", type=Path, metavar="DIR", help=text)
     text = "prompts whose answers are JSON: YAML, or none (default: json_v1.yaml)"

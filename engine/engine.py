@@ -119,6 +119,15 @@ def _refuse_too_large(source: Checkpoint, knobs: Knobs) -> None:
         )
 
 
+def _open_tokenizer(path: Path) -> Any:
+    # On a terminal, transformers asks before it runs a tokenizer's own code. A pipe's content is no answer to that.
+    asks = {} if sys.stdin is not None and sys.stdin.isatty() else {"trust_remote_code": False}
+    try:
+        return load_tokenizer(path, asks, eos_token_ids=load_config(path).get("eos_token_id"))
+    except (OSError, ValueError, ImportError) as e:
+        raise CheckpointError(f"{path}: its tokenizer cannot be opened ({first_line(e)})") from e
+
+
 class Engine:
     """A loaded model. Use it as a context manager, or `close()` it, to end its reader threads.
 
@@ -166,13 +175,7 @@ class Engine:
     @cached_property
     def tokenizer(self) -> Any:
         """mlx-lm's tokenizer of the checkpoint. Generation ends at each end-of-text token that the checkpoint names."""
-        path = self.checkpoint.path
-        try:
-            # On a terminal, transformers asks before it runs a tokenizer's own code. A pipe's content is no answer to that.
-            asks = {} if sys.stdin is not None and sys.stdin.isatty() else {"trust_remote_code": False}
-            return load_tokenizer(path, asks, eos_token_ids=load_config(path).get("eos_token_id"))
-        except (OSError, ValueError, ImportError) as e:
-            raise CheckpointError(f"{self.checkpoint.path}: its tokenizer cannot be opened ({first_line(e)})") from e
+        return _open_tokenizer(self.checkpoint.path)
 
     @property
     def context_limit(self) -> int | None:

@@ -26,6 +26,7 @@ from rich.console import Console
 
 from engine import HeadraceError
 from engine.cli.program import make_parser
+from engine.setting.study_setting import BEST
 from harness import ResultsError
 from harness.analysis.counts import count
 from harness.analysis.pareto import front
@@ -66,6 +67,7 @@ def status(folder: Path, meters: Meters | None = None) -> tuple[dict[str, Any], 
         "rows": row_facts(rows, now, state.get("started")),
         "health": health(folder, guards, meters),
         "front": (_try(problems, lambda: len(front(frame(rows), **rules_of(folder)))) or 0) if rows else 0,
+        "best": sorted(str(path) for path in (folder / BEST).glob("*.yaml")),
         "problems": problems,
         "exit_status": 1 if problems else EXIT[fate],
     }

@@ -12,10 +12,13 @@ from engine.packing.pack import pack_store
 
 # Folders and files whose tests take long together; `make quick` leaves them out.
 SLOW_ROOMS = (
-    *(f"engine/{room}/" for room in ("bench", "measure", "model", "packing", "plan", "quality", "streaming")),
+    *(f"engine/{room}/" for room in ("bench", "generation", "measure", "model", "packing", "plan", "quality", "streaming")),
     *(f"engine/checkpoint/{file}.py" for file in ("test_fuzz", "store/test_records")),
     *(f"engine/test_{name}.py" for name in ("effective", "engine", "identity", "stats")),
-    *(f"engine/{file}.py" for file in ("cli/test_commands", "routing/test_record", "system/test_memory")),
+    *(
+        f"engine/{file}.py"
+        for file in ("cli/test_chat", "cli/test_commands", "cli/test_text", "routing/test_record", "system/test_memory")
+    ),
     *(f"harness/{room}/" for room in ("bench", "decisions", "propose", "rounds", "run", "session", "show", "study")),
     *(f"harness/analysis/test_{name}.py" for name in ("counts", "importance", "one_front")),
     *(f"harness/results/test_{name}.py" for name in ("merge", "older", "writing")),

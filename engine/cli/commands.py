@@ -19,22 +19,34 @@ from engine.errors import HeadraceError
 from engine.knobs import GB, LOSSY, Knobs
 from engine.measure.protocol import Protocol
 
-from .options import knobs_given, knobs_of, model_of, refuse_ignored
+from .options import eval_texts_of, knobs_given, knobs_of, model_of, refuse_ignored, setting_of
 from .progress import progress
 
 if TYPE_CHECKING:
     from engine.engine import Engine
     from engine.quality.quality import Quality
+    from engine.setting.promise import Compared
+    from engine.setting.setting_file import Setting
 
 
 def measure(args: argparse.Namespace) -> None:
-    """Measure one pass over the evaluation texts; prints JSON."""
+    """Measure one pass over the evaluation texts; prints JSON.
+
+    A setting of a study is measured as the study did: with its evaluation texts, its protocol and its limit of the disk. The
+    study's figures stand beside the measured ones, in a table on standard error and in the JSON.
+    """
     from engine.engine import load
     from engine.measure.judge import Judge
+    from engine.setting.promise import as_dict, compare
     from engine.system.page_cache import prepare_page_cache
 
-    judge, knobs, model = Judge.load(args.eval_texts), knobs_of(args), model_of(args)
-    protocol = Protocol(args.warm_up_tokens, args.timed_tokens, args.page_cache)
+    setting = setting_of(args)
+    judge, knobs, model = Judge.load(eval_texts_of(args)), knobs_of(args, search=True), model_of(args)
+    given = {name: getattr(args, name) for name in ("warm_up_tokens", "timed_tokens", "page_cache")}
+    given = {name: value for name, value in given.items() if value is not None}
+    protocol = Protocol.from_mapping({**(setting.protocol if setting is not None else {}), **given})
+    if setting is not None and knobs.ssd_gbps is not None and knobs.ssd_gbps == setting.search_only.get("ssd_gbps"):
+        print(f"note: reads are limited to {knobs.ssd_gbps:g} GB/s, as in the study's measurements", file=sys.stderr)
     how = prepare_page_cache(model, protocol.page_cache, knobs.io_mode)
     with load(model, knobs) as engine, _traced(engine, args.trace_out):
         measurement = engine.measure(judge, protocol)
@@ -43,7 +55,30 @@ def measure(args: argparse.Namespace) -> None:
             _print_rows("decoded tokens by layer", rows)
         else:
             print("nothing is streamed: no layer reads anything")
-    print(json.dumps({**measurement.as_dict(), "protocol": protocol.as_dict(), "page_cache_by": how}, indent=1))
+    figures = {**measurement.as_dict(), "protocol": protocol.as_dict(), "page_cache_by": how}
+    if setting is not None and setting.measured:
+        compared = compare(setting, measurement)
+        _print_promise(setting, compared)
+        figures["promised"] = as_dict(compared)
+    print(json.dumps(figures, indent=1))
+
+
+def _print_promise(setting: Setting, compared: Mapping[str, Compared]) -> None:
+    """Print the study's figures beside the measured ones on stderr, because stdout is JSON."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from engine.setting.promise import summary, table
+
+    shown = Table(title=setting.title, box=None)
+    for number, name in enumerate(("", "study", "95 % interval", "here", "one run", "")):
+        shown.add_column(name, justify="right" if 0 < number < 5 else "left", no_wrap=True)
+    for row in table(compared):
+        shown.add_row(*row)
+    console = Console(stderr=True)
+    console = console if console.is_terminal else Console(stderr=True, width=120)
+    console.print(shown)
+    console.print(summary(compared), markup=False, highlight=False, soft_wrap=True)
 
 
 def quality(args: argparse.Namespace) -> None:
@@ -61,7 +96,7 @@ def quality(args: argparse.Namespace) -> None:
     from engine.quality.reference import reference_file, reference_for
 
     model = model_of(args)
-    knobs, judge, source = knobs_of(args), Judge.load(args.eval_texts), Checkpoint.open(model)
+    knobs, judge, source = knobs_of(args), Judge.load(eval_texts_of(args)), Checkpoint.open(model)
     prompts = None if args.json_prompts == "none" else JsonPrompts.load(args.json_prompts)
     if knobs.streams:
         plan_banks(source, knobs)  # refuses knobs that do not fit before the reference is computed

@@ -18,6 +18,7 @@ from engine.generation.sampling import Sampling
 from engine.knobs import IO_MODES, PREFETCH, REMOVED, WORDS, Knobs, removed
 from engine.setting.setting_file import Setting, read_setting
 from engine.setting.study_setting import PICK, setting_from
+from engine.setting.texts import texts_of
 from engine.system.shipped import EVALUATION_TEXTS, KIMI_MINI
 
 VALUES = {"io_mode": IO_MODES, "prefetch": PREFETCH}  # knobs whose value is one of some words
@@ -115,11 +116,20 @@ def _read(args: argparse.Namespace) -> Setting:
     return setting
 
 
-def add_eval_texts(parser: argparse.ArgumentParser) -> None:
-    """`--eval-texts`; `--judge` and `--text` are the names of earlier versions."""
-    text = "evaluation texts: YAML, or any text file (default: headrace_v1.yaml)"
-    parser.add_argument("--eval-texts", type=Path, metavar="FILE", default=EVALUATION_TEXTS, help=text)
+def add_eval_texts(parser: argparse.ArgumentParser, *, of_setting: bool = False) -> None:
+    """`--eval-texts`; `--judge` and `--text` are the names of earlier versions. `of_setting`: for `eval_texts_of`."""
+    default = "those of the setting, or headrace_v1.yaml" if of_setting else "headrace_v1.yaml"
+    text = f"evaluation texts: YAML, or any text file (default: {default})"
+    given = None if of_setting else EVALUATION_TEXTS
+    parser.add_argument("--eval-texts", type=Path, metavar="FILE", default=given, help=text)
     parser.add_argument("--judge", "--text", dest="eval_texts", type=Path, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+
+
+def eval_texts_of(args: argparse.Namespace) -> Path:
+    """The evaluation texts: those given, else the setting's, else the shipped ones. Raises `HeadraceError`."""
+    setting = setting_of(args)
+    given: Path | None = args.eval_texts
+    return given or (EVALUATION_TEXTS if setting is None else texts_of(setting))
 
 
 def add_knobs(parser: argparse.ArgumentParser, names: Collection[str] | None = None, *, samples: bool = False) -> None:

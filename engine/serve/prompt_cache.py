@@ -104,13 +104,15 @@ class PromptCache:
     def insert_cache(
         self, model: Any, tokens: Sequence[int], prompt_cache: list[Any], *, cache_type: str = "assistant"
     ) -> None:
-        """Keep a cache under its tokens. The cache must not be changed afterwards. Without memory nothing is kept."""
-        if self.max_bytes <= 0:
+        """Keep a cache under its tokens. The cache must not be changed afterwards. One above `max_bytes` is not kept."""
+        size = size_of(prompt_cache)
+        if size > self.max_bytes:
+            self._say_large(len(tokens), size)
             return
         mx.eval([c.state for c in prompt_cache])
         ids = np.asarray(list(tokens), dtype=np.int64)
         can_cut = trimmable(prompt_cache)
-        entry = Entry(model, ids, prompt_cache, can_cut, cache_type, size_of(prompt_cache), next(self._clock))
+        entry = Entry(model, ids, prompt_cache, can_cut, cache_type, size, next(self._clock))
         with self._lock:
             for other in [e for e in self._entries if e.model == model]:
                 common = common_prefix(other.tokens, ids)
@@ -120,8 +122,8 @@ class PromptCache:
                 if common == len(other.tokens) and (can_cut or len(ids) == common):
                     self._drop(other)
             self._add(entry)
-            if self._writer is not None and entry in self._entries:
-                self._writer.add(entry)
+        if self._writer is not None:
+            self._writer.add(entry)
 
     def trim_to(self, *, n_sequences: int | None = None, n_bytes: int | None = None) -> None:
         """Drop the least recently used entries until at most so many, and so many bytes, are in memory."""
@@ -138,13 +140,14 @@ class PromptCache:
             self._writer.close(timeout)
 
     def _add(self, entry: Entry) -> None:
-        if entry.nbytes > self.max_bytes and not self._said_large:
-            self._said_large = True
-            limit = f"above --prompt-cache-gb {self.max_bytes / GB:.3g}"
-            text = f"prompt cache: {len(entry.tokens)} tokens take {entry.nbytes / GB:.3g} GB, {limit}, and are not kept"
-            self._say(f"{text}; raise it")
         self._entries.append(entry)
         self.trim_to(n_sequences=self.max_size, n_bytes=self.max_bytes)
+
+    def _say_large(self, tokens: int, size: int) -> None:
+        if self.max_bytes > 0 and not self._said_large:
+            limit = f"above --prompt-cache-gb {self.max_bytes / GB:.3g}"
+            self._say(f"prompt cache: {tokens} tokens take {size / GB:.3g} GB, {limit}, and are not kept; raise it")
+        self._said_large = True
 
     def _drop(self, entry: Entry) -> None:
         self._entries.remove(entry)
@@ -166,6 +169,7 @@ class PromptCache:
         for saves, file in sorted(files, key=lambda one: one[0], reverse=True):
             if saves - best < max(WORTH_TOKENS, WORTH_SHARE * len(file.tokens)) or file.nbytes > self.max_bytes:
                 continue
+            self.trim_to(n_bytes=self.max_bytes - file.nbytes)
             cache = self.folder.load(file)
             if cache is not None:
                 size = size_of(cache)

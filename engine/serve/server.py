@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import json
 import signal
 import socket
 import socketserver
@@ -56,8 +57,13 @@ class HttpServer(ThreadingHTTPServer):
         if self._free.acquire(blocking=False):
             super().process_request(request, client_address)
             return
+        error = RequestError(503, f"{MOST_CONNECTIONS} connections are open; try again", code="too_many_connections")
+        body = json.dumps(error.as_dict()).encode()
+        head = (
+            "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nRetry-After: 5\r\nConnection: close\r\n"
+        )
         with contextlib.suppress(OSError):
-            request.sendall(b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\nContent-Length: 0\r\n\r\n")
+            request.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
         self.shutdown_request(request)
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:

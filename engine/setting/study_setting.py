@@ -51,7 +51,7 @@ def setting_from(study: str | Path, pick: str | None = None, trial: int | None =
         lines = done.stderr.strip().splitlines()
         raise HeadraceError(lines[-1] if lines else f"python -m harness.best ended with status {done.returncode}")
     place = (folder or Path(study)) / BEST
-    return parse_setting(done.stdout, f"{name if trial is None else f'trial {trial}'} of {study}", place)
+    return parse_setting(done.stdout, f"the rows of {study}", place)
 
 
 def _rows_changed(folder: Path) -> int:

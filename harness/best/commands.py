@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shlex
@@ -12,6 +13,7 @@ from typing import Any
 from engine import Knobs
 from engine.effective import effective
 from engine.system.shipped import home, located
+from harness import ResultsError
 from harness.decisions.recommend import Choice
 from harness.results.rows import read_trials
 from harness.study.manifest import JUDGE
@@ -30,6 +32,9 @@ def commands_of(folder: Path, what: Choice | int | str, point: Mapping[str, Any]
     estimate, if it is at hand; an engine of another maker needs its knobs.
     """
     facts = facts_of(folder)
+    if point is not None and not facts.engine and "engine" not in point:  # an estimate; only rows name the engine
+        with contextlib.suppress(ResultsError):
+            point = _row(folder, what)
     if point is not None and cannot_run(point):
         return {}
     if foreign := facts.foreign(point):

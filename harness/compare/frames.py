@@ -41,8 +41,12 @@ def fronts_frame(sides: Sequence[Side]) -> pd.DataFrame:
 
 
 def budget_frame(sides: Sequence[Side], memory_gb: float, max_perplexity: float | None = None) -> pd.DataFrame:
-    """The fastest setting of each study within a memory limit: figures, and the knobs that are set in any of them. Raises
-    `ResultsError` if a study has none."""
+    """The fastest setting of each study within a memory limit: figures, and the knobs off their defaults in any of them.
+
+    Raises `ResultsError` if a study has none.
+    """
     found = {side.name: best_under(side.df, memory_gb, max_perplexity) for side in sides}
-    names = [n for n in Knobs.names() if any(point[n] is not None and point[n] == point[n] for point in found.values())]
+    default = Knobs().as_dict()
+    is_set = lambda value, name: value is not None and value == value and value != default[name]  # noqa: E731
+    names = [n for n in Knobs.names() if any(is_set(point[n], n) for point in found.values())]
     return pd.DataFrame({name: point[[*FIGURES, *names]] for name, point in found.items()})

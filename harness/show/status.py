@@ -158,6 +158,8 @@ def lines(facts: Row) -> list[tuple[str, str]]:
     pairs += [("heat", ", ".join(heat))] if heat else []
     pairs += [("power", h["power_source"])] if h["power_source"] else []
     pairs += [("not quiet", h["not_quiet"])] if h["not_quiet"] else []
+    if best := [Path(path) for path in facts.get("best", ())]:
+        pairs.append(("best", f"{best[0].parent}: {', '.join(path.stem for path in best)}"))
     return pairs + [("problem", text) for text in facts["problems"]]
 
 

@@ -1,7 +1,8 @@
 """bench serve: the server against `generate` on the same engine, several clients, and the reads of a second turn.
 
-Server and `generate` answer the same prompts in turns. The figure is the rate between the first and the last token, so that
-prefill does not count. Every prompt is new, so that the prompt cache favours neither.
+Server and `generate` answer the same prompts in turns. The first figure is the rate between the first and the last token, so
+that prefill does not count. The second is the processor time of the whole answer, all threads of the process, per token; it
+changes less with other load on the machine. Every prompt is new, so that the prompt cache favours neither.
 """
 
 from __future__ import annotations
@@ -19,12 +20,12 @@ from engine.measure.judge import Judge
 from engine.serve.options import ServeOptions
 from engine.serve.server import serving
 
-from ..contender import Contender, in_turns, ratios
+from ..contender import Contender, in_turns, ratios, spread
 from .clients import Clients, clients_of, figures
 from .soak import soak
 
 CLIENTS = (1, 2, 4)
-PROMPT_CHARACTERS = 240
+PROMPT_CHARACTERS = 80
 FIRST_TURN, ANSWER, ROOM = 2000, 32, 200  # tokens: of the first turn, of its answer, and left of the context
 FOLLOW_UP = "Say that again in one sentence."
 
@@ -57,23 +58,27 @@ def _overhead(engine: Engine, clients: Clients, prompts: Iterator[str], rounds: 
     """Rates of `generate` and of the server, in turns on the same prompts."""
     of_round: dict[int, str] = {}
     texts: dict[str, list[str]] = {"generate": [], "serve": []}
+    cpu_ms: dict[str, list[float]] = {"generate": [], "serve": []}
 
     def prompt(number: int) -> str:
         return of_round.setdefault(number, next(prompts))
 
     def generate() -> float:
-        times, pieces = [], []
+        times, pieces, begin = [], [], time.process_time()
         for piece in engine.generate(prompt(len(contenders[0].figures)), tokens):
             times.append(time.perf_counter())
             pieces.append(piece)
             if len(times) == tokens:
                 break
         texts["generate"].append("".join(pieces))
+        cpu_ms["generate"].append((time.process_time() - begin) * 1e3 / len(times))
         return _rate(len(times), times[-1] - times[0])
 
     def serve() -> float:
+        begin = time.process_time()
         answer = clients.one(_body(prompt(len(contenders[1].figures)), tokens))
         texts["serve"].append(answer["text"])
+        cpu_ms["serve"].append((time.process_time() - begin) * 1e3 / answer["tokens"])
         return _rate(answer["tokens"], answer["decode_s"])
 
     contenders = [Contender("generate", generate), Contender("serve", serve)]
@@ -81,19 +86,22 @@ def _overhead(engine: Engine, clients: Clients, prompts: Iterator[str], rounds: 
     for contender in contenders:
         contender.figures.clear()
     of_round.clear()
-    for found in texts.values():
-        found.clear()
+    for name in texts:
+        texts[name].clear()
+        cpu_ms[name].clear()
     in_turns(contenders, rounds)
     share, low, high = ratios(contenders[1], contenders[0])
+    cpu = spread([a / b for a, b in zip(cpu_ms["serve"], cpu_ms["generate"], strict=True)])
     same = sum(a.startswith(b) or b.startswith(a) for a, b in zip(texts["generate"], texts["serve"], strict=True)) / rounds
     print(f"decode, {engine.mode}, {rounds} turns of {tokens} tokens, one client")
     for contender in contenders:
         lower, upper = contender.quartiles
         print(f"  {contender.name:<10}{contender.median:8.1f} tok/s  ({lower:.1f} .. {upper:.1f})")
     print(f"  share     {share:8.3f}        ({low:.3f} .. {high:.3f}), {same:.0%} of the texts equal")
+    print(f"  processor {cpu[1]:8.3f}        ({cpu[0]:.3f} .. {cpu[2]:.3f}), time per token over that of generate")
     return {
         "generate_tok_s": contenders[0].median, "serve_tok_s": contenders[1].median, "share": share,
-        "share_quartiles": [low, high], "same_text": same,
+        "share_quartiles": [low, high], "cpu_share": cpu[1], "cpu_share_quartiles": [cpu[0], cpu[2]], "same_text": same,
     }  # fmt: skip
 
 

@@ -6,6 +6,7 @@ import re
 import shlex
 from collections.abc import Sequence
 
+from engine.cli.options import option_of
 from harness.best.commands import PROMPT, cannot_run, setting_of
 
 from .facts import identity, repeat, scrubbed, sentences
@@ -41,7 +42,7 @@ def _options(summary: Summary, trial: int) -> str:
         return f"({why})"
     knobs, words = setting_of(point), ["python -m engine generate --model DIR"]
     for name in knobs.set_names():
-        option, value = name.replace("_", "-"), getattr(knobs, name)
+        option, value = option_of(name).removeprefix("--"), getattr(knobs, name)
         on_off = isinstance(value, bool)
         words.append((f"--{option}" if value else f"--no-{option}") if on_off else f"--{option} {shlex.quote(str(value))}")
     return " ".join([*words, f"--prompt {shlex.quote(PROMPT)}"])

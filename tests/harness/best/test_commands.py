@@ -13,6 +13,7 @@ from support import HERE, ROOT, Cli
 from synthetic import row
 
 from engine import Knobs
+from engine.setting.setting_file import read_setting
 from harness.best.commands import commands_of, confirm_more, setting_of, shell_path
 from harness.decisions.recommend import Choice
 
@@ -76,6 +77,8 @@ def test_an_engine_in_python_is_loaded_and_measured(place: Path, cli: Cli) -> No
     folder = place / "results" / "demo"
     assert "decode_tok_s=" in paste(commands_of(folder, 1)["run"], place)
     assert commands_of(folder, 99) == {}
+    files = [read_setting(path) for path in (folder / "best").glob("*.yaml")]
+    assert files and all(setting.engine == {"module": "fake_engine"} for setting in files)
     command = confirm_more(folder)
     assert command is not None and command.endswith("confirm.share=0.5"), "there was none"
     assert str(place) not in command

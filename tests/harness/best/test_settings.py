@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from support import ROOT
 
 from engine.errors import KnobError
 from engine.setting.setting_file import parse_setting
@@ -13,8 +14,8 @@ from harness import ResultsError
 from harness.analysis.pareto import Analysis
 from harness.best.figures import figures_of
 from harness.best.settings import of_trial, picked, settings_of
-from harness.decisions.recommend import Choice, named, recommended, wishes_of
-from harness.results.rows import frame
+from harness.decisions.recommend import Choice, named, recommended, rules_of, wishes_of
+from harness.results.rows import frame, read_trials
 
 
 def test_each_recommendation_has_the_values_of_its_rows(demo: Path, found: Analysis) -> None:
@@ -78,3 +79,12 @@ def test_an_engine_of_another_maker_is_in_the_file(found: Analysis, tmp_path: Pa
     (setting,) = settings_of(tmp_path, Analysis(frame(rows)), [Choice("fastest", "the fastest", 3)]).values()
     assert setting.engine == {"command": "./measure --fast"} and setting.commands["run"].endswith("| ./measure --fast")
     assert setting.model == {"name": "kimi_mini", "fingerprint": "2-a7ceb54acf6423cb", "architecture": "kimi_k2"}
+
+
+@pytest.mark.parametrize("name", ["demo_ssd_0.1", "demo_ssd_0.3"])
+def test_published_setting_files_are_current(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    folder = ROOT / "results" / "published" / name
+    found = Analysis(read_trials(folder), **rules_of(folder))
+    settings = settings_of(folder, found, recommended(found, **wishes_of(folder)))
+    assert {p.stem: p.read_text() for p in (folder / "best").iterdir()} == {n: s.to_yaml() for n, s in settings.items()}

@@ -19,6 +19,7 @@ import yaml
 from optuna.trial import TrialState
 from support import QUICK, Cli, spawn, wait_for
 
+from engine.setting.setting_file import read_setting
 from harness.results.parquet import part_path
 from harness.results.rows import read_rows, read_trials
 from harness.results.writing import write_row
@@ -132,6 +133,24 @@ def test_ctrl_c_ends_the_search_after_the_run(place: Path, cli: Cli, child: Any)
     assert "stopping after this run" in out
     assert "stopped at 0 of 24 trials" in out
     assert read_trials(place / "results" / "demo")["trial"].tolist() == [0]
+
+
+def test_a_stopped_search_leaves_its_setting_files(
+    place: Path, cli: Cli, child: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("harness.show.report.report", lambda folder, rows: None)  # it writes them as well
+
+    def interrupt(request: dict[str, Any]) -> Outcome:
+        if request["knobs"].get("cache_gb") is not None:
+            os.kill(os.getpid(), signal.SIGINT)
+        return Outcome("ok", figures={"decode_tok_s": 10.0, "peak_memory_gb": 0.02, "perplexity": 4.0}, wall_s=1.0)
+
+    child(interrupt)
+    assert cli(*QUICK)[0] == 130
+    folder = place / "results" / "demo"
+    assert read_trials(folder)["trial"].tolist() == [0, 1]
+    setting = read_setting(folder / "best" / "fastest_lossless.yaml")
+    assert (setting.trial, setting.confirmed, setting.measured["decode_tok_s"]["value"]) == (1, False, 10.0)
 
 
 @pytest.mark.parametrize("pause_s", [0.3])
