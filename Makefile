@@ -9,11 +9,11 @@ search: $(VENV)/.installed
 	$(BIN)/python -m harness.search $(ARGS)
 
 test: $(VENV)/.installed-dev lint
-	$(BIN)/python -m pytest -n auto $(ARGS)
+	$(BIN)/python -m pytest -n auto --dist worksteal $(ARGS)
 
 quick: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
-	$(BIN)/python -m pytest -n auto -m "not slow and not slow_room" $(ARGS)
+	$(BIN)/python -m pytest -n auto --dist worksteal -m "not slow and not slow_room" $(ARGS)
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import environment  # noqa: F401 (before numpy and matplotlib)
 import pytest
 from tiny import make, make_fp8, make_gpt_oss_original, make_int4, make_original
 

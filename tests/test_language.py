@@ -6,6 +6,7 @@ of style (personification, literary words). It reads every line of source, confi
 
 from __future__ import annotations
 
+import functools
 import re
 from pathlib import Path
 
@@ -39,16 +40,19 @@ REPLACED = {
 EXCEPT = ("tests/test_language.py", "docs/glossary.md", "CHANGELOG.md")
 
 
-def lines() -> list[tuple[str, int, str]]:
-    """(path, line number, text) of everything that is read by people."""
+@functools.cache
+def texts() -> dict[str, str]:
+    """Path -> text of everything that is read by people."""
     paths = [p for name in FOLDERS for p in sorted((ROOT / name).rglob("*")) if p.suffix in SUFFIXES]
     paths += [ROOT / name for name in FILES if (ROOT / name).exists()]
-    named = [(str(p.relative_to(ROOT)), p) for p in paths if str(p.relative_to(ROOT)) not in EXCEPT]
-    return [(n, i, text) for n, p in named for i, text in enumerate(p.read_text(encoding="utf-8").splitlines(), 1)]
+    named = {str(p.relative_to(ROOT)): p for p in paths}
+    return {name: p.read_text(encoding="utf-8") for name, p in named.items() if name not in EXCEPT}
 
 
 @pytest.mark.parametrize("expression", REPLACED)
 def test_replaced_words_stay_replaced(expression: str) -> None:
     pattern = re.compile(expression)
-    found = [f"{name}:{number}: {text.strip()[:120]}" for name, number, text in lines() if pattern.search(text)]
+    hits = [(name, text) for name, text in texts().items() if pattern.search(text)]
+    lines = [(name, i, line.strip()) for name, text in hits for i, line in enumerate(text.splitlines(), 1)]
+    found = [f"{name}:{i}: {line[:120]}" for name, i, line in lines if pattern.search(line)]
     assert not found, f"write {REPLACED[expression]!r} instead:\n" + "\n".join(found)

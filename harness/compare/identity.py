@@ -153,6 +153,6 @@ def _causes(base: Side, other: Side, found: Sequence[Difference]) -> list[str]:
         lines.append("the models differ: speed and memory are those of two models")
     if "eval_fingerprint" in names:
         lines.append("the evaluation texts differ: the speeds are measured on other tokens")
-    if base.wishes != other.own_wishes:
+    if other.own_wishes and base.wishes != other.own_wishes:  # unknown without a manifest
         lines.append(f"the rules of recommendation differ; those of {base.name} hold for both")
     return lines

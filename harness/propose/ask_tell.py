@@ -27,7 +27,7 @@ from harness.results.metrics import Direction
 from harness.space.space import Space, canonical
 from harness.study.constraints import Constraint
 
-from .knob_storage import LISTED, as_knobs, mark_values
+from .knob_storage import as_knobs, listed, mark_values, set_attributes
 from .outcomes import attributes, constraint_values, objective_values
 from .samplers import has_torch, is_random_control, sampler_for, seed_for
 
@@ -127,14 +127,13 @@ class Proposals:
             if canonical(values) in known and attempt < DRAWS - 1:
                 self._study.tell(trial, state=TrialState.FAIL)
                 continue
-            if "origin" not in trial.user_attrs:
-                trial.set_user_attr("origin", "random" if control else "sampler")
-                trial.set_user_attr("proposer", "random" if control else self.sampler)
-                trial.set_user_attr("seed", seed)
-            if self._owner:
-                trial.set_user_attr("owner", self._owner)
-            trial.set_user_attr("trial", self._first + trial.number)
-            return self._proposal(trial)
+            drawn = (
+                {"origin": "random", "proposer": "random"} if control else {"origin": "sampler", "proposer": self.sampler}
+            )
+            facts = {} if "origin" in trial.user_attrs else {**drawn, "seed": seed}
+            facts |= {"owner": self._owner} if self._owner else {}
+            set_attributes(self._study, trial._trial_id, {**facts, "trial": self._first + trial.number})
+            return self._proposal(self._study._storage.get_trial(trial._trial_id))
         raise AssertionError("unreachable")
 
     def tell(self, row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> None:
@@ -144,7 +143,8 @@ class Proposals:
             return  # the reference or a repeated run: Optuna keeps the first values of a trial
         with contextlib.suppress(UpdateFinishedTrialError):  # another machine has just declared this one vanished
             shared = {"row": row_to_json(row)} if self._owner else {}
-            _describe(Trial(self._study, trial._trial_id), self._constraints(row, rows), {**attributes(row), **shared})
+            limits = listed(self._constraints(row, rows))
+            set_attributes(self._study, trial._trial_id, {**attributes(row), **shared}, limits)
             self._study.tell(trial.number, objective_values(row, rows, self._search.objectives), skip_if_finished=True)
 
     @property
@@ -238,15 +238,13 @@ class Proposals:
             params = self._space.params(values)
             shared = {"owner": self._owner, "row": row_to_json(row)} if self._owner else {}
             carried = {"trial": row["trial"], "origin": row["origin"], "carried": True}
-            excess = self._constraints(row, rows)
             self._study.add_trial(
                 create_trial(
                     values=objective_values(row, rows, self._search.objectives),
                     params=dict(params),
                     distributions={name: d for name, d in self._space.distributions().items() if name in params},
                     user_attrs={**attributes(row), **carried, **shared},
-                    system_attrs={LISTED: [*excess.values()]},
-                    constraints=excess,
+                    system_attrs=listed(self._constraints(row, rows)),
                 )
             )
 
@@ -273,12 +271,3 @@ def _opened(storage: optuna.storages.BaseStorage, name: str, search: Search, spa
     mark_values(study, storage, space.entries)
     study.set_metric_names([*search.objectives])
     return study
-
-
-def _describe(trial: Trial, excess: Mapping[str, float], facts: Mapping[str, Any]) -> None:
-    """Set the constraints and the user attributes of a running trial."""
-    for name, value in excess.items():
-        trial.set_constraint(name, value)
-    trial.storage.set_trial_system_attr(trial._trial_id, LISTED, [*excess.values()])
-    for name, fact in facts.items():
-        trial.set_user_attr(name, fact)

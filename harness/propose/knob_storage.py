@@ -24,6 +24,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from harness.space.entry import Entry
 
+from .bulk import write_attributes
+
 LISTED = "constraints"  # the attribute with a trial's constraints as a list
 FORMAT, VALUES = "params", "values"  # the study attribute that marks parameters stored as values
 
@@ -35,6 +37,21 @@ warnings.filterwarnings("ignore", category=RuntimeWarning, module=r"optuna\._gp"
 def as_knobs(storage: optuna.storages.BaseStorage, entries: Sequence[Entry]) -> optuna.storages.BaseStorage:
     """`storage` seen through the entries of a space: a sampler reads and writes indices, the storage holds values."""
     return cast(optuna.storages.BaseStorage, _KnobStorage(optuna.storages.get_storage(storage), entries))
+
+
+def set_attributes(
+    study: optuna.Study, trial_id: int, user: Mapping[str, Any], system: Mapping[str, Any] | None = None
+) -> None:
+    """Set user and system attributes of an unfinished trial of a study with a knob storage.
+
+    Raises `UpdateFinishedTrialError` if the trial is finished.
+    """
+    cast(_KnobStorage, study._storage).set_attributes(trial_id, user, system or {})
+
+
+def listed(excess: Mapping[str, float]) -> dict[str, Any]:
+    """Constraints as Optuna stores them, by name, and as optuna-dashboard reads them, as a list."""
+    return {**{f"{LISTED}:{name}": value for name, value in excess.items()}, LISTED: [*excess.values()]}
 
 
 class _KnobStorage:
@@ -71,6 +88,17 @@ class _KnobStorage:
     ) -> list[FrozenTrial]:
         trials = [self._seen(t) for t in self._behind.get_all_trials(study_id, deepcopy=False, states=states)]
         return copy.deepcopy(trials) if deepcopy else trials
+
+    def set_attributes(self, trial_id: int, user: Mapping[str, Any], system: Mapping[str, Any]) -> None:
+        """Set several attributes of an unfinished trial; in a database in one transaction, where Optuna has one for each."""
+        backend = getattr(self._behind, "_backend", None)
+        if isinstance(backend, optuna.storages.RDBStorage):
+            write_attributes(backend, trial_id, user, system)
+            return
+        for name, value in user.items():
+            self._behind.set_trial_user_attr(trial_id, name, value)
+        for name, value in system.items():
+            self._behind.set_trial_system_attr(trial_id, name, value)
 
     def _seen(self, trial: FrozenTrial) -> FrozenTrial:
         """A stored trial as the sampler sees it."""

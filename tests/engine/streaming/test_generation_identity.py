@@ -20,8 +20,8 @@ from engine import Engine, Knobs, footprint, load
 
 RNG = np.random.default_rng(11)
 PROMPTS = [RNG.integers(0, 255, length).tolist() for length in (30, 3, 12, 7)]
-# Steps of the batch before which prompts join, with the number of tokens of each: 1, then 4 at once, then down to 1.
-JOINS = {0: [(0, 9)], 2: [(1, 2), (2, 5)], 4: [(3, 3)]}
+# Steps of the batch before which prompts join, with the number of tokens of each: from 1 to 4 at once, and back to 1.
+JOINS = {0: [(1, 12)], 3: [(2, 6), (3, 5)], 4: [(0, 3)]}
 SETTINGS: dict[str, dict[str, Any]] = {
     "every_layer": {}, "window_all": {"sync_window": 0}, "stale_gate": {"prefetch": "stale_gate"}
 }  # fmt: skip
@@ -46,7 +46,7 @@ def together(engine: Engine) -> list[Sequence]:
     """Four texts by `BatchGenerator`; they join and leave at different steps."""
     generator = BatchGenerator(engine.model, prefill_step_size=8)
     found: dict[int, Sequence] = defaultdict(list)
-    sizes, step = set(), 0
+    sizes, step = [], 0
     while True:
         for number, tokens in JOINS.get(step, []):
             generator.insert([PROMPTS[number]], max_tokens=[tokens])
@@ -55,9 +55,10 @@ def together(engine: Engine) -> list[Sequence]:
             break
         for r in responses:
             found[r.uid].append((r.token, np.array(r.logprobs)))
-        sizes.add(len(responses))
+        sizes.append(len(responses))
         step += 1
-    assert {1, 2, 3} <= sizes and [len(found[n]) for n in range(4)] == [9, 2, 5, 3]
+    assert {1, 2, 3, 4} <= set(sizes) and sizes[-1] == 1, sizes
+    assert [len(found[n]) for n in range(4)] == [12, 6, 5, 3]
     return [found[n] for n in range(4)]
 
 
