@@ -1,6 +1,7 @@
 """Environment of the tests and of the processes that they start, set before numpy and matplotlib are imported.
 
-The cache folder of the tests (`conftest.py`) is new in every session. Matplotlib would build its font cache in each, so the font cache has a folder that stays. Workers share the cores, so each computes in one thread.
+The cache folder of the tests (`conftest.py`) is new in every session, and Matplotlib would build its font cache there each
+time; so the font cache has a folder that stays. Workers share the cores, so each computes in one thread.
 """
 
 import os

@@ -151,23 +151,24 @@ def _share(
     rest = y - own @ (own.T @ y)
     total = float(((y - y.mean()) ** 2).sum())
     rows = np.flatnonzero(active)
-    draws = np.repeat(block[None], SHUFFLES + 1, axis=0)  # the first one is not shuffled
+    draws = np.repeat(block.T[None], SHUFFLES + 1, axis=0)  # (draws, terms, points); the first one is not shuffled
     for draw in draws[1:]:
-        draw[rows] = block[rng.permutation(rows)]
-    left = draws - own @ (own.T @ draws)
-    towards = np.einsum("dnt,n->dt", left, rest)
-    gains = np.einsum("dt,dtu,du->d", towards, np.linalg.pinv(left.transpose(0, 2, 1) @ left, rcond=1e-8), towards) / total
+        draw[:, rows] = block[rng.permutation(rows)].T
+    # rest is orthogonal to own, so the draws need not be projected; a shuffle does not change a block's own products.
+    inside, towards = draws @ own, draws @ rest
+    gram = block.T @ block - inside @ inside.transpose(0, 2, 1)
+    gains = np.einsum("dt,dtu,du->d", towards, np.linalg.pinv(gram, rcond=1e-8), towards) / total
     return float(gains[0]), float(np.quantile(gains[1:], CHANCE))
 
 
 def _jackknife(block: np.ndarray, others: Sequence[np.ndarray], y: np.ndarray) -> float:
     """Standard error of the share by a delete-group jackknife with `GROUPS` groups."""
     columns = np.column_stack([np.ones(len(y)), *others, block, y])
-    groups = np.arange(len(y)) % min(GROUPS, len(y))
+    groups = min(GROUPS, len(y))
     whole, first = columns.T @ columns, columns.shape[1] - 1 - block.shape[1]
     shares = []
-    for group in np.unique(groups):
-        some = columns[groups == group]
+    for group in range(groups):
+        some = columns[group::groups]
         gram = whole - some.T @ some
         total = gram[-1, -1] - gram[0, -1] ** 2 / gram[0, 0]
         into = np.linalg.pinv(gram[:first, :first], rcond=1e-10)

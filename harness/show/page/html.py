@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import functools
+import json
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,9 @@ from .summary import Summary
 from .tables import front_cells, recommended_cells, trial_cells
 
 NAME = "report.html"
+SHARED = 20  # length of a list from which it is worth to be written once
 HERE = Path(__file__).parent
-PICTURE_BYTES = 500_000  # a larger plot is named instead of embedded, because plotly itself takes 4.8 MB of 8
+PICTURE_BYTES = 250_000  # a larger plot is left out, because plotly itself takes 4.8 MB of 8
 
 
 def write_page(summary: Summary) -> Path:
@@ -47,7 +49,7 @@ def page(summary: Summary) -> str:
             recommended=recommended_cells(summary) if len(summary.front) else None,
             front=front_cells(summary) if len(summary.front) else None,
             commands=facts.commands(summary), trials=trial_cells(summary), identity=facts.identity(summary),
-            charts=drawn, failed=failed, plotly=Markup(_plotly() if drawn else ""),
+            charts=drawn, packed=_packed(drawn), failed=failed, plotly=Markup(_plotly() if drawn else ""),
             style=_file("page.css"), script=_file("page.js"),
             pictures={name: _picture(summary.folder / name) for name in ("front.png", "session.png")},
             importance_head=head, importance_rows=rows, important=important(summary),
@@ -56,6 +58,26 @@ def page(summary: Summary) -> str:
             contribution=contribution(summary.found) if len(summary.front) else [],
         )
     )  # fmt: skip
+
+
+def _packed(charts: dict[str, list[dict[str, Any]]]) -> Markup:
+    """The figures as JSON that can stand inside a page, where a list that several traces share is written once."""
+    lists: dict[str, int] = {}
+
+    def packed(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: packed(part) for key, part in value.items()}
+        if isinstance(value, list) and len(value) >= SHARED and not isinstance(value[0], dict):
+            return {"$": lists.setdefault(_json(value), len(lists))}
+        return [packed(part) for part in value] if isinstance(value, list) else value
+
+    found = _json(packed(charts))
+    text = f'{{"lists":[{",".join(lists)}],"charts":{found}}}'
+    return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
 
 
 def _charts(summary: Summary) -> tuple[dict[str, list[dict[str, Any]]], str]:

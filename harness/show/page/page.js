@@ -75,7 +75,7 @@
 
   const data = document.getElementById("charts");
   if (!data || typeof Plotly === "undefined") return;
-  const charts = JSON.parse(data.textContent);
+  const { lists, charts } = JSON.parse(data.textContent);
 
   // The text of a point: its row in the table of all trials.
   const escape = (text) => text.replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
@@ -94,10 +94,16 @@
     if (value === null || typeof value !== "object") return value;
     return Object.fromEntries(Object.entries(value).map(([k, v]) => [k, colors(v, style)]));
   };
+  const unpack = (value) => {
+    if (value === null || typeof value !== "object") return value;
+    if (Array.isArray(value)) return value.map(unpack);
+    if ("$" in value) return lists[value.$];
+    return Object.fromEntries(Object.entries(value).map(([k, v]) => [k, unpack(v)]));
+  };
   const draw = (figure) => {
     const style = getComputedStyle(root);
     const color = (name) => style.getPropertyValue(name).trim();
-    const spec = charts[figure.dataset.section][figure.dataset.index];
+    const spec = unpack(charts[figure.dataset.section][figure.dataset.index]);
     const traces = spec.traces.map(({ hover, ...trace }) => {
       const drawn = colors(trace, style);
       if (hover) {

@@ -20,6 +20,7 @@ from harness.show.text import number, with_interval
 from .summary import Summary
 
 CONFIRMED, UNCONFIRMED, UNDECIDED, DOMINATED = "front, confirmed", "front, unconfirmed", "undecided", "dominated"
+REMARK = 100  # characters of a reason in the table of all trials
 INFEASIBLE, REFERENCE, UNKNOWN, SUSPECT = "violates a constraint", "reference", "figures missing", "suspect"
 
 
@@ -110,7 +111,7 @@ def trial_cells(summary: Summary) -> Table:
             Cell(row["origin"] or ""),
             *(Cell(knob(knobs, n)) for n in names),
         ]
-        rows.append([*cells, Cell("; ".join([*_tags(summary, trial), *([why] if why else [])]))])
+        rows.append([*cells, Cell("; ".join([*_tags(summary, trial), *([why[:REMARK]] if why else [])]))])
     headers = ["trial", "standing", *(SHORT[n] for n in metrics), "runs", "s", "origin", *names, "remark"]
     return Table(headers, rows, frozenset({"standing", "origin", "remark"}))
 

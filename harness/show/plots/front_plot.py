@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 LOG_ABOVE = 4.0  # a horizontal axis that spans more than this ratio is logarithmic
 LOG_SPEED_ABOVE = 30.0  # a vertical axis that spans more than this ratio is logarithmic; otherwise it begins at 0
 CUT_ABOVE = 4.0  # a dominated trial beyond this multiple of the front's worst is drawn at the edge
+MOST_NUMBERED = 40  # members; the numbers of a larger front hide its points
 MARKS: dict[str, Any] = {  # in the order of the legend
     "front, confirmed": {"marker": "o", "s": 62, "color": BLUE, "edgecolors": INK, "linewidths": 0.8, "zorder": 5},
     "front, unconfirmed": {"marker": "o", "s": 62, "facecolors": "white", "edgecolors": BLUE, "linewidths": 2, "zorder": 5},
@@ -200,7 +201,8 @@ def _label(ax: Axes, kinds: dict[str, pd.DataFrame], x: str, y: str) -> None:
         for trial, row in kinds[kind].iterrows():
             labels.append(Label(f"{name} ({row['trial']})", row[x], row[y], INK, True))
             named.append(trial)
-    labels += [Label(str(row["trial"]), row[x], row[y], GREY, False) for t, row in members.iterrows() if t not in named]
+    if len(members) <= MOST_NUMBERED:
+        labels += [Label(str(row["trial"]), row[x], row[y], GREY, False) for t, row in members.iterrows() if t not in named]
     lines = [staircase(members, x, y)]
     for _, row in members.iterrows():
         lines.append(np.array([[row[f"{x}_low"], row[y]], [row[f"{x}_high"], row[y]]], float))
