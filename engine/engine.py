@@ -8,7 +8,6 @@ setting must equal it to the last bit. (On the CPU its matrices have another mem
 from __future__ import annotations
 
 import dataclasses
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -120,12 +119,13 @@ def _refuse_too_large(source: Checkpoint, knobs: Knobs) -> None:
 
 
 def _open_tokenizer(path: Path) -> Any:
-    # On a terminal, transformers asks before it runs a tokenizer's own code. A pipe's content is no answer to that.
-    asks = {} if sys.stdin is not None and sys.stdin.isatty() else {"trust_remote_code": False}
-    try:
-        return load_tokenizer(path, asks, eos_token_ids=load_config(path).get("eos_token_id"))
+    try:  # transformers would ask on the terminal whether to run the checkpoint's own code, and wait for an answer
+        return load_tokenizer(path, {"trust_remote_code": False}, eos_token_ids=load_config(path).get("eos_token_id"))
     except (OSError, ValueError, ImportError) as e:
-        raise CheckpointError(f"{path}: its tokenizer cannot be opened ({first_line(e)})") from e
+        own_code = "trust_remote_code" in str(e)
+        reason = "it is code of the checkpoint's own, which is never run" if own_code else first_line(e)
+        remedy = "; give a conversion of the model with a tokenizer.json" if own_code else ""
+        raise CheckpointError(f"{path}: its tokenizer cannot be opened ({reason}){remedy}") from e
 
 
 class Engine:

@@ -7,7 +7,6 @@ python -m engine serve --model ~/models/Kimi-K2.5 --cache-gb 40 --port 8081
 from __future__ import annotations
 
 import argparse
-import io
 import json
 import os
 import sys
@@ -75,7 +74,6 @@ def serve(args: argparse.Namespace) -> int:
 
     setting = setting_of(args)
     name = setting.model.get("name") if setting is not None and args.model is None else None
-    sys.stdin = io.StringIO()  # nothing asks whether to run a tokenizer's own code; it is never run
     server = Server(options, name or short_name(model))
     server.stop_on_signals(_end)
     with load(model, knobs) as engine:

@@ -15,6 +15,8 @@ from harness.analysis.pareto import Analysis
 from harness.numerics.student_t import t_quantile
 from harness.results.metrics import METRICS
 
+DIGITS = 8  # significant ones of a figure; beyond them, sums differ between processors
+
 
 def figures_of(found: Analysis, point: Mapping[str, Any]) -> dict[str, dict[str, float]]:
     """{value, low, high, noise} of each measured figure of `point`, a row of `found.estimates`.
@@ -29,4 +31,8 @@ def figures_of(found: Analysis, point: Mapping[str, Any]) -> dict[str, dict[str,
             half = t_quantile(0.975, spread.loc[name, "degrees"]) * float(spread.loc[name, "sd"])
             ends = {"low": low, "high": high, "noise": float(np.expm1(half))}
             figures[name] = {"value": value, **{end: number for end, number in ends.items() if np.isfinite(number)}}
-    return figures
+    return {name: {end: _rounded(number) for end, number in ends.items()} for name, ends in figures.items()}
+
+
+def _rounded(number: float) -> float:
+    return float(f"{number:.{DIGITS}g}") if abs(number) > 10.0**-DIGITS else 0.0

@@ -116,7 +116,7 @@ class HttpHandler(APIHandler):
         except OSError:
             self.status = 499
 
-    def _drain(self, seconds: float = 2.0, most: int = 1 << 24) -> None:
+    def _drain(self, seconds: float = 3.0, most: int = 1 << 28) -> None:
         deadline = time.monotonic() + seconds
         self.connection.shutdown(socket.SHUT_WR)
         self.connection.settimeout(0.5)
