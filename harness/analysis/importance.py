@@ -117,8 +117,9 @@ def plain(row: Mapping[str, Any]) -> dict[str, Any]:
 
 def basis(blocks: Sequence[np.ndarray], count: int) -> np.ndarray:
     """An orthonormal basis of a constant and the blocks' columns (points, rank)."""
-    u, s, _ = np.linalg.svd(np.column_stack([np.ones(count), *blocks]), full_matrices=False)
-    return np.asarray(u[:, s > 1e-8 * s[0]])
+    q, r = np.linalg.qr(np.column_stack([np.ones(count), *blocks]))  # the SVD of r alone is fast for many points
+    u, s, _ = np.linalg.svd(r, full_matrices=False)
+    return np.asarray(q @ u[:, s > 1e-8 * s[0]])
 
 
 def _explained(blocks: Sequence[np.ndarray], y: np.ndarray) -> float:
@@ -155,7 +156,8 @@ def _share(
     for draw in draws[1:]:
         draw[:, rows] = block[rng.permutation(rows)].T
     # rest is orthogonal to own, so the draws need not be projected; a shuffle does not change a block's own products.
-    inside, towards = draws @ own, draws @ rest
+    flat, shape = draws.reshape(-1, len(y)), draws.shape[:2]
+    inside, towards = (flat @ own).reshape(*shape, -1), (flat @ rest).reshape(shape)
     gram = block.T @ block - inside @ inside.transpose(0, 2, 1)
     gains = np.einsum("dt,dtu,du->d", towards, np.linalg.pinv(gram, rcond=1e-8), towards) / total
     return float(gains[0]), float(np.quantile(gains[1:], CHANCE))
@@ -168,7 +170,7 @@ def _jackknife(block: np.ndarray, others: Sequence[np.ndarray], y: np.ndarray) -
     whole, first = columns.T @ columns, columns.shape[1] - 1 - block.shape[1]
     shares = []
     for group in range(groups):
-        some = columns[group::groups]
+        some = np.ascontiguousarray(columns[group::groups])
         gram = whole - some.T @ some
         total = gram[-1, -1] - gram[0, -1] ** 2 / gram[0, 0]
         into = np.linalg.pinv(gram[:first, :first], rcond=1e-10)

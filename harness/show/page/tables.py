@@ -94,9 +94,10 @@ def trial_cells(summary: Summary) -> Table:
     names, metrics = varying(first), [*summary.objectives, "hit_rate"]
     stand = kinds(summary)
     took = summary.df.groupby("trial")["wall_s"].sum()
-    points = dict(zip(every.index, every.to_dict("records"), strict=True)) if len(every) else {}
+    shown = ["runs", *(f"{n}{end}" for n in metrics for end in (("", "_low", "_high") if n in METRICS else ("",)))]
+    points = dict(zip(every.index, every[shown].to_dict("records"), strict=True)) if len(every) else {}
     rows = []
-    for row in first.to_dict("records"):
+    for row in first[["trial", "status", "origin", *Knobs.names()]].to_dict("records"):
         trial = int(row["trial"])
         point = points.get(trial)
         state, why = stand[trial]
