@@ -2,7 +2,7 @@
 
     python -m harness.report demo
     python -m harness.report results/demo other
-    python -m harness.report demo --share           print Markdown for an issue or a forum, and draw nothing
+    python -m harness.report demo --share     print Markdown, and draw nothing
 
 A study is a folder, or its name under results/. Exit status: 0, or 2 for a mistake or damaged files (one line on stderr).
 """
