@@ -7,6 +7,7 @@ holds every expert. Figures that a footprint lacks are ignored; engines of other
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -19,15 +20,27 @@ WIDTHS = tuple(n for n in LOSSY if n not in (*CACHE_DEPENDENT, "top_k", "residen
 def effective(values: Mapping[str, Any], footprint: Callable[[Knobs], Any] | None = None) -> dict[str, Any]:
     """`values` without those that have no effect, in the simplest equivalent form. No name is added; None stands for a
     knob's default. `Knobs` accepts the result."""
-    model = None if footprint is None else footprint(Knobs())
+    if footprint is None:
+        given = tuple((name, type(value), value) for name, value in values.items())
+        try:
+            return dict(_without_model(given))
+        except TypeError:  # a list, which no knob accepts: `Knobs` refuses it
+            return dict(_without_model.__wrapped__(given))
+    model = footprint(Knobs())
     kept = _one_width(dict(values), getattr(model, "expert_bits", None))
     _as_in_model(kept, model)
     kept = _without_idle(kept)
-    if footprint is not None and kept.get("cache_gb") is not None:
+    if kept.get("cache_gb") is not None:
         widths = {name: kept[name] for name in WIDTHS if kept.get(name) is not None}
         if 0 < footprint(Knobs.from_mapping(widths)).all_experts_gb <= kept["cache_gb"]:  # 0: the engine does not report it
             kept = _without_idle({k: v for k, v in kept.items() if k not in NEEDS_MISSES})
     return kept
+
+
+@functools.lru_cache(maxsize=1 << 14)  # a report of thousands of trials asks for each setting several times
+def _without_model(values: tuple[tuple[str, type, Any], ...]) -> tuple[tuple[str, Any], ...]:
+    """`effective` of (name, type, value) without a model. The type is part of the key: 4 and 4.0 are equal."""
+    return tuple(_without_idle(_one_width({name: value for name, _, value in values}, None)).items())
 
 
 def _one_width(kept: dict[str, Any], stored: int | None) -> dict[str, Any]:
