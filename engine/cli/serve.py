@@ -50,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         text = f"for requests without {name} (default: %(default)g)"
         add(*option.split(), dest=f"sample_{name}", type=kind, default=getattr(default, name), metavar="X", help=text)
     text = "arguments of the chat template as a JSON object, for all requests"
-    add("--chat-template-kwargs", type=_object, default={}, metavar="JSON", help=text)
+    add("--chat-template-args", type=_object, default={}, metavar="JSON", help=text)
     text = "memory for prompts that were seen before, in 10^9 bytes (default: %(default)g)"
     add("--prompt-cache-gb", type=float, default=default.prompt_cache_gb, metavar="N", help=text)
     add("--prompt-cache-dir", type=Path, metavar="DIR", help="keep them in this folder as well, across restarts")

@@ -13,10 +13,12 @@ from contextlib import contextmanager
 from typing import Any
 
 import mlx.core as mx
-from mlx_lm.models.cache import CacheList, KVCache, can_trim_prompt_cache, make_prompt_cache, trim_prompt_cache
+from mlx_lm.models.cache import make_prompt_cache, trim_prompt_cache
 
 from engine.stats import Stats
 from engine.streaming.forward import Forward
+
+from .trimming import always_trimmable, common_prefix, trimmable
 
 
 class Context:
@@ -45,7 +47,7 @@ class Context:
         """
         common = min(common_prefix(self.tokens, ids), len(ids) - 1)
         extra = len(self.tokens) - common
-        if extra and can_trim_prompt_cache(self._cache):
+        if extra and trimmable(self._cache):
             trim_prompt_cache(self._cache, extra)
             del self.tokens[common:]
             if common < self._copied_at:
@@ -93,9 +95,9 @@ class Context:
             raise
 
     def _copy(self) -> None:
-        if not all(_trims_always(c) for c in self._cache):
+        if not always_trimmable(self._cache):
             self._copied_at = len(self.tokens)
-            self._copies = [None if _trims_always(c) else copy.deepcopy(c) for c in self._cache]
+            self._copies = [None if always_trimmable([c]) else copy.deepcopy(c) for c in self._cache]
 
     def _restore(self) -> None:
         assert self._copies is not None
@@ -106,13 +108,3 @@ class Context:
             else:
                 self._cache[layer] = copy.deepcopy(copied)
         del self.tokens[self._copied_at :]
-
-
-def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
-    """Return the number of tokens that two sequences begin with together."""
-    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
-
-
-def _trims_always(cache: Any) -> bool:
-    """Whether a layer's cache can be cut to any prefix at any length."""
-    return all(map(_trims_always, cache.caches)) if isinstance(cache, CacheList) else isinstance(cache, KVCache)

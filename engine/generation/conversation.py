@@ -17,10 +17,11 @@ import mlx.core as mx
 from engine.errors import HeadraceError
 from engine.streaming.forward import Forward
 
-from .context import Context, common_prefix
+from .context import Context
 from .generation import Generation, never
 from .prompts import FALLBACK_STOP, render, split_answer
 from .sampling import Sampling
+from .trimming import common_prefix
 
 
 class Conversation:

@@ -40,7 +40,7 @@ class ServeOptions:
     prompt_cache_gb: float = 1.0
     prompt_cache_dir: Path | None = None
     prompt_cache_disk_gb: float = 10.0
-    chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
+    chat_template_args: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name, low, high in (

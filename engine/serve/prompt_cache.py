@@ -18,11 +18,11 @@ import mlx.core as mx
 import numpy as np
 
 from engine.errors import first_line
+from engine.generation.trimming import common_prefix, cut_copy, size_of, trimmable, usable
 from engine.knobs import GB
 
 from .prefixes.file import PrefixFile
 from .prefixes.folder import PrefixFolder
-from .prefixes.trimming import common_prefix, cut_copy, size_of, trimmable, usable
 from .prefixes.writer import Writer
 
 MOST_ENTRIES = 32

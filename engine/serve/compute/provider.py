@@ -9,6 +9,7 @@ from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.server import ModelProvider
 
 from engine.engine import Engine
+from engine.knobs import GB
 from engine.serve.options import ServeOptions
 
 
@@ -45,7 +46,7 @@ def _arguments(engine: Engine, options: ServeOptions) -> argparse.Namespace:
         trust_remote_code=False,
         chat_template="",
         use_default_chat_template=False,
-        chat_template_args=dict(options.chat_template_kwargs),
+        chat_template_args=dict(options.chat_template_args),
         temp=options.temperature,
         top_p=options.top_p,
         top_k=options.top_k,
@@ -54,7 +55,7 @@ def _arguments(engine: Engine, options: ServeOptions) -> argparse.Namespace:
         decode_concurrency=options.parallel,
         prompt_concurrency=options.parallel,
         prefill_step_size=engine.knobs.prefill_chunk,
-        prompt_cache_bytes=int(options.prompt_cache_gb * 1e9),
+        prompt_cache_bytes=int(options.prompt_cache_gb * GB),
         kv_bits=None,
         kv_group_size=64,
         quantized_kv_start=0,

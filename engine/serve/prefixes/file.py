@@ -23,9 +23,8 @@ from mlx_lm.models import cache as caches
 from mlx_lm.models.cache import load_prompt_cache, save_prompt_cache
 
 from engine.errors import HeadraceError, first_line
+from engine.generation.trimming import trimmable
 from engine.system.atomic import commit
-
-from .trimming import trimmable
 
 SUFFIX = ".prefix.safetensors"
 NAME = re.compile(r"([0-9a-f]{16})-([0-9a-f]{16})-([0-9a-f]{8})" + re.escape(SUFFIX))

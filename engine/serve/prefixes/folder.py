@@ -19,11 +19,11 @@ from typing import Any
 import numpy as np
 
 from engine.errors import HeadraceError, first_line
+from engine.generation.trimming import common_prefix, size_of
 from engine.knobs import GB
 from engine.system.atomic import cannot_write
 
 from .file import SUFFIX, TEMPORARY, PrefixError, PrefixFile, key_of, load_prefix, read_header, unsaveable, write_prefix
-from .trimming import common_prefix, size_of
 
 STALE_S = 3600  # age of a temporary file that belongs to no running server
 LEFT_FREE = 64 << 20  # bytes of the disk that are never used

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from .trimming import common_prefix
+from engine.generation.trimming import common_prefix
 
 NEXT_TURN = ({"role": "assistant", "content": "x"}, {"role": "user", "content": "y"})
 

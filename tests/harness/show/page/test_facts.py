@@ -49,7 +49,7 @@ def test_failures_and_memory(tmp_path: Path) -> None:
     ("text", "shown"),
     [
         ("--model /home/alice/models/k", "--model ~/models/k"),
-        ("judge=../../Users/alice/x and '/root/y'", "judge=~/x and '~/y'"),
+        ("judge=../../Users/alice/x and '/home/bob/y'", "judge=~/x and '~/y'"),
         ("storage.url=postgresql://me:secret@db.local/x a=1", "storage.url=URL a=1"),
         ("/data/homes/x", "/data/homes/x"),
     ],

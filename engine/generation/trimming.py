@@ -7,6 +7,7 @@ only to prompts that begin with all of their tokens.
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import Any
 
 import mlx.core as mx
@@ -42,10 +43,10 @@ def cut_copy(cache: list[Any], tokens: int) -> list[Any] | None:
     return cache
 
 
-def common_prefix(a: np.ndarray, b: np.ndarray) -> int:
+def common_prefix(a: np.ndarray | Sequence[int], b: np.ndarray | Sequence[int]) -> int:
     """Count of equal tokens at the start of two sequences."""
     shorter = min(len(a), len(b))
-    different = np.flatnonzero(a[:shorter] != b[:shorter])
+    different = np.flatnonzero(np.asarray(a[:shorter]) != np.asarray(b[:shorter]))
     return int(different[0]) if len(different) else shorter
 
 

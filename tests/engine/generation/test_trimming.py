@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from mlx_lm.models.cache import ArraysCache, CacheList, ChunkedKVCache, KVCache, RotatingKVCache
 
-from engine.serve.prefixes.trimming import always_trimmable, common_prefix, cut_copy, size_of, trimmable, usable
+from engine.generation.trimming import always_trimmable, common_prefix, cut_copy, size_of, trimmable, usable
 
 
 def filled(cache, tokens=10):
