@@ -2,13 +2,15 @@
 
 Each machine proposes and reports its trials in the database and keeps its own rows in its own results folder. A reported
 trial carries its row, so all machines know all rows. During a trial its machine writes heartbeats. If they stop for
-`stale_s`, another machine ends the trial and measures its setting again. A machine compares heartbeats with each other only,
-because clocks of several machines differ. Time without a connection to the database does not count.
+`stale_s`, another machine ends the trial and measures its setting again. A heartbeat is a text that no other has, and a
+machine times with its own clock how long it stays the same, because clocks of several machines differ. Time without a
+connection to the database does not count.
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import threading
 import time
@@ -77,6 +79,7 @@ class Shared:
         self._study, self._storage, self._owner, self._stale_s = study, storage, owner, stale_s
         self._beats: dict[int, tuple[Any, float]] = {}  # Optuna's number -> last heartbeat, and when it was first seen
         self._rows: dict[int, Row] = {}  # by Optuna's number; -1 is the reference
+        self._session, self._count = uuid.uuid4().hex, itertools.count()
 
     @contextlib.contextmanager
     def beating(self, trial: int) -> Iterator[None]:
@@ -108,7 +111,7 @@ class Shared:
         if found is None:
             return False
         with contextlib.suppress(UpdateFinishedTrialError):
-            self._study._storage.set_trial_user_attr(found._trial_id, "beat", time.time())
+            self._study._storage.set_trial_user_attr(found._trial_id, "beat", f"{self._session}-{next(self._count)}")
             return True
         return False
 

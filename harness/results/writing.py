@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,6 @@ from .rows import held_parts, in_order, load, owned
 
 IDENTITY = ("row_id", "trial", "run", "round", "schema_version", "study", "machine", "started_at")
 REFRESH_ROWS = 500  # rewriting this many rows is cheap beside a trial
-ORPHAN_S = 60  # a search writes a row within seconds of its tokens; older tokens without a row are orphans
 
 
 def write_row(folder: Path, row: Mapping[str, Any]) -> None:
@@ -65,7 +63,8 @@ def refresh(folder: Path) -> None:
 def compact(folder: Path, *, keep_parts: bool = False) -> None:
     """Bring `trials.parquet` and `tokens.parquet` up to date, then (unless `keep_parts`) remove the parts they hold.
 
-    Tokens without a row, which a search leaves if it is killed between writing the two, are dropped.
+    Tokens without a row, which a search leaves if it is killed between writing the two, are dropped. Only the process that
+    writes the folder's rows calls this, between two rows.
     """
     with _locked(folder):
         rows, parts = load(folder, "trials")
@@ -76,9 +75,8 @@ def compact(folder: Path, *, keep_parts: bool = False) -> None:
         if token_parts and tokens.num_rows:
             write_table(folder / "tokens.parquet", in_order(tokens), replacing=True)
         if not keep_parts:
-            young = _young_orphans(token_parts, rows["row_id"])
             try:
-                for path in [*parts, *(p for p in token_parts if p not in young)]:
+                for path in [*parts, *token_parts]:
                     path.unlink(missing_ok=True)
             except OSError as e:
                 raise unwritable(path, e) from e
@@ -147,10 +145,3 @@ def _row_id(folder: Path, trial: int, run: int) -> str | None:
             if found.num_rows:
                 return str(found["row_id"][0].as_py())
     return None
-
-
-def _young_orphans(parts: Sequence[Path], row_ids: pa.ChunkedArray) -> set[Path]:
-    """Parts of tokens whose row may not be written yet."""
-    known, since = set(row_ids.to_pylist()), time.time() - ORPHAN_S
-    recent = [p for p in parts if p.stat().st_mtime > since]
-    return {p for p in recent if read_file(p, "tokens")["row_id"][0].as_py() not in known}

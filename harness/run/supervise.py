@@ -1,7 +1,8 @@
 """Supervisor: run one child process, limit its time and memory, and classify its end.
 
 The child leads its own process group, so that Ctrl-C at the terminal reaches only the search, and a child that exceeds a
-limit is killed with its descendants. Supervision costs two small reads of /proc every tenth of a second.
+limit is killed with its descendants. Supervision costs two small reads of /proc every tenth of a second. Limits of time are
+in time awake: `harness.machine.clocks` tells it from sleep, and no clock of a file or of another process is compared.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from engine import CheckpointError
 from engine.knobs import GB
 from engine.system.child import child_environment
 from harness import ResultsError
+from harness.machine.clocks import Sign, Stopwatch
 from harness.machine.processes import end_group
 
 POLL_S = 0.1
@@ -46,7 +48,8 @@ class Outcome:
     figures: Mapping[str, Any] = field(default_factory=dict)
     token_ms: Sequence[float] = ()
     seen_peak_gb: float | None = None
-    wall_s: float = 0.0
+    wall_s: float = 0.0  # awake
+    slept_s: float = 0.0  # sleep of the machine or standstill of the search, besides wall_s
     score_s: float | None = None  # part of wall_s spent on quality alone
     log_tail: str | None = None
 
@@ -70,7 +73,7 @@ def run_child(
     for file in (result, beat):
         file.unlink(missing_ok=True)
     log.parent.mkdir(exist_ok=True)
-    begin = time.monotonic()
+    watch, sign = Stopwatch(), Sign(beat)
     peak, verdict = 0.0, None
     with open(log, "wb") as out:
         command = [sys.executable, "-m", "harness.run.worker", str(request), str(result)]
@@ -86,7 +89,8 @@ def run_child(
                 if interrupted():
                     raise Interrupted
                 peak = max(peak, _peak_gb(process, with_children=turn % 10 == 9))
-                took, silent = time.monotonic() - begin, _silent_s(beat, begin)
+                took = watch.look()
+                silent = sign.silent_s(took)
                 if peak > limit_gb:
                     verdict = "oom", f"{peak:.3g} GB are above the limit of {limit_gb:.3g} GB"
                 elif took > timeout_s:
@@ -101,9 +105,9 @@ def run_child(
             if child.stdin:
                 child.stdin.close()
             child.wait()
-    wall = time.monotonic() - begin
+    wall, slept = watch.look(), watch.lost_s
     if verdict:
-        return Outcome(*verdict, seen_peak_gb=peak, wall_s=wall, log_tail=_tail(log))
+        return Outcome(*verdict, seen_peak_gb=peak, wall_s=wall, slept_s=slept, log_tail=_tail(log))
     answer = json.loads(result.read_text()) if result.exists() else {}
     status, reason = fate(answer, child.returncode, log, needed)
     figures = answer.get("figures", {}) if status in ("ok", "stopped") else {}
@@ -114,17 +118,10 @@ def run_child(
         answer.get("token_ms") or (),
         max(peak, figures.get("peak_memory_gb") or 0.0) or None,
         wall,
+        slept,
         answer.get("score_s"),
         None if status in ("ok", "stopped") else _tail(log),
     )
-
-
-def _silent_s(beat: Path, begin: float) -> float:
-    """Seconds since the engine last reported progress; 0 before the first report, so always 0 for an engine without any."""
-    try:
-        return min(time.time() - beat.stat().st_mtime, time.monotonic() - begin)
-    except OSError:
-        return 0.0
 
 
 def _peak_gb(process: psutil.Process, *, with_children: bool) -> float:

@@ -25,8 +25,9 @@ ENDED = (FINISHED, STOPPED, FAILED)
 def write_state(folder: Path, **fields: Any) -> None:
     """Replace the state by `fields` and the identity of this process: pid, created, boot_id.
 
-    `harness.status` reads phase (any word, or one of `ENDED`), round, trial, run, origin, since (Unix time at which this
-    phase or run began), started (Unix time of the command's start), hours, message, and the fields of `counts.Progress`.
+    `harness.status` reads phase (any word, or one of `ENDED`), round, trial, run, origin, since_s (when this phase or run
+    began) and started_s (when the command began), both on the clock `clocks.awake`, ended_s (when its last run ended, on
+    `clocks.continuous`), first_sequence (of the command's rows), hours, message, and the fields of `counts.Progress`.
     """
     pid = os.getpid()
     content = {**fields, "pid": pid, "created": created(pid), "boot_id": boot_id()}
