@@ -113,6 +113,7 @@ def documented() -> dict[str, str]:
 
 def works(command: str, monkeypatch: pytest.MonkeyPatch) -> str | None:
     """Why a command does not work; None if it does."""
+    command = re.sub(r" > \S+$", "", command)
     for placeholder, value in PLACEHOLDERS.items():
         command = command.replace(placeholder, value)
     words = shlex.split(os.path.expandvars(re.sub(r"\s\[(.*?)\](?=\s|$)", r" \1", command)))  # [what may be left out]
