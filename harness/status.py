@@ -14,7 +14,6 @@ A study is a folder, or its name under results/. Exit status, the gravest of all
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import time
@@ -27,6 +26,7 @@ from rich.console import Console
 from engine import HeadraceError
 from engine.cli.program import make_parser
 from engine.setting.study_setting import BEST
+from engine.system.strict_json import from_json, to_json
 from harness import ResultsError
 from harness.analysis.counts import count
 from harness.analysis.pareto import front
@@ -86,7 +86,7 @@ def _try(problems: list[str], read: Callable[[], T]) -> T | None:
 def _config(folder: Path) -> dict[str, Any]:
     path = folder / "manifest.json"
     try:
-        return dict(json.loads(path.read_text())["config"])
+        return dict(from_json(path.read_text())["config"])
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, KeyError, TypeError) as e:
@@ -139,7 +139,7 @@ def main(arguments: list[str], program: str = "python -m harness.status") -> int
                 console.clear()
             for i, (facts, rows) in enumerate(found):
                 if given.json:
-                    print(json.dumps(facts), flush=True)
+                    print(to_json(facts), flush=True)
                 else:
                     console.print(*([""] if i else []), end="")
                     show(console, facts, rows)

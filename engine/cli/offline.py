@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import io
-import json
 import sys
 import tempfile
 from pathlib import Path
@@ -30,6 +29,7 @@ from engine.plan.footprint import footprint
 from engine.quality.json_prompts import JsonPrompts
 from engine.quality.reference import reference_file, reference_knobs, take_reference
 from engine.routing.profile import CALIBRATION, Profile, profile_file
+from engine.system.strict_json import from_json
 from engine.system.user_cache import store_in_cache
 
 
@@ -94,7 +94,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("job", choices=("profile", "routing", "reference"))
     job = parser.parse_args(argv).job
     try:
-        print(run(job, json.load(sys.stdin)))
+        print(run(job, from_json(sys.stdin.read())))
     except HeadraceError as e:
         print(f"error: {e}", file=sys.stderr)
         return 2

@@ -16,7 +16,6 @@ status:
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Sequence
@@ -25,6 +24,7 @@ from rich.console import Console
 
 from engine import HeadraceError
 from engine.cli.program import make_parser
+from engine.system.strict_json import to_json
 from harness.paths import find_study
 
 from .comparison import compare, document
@@ -55,7 +55,7 @@ def main(arguments: Sequence[str], program: str = "python -m harness.compare") -
         return 130
     status = 1 if found.regressions else 0
     if given.json:
-        print(json.dumps({**document(found), "exit_status": status}, allow_nan=False, indent=2))
+        print(to_json({**document(found), "exit_status": status}, indent=2))
         if status:
             print("\n".join(regression_lines(found)), file=sys.stderr)
         return status

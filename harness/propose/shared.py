@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import json
 import threading
 import time
 import uuid
@@ -23,6 +22,7 @@ import optuna
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
+from engine.system.strict_json import from_json, to_json
 from harness import ConfigError
 from harness.machine.identity import memory_gb
 from harness.results.columns import SCHEMA_VERSION, row_from_json, row_to_json
@@ -48,7 +48,7 @@ def identity_of(study: Study) -> dict[str, Any]:
     """The identity that all machines of a shared study must have."""
     own = study.identity()
     kind = {**own["machine"], "memory_gb": round(memory_gb()), "limit_gb": round(study.limit_gb)}
-    return json.loads(json.dumps({**own, "machine": kind, "schema_version": SCHEMA_VERSION, FORMAT: VALUES}))
+    return from_json(to_json({**own, "machine": kind, "schema_version": SCHEMA_VERSION, FORMAT: VALUES}))
 
 
 def settle_shared(storage: optuna.storages.RDBStorage, study: Study) -> None:

@@ -8,7 +8,6 @@ Every file is written with this schema. Without it, a column that is null in the
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -17,6 +16,7 @@ from typing import Any
 import pyarrow as pa
 
 from engine import Knobs, Measurement
+from engine.system.strict_json import from_json, to_json
 
 SCHEMA_VERSION = 4
 # Status of a run. infeasible and dominated: pruned by arithmetic, so nothing ran; stopped: ended early because it is slow.
@@ -145,12 +145,12 @@ def schema_of(columns: Sequence[Column]) -> pa.Schema:
 
 def row_to_json(row: Mapping[str, Any]) -> str:
     """A row as JSON without its nulls, for Optuna's storage."""
-    return json.dumps({k: v.isoformat() if isinstance(v, datetime) else v for k, v in row.items() if v is not None})
+    return to_json({k: v.isoformat() if isinstance(v, datetime) else v for k, v in row.items() if v is not None})
 
 
 def row_from_json(text: str) -> dict[str, Any]:
     """The row of `row_to_json`'s text, with all of `NAMES`."""
-    given = json.loads(text)
+    given = from_json(text)
     return {name: given.get(name) for name in NAMES} | {k: datetime.fromisoformat(given[k]) for k in TIMES if k in given}
 
 

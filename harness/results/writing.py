@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from engine.system import atomic
+from engine.system.strict_json import refuse_not_finite
 from harness import ResultsError
 
 from .columns import NAMES, SCHEMA_VERSION
@@ -33,8 +34,9 @@ def write_row(folder: Path, row: Mapping[str, Any]) -> None:
     """Write a run's row: a crash at any moment leaves the whole file or none. The row needs exactly the keys `NAMES`.
 
     A row that is already there (same `row_id`) is left as it is. Raises `ResultsError` if the trial's run has another row,
-    or if the file cannot be written.
+    or if the file cannot be written, and `FigureError` for a number that is not finite.
     """
+    refuse_not_finite(row, f"trial {row.get('trial')}, run {row.get('run')}")
     if set(row) != set(NAMES):
         raise KeyError(f"a row lacks or exceeds the columns by {sorted(set(row) ^ set(NAMES))}")
     table = fill(pa.Table.from_pylist([dict(row)], schema=SCHEMA), SCHEMA, SCHEMA_VERSION)
@@ -43,6 +45,7 @@ def write_row(folder: Path, row: Mapping[str, Any]) -> None:
 
 def write_tokens(folder: Path, row_id: str, trial: int, run: int, token_ms: Sequence[float]) -> None:
     """Write the wall times of a run's timed tokens, in ms. Call it before `write_row`: then each row has its tokens."""
+    refuse_not_finite(token_ms, f"the token times of trial {trial}, run {run}")
     n = len(token_ms)
     columns = [[row_id] * n, [trial] * n, [run] * n, range(n), token_ms]
     arrays = [pa.array(values, field.type) for values, field in zip(columns, TOKENS_SCHEMA, strict=True)]

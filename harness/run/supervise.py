@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import errno
 import itertools
-import json
-import math
 import os
 import signal
 import subprocess
@@ -24,8 +22,10 @@ from typing import Any
 import psutil
 
 from engine import CheckpointError
+from engine.errors import first_line
 from engine.knobs import GB
 from engine.system.child import child_environment
+from engine.system.strict_json import from_json, not_finite
 from harness import ResultsError
 from harness.machine.clocks import Sign, Stopwatch
 from harness.machine.processes import end_group
@@ -108,7 +108,7 @@ def run_child(
     wall, slept = watch.look(), watch.lost_s
     if verdict:
         return Outcome(*verdict, seen_peak_gb=peak, wall_s=wall, slept_s=slept, log_tail=_tail(log))
-    answer = json.loads(result.read_text()) if result.exists() else {}
+    answer = _answer(result)
     status, reason = fate(answer, child.returncode, log, needed)
     figures = answer.get("figures", {}) if status in ("ok", "stopped") else {}
     return Outcome(
@@ -122,6 +122,17 @@ def run_child(
         answer.get("score_s"),
         None if status in ("ok", "stopped") else _tail(log),
     )
+
+
+def _answer(result: Path) -> dict[str, Any]:
+    """The result that the child wrote; empty if it wrote none."""
+    try:
+        found: dict[str, Any] = from_json(result.read_text())
+        return found
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as e:
+        return {"error": "ResultsError", "reason": f"{result.name} cannot be read ({first_line(e)})"}
 
 
 def _peak_gb(process: psutil.Process, *, with_children: bool) -> float:
@@ -144,9 +155,10 @@ def fate(answer: Mapping[str, Any], code: int, log: Path, needed: Sequence[str])
     if "figures" in answer:
         figures, early = answer["figures"], bool(answer.get("ended_early"))
         for name in needed if not early else ["decode_tok_s"]:
-            value = figures.get(name)
-            if value is None or not math.isfinite(value):
-                return "crash", f"{name} is {'missing' if value is None else value}"
+            if figures.get(name) is None:
+                return "crash", f"{name} is missing"
+        if found := not_finite({"figures": figures, "token_ms": answer.get("token_ms")}):
+            return "crash", f"{found[0].removeprefix('figures.')} is {found[1]}"
         return ("stopped", "too slow to enter the front") if early else ("ok", None)
     if answer.get("error") == "CheckpointError":  # no setting can help, so it ends the study
         raise CheckpointError(answer["reason"])

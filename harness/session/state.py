@@ -7,12 +7,12 @@ search when it is written.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 from pathlib import Path
 from typing import Any
 
 from engine.system import atomic
+from engine.system.strict_json import from_json
 from harness import ResultsError
 from harness.machine.identity import boot_id
 from harness.machine.processes import created
@@ -45,7 +45,7 @@ def read_state(folder: Path) -> dict[str, Any] | None:
     """The state last written; None if there is none. Raises `ResultsError` if it is damaged."""
     path = folder / "state.json"
     try:
-        state = json.loads(path.read_text())
+        state = from_json(path.read_text())
     except FileNotFoundError:
         return None
     except (OSError, ValueError):

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
-import json
 import os
 import re
 import tempfile
@@ -26,6 +25,7 @@ from mlx_lm.models.cache import load_prompt_cache, save_prompt_cache
 from engine.errors import HeadraceError, first_line
 from engine.generation.trimming import trimmable
 from engine.system.atomic import commit
+from engine.system.strict_json import from_json
 
 SUFFIX = ".prefix.safetensors"
 NAME = re.compile(r"([0-9a-f]{16})-([0-9a-f]{16})-([0-9a-f]{8})" + re.escape(SUFFIX))
@@ -153,6 +153,6 @@ def _header(path: Path) -> tuple[dict[str, Any], int]:
         length = int.from_bytes(stream.read(8), "little")
         if not 2 <= length <= LONGEST_HEADER:
             raise ValueError(f"a header of {length} bytes")
-        entries: dict[str, Any] = json.loads(stream.read(length))
+        entries: dict[str, Any] = from_json(stream.read(length))
     ends = [int(v["data_offsets"][1]) for k, v in entries.items() if k != "__metadata__"]
     return entries, 8 + length + max(ends, default=0)
