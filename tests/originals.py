@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import mlx.core as mx
 import tiny
@@ -80,8 +81,8 @@ CONFIGS: dict[str, dict[str, Any]] = {
 def make_stored(path: Path, layout: str, *, dtype: mx.Dtype = mx.float32) -> Path:
     """The tiny checkpoint of a layout in `LAYOUTS`, as the hub has it."""
     family, undo, bits = LAYOUTS[layout]
-    tiny.CONFIGS.setdefault(family, CONFIGS.get(family, {}))
-    tiny.make(path, family, dtype=dtype, bits=bits)
+    with mock.patch.dict(tiny.CONFIGS, {**CONFIGS, **tiny.CONFIGS}):
+        tiny.make(path, family, dtype=dtype, bits=bits)
     weights = dict(mx.load(str(path / "model.safetensors")))
     weights = undo(weights)
     if bits == "mxfp8":
