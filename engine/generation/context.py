@@ -87,7 +87,7 @@ class Context:
         return logits
 
     def explained(self, error: LogitsError, ids: list[int]) -> LogitsError:
-        """An error with the first layer whose output for `ids` is not finite. The cache, which is not either, is forgotten."""
+        """An error with the first layer whose output for `ids` is not finite. The cache is forgotten."""
         self.clear()
         return self._forward.explained(error, [ids])
 

@@ -34,8 +34,8 @@ class Generation:
 
     `context` may hold a beginning of the prompt already. `limit` is the model's longest context in tokens. `stopped` is
     called between two forward passes and ends the text by returning True. Raises `HeadraceError` for an empty prompt and for
-    one that the limit does not allow, and `LogitsError` at the first logits that are not finite. The caller sets the seed, so
-    that a conversation does not repeat its random numbers in each turn.
+    one that the limit does not allow, and `LogitsError` at the first logits that are not finite. The caller sets the seed,
+    so that a conversation does not repeat its random numbers in each turn.
     """
 
     def __init__(
@@ -116,7 +116,7 @@ class Generation:
             chosen = sampler(logits - total)[0]
             mx.eval(chosen, total)
             token = int(chosen)
-            if not math.isfinite(total.item()):
+            if not mx.isfinite(total).item():
                 self._refuse()
             now = time.perf_counter()
             if self.first_token_s is None:
