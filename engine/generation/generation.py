@@ -115,8 +115,8 @@ class Generation:
             total = mx.logsumexp(logits, axis=-1, keepdims=True)
             chosen = sampler(logits - total)[0]
             mx.eval(chosen, total)
-            token = int(chosen)
-            if not mx.isfinite(total).item():
+            token, value = int(chosen), float(total.item())  # type: ignore[arg-type]
+            if not math.isfinite(value):
                 self._refuse()
             now = time.perf_counter()
             if self.first_token_s is None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import math
-import numbers
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
@@ -60,8 +59,8 @@ def not_finite(value: Any, place: str = "") -> tuple[str, str] | None:
                 return found
     elif hasattr(value, "tolist") and not isinstance(value, type):  # of numpy: a number or an array
         return not_finite(value.tolist(), place)
-    elif isinstance(value, numbers.Real) and not isinstance(value, int) and not math.isfinite(value):
-        return place, "nan" if value != value else "infinite" if value > 0 else "minus infinite"
+    elif isinstance(value, float) and not math.isfinite(value):
+        return place, "nan" if math.isnan(value) else "infinite" if value > 0 else "minus infinite"
     return None
 
 
