@@ -38,8 +38,8 @@ def test_a_number_that_is_not_finite_is_refused_wherever_it_is(seed: int, bad: A
     rng = random.Random(seed)
     document = nested(rng, bad)
     with pytest.raises(FigureError) as e:
-        refuse_not_finite(document, "trial 7", "mend it")
-    assert "trial 7" in str(e.value) and "mend it" in str(e.value) and "\n" not in str(e.value)
+        refuse_not_finite(document, "trial 7", "fix it")
+    assert "trial 7" in str(e.value) and "fix it" in str(e.value) and "\n" not in str(e.value)
     if not isinstance(bad, np.ndarray | np.float32):
         with pytest.raises(FigureError, match="the report"):
             to_json(document, "the report")
