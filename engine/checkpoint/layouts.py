@@ -21,7 +21,7 @@ from engine.errors import CheckpointError
 
 from .dtypes import FP8, ITEM_BYTES, MLX_TYPES
 from .experts import CONVERT, FP8_SCALES, INT4_ZERO, LAYER, PACK, ExpertLayer, ExpertTensor
-from .headers import Entry
+from .files.headers import Entry
 
 PROJECTIONS = {"w1": "gate_proj", "w2": "down_proj", "w3": "up_proj"}
 WITHOUT_GATE = {"up_proj": "fc1", "down_proj": "fc2"}  # the names in mlx-lm's SwitchMLP
