@@ -19,14 +19,14 @@ import numpy as np
 from engine.errors import CheckpointError, KnobError
 
 from .built.arguments import with_top_k
-from .built.model import BuiltModel, built_model
+from .built.model import BuiltModel, MisfitError, built_model
 from .config import check_config, check_layers, check_quantization, model_name, read_config
 from .dtypes import FP8, HALF, ITEM_BYTES
 from .experts import ExpertLayer, layer_number
 from .files.headers import read_headers
 from .files.shards import check_complete, check_folder, shard_files
 from .fingerprint import Blocks, blocks_of, fingerprint
-from .layouts import EXPERT_NAMES, expert_layers, is_kept
+from .layouts import expert_layers, is_kept
 from .store.description import Description, layer_files, read_description
 from .store.records import LayerRecords, open_records
 
@@ -46,6 +46,7 @@ class Checkpoint:
     blocks: Blocks = field(repr=False)  # byte ranges that the fingerprint hashes
     store: Description | None = None  # None: the experts are not packed
     records: tuple[LayerRecords, ...] = field(default=(), repr=False)  # one per layer of a store
+    followed: frozenset[str] = field(default=frozenset(), repr=False)  # experts' tensors that no name tells
 
     @classmethod
     def open(cls, path: str | Path, *, to_pack: bool = False) -> Checkpoint:
@@ -60,9 +61,12 @@ class Checkpoint:
         if description is not None:
             files += layer_files(path, description)
         tensors = read_headers(files)
-        if description is None and not any(form.match(name) for name in tensors for form in EXPERT_NAMES):
-            raise _without_experts(path, config)
-        built = built_model(path, config)
+        try:
+            built = built_model(path, config)
+        except MisfitError as e:
+            if any("expert" in name or ".switch" in name for name in tensors):
+                raise
+            raise _without_experts(path, config) from e
         if not built.switches:
             raise _without_experts(path, config)
         blocks = blocks_of(tensors)
@@ -71,8 +75,10 @@ class Checkpoint:
         check_complete(path, config, shards, tensors, digest, () if description is None else description.replaced)
         kept = {name: entry for name, entry in tensors.items() if is_kept(name.partition(".experts.")[0], built.layers)}
         records: tuple[LayerRecords, ...] = ()
+        followed: frozenset[str] = frozenset()
         if description is None:
-            layers = tuple(expert_layers(path, str(config["model_type"]), kept, to_pack=to_pack))
+            found = expert_layers(path, kept, to_pack=to_pack)
+            layers, followed = found.layers, found.followed
             streamed = [(t.dtype, t.nbytes * layer.experts) for layer in layers for t in layer.tensors]
         else:
             records = open_records(description, tensors, files)
@@ -87,7 +93,9 @@ class Checkpoint:
             sum(n for dtype, n in resident if dtype in kind) - sum(n for dtype, n in streamed if dtype in kind)
             for kind in (ITEM_BYTES, HALF)
         )
-        checkpoint = cls(path, config, files, layers, total, half, digest, len(tensors), blocks, description, records)
+        checkpoint = cls(
+            path, config, files, layers, total, half, digest, len(tensors), blocks, description, records, followed
+        )
         checkpoint._check()
         return checkpoint
 

@@ -22,6 +22,10 @@ from engine.errors import CheckpointError, first_line
 from ..experts import LAYER, layer_number
 
 
+class MisfitError(CheckpointError):
+    """A configuration that mlx-lm's code for its architecture cannot use."""
+
+
 @dataclass(frozen=True)
 class Switch:
     """A layer's routed experts in the built model."""
@@ -95,8 +99,8 @@ def built_model(path: Path, config: Mapping[str, Any]) -> BuiltModel:
         raise _misfit(path, name, e) from e
 
 
-def _misfit(path: Path, name: str, e: Exception) -> CheckpointError:
-    return CheckpointError(
+def _misfit(path: Path, name: str, e: Exception) -> MisfitError:
+    return MisfitError(
         f"checkpoint {path}: mlx-lm cannot build {name} from config.json ({type(e).__name__}: {first_line(e)}); copy "
         "config.json again"
     )

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from ..experts import FP8_SCALES
 from ..files.headers import garbage_collection_off
 from .model import aside, build
 
@@ -27,31 +28,35 @@ def missing(config: Mapping[str, Any], tensors: Iterable[Described]) -> list[str
     not there, only that one. Empty if `sanitize` fails otherwise: then loading explains it."""
     model = build(config)
     with aside(), garbage_collection_off():
-        weights = placeholders(tensors)
+        stored = placeholders(tensors)
         try:
-            given = model.sanitize(weights) if hasattr(model, "sanitize") else weights
+            given = model.sanitize(dict(stored)) if hasattr(model, "sanitize") else stored
         except KeyError as e:
             return [str(e.args[0]) if e.args else "a tensor"]
         except Exception:  # shapes that do not fit each other, for example
             return []
-    found = {*given, *(name.removesuffix(AWQ) + ".weight" for name in given if name.endswith(AWQ))}
-    return sorted((parameters(model) | _of_quantized(given)) - found)
+        found = {*given, *(name.removesuffix(AWQ) + ".weight" for name in given if name.endswith(AWQ))}
+        return sorted((parameters(model) | _of_quantized(given)) - found) or sorted(_of_fp8(stored))
 
 
 def _of_quantized(given: Mapping[str, Any]) -> set[str]:
-    """Names of the scales of packed and of FP8 weights, and of the biases that belong to scales which are floats. Without
-    scales, mlx-lm would take FP8's codes for weights."""
+    """Names of the scales of packed weights, and of the biases that belong to scales which are floats."""
     import mlx.core as mx
 
     packed = [name.removesuffix("weight") for name, v in given.items() if name.endswith(".weight") and v.dtype == mx.uint32]
-    fp8 = {
-        f"{name}_scale_inv"
-        for name, v in given.items()
-        if name.endswith(".weight") and v.dtype == mx.uint8 and f"{name}_scale" not in given  # BitNet's scales
-    }
     scales = {f"{module}scales" for module in packed}
     affine = (name for name in scales & given.keys() if mx.issubdtype(given[name].dtype, mx.floating))
-    return fp8 | scales | {name.removesuffix("scales") + "biases" for name in affine}
+    return scales | {name.removesuffix("scales") + "biases" for name in affine}
+
+
+def _of_fp8(stored: Mapping[str, Any]) -> set[str]:
+    """Names of the block scales of FP8 weights, if there are such scales: mlx-lm would take codes without them for weights."""
+    import mlx.core as mx
+
+    if not any(name.endswith(FP8_SCALES) for name in stored):
+        return set()
+    codes = (name for name, v in stored.items() if name.endswith(".weight") and v.dtype == mx.uint8)
+    return {scales for name in codes if (scales := name.removesuffix("weight") + FP8_SCALES) not in stored}
 
 
 def placeholders(tensors: Iterable[Described]) -> dict[str, Any]:
