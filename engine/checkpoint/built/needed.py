@@ -50,7 +50,7 @@ def _of_quantized(given: Mapping[str, Any]) -> set[str]:
 
 
 def _of_fp8(stored: Mapping[str, Any]) -> set[str]:
-    """Names of the block scales of FP8 weights, if there are such scales: mlx-lm would take codes without them for weights."""
+    """Names of the block scales of FP8 weights, if some have them: mlx-lm would take codes without scales for weights."""
     import mlx.core as mx
 
     if not any(name.endswith(FP8_SCALES) for name in stored):
