@@ -23,7 +23,7 @@ _TEXT = {
 }  # fmt: skip
 CONFIGS: dict[str, dict[str, Any]] = {
     "gemma4": {
-        "model_type": "gemma4",
+        "model_type": "gemma4", "vocab_size": 256,
         "text_config": {
             **_TEXT, "model_type": "gemma4_text", "global_head_dim": 16, "num_kv_shared_layers": 0,
             "hidden_size_per_layer_input": 0, "enable_moe_block": True, "num_experts": 8, "top_k_experts": 2,
