@@ -43,9 +43,10 @@ class Checkpoint:
     blocks: Blocks = field(repr=False)  # byte ranges that the fingerprint hashes
     store: Description | None = None  # None: the experts are not packed
     records: tuple[LayerRecords, ...] = field(default=(), repr=False)  # one per layer of a store
+    trust_code: bool = False  # whether a tokenizer that is code of the checkpoint's own may run
 
     @classmethod
-    def open(cls, path: str | Path, *, to_pack: bool = False) -> Checkpoint:
+    def open(cls, path: str | Path, *, to_pack: bool = False, trust_code: bool = False) -> Checkpoint:
         """Read config.json and all headers. Raises `CheckpointError` for a folder that is missing or truncated, a model that
         is not a Mixture of Experts, and experts that cannot be streamed in place. `to_pack` also opens layouts that can only
         be packed (`engine.packing.sources`); such a checkpoint can be used for nothing else."""
@@ -84,7 +85,9 @@ class Checkpoint:
         blocks = blocks_of(tensors)
         described = json.dumps([config, description and description.digest, blocks.tensors], sort_keys=True)
         digest = hashlib.sha256(described.encode()).hexdigest()
-        checkpoint = cls(path, config, files, layers, total, half, digest, len(tensors), blocks, description, records)
+        checkpoint = cls(
+            path, config, files, layers, total, half, digest, len(tensors), blocks, description, records, trust_code
+        )
         checkpoint._check(text)
         return checkpoint
 
