@@ -23,6 +23,7 @@ import hydra
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from engine import HeadraceError, __version__
+from engine.cli.program import guarded
 from engine.system.shipped import EXPERIMENTS
 from harness import ConfigError, StudyStopped
 from harness.paths import own_file
@@ -86,6 +87,10 @@ def fail(error: HeadraceError) -> int:
 def main(argv: Sequence[str] | None = None, program: str = PROGRAM) -> int:
     """Run the command line, by default that of `sys.argv`, which Hydra reads; returns the exit status. `program` is the
     command's name in its help."""
+    return guarded(lambda: _search(argv, program))
+
+
+def _search(argv: Sequence[str] | None, program: str) -> int:
     if argv is not None:
         sys.argv[1:] = argv
     if "--version" in sys.argv[1:]:

@@ -19,6 +19,7 @@ from mlx_lm.utils import _get_classes, load_model
 from engine.checkpoint.checkpoint import Checkpoint
 from engine.checkpoint.config import TOP_K_KEYS
 from engine.errors import CheckpointError, KnobError, first_line
+from engine.system.open_files import ensure_open_files
 
 from .backend import STORED
 from .probe import probe
@@ -27,6 +28,7 @@ from .switches import switches
 
 def open_model(source: Checkpoint) -> nn.Module:
     """Return mlx-lm's model with lazy weights. Raises `CheckpointError` if mlx-lm cannot build it or shapes do not fit."""
+    ensure_open_files(len(source.files), f"a model of {len(source.files)} files")
     try:
         classes = functools.partial(_without_experts, source) if source.store is not None else _get_classes
         config = {key: source.config[key] for key in (*TOP_K_KEYS, "text_config") if key in source.config}  # knob top_k
