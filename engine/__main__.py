@@ -17,7 +17,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from engine.cli.program import guarded
+from engine.cli.program import guarded, make_parser
 
 ABOUT = "Stream Mixture-of-Experts models from the SSD.\n\n"
 
@@ -27,16 +27,19 @@ def main(argv: Sequence[str] | None = None, program: str = "python -m engine") -
 
     def run() -> int | None:
         args = parser(program).parse_args(argv)
-        return args.run(args)  # type: ignore[no-any-return]
+        status: int | None = args.run(args)
+        return status
 
     return guarded(run)
 
 
 def parser(program: str) -> argparse.ArgumentParser:
-    """The parser of the command line. It is imported here, within `guarded`, because MLX may be missing on this machine."""
-    made: argparse.ArgumentParser = import_module("engine.cli.parser").parser_of(
-        program, ABOUT + (__doc__ or "").partition("\n\n")[2]
-    )
+    """The parser of the command line. Its commands are imported here, within `guarded`, because MLX may not load."""
+    made = make_parser(program, ABOUT + (__doc__ or "").partition("\n\n")[2])
+    parsers = made.add_subparsers(required=True, metavar="COMMAND")
+    import_module("engine.cli.parser").add_commands(parsers)
+    bench = parsers.add_parser("bench", help="Measure reads, decoding, quality or packing.")
+    import_module("engine.bench.command").add_benchmarks(bench)
     return made
 
 

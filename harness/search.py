@@ -56,12 +56,12 @@ def run(config: DictConfig) -> int:
     stop = Stop()
 
     def on_signal(number: int, frame: FrameType | None) -> None:
-        stop.now = stop.soon or number == signal.SIGTERM
+        stop.now = stop.soon or number != signal.SIGINT
         stop.soon = True
         if not stop.now:
             watcher.note("stopping after this run; Ctrl-C again stops at once")
 
-    before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     try:
         with display(study) as watcher:
             rows, progress = run_study(study, watcher, stop, lambda line: print(line, file=sys.stderr))

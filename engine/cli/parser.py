@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 import math
 from pathlib import Path
+from typing import Any
 
-from engine.bench.command import add_benchmarks
 from engine.knobs import LOSSY
 from engine.measure.protocol import PAGE_CACHE, Protocol
 from engine.system.shipped import JSON_PROMPTS
@@ -14,13 +14,11 @@ from engine.system.shipped import JSON_PROMPTS
 from . import chat, commands, text
 from . import serve as serving
 from .options import add_eval_texts, add_knobs, add_model, add_setting, positive
-from .program import add_command, make_parser
+from .program import add_command
 
 
-def parser_of(program: str, about: str) -> argparse.ArgumentParser:
-    """The parser of the command line. `program` is the command's name in its help, and `about` describes it there."""
-    parser = make_parser(program, about)
-    parsers = parser.add_subparsers(required=True, metavar="COMMAND")
+def add_commands(parsers: Any) -> None:
+    """Add the commands and their options to the sub-parsers of a parser."""
     text.add_arguments(add_command(parsers, "generate", text.generate))
     chat.add_arguments(add_command(parsers, "chat", chat.chat))
     _measure(add_command(parsers, "measure", commands.measure))
@@ -34,8 +32,6 @@ def parser_of(program: str, about: str) -> argparse.ArgumentParser:
     add_model(add_command(parsers, "profile", commands.profile))
     add_command(parsers, "knobs", commands.knobs)
     _replay(add_command(parsers, "replay", commands.replay))
-    add_benchmarks(parsers.add_parser("bench", help="Measure reads, decoding, quality or packing."))
-    return parser
 
 
 def _measure(parser: argparse.ArgumentParser) -> None:

@@ -59,7 +59,8 @@ def run_command(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> 
 
     def run() -> int | None:
         args = parser.parse_args(argv)
-        return args.run(args)  # type: ignore[no-any-return]
+        status: int | None = args.run(args)
+        return status
 
     return guarded(run)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.system.control_group import memory_available, memory_limit
+from engine.system.meters.control_group import memory_available, memory_limit
 
 V2_MOUNT = "30 20 0:26 {base} /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n"
 V1_MOUNT = "31 20 0:27 {base} /sys/fs/cgroup/memory rw,relatime - cgroup cgroup rw,memory\n"

@@ -1,7 +1,7 @@
 """Control group: the memory that the process's group and the groups above it allow, on Linux.
 
-A limit may be set on any group between the process's own and the root: `systemd-run -p MemoryMax=`, Slurm, and containers set
-one below the root. The tightest one counts. Version 2 has memory.max, which ends processes, and memory.high, which slows
+A limit may be set on any group between the process's own and the root: `systemd-run -p MemoryMax=`, Slurm, and containers
+set one below the root. The tightest one counts. Version 2 has memory.max, which ends processes, and memory.high, which slows
 them down; version 1 has memory.limit_in_bytes.
 
 Interface: https://docs.kernel.org/admin-guide/cgroup-v2.html, cgroup-v1/memory.html.
@@ -13,7 +13,9 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-V2, V1 = ("memory.max", "memory.high"), ("memory.limit_in_bytes",)
+Names = tuple[str, ...]
+V2: Names = ("memory.max", "memory.high")
+V1: Names = ("memory.limit_in_bytes",)
 CURRENT = {V2: "memory.current", V1: "memory.usage_in_bytes"}
 FILE_CACHE = {V2: ("active_file", "inactive_file"), V1: ("total_active_file", "total_inactive_file")}
 
@@ -34,7 +36,7 @@ def memory_available(root: Path = Path("/")) -> int | None:
     return min(free, default=None)
 
 
-def _limits(root: Path) -> Iterator[tuple[Path, tuple[str, ...], int]]:
+def _limits(root: Path) -> Iterator[tuple[Path, Names, int]]:
     """Each group with a limit: its folder, the names of its version, and the tightest of its limits."""
     for group, names in _groups(root):
         found = [limit for name in names if (limit := _number(group / name)) is not None]
@@ -42,9 +44,9 @@ def _limits(root: Path) -> Iterator[tuple[Path, tuple[str, ...], int]]:
             yield group, names, min(found)
 
 
-def _groups(root: Path) -> Iterator[tuple[Path, tuple[str, ...]]]:
+def _groups(root: Path) -> Iterator[tuple[Path, Names]]:
     """The folders of the process's group and of those above it, up to where the hierarchy is mounted."""
-    own = {}
+    own: dict[Names, str] = {}
     for line in _text(root / "proc/self/cgroup").splitlines():
         _, controllers, path = line.split(":", 2)
         if not controllers or "memory" in controllers.split(","):
@@ -60,7 +62,7 @@ def _groups(root: Path) -> Iterator[tuple[Path, tuple[str, ...]]]:
             group = group.parent
 
 
-def _mounts(root: Path) -> Iterator[tuple[tuple[str, ...], str, Path]]:
+def _mounts(root: Path) -> Iterator[tuple[Names, str, Path]]:
     """Where the hierarchies are mounted: names of the version, the group that is mounted there, and the folder."""
     seen = set()
     for line in _text(root / "proc/self/mountinfo").splitlines():
