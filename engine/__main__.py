@@ -37,7 +37,7 @@ def parser(program: str) -> argparse.ArgumentParser:
     """The parser of the command line. Its commands are imported here, within `guarded`, because MLX may not load."""
     made = make_parser(program, ABOUT + (__doc__ or "").partition("\n\n")[2])
     parsers = made.add_subparsers(required=True, metavar="COMMAND")
-    import_module("engine.cli.parser").add_commands(parsers)
+    import_module("engine.cli.arguments.parser").add_commands(parsers)
     bench = parsers.add_parser("bench", help="Measure reads, decoding, quality or packing.")
     import_module("engine.bench.command").add_benchmarks(bench)
     return made

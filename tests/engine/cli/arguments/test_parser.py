@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from engine.cli.parser import add_commands
+from engine.cli.arguments.parser import add_commands
 
 
 def test_every_command_has_options() -> None:

@@ -7,14 +7,15 @@ import math
 from pathlib import Path
 from typing import Any
 
+from engine.cli import chat, commands, text
+from engine.cli import serve as serving
+from engine.cli.program import add_command
 from engine.knobs import LOSSY
 from engine.measure.protocol import PAGE_CACHE, Protocol
 from engine.system.shipped import JSON_PROMPTS
 
-from . import chat, commands, text
-from . import serve as serving
+from .opening import add_trust_code
 from .options import add_eval_texts, add_knobs, add_model, add_setting, positive
-from .program import add_command
 
 
 def add_commands(parsers: Any) -> None:
@@ -29,13 +30,16 @@ def add_commands(parsers: Any) -> None:
     add_knobs(inspect)
     _plan(add_command(parsers, "plan", commands.plan))
     _pack(add_command(parsers, "pack", commands.pack))
-    add_model(add_command(parsers, "profile", commands.profile))
+    profile = add_command(parsers, "profile", commands.profile)
+    add_model(profile)
+    add_trust_code(profile)
     add_command(parsers, "knobs", commands.knobs)
     _replay(add_command(parsers, "replay", commands.replay))
 
 
 def _measure(parser: argparse.ArgumentParser) -> None:
     add_model(parser)
+    add_trust_code(parser)
     add_eval_texts(parser, of_setting=True)
     parser.add_argument("--by-layer", action="store_true", help="print hits, reads and bytes of each layer first")
     text = f"decoded before the clock starts (default: the setting's, or {Protocol.warm_up_tokens})"
@@ -53,6 +57,7 @@ def _measure(parser: argparse.ArgumentParser) -> None:
 
 def _quality(parser: argparse.ArgumentParser) -> None:
     add_model(parser, positional=True)
+    add_trust_code(parser)
     add_eval_texts(parser, of_setting=True)
     text = "compare with this checkpoint (default: the model itself, resident)"
     parser.add_argument("--reference", type=Path, metavar="DIR", help=text)
@@ -64,6 +69,7 @@ def _quality(parser: argparse.ArgumentParser) -> None:
 
 def _plan(parser: argparse.ArgumentParser) -> None:
     add_model(parser, positional=True)
+    add_trust_code(parser)
     text = "the budget as average bits, instead of hot_share"
     parser.add_argument("--average-bits", type=float, metavar="X", help=text)
     text = "routing trace to count uses in (Parquet; default: a profile of the calibration text)"
