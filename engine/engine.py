@@ -152,9 +152,7 @@ class Engine:
         self.page_cached_before = page_cached_before
         self.decoded = Stats()
         self.passes = Passes(model, layers, state, top_k=checkpoint.top_k, reset_first=bool(self.depends_on_cache))
-        self.forward = Forward(
-            model, self.passes, chunk=knobs.prefill_chunk, name=checkpoint.name, lossy=knobs.lossy, in_order=windows is None
-        )
+        self.forward = Forward(model, self.passes, knobs, name=checkpoint.name, in_order=windows is None)
         self.stats = self.passes.stats
 
     def __enter__(self) -> Engine:
@@ -253,13 +251,9 @@ class Engine:
             )
         try:
             measured, self.decoded = timed_pass(
-                self.teacher_forced(judge, protocol),
-                self.stats,
-                weight_files(self.checkpoint.path),
-                timed_tokens=protocol.timed_tokens or most,
-                score=protocol.score,
-                keep_going=keep_going,
-            )
+                self.teacher_forced(judge, protocol), self.stats, weight_files(self.checkpoint.path),
+                timed_tokens=protocol.timed_tokens or most, score=protocol.score, keep_going=keep_going,
+            )  # fmt: skip
         except LogitsError as e:
             raise self.explained(e, judge) from e
         experts = sum(layer.experts for layer in self.checkpoint.layers)

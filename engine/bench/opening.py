@@ -15,9 +15,9 @@ from typing import Any
 from engine.checkpoint.checkpoint import Checkpoint
 from engine.errors import HeadraceError
 from engine.knobs import GB, Knobs
-from engine.system.child import child_environment
 from engine.system.memory import peak_memory_bytes
 from engine.system.strict_json import from_json, to_json
+from engine.system.user_cache import child_environment
 
 BOUND_S, BOUND_GB = 15.0, 1.5
 

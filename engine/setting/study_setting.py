@@ -14,8 +14,8 @@ import sys
 from pathlib import Path
 
 from engine.errors import HeadraceError
-from engine.system.child import child_environment
 from engine.system.shipped import ROOT
+from engine.system.user_cache import child_environment
 
 from .setting_file import Setting, parse_setting, read_setting
 

@@ -6,13 +6,14 @@ Every pass is evaluated before it returns, so that no queued graph still reads a
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
 from mlx_lm.models.cache import make_prompt_cache
 
+from engine.knobs import Knobs
 from engine.measure.not_finite import LogitsError, explained, first_layer
 from engine.measure.timed_pass import Scored
 
@@ -22,18 +23,16 @@ from .passes import Passes
 class Forward:
     """Forward passes over one model. `chunk` is the number of a prompt's tokens in one pass.
 
-    `name` and the knobs `lossy` are for the message of logits that are not finite. `in_order` says that a layer's output is
+    `name` and the lossy knobs are for the message of logits that are not finite. `in_order` says that a layer's output is
     right when the layer returns, which it is not within a window of several layers.
     """
 
-    def __init__(
-        self, model: nn.Module, passes: Passes, *, chunk: int, name: str, lossy: Mapping[str, Any], in_order: bool
-    ) -> None:
-        self._name, self._lossy, self._in_order = name, lossy, in_order
+    def __init__(self, model: nn.Module, passes: Passes, knobs: Knobs, *, name: str, in_order: bool) -> None:
+        self._name, self._lossy, self._in_order = name, knobs.lossy, in_order
         self.model = model
         self.stats = passes.stats
         self._passes = passes
-        self.chunk = chunk
+        self.chunk = knobs.prefill_chunk
 
     def begin(self) -> None:
         """Start a text. The same tokens then give the same logits, whatever was computed before."""

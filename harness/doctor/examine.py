@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from engine.errors import HeadraceError
-from engine.system.child import child_environment
 from engine.system.strict_json import from_json
+from engine.system.user_cache import child_environment
 from harness.machine.processes import end_group
 
 from .check import FAILS, Check, Result

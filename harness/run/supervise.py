@@ -24,8 +24,8 @@ import psutil
 from engine import CheckpointError
 from engine.errors import first_line
 from engine.knobs import GB
-from engine.system.child import child_environment
 from engine.system.strict_json import from_json, not_finite
+from engine.system.user_cache import child_environment
 from harness import ResultsError
 from harness.machine.clocks import Sign, Stopwatch
 from harness.machine.processes import end_group
