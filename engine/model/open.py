@@ -22,7 +22,9 @@ from engine.errors import CheckpointError, KnobError, first_line
 
 from .backend import STORED
 from .probe import probe
-from .switches import switches
+from .switches import PROJECTIONS, switches
+
+NO_KERNEL = "[metal_kernel] No Metal back-end"  # MLX's error where a model has a Metal kernel of its own
 
 
 def open_model(source: Checkpoint) -> nn.Module:
@@ -33,9 +35,11 @@ def open_model(source: Checkpoint) -> nn.Module:
         model, _ = load_model(source.path, lazy=True, model_config=config, get_model_classes=classes)
         model(mx.array([[0]]), cache=make_prompt_cache(model))  # lazy: computes nothing, but checks that the shapes fit
     except Exception as e:  # a wrong config.json raises almost anything in mlx-lm, even ZeroDivisionError
+        remedy = "give a complete model of an architecture that mlx-lm has"
+        if NO_KERNEL in str(e):
+            remedy = "it computes with Metal kernels of its own, which this backend of MLX lacks; run it on Apple silicon"
         raise CheckpointError(
-            f"checkpoint {source.path}: mlx-lm cannot open {source.architecture} ({first_line(e)}); "
-            "give a complete model of an architecture that mlx-lm has"
+            f"checkpoint {source.path}: mlx-lm cannot open {source.architecture} ({first_line(e)}); {remedy}"
         ) from e
     return model
 
@@ -68,7 +72,8 @@ def _without_experts(source: Checkpoint, config: dict[str, Any]) -> tuple[type[n
             return super().load_weights([*created, *weights], strict)
 
         def _switch_paths(self) -> tuple[str, ...]:
-            return tuple(f"{path}." for path, m in self.named_modules() if isinstance(m, SwitchGLU | SwitchMLP))
+            switches = [(path, m) for path, m in self.named_modules() if isinstance(m, SwitchGLU | SwitchMLP)]
+            return tuple(f"{path}.{name}." for path, m in switches for name in m if isinstance(m[name], PROJECTIONS))
 
     return Opened, args_class
 
