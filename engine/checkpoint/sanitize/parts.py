@@ -42,7 +42,8 @@ class Part:
 
     def run(self, stored: tuple[int, ...]) -> int | None:
         """The first item of the part if it is one run of items of a tensor of shape `stored`; None if it is not."""
-        cut = self.of > 1 and (self.alternate or math.prod(stored[: self.axis]) != 1)
+        apart = self.alternate and stored[self.axis] > self.of
+        cut = self.of > 1 and (apart or math.prod(stored[: self.axis]) != 1)
         wide = [axis for axis, size in zip(self.axes, self.shape(stored), strict=True) if size != 1]
         return None if cut or wide != sorted(wide) else self.number * (math.prod(stored) // self.of)
 
