@@ -1,6 +1,6 @@
 """Models table: what streams of every model file of mlx-lm, tried on tiny models; writes docs/models.md.
 
-    PYTHONPATH=.:tests python -m models_table
+    PYTHONPATH=. python -m tests.models_table
 
 The tests try every file again and compare what they see with its row of the page.
 """
@@ -17,6 +17,8 @@ from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent))  # as pytest does
 
 import environment  # noqa: F401 (before numpy)
 import mlx.core as mx

@@ -148,7 +148,7 @@ class SpeculativeWindows:
         """Count the accepted window: hits and misses against `slot_of` as it was `before`, and the predictions' recall."""
         stats = self._state.stats
         rows = np.array([layer.number for _, layer in self._may_miss])[:, None]
-        absent = (before[rows, self._ids] < 0) & ~_repeats(self._ids)
+        absent = (before[rows, self._ids] < 0) & ~repeats(self._ids)
         stats.windows += 1
         stats.passes += passes
         for (_, layer), misses in zip(self._may_miss, absent.sum(axis=1).tolist(), strict=True):
@@ -211,7 +211,7 @@ class SpeculativeWindows:
         return out, self._read_back(self._unknown)
 
 
-def _repeats(ids: np.ndarray) -> np.ndarray:
+def repeats(ids: np.ndarray) -> np.ndarray:
     """Return where a row of `ids` [rows, top-k] has an id that is further left, too."""
     same = ids[:, :, None] == ids[:, None, :]
     return np.asarray(np.tril(same, -1).any(axis=-1))

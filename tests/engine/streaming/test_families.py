@@ -56,7 +56,7 @@ def test_streamed_equals_resident_and_the_page_says_so(tmp_path: Path, file: str
     assert all(difference == 0 for difference in tried.differences.values()), tried.differences
     assert all(tried.misses.values())
     assert ("load" in tried.refused) == (tried.differences == {})
-    assert tried.row in PAGE.read_text(encoding="utf-8"), "run PYTHONPATH=.:tests python -m models_table"
+    assert tried.row in PAGE.read_text(encoding="utf-8"), "run PYTHONPATH=. python -m tests.models_table"
 
 
 @pytest.mark.parametrize("file", [f for f in FILES if f not in ELSEWHERE and f not in NOT_QUANTIZED])
@@ -70,4 +70,4 @@ def test_the_page_has_every_model_file() -> None:
     found = text[text.index(BEGIN) : text.index(END) + len(END)]
     rows = [line for line in found.splitlines() if line.startswith("| `") and "not streamed" not in line]
     assert [row.split("`")[1] for row in rows] == list(FILES)
-    assert found == table(rows), "run PYTHONPATH=.:tests python -m models_table"
+    assert found == table(rows), "run PYTHONPATH=. python -m tests.models_table"
