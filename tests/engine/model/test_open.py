@@ -25,9 +25,7 @@ def test_a_missing_kernel_is_not_called_a_damaged_model(checkpoint: Make, monkey
         raise RuntimeError("[metal_kernel] No Metal back-end.")
 
     monkeypatch.setattr(olmoe.Model, "__call__", call)
-    with pytest.raises(
-        CheckpointError, match="olmoe computes with Metal kernels of its own, which this backend of MLX lacks"
-    ):
+    with pytest.raises(CheckpointError, match="olmoe computes with Metal kernels of its own, which this backend"):
         load(checkpoint("olmoe"))
 
 

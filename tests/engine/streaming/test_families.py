@@ -5,6 +5,7 @@ What is seen here is what docs/models.md says.
 
 from __future__ import annotations
 
+import importlib
 import inspect
 from pathlib import Path
 
@@ -38,8 +39,8 @@ def test_a_new_model_file_is_noticed(tmp_path: Path) -> None:
 
 def test_a_configuration_is_that_of_its_file() -> None:
     for file in FILES:
-        classes = _get_classes(configuration(file))
-        assert classes[0].__module__ == f"mlx_lm.models.{file}", file
+        assert file_of(configuration(file)) == file
+        assert _get_classes(configuration(file))[0] is importlib.import_module(f"mlx_lm.models.{file}").Model
 
 
 def test_a_model_without_a_switch_is_none() -> None:
