@@ -1,0 +1,26 @@
+"""Buffer cache: the memory that MLX keeps after arrays are freed, and its limit.
+
+MLX reuses freed buffers instead of returning them to the system. Its own limit is 33.6 MB on the CPU and nearly all memory on a
+GPU. A step of decoding frees and allocates the same few megabytes again and again, so a small cache serves it; what a cache
+keeps beyond that is taken from the experts. On the CPU the C library's allocator does this work already: limits of 0 and
+33.6 MB gave the same times (docs/memory.md).
+"""
+
+from __future__ import annotations
+
+import mlx.core as mx
+
+from .backend import backend
+
+LIMIT_BYTES = {"cpu": 0, "metal": 256_000_000, "cuda": 256_000_000}
+
+
+def buffer_cache_bytes() -> int:
+    """Return the limit of the buffer cache on this backend, bytes."""
+    return LIMIT_BYTES[backend()]
+
+
+def limit_buffer_cache() -> None:
+    """Set the limit and return what is cached above it to the system. Nothing is wired: see docs/memory.md."""
+    mx.set_cache_limit(buffer_cache_bytes())
+    mx.clear_cache()
