@@ -39,6 +39,7 @@ ELSEWHERE = {  # why a command is not tried here
     "python -m engine": "the name of a program, whose commands are tried",
     "python -m engine bench WHAT PATH": "WHAT stands for the words after it, which are tried",
     "python -m harness.run.worker request.json result.json": "the search starts it, with files of its own making",
+    "python -m harness.doctor.worker FOLDER FIRST": "the doctor starts it, with a folder of its own making",
 }
 RUN = ("python -m harness.results.columns", "python -m harness.results.rows", "python -m engine knobs")
 PLACEHOLDERS = {  # of values that Hydra checks; elsewhere a word in capitals is as good as a path
@@ -60,6 +61,7 @@ HELP = [
         ["harness.best"],
         ["harness.merge"],
         ["harness.compare"],
+        ["harness.doctor"],
         ["harness.bench"],
         ["engine"],
     ),
@@ -111,6 +113,7 @@ def documented() -> dict[str, str]:
 
 def works(command: str, monkeypatch: pytest.MonkeyPatch) -> str | None:
     """Why a command does not work; None if it does."""
+    command = re.sub(r" > \S+$", "", command)
     for placeholder, value in PLACEHOLDERS.items():
         command = command.replace(placeholder, value)
     words = shlex.split(os.path.expandvars(re.sub(r"\s\[(.*?)\](?=\s|$)", r" \1", command)))  # [what may be left out]
@@ -141,7 +144,7 @@ def works(command: str, monkeypatch: pytest.MonkeyPatch) -> str | None:
 
 def _as_module(words: list[str]) -> list[str]:
     """A command of the console script as the command of a module."""
-    if words[0] in ("search", "status", "report", "best", "merge", "compare"):
+    if words[0] in ("search", "status", "report", "best", "merge", "compare", "doctor"):
         return ["python", "-m", f"harness.{words[0]}", *words[1:]]
     if words[:2] == ["bench", "search"]:
         return ["python", "-m", "harness.bench", *words[2:]]

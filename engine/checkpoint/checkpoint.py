@@ -43,6 +43,7 @@ class Checkpoint:
     blocks: Blocks = field(repr=False)  # byte ranges that the fingerprint hashes
     store: Description | None = None  # None: the experts are not packed
     records: tuple[LayerRecords, ...] = field(default=(), repr=False)  # one per layer of a store
+    followed: frozenset[str] = field(default=frozenset(), repr=False)  # experts' tensors that no name tells
 
     @classmethod
     def open(cls, path: str | Path, *, to_pack: bool = False) -> Checkpoint:
@@ -65,8 +66,10 @@ class Checkpoint:
         count = layer_count(text)
         kept = {name: entry for name, entry in tensors.items() if is_kept(name.partition(".experts.")[0], count)}
         records: tuple[LayerRecords, ...] = ()
+        followed: frozenset[str] = frozenset()
         if description is None:
-            layers = tuple(expert_layers(path, str(config["model_type"]), kept, to_pack=to_pack))
+            found = expert_layers(path, kept, to_pack=to_pack)
+            layers, followed = found.layers, found.followed
             streamed = [(t.dtype, t.nbytes * layer.experts) for layer in layers for t in layer.tensors]
         else:
             records = open_records(description, tensors, files)
@@ -84,7 +87,9 @@ class Checkpoint:
         blocks = blocks_of(tensors)
         described = json.dumps([config, description and description.digest, blocks.tensors], sort_keys=True)
         digest = hashlib.sha256(described.encode()).hexdigest()
-        checkpoint = cls(path, config, files, layers, total, half, digest, len(tensors), blocks, description, records)
+        checkpoint = cls(
+            path, config, files, layers, total, half, digest, len(tensors), blocks, description, records, followed
+        )
         checkpoint._check(text)
         return checkpoint
 

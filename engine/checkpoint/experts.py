@@ -17,6 +17,7 @@ import numpy as np
 from engine.errors import CheckpointError
 
 from .dtypes import FLOATS, FP8, ITEM_BYTES, MLX_TYPES
+from .sanitize.parts import Part
 
 AFFINE_BITS, AFFINE_GROUPS = (2, 3, 4, 5, 6, 8), (32, 64, 128)
 FLOAT_MODES = {(4, 32): "mxfp4", (8, 32): "mxfp8", (4, 16): "nvfp4"}  # (bits, group_size) -> mode; scales are uint8
@@ -51,6 +52,8 @@ class ExpertTensor:
     bits: int = 0  # width of packed codes after their streams are joined
     order: np.ndarray | None = None  # column of each code within a block, if reordered (engine.checkpoint.store.bitplanes)
     section: int | None = None  # section number in a packed record; its checksum is stored
+    part: Part | None = None  # not one byte range: this part of a stored tensor, whose place is given instead
+    stored: tuple[int, ...] = ()  # shape of that stored tensor
 
     @cached_property
     def name(self) -> str:
@@ -60,6 +63,18 @@ class ExpertTensor:
     def nbytes(self) -> int:
         """Bytes of one expert's part."""
         return math.prod(self.shape) * ITEM_BYTES[self.dtype]
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes to read for one expert's part."""
+        return self.nbytes if self.part is None else math.prod(self.stored) * ITEM_BYTES[self.dtype]
+
+    def from_stored(self, stored: np.ndarray) -> np.ndarray:
+        """One expert's part of the bytes read (uint8 [stored_bytes]): uint8 [nbytes]."""
+        if self.part is None:
+            return stored
+        items = stored.view(f"u{ITEM_BYTES[self.dtype]}").reshape(self.stored)
+        return np.ascontiguousarray(self.part.take(items)).reshape(-1).view(np.uint8)
 
 
 @dataclass(frozen=True)
@@ -80,7 +95,7 @@ class ExpertLayer:
     @property
     def only_to_pack(self) -> bool:
         """Whether MLX cannot compute with the experts in place, so that they must be packed first."""
-        return any(t.dtype == FP8 or t.tensor == "blocks" for t in self.tensors)
+        return any(t.dtype == FP8 or t.part is not None for t in self.tensors)
 
     @property
     def experts(self) -> int:

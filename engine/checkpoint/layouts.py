@@ -1,9 +1,9 @@
-"""Layouts: finds each expert's byte ranges among the tensor names of a checkpoint.
+"""Layouts: finds each expert's byte ranges among the tensors of a checkpoint.
 
-Three layouts can be streamed in place: stacked, as in MLX conversions (`...switch_mlp.gate_proj.weight` of shape
-[experts, out, in], one slice per expert); one tensor per expert, as in most originals on the hub
-(`...experts.7.gate_proj.weight`); and stacked with gate above up in one tensor (`...experts.gate_up_proj` of shape
-[experts, 2 out, in]). Two more can only be packed: FP8 in blocks and the MXFP4 of gpt_oss. Other layouts are refused.
+Names alone tell two layouts: stacked experts, as in MLX conversions (`...switch_mlp.gate_proj.weight` of shape [experts,
+out, in], one slice per expert), and one tensor per expert, as in most originals (`...experts.7.gate_proj.weight`). For all
+others `engine.checkpoint.sanitize` follows mlx-lm's own code. An expert's part that is one byte range is streamed in place;
+any other one can be packed, as can FP8 with block scales.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import itertools
 import math
 import re
 from collections import defaultdict
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -19,23 +20,28 @@ import numpy as np
 
 from engine.errors import CheckpointError
 
-from .dtypes import FP8, ITEM_BYTES, MLX_TYPES
-from .experts import CONVERT, FP8_SCALES, INT4_ZERO, LAYER, PACK, ExpertLayer, ExpertTensor
+from .dtypes import FLOATS, FP8, ITEM_BYTES
+from .experts import CONVERT, FP8_SCALES, INT4_ZERO, LAYER, PACK, ExpertLayer, ExpertTensor, layer_number
 from .headers import Entry
+from .sanitize.stored import Experts, follow
 
 PROJECTIONS = {"w1": "gate_proj", "w2": "down_proj", "w3": "up_proj"}
 WITHOUT_GATE = {"up_proj": "fc1", "down_proj": "fc2"}  # the names in mlx-lm's SwitchMLP
+PLAIN = {
+    "weight": (*FLOATS, "U32", FP8), "scales": (*FLOATS, "U8"), "biases": FLOATS, "bias": FLOATS, FP8_SCALES: FLOATS,
+    "weight_packed": ("I32",), "weight_scale": FLOATS,
+}  # fmt: skip
+MLX_TENSORS = ("weight", "scales", "biases", "bias")
 COMPRESSED = {"weight_packed": "weight", "weight_scale": "scales"}  # compressed-tensors INT4, as in Kimi K2.5's original
 _TENSOR = r"\.(?P<projection>gate_proj|up_proj|down_proj|w1|w2|w3|fc1|fc2)\.(?P<tensor>\w+)$"
 PER_EXPERT = re.compile(r"^(?P<block>.+)\.experts\.(?P<expert>\d+)" + _TENSOR)
 STACKED = re.compile(r"^(?P<block>.+)\.(?:switch_mlp|switch_glu|experts)" + _TENSOR)
-FUSED = re.compile(r"^(?P<block>.+)\.(?:experts|switch_mlp|switch_glu)\.(?P<part>(?:gate_up|gate|up|down)_proj.*)$")
-GRANITE = re.compile(r"^(?P<block>.+\.block_sparse_moe)\.(?P<part>input_linear|output_linear)\.weight$")
-MXFP4_BLOCKS = re.compile(r"^(?P<block>.+)\.experts\.(?P<projection>gate_up_proj|down_proj)_(?P<tensor>blocks|scales|bias)$")
-GATE_ABOVE_UP = ("qwen3_5_moe",)  # gate_up_proj is [experts, 2 out, in]; other architectures transpose or interleave it
-EXPERT_NAMES = (PER_EXPERT, STACKED, MXFP4_BLOCKS, GRANITE, FUSED)
-HALVES = {"gate_up_proj": ("gate_proj", "up_proj"), "input_linear": ("gate_proj", "up_proj"),
-          "down_proj": ("down_proj",), "output_linear": ("down_proj",)}  # fmt: skip
+# Tensors that hold several projections or all experts; mlx-lm's code tells how.
+FUSED = re.compile(
+    r"^(?P<block>.+)\.(?:(?:experts|switch_mlp|switch_glu)\.(?:gate_up|gate|up|down)_proj"
+    r"|block_sparse_moe\.(?:input|output)_linear).*$"
+)
+EXPERT_NAMES = (PER_EXPERT, STACKED, FUSED)
 DROPPED = re.compile(r"(?:^|\.)(?:mtp|vision_tower|vision_model|visual|mm_projector|multi_modal_projector)\.")
 
 
@@ -47,52 +53,109 @@ def is_kept(name: str, layers: float) -> bool:
     return not (m := LAYER.search(name)) or int(m[1]) < layers
 
 
-def expert_layers(path: Path, architecture: str, tensors: dict[str, Entry], *, to_pack: bool) -> list[ExpertLayer]:
-    """The layers of experts, in the order in which the model runs them. `to_pack` also accepts the layouts that can only be
-    packed. Raises `CheckpointError` for a layout that is not known and for experts that are there twice."""
+@dataclass(frozen=True)
+class Found:
+    """The layers of experts, in the order in which the model runs them, and the tensors that hold them under names of their
+    own. All other experts have one of `EXPERT_NAMES`."""
+
+    layers: tuple[ExpertLayer, ...]
+    followed: frozenset[str] = frozenset()
+
+
+def expert_layers(path: Path, tensors: dict[str, Entry], *, to_pack: bool) -> Found:
+    """The layers of experts. `to_pack` also accepts the layouts that can only be packed. Raises `CheckpointError` for a
+    layout that mlx-lm cannot open, and for experts that are there twice."""
+    layers, unclear = _by_name(path, tensors)
+    known = {layer.number for layer in layers} - {layer_number(name) for name in unclear}
+    only_to_pack = [layer for layer in layers if layer.only_to_pack]
+    followed: set[str] = set()
+    if unclear or not layers or only_to_pack:
+        experts = follow(path, tensors)
+        first = next(iter(unclear), None) or next((layer.block for layer in only_to_pack), None)
+        if first is not None and experts.refused is not None:
+            raise CheckpointError(
+                f"checkpoint {path}: {first} is in a layout that mlx-lm cannot open ({experts.refused}); give the model as "
+                "mlx-lm has converted it"
+            )
+        layers = [layer for layer in layers if layer.number in known]
+        for layer in experts.layers:
+            if layer.number not in known:
+                layers.append(layer)
+                followed |= experts.sources[layer.block]
+        _check_followed(path, experts, known, to_pack=to_pack)
+    layers.sort(key=lambda layer: layer.number)
+    for one, other in itertools.pairwise(layers):
+        if one.number == other.number:
+            raise CheckpointError(f"checkpoint {path} has experts twice, in {one.block} and {other.block}; {CONVERT}")
+    if not to_pack:
+        for layer in layers:
+            _check_in_place(path, layer)
+    return Found(tuple(layers), frozenset(followed))
+
+
+def _check_followed(path: Path, experts: Experts, known: set[int], *, to_pack: bool) -> None:
+    """Raises `CheckpointError` for layers that can be neither streamed nor packed."""
+    for block, reason in experts.neither.items():
+        if layer_number(block) not in known:
+            raise CheckpointError(f"checkpoint {path}: {block} {reason}; {CONVERT}")
+    for block, name in experts.shared.items():
+        if to_pack and layer_number(block) not in known:
+            raise CheckpointError(
+                f"checkpoint {path}: {name} also holds the shared expert and cannot be packed; stream it in place, or "
+                f"{CONVERT}"
+            )
+
+
+def _check_in_place(path: Path, layer: ExpertLayer) -> None:
+    if layer.only_to_pack:
+        worst = next(t for t in layer.tensors if t.dtype == FP8 or t.part is not None)
+        what = "in FP8 with block scales" if worst.dtype == FP8 else "not one byte range per expert"
+        raise CheckpointError(
+            f"checkpoint {path}: {layer.block}.{worst.name} is {what} and cannot be streamed in place; {PACK}"
+        )
+
+
+def _by_name(path: Path, tensors: dict[str, Entry]) -> tuple[list[ExpertLayer], list[str]]:
+    """The layers whose layout their names tell, and the experts' tensors whose names do not."""
     stacked: dict[str, list[ExpertTensor]] = defaultdict(list)
     single: dict[str, dict[tuple[str, str], dict[int, Entry]]] = defaultdict(lambda: defaultdict(dict))
+    unclear = []
     for name, entry in tensors.items():
         if m := PER_EXPERT.match(name):
             if m["tensor"] == "weight_shape":
                 continue
-            if not (to_pack and (entry.dtype == FP8 or m["tensor"] == FP8_SCALES)):
-                _check_streamable(path, name, m["tensor"], entry)
+            if not _is_plain(m["tensor"], entry):
+                unclear.append(name)
+                continue
             key = PROJECTIONS.get(m["projection"], m["projection"]), m["tensor"]
             places, expert = single[m["block"]][key], int(m["expert"])
             if expert in places:
                 raise CheckpointError(f"checkpoint {path}: {name} is there under two names; copy the model again")
             places[expert] = entry
         elif m := STACKED.match(name):
-            _check_streamable(path, name, m["tensor"], entry, least_dims=2)
-            stacked[m["block"]].append(_slices(m["projection"], m["tensor"], entry))
-        elif to_pack and (m := MXFP4_BLOCKS.match(name)):
-            stacked[m["block"]].append(_slices(m["projection"], m["tensor"], entry))
-        elif m := GRANITE.match(name) or FUSED.match(name):
-            halves = HALVES.get(m["part"], ()) if m.re is GRANITE or architecture in GATE_ABOVE_UP else ()
-            if not halves or len(entry.shape) != 3 or entry.shape[1] % len(halves):
-                remedy = PACK if MXFP4_BLOCKS.match(name) else CONVERT
-                raise CheckpointError(
-                    f"checkpoint {path}: {name} is not one byte range per expert and cannot be streamed in place; {remedy}"
-                )
-            _check_streamable(path, name, "weight", entry)
-            stacked[m["block"]] += [_slices(half, "weight", entry, n, len(halves)) for n, half in enumerate(halves)]
+            if m["tensor"] in MLX_TENSORS and entry.dtype != FP8 and _is_plain(m["tensor"], entry) and len(entry.shape) > 1:
+                stacked[m["block"]].append(_slices(m["projection"], m["tensor"], entry))
+            else:
+                unclear.append(name)
+        elif FUSED.match(name):
+            unclear.append(name)
+    doubtful = {layer_number(name) for name in unclear}
     layers = [ExpertLayer(block, tuple(sorted(t, key=lambda t: t.name))) for block, t in stacked.items()]
-    layers += [_joined(path, block, parts) for block, parts in single.items()]
-    layers.sort(key=lambda layer: layer.number)
-    for one, other in itertools.pairwise(layers):
-        if one.number == other.number:
-            raise CheckpointError(f"checkpoint {path} has experts twice, in {one.block} and {other.block}; {CONVERT}")
-    return layers
+    layers += [_joined(path, block, parts) for block, parts in single.items() if layer_number(block) not in doubtful]
+    return layers, unclear
 
 
-def _slices(projection: str, tensor: str, entry: Entry, part: int = 0, parts: int = 1) -> ExpertTensor:
-    """Number `part` of the `parts` equal runs of rows that each expert has in a stacked tensor [experts, rows, ...]."""
-    experts, rows, *rest = entry.shape
-    shape = (rows // parts, *rest)
+def _is_plain(tensor: str, entry: Entry) -> bool:
+    """Whether the tensor's name and type tell how MLX computes with it."""
+    return entry.dtype in PLAIN.get(tensor, ()) and len(entry.shape) > 0 and 0 not in entry.shape
+
+
+def _slices(projection: str, tensor: str, entry: Entry) -> ExpertTensor:
+    """The slice that each expert has in a stacked tensor [experts, rows, ...]."""
+    experts, *shape = entry.shape
     step = math.prod(shape) * ITEM_BYTES[entry.dtype]
-    offset = entry.offset + step * (parts * np.arange(experts, dtype=np.int64) + part)
-    return ExpertTensor(projection, tensor, entry.dtype, shape, np.full(experts, entry.file, np.int32), offset)
+    offset = entry.offset + step * np.arange(experts, dtype=np.int64)
+    return ExpertTensor(projection, tensor, entry.dtype, tuple(shape), np.full(experts, entry.file, np.int32), offset)
 
 
 def _joined(path: Path, block: str, parts: dict[tuple[str, str], dict[int, Entry]]) -> ExpertLayer:
@@ -115,11 +178,3 @@ def _joined(path: Path, block: str, parts: dict[tuple[str, str], dict[int, Entry
         joined.append(ExpertTensor(name, COMPRESSED.get(tensor, tensor), dtype, shape, file, offset))
     zeros = {tensor.projection: INT4_ZERO for tensor in joined} if any(t in COMPRESSED for _, t in parts) else {}
     return ExpertLayer(block, tuple(joined), zeros)
-
-
-def _check_streamable(path: Path, name: str, tensor: str, entry: Entry, least_dims: int = 1) -> None:
-    known = tensor in ("weight", "scales", "biases", "bias", *COMPRESSED)
-    dtypes = ("I32",) if tensor == "weight_packed" else MLX_TYPES
-    if not known or entry.dtype not in dtypes or len(entry.shape) < least_dims or 0 in entry.shape:
-        remedy = PACK if entry.dtype == FP8 or tensor == FP8_SCALES else CONVERT
-        raise CheckpointError(f"checkpoint {path}: {name} ({entry.dtype}) cannot be streamed in place; {remedy}")

@@ -175,7 +175,7 @@ def _sorted_out(source: Checkpoint) -> tuple[dict[str, Entry], tuple[SourceTenso
             name = f"{name[: m.start('expert')]}*{name[m.end('expert') :]}"
             count = max(int(m["expert"]) + 1, experts[name].experts if name in experts else 0)
             experts[name] = SourceTensor(name, entry.dtype, entry.shape, count)
-        elif any(pattern.match(name) for pattern in EXPERT_NAMES):
+        elif name in source.followed or any(pattern.match(name) for pattern in EXPERT_NAMES):
             experts[name] = SourceTensor(name, entry.dtype, entry.shape)
         else:
             resident[name] = entry
@@ -232,7 +232,7 @@ def _pack_layer(
         def one(expert: int) -> int:
             def read(t: ExpertTensor) -> np.ndarray:
                 shard = int(t.file[expert])
-                return read_range(fds[shard], int(t.offset[expert]), t.nbytes, source.files[shard])
+                return t.from_stored(read_range(fds[shard], int(t.offset[expert]), t.stored_bytes, source.files[shard]))
 
             record, checksums[expert], errors[expert] = make_record(layer, target, read)
             write_range(out, record.data, len(header) + expert * target.record_bytes)

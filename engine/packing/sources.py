@@ -1,8 +1,8 @@
 """Sources: decodes the experts of any checkpoint, one expert at a time, for packing.
 
-Weights in MLX's affine format stay codes and scales; all others become float32. That includes two layouts that cannot be
-streamed in place: gpt_oss's original, in which the rows of the gate and up projections alternate, and DeepSeek's FP8, which
-has one scale for each block of 128 x 128 weights. It is all numpy, because worker threads run it.
+Weights in MLX's affine format stay codes and scales; all others become float32. That includes DeepSeek's FP8, which has one
+scale for each block of 128 x 128 weights. Experts that are no byte ranges arrive already put in order
+(`engine.checkpoint.experts.ExpertTensor.from_stored`). It is all numpy, because worker threads run it.
 """
 
 from __future__ import annotations
@@ -73,8 +73,6 @@ class SourceLayer:
     @cached_property
     def kinds(self) -> dict[str, Kind]:
         """The projections, by name. Raises `CheckpointError` for tensors that do not fit together."""
-        if self.layer.tensor("gate_up_proj.blocks") is not None:
-            return self._interleaved()
         found = {}
         for name in self.layer.projections:
             weight, bias = self._tensor(name, "weight"), self.layer.tensor(f"{name}.bias")
@@ -93,23 +91,6 @@ class SourceLayer:
                 self._check_blocks(name, weight)
         return self._sound(found)
 
-    def _interleaved(self) -> dict[str, Kind]:
-        found = {}
-        for name, parts in (("gate_up_proj", ("gate_proj", "up_proj")), ("down_proj", ("down_proj",))):
-            blocks, scales = self._tensor(name, "blocks"), self._tensor(name, "scales")
-            bias = self.layer.tensor(f"{name}.bias")
-            rows, groups, half = (*blocks.shape, 0, 0)[:3]
-            if half != 16 or scales.shape != (rows, groups) or {blocks.dtype, scales.dtype} != {"U8"}:
-                raise CheckpointError(
-                    f"{self.layer.block}.{name} has blocks {list(blocks.shape)} and scales {list(scales.shape)}, not rows "
-                    "of groups of 16 bytes; copy the checkpoint again"
-                )
-            for part in parts:
-                size = self._group_size(part, groups * 32)
-                dtype = None if bias is None else bias.dtype
-                found[part] = Kind(rows // len(parts), groups * 32, "mxfp4", 16, size, "BF16", False, dtype)
-        return self._sound(found)
-
     def _sound(self, kinds: dict[str, Kind]) -> dict[str, Kind]:
         """Raises `CheckpointError` unless the projections fit each other, which opening has not checked."""
         last = kinds.get("down_proj") or kinds.get("fc2")
@@ -126,11 +107,9 @@ class SourceLayer:
     def _all_whole(self, kinds: dict[str, Kind]) -> bool:
         """Whether biases have one float per row, and unquantized weights all their columns."""
         for name, kind in kinds.items():
-            bias, parts = self.layer.tensor(f"{name}.bias"), 1
-            if self._gate_with_up(name):
-                bias, parts = self.layer.tensor("gate_up_proj.bias"), 2
+            bias = self.layer.tensor(f"{name}.bias")
             weight = self.layer.tensor(f"{name}.weight")
-            if bias is not None and (bias.dtype not in FLOATS or bias.shape != (kind.rows * parts,)):
+            if bias is not None and (bias.dtype not in FLOATS or bias.shape != (kind.rows,)):
                 return False
             if kind.mode in ("fp8", "float") and (weight is None or weight.shape != (kind.rows, kind.columns)):
                 return False
@@ -159,28 +138,19 @@ class SourceLayer:
 
     def tensors(self, projection: str) -> tuple[ExpertTensor, ...]:
         """The stored tensors of a projection."""
-        name = "gate_up_proj" if self._gate_with_up(projection) else projection
-        return tuple(t for t in self.layer.tensors if t.projection == name)
+        return tuple(t for t in self.layer.tensors if t.projection == projection)
 
     def bias(self, projection: str, stored: dict[str, np.ndarray]) -> np.ndarray | None:
         """The stored bias of the linear layer (uint8 [bytes]); None if it has none."""
-        name = "gate_up_proj" if self._gate_with_up(projection) else projection
-        found = stored.get(f"{name}.bias")
-        if found is None or not self._gate_with_up(projection):
-            return found
-        return np.ascontiguousarray(self._turn(projection, found)).reshape(-1)
+        return stored.get(f"{projection}.bias")
 
     def rows(self, projection: str, stored: dict[str, np.ndarray], begin: int, end: int) -> Codes | np.ndarray:
         """Rows `begin` to `end` of a projection, from the `stored` tensors of one expert (name -> uint8 [bytes]). Returns
         codes, or float32 weights [rows, columns]."""
         kind = self.kinds[projection]
         shape = (end - begin, kind.columns)
-        if self.layer.tensor(f"{projection}.blocks") is not None or self._gate_with_up(projection):
-            weight = self._mxfp4(projection, stored, "blocks", begin, end)
-            scales = self._mxfp4(projection, stored, "scales", begin, end)
-        else:
-            weight = stored[f"{projection}.weight"].reshape(kind.rows, -1)[begin:end].reshape(-1)
-            scales = stored.get(f"{projection}.scales", np.empty(0, np.uint8)).reshape(kind.rows, -1)[begin:end].reshape(-1)
+        weight = stored[f"{projection}.weight"].reshape(kind.rows, -1)[begin:end].reshape(-1)
+        scales = stored.get(f"{projection}.scales", np.empty(0, np.uint8)).reshape(kind.rows, -1)[begin:end].reshape(-1)
         if kind.mode == "affine":
             biases = stored.get(f"{projection}.biases")
             if biases is not None:
@@ -199,21 +169,6 @@ class SourceLayer:
         values = _values(weight, E4M3_PAIRS if kind.mode == "mxfp8" else E2M1_PAIRS)
         factors = E4M3[scales] if kind.mode == "nvfp4" else np.exp2(scales.astype(np.float32) - 127)
         return (values.reshape(len(factors), -1) * factors[:, None]).reshape(shape)
-
-    def _gate_with_up(self, projection: str) -> bool:
-        """Whether the rows of gate and up alternate in one tensor."""
-        return projection != "down_proj" and self.layer.tensor("gate_up_proj.blocks") is not None
-
-    def _turn(self, projection: str, stored: np.ndarray) -> np.ndarray:
-        """A projection's own rows of a tensor with alternating rows: uint8 [rows, bytes]."""
-        return stored.reshape(self.kinds[projection].rows, 2, -1)[:, ("gate_proj", "up_proj").index(projection)]
-
-    def _mxfp4(self, projection: str, stored: dict[str, np.ndarray], tensor: str, begin: int, end: int) -> np.ndarray:
-        if self._gate_with_up(projection):
-            own = self._turn(projection, stored[f"gate_up_proj.{tensor}"])
-        else:
-            own = stored[f"{projection}.{tensor}"].reshape(self.kinds[projection].rows, -1)
-        return np.ascontiguousarray(own[begin:end]).reshape(-1)
 
 
 def _values(codes: np.ndarray, pairs: np.ndarray) -> np.ndarray:

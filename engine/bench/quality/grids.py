@@ -63,7 +63,7 @@ def _groups_of(path: Path, size: int) -> Iterator[np.ndarray]:
                 for t in numbers.tensors(name):
                     with open(source.files[t.file[expert]], "rb") as f:
                         f.seek(int(t.offset[expert]))
-                        stored[t.name] = np.frombuffer(f.read(t.nbytes), np.uint8)
+                        stored[t.name] = t.from_stored(np.frombuffer(f.read(t.stored_bytes), np.uint8))
                 rows = numbers.rows(name, stored, 0, kind.rows)
                 if not isinstance(rows, Codes):
                     yield rows.reshape(-1, size)

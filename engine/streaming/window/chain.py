@@ -43,13 +43,13 @@ class Call:
 def chain_of(model: nn.Module, paths: Iterable[str]) -> tuple[list[Any], dict[str, Any]]:
     """Return the model's layers in order, and for each of the switches at `paths` the layer that contains it.
 
-    Raises `KnobError` unless all of them are in one list named `layers`.
+    Raises `KnobError` unless all of them are in one list.
     """
     modules = dict(model.named_modules())
     layer_of: dict[str, Any] = {}
     prefixes: set[str] = set()
     for path in paths:
-        found = re.match(r"(.*\blayers)\.(\d+)\.", path)
+        found = re.match(r"(.*?)\.(\d+)\.", path)
         if found is None:
             raise KnobError(f"sync_window is not possible for this model: {path} is in no list of layers; use sync_window=1")
         layer_of[path] = modules[f"{found[1]}.{found[2]}"]

@@ -9,7 +9,7 @@ from pathlib import Path
 import mlx.core as mx
 import pytest
 from mlx_lm.utils import load_model
-from tiny import make_gpt_oss_original
+from tiny import make_fp8, make_gpt_oss_original
 
 from engine import Checkpoint, CheckpointError, load
 
@@ -34,19 +34,28 @@ def test_missing_expert(damaged: Path) -> None:
         Checkpoint.open(damaged)
 
 
-def test_a_type_that_cannot_be_streamed(damaged: Path) -> None:
-    weights = mx.load(str(damaged / "model.safetensors"))
-    weights["model.layers.2.mlp.experts.3.up_proj.weight_scale_inv"] = mx.ones((1, 1))
-    mx.save_safetensors(str(damaged / "model.safetensors"), weights)
-    with pytest.raises(CheckpointError, match=r"weight_scale_inv \(F32\) cannot be streamed in place; pack the model first"):
-        Checkpoint.open(damaged)
+def test_a_type_that_cannot_be_streamed(checkpoint: Make) -> None:
+    with pytest.raises(CheckpointError, match=r"down_proj\.\w+ is in FP8 with block scales .* pack the model first") as e:
+        Checkpoint.open(checkpoint("deepseek_v3", "fp8"))
+    one_line(e)
+
+
+def test_a_layout_that_mlx_lm_cannot_open(checkpoint: Make, tmp_path: Path) -> None:
+    """FP8 of a family whose code in mlx-lm does not read it: neither packing nor converting would help."""
+    path = make_fp8(tmp_path / "fp8", "qwen3_moe")
+    with pytest.raises(ValueError, match="parameters not in model"):
+        load_model(path)
+    for to_pack in (False, True):
+        with pytest.raises(CheckpointError, match=r"in a layout that mlx-lm cannot open .* as mlx-lm has converted it") as e:
+            Checkpoint.open(path, to_pack=to_pack)
+        assert len(one_line(e)) < 500
 
 
 def test_an_original_whose_experts_are_no_byte_ranges(tmp_path: Path) -> None:
     """gpt_oss: mlx-lm opens it, but the rows of gate and up alternate; one line names the tensor and the remedy."""
     path = make_gpt_oss_original(tmp_path / "gpt_oss")
     load_model(path)
-    with pytest.raises(CheckpointError, match=r"mlp\.experts\.\w+_proj_\w+ is not one byte range.*pack the model") as e:
+    with pytest.raises(CheckpointError, match=r"mlp\.\w+_proj\.\w+ is not one byte range.*pack the model") as e:
         load(path)
     one_line(e)
 

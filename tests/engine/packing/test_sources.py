@@ -59,7 +59,7 @@ def decoded(path: Path) -> dict[tuple[str, str], np.ndarray]:
                 for t in numbers.tensors(name):
                     with open(source.files[t.file[expert]], "rb") as f:
                         f.seek(t.offset[expert])
-                        stored[t.name] = np.frombuffer(f.read(t.nbytes), np.uint8)
+                        stored[t.name] = t.from_stored(np.frombuffer(f.read(t.stored_bytes), np.uint8))
                 parts = [numbers.rows(name, stored, at, min(at + 37, kind.rows)) for at in range(0, kind.rows, 37)]
                 assert not any(isinstance(part, Codes) for part in parts)
                 experts.append(np.concatenate(parts))
