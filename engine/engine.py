@@ -32,7 +32,7 @@ from engine.measure.measurement import Measurement
 from engine.measure.protocol import Protocol
 from engine.measure.timed_pass import Scored, timed_pass
 from engine.model.backend import backend, compute_dtype
-from engine.model.buffer_cache import buffer_cache_bytes, limit_buffer_cache
+from engine.model.buffer_cache import buffer_cache_bytes, limit_buffer_cache, never_wire
 from engine.model.open import check_top_k, lay_out_for_cpu, open_model
 from engine.model.resident import quantize_resident
 from engine.model.switches import is_last, switches
@@ -71,6 +71,7 @@ def load(checkpoint: str | Path, knobs: Knobs | None = None) -> Engine:
         bits = plan_bits(source, knobs, profile)
         plans = plan_banks(source, knobs, bits, profile)
     limit_buffer_cache()
+    never_wire()
     mx.reset_peak_memory()
     model = open_model(source)
     if knobs.top_k is not None:

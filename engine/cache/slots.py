@@ -22,7 +22,6 @@ import numpy as np
 from engine.checkpoint.experts import ExpertLayer, ExpertTensor
 from engine.disk.load import Piece
 from engine.disk.reader import Reader
-from engine.model.backend import STORED
 
 from .convert import derive_biases, join_streams, requantized, to_float32, to_mlx
 from .slot_layout import Requantize, goes_straight, slot_tensors

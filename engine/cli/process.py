@@ -2,8 +2,8 @@
 
     python -m engine.cli.process
 
-`engine.plan.process` starts it. The model has random weights and a few hundred kilobytes, so that the peak is that of Python,
-the libraries, the threads and the device's context.
+`engine.plan.process` starts it. The model has random weights of a few hundred kilobytes, so that the peak is that of
+Python, the libraries, the threads and the device's context.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 from mlx.utils import tree_flatten
@@ -30,6 +31,7 @@ CONFIG = {
     "num_experts_per_tok": 2, "decoder_sparse_step": 1, "mlp_only_layers": [], "norm_topk_prob": True, "rms_norm_eps": 1e-6,
     "rope_theta": 10000.0, "max_position_embeddings": 512, "tie_word_embeddings": False,
 }  # fmt: skip
+STEP = 5_000_000  # bytes; the figure is rounded up, so that measuring it again does not change a study's bounds
 TEXT = [["process", "text", "The quick brown fox jumps over the lazy dog. " * 4, " And the dog sleeps on."]]
 
 
@@ -37,7 +39,8 @@ def write_model(folder: Path) -> None:
     """Write a checkpoint of `CONFIG` with random weights and a tokenizer of one token a byte."""
     mx.random.seed(0)
     model = qwen3_moe.Model(qwen3_moe.ModelArgs.from_dict(CONFIG))
-    weights = {name: value.astype(mx.bfloat16) for name, value in tree_flatten(model.parameters())}
+    parameters: Any = tree_flatten(model.parameters())
+    weights = {name: value.astype(mx.bfloat16) for name, value in parameters}
     mx.save_safetensors(str(folder / "model.safetensors"), weights, metadata={"format": "mlx"})
     (folder / "config.json").write_text(json.dumps(CONFIG), encoding="utf-8")
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
@@ -59,4 +62,5 @@ def measure_process() -> int:
 
 
 if __name__ == "__main__":
-    store_in_cache(process_file(), json.dumps({"bytes": measure_process()}).encode())
+    rounded = -(-measure_process() // STEP) * STEP
+    store_in_cache(process_file(), json.dumps({"bytes": rounded}).encode())

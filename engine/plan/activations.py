@@ -1,9 +1,9 @@
 """Activations: the memory of keys and values, and of one prefill pass, from the graph that mlx-lm's model builds.
 
-The pass is the last full chunk of a context. mlx-lm's own module is called on lazy arrays: MLX infers every shape and computes
-nothing, so this takes a fraction of a second and no memory to speak of. The graph has each array's size, and replaying its
-order of computation gives the bytes that are alive at once. It holds for any architecture: latent attention, sliding windows,
-states of a fixed size, fused or unfused attention, and vocabularies of any size need no formula of their own.
+The pass is the last full chunk of a context. mlx-lm's own module is called on lazy arrays: MLX infers every shape and
+computes nothing, so this takes a fraction of a second and little memory. The graph has each array's size, and replaying its
+order of computation gives the bytes that are alive at once. It holds for any architecture: latent attention, sliding
+windows, states of a fixed size, fused or unfused attention, and vocabularies of any size need no formula.
 
 Two approximations: MLX computes independent branches in a slightly different order, and a kernel's own scratch memory is not
 counted.
@@ -31,20 +31,11 @@ from engine.model.switches import switches
 
 # Primitives whose output shares its input's memory. A reshape copies if its input is not contiguous.
 VIEWS = {
-    "Transpose",
-    "Slice",
-    "Split",
-    "Broadcast",
-    "ExpandDims",
-    "Squeeze",
-    "Unflatten",
-    "AsStrided",
-    "StopGradient",
-    "View",
-}
+    "Transpose", "Slice", "Split", "Broadcast", "ExpandDims", "Squeeze", "Unflatten", "AsStrided", "StopGradient", "View",
+}  # fmt: skip
 RESHAPES = {"Flatten", "Reshape", "Contiguous"}
-# Primitives that write into their first input when nothing else needs it. Elementwise ones could, too, but MLX queues tens of
-# operations ahead, and a queued operation keeps its inputs, so that they rarely do.
+# Primitives that write into their first input when nothing else needs it. Elementwise ones could, too, but MLX queues tens
+# of operations ahead, and a queued operation keeps its inputs, so that they rarely do.
 IN_PLACE = {"SliceUpdate", "DynamicSliceUpdate", "Scatter", "ScatterAxis"}
 SHORT = (16, 32)  # tokens
 

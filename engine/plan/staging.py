@@ -1,8 +1,7 @@
 """Staging: the memory of experts on their way from the disk into slots.
 
-Bytes that a slot holds as stored are read straight into it. Experts that are widened, joined from streams or requantized pass
-through a buffer each, and live there until they are converted; direct reads and copies to a GPU pass through a buffer of each
-reader thread.
+Bytes that a slot holds as stored are read straight into it. Experts that are widened, joined from streams or requantized
+have a buffer each until they are converted. Direct reads and copies to a GPU pass through a buffer of each reader thread.
 """
 
 from __future__ import annotations

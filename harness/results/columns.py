@@ -93,7 +93,7 @@ COLUMNS = (
     Column("temperature_c_before", "float", "°C", "temperature_c before the run"),
     Column("power_source_before", "str", "", "power_source before the run"),
     Column("waited_s", "float", "s", "time spent waiting for the machine to be cool and idle before the run"),
-    Column("predicted_peak_gb", "float", "GB", "memory predicted by arithmetic before the run: weights only"),
+    Column("predicted_peak_gb", "float", "GB", "peak memory of the process, predicted before the run (docs/memory.md)"),
     Column("seen_peak_gb", "float", "GB", "peak memory of the process as observed from outside, for every status"),
     Column("wall_s", "float", "s", "duration of the run: start, load and measurement"),
     Column("started_at", "time", "UTC", "start of the run"),

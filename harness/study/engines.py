@@ -5,8 +5,11 @@ How to write an engine of your own is described in docs/own-engine.md, with comp
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import hashlib
 import importlib
+import inspect
 import json
 import math
 from collections.abc import Callable, Mapping
@@ -16,6 +19,7 @@ from typing import Any
 
 from engine import HeadraceError, Judge, Knobs, Protocol
 from engine.errors import first_line
+from engine.measure.context import longest_context
 from harness import ConfigError
 from harness.machine.json_command import CommandError, run_command, split_command
 
@@ -80,6 +84,14 @@ def engine_at(name: str) -> PythonEngine:
     if not callable(getattr(found, "load", None)):
         raise ConfigError(f"engine.module={name} has no function load; see {GUIDE} for what an engine needs")
     return PythonEngine(found.load, getattr(found, "footprint", no_footprint), getattr(found, "ceiling_tok_s", no_ceiling))
+
+
+def for_texts(engine: PythonEngine | CommandEngine, checkpoint: str | Path, judge: Judge) -> PythonEngine | CommandEngine:
+    """The engine with a footprint that counts the longest evaluation text, if its footprint takes a `context`."""
+    if isinstance(engine, CommandEngine) or "context" not in inspect.signature(engine.footprint).parameters:
+        return engine
+    counted: Any = functools.partial(engine.footprint, context=longest_context(checkpoint, judge))  # type: ignore[call-arg]
+    return dataclasses.replace(engine, footprint=counted)
 
 
 class CommandEngine:

@@ -121,7 +121,7 @@ def test_bounds_of_machine_and_model() -> None:
     ("message", "entries"),
     [
         ("cache_gb.low=all_experts (571) is above its high=limit_gb (72)", {"cache_gb": ["all_experts", "limit_gb"]}),
-        ("=memory is not a number, a known name or NUMBER * NAME; did you mean memory_gb?", {"cache_gb": [1, "memory"]}),
+        ("=memory is not a number, a known name, NUMBER * NAME or a sum of these; did you mean memory_gb?", {"cache_gb": [1, "memory"]}),
         ("cache_gb.high=memory_gb - 8 is not a number", {"cache_gb": [1, "memory_gb - 8"]}),
         ("0 * memory_gb (0): cache_gb=0 is out of range", {"cache_gb": ["0 * memory_gb", 4]}),
         ("cache_gb=[1, 2, 3] is not a range [low, high]", {"cache_gb": [1, 2, 3]}),
