@@ -44,9 +44,10 @@ class Checkpoint:
     store: Description | None = None  # None: the experts are not packed
     records: tuple[LayerRecords, ...] = field(default=(), repr=False)  # one per layer of a store
     followed: frozenset[str] = field(default=frozenset(), repr=False)  # experts' tensors that no name tells
+    trust_code: bool = False  # whether a tokenizer that is code of the checkpoint's own may run
 
     @classmethod
-    def open(cls, path: str | Path, *, to_pack: bool = False) -> Checkpoint:
+    def open(cls, path: str | Path, *, to_pack: bool = False, trust_code: bool = False) -> Checkpoint:
         """Read config.json and all headers. Raises `CheckpointError` for a folder that is missing or truncated, a model that
         is not a Mixture of Experts, and experts that cannot be streamed in place. `to_pack` also opens layouts that can only
         be packed (`engine.packing.sources`); such a checkpoint can be used for nothing else."""
@@ -88,7 +89,19 @@ class Checkpoint:
         described = json.dumps([config, description and description.digest, blocks.tensors], sort_keys=True)
         digest = hashlib.sha256(described.encode()).hexdigest()
         checkpoint = cls(
-            path, config, files, layers, total, half, digest, len(tensors), blocks, description, records, followed
+            path,
+            config,
+            files,
+            layers,
+            total,
+            half,
+            digest,
+            len(tensors),
+            blocks,
+            description,
+            records,
+            followed,
+            trust_code,
         )
         checkpoint._check(text)
         return checkpoint

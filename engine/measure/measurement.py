@@ -91,6 +91,13 @@ class Measurement:
     sync_ms: float | None = figure("total time that decoding waits for the routers' choices", "ms")
     disk_bytes_read: int | None = figure(
         "bytes read from the disk while decoding, as the system counts them for the process", "bytes")
+    disk_bytes_written: int | None = figure(
+        "bytes that the run's process wrote to the disk, from its start to the end of the timed part", "bytes")
+    energy_j: float | None = figure(
+        "energy of the timed decoding: of the run's process (macOS: ri_billed_energy, read as nJ) or of the processor "
+        "packages (Linux: RAPL); null where the system does not report it", "J")
+    energy_j_per_1k_tokens: float | None = figure(
+        "energy_j per 1,000 timed tokens", "J", short="J/1k tokens")
     page_cache_share: float | None = figure("share of bytes_read that did not come from the disk; null if nothing was read")
     page_cached_before: float | None = figure("share of the checkpoint's files in the page cache before they were loaded")
     page_cached_after: float | None = figure("share of the checkpoint's files in the page cache when the clock stopped")
@@ -121,11 +128,15 @@ class Measurement:
     device: str | None = figure("GPU, or processor with its cores; a label in older rows")
     backend: str | None = figure("MLX backend: cpu, cuda or metal; null if the engine does not report it")
     thermal_state: str | None = figure("thermal state after the measurement: nominal, fair, serious or critical (macOS)")
+    thermal_pressure: str | None = figure(
+        "thermal pressure after the measurement: nominal, moderate (throttling has begun), heavy, trapping or sleeping "
+        "(macOS)")
     temperature_c: float | None = figure("temperature of the hottest zone after the measurement (Linux)", "°C")
     throttle_events: int | None = figure("thermal throttle events during the measurement, summed over logical cores (Linux)")
     power_source: str | None = figure("power source after the measurement: ac, battery or ups")
     memory_pressure: str | None = figure("memory pressure after the measurement: normal, warning or critical (macOS)")
     swap_used_bytes: int | None = figure("swap in use on the machine after the measurement", "bytes")
+    swap_total_bytes: int | None = figure("size of the machine's swap after the measurement", "bytes")
     swap_in_bytes: int | None = figure("bytes swapped in during the measurement, whole machine", "bytes")
     swap_out_bytes: int | None = figure("bytes swapped out during the measurement, whole machine", "bytes")
     # fmt: on

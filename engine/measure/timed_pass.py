@@ -21,7 +21,8 @@ from engine.knobs import GB
 from engine.model.backend import backend, device_name
 from engine.stats import Stats
 from engine.system.machine_state import machine_state
-from engine.system.memory import disk_bytes_read, page_cache_share, peak_memory_bytes
+from engine.system.memory import disk_bytes_read, disk_bytes_written, page_cache_share, peak_memory_bytes
+from engine.system.meters.energy import Energy, energy
 from engine.system.page_cache import cached_share
 
 from .measurement import Measurement, perplexity
@@ -40,6 +41,7 @@ class _Timed:
     nll: list[np.ndarray] = field(default_factory=list)
     prefilled: int = 0
     disk_read: int = 0
+    energy_j: float | None = None  # of the decoding; None if unknown
     ended_early: bool = False
     rest: Scored = field(default_factory=lambda: iter(()))  # the continuation that the clock stopped in
 
@@ -64,6 +66,7 @@ def timed_pass(
     stats.reset()
     timed = _timed(texts, stats, timed_tokens, keep_going)
     at_end, peak, mlx_peak = machine_state(), peak_memory_bytes(), mx.get_peak_memory()
+    written = disk_bytes_written()
     cached_after = cached_share(files)
     nll = np.concatenate(timed.nll)
     decoded, times = timed.decoded, timed.decoded.by_token()
@@ -94,6 +97,9 @@ def timed_pass(
         **{name: value for name, value in decoded.as_dict().items() if name in Measurement.names()},
         bytes_per_token=decoded.bytes_read / decoded.tokens,
         disk_bytes_read=disk,
+        disk_bytes_written=written,
+        energy_j=timed.energy_j,
+        energy_j_per_1k_tokens=None if timed.energy_j is None else 1e3 * timed.energy_j / decoded.tokens,
         page_cache_share=page_cache_share(disk, decoded.bytes_read),
         page_cached_after=cached_after,
         device=device_name(),
@@ -113,6 +119,7 @@ def _timed(texts: Iterator[tuple[Scored, Scored]], stats: Stats, timed_tokens: i
         timed.prefilled += stats.tokens - before
         counted = stats.copy()
         timed.disk_read -= disk_bytes_read() or 0
+        counters = energy()
         while not timed.ended_early and len(timed.token_ms) < timed_tokens:
             begin = time.perf_counter()
             step = next(continuation, None)
@@ -122,11 +129,18 @@ def _timed(texts: Iterator[tuple[Scored, Scored]], stats: Stats, timed_tokens: i
             timed.token_ms.append((time.perf_counter() - begin) * 1e3)
             timed.ended_early = keep_going is not None and not keep_going(timed.token_ms)
         timed.disk_read += disk_bytes_read() or 0
+        timed.energy_j = _added(timed.energy_j, counters, energy())
         timed.decoded.add(stats, since=counted)
         if timed.ended_early or len(timed.token_ms) == timed_tokens:
             timed.rest = continuation
             break
     return timed
+
+
+def _added(joules: float | None, start: Energy | None, end: Energy | None) -> float | None:
+    """`joules` and what was spent from `start` to `end`; unchanged if that is unknown."""
+    spent = None if start is None or end is None else end.since(start)
+    return joules if spent is None else (joules or 0.0) + spent
 
 
 def token_nll(logits: mx.array, targets: list[int]) -> np.ndarray:

@@ -1,8 +1,9 @@
 """Machine state: heat, power, memory pressure and swap, which make runs of the same setting differ.
 
 Every figure comes from a documented interface. It is None where the machine has no such sensor or does not report it, as in
-most virtual machines. macOS: NSProcessInfo's thermalState (`pmset -g therm` does not cover Apple silicon), `pmset -g batt`,
-`sysctl` and `vm_stat`; written from their documentation, not yet run on a Mac. Linux: /sys and /proc.
+most virtual machines. macOS: NSProcessInfo's thermalState (`pmset -g therm` does not cover Apple silicon), the thermal
+pressure of notify(3), `pmset -g batt`, `sysctl` and `vm_stat`; written from their documentation, not yet run on a Mac.
+Linux: /sys and /proc.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from .meters.thermal_pressure import thermal_pressure
+
 THERMAL_STATES = ("nominal", "fair", "serious", "critical")  # NSProcessInfoThermalState, from 0
 PRESSURE_LEVELS = {1: "normal", 2: "warning", 4: "critical"}  # kern.memorystatus_vm_pressure_level
 BINARY_UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
@@ -28,11 +31,13 @@ class MachineState:
     """The machine at one moment. Counts start at boot; take the difference of two states."""
 
     thermal_state: str | None = None  # macOS: nominal, fair, serious or critical
+    thermal_pressure: str | None = None  # macOS: nominal, moderate (throttling has begun), heavy, trapping or sleeping
     temperature_c: float | None = None  # Linux: the hottest zone
     throttle_events: int | None = None  # Linux: sum over the logical cores
     power_source: str | None = None  # ac, battery or ups
     memory_pressure: str | None = None  # macOS: normal, warning or critical
     swap_used_bytes: int | None = None
+    swap_total_bytes: int | None = None  # macOS adds to it while there is room on the disk
     swap_in_bytes: int | None = None
     swap_out_bytes: int | None = None
 
@@ -54,7 +59,7 @@ def machine_state(*, platform: str = sys.platform, root: Path = Path("/"), run: 
 def _macos(run: Run) -> MachineState:
     power = re.search(r"drawing from '(\w+) Power'", run(["pmset", "-g", "batt"]))
     pressure = run(["sysctl", "-n", "kern.memorystatus_vm_pressure_level"]).strip()
-    used = re.search(r"used = ([\d.]+)([KMG])", run(["sysctl", "-n", "vm.swapusage"]))
+    swap = run(["sysctl", "-n", "vm.swapusage"])
     pages = run(["vm_stat"])
     page = re.search(r"page size of (\d+) bytes", pages)
 
@@ -62,11 +67,17 @@ def _macos(run: Run) -> MachineState:
         count = re.search(rf"^{name}:\s+(\d+)\.", pages, re.MULTILINE)
         return int(count[1]) * int(page[1]) if count and page else None
 
+    def swap_bytes(name: str) -> int | None:
+        size = re.search(rf"{name} = ([\d.]+)([KMG])", swap)
+        return round(float(size[1]) * BINARY_UNITS[size[2]]) if size else None
+
     return MachineState(
         thermal_state=thermal_state(),
+        thermal_pressure=thermal_pressure(),
         power_source=power[1].lower() if power else None,
         memory_pressure=PRESSURE_LEVELS.get(int(pressure)) if pressure.isdigit() else None,
-        swap_used_bytes=round(float(used[1]) * BINARY_UNITS[used[2]]) if used else None,
+        swap_used_bytes=swap_bytes("used"),
+        swap_total_bytes=swap_bytes("total"),
         swap_in_bytes=swapped("Swapins"),
         swap_out_bytes=swapped("Swapouts"),
     )
@@ -102,6 +113,7 @@ def _linux(root: Path) -> MachineState:
         throttle_events=sum(t for t in throttled if t is not None) if throttled else None,
         power_source=_linux_power(root / "sys/class/power_supply"),
         swap_used_bytes=None if swap[0] is None or swap[1] is None else (swap[0] - swap[1]) * 1024,
+        swap_total_bytes=None if swap[0] is None else swap[0] * 1024,
         swap_in_bytes=None if "pswpin" not in vmstat else vmstat["pswpin"] * page,
         swap_out_bytes=None if "pswpout" not in vmstat else vmstat["pswpout"] * page,
     )

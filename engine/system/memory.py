@@ -1,4 +1,4 @@
-"""Memory: the machine's memory, this process's peak, and the bytes it read from the disk.
+"""Memory: the machine's memory, this process's peak, and the bytes it read from the disk and wrote to it.
 
 Linux: VmHWM, which unlike `ru_maxrss` does not inherit the parent's peak through fork and exec, and /proc/self/io. macOS:
 proc_pid_rusage, with the lifetime maximum of the physical footprint, which includes Metal buffers (written from
@@ -8,16 +8,13 @@ proc_pid_rusage, with the lifetime maximum of the physical footprint, which incl
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import psutil
 
-RUSAGE_INFO_V4 = 4
-DISK_READ_FIELD = 16  # ri_diskio_bytesread: the 17th 64-bit field after the 16 bytes of ri_uuid
-FOOTPRINT_FIELD = 28  # ri_lifetime_max_phys_footprint
+from .meters.rusage import rusage
 
 
 def peak_memory_bytes() -> int:
@@ -36,7 +33,13 @@ def memory_bytes() -> int:
 
 def disk_bytes_read() -> int | None:
     """Bytes that this process has read from the disk so far, all threads; None if the system does not report it."""
-    return _macos_disk_read() if sys.platform == "darwin" else _linux_disk_read()
+    return rusage("diskio_bytesread") if sys.platform == "darwin" else _linux_io("read_bytes")
+
+
+def disk_bytes_written() -> int | None:
+    """Bytes that this process has had written to the disk so far, all threads; None if the system does not report it. Pages
+    that the system swaps out are not among them."""
+    return rusage("diskio_byteswritten") if sys.platform == "darwin" else _linux_io("write_bytes")
 
 
 def page_cache_share(disk_bytes: int | None, requested_bytes: int) -> float | None:
@@ -55,25 +58,16 @@ def _linux_peak(status: str = "/proc/self/status") -> int:
     raise RuntimeError(f"{status} has no VmHWM")
 
 
-def _linux_disk_read(io: str = "/proc/self/io") -> int | None:
+def _linux_io(name: str, io: str = "/proc/self/io") -> int | None:
     try:
         with open(io) as f:
-            return next((int(line.split()[1]) for line in f if line.startswith("read_bytes:")), None)
+            return next((int(line.split()[1]) for line in f if line.startswith(f"{name}:")), None)
     except OSError:  # a kernel without task accounting, or a sandbox
         return None
 
 
-def _macos_peak(libproc: ctypes.CDLL | None = None) -> int:
-    return _macos_rusage(FOOTPRINT_FIELD, libproc)
-
-
-def _macos_disk_read(libproc: ctypes.CDLL | None = None) -> int:
-    return _macos_rusage(DISK_READ_FIELD, libproc)
-
-
-def _macos_rusage(field: int, libproc: ctypes.CDLL | None) -> int:
-    libproc = libproc or ctypes.CDLL("/usr/lib/libproc.dylib")
-    info = (ctypes.c_uint64 * 64)()
-    if libproc.proc_pid_rusage(os.getpid(), RUSAGE_INFO_V4, ctypes.byref(info)) != 0:
-        raise RuntimeError("proc_pid_rusage failed")
-    return int(info[2 + field])
+def _macos_peak(libproc: Any = None) -> int:
+    peak = rusage("lifetime_max_phys_footprint", libproc)
+    if peak is None:
+        raise RuntimeError("proc_pid_rusage gives no peak memory")
+    return peak

@@ -14,7 +14,8 @@ import psutil
 
 from engine.knobs import GB
 from engine.system.machine_state import MachineState, machine_state
-from engine.system.memory import disk_bytes_read, memory_bytes, peak_memory_bytes
+from engine.system.memory import disk_bytes_read, disk_bytes_written, memory_bytes, peak_memory_bytes
+from engine.system.meters.energy import energy
 from engine.system.user_cache import cached_file
 from harness.machine import identity
 from harness.machine.load import CpuLoad, Meters
@@ -40,6 +41,8 @@ def checks() -> list[Check]:
         Check("meters", "peak memory of a process", _peak_memory),
         Check("meters", "bytes read from the disk", _disk_read, "Rows cannot tell disk reads from the page cache."),
         *(_state(name, title, text) for name, title, systems, text in STATE_METERS if sys.platform in systems),
+        Check("meters", "bytes written to the disk", _disk_written, "Rows cannot tell what a run wrote."),
+        Check("meters", "energy", _energy, "Rows have no energy."),
         Check("meters", "load of other processes", _load, "Runs on a busy machine are not marked."),
         Check("meters", "start time of a process", _created, "A resumed study cannot tell a live run from an old id."),
     ]
@@ -48,11 +51,13 @@ def checks() -> list[Check]:
 ANY = ("linux", "darwin")
 STATE_METERS = (  # field of the state, title, systems that have it, what follows where it has no value
     ("thermal_state", "thermal state", ("darwin",), "Heat is not seen by this meter."),
+    ("thermal_pressure", "thermal pressure", ("darwin",), "Throttling is seen late, by the thermal state."),
     ("temperature_c", "temperature", ("linux",), "Heat is not seen by this meter."),
     ("throttle_events", "throttling of the processor", ("linux",), "A throttled processor is not seen."),
     ("power_source", "power source", ANY, "A run on battery is not seen; mains power is assumed."),
     ("memory_pressure", "memory pressure", ("darwin",), "Swap and available memory are judged alone."),
     ("swap_used_bytes", "swap in use", ANY, "A full swap is not seen."),
+    ("swap_total_bytes", "size of the swap", ANY, "A full swap is not seen."),
     ("swap_in_bytes", "swapped in since the start", ANY, "Swapping is not seen by this meter."),
     ("swap_out_bytes", "swapped out since the start", ANY, "Swapping is not seen by this meter."),
 )
@@ -148,6 +153,16 @@ def _peak_memory(place: Place) -> Answer:
 def _disk_read(place: Place) -> Answer | None:
     value = disk_bytes_read()
     return None if value is None else Answer(f"{value} bytes so far", {})
+
+
+def _disk_written(place: Place) -> Answer | None:
+    value = disk_bytes_written()
+    return None if value is None else Answer(f"{value} bytes so far", {})
+
+
+def _energy(place: Place) -> Answer | None:
+    value = energy()
+    return None if value is None else Answer(f"counts {', '.join(value.joules)}", {"energy_sources": list(value.joules)})
 
 
 def _load(place: Place) -> Answer | None:

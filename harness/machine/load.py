@@ -112,6 +112,7 @@ class Look:
             "load_before": self.load,
             "available_gb_before": self.available_gb,
             "thermal_state_before": self.state.thermal_state,
+            "thermal_pressure_before": self.state.thermal_pressure,
             "temperature_c_before": self.state.temperature_c,
             "power_source_before": self.state.power_source,
         }

@@ -2,6 +2,9 @@
 
 Before a run: free disk space, available memory, a cool machine on mains power, little load of other processes. During a
 run: load, heat, power source, swapping. A look takes half a second before a run; during it, a sample every two seconds.
+
+Heat is judged by the thermal state and by the finer thermal pressure. Swap is judged by its rate and by how full it is:
+macOS can report a normal memory pressure while swap is full.
 """
 
 from __future__ import annotations
@@ -18,8 +21,12 @@ from harness.schema import GuardsConfig
 from .load import LOOK_S, CpuLoad, Look, Meters, glance, look
 
 HOT = ("serious", "critical")
-SWAP_BYTES = 32_000_000  # a run that swaps out more is suspect
+THROTTLED = ("moderate", "heavy", "trapping", "sleeping")  # thermal pressures; throttling begins at moderate
+SWAP_BYTES = 32_000_000  # a run that swaps out less is not suspect
+SWAP_MB_S = 1.0  # nor one that never swaps out faster, unless it swaps out SWAP_SHARE of the machine's memory
+SWAP_SHARE = 0.01
 SWAP_LOOK_BYTES = 1_000_000  # a machine that swaps out more during a look is not quiet
+FULL_SWAP, LITTLE_MEMORY = 0.9, 0.2  # swap this full leaves no reserve once less than this share of the memory is available
 WAITING, QUIET = "waiting for a quiet machine", "quiet again"
 PAUSE_S = 2.0  # between two looks while waiting, and between two samples during a run
 STATE_S = 20.0  # between two states during a run: a state costs four short processes on macOS
@@ -48,6 +55,8 @@ def unquiet(config: GuardsConfig, seen: Look, cores: int, memory_gb: float) -> t
         return "power", f"on {state.power_source} (guards.allow_battery=false)"
     if state.thermal_state in HOT:
         return "heat", f"thermal state {state.thermal_state}"
+    if state.thermal_pressure in THROTTLED:
+        return "heat", f"thermal pressure {state.thermal_pressure}: the machine is throttled"
     if seen.counts["throttle_events"]:
         return "heat", "the processor is throttled"
     least = config.min_free_memory_share * memory_gb
@@ -56,12 +65,25 @@ def unquiet(config: GuardsConfig, seen: Look, cores: int, memory_gb: float) -> t
         return "memory", f"{seen.available_gb:.3g} GB of memory are available, below {least:.3g} ({share})"
     if state.memory_pressure == "critical":
         return "memory", "memory pressure critical"
-    if (seen.counts["swap_out_bytes"] or 0) > SWAP_LOOK_BYTES:
-        return "swap", "the machine is swapping"
+    swapped = seen.counts["swap_out_bytes"] or 0
+    if swapped > SWAP_LOOK_BYTES:
+        return "swap", f"the machine swaps out {swapped / 1e6 / LOOK_S:.0f} MB/s"
+    full = swap_share(state)
+    if full is not None and full >= FULL_SWAP and seen.available_gb < LITTLE_MEMORY * memory_gb:
+        return "swap", (
+            f"swap is {full:.0%} full and {seen.available_gb:.3g} GB of memory are available; end other programs"
+        )
     most = most_load(config, cores)
     if seen.load is not None and seen.load > most:
         return "load", f"other processes keep {seen.load:.1f} of {cores} cores busy, above {most:g} (guards.max_load)"
     return None
+
+
+def swap_share(state: MachineState) -> float | None:
+    """Share of the swap that is in use; None without swap. macOS makes its swap larger as it fills, while the disk has
+    room, so a high share alone is no reason."""
+    used, total = state.swap_used_bytes, state.swap_total_bytes
+    return used / total if used is not None and total else None
 
 
 @dataclass(frozen=True)
@@ -123,6 +145,7 @@ class Watch:
         self._load = CpuLoad(self._meters)
         self._next_load, self._next_state = self._meters.now() + PAUSE_S, self._meters.now() + STATE_S
         self._seen = [self._start]
+        self._state_at, self._swap_mb_s = self._meters.now(), None if self._start.swap_out_bytes is None else 0.0
 
     def look(self) -> None:
         """Take a sample if one is due. Call this often during the run."""
@@ -143,26 +166,37 @@ class Watch:
         own = {**vars(self._state), **self._state.counts_since(self._start)}
         row = {name: own[name] if figures.get(name) is None else figures[name] for name in own}
         row |= {**self._quiet.seen.columns(), "waited_s": self._quiet.waited_s, "load_during": self._load.mean()}
+        row |= {"run_swap_out_bytes": own["swap_out_bytes"], "swap_out_mb_s": self._swap_mb_s}
         reasons = [f"before: {self._quiet.reason}"] if self._quiet.reason else []
-        reasons += suspicions(self._config, row, self._seen, self._meters.cores)
+        reasons += suspicions(self._config, row, self._seen, self._meters.cores, self._meters.memory_gb)
         return {**row, "suspect": "; ".join(reasons) or None}
 
     def _take_state(self) -> None:
+        before, at = self._state, self._meters.now()
         self._state = self._meters.state()
+        swapped, seconds = self._state.counts_since(before)["swap_out_bytes"], at - self._state_at
+        if swapped is not None and seconds > 0:
+            self._swap_mb_s = max(self._swap_mb_s or 0.0, swapped / 1e6 / seconds)
+        self._state_at = at
         self._seen.append(self._state)
         self._next_state = self._meters.now() + STATE_S
 
 
-def suspicions(config: GuardsConfig, row: Mapping[str, Any], seen: Sequence[MachineState], cores: int) -> list[str]:
+def suspicions(
+    config: GuardsConfig, row: Mapping[str, Any], seen: Sequence[MachineState], cores: int, memory_gb: float
+) -> list[str]:
     """Why the figures of a run are suspect, from its row and the states `seen` during it."""
     reasons = []
     hot = [s for s in (row["thermal_state"], *(state.thermal_state for state in seen)) if s in HOT]
     if hot:
         reasons.append(f"heat: thermal state {max(hot, key=HOT.index)}")
+    pressures = (row["thermal_pressure"], *(state.thermal_pressure for state in seen))
+    throttled = [p for p in pressures if p in THROTTLED]
+    if throttled:
+        reasons.append(f"heat: thermal pressure {max(throttled, key=THROTTLED.index)}")
     if row["throttle_events"]:
         reasons.append(f"heat: throttled {row['throttle_events']} times")
-    if (row["swap_out_bytes"] or 0) > SWAP_BYTES:
-        reasons.append(f"swap: {row['swap_out_bytes'] / 1e6:.0f} MB swapped out")
+    reasons += _swap_suspicions(row, seen[-1], memory_gb)
     if "critical" in (row["memory_pressure"], *(state.memory_pressure for state in seen)):
         reasons.append("memory: pressure critical")
     power = [p for p in (row["power_source"], *(state.power_source for state in seen)) if p in ("battery", "ups")]
@@ -172,3 +206,15 @@ def suspicions(config: GuardsConfig, row: Mapping[str, Any], seen: Sequence[Mach
     if row["load_during"] is not None and row["load_during"] > most:
         reasons.append(f"load: other processes kept {row['load_during']:.1f} of {cores} cores busy, above {most:g}")
     return reasons
+
+
+def _swap_suspicions(row: Mapping[str, Any], end: MachineState, memory_gb: float) -> list[str]:
+    """Much swapped out, fast or as a share of the machine's memory; or any of it into a swap that is nearly full."""
+    swapped, rate, full = row["swap_out_bytes"] or 0, row["swap_out_mb_s"], swap_share(end)
+    much = swapped > SWAP_BYTES and (rate is None or rate >= SWAP_MB_S or swapped > SWAP_SHARE * memory_gb * 1e9)
+    if much:
+        speed = f", up to {rate:.0f} MB/s" if rate else ""
+        return [f"swap: {swapped / 1e6:.0f} MB swapped out{speed}"]
+    if swapped > SWAP_LOOK_BYTES and full is not None and full >= FULL_SWAP:
+        return [f"swap: {swapped / 1e6:.0f} MB swapped out into a swap that is {full:.0%} full"]
+    return []

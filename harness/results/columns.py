@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from engine import Knobs, Measurement
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 # Status of a run. infeasible and dominated: pruned by arithmetic, so nothing ran; stopped: ended early because it is slow.
 STATUSES = ("ok", "infeasible", "dominated", "stopped", "oom", "timeout", "hang", "crash", "wrong")
 NOT_RUN = ("infeasible", "dominated")
@@ -90,8 +90,11 @@ COLUMNS = (
     Column("load_during", "float", "cores", "busy cores during the run, without those of the run itself"),
     Column("available_gb_before", "float", "GB", "available memory before the run"),
     Column("thermal_state_before", "str", "", "thermal_state before the run"),
+    Column("thermal_pressure_before", "str", "", "thermal_pressure before the run"),
     Column("temperature_c_before", "float", "°C", "temperature_c before the run"),
     Column("power_source_before", "str", "", "power_source before the run"),
+    Column("run_swap_out_bytes", "int", "bytes", "bytes swapped out during the whole run, loading included, whole machine"),
+    Column("swap_out_mb_s", "float", "MB/s", "highest rate of swapping out between two samples of the run, whole machine"),
     Column("waited_s", "float", "s", "time spent waiting for the machine to be cool and idle before the run"),
     Column("predicted_peak_gb", "float", "GB", "peak memory of the process, predicted before the run (docs/memory.md)"),
     Column("seen_peak_gb", "float", "GB", "peak memory of the process as observed from outside, for every status"),

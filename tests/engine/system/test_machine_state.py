@@ -35,8 +35,10 @@ MAC = {
 
 def test_macos(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(meters, "thermal_state", lambda: "fair")
+    monkeypatch.setattr(meters, "thermal_pressure", lambda: "moderate")
     assert machine_state(platform="darwin", run=lambda command: MAC[" ".join(command)]) == MachineState(
-        thermal_state="fair", power_source="battery", memory_pressure="warning", swap_used_bytes=round(1042.25 * 2**20),
+        thermal_state="fair", thermal_pressure="moderate", power_source="battery", memory_pressure="warning",
+        swap_used_bytes=round(1042.25 * 2**20), swap_total_bytes=2 << 30,
         swap_in_bytes=123 * 16384, swap_out_bytes=45 * 16384,
     )  # fmt: skip
     desktop = {**MAC, "pmset -g batt": "Now drawing from 'AC Power'\n"}
@@ -45,6 +47,7 @@ def test_macos(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_macos_where_nothing_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(meters, "thermal_state", lambda: None)
+    monkeypatch.setattr(meters, "thermal_pressure", lambda: None)
     assert machine_state(platform="darwin", run=lambda _: "") == MachineState()
     monkeypatch.setenv("PATH", "")
     assert machine_state(platform="darwin") == MachineState()
@@ -110,6 +113,7 @@ def test_linux(tmp_path: Path) -> None:
     laptop = machine_state(platform="linux", root=tree(tmp_path, LAPTOP))
     assert laptop == MachineState(
         temperature_c=71.5, throttle_events=7, power_source="battery", swap_used_bytes=1024 * 1024,
+        swap_total_bytes=2048 * 1024,
         swap_in_bytes=7 * page, swap_out_bytes=11 * page,
     )  # fmt: skip
     tree(tmp_path, {"sys/class/power_supply/AC/online": "1", "proc/vmstat": "pswpin 7\npswpout 20"})

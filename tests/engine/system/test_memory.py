@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from engine import Judge, Knobs, footprint, load
 from engine.measure.judge import Text
-from engine.system.memory import _linux_disk_read, _macos_disk_read, page_cache_share
+from engine.system.memory import _linux_io, disk_bytes_written, page_cache_share
 
 TEXT = "The headrace brings the water to the wheel. When it is clean, the stones grind from morning until night. "
 JUDGE = Judge((Text("a", "prose", TEXT, TEXT[:60]), Text("b", "prose", TEXT[::-1], TEXT[30:90])))
@@ -44,20 +42,19 @@ def test_page_cache_share() -> None:
 
 def test_disk_bytes_where_the_system_says(tmp_path: Path) -> None:
     io = tmp_path / "io"
-    io.write_text("rchar: 9\nwchar: 8\nsyscr: 1\nsyscw: 1\nread_bytes: 40960\nwrite_bytes: 0\ncancelled_write_bytes: 0\n")
-    assert _linux_disk_read(str(io)) == 40960
-    assert _linux_disk_read(str(tmp_path / "none")) is None
+    io.write_text("rchar: 9\nwchar: 8\nsyscr: 1\nsyscw: 1\nread_bytes: 40960\nwrite_bytes: 512\ncancelled_write_bytes: 7\n")
+    assert _linux_io("read_bytes", str(io)) == 40960 and _linux_io("write_bytes", str(io)) == 512
+    assert _linux_io("read_bytes", str(tmp_path / "none")) is None
     io.write_text("rchar: 9\n")
-    assert _linux_disk_read(str(io)) is None
+    assert _linux_io("read_bytes", str(io)) is None
 
-    class FakeLibproc:
-        """rusage_info_v4: 16 bytes of uuid, then 64-bit fields; ri_diskio_bytesread is number 16."""
 
-        def proc_pid_rusage(self, pid: int, flavor: int, buffer: Any) -> int:
-            assert pid == os.getpid() and flavor == 4
-            fields = ctypes.cast(buffer, ctypes.POINTER(ctypes.c_uint64))
-            for i in range(35):
-                fields[2 + i] = 1000 + i
-            return 0
-
-    assert _macos_disk_read(FakeLibproc()) == 1016  # type: ignore[arg-type]
+def test_bytes_written_are_counted(tmp_path: Path) -> None:
+    before = disk_bytes_written()
+    if before is None:
+        pytest.skip("this system does not count them")
+    with open(tmp_path / "file", "wb") as f:
+        f.write(os.urandom(1 << 20))
+        os.fsync(f.fileno())
+    written = disk_bytes_written()
+    assert written is not None and written >= before

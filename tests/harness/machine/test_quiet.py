@@ -27,6 +27,7 @@ def test_a_quiet_machine_is_not_waited_for() -> None:
         "load_before": pytest.approx(3.9),
         "available_gb_before": 32.0,
         "thermal_state_before": None,
+        "thermal_pressure_before": None,
         "temperature_c_before": 60.0,
         "power_source_before": "ac",
     }
@@ -41,6 +42,14 @@ def test_a_quiet_machine_is_not_waited_for() -> None:
         (Machine(thermal_state="serious"), "thermal state serious"),
         (Machine(thermal_state="critical"), "thermal state critical"),
         (Machine(memory_pressure="critical"), "memory pressure critical"),
+        *(
+            (Machine(thermal_state="nominal", thermal_pressure=level), f"thermal pressure {level}: the machine is throttled")
+            for level in ("moderate", "heavy", "trapping", "sleeping")
+        ),
+        (
+            Machine(available_gb=6, memory_pressure="normal", swap_used_bytes=97 * 10**8, swap_total_bytes=10**10),
+            "swap is 97% full and 6 GB of memory are available; end other programs",
+        ),
     ],
 )
 def test_after_the_wait_the_run_is_suspect(m: Machine, reason: str) -> None:
@@ -53,7 +62,7 @@ def test_after_the_wait_the_run_is_suspect(m: Machine, reason: str) -> None:
 def test_counts_that_grow_are_waited_for() -> None:
     for name, step, reason in (
         ("throttle_events", 1, "the processor is throttled"),
-        ("swap_out_bytes", 2_000_000, "the machine is swapping"),
+        ("swap_out_bytes", 2_000_000, "the machine swaps out 20 MB/s"),
     ):
         m = Machine(**{name: 5})
         m.script = [(0.1 * i, lambda m=m, i=i, n=name, s=step: m.set(**{n: 5 + i * s})) for i in range(100)]  # 10 s long
@@ -63,6 +72,13 @@ def test_counts_that_grow_are_waited_for() -> None:
         assert notes[0].endswith(reason) and notes[-1] == f"quiet again after {found.waited_s:.0f} s"
     steady = Machine(throttle_events=7, swap_out_bytes=10**9, swap_used_bytes=10**9)
     assert quiet(steady)[0].reason is None  # the counts are from before
+
+
+def test_a_full_swap_with_memory_to_spare_and_nominal_pressure_are_no_reasons() -> None:
+    assert quiet(Machine(available_gb=30, swap_used_bytes=10**9, swap_total_bytes=10**9))[0].reason is None
+    assert quiet(Machine(available_gb=6, swap_used_bytes=10**9, swap_total_bytes=2 * 10**9))[0].reason is None
+    assert quiet(Machine(available_gb=6, swap_used_bytes=0, swap_total_bytes=0))[0].reason is None
+    assert quiet(Machine(thermal_state="fair", thermal_pressure="nominal"))[0].reason is None
 
 
 def test_each_kind_of_reason_is_noted_once() -> None:
@@ -127,15 +143,25 @@ def test_a_run_on_a_quiet_machine_is_not_suspect() -> None:
     [
         ({"throttle_events": 4}, "heat: throttled 4 times"),
         ({"thermal_state": "serious"}, "heat: thermal state serious"),
-        ({"swap_out_bytes": 200_000_000}, "swap: 200 MB swapped out"),
+        ({"thermal_pressure": "moderate"}, "heat: thermal pressure moderate"),
+        ({"thermal_pressure": "heavy", "thermal_state": "fair"}, "heat: thermal pressure heavy"),
+        ({"swap_out_bytes": 200_000_000, "memory_pressure": "normal"}, "swap: 200 MB swapped out, up to 10 MB/s"),
         ({"swap_out_bytes": 1_000_000}, None),
+        (
+            {"swap_out_bytes": 31_000_000, "swap_used_bytes": 94, "swap_total_bytes": 100},
+            "swap: 31 MB swapped out into a swap that is 94% full",
+        ),
+        ({"swap_out_bytes": 31_000_000, "swap_used_bytes": 50, "swap_total_bytes": 100}, None),
         ({"power_source": "battery"}, "power: on battery"),
         ({"memory_pressure": "critical"}, "memory: pressure critical"),
         ({"memory_pressure": "warning"}, None),
     ],
 )
 def test_what_happened_during_a_run(during: dict[str, object], reason: str | None) -> None:
-    start = {"throttle_events": 0, "swap_out_bytes": 0, "thermal_state": "nominal", "power_source": "ac"}
+    start = {
+        "throttle_events": 0, "swap_out_bytes": 0, "thermal_state": "nominal", "thermal_pressure": "nominal",
+        "power_source": "ac",
+    }  # fmt: skip
     m = Machine(**start)
     m.script = [(25, lambda: m.set(**during))]
     assert watched(m)["suspect"] == reason
@@ -143,6 +169,26 @@ def test_what_happened_during_a_run(during: dict[str, object], reason: str | Non
     gone.script = [(15, lambda: gone.set(**during)), (35, lambda: gone.set(**start))]
     counted = {"throttle_events", "swap_out_bytes"} & set(during)
     assert watched(gone)["suspect"] == (None if counted else reason)
+
+
+def test_swapping_is_judged_by_its_rate_and_by_its_share_of_the_memory() -> None:
+    def long_run(total: int, hours: float) -> dict[str, object]:
+        m = Machine(swap_out_bytes=0)
+        steps = int(hours * 60)
+        m.script = [(60.0 * i, lambda i=i: m.set(swap_out_bytes=total * i // steps)) for i in range(1, steps + 1)]
+        watch = Watch(CONFIG, quiet(Machine())[0], m)
+        while m.time < hours * 3600:
+            m.sleep(5)
+            watch.look()
+        return watch.end({})
+
+    slow = long_run(300_000_000, 1)  # 0.08 MB/s
+    assert slow["suspect"] is None and slow["run_swap_out_bytes"] == 300_000_000
+    assert slow["swap_out_mb_s"] == pytest.approx(0.25, abs=0.1)  # a minute's worth within one sample
+    assert str(long_run(800_000_000, 1)["suspect"]).startswith("swap: 800 MB swapped out")  # above 1 % of 64 GB
+    assert str(long_run(60_000_000, 0.05)["suspect"]).startswith("swap: 60 MB swapped out, up to 1 MB/s")
+    unknown = watched(Machine())
+    assert unknown["swap_out_mb_s"] is unknown["run_swap_out_bytes"] is None
 
 
 def test_the_load_of_a_run_is_its_mean_and_the_engine_takes_precedence() -> None:
