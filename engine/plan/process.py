@@ -29,7 +29,7 @@ def process_bytes() -> int:
     file = process_file()
     if not file.exists():
         with contextlib.suppress(HeadraceError):
-            compute_apart("the memory of a run's process", "engine.cli.process")
+            compute_apart("the memory of a run's process", "engine.bench.process")
     try:
         return int(json.loads(file.read_text(encoding="utf-8"))["bytes"])
     except (OSError, ValueError, KeyError, TypeError):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from engine import Checkpoint
-from engine.cli.process import write_model
+from engine.bench.process import write_model
 from engine.plan.process import process_bytes
 
 

@@ -1,6 +1,6 @@
 """Process: measures the memory of a process that runs a model, and stores it in the user's cache folder.
 
-    python -m engine.cli.process
+    python -m engine.bench.process
 
 `engine.plan.process` starts it. The model has random weights of a few hundred kilobytes, so that the peak is that of
 Python, the libraries, the threads and the device's context.
