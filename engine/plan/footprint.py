@@ -8,9 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engine.checkpoint.checkpoint import Checkpoint
-from engine.errors import CheckpointError
 from engine.knobs import GB, Knobs
-from engine.model.architecture import has_architecture
 from engine.model.backend import compute_dtype
 
 from .banks import BankPlan, distribute, least_banks, plan_bits
@@ -116,10 +114,6 @@ def experts_gb(checkpoint: Checkpoint, plan: BitsPlan) -> float:
 
 
 def _weights(checkpoint: Checkpoint, knobs: Knobs, banks: list[BankPlan]) -> Weights:
-    if not has_architecture(checkpoint.architecture):
-        raise CheckpointError(
-            f"checkpoint {checkpoint.path}: mlx-lm has no architecture {checkpoint.architecture}; give a model that it has"
-        )
     least = sum(b.least * b.slot_bytes for b in banks)
     everything = sum(len(b.members) * b.slot_bytes for b in banks)
     resident = checkpoint.resident_bytes(widened=compute_dtype() is not None)
