@@ -35,10 +35,8 @@ def settings(source: Checkpoint, count: int, seed: int = 0) -> list[tuple[dict[s
     most = weights_of(source, Knobs()).all_experts_gb
     found: list[tuple[dict[str, Any], int]] = [({}, 512)]
     while len(found) < count:
-        knobs: dict[str, Any] = {
-            "prefill_chunk": int(rng.choice([32, 128, 512])),
-            "io_mode": str(rng.choice(["buffered", "direct"])),
-        }
+        io_mode = str(rng.choice(["buffered", "direct"]))
+        knobs: dict[str, Any] = {"prefill_chunk": int(rng.choice([32, 128, 512])), "io_mode": io_mode}
         bits = [None, *(b for b in source.levels or (3, 4, 8) if b < source.expert_bits)]
         knobs["expert_bits"] = bits[int(rng.integers(len(bits)))]
         least = weights_of(source, Knobs(expert_bits=knobs["expert_bits"])).one_token_gb
@@ -56,8 +54,9 @@ def bench_memory(path: Path, count: int) -> dict[str, Any]:
         measured = _in_its_own_process(path, given, context)
         ratio = predicted.predicted_peak_gb / measured["peak_gb"]
         rows.append({
-            "knobs": given, "context": context, "predicted_gb": predicted.predicted_peak_gb, "measured_gb": measured["peak_gb"],
-            "mlx_peak_gb": measured["mlx_peak_gb"], "ratio": ratio, "parts_gb": vars(predicted.parts_gb),
+            "knobs": given, "context": context, "predicted_gb": predicted.predicted_peak_gb,
+            "measured_gb": measured["peak_gb"], "mlx_peak_gb": measured["mlx_peak_gb"], "ratio": ratio,
+            "parts_gb": vars(predicted.parts_gb),
         })  # fmt: skip
         shown = ", ".join(f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}" for k, v in given.items())
         print(f"{predicted.predicted_peak_gb * 1e3:14.1f}{measured['peak_gb'] * 1e3:13.1f}{ratio:7.2f}{context:9}  {shown}")
