@@ -47,7 +47,8 @@ def settings(source: Checkpoint, count: int, seed: int = 0) -> list[tuple[dict[s
 
 def bench_memory(path: Path, count: int) -> dict[str, Any]:
     """Measure `count` settings of the checkpoint and print prediction, measurement and their ratio for each."""
-    source, rows = Checkpoint.open(path), []
+    source = Checkpoint.open(path)
+    rows: list[dict[str, Any]] = []
     print(f"{'predicted MB':>14}{'measured MB':>13}{'ratio':>7}  context  knobs")
     for given, context in settings(source, count):
         predicted = footprint(source, Knobs.from_mapping(given), context)
