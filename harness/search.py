@@ -23,6 +23,7 @@ import hydra
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from engine import HeadraceError, __version__
+from engine.system.meters.translated import refuse_translated
 from engine.system.shipped import EXPERIMENTS
 from harness import ConfigError, StudyStopped
 from harness.paths import own_file
@@ -92,6 +93,7 @@ def main(argv: Sequence[str] | None = None, program: str = PROGRAM) -> int:
         print(f"headrace {__version__}")
         return 0
     try:
+        refuse_translated()
         from harness.schema import register
 
         folder = config_dir(sys.argv[1:])

@@ -12,6 +12,7 @@ from typing import Any
 
 from engine import __version__
 from engine.errors import HeadraceError
+from engine.system.meters.translated import refuse_translated
 
 
 class HelpFormatter(argparse.HelpFormatter):
@@ -51,6 +52,7 @@ def run_command(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> 
     which is one line on stderr, 130 after Ctrl-C, and 141 if the reader of its output has ended."""
     try:
         args = parser.parse_args(argv)
+        refuse_translated()
         status = args.run(args) or 0
         sys.stdout.flush()
         return status
