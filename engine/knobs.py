@@ -101,7 +101,7 @@ class Knobs:
         None, "simulated disk bandwidth over all threads, in 10^9 bytes/s; unset: no limit", unit="GB/s",
         needs=(needs.STREAMS,))
     gpu_keep_warm: bool = knob(
-        False, "Metal only: multiply small matrices on a stream of their own while decoding, so that the GPU keeps its clock",
+        False, "Metal only: multiply small matrices on a stream of their own while decoding, to keep the GPU's clock up",
         metal=True)
     mlx_ops_per_buffer: int | None = knob(
         None, "Metal only: most operations of one command buffer (MLX_MAX_OPS_PER_BUFFER); unset: MLX's choice for the GPU",

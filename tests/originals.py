@@ -13,6 +13,7 @@ import mlx.core as mx
 import tiny
 
 Weights = dict[str, mx.array]
+HUB_CONFIG = {"mxfp8": {"quant_method": "mxfp8"}, "modelopt": {"quant_method": "modelopt", "quant_algo": "NVFP4"}}
 SWITCH = re.compile(r"^(?P<block>.+)\.(?:switch_mlp|switch_glu|experts)\.(?P<projection>gate_proj|fc1)\.weight$")
 
 _TEXT = {
@@ -22,7 +23,7 @@ _TEXT = {
 }  # fmt: skip
 CONFIGS: dict[str, dict[str, Any]] = {
     "gemma4": {
-        "model_type": "gemma4",
+        "model_type": "gemma4", "vocab_size": 256,
         "text_config": {
             **_TEXT, "model_type": "gemma4_text", "global_head_dim": 16, "num_kv_shared_layers": 0,
             "hidden_size_per_layer_input": 0, "enable_moe_block": True, "num_experts": 8, "top_k_experts": 2,
@@ -69,6 +70,14 @@ CONFIGS: dict[str, dict[str, Any]] = {
             "mlp_layer_types": ["sparse"] * 4, "layer_types": ["full_attention"] * 4,
         },
     },
+    "muse_spark": {
+        "model_type": "muse_spark",
+        "text_config": {
+            **_TEXT, "post_norm_eps": 1e-5, "rope_parameters": {"rope_theta": 10000.0}, "layer_rope_theta": [10000.0] * 4,
+            "layer_types": ["full_attention"] * 4, "sliding_window": 16, "final_logit_softcapping": 30.0,
+            "output_multiplier": 1.0, "num_local_experts": 8, "num_experts_per_tok": 2, "moe_hidden_size": 64,
+        },
+    },
     "granitemoehybrid": {
         **_TEXT, "model_type": "granitemoehybrid", "intermediate_size": 32, "attention_bias": False,
         "embedding_multiplier": 2.0, "attention_multiplier": 0.1, "logits_scaling": 4.0, "residual_multiplier": 0.5,
@@ -80,13 +89,13 @@ CONFIGS: dict[str, dict[str, Any]] = {
 
 def make_stored(path: Path, layout: str, *, dtype: mx.Dtype = mx.float32) -> Path:
     """The tiny checkpoint of a layout in `LAYOUTS`, as the hub has it."""
-    family, undo, bits = LAYOUTS[layout]
+    family, undo, bits = {**LAYOUTS, **WITHOUT_CPU}[layout]
     with mock.patch.dict(tiny.CONFIGS, {**CONFIGS, **tiny.CONFIGS}):
-        tiny.make(path, family, dtype=dtype, bits=bits)
+        tiny.make(path, family, dtype=dtype, bits=None if bits == "modelopt" else bits)
     weights = dict(mx.load(str(path / "model.safetensors")))
     weights = undo(weights)
-    if bits == "mxfp8":
-        declare(path, quantization=None, quantization_config={"quant_method": "mxfp8"})
+    if bits in HUB_CONFIG:
+        declare(path, quantization=None, quantization_config=HUB_CONFIG[bits])
     (path / "model.safetensors").unlink()
     tiny.write_in_order(path / "model.safetensors", weights)
     return path
@@ -165,6 +174,38 @@ def as_fp8_bytes(weights: Weights) -> Weights:
     return weights
 
 
+def as_fp8_experts(weights: Weights) -> Weights:
+    """FP8 with one scale for each expert."""
+    for name in [n for n in weights if re.search(r"\.experts\.(gate_up|down)_proj$", n)]:
+        value = weights[name]
+        scale = mx.abs(value).max(axis=(1, 2), keepdims=True) / 448
+        weights[name], weights[f"{name}_scale_inv"] = mx.to_fp8(value / scale), scale
+    return weights
+
+
+def as_modelopt(weights: Weights) -> Weights:
+    """NVFP4 as NVIDIA's ModelOpt writes it: gate above up, and one more scale for each expert's projection."""
+    for _, switch in blocks(weights):
+        gate, up, down = (weights.pop(f"{switch}{name}_proj.weight") for name in ("gate", "up", "down"))
+        for name, value in (("gate_up_proj", mx.concatenate([gate, up], axis=1)), ("down_proj", down)):
+            codes, scales = mx.quantize(value, 16, 4, mode="nvfp4")
+            weights[switch + name], weights[f"{switch}{name}_weight_scale"] = codes.view(mx.uint8), scales
+        experts = len(down)
+        weights[f"{switch}gate_up_proj_weight_scale_2"] = (1 + mx.arange(2 * experts).reshape(experts, 2)) / 20000
+        weights[f"{switch}down_proj_weight_scale_2"] = (1 + mx.arange(experts)) / 20000
+    return weights
+
+
+def _muse(weights: Weights) -> Weights:
+    """The gates of the residual stream, which mlx-lm computes once."""
+    for old, new in (("add_attn", "post_attention"), ("add_ffn", "post_feedforward")):
+        for name in [n for n in weights if n.endswith(f"{old}_alpha")]:
+            gate = mx.zeros_like(weights.pop(name))
+            del weights[name.replace("_alpha", "_beta")]
+            weights[name.replace(f"{old}_alpha", f"{new}_residual_gate.gate")] = gate
+    return weights
+
+
 def in_turn(*steps: Callable[[Weights], Weights]) -> Callable[[Weights], Weights]:
     def undo(weights: Weights) -> Weights:
         for step in steps:
@@ -200,6 +241,13 @@ LAYOUTS: dict[str, tuple[str, Callable[[Weights], Weights], str | None]] = {
     "minimax_m3_vl, mxfp8": ("minimax_m3_vl", in_turn(each("experts", **_W), as_fp8_bytes), "mxfp8"),
     "llama4": ("llama4", above("gate_up_proj", "down_proj", axis=-1), None),
     "qwen3_vl_moe": ("qwen3_vl_moe", in_turn(above("gate_up_proj", "down_proj", axis=-1), _QWEN_VL), None),
+    "mistral4, fp8": ("mistral4", in_turn(above("gate_up_proj", "down_proj"), as_fp8_experts), None),
 }  # fmt: skip
-ONLY_TO_PACK = ("llama4", "qwen3_vl_moe")
+# Families that compute on Metal alone: only their weights are compared.
+WITHOUT_CPU: dict[str, tuple[str, Callable[[Weights], Weights], str | None]] = {
+    "muse_spark": ("muse_spark", in_turn(above("gate_up_proj", "down_proj", holder=".experts"), _muse), None),
+    "muse_spark, nvfp4": ("muse_spark", in_turn(as_modelopt, _muse), "modelopt"),
+}
+COMPUTED = ("mistral4, fp8", "muse_spark, nvfp4")
+ONLY_TO_PACK = ("llama4", "qwen3_vl_moe", *COMPUTED)
 NOT_TO_PACK = ("minimax_m3_vl, folded",)

@@ -295,7 +295,7 @@ def write_in_order(path: Path, weights: dict[str, mx.array]) -> None:
     """A safetensors file ordered by name, as the hub's are, so that an expert's tensors touch; MLX's own order is random.
     Bytes that have block scales are FP8."""
     names = {mx.bfloat16: "BF16", mx.float16: "F16", mx.float32: "F32", mx.uint32: "U32", mx.int32: "I32", mx.uint8: "U8"}
-    header, data = {}, b""
+    header, data = {}, bytearray()
     for name, value in sorted(weights.items()):
         content = np.array(value.view(mx.uint16) if value.dtype == mx.bfloat16 else value).tobytes()
         offsets = [len(data), len(data) + len(content)]
@@ -307,7 +307,7 @@ def write_in_order(path: Path, weights: dict[str, mx.array]) -> None:
         }
         data += content
     encoded = json.dumps({"__metadata__": {"format": "mlx"}, **header}).encode()
-    path.write_bytes(len(encoded).to_bytes(8, "little") + encoded + data)
+    path.write_bytes(len(encoded).to_bytes(8, "little") + encoded + bytes(data))
     path.with_name("model.safetensors.index.json").unlink(missing_ok=True)  # it would list what was there before
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Protocol
@@ -86,6 +86,8 @@ class ExpertLayer:
     # Projections without stored biases -> the code of a zero weight. Their biases are minus that code times the scales.
     zeros: Mapping[str, float] = field(default_factory=dict)
     records: Records | None = None  # set in a packed store
+    # Set where mlx-lm computes the experts from other values; returns uint8 [experts, bytes] by tensor, once.
+    compute: Callable[[], dict[str, np.ndarray]] | None = None
 
     @property
     def number(self) -> int:
@@ -95,7 +97,7 @@ class ExpertLayer:
     @property
     def only_to_pack(self) -> bool:
         """Whether MLX cannot compute with the experts in place, so that they must be packed first."""
-        return any(t.dtype == FP8 or t.part is not None for t in self.tensors)
+        return self.compute is not None or any(t.dtype == FP8 or t.part is not None for t in self.tensors)
 
     @property
     def experts(self) -> int:

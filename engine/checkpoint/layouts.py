@@ -23,6 +23,7 @@ from engine.errors import CheckpointError
 from .dtypes import FLOATS, FP8, ITEM_BYTES
 from .experts import CONVERT, FP8_SCALES, INT4_ZERO, LAYER, PACK, ExpertLayer, ExpertTensor, layer_number
 from .headers import Entry
+from .sanitize.computed import computed_layers
 from .sanitize.stored import Experts, follow
 
 PROJECTIONS = {"w1": "gate_proj", "w2": "down_proj", "w3": "up_proj"}
@@ -82,7 +83,7 @@ def expert_layers(path: Path, tensors: dict[str, Entry], *, to_pack: bool) -> Fo
             if layer.number not in known:
                 layers.append(layer)
                 followed |= experts.sources[layer.block]
-        _check_followed(path, experts, known, to_pack=to_pack)
+        layers += _computed(path, experts, known, to_pack=to_pack)
     layers.sort(key=lambda layer: layer.number)
     for one, other in itertools.pairwise(layers):
         if one.number == other.number:
@@ -93,17 +94,22 @@ def expert_layers(path: Path, tensors: dict[str, Entry], *, to_pack: bool) -> Fo
     return Found(tuple(layers), frozenset(followed))
 
 
-def _check_followed(path: Path, experts: Experts, known: set[int], *, to_pack: bool) -> None:
-    """Raises `CheckpointError` for layers that can be neither streamed nor packed."""
-    for block, reason in experts.neither.items():
-        if layer_number(block) not in known:
-            raise CheckpointError(f"checkpoint {path}: {block} {reason}; {CONVERT}")
+def _computed(path: Path, experts: Experts, known: set[int], *, to_pack: bool) -> list[ExpertLayer]:
+    """The layers that mlx-lm computes. Raises `CheckpointError` for layers that can be streamed but not packed, or vice
+    versa."""
     for block, name in experts.shared.items():
         if to_pack and layer_number(block) not in known:
             raise CheckpointError(
                 f"checkpoint {path}: {name} also holds the shared expert and cannot be packed; stream it in place, or "
                 f"{CONVERT}"
             )
+    blocks = [block for block in experts.computed if layer_number(block) not in known]
+    if blocks and not to_pack:
+        raise CheckpointError(
+            f"checkpoint {path}: mlx-lm computes {blocks[0]}.{experts.computed[blocks[0]]} from other values, so that it "
+            f"cannot be streamed in place; {PACK}"
+        )
+    return computed_layers(path, blocks) if blocks else []
 
 
 def _check_in_place(path: Path, layer: ExpertLayer) -> None:

@@ -1,7 +1,7 @@
 """Read source: whether the bytes that were read came from the disk or from a cache, by the system's own count.
 
 A read that was asked to be direct can still be served by the page cache: macOS does so silently where a read does not fit,
-where pages are cached already, and for files that APFS keeps compressed. Network and virtual disks may not be counted at all.
+where pages are cached already, and for files that APFS keeps compressed. Network and virtual disks may not be counted.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ def read_note(io_mode: str, cached_share: float | None, *, limited: bool = False
             None
             if limited or cached_share < MOSTLY
             else (
-                f"{cached_share:.0%} of the bytes came from the page cache and not from the disk; for the disk's speed start "
-                "with page_cache=cold, or set io_mode=direct"
+                f"{cached_share:.0%} of the bytes came from the page cache and not from the disk; for the disk's speed "
+                "start with page_cache=cold, or set io_mode=direct"
             )
         )
     packed = compressed_files(files)

@@ -68,7 +68,8 @@ def _without_experts(source: Checkpoint, config: dict[str, Any]) -> tuple[type[n
             return super().load_weights([*created, *weights], strict)
 
         def _switch_paths(self) -> tuple[str, ...]:
-            return tuple(f"{path}." for path, m in self.named_modules() if isinstance(m, SwitchGLU | SwitchMLP))
+            switches = [(path, m) for path, m in self.named_modules() if isinstance(m, SwitchGLU | SwitchMLP)]
+            return tuple(f"{p}.{n}." for p, m in switches for n, child in m.children().items() if "weight" in child)
 
     return Opened, args_class
 

@@ -223,7 +223,8 @@ def _pack_layer(
     checksums = np.zeros((target.experts, len(target.sections) + 1), np.uint32)
     with contextlib.ExitStack() as stack:
         partial = stack.enter_context(atomic.replacing(store / target.file))
-        numbers = sorted({int(n) for t in layer.layer.tensors for n in np.unique(t.file)})
+        computed = layer.layer.compute() if layer.layer.compute is not None else None
+        numbers = sorted({int(n) for t in layer.layer.tensors for n in np.unique(t.file)} if computed is None else ())
         fds = {n: stack.enter_context(open(source.files[n], "rb")).fileno() for n in numbers}
         out = stack.enter_context(open(partial, "wb", buffering=0)).fileno()
         reserve(out, target.file_bytes)
@@ -231,6 +232,8 @@ def _pack_layer(
 
         def one(expert: int) -> int:
             def read(t: ExpertTensor) -> np.ndarray:
+                if computed is not None:
+                    return computed[t.name][expert]
                 shard = int(t.file[expert])
                 return t.from_stored(read_range(fds[shard], int(t.offset[expert]), t.stored_bytes, source.files[shard]))
 

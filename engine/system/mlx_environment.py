@@ -36,7 +36,8 @@ def refuse_late(values: Mapping[str, Any]) -> None:
         if AT_START[variable] != text:
             knob = next(name for name, v in VARIABLES.items() if v == variable)
             raise KnobError(
-                f"{knob}={text} comes too late: MLX reads {variable} once, when it starts; start Python with {variable}={text}"
+                f"{knob}={text} comes too late: MLX reads {variable} once, when it starts; "
+                f"start Python with {variable}={text}"
             )
 
 

@@ -45,6 +45,6 @@ def _indirect(df: pd.DataFrame) -> list[str]:
     trials = sorted({int(t) for t in found["trial"]})
     names = ", ".join(map(str, trials[:MOST_NAMED])) + (", ..." if len(trials) > MOST_NAMED else "")
     return [
-        f"io_mode=direct, but not from the disk by the system's count: trial {names}; their speed is that of a cache, or this "
-        "disk is not counted"
+        f"io_mode=direct, but not from the disk by the system's count: trial {names}; their speed is that of a cache, or "
+        "this disk is not counted"
     ]

@@ -22,24 +22,24 @@ DTYPES = {mlx: name for name, mlx in MLX_TYPES.items()}
 @dataclass(frozen=True)
 class Experts:
     """The experts that were followed. `sources`: block -> the stored tensors that hold them; `shared`: block -> one of these
-    that holds more than the routed experts; `neither`: block -> why it can be neither streamed nor packed; `refused`: why
-    mlx-lm cannot open the checkpoint, None if it can."""
+    that holds more than the routed experts; `computed`: block -> a tensor that has other values than the files; `refused`:
+    why mlx-lm cannot open the checkpoint, None if it can."""
 
     layers: tuple[ExpertLayer, ...]
     sources: Mapping[str, frozenset[str]]
     shared: Mapping[str, str]
-    neither: Mapping[str, str]
+    computed: Mapping[str, str]
     refused: str | None
 
 
 def follow(path: Path, tensors: Mapping[str, Entry]) -> Experts:
     """Follow the experts of the checkpoint in the folder `path`, whose files hold `tensors`."""
     found = trace(path, {name: (entry.shape, entry.dtype, ITEM_BYTES[entry.dtype]) for name, entry in tensors.items()})
-    layers, sources, shared, neither = [], {}, {}, {}
+    layers, sources, shared, computed = [], {}, {}, {}
     for block, rules in found.layers.items():
-        computed = next((name for name, taken in rules.items() if taken is None or taken.dtype not in DTYPES), None)
-        if computed is not None or not rules:
-            neither[block] = f"has {computed or 'weights'}, which mlx-lm computes from other values"
+        other = next((name for name, t in rules.items() if not _can_stream(name, t)), None)
+        if other is not None or not rules:
+            computed[block] = other or "weights"
             continue
         taken = [t for t in rules.values() if t is not None]
         layers.append(ExpertLayer(block, tuple(sorted((_stored(t, tensors) for t in taken), key=lambda t: t.name))))
@@ -47,7 +47,12 @@ def follow(path: Path, tensors: Mapping[str, Entry]) -> Experts:
         for t in taken:
             if len(t.sources) == 1 and tensors[t.sources[0]].shape[0] > len(t.slabs) > 1:
                 shared[block] = t.sources[0]
-    return Experts(tuple(layers), sources, shared, neither, found.refused)
+    return Experts(tuple(layers), sources, shared, computed, found.refused)
+
+
+def _can_stream(name: str, taken: Taken | None) -> bool:
+    """Whether the engine computes with such a tensor; it has no scale for a whole expert."""
+    return taken is not None and taken.dtype in DTYPES and not name.endswith(".global_scale")
 
 
 def _stored(taken: Taken, tensors: Mapping[str, Entry]) -> ExpertTensor:

@@ -76,17 +76,23 @@ def trace(path: Path, tensors: Shapes) -> Trace:
 
 
 def _followed(model: Any, sanitize: Sanitize, weights: Weights, tensors: Shapes) -> dict[str, Rules]:
-    from mlx_lm.models.switch_layers import SwitchGLU, SwitchMLP
+    from mlx_lm.models.switch_layers import SwitchGLU, SwitchLinear, SwitchMLP
 
-    switches = {path: module for path, module in model.named_modules() if isinstance(module, SwitchGLU | SwitchMLP)}
-    counts = {_experts(module) for module in switches.values()}
+    switches = {
+        path: [name for name, child in switch.children().items() if isinstance(child, SwitchLinear)]
+        for path, switch in model.named_modules()
+        if isinstance(switch, SwitchGLU | SwitchMLP)
+    }
+    modules = dict(model.named_modules())
+    counts = {modules[f"{path}.{name}"].num_experts for path, names in switches.items() for name in names}
     small, kinds = small_copy({name: tensors[name] for name in tensors if name in weights}, counts)
     first: dict[str, str] = {}  # kind -> a switch of that kind
     for path in switches:
         if _number(path) in kinds:
             first.setdefault(kinds[_number(path)], path)
     try:
-        runs = _runs(small, sanitize, weights, tuple(first.values()))
+        prefixes = tuple(f"{path}.{name}." for path in first.values() for name in switches[path])
+        runs = _runs(small, sanitize, weights, prefixes)
     except Exception:  # what mlx-lm computes with the real sizes may be impossible with the short ones
         return {path.rpartition(".")[0]: {} for path in switches}
     rules: dict[str, Rules] = {}
@@ -101,30 +107,24 @@ def _followed(model: Any, sanitize: Sanitize, weights: Weights, tensors: Shapes)
     }
 
 
-def _experts(switch: Any) -> int:
-    return int(
-        next(module["weight"].shape[0] for module in switch.values() if isinstance(module, dict) and "weight" in module)
-    )
-
-
 def _number(path: str) -> int:
     m = LAYER.search(path)
     return int(m[0]) if m else 0
 
 
-def _runs(small: Small, sanitize: Sanitize, weights: Weights, paths: tuple[str, ...]) -> list[dict[str, Any]]:
-    """One run for each digit. The layers that `paths` leave out are not needed, unless `sanitize` insists on them."""
-    numbers = {_number(path) for path in paths}
+def _runs(small: Small, sanitize: Sanitize, weights: Weights, prefixes: tuple[str, ...]) -> list[dict[str, Any]]:
+    """One run for each digit. The layers that `prefixes` leave out are not needed, unless `sanitize` insists on them."""
+    numbers = {_number(prefix) for prefix in prefixes}
     few = {n: value for n, value in weights.items() if not (m := LAYER.search(n)) or int(m[0]) in numbers}
     try:
-        return [_run(small, sanitize, few, paths, digit) for digit in range(small.digits)]
+        return [_run(small, sanitize, few, prefixes, digit) for digit in range(small.digits)]
     except Exception:
-        return [_run(small, sanitize, weights, paths, digit) for digit in range(small.digits)]
+        return [_run(small, sanitize, weights, prefixes, digit) for digit in range(small.digits)]
 
 
-def _run(small: Small, sanitize: Sanitize, weights: Weights, paths: tuple[str, ...], digit: int) -> dict[str, Any]:
-    """The switches' tensors that `sanitize` makes of one digit of the places; name -> (bytes, MLX's type). Raises
-    `ValueError` if a switch has none or if they do not come from the small copy."""
+def _run(small: Small, sanitize: Sanitize, weights: Weights, prefixes: tuple[str, ...], digit: int) -> dict[str, Any]:
+    """The tensors with these `prefixes` that `sanitize` makes of one digit of the places; name -> (bytes, MLX's type).
+    Raises `ValueError` if a prefix has none or if they do not come from the small copy."""
     import mlx.core as mx
 
     of_copy: dict[str, Any] = {}
@@ -137,7 +137,6 @@ def _run(small: Small, sanitize: Sanitize, weights: Weights, paths: tuple[str, .
             of_copy[copy] = content.view(weights[name].dtype)
         mine[name] = of_copy[copy]
     out: dict[str, Any] = {}
-    prefixes = tuple(f"{path}." for path in paths)
     for name, value in sanitize(mine).items():
         if name.startswith(prefixes):
             if value.nbytes > LARGEST * small.nbytes:

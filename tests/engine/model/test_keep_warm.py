@@ -55,6 +55,6 @@ def test_an_engine_keeps_warm_while_decoding_with_the_same_logits(
                 assert warm.products == 0, "a prefill is no decoding"
             texts.append("".join(engine.generate("The miller", max_tokens=8)))
             if warm is not None:
-                wait_for(lambda: warm.products > 0)
+                wait_for(lambda warm=warm: warm.products > 0)  # type: ignore[misc]
     assert warm is not None and not warm.working and not warm._thread.is_alive()
     assert np.array_equal(logits[0], logits[1]) and texts[0] == texts[1]
