@@ -21,6 +21,7 @@ from pathlib import Path
 from engine.bench.command import add_benchmarks
 from engine.cli import chat, commands, text
 from engine.cli import serve as serving
+from engine.cli.opening import add_trust_code
 from engine.cli.options import add_eval_texts, add_knobs, add_model, add_setting, positive
 from engine.cli.program import add_command, make_parser, run_command
 from engine.knobs import LOSSY
@@ -48,7 +49,9 @@ def _parser(program: str) -> argparse.ArgumentParser:
     add_knobs(inspect)
     _plan(add_command(parsers, "plan", commands.plan))
     _pack(add_command(parsers, "pack", commands.pack))
-    add_model(add_command(parsers, "profile", commands.profile))
+    profile = add_command(parsers, "profile", commands.profile)
+    add_model(profile)
+    add_trust_code(profile)
     add_command(parsers, "knobs", commands.knobs)
     _replay(add_command(parsers, "replay", commands.replay))
     add_benchmarks(parsers.add_parser("bench", help="Measure reads, decoding, quality or packing."))
@@ -57,6 +60,7 @@ def _parser(program: str) -> argparse.ArgumentParser:
 
 def _measure(parser: argparse.ArgumentParser) -> None:
     add_model(parser)
+    add_trust_code(parser)
     add_eval_texts(parser, of_setting=True)
     parser.add_argument("--by-layer", action="store_true", help="print hits, reads and bytes of each layer first")
     text = f"decoded before the clock starts (default: the setting's, or {Protocol.warm_up_tokens})"
@@ -74,6 +78,7 @@ def _measure(parser: argparse.ArgumentParser) -> None:
 
 def _quality(parser: argparse.ArgumentParser) -> None:
     add_model(parser, positional=True)
+    add_trust_code(parser)
     add_eval_texts(parser, of_setting=True)
     text = "compare with this checkpoint (default: the model itself, resident)"
     parser.add_argument("--reference", type=Path, metavar="DIR", help=text)
@@ -85,6 +90,7 @@ def _quality(parser: argparse.ArgumentParser) -> None:
 
 def _plan(parser: argparse.ArgumentParser) -> None:
     add_model(parser, positional=True)
+    add_trust_code(parser)
     text = "the budget as average bits, instead of hot_share"
     parser.add_argument("--average-bits", type=float, metavar="X", help=text)
     text = "routing trace to count uses in (Parquet; default: a profile of the calibration text)"

@@ -18,10 +18,9 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 from mlx_lm.models.cache import make_prompt_cache
-from mlx_lm.utils import load_config, load_tokenizer
 
 from engine.checkpoint.checkpoint import Checkpoint
-from engine.errors import CheckpointError, HeadraceError, JudgeError, KnobError, first_line
+from engine.errors import HeadraceError, JudgeError, KnobError
 from engine.generation.context import Context
 from engine.generation.generation import Generation, never
 from engine.generation.prompts import context_limit
@@ -34,7 +33,7 @@ from engine.measure.timed_pass import Scored, timed_pass
 from engine.model.backend import backend, compute_dtype
 from engine.model.keep_warm import KeepWarm
 from engine.model.metal import refuse_without_effect
-from engine.model.open import check_top_k, lay_out_for_cpu, open_model
+from engine.model.open import lay_out_for_cpu, open_model
 from engine.model.resident import quantize_resident
 from engine.model.switches import is_last, switches
 from engine.plan.banks import needs_profile, plan_banks, plan_bits
@@ -52,18 +51,21 @@ from engine.streaming.window.speculate import SpeculativeWindows
 from engine.system.memory import memory_bytes
 from engine.system.meters.translated import refuse_translated
 from engine.system.page_cache import cached_share, weight_files
+from engine.tokenizer.open import open_tokenizer
 
 
-def load(checkpoint: str | Path, knobs: Knobs | None = None) -> Engine:
+def load(checkpoint: str | Path, knobs: Knobs | None = None, *, trust_code: bool = False, tokenizer: Any = None) -> Engine:
     """Open a checkpoint folder with the given knobs.
 
-    Raises `CheckpointError` if it cannot be streamed, `KnobError` if a knob does not fit this model.
+    trust_code: run the checkpoint's own code if its tokenizer needs it. tokenizer: the one of `open_tokenizer`, if it is
+    open already; otherwise it is opened on first use. Raises `CheckpointError` if the checkpoint cannot be streamed,
+    `KnobError` if a knob does not fit this model.
     """
     knobs = knobs or Knobs()
     refuse_translated()
     refuse_without_effect(knobs)
     cached = cached_share(weight_files(checkpoint))  # before the headers are read
-    source = Checkpoint.open(checkpoint).with_top_k(knobs.top_k)
+    source = Checkpoint.open(checkpoint, trust_code=trust_code).with_top_k(knobs.top_k)
     # mlx-lm cannot read a store's experts, so they are streamed even when all of them stay. plan_banks refuses verify_reads
     # for a checkpoint without checksums.
     streamed = knobs.streams or knobs.verify_reads or source.levels is not None
@@ -76,8 +78,6 @@ def load(checkpoint: str | Path, knobs: Knobs | None = None) -> Engine:
         plans = plan_banks(source, knobs, bits, profile)
     mx.reset_peak_memory()
     model = open_model(source)
-    if knobs.top_k is not None:
-        check_top_k(model, source)
     state = decode_state_for(source, knobs) if streamed else None
     try:
         layers, windows = install_layers(model, source, knobs, plans, state) if state is not None else ([], None)
@@ -90,7 +90,10 @@ def load(checkpoint: str | Path, knobs: Knobs | None = None) -> Engine:
         if state is not None:
             state.reader.close()
         raise
-    return Engine(source, knobs, bits, model, layers, state, windows, cached)
+    engine = Engine(source, knobs, bits, model, layers, state, windows, cached)
+    if tokenizer is not None:
+        engine.tokenizer = tokenizer
+    return engine
 
 
 def _read_resident(model: nn.Module, source: Checkpoint, knobs: Knobs) -> None:
@@ -121,16 +124,6 @@ def _refuse_too_large(source: Checkpoint, knobs: Knobs) -> None:
             f"{what} with {need.resident_gb:.4g} GB of other weights takes {need.predicted_peak_gb:.4g} GB, more than the "
             f"{have:.4g} GB of memory here; {remedy}"
         )
-
-
-def _open_tokenizer(path: Path) -> Any:
-    try:  # transformers would ask on the terminal whether to run the checkpoint's own code, and wait for an answer
-        return load_tokenizer(path, {"trust_remote_code": False}, eos_token_ids=load_config(path).get("eos_token_id"))
-    except (OSError, ValueError, ImportError) as e:
-        own_code = "trust_remote_code" in str(e)
-        reason = "it is code of the checkpoint's own, which is never run" if own_code else first_line(e)
-        remedy = "; give a conversion of the model with a tokenizer.json" if own_code else ""
-        raise CheckpointError(f"{path}: its tokenizer cannot be opened ({reason}){remedy}") from e
 
 
 class Engine:
@@ -185,7 +178,7 @@ class Engine:
     @cached_property
     def tokenizer(self) -> Any:
         """mlx-lm's tokenizer of the checkpoint. Generation ends at each end-of-text token that the checkpoint names."""
-        return _open_tokenizer(self.checkpoint.path)
+        return open_tokenizer(self.checkpoint.path, trust_code=self.checkpoint.trust_code).tokenizer
 
     @property
     def context_limit(self) -> int | None:
@@ -225,7 +218,7 @@ class Engine:
         Raises `HeadraceError` for an empty sequence or an id outside the vocabulary.
         """
         ids = [int(i) for i in token_ids]
-        vocab = int(self.checkpoint.text_config.get("vocab_size", 0))
+        vocab = self.checkpoint.built.vocabulary
         wrong = next((i for i in ids if i < 0 or (vocab and i >= vocab)), None)
         if not ids or wrong is not None:
             what = "no tokens were given" if not ids else f"token id {wrong} is outside 0 .. {vocab - 1}"

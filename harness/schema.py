@@ -112,7 +112,8 @@ class StorageConfig:
 @dataclass
 class ModelConfig:
     name: str | None = key(None, "name in reports; null: the checkpoint's folder")
-    path: str = key(MISSING, "folder of the checkpoint")
+    path: str = key(MISSING, "folder of the checkpoint, or ORG/NAME of a model that was downloaded from the hub")
+    trust_code: bool = key(False, "run the checkpoint's own Python code if its tokenizer needs it; read that code first")
     about: str = key("", "which checkpoint to download, if the folder does not exist")
     size_gb: float | None = key(None, "size of that download, GB")
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from engine.cli.opening import add_trust_code, opened_tokenizer
 from engine.cli.options import add_eval_texts, add_knobs, add_model, knobs_given, knobs_of, model_of, number_or
 from engine.cli.program import HelpFormatter, add_command, add_version, run_command
 from engine.errors import HeadraceError, did_you_mean
@@ -40,6 +41,7 @@ def add_benchmarks(parser: argparse.ArgumentParser) -> None:
 
     decode = add_command(parsers, "decode", _decode)
     add_model(decode, positional=True)
+    add_trust_code(decode)
     add_eval_texts(decode)
     _rounds(decode, 5)
     text = "shares of the experts that are cached (default: 1 0.5 0.25 0.125)"
@@ -62,11 +64,13 @@ def add_benchmarks(parser: argparse.ArgumentParser) -> None:
 
     lossy = add_command(parsers, "lossy", _lossy)
     add_model(lossy, positional=True)
+    add_trust_code(lossy)
     add_eval_texts(lossy)
     add_knobs(lossy, [name for name in every if name not in LOSSY])
 
     bits = add_command(parsers, "bits", _bits)
     add_model(bits, positional=True)
+    add_trust_code(bits)
     add_eval_texts(bits)
     bits.add_argument("--rounds", type=int, default=5, metavar="N", help="random plans (default: 5)")
     text = "budgets (default: 2.5 3)"
@@ -75,12 +79,14 @@ def add_benchmarks(parser: argparse.ArgumentParser) -> None:
 
     trace = add_command(parsers, "trace", _trace)
     add_model(trace, positional=True)
+    add_trust_code(trace)
     add_eval_texts(trace)
     _rounds(trace, 5)
     add_knobs(trace)
 
     serve = add_command(parsers, "serve", _serve)
     add_model(serve, positional=True)
+    add_trust_code(serve)
     add_eval_texts(serve)
     _rounds(serve, 20)
     serve.add_argument("--tokens", type=int, default=64, metavar="N", help="tokens of an answer (default: %(default)s)")
@@ -106,6 +112,13 @@ def add_benchmarks(parser: argparse.ArgumentParser) -> None:
 def _rounds(parser: argparse.ArgumentParser, default: int) -> None:
     text = "turns of each contender (default: %(default)s)"
     parser.add_argument("--rounds", type=int, default=default, metavar="N", help=text)
+
+
+def _model(args: argparse.Namespace) -> Path:
+    """The checkpoint of a benchmark that encodes texts; a wrong tokenizer ends it here."""
+    model = model_of(args)
+    opened_tokenizer(args, model)
+    return model
 
 
 def _io(args: argparse.Namespace) -> None:
@@ -137,11 +150,12 @@ def _decode(args: argparse.Namespace) -> None:
             "--trace with windows needs --window-recall: prediction recall of rejected passes, first pass and later ones; "
             "measure it with bench decode --windows all on a trained model (window_recall_by_pass in its JSON)"
         )
+    model = _model(args) if trace is None else model_of(args)
     _print(
         bench_decode(
-            model_of(args), Knobs(**given), judge=None if trace else Judge.load(args.eval_texts), trace=trace,
+            model, Knobs(**given), judge=None if trace else Judge.load(args.eval_texts), trace=trace,
             window_recall=args.window_recall, rounds=args.rounds, cached=args.cached, windows=windows,
-            resident=args.resident, mixed=args.mixed, tokens=args.tokens,
+            resident=args.resident, mixed=args.mixed, tokens=args.tokens, trust_code=args.trust_code,
         )
     )  # fmt: skip
 
@@ -159,7 +173,7 @@ def _lossy(args: argparse.Namespace) -> None:
 
     from .quality.lossy import bench_lossy
 
-    _print(bench_lossy(model_of(args), knobs_given(args), Judge.load(args.eval_texts)))
+    _print(bench_lossy(_model(args), knobs_given(args), Judge.load(args.eval_texts), trust_code=args.trust_code))
 
 
 def _bits(args: argparse.Namespace) -> None:
@@ -169,7 +183,8 @@ def _bits(args: argparse.Namespace) -> None:
     from .quality.bits import bench_bits
 
     knobs, judge = Knobs(**{"expert_bits": 4, "cold_bits": 2, **knobs_given(args)}), Judge.load(args.eval_texts)
-    _print(bench_bits(model_of(args), knobs, judge, average_bits=args.average_bits, draws=args.rounds))
+    budgets, draws = args.average_bits, args.rounds
+    _print(bench_bits(_model(args), knobs, judge, average_bits=budgets, draws=draws, trust_code=args.trust_code))
 
 
 def _trace(args: argparse.Namespace) -> None:
@@ -178,7 +193,8 @@ def _trace(args: argparse.Namespace) -> None:
 
     from .decoding.trace import bench_trace
 
-    _print(bench_trace(model_of(args), knobs_of(args), Judge.load(args.eval_texts), rounds=args.rounds))
+    judge, rounds = Judge.load(args.eval_texts), args.rounds
+    _print(bench_trace(_model(args), knobs_of(args), judge, rounds=rounds, trust_code=args.trust_code))
 
 
 def _serve(args: argparse.Namespace) -> None:
@@ -187,8 +203,8 @@ def _serve(args: argparse.Namespace) -> None:
 
     from .serving.serve import bench_serve
 
-    options = {name: getattr(args, name) for name in ("rounds", "tokens", "parallel", "minutes")}
-    _print(bench_serve(model_of(args), knobs_of(args), Judge.load(args.eval_texts), **options))
+    options = {name: getattr(args, name) for name in ("rounds", "tokens", "parallel", "minutes", "trust_code")}
+    _print(bench_serve(_model(args), knobs_of(args), Judge.load(args.eval_texts), **options))
 
 
 def _open(args: argparse.Namespace) -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from engine.errors import HeadraceError, did_you_mean
 from engine.knobs import GB
 
+from .opening import add_trust_code, load_with_tokenizer
 from .options import add_knobs, add_model, add_sampling, add_setting, knobs_of, model_of, sampling_of
 from .text import add_template, finish_note, refuse_not_utf8, show, stop_on_interrupt
 
@@ -32,6 +33,7 @@ NAMES = [name.split()[0] for name in COMMANDS]
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `chat`."""
     add_model(parser)
+    add_trust_code(parser)
     add_template(parser)
     add_sampling(parser, MAX_TOKENS)
     add_setting(parser)
@@ -45,12 +47,11 @@ def chat(args: argparse.Namespace) -> int:
     after each goes to standard error. Ctrl-C ends an answer, Ctrl-D ends the chat, /help lists the commands. In a pipe,
     each line of standard input is a message, and the exit status is 2 if one was refused.
     """
-    from engine.engine import load
     from engine.generation.conversation import Conversation
     from engine.generation.prompts import template_note
 
     sampling, knobs, model = sampling_of(args), knobs_of(args), model_of(args)
-    with load(model, knobs) as engine:
+    with load_with_tokenizer(args, model, knobs, template=True) as engine:
         name = engine.checkpoint.name
         conversation = Conversation(
             engine.forward,

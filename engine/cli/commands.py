@@ -19,6 +19,7 @@ from engine.errors import HeadraceError
 from engine.knobs import GB, LOSSY, Knobs
 from engine.measure.protocol import Protocol
 
+from .opening import opened_tokenizer
 from .options import eval_texts_of, knobs_given, knobs_of, model_of, refuse_ignored, setting_of
 from .progress import progress
 
@@ -48,8 +49,9 @@ def measure(args: argparse.Namespace) -> None:
     protocol = Protocol.from_mapping({**(setting.protocol if setting is not None else {}), **given})
     if setting is not None and knobs.ssd_gbps is not None and knobs.ssd_gbps == setting.search_only.get("ssd_gbps"):
         print(f"note: reads are limited to {knobs.ssd_gbps:g} GB/s, as in the study's measurements", file=sys.stderr)
+    tokenizer = opened_tokenizer(args, model)  # before the page cache, which may read all files
     how = prepare_page_cache(model, protocol.page_cache, knobs.io_mode)
-    with load(model, knobs) as engine, _traced(engine, args.trace_out):
+    with load(model, knobs, trust_code=args.trust_code, tokenizer=tokenizer) as engine, _traced(engine, args.trace_out):
         measurement = engine.measure(judge, protocol)
         files = engine.checkpoint.files
     limited = knobs.ssd_gbps is not None
@@ -101,15 +103,20 @@ def quality(args: argparse.Namespace) -> None:
     from engine.quality.reference import reference_file, reference_for
 
     model = model_of(args)
-    knobs, judge, source = knobs_of(args), Judge.load(eval_texts_of(args)), Checkpoint.open(model)
+    knobs, judge, source = (
+        knobs_of(args),
+        Judge.load(eval_texts_of(args)),
+        Checkpoint.open(model, trust_code=args.trust_code),
+    )
+    tokenizer = opened_tokenizer(args, model)
     prompts = None if args.json_prompts == "none" else JsonPrompts.load(args.json_prompts)
     if knobs.streams:
         plan_banks(source, knobs)  # refuses knobs that do not fit before the reference is computed
-    source = Checkpoint.open(args.reference) if args.reference else source
+    source = Checkpoint.open(args.reference, trust_code=args.trust_code) if args.reference else source
     if not reference_file(source, judge, prompts).exists():
         print(f"computing the reference {source.path} once", file=sys.stderr)
     reference = reference_for(source, judge, prompts)
-    with load(model, knobs) as engine:
+    with load(model, knobs, trust_code=args.trust_code, tokenizer=tokenizer) as engine:
         result = quality(engine, judge, reference, prompts)
     _print_quality(result)
     print(f"reference: {result.reference_mode}, {reference.origin}, {reference.nbytes / 1e6:.3g} MB in memory")
@@ -227,7 +234,7 @@ def plan(args: argparse.Namespace) -> None:
     from engine.plan.footprint import experts_gb
     from engine.routing.profile import Profile, routing_profile
 
-    checkpoint, given = Checkpoint.open(model_of(args)), knobs_given(args)
+    checkpoint, given = Checkpoint.open(model_of(args), trust_code=args.trust_code), knobs_given(args)
     wanted = Knobs(**given)
     if args.average_bits is not None:
         fixed = [name for name in ("hot_share", "bits_plan") if name in given]
@@ -262,7 +269,7 @@ def profile(args: argparse.Namespace) -> None:
     from engine.checkpoint.checkpoint import Checkpoint
     from engine.cli.offline import take_profile
 
-    print(take_profile(Checkpoint.open(model_of(args))))
+    print(take_profile(Checkpoint.open(model_of(args), trust_code=args.trust_code)))
 
 
 def _traced(engine: Engine, path: Path | None) -> AbstractContextManager[None]:

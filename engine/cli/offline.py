@@ -3,7 +3,8 @@
     python -m engine.cli.offline profile|routing|reference < request.json
 
 Other parts start it as a child process (`engine.system.user_cache.compute_apart`), so that the model does not raise the peak
-memory of the process that needs the result. A request names the checkpoint and, for routing and reference, the texts.
+memory of the process that needs the result. A request names the checkpoint and whether its own
+code may run, and, for routing and reference, the texts.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import numpy as np
 import pandas as pd
 
 from engine.checkpoint.checkpoint import Checkpoint
-from engine.engine import load
+from engine.engine import Engine, load
 from engine.errors import HeadraceError
 from engine.knobs import Knobs
 from engine.measure.judge import Judge
@@ -31,6 +32,7 @@ from engine.quality.json_prompts import JsonPrompts
 from engine.quality.reference import reference_file, reference_knobs, take_reference
 from engine.routing.profile import CALIBRATION, Profile, profile_file
 from engine.system.user_cache import store_in_cache
+from engine.tokenizer.open import open_tokenizer
 
 
 def take_profile(checkpoint: Checkpoint) -> Path:
@@ -38,7 +40,8 @@ def take_profile(checkpoint: Checkpoint) -> Path:
     file = profile_file(checkpoint)
     with tempfile.TemporaryDirectory() as folder:
         trace = Path(folder) / "trace.parquet"
-        with load(checkpoint.path, Knobs(cache_gb=footprint(checkpoint).one_token_gb)) as engine, engine.trace(trace):
+        knobs = Knobs(cache_gb=footprint(checkpoint).one_token_gb)
+        with _load(checkpoint, knobs) as engine, engine.trace(trace):
             engine.logits(engine.encode(CALIBRATION.read_text(encoding="utf-8")))
         profile = Profile.of_trace(trace, checkpoint)
     content = io.BytesIO()
@@ -52,7 +55,7 @@ def take_routing(checkpoint: Checkpoint, judge: Judge, protocol: Protocol, knobs
     knobs = knobs or reference_knobs(checkpoint)
     with tempfile.TemporaryDirectory() as folder:
         trace = Path(folder) / "trace.parquet"
-        with load(checkpoint.path, knobs) as engine, engine.trace(trace):
+        with _load(checkpoint, knobs) as engine, engine.trace(trace):
             engine.measure(judge, Protocol(warm_up_tokens=0, timed_tokens=protocol.timed_tokens, score=False))
         rows = pd.read_parquet(trace, columns=["token", "phase", "layer", "expert"])
     decoded = rows[rows["phase"] == "decode"].sort_values(["token", "layer"], kind="stable")
@@ -67,9 +70,15 @@ def take_routing(checkpoint: Checkpoint, judge: Judge, protocol: Protocol, knobs
     return content.getvalue()
 
 
+def _load(checkpoint: Checkpoint, knobs: Knobs) -> Engine:
+    """The engine, with the tokenizer opened first, because a wrong one ends the job."""
+    opened = open_tokenizer(checkpoint.path, trust_code=checkpoint.trust_code)
+    return load(checkpoint.path, knobs, trust_code=checkpoint.trust_code, tokenizer=opened.tokenizer)
+
+
 def run(job: str, request: dict[str, Any]) -> Path:
     """Run one job and return the file in the cache folder that holds its result. Raises `HeadraceError`."""
-    checkpoint = Checkpoint.open(request["checkpoint"])
+    checkpoint = Checkpoint.open(request["checkpoint"], trust_code=request.get("trust_code", False))
     if job == "profile":
         return take_profile(checkpoint)
     judge = Judge.from_lists(request["texts"])
@@ -83,7 +92,7 @@ def run(job: str, request: dict[str, Any]) -> Path:
         max_tokens, pairs = request["prompts"]
         prompts = JsonPrompts(max_tokens, tuple((examples, text) for examples, text in pairs))
     file = reference_file(checkpoint, judge, prompts)
-    with load(checkpoint.path, reference_knobs(checkpoint)) as engine:
+    with _load(checkpoint, reference_knobs(checkpoint)) as engine:
         store_in_cache(file, take_reference(engine, judge, prompts).to_bytes())
     return file
 

@@ -16,6 +16,7 @@ from typing import Any
 from engine.errors import HeadraceError
 from engine.serve.options import ServeOptions, short_name
 
+from .opening import add_trust_code, load_with_tokenizer
 from .options import add_knobs, add_model, add_setting, knobs_of, model_of, positive, setting_of
 
 SAMPLING = (  # option, field of a request and its type; `--top-k` is the knob
@@ -30,6 +31,7 @@ KEY_VARIABLE = "HEADRACE_API_KEY"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `serve`."""
     add_model(parser)
+    add_trust_code(parser)
     default = ServeOptions()
     add = parser.add_argument
     add("--host", default=default.host, metavar="HOST", help="listen at this address (default: %(default)s)")
@@ -69,14 +71,13 @@ def serve(args: argparse.Namespace) -> int:
     options, model, knobs = options_of(args), model_of(args), knobs_of(args)
     if not model.is_dir():  # before mlx-lm's import, which takes about a second
         raise HeadraceError(f"{model} is no folder; give --model DIR, the folder of a checkpoint")
-    from engine.engine import load
     from engine.serve.server import Server
 
     setting = setting_of(args)
     name = setting.model.get("name") if setting is not None and args.model is None else None
     server = Server(options, name or short_name(model))
     server.stop_on_signals(_end)
-    with load(model, knobs) as engine:
+    with load_with_tokenizer(args, model, knobs, template=True, tools=True) as engine:
         server.serve(engine)
         server.announce(engine)
         server.wait()

@@ -16,6 +16,7 @@ from engine.errors import HeadraceError
 from engine.generation.sampling import Sampling
 from engine.knobs import GB
 
+from .opening import add_trust_code, load_with_tokenizer
 from .options import add_knobs, add_model, add_sampling, add_setting, knobs_of, model_of, sampling_of
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ INTERRUPTED = 130  # exit status
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `generate`."""
     add_model(parser)
+    add_trust_code(parser)
     text = "the text to answer or continue; - reads it from standard input, as a missing --prompt does in a pipe"
     parser.add_argument("--prompt", "-p", metavar="TEXT", help=text)
     add_template(parser)
@@ -55,11 +57,10 @@ def generate(args: argparse.Namespace) -> int:
     The prompt is a message to the model if the checkpoint has a chat template, otherwise a text to continue. The text
     goes to standard output, the figures go to standard error. Ctrl-C ends the text.
     """
-    from engine.engine import load
     from engine.system.memory import peak_memory_bytes
 
     prompt, sampling, knobs = prompt_of(args.prompt), sampling_of(args), knobs_of(args)
-    with load(model_of(args), knobs) as engine:
+    with load_with_tokenizer(args, model_of(args), knobs, template=not args.ignore_chat_template) as engine:
         ids = _prompt_ids(engine, prompt, args)
         with nullcontext() if args.trace_out is None else engine.trace(args.trace_out), stop_on_interrupt() as interrupt:
             generation = engine.generation(ids, sampling, stopped=interrupt.is_set)

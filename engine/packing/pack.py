@@ -22,8 +22,8 @@ import numpy as np
 from engine.checkpoint.checkpoint import Checkpoint
 from engine.checkpoint.config import check_config
 from engine.checkpoint.experts import ExpertTensor
+from engine.checkpoint.files.headers import Entry, read_headers
 from engine.checkpoint.fingerprint import another
-from engine.checkpoint.headers import Entry, read_headers
 from engine.checkpoint.layouts import EXPERT_NAMES, PER_EXPERT
 from engine.checkpoint.store.description import (
     NAME,
@@ -83,7 +83,7 @@ def pack_store(
     resident, experts = _sorted_out(source)
     description = _describe(source, layers, experts, levels)
     for layer in description.layers:
-        check_config(source.path, unwritten(layer), source.text_config, None)
+        check_config(source.path, unwritten(layer), source.built, source.config)
     with _prepared(store, description):
         size = sum(layer.file_bytes for layer in description.layers)
         todo = [n for n, layer in enumerate(description.layers) if not (store / layer.file).exists()]

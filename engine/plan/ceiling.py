@@ -39,14 +39,20 @@ PAUSE_S = 1e-3  # upper bound of the untimed pause between two tokens, in which 
 
 
 def ceiling_tok_s(
-    checkpoint: str | Path | Checkpoint, knobs: Knobs, judge: Judge, protocol: Protocol | None = None
+    checkpoint: str | Path | Checkpoint,
+    knobs: Knobs,
+    judge: Judge,
+    protocol: Protocol | None = None,
+    *,
+    trust_code: bool = False,
 ) -> float | None:
     """Return an upper bound of `decode_tok_s` of `Engine.measure(judge, protocol)` with these knobs, tokens/s.
 
     The bound holds unless the measurement ends early. It is None if no bandwidth limit is set, nothing has to be read, or a
     knob changes which experts are chosen or read (`top_k`, knobs that depend on the cache, `resident_bits` below 4).
 
-    The first call for some texts and number of timed tokens runs a pass over them in a child process. Raises `KnobError`,
+    The first call for some texts and number of timed tokens runs a pass over them in a child process,
+    with `trust_code` as in `load`. Raises `KnobError`,
     `CheckpointError` and `JudgeError` as `load` does, and `HeadraceError` if that pass fails.
     """
     reroutes = {*CACHE_DEPENDENT, "top_k"}
@@ -54,7 +60,7 @@ def ceiling_tok_s(
         return None
     if knobs.resident_bits is not None and knobs.resident_bits < RESIDENT_BITS:
         return None
-    source = checkpoint if isinstance(checkpoint, Checkpoint) else Checkpoint.open(checkpoint)
+    source = checkpoint if isinstance(checkpoint, Checkpoint) else Checkpoint.open(checkpoint, trust_code=trust_code)
     profile = routing_profile(source) if needs_routing(knobs) else None
     banks = plan_banks(source, knobs, profile=profile)
     routing = _routing(routing_file(source, judge, protocol or Protocol()), source, judge, protocol or Protocol())
@@ -107,6 +113,7 @@ def _routing(file: Path, checkpoint: Checkpoint, judge: Judge, protocol: Protoco
         if not file.exists():
             request = {
                 "checkpoint": str(checkpoint.path),
+                "trust_code": checkpoint.trust_code,
                 "texts": judge.as_lists(),
                 "timed_tokens": protocol.timed_tokens,
             }

@@ -158,6 +158,7 @@ def compute_reference(checkpoint: Checkpoint, judge: Judge, prompts: JsonPrompts
     """Compute the reference in a child process and store it, so that this process's peak memory does not rise."""
     request = {
         "checkpoint": str(checkpoint.path),
+        "trust_code": checkpoint.trust_code,
         "texts": judge.as_lists(),
         "prompts": [prompts.max_tokens, prompts.prompts] if prompts else None,
     }

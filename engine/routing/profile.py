@@ -76,7 +76,8 @@ def routing_profile(checkpoint: Checkpoint) -> Profile:
     file = profile_file(checkpoint)
     if not file.exists():
         what = "the routing profile that cold_bits and pinned_share need"
-        compute_apart(what, "engine.cli.offline", "profile", given=json.dumps({"checkpoint": str(checkpoint.path)}))
+        request = {"checkpoint": str(checkpoint.path), "trust_code": checkpoint.trust_code}
+        compute_apart(what, "engine.cli.offline", "profile", given=json.dumps(request))
     try:
         with np.load(file) as arrays:
             return Profile(arrays["uses"])

@@ -42,7 +42,7 @@ def commands_of(folder: Path, what: Choice | int | str, point: Mapping[str, Any]
         return {} if row is None or cannot_run(row) else {"run": _foreign(folder, facts, foreign, setting_of(row))}
     pick = what.name if isinstance(what, Choice) else what
     chosen = f"--from {shell_path(folder)} " + (f"--trial {pick}" if isinstance(pick, int) else f"--pick {pick}")
-    model = "" if facts.model else " --model DIR"
+    model = ("" if facts.model else " --model DIR") + (" --trust-code" if facts.trust_code else "")
     return {verb: f"python -m engine {verb} {chosen}{model}{more}" for verb, more in VERBS.items()}
 
 

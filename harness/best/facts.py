@@ -16,13 +16,15 @@ MODULE = re.compile(r"[\w.]+(:\w+)?")  # an engine in Python, as rows name it
 
 @dataclass(frozen=True)
 class Facts:
-    """The model's folder as a portable path (None if unknown), the engine, the protocol and the search's command."""
+    """The model's folder as a portable path (None if unknown), the engine, the protocol, the search's command, and whether
+    the checkpoint's own code may run."""
 
     model: str | None = None
     engine: Mapping[str, Any] = field(default_factory=dict)  # module, command; empty if unknown
     protocol: Mapping[str, Any] = field(default_factory=dict)
     command: str | None = None  # that resumes the study
     confirm_share: float = 0.0
+    trust_code: bool = False
 
     def foreign(self, row: Mapping[str, Any] | None = None) -> dict[str, str]:
         """{command} or {module} of an engine of another maker; empty for this project's. Without a manifest, `row` names the
@@ -43,7 +45,7 @@ def facts_of(folder: Path) -> Facts:
         config = manifest["config"]
         return Facts(
             manifest.get("checkpoint") or _model(folder, str(config["model"]["path"])), config["engine"], config["protocol"],
-            manifest.get("command"), config["confirm"]["share"],
+            manifest.get("command"), config["confirm"]["share"], bool(config["model"].get("trust_code")),
         )  # fmt: skip
     except (OSError, ValueError, KeyError, TypeError):
         return Facts()

@@ -143,6 +143,7 @@ class Runner:
             "engine": engine["module"],
             "command": engine["command"],
             "checkpoint": str(study.checkpoint),
+            "trust_code": study.config["model"]["trust_code"],
             "judge": str(study.folder / JUDGE),
             "knobs": job.proposal.values,
             "protocol": {**study.protocol, "score": source is None},

@@ -6,10 +6,10 @@ The child ends with its parent, which holds the other end of its standard input.
 Hydra, so that its peak memory is the engine's.
 
 Request: `checkpoint`, `judge` (path of the evaluation texts), `knobs`, and `engine` (see `harness.study.engines`) or
-`command`. Optional: `protocol` (as `engine.Protocol`); `stop` {below_tok_s, error, noise, rival_ms}, the parameters of early
-stopping with the rival's time of each token; `quality` {kl: bool, json_prompts: path or null}; and `beat`, a file that is
-touched after loading and then, at most every second, while the engine works. An engine that reports no progress never
-creates that file.
+`command`. Optional: `trust_code` (whether the checkpoint's own code may run); `protocol` (as `engine.Protocol`); `stop`
+{below_tok_s, error, noise, rival_ms}, the parameters of early stopping with the rival's time of each token; `quality` {kl:
+bool, json_prompts: path or null}; and `beat`, a file that is touched after loading and then, at most every second, while
+the engine works. An engine that reports no progress never creates that file.
 
 Result: `figures` (by column), `token_ms` (a list; null if the engine does not report it), `ended_early`, `score_s` (seconds
 after the last timed token, spent on quality; null if unknown), `protocol` (the one followed, or "engine's own" if the engine
@@ -88,7 +88,7 @@ def _measure(request: dict[str, Any]) -> dict[str, Any]:
 
 def _run(request: dict[str, Any], knobs: Knobs, protocol: Protocol) -> tuple[Measurement, bool, float | None]:
     """The measurement of an engine in this process, whether it followed the protocol, and the seconds spent on quality."""
-    engine, judge = engine_at(request["engine"]), Judge.load(request["judge"])
+    engine, judge = engine_at(request["engine"], trust_code=_trusts(request)), Judge.load(request["judge"])
     wanted_quality = _wanted_quality(request)
     loaded = engine.load(request["checkpoint"], knobs)
     takes = inspect.signature(loaded.measure).parameters
@@ -121,6 +121,10 @@ def _run(request: dict[str, Any], knobs: Knobs, protocol: Protocol) -> tuple[Mea
     return measurement, "protocol" in wanted, time.perf_counter() - last if last else None
 
 
+def _trusts(request: dict[str, Any]) -> bool:
+    return bool(request.get("trust_code"))
+
+
 def _wanted_quality(request: dict[str, Any]) -> dict[str, bool]:
     quality = request.get("quality") or {}
     return {"kl": bool(quality.get("kl")), "json_valid": bool(quality.get("json_prompts"))}
@@ -137,7 +141,7 @@ def _ensure_reference(request: dict[str, Any]) -> None:
     """Compute the reference logits if they are not cached, in a process of their own, before this one loads a model."""
     from engine.quality.reference import compute_reference, reference_file
 
-    source, judge = Checkpoint.open(request["checkpoint"]), Judge.load(request["judge"])
+    source, judge = Checkpoint.open(request["checkpoint"], trust_code=_trusts(request)), Judge.load(request["judge"])
     prompts = _json_prompts(request)
     if not reference_file(source, judge, prompts).exists():
         compute_reference(source, judge, prompts)

@@ -5,8 +5,10 @@ How to write an engine of your own is described in docs/own-engine.md, with comp
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib
+import inspect
 import json
 import math
 from collections.abc import Callable, Mapping
@@ -56,17 +58,18 @@ def no_ceiling(checkpoint: str | Path, knobs: Knobs, judge: Judge, protocol: Pro
     return None
 
 
-def engine_from_config(config: Mapping[str, Any]) -> PythonEngine | CommandEngine:
-    """The engine of the configuration's group `engine`. Raises `ConfigError`."""
+def engine_from_config(config: Mapping[str, Any], *, trust_code: bool = False) -> PythonEngine | CommandEngine:
+    """The engine of the configuration's group `engine`, with the value of `model.trust_code`. Raises `ConfigError`."""
     if config["command"] is None:
-        return engine_at(config["module"])
+        return engine_at(config["module"], trust_code=trust_code)
     if config["module"] != "engine":
         raise ConfigError(f"engine.command and engine.module={config['module']} are two engines; give one of them")
     return CommandEngine(config["command"])
 
 
-def engine_at(name: str) -> PythonEngine:
-    """The engine at `MODULE` or `MODULE:ATTRIBUTE`. Raises `ConfigError` if there is none."""
+def engine_at(name: str, *, trust_code: bool = False) -> PythonEngine:
+    """The engine at `MODULE` or `MODULE:ATTRIBUTE`. With `trust_code`, its functions get that argument. Raises `ConfigError`
+    if there is none, or if it cannot run a checkpoint's code."""
     module_name, _, attribute = name.partition(":")
     try:
         module = importlib.import_module(module_name)
@@ -79,7 +82,22 @@ def engine_at(name: str) -> PythonEngine:
         raise ConfigError(f"engine.module={name}: {module_name} has no {attribute}; name a class or an object in it")
     if not callable(getattr(found, "load", None)):
         raise ConfigError(f"engine.module={name} has no function load; see {GUIDE} for what an engine needs")
-    return PythonEngine(found.load, getattr(found, "footprint", no_footprint), getattr(found, "ceiling_tok_s", no_ceiling))
+    load: Callable[..., Any] = found.load
+    ceiling: Callable[..., Any] = getattr(found, "ceiling_tok_s", no_ceiling)
+    if trust_code:
+        if not _takes(load, "trust_code"):
+            raise ConfigError(
+                f"model.trust_code=true has no effect: load of engine.module={name} takes no trust_code; leave it out"
+            )
+        load = functools.partial(load, trust_code=True)
+        if _takes(ceiling, "trust_code"):
+            ceiling = functools.partial(ceiling, trust_code=True)
+    return PythonEngine(load, getattr(found, "footprint", no_footprint), ceiling)
+
+
+def _takes(function: Callable[..., Any], name: str) -> bool:
+    parameters = inspect.signature(function).parameters.values()
+    return any(p.name == name or p.kind is p.VAR_KEYWORD for p in parameters)
 
 
 class CommandEngine:

@@ -19,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from engine import CheckpointError, Judge, Knobs
 from engine.checkpoint.config import model_name
 from engine.checkpoint.fingerprint import State, another, folder_state
+from engine.tokenizer.open import open_tokenizer
 from harness import ConfigError
 from harness.machine import identity as machine
 from harness.results.metrics import QUALITY, Direction
@@ -192,12 +193,14 @@ def study_from_config(config: DictConfig) -> Study:
     constraints = constraints_from_config(c["constraints"], c["quality"]["json_prompts"])
     judge_path = Path(c["quality"]["text"]).expanduser()
     judge, judge_name = _subset(Judge.load(judge_path), judge_path.stem, c["quality"]["most"])
-    engine = engine_from_config(c["engine"])
+    engine = engine_from_config(c["engine"], trust_code=c["model"]["trust_code"])
     checkpoint = Path(c["model"]["path"]).expanduser().absolute()
     if not checkpoint.exists():
         raise CheckpointError(missing_checkpoint(c, checkpoint))
     files = folder_state(checkpoint)
     resident = engine.footprint(checkpoint, Knobs())
+    if c["engine"]["command"] is None and c["engine"]["module"] == "engine":
+        open_tokenizer(checkpoint, trust_code=c["model"]["trust_code"])  # a wrong one ends the search here
     memory = c["device"]["memory_gb"] or machine.memory_gb()
     limit = memory * c["device"]["usable_share"]
     bounds = {

@@ -87,6 +87,7 @@ def bench_decode(
     resident: bool,
     mixed: bool,
     tokens: int,
+    trust_code: bool = False,
 ) -> dict[str, Any]:
     """Decode with every cached share and every `sync_window`, in turns with the resident model.
 
@@ -96,10 +97,10 @@ def bench_decode(
     mixture of them, compared with the resident model at the wider one. `window_recall`: limit on the prediction recall of
     rejected passes under a forced `trace`, for the first pass and for later ones.
     """
-    source = Checkpoint.open(model)
+    source = Checkpoint.open(model, trust_code=trust_code)
     with contextlib.ExitStack() as stack:
         decoders = [
-            Decoder(setting, stack.enter_context(load(model, setting.knobs)), judge, trace, tokens)
+            Decoder(setting, stack.enter_context(load(model, setting.knobs, trust_code=trust_code)), judge, trace, tokens)
             for widths in (mixtures(source, knobs) if mixed else [{}])
             for setting in _settings(source, _at_widths(knobs, widths), cached, windows, resident, trace, window_recall)
         ]

@@ -15,7 +15,7 @@ from ..contender import Contender, in_turns, ratios
 TURNS = 80  # per contender and round; they are short, so that the same noise affects both
 
 
-def bench_trace(model: Path, knobs: Knobs, judge: Judge, *, rounds: int) -> dict[str, Any]:
+def bench_trace(model: Path, knobs: Knobs, judge: Judge, *, rounds: int, trust_code: bool = False) -> dict[str, Any]:
     """Tokens per second, traced over plain. Each turn has the number of tokens that a trace reads back together, so that
     every traced turn includes one bulk read. Without knobs everything is resident, the fastest path, where a trace costs the
     largest share."""
@@ -24,7 +24,7 @@ def bench_trace(model: Path, knobs: Knobs, judge: Judge, *, rounds: int) -> dict
     from engine.engine import load
     from engine.routing.record import BULK_TOKENS
 
-    with load(model, knobs) as engine, tempfile.TemporaryDirectory() as folder:
+    with load(model, knobs, trust_code=trust_code) as engine, tempfile.TemporaryDirectory() as folder:
         ids = [i for text in judge.texts for i in engine.encode(text.prompt + text.continuation)]
         pieces = [ids[at : at + BULK_TOKENS] for at in range(0, len(ids) - BULK_TOKENS + 1, BULK_TOKENS)] or [ids]
 

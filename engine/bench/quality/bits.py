@@ -23,14 +23,16 @@ from engine.plan.footprint import experts_gb
 from engine.routing.profile import routing_profile
 
 
-def bench_bits(model: Path, knobs: Knobs, judge: Judge, *, average_bits: list[float], draws: int) -> dict[str, Any]:
+def bench_bits(
+    model: Path, knobs: Knobs, judge: Judge, *, average_bits: list[float], draws: int, trust_code: bool = False
+) -> dict[str, Any]:
     """Perplexity and KL of each way to assign bits at each budget (average bits), between `cold_bits` and `expert_bits`.
     `draws`: number of random plans."""
-    source = Checkpoint.open(model)
+    source = Checkpoint.open(model, trust_code=trust_code)
     choices = _uniform(source, [*average_bits, knobs.cold_bits or 0, knobs.expert_bits or 0])
     for budget in average_bits:
         choices += _mixed(source, dataclasses.replace(knobs, hot_share=hot_share_for(source, knobs, budget)), draws)
-    with load(model) as engine:
+    with load(model, trust_code=trust_code) as engine:
         texts = [np.array(engine.encode(text.prompt + text.continuation)) for text in judge.texts]
         reference = [log_softmax(engine.logits(ids)) for ids in texts]
         mode = engine.mode

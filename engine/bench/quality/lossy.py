@@ -19,7 +19,7 @@ from engine.plan.footprint import footprint
 CACHED = 0.25  # share of all experts, if cache_gb is not given
 
 
-def bench_lossy(model: Path, given: dict[str, Any], judge: Judge) -> dict[str, Any]:
+def bench_lossy(model: Path, given: dict[str, Any], judge: Judge, *, trust_code: bool = False) -> dict[str, Any]:
     """One measurement per setting, each from an empty cache, with the knobs in `given`. `read_mb_per_token` and the shares
     cover the decoded tokens; perplexity and nll cover all scored tokens. `nll_more`: nll minus that of the first setting."""
     from engine.engine import load
@@ -29,7 +29,8 @@ def bench_lossy(model: Path, given: dict[str, Any], judge: Judge) -> dict[str, A
     knobs = Knobs.from_mapping(defaults | given)
     rows: list[dict[str, Any]] = []
     for setting in settings(source.top_k):
-        with load(model, Knobs.from_mapping({**knobs.as_dict(), **setting})) as engine:
+        wanted = Knobs.from_mapping({**knobs.as_dict(), **setting})
+        with load(model, wanted, trust_code=trust_code) as engine:
             m: Any = engine.measure(judge)  # complete: no field is None
             uses = m.decode_tokens * len(source.layers) * engine.checkpoint.top_k
         rows.append({

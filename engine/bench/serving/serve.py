@@ -31,14 +31,23 @@ FOLLOW_UP = "Say that again in one sentence."
 
 
 def bench_serve(
-    model: Path, knobs: Knobs, judge: Judge, *, rounds: int, tokens: int, parallel: int, minutes: float
+    model: Path,
+    knobs: Knobs,
+    judge: Judge,
+    *,
+    rounds: int,
+    tokens: int,
+    parallel: int,
+    minutes: float,
+    trust_code: bool = False,
 ) -> dict[str, Any]:
     """Decode speed of server and `generate` with the ratio's quartiles, figures with 1, 2 and 4 clients, bytes read before
     the first token of a first and a second turn, and memory over `minutes` of random requests."""
     if tokens < 2:
         raise HeadraceError(f"--tokens {tokens} is below 2; a rate needs two tokens")
     options = ServeOptions(port=0, parallel=parallel, queue=max(CLIENTS))
-    with load(model, knobs) as engine, serving(engine, options) as server, clients_of(server.url) as clients:
+    opened = load(model, knobs, trust_code=trust_code)
+    with opened as engine, serving(engine, options) as server, clients_of(server.url) as clients:
         prompts = _prompts(judge)
         result: dict[str, Any] = {"bench": "serve", "mode": engine.mode, "parallel": parallel, "tokens": tokens}
         result |= _overhead(engine, clients, prompts, rounds, tokens)
