@@ -84,7 +84,7 @@ def read_fully(fd: int, into: list[memoryview], offset: int, needed: int, alignm
 
 
 def read_apart(fd: int, into: list[memoryview], offset: int, needed: int, alignment: int) -> None:
-    """`read_fully` with one call for each destination, for a system that judges each alone."""
+    """`read_fully` with one call for each destination, for a system that checks each alone."""
     for view in into:
         read_fully(fd, [view], offset, min(len(view), needed), alignment)
         offset, needed = offset + len(view), needed - len(view)

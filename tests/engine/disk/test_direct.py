@@ -106,7 +106,7 @@ def test_direct_where_the_file_system_refuses(file: Path, monkeypatch: pytest.Mo
 
 
 class FakeMac:
-    """A Mac's reads: pages of 16 KiB, F_NOCACHE, and a preadv whose calls are judged as XNU judges them."""
+    """A Mac's reads: pages of 16 KiB, F_NOCACHE, and a preadv that notes the calls which XNU would cache."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.asked: list[tuple[int, int]] = []
