@@ -20,10 +20,12 @@ from mlx_lm.utils import _get_classes, load_model
 from engine.checkpoint.built.needed import placeholders
 from engine.checkpoint.checkpoint import Checkpoint
 from engine.errors import CheckpointError, first_line
+from engine.system.open_files import ensure_open_files
 
 
 def open_model(source: Checkpoint) -> nn.Module:
     """Return mlx-lm's model with lazy weights. Raises `CheckpointError` if mlx-lm cannot build it or shapes do not fit."""
+    ensure_open_files(len(source.files), f"a model of {len(source.files)} files")
     try:
         classes = functools.partial(_without_experts, source) if source.store is not None else _get_classes
         config = copy.deepcopy(source.config)  # with the knob top_k; mlx-lm changes nested entries

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import os
 import shutil
 from collections.abc import Iterator
@@ -39,6 +38,7 @@ from engine.checkpoint.store.records import unwritten
 from engine.errors import CheckpointError, HeadraceError
 from engine.knobs import GB
 from engine.system import atomic
+from engine.system.file_lock import lock
 
 from .files import INDEX, Progress, copy_rest, read_range, reserve, write_range, write_whole
 from .record import make_record
@@ -153,12 +153,12 @@ def _prepared(store: Path, description: Description) -> Iterator[None]:
         store.mkdir(parents=True, exist_ok=True)
         if there is None:
             write_whole(store / NAME, [description.as_json().encode()])
-        lock = open(store / NAME)  # noqa: SIM115  # held until packing ends
+        held = open(store / NAME)  # noqa: SIM115  # until packing ends
     except OSError as e:
         raise HeadraceError(f"{store} cannot be written ({e.strerror}); give another folder for the store") from e
-    with lock:
+    with held:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock(held, store)
         except BlockingIOError as e:
             raise HeadraceError(f"{store} is being packed by another process; wait for it, or give another folder") from e
         for partial in store.glob(atomic.TEMPORARY.format("*")):
