@@ -54,14 +54,11 @@ def add_command(commands: Any, name: str, run: Callable[..., int | None], doc: s
     return parser
 
 
-def run_command(
-    parser: argparse.ArgumentParser, argv: Sequence[str] | None, check: Callable[[], None] = lambda: None
-) -> int:
-    """Parse `argv`, `check()` the process, and call the chosen command's `run` within `guarded`; returns its exit status."""
+def run_command(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> int:
+    """Parse `argv` and call the chosen command's `run` within `guarded`; returns its exit status."""
 
     def run() -> int | None:
         args = parser.parse_args(argv)
-        check()
         status: int | None = args.run(args)
         return status
 

@@ -10,9 +10,9 @@ from typing import Any
 
 from engine.errors import KnobError
 from engine.knobs import DEFAULTS, METAL, Knobs
-from engine.system.mlx_environment import refuse_late
 
 from .backend import backend
+from .mlx_environment import refuse_late
 
 
 def without_effect(values: Mapping[str, Any]) -> list[str]:

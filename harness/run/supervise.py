@@ -24,8 +24,8 @@ import psutil
 
 from engine import CheckpointError
 from engine.knobs import GB
+from engine.model.mlx_environment import variables
 from engine.system.child import child_environment
-from engine.system.mlx_environment import variables
 from harness import ResultsError
 from harness.machine.processes import end_group
 

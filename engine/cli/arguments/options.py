@@ -17,10 +17,10 @@ from typing import Any
 from engine.errors import HeadraceError, KnobError
 from engine.generation.sampling import Sampling
 from engine.knobs import DEFAULTS, IO_MODES, METAL, PREFETCH, REMOVED, WORDS, Knobs, removed
+from engine.model.mlx_environment import RESTARTED, restart_with
 from engine.setting.setting_file import Setting, read_setting
 from engine.setting.study_setting import PICK, setting_from
 from engine.setting.texts import texts_of
-from engine.system.mlx_environment import RESTARTED, restart_with
 from engine.system.shipped import EVALUATION_TEXTS, KIMI_MINI
 
 VALUES = {"io_mode": IO_MODES, "prefetch": PREFETCH}  # knobs whose value is one of some words
