@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from collections.abc import Callable
@@ -11,6 +12,8 @@ from unittest import mock
 
 import mlx.core as mx
 import tiny
+
+from engine import Checkpoint, CheckpointError
 
 Weights = dict[str, mx.array]
 HUB_CONFIG = {"mxfp8": {"quant_method": "mxfp8"}, "modelopt": {"quant_method": "modelopt", "quant_algo": "NVFP4"}}
@@ -153,16 +156,17 @@ def each(holder: str, **spelling: str) -> Callable[[Weights], Weights]:
     return undo
 
 
-def folded(weights: Weights) -> Weights:
-    """The shared expert as one more expert, gate above up."""
+def folded(weights: Weights, both: bool = True) -> Weights:
+    """The shared expert as one more expert; with `both`, gate above up."""
     for block, switch in blocks(weights):
         parts = {
             name: mx.concatenate([weights.pop(f"{switch}{name}.weight"),
                                   weights.pop(f"{block}.shared_experts.{name}.weight")[None]])
             for name in ("gate_proj", "up_proj", "down_proj")
         }  # fmt: skip
-        weights[f"{switch}gate_up_proj.weight"] = mx.concatenate([parts["gate_proj"], parts["up_proj"]], axis=1)
-        weights[f"{switch}down_proj.weight"] = parts["down_proj"]
+        if both:
+            parts["gate_up_proj"] = mx.concatenate([parts.pop("gate_proj"), parts.pop("up_proj")], axis=1)
+        weights |= {f"{switch}{name}.weight": value for name, value in parts.items()}
     return weights
 
 
@@ -238,6 +242,7 @@ LAYOUTS: dict[str, tuple[str, Callable[[Weights], Weights], str | None]] = {
     "step3p5": ("step3p5", in_turn(_norms_off_by_one, _STEP), None),
     "phixtral": ("phixtral", each("mlp"), None),
     "minimax_m3_vl, folded": ("minimax_m3_vl", folded, None),
+    "minimax_m3_vl, stacked and folded": ("minimax_m3_vl", functools.partial(folded, both=False), None),
     "minimax_m3_vl, mxfp8": ("minimax_m3_vl", in_turn(each("experts", **_W), as_fp8_bytes), "mxfp8"),
     "llama4": ("llama4", above("gate_up_proj", "down_proj", axis=-1), None),
     "qwen3_vl_moe": ("qwen3_vl_moe", in_turn(above("gate_up_proj", "down_proj", axis=-1), _QWEN_VL), None),
@@ -250,4 +255,15 @@ WITHOUT_CPU: dict[str, tuple[str, Callable[[Weights], Weights], str | None]] = {
 }
 COMPUTED = ("mistral4, fp8", "muse_spark, nvfp4")
 ONLY_TO_PACK = ("llama4", "qwen3_vl_moe", *COMPUTED)
-NOT_TO_PACK = ("minimax_m3_vl, folded",)
+NOT_TO_PACK = ("minimax_m3_vl, folded", "minimax_m3_vl, stacked and folded")
+
+
+def outcome(path: Path) -> str:
+    """What the engine does with a checkpoint: `in place`, `packed`, or the reason why it does neither."""
+    for to_pack, word in ((False, "in place"), (True, "packed")):
+        try:
+            Checkpoint.open(path, to_pack=to_pack)
+            return word
+        except CheckpointError as e:
+            reason = str(e)
+    return reason
