@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from engine.checkpoint.checkpoint import Checkpoint
 from engine.knobs import GB, Knobs
-from engine.model.backend import compute_dtype
+from engine.model.backend import backend, compute_dtype
 
 from .banks import BankPlan, distribute, least_banks, plan_bits
 from .bits import BitsPlan
@@ -39,7 +39,7 @@ class Parts:
 
 @dataclass(frozen=True)
 class Footprint:
-    """Sizes of a model under given knobs, in GB (10^9 bytes), as laid out in memory."""
+    """Sizes of a model under given knobs, in GB (10^9 bytes), as laid out in memory of MLX's `backend`."""
 
     architecture: str
     fingerprint: str
@@ -54,6 +54,7 @@ class Footprint:
     context: int  # tokens of the longest text
     predicted_peak_gb: float  # of the process: the sum of `parts_gb`
     parts_gb: Parts
+    backend: str  # cpu, cuda or metal
 
 
 @dataclass(frozen=True)
@@ -100,6 +101,7 @@ def footprint(checkpoint: str | Path | Checkpoint, knobs: Knobs | None = None, c
         context=context,
         predicted_peak_gb=parts.total,
         parts_gb=parts,
+        backend=backend(),
     )
 
 
