@@ -101,7 +101,7 @@ COLUMNS = (
     Column("run_swap_out_bytes", "int", "bytes", "bytes swapped out during the whole run, loading included, whole machine"),
     Column("swap_out_mb_s", "float", "MB/s", "highest rate of swapping out between two samples of the run, whole machine"),
     Column("waited_s", "float", "s", "time spent waiting for the machine to be cool and idle before the run"),
-    Column("predicted_peak_gb", "float", "GB", "memory predicted by arithmetic before the run: weights only"),
+    Column("predicted_peak_gb", "float", "GB", "peak memory of the process, predicted before the run (docs/memory.md)"),
     Column("seen_peak_gb", "float", "GB", "peak memory of the process as observed from outside, for every status"),
     Column("wall_s", "float", "s", "duration of the run, awake: start, load and measurement"),
     Column("slept_s", "float", "s", "time besides wall_s in which the machine slept or stood still during the run"),

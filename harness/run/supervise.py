@@ -24,6 +24,7 @@ import psutil
 from engine import CheckpointError
 from engine.errors import first_line
 from engine.knobs import GB
+from engine.model.mlx_environment import variables
 from engine.system.strict_json import from_json, not_finite
 from engine.system.user_cache import child_environment
 from harness import ResultsError
@@ -77,8 +78,9 @@ def run_child(
     peak, verdict = 0.0, None
     with open(log, "wb") as out:
         command = [sys.executable, "-m", "harness.run.worker", str(request), str(result)]
+        environment = child_environment(**variables(json.loads(request.read_text()).get("knobs") or {}))
         child = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=out, stderr=out, env=child_environment(), start_new_session=True
+            command, stdin=subprocess.PIPE, stdout=out, stderr=out, env=environment, start_new_session=True
         )
         try:
             started(child.pid)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
@@ -17,6 +18,7 @@ import pytest
 from optuna.trial import FrozenTrial, TrialState
 from support import HERE, Cli, arguments, prepare
 
+from engine import CheckpointError
 from harness import ResultsError, search
 from harness.machine import clocks
 from harness.results.metrics import OBJECTIVES
@@ -184,3 +186,35 @@ def test_sleep_is_no_time_of_a_run(beating: Any, monkeypatch: pytest.MonkeyPatch
             outcome = beating("now", tick=tick)
         assert outcome.status == "ok"
         assert outcome.wall_s < 60 and outcome.slept_s == pytest.approx(3600, abs=11)
+
+
+WATCH = """
+import os, sys
+class Finder:
+    def find_spec(self, name, *rest):
+        if name == "mlx.core" and not os.path.exists("OUT"):
+            open("OUT", "w").write(repr({k: v for k, v in os.environ.items() if k.startswith("MLX_")}))
+sys.meta_path.insert(0, Finder())
+"""
+
+
+def test_the_child_has_the_variables_of_its_knobs_before_it_imports_mlx(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("MLX_MAX_OPS_PER_BUFFER", "MLX_MAX_MB_PER_BUFFER", "MLX_METAL_FAST_SYNCH"):
+        monkeypatch.delenv(name, raising=False)
+    out = tmp_path / "seen"
+    (tmp_path / "sitecustomize.py").write_text(WATCH.replace("OUT", str(out)))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    request = tmp_path / "request.json"
+    knobs = {"mlx_ops_per_buffer": 20, "mlx_mb_per_buffer": None, "mlx_fast_synch": True}
+    request.write_text(
+        json.dumps({"checkpoint": str(tmp_path / "none"), "judge": "none", "knobs": knobs, "engine": "engine"})
+    )
+    with contextlib.suppress(CheckpointError):
+        run_child(
+            request, tmp_path / "logs" / "log", timeout_s=60, hang_s=None, limit_gb=10, needed=[],
+            interrupted=lambda: False, started=lambda pid: None,
+        )  # fmt: skip
+    assert out.exists(), (tmp_path / "logs" / "log").read_text()
+    assert out.read_text() == repr({"MLX_MAX_OPS_PER_BUFFER": "20", "MLX_METAL_FAST_SYNCH": "1"})
