@@ -16,7 +16,10 @@ import tiny
 from engine import Checkpoint, CheckpointError
 
 Weights = dict[str, mx.array]
-HUB_CONFIG = {"mxfp8": {"quant_method": "mxfp8"}, "modelopt": {"quant_method": "modelopt", "quant_algo": "NVFP4"}}
+HUB_CONFIG = {
+    "mxfp8": {"quant_method": "mxfp8"}, "modelopt": {"quant_method": "modelopt", "quant_algo": "NVFP4"},
+    "compressed": {"quant_method": "compressed-tensors", "format": "mxfp4-pack-quantized"},
+}  # fmt: skip
 SWITCH = re.compile(r"^(?P<block>.+)\.(?:switch_mlp|switch_glu|experts)\.(?P<projection>gate_proj|fc1)\.weight$")
 
 _TEXT = {
@@ -73,6 +76,16 @@ CONFIGS: dict[str, dict[str, Any]] = {
             "mlp_layer_types": ["sparse"] * 4, "layer_types": ["full_attention"] * 4,
         },
     },
+    "kimi_k3": {
+        "model_type": "kimi_k3",
+        "text_config": {
+            **_TEXT, "model_type": "kimi_linear", "num_key_value_heads": 4, "q_lora_rank": 32, "kv_lora_rank": 32,
+            "linear_attn_config": {"num_heads": 4, "head_dim": 16, "short_conv_kernel_size": 4, "kda_layers": [1, 2, 3],
+                                   "full_attn_layers": [4]},
+            "qk_nope_head_dim": 16, "qk_rope_head_dim": 16, "v_head_dim": 16, "num_experts": 8,
+            "num_experts_per_token": 2, "num_shared_experts": 1, "activation_situ_beta": 1.0, "attn_res_block_size": 2,
+        },
+    },
     "muse_spark": {
         "model_type": "muse_spark",
         "text_config": {
@@ -94,7 +107,7 @@ def make_stored(path: Path, layout: str, *, dtype: mx.Dtype = mx.float32) -> Pat
     """The tiny checkpoint of a layout in `LAYOUTS`, as the hub has it."""
     family, undo, bits = {**LAYOUTS, **WITHOUT_CPU}[layout]
     with mock.patch.dict(tiny.CONFIGS, {**CONFIGS, **tiny.CONFIGS}):
-        tiny.make(path, family, dtype=dtype, bits=None if bits == "modelopt" else bits)
+        tiny.make(path, family, dtype=dtype, bits=bits if bits == "mxfp8" else None)
     weights = dict(mx.load(str(path / "model.safetensors")))
     weights = undo(weights)
     if bits in HUB_CONFIG:
@@ -178,6 +191,17 @@ def as_fp8_bytes(weights: Weights) -> Weights:
     return weights
 
 
+def as_compressed_mxfp4(weights: Weights) -> Weights:
+    """MXFP4 as compressed-tensors writes it: bytes of two codes, and bytes of powers of two."""
+    for block, switch in blocks(weights):
+        for projection, spelled in _W.items():
+            codes, scales = mx.quantize(weights.pop(f"{switch}{projection}.weight"), 32, 4, mode="mxfp4")
+            for expert, (code, scale) in enumerate(zip(codes, scales, strict=True)):
+                name = f"{block.removesuffix('mlp')}block_sparse_moe.experts.{expert}.{spelled}."
+                weights[f"{name}weight_packed"], weights[f"{name}weight_scale"] = code.view(mx.uint8), scale
+    return weights
+
+
 def as_fp8_experts(weights: Weights) -> Weights:
     """FP8 with one scale for each expert."""
     for name in [n for n in weights if re.search(r"\.experts\.(gate_up|down)_proj$", n)]:
@@ -244,6 +268,7 @@ LAYOUTS: dict[str, tuple[str, Callable[[Weights], Weights], str | None]] = {
     "minimax_m3_vl, folded": ("minimax_m3_vl", folded, None),
     "minimax_m3_vl, stacked and folded": ("minimax_m3_vl", functools.partial(folded, both=False), None),
     "minimax_m3_vl, mxfp8": ("minimax_m3_vl", in_turn(each("experts", **_W), as_fp8_bytes), "mxfp8"),
+    "kimi_k3, mxfp4": ("kimi_k3", as_compressed_mxfp4, "compressed"),
     "llama4": ("llama4", above("gate_up_proj", "down_proj", axis=-1), None),
     "qwen3_vl_moe": ("qwen3_vl_moe", in_turn(above("gate_up_proj", "down_proj", axis=-1), _QWEN_VL), None),
     "mistral4, fp8": ("mistral4", in_turn(above("gate_up_proj", "down_proj"), as_fp8_experts), None),

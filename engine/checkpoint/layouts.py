@@ -70,13 +70,16 @@ def expert_layers(path: Path, tensors: dict[str, Entry], counts: Collection[int]
     layouts that can only be packed. Raises `CheckpointError` for a layout that mlx-lm cannot open, and for experts that are
     there twice."""
     layers, unclear = _by_name(path, tensors)
-    unclear += [layer.block for layer in layers if layer.experts not in counts and layer.experts - 1 in counts]
+    folded = [layer.block for layer in layers if layer.experts not in counts and layer.experts - 1 in counts]
+    unclear += folded
     known = {layer.number for layer in layers} - {layer_number(name) for name in unclear}
     only_to_pack = [layer for layer in layers if layer.only_to_pack]
     followed: set[str] = set()
     if unclear or not layers or only_to_pack:
         experts = follow(path, tensors)
-        first = next(iter(unclear), None) or next((layer.block for layer in only_to_pack), None)
+        first = next((n for n in unclear if n not in folded), None) or next((n.block for n in only_to_pack), None)
+        if first is None and experts.refused is not None:  # one expert more than config.json has is no shared expert
+            known = {layer.number for layer in layers}
         if first is not None and experts.refused is not None:
             raise CheckpointError(
                 f"checkpoint {path}: {first} is in a layout that mlx-lm cannot open ({experts.refused}); give the model as "

@@ -82,6 +82,7 @@ class Measurement:
     compute_ms_per_token: float | None = figure(
         "mean time per decoded token without these waits and the time to change widths", "ms")
     mlx_peak_gb: float | None = figure("high-water mark of MLX's own allocations", "GB")
+    mlx_cache_limit_gb: float | None = figure("limit of MLX's cache of freed buffers, part of the predicted peak", "GB")
     hits: int | None = figure("expert uses found in the cache while decoding")
     misses: int | None = figure("expert uses that had to be read while decoding")
     reads: int | None = figure("read calls while decoding")
@@ -98,6 +99,8 @@ class Measurement:
     energy_j_per_1k_tokens: float | None = figure(
         "energy_j per 1,000 timed tokens", "J", short="J/1k tokens")
     page_cache_share: float | None = figure("share of bytes_read that did not come from the disk; null if nothing was read")
+    read_source: str | None = figure(
+        "source of bytes_read by the system's count: disk, cache or both; cache also for disks that are not counted")
     page_cached_before: float | None = figure("share of the checkpoint's files in the page cache before they were loaded")
     page_cached_after: float | None = figure("share of the checkpoint's files in the page cache when the clock stopped")
     prefetch_issued: int | None = figure("experts read ahead of their use")

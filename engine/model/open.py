@@ -39,7 +39,7 @@ def open_model(source: Checkpoint) -> nn.Module:
             raise no_kernel(source.path, source.architecture, e) from e
         raise CheckpointError(
             f"checkpoint {source.path}: mlx-lm cannot open {source.architecture} ({first_line(e)}); "
-            "give a complete model of an architecture that mlx-lm has"
+            "copy config.json and its shards from one source, or update mlx-lm"
         ) from e
     return model
 
