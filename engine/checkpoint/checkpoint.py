@@ -18,12 +18,13 @@ import numpy as np
 
 from engine.errors import CheckpointError, KnobError
 
-from .config import TOP_K_KEYS, check_config, check_index, check_layers, layer_count, model_name, read_config
+from .config import EXPERT_KEYS, TOP_K_KEYS, check_config, check_index, check_layers, layer_count, model_name, read_config
 from .dtypes import FP8, HALF, ITEM_BYTES
 from .experts import ExpertLayer, layer_number
 from .fingerprint import Blocks, blocks_of, fingerprint
 from .headers import read_headers
 from .layouts import expert_layers, is_kept
+from .places.find import find_checkpoint
 from .store.description import Description, layer_files, read_description
 from .store.records import LayerRecords, open_records
 
@@ -51,9 +52,7 @@ class Checkpoint:
         """Read config.json and all headers. Raises `CheckpointError` for a folder that is missing or truncated, a model that
         is not a Mixture of Experts, and experts that cannot be streamed in place. `to_pack` also opens layouts that can only
         be packed (`engine.packing.sources`); such a checkpoint can be used for nothing else."""
-        path = Path(path).expanduser()
-        if not path.is_dir():
-            raise CheckpointError(f"checkpoint {path} is not a folder; give the folder that holds config.json")
+        path = find_checkpoint(path)
         config = read_config(path)
         files = tuple(sorted(path.glob("model*.safetensors")))
         if not files:
@@ -109,8 +108,13 @@ class Checkpoint:
     def _check(self, text: dict[str, Any]) -> None:
         if not self.layers:
             raise CheckpointError(
-                f"checkpoint {self.path} ({self.architecture}) has no routed experts that can be streamed; "
-                "give a Mixture-of-Experts model, as converted by mlx-lm or with one tensor per expert"
+                f"checkpoint {self.path} ({self.architecture}) has no routed experts that can be streamed"
+                + (
+                    "; give a Mixture-of-Experts model, as converted by mlx-lm or with one tensor per expert"
+                    if any(text.get(key) for key in EXPERT_KEYS)
+                    else f": it is a dense model, with all weights in use at every token; "
+                    f"run it with mlx_lm.generate --model {self.path}, or give a Mixture-of-Experts model"
+                )
             )
         for layer in self.layers:
             if layer.only_to_pack:

@@ -17,6 +17,7 @@ from engine.errors import CheckpointError
 
 from .experts import ExpertLayer
 from .headers import Entry
+from .places.find import hub_name
 
 TOP_K_KEYS = ("num_experts_per_tok", "num_experts_per_token", "moe_topk", "moe_top_k", "top_k_experts", "top_k")
 LAYER_KEYS = ("num_hidden_layers", "num_layers", "n_layer")
@@ -26,15 +27,15 @@ EXPERT_KEYS = ("n_routed_experts", "num_experts", "num_local_experts", "moe_num_
 INNER_KEYS = ("moe_intermediate_size", "expert_ffn_hidden_size")  # width of an expert; otherwise intermediate_size
 OUTER_KEYS = ("hidden_size", "moe_latent_size", "routed_expert_hidden_size")
 GENERIC = re.compile(r"(?i)checkpoint|model|mlx|snapshot|weights|(?=.*\d)[0-9a-f]{7,64}")  # folder names of any model
-HUB = re.compile(r"models--([^/]+)/snapshots/[^/]+$")
 
 
 def model_name(path: str | Path) -> str:
-    """The model's name for people: `owner/name` for a snapshot in the hub's cache, otherwise the name of the nearest folder
-    at or above `path` that is not generic. Links are not followed, so a link keeps the name its user gave it."""
+    """The model's name for people: `owner/name` for a snapshot in the hub's cache and for a folder of LM Studio, otherwise
+    the name of the nearest folder at or above `path` that is not generic. Links are not followed, so a link keeps the name
+    its user gave it."""
     place = Path(os.path.abspath(Path(path).expanduser()))
-    if hub := HUB.search(place.as_posix()):
-        return hub[1].replace("--", "/", 1)
+    if name := hub_name(place):
+        return name
     names = [part.name for part in (place, *place.parents)]
     return next((name for name in names if name and not GENERIC.fullmatch(name)), place.name)
 
