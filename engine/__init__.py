@@ -21,6 +21,9 @@ from engine.knobs import Knobs
 from engine.measure.judge import Judge
 from engine.measure.measurement import Measurement
 from engine.measure.protocol import Protocol
+from engine.system.open_files import keep_limits_on_import
+
+keep_limits_on_import()
 
 if TYPE_CHECKING:
     from engine.checkpoint.checkpoint import Checkpoint

@@ -1,4 +1,4 @@
-"""Command line of the engine: the parser of its commands and their options.
+"""Command line of the engine.
 
     python -m engine generate --prompt "The query planner" --cache-gb 0.02
     python -m engine chat --cache-gb 0.02
@@ -13,119 +13,34 @@ Every knob is an option. The default model is the shipped kimi_mini.
 from __future__ import annotations
 
 import argparse
-import math
 import sys
 from collections.abc import Sequence
-from pathlib import Path
+from importlib import import_module
 
-from engine.bench.command import add_benchmarks
-from engine.cli import chat, commands, text
-from engine.cli import serve as serving
-from engine.cli.opening import add_trust_code
-from engine.cli.options import add_eval_texts, add_knobs, add_model, add_setting, positive
-from engine.cli.program import add_command, make_parser, run_command
-from engine.knobs import LOSSY
-from engine.measure.protocol import PAGE_CACHE, Protocol
-from engine.system.shipped import JSON_PROMPTS
+from engine.cli.program import guarded, make_parser
 
 ABOUT = "Stream Mixture-of-Experts models from the SSD.\n\n"
 
 
 def main(argv: Sequence[str] | None = None, program: str = "python -m engine") -> int:
     """Run one command; returns its exit status. `program` is the command's name in its help."""
-    return run_command(_parser(program), argv)
+
+    def run() -> int | None:
+        args = parser(program).parse_args(argv)
+        status: int | None = args.run(args)
+        return status
+
+    return guarded(run)
 
 
-def _parser(program: str) -> argparse.ArgumentParser:
-    parser = make_parser(program, ABOUT + (__doc__ or "").partition("\n\n")[2])
-    parsers = parser.add_subparsers(required=True, metavar="COMMAND")
-    text.add_arguments(add_command(parsers, "generate", text.generate))
-    chat.add_arguments(add_command(parsers, "chat", chat.chat))
-    _measure(add_command(parsers, "measure", commands.measure))
-    _quality(add_command(parsers, "quality", commands.quality))
-    serving.add_arguments(add_command(parsers, "serve", serving.serve))
-    inspect = add_command(parsers, "inspect", commands.inspect)
-    add_model(inspect)
-    add_knobs(inspect)
-    _plan(add_command(parsers, "plan", commands.plan))
-    _pack(add_command(parsers, "pack", commands.pack))
-    profile = add_command(parsers, "profile", commands.profile)
-    add_model(profile)
-    add_trust_code(profile)
-    add_command(parsers, "knobs", commands.knobs)
-    _replay(add_command(parsers, "replay", commands.replay))
-    add_benchmarks(parsers.add_parser("bench", help="Measure reads, decoding, quality or packing."))
-    return parser
-
-
-def _measure(parser: argparse.ArgumentParser) -> None:
-    add_model(parser)
-    add_trust_code(parser)
-    add_eval_texts(parser, of_setting=True)
-    parser.add_argument("--by-layer", action="store_true", help="print hits, reads and bytes of each layer first")
-    text = f"decoded before the clock starts (default: the setting's, or {Protocol.warm_up_tokens})"
-    parser.add_argument("--warm-up-tokens", type=int, metavar="N", help=text)
-    parser.add_argument(
-        "--timed-tokens", type=int, metavar="N", help="decoded while the clock runs (default: the setting's, or all)"
-    )
-    text = "before loading: drop the checkpoint's files (cold), read them through (warm), or neither (as_is, the default)"
-    metavar = f"{{{','.join(PAGE_CACHE)}}}"
-    parser.add_argument("--page-cache", metavar=metavar, help=text)
-    _trace_out(parser)
-    add_setting(parser)
-    add_knobs(parser)
-
-
-def _quality(parser: argparse.ArgumentParser) -> None:
-    add_model(parser, positional=True)
-    add_trust_code(parser)
-    add_eval_texts(parser, of_setting=True)
-    text = "compare with this checkpoint (default: the model itself, resident)"
-    parser.add_argument("--reference", type=Path, metavar="DIR", help=text)
-    text = "prompts whose answers are JSON: YAML, or none (default: json_v1.yaml)"
-    parser.add_argument("--json-prompts", default=JSON_PROMPTS, metavar="FILE", help=text)
-    add_setting(parser)
-    add_knobs(parser)
-
-
-def _plan(parser: argparse.ArgumentParser) -> None:
-    add_model(parser, positional=True)
-    add_trust_code(parser)
-    text = "the budget as average bits, instead of hot_share"
-    parser.add_argument("--average-bits", type=float, metavar="X", help=text)
-    text = "routing trace to count uses in (Parquet; default: a profile of the calibration text)"
-    parser.add_argument("--trace", type=Path, metavar="FILE", help=text)
-    parser.add_argument("--out", type=Path, metavar="FILE", help="write the plan to this Parquet file, for bits_plan")
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw a heat map into this PNG file")
-    add_knobs(parser, LOSSY)
-
-
-def _pack(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", type=Path, metavar="DIR", help="checkpoint folder")
-    parser.add_argument("folders", type=Path, nargs="*", metavar="STORE", help="folder of the store")
-    text = "bits of the precisions, each twice the one before (default: those of the checkpoint)"
-    parser.add_argument("--levels", type=_levels, metavar="N,N", help=text)
-    parser.add_argument("--workers", type=positive, metavar="N", help="threads that pack (default: one for each core)")
-    parser.add_argument("--verify", action="store_true", help="read all records and compare their checksums")
-
-
-def _replay(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("trace", type=Path, metavar="TRACE", help="routing trace (Parquet)")
-    text = "slots of a layer (default: an eighth, a quarter and half of the experts)"
-    parser.add_argument("--slots", type=int, nargs="+", metavar="N", help=text)
-    text = "experts of a layer (default: the highest number in the trace, plus 1)"
-    parser.add_argument("--experts", type=int, metavar="N", help=text)
-    text = "of a use count, in tokens (default: 0 4 16 64 inf)"
-    half_lives = [0.0, 4.0, 16.0, 64.0, math.inf]
-    parser.add_argument("--half-life", type=float, nargs="+", default=half_lives, metavar="X", help=text)
-
-
-def _trace_out(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--trace-out", type=Path, metavar="FILE", help="write the run's routing to this Parquet file")
-
-
-def _levels(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in text.split(","))
+def parser(program: str) -> argparse.ArgumentParser:
+    """The parser of the command line. Its commands are imported here, within `guarded`, because MLX may not load."""
+    made = make_parser(program, ABOUT + (__doc__ or "").partition("\n\n")[2])
+    parsers = made.add_subparsers(required=True, metavar="COMMAND")
+    import_module("engine.cli.arguments.parser").add_commands(parsers)
+    bench = parsers.add_parser("bench", help="Measure reads, decoding, quality or packing.")
+    import_module("engine.bench.command").add_benchmarks(bench)
+    return made
 
 
 if __name__ == "__main__":

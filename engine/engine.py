@@ -32,7 +32,7 @@ from engine.measure.measurement import Measurement
 from engine.measure.protocol import Protocol
 from engine.measure.timed_pass import Scored, timed_pass
 from engine.model.backend import backend, compute_dtype
-from engine.model.open import check_top_k, lay_out_for_cpu, open_model
+from engine.model.open import lay_out_for_cpu, open_model
 from engine.model.resident import quantize_resident
 from engine.model.switches import is_last, switches
 from engine.plan.banks import needs_profile, plan_banks, plan_bits
@@ -75,8 +75,6 @@ def load(checkpoint: str | Path, knobs: Knobs | None = None, *, trust_code: bool
         plans = plan_banks(source, knobs, bits, profile)
     mx.reset_peak_memory()
     model = open_model(source)
-    if knobs.top_k is not None:
-        check_top_k(model, source)
     state = decode_state_for(source, knobs) if streamed else None
     try:
         layers, windows = install_layers(model, source, knobs, plans, state) if state is not None else ([], None)
@@ -212,7 +210,7 @@ class Engine:
         Raises `HeadraceError` for an empty sequence or an id outside the vocabulary.
         """
         ids = [int(i) for i in token_ids]
-        vocab = int(self.checkpoint.text_config.get("vocab_size", 0))
+        vocab = self.checkpoint.built.vocabulary
         wrong = next((i for i in ids if i < 0 or (vocab and i >= vocab)), None)
         if not ids or wrong is not None:
             what = "no tokens were given" if not ids else f"token id {wrong} is outside 0 .. {vocab - 1}"

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from engine import __version__
+from engine.cli.program import guarded
 from engine.errors import did_you_mean
 
 SEARCH = {
@@ -50,6 +51,10 @@ BENCH = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit status."""
+    return guarded(lambda: _run(argv))
+
+
+def _run(argv: Sequence[str] | None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     name = " ".join(words[: 2 if words[:1] == ["bench"] else 1])
     rest = words[len(name.split()) :]

@@ -16,24 +16,23 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from engine import HeadraceError
-from engine.cli.program import make_parser
+from engine.cli.program import guarded, make_parser
 from harness.results.merge import write_merged
 
 
 def main(arguments: Sequence[str], program: str = "python -m harness.merge") -> int:
     """Merge as the command line says; returns the exit status."""
+    return guarded(lambda: _merge(arguments, program))
+
+
+def _merge(arguments: Sequence[str], program: str) -> int:
     parser = make_parser(program, __doc__)
     parser.add_argument("out", type=Path, metavar="OUT", help="a new folder, or a new .parquet file")
     parser.add_argument("places", type=Path, nargs="+", metavar="IN", help="folder of a study, or a .parquet file")
     parser.add_argument("--mixed-machines", action="store_true", help="merge rows of different kinds of machine")
     given = parser.parse_args(arguments)
-    try:
-        places = [place.expanduser() for place in given.places]
-        rows = write_merged(out := given.out.expanduser(), places, mixed_machines=given.mixed_machines)
-    except HeadraceError as e:
-        print(e, file=sys.stderr)
-        return 2
+    places = [place.expanduser() for place in given.places]
+    rows = write_merged(out := given.out.expanduser(), places, mixed_machines=given.mixed_machines)
     machines = rows.group_by(["machine", "cpu", "cores"]).aggregate([([], "count_all")]).sort_by("machine").to_pylist()
     for m in machines:
         print(f"{m['count_all']:>6} rows  machine {m['machine']} ({m['cpu']}, {m['cores']} cores)")

@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import sys
 
-from engine import HeadraceError
-from engine.cli.program import make_parser
+from engine.cli.program import guarded, make_parser
 from harness.paths import find_study
 from harness.results.rows import read_rows, read_trials
 from harness.show.page.share import markdown
@@ -22,20 +21,20 @@ from harness.show.report import report
 
 def main(arguments: list[str], program: str = "python -m harness.report") -> int:
     """Report the given studies; returns the exit status."""
+    return guarded(lambda: _report(arguments, program))
+
+
+def _report(arguments: list[str], program: str) -> int:
     parser = make_parser(program, __doc__)
     parser.add_argument("study", nargs="+", help="folder of a study, or its name under results/")
     parser.add_argument("--share", action="store_true", help="print Markdown to paste into an issue, and draw nothing")
-    try:
-        given = parser.parse_args(arguments)
-        for folder in map(find_study, given.study):
-            read_trials(folder)  # checks: damaged files, several sets of evaluation texts
-            if given.share:
-                print(markdown(Summary(folder, read_rows(folder))))
-            else:
-                report(folder, read_rows(folder))
-    except HeadraceError as e:
-        print(e, file=sys.stderr)
-        return 2
+    given = parser.parse_args(arguments)
+    for folder in map(find_study, given.study):
+        read_trials(folder)  # checks: damaged files, several sets of evaluation texts
+        if given.share:
+            print(markdown(Summary(folder, read_rows(folder))))
+        else:
+            report(folder, read_rows(folder))
     return 0
 
 

@@ -23,6 +23,7 @@ import hydra
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from engine import HeadraceError, __version__
+from engine.cli.program import guarded
 from engine.system.shipped import EXPERIMENTS
 from harness import ConfigError, StudyStopped
 from harness.paths import own_file
@@ -55,12 +56,12 @@ def run(config: DictConfig) -> int:
     stop = Stop()
 
     def on_signal(number: int, frame: FrameType | None) -> None:
-        stop.now = stop.soon or number == signal.SIGTERM
+        stop.now = stop.soon or number != signal.SIGINT
         stop.soon = True
         if not stop.now:
             watcher.note("stopping after this run; Ctrl-C again stops at once")
 
-    before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     try:
         with display(study) as watcher:
             rows, progress = run_study(study, watcher, stop, lambda line: print(line, file=sys.stderr))
@@ -86,6 +87,10 @@ def fail(error: HeadraceError) -> int:
 def main(argv: Sequence[str] | None = None, program: str = PROGRAM) -> int:
     """Run the command line, by default that of `sys.argv`, which Hydra reads; returns the exit status. `program` is the
     command's name in its help."""
+    return guarded(lambda: _search(argv, program))
+
+
+def _search(argv: Sequence[str] | None, program: str) -> int:
     if argv is not None:
         sys.argv[1:] = argv
     if "--version" in sys.argv[1:]:

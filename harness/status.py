@@ -25,7 +25,7 @@ from typing import Any, TypeVar
 from rich.console import Console
 
 from engine import HeadraceError
-from engine.cli.program import make_parser
+from engine.cli.program import guarded, make_parser
 from engine.setting.study_setting import BEST
 from harness import ResultsError
 from harness.analysis.counts import count
@@ -115,6 +115,10 @@ def _message(fate: str, state: Row) -> str | None:
 
 def main(arguments: list[str], program: str = "python -m harness.status") -> int:
     """The command line; returns the exit status."""
+    return guarded(lambda: _run(arguments, program))
+
+
+def _run(arguments: list[str], program: str) -> int:
     parser = make_parser(program, __doc__)
     parser.add_argument("study", nargs="+", help="folder of a study, or its name under results/")
     parser.add_argument("--json", action="store_true", help="one JSON document per study, each on a line")
@@ -123,26 +127,20 @@ def main(arguments: list[str], program: str = "python -m harness.status") -> int
     if given.watch is not None and not given.watch > 0:
         parser.error(f"--watch {given.watch:g} is not a time; give seconds above 0")
     console = Console()
-    try:
-        folders = [find_study(name) for name in given.study]
-        while True:
-            found = [status(folder) for folder in folders]
-            if given.watch and console.is_terminal and not given.json:
-                console.clear()
-            for i, (facts, rows) in enumerate(found):
-                if given.json:
-                    print(json.dumps(facts), flush=True)
-                else:
-                    console.print(*([""] if i else []), end="")
-                    show(console, facts, rows)
-            if not given.watch or all(facts["search"] != RUNS for facts, _ in found):
-                return max((facts["exit_status"] for facts, _ in found), key=GRAVITY.index)
-            time.sleep(given.watch)
-    except HeadraceError as e:
-        print(e, file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
+    folders = [find_study(name) for name in given.study]
+    while True:
+        found = [status(folder) for folder in folders]
+        if given.watch and console.is_terminal and not given.json:
+            console.clear()
+        for i, (facts, rows) in enumerate(found):
+            if given.json:
+                print(json.dumps(facts), flush=True)
+            else:
+                console.print(*([""] if i else []), end="")
+                show(console, facts, rows)
+        if not given.watch or all(facts["search"] != RUNS for facts, _ in found):
+            return max((facts["exit_status"] for facts, _ in found), key=GRAVITY.index)
+        time.sleep(given.watch)
 
 
 if __name__ == "__main__":

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from engine.cli.opening import add_trust_code, opened_tokenizer
-from engine.cli.options import add_eval_texts, add_knobs, add_model, knobs_given, knobs_of, model_of, number_or
+from engine.cli.arguments.opening import add_trust_code, opened_tokenizer
+from engine.cli.arguments.options import add_eval_texts, add_knobs, add_model, knobs_given, knobs_of, model_of, number_or
 from engine.cli.program import HelpFormatter, add_command, add_version, run_command
 from engine.errors import HeadraceError, did_you_mean
 from engine.knobs import LOSSY, WORDS, Knobs
@@ -132,7 +132,7 @@ def _io(args: argparse.Namespace) -> None:
 
 def _decode(args: argparse.Namespace) -> None:
     """Decode at several cache sizes, in turns with the resident model."""
-    from engine.cli.options import refuse_ignored
+    from engine.cli.arguments.options import refuse_ignored
     from engine.measure.judge import Judge
     from engine.routing.read import read_trace
 

@@ -168,7 +168,7 @@ def _verify(path: Path, store: Path, rounds: int) -> dict[str, Any]:
     store_gbps = opened.expert_bytes / (time.perf_counter() - begin) / GB
     assert not damaged
     cache_gb = (sizes.one_token_gb + sizes.all_experts_gb) / 4
-    tokens = np.random.default_rng(1).integers(0, int(opened.text_config["vocab_size"]), TOKENS).tolist()
+    tokens = np.random.default_rng(1).integers(0, opened.built.vocabulary, TOKENS).tolist()
     with (
         load(store, Knobs(cache_gb=cache_gb)) as plain,
         load(store, Knobs(cache_gb=cache_gb, verify_reads=True)) as verified,

@@ -18,11 +18,14 @@ import numpy as np
 
 from engine.errors import CheckpointError, KnobError
 
-from .config import EXPERT_KEYS, TOP_K_KEYS, check_config, check_index, check_layers, layer_count, model_name, read_config
+from .built.arguments import with_top_k
+from .built.model import BuiltModel, MisfitError, built_model
+from .config import check_config, check_layers, check_quantization, model_name, read_config
 from .dtypes import FP8, HALF, ITEM_BYTES
 from .experts import ExpertLayer, layer_number
+from .files.headers import read_headers
+from .files.shards import check_complete, check_folder, shard_files
 from .fingerprint import Blocks, blocks_of, fingerprint
-from .headers import read_headers
 from .layouts import expert_layers, is_kept
 from .places.find import find_checkpoint
 from .store.description import Description, layer_files, read_description
@@ -53,18 +56,26 @@ class Checkpoint:
         is not a Mixture of Experts, and experts that cannot be streamed in place. `to_pack` also opens layouts that can only
         be packed (`engine.packing.sources`); such a checkpoint can be used for nothing else."""
         path = find_checkpoint(path)
+        check_folder(path)
         config = read_config(path)
-        files = tuple(sorted(path.glob("model*.safetensors")))
-        if not files:
-            raise CheckpointError(f"checkpoint {path} has no model*.safetensors; copy the model's shards there")
+        shards = files = shard_files(path)
         description = read_description(path)
         if description is not None:
             files += layer_files(path, description)
         tensors = read_headers(files)
-        check_index(path, files, tensors)
-        text = {**config, **config.get("text_config", {})}
-        count = layer_count(text)
-        kept = {name: entry for name, entry in tensors.items() if is_kept(name.partition(".experts.")[0], count)}
+        try:
+            built = built_model(path, config)
+        except MisfitError as e:
+            if any("expert" in name or ".switch" in name for name in tensors):
+                raise
+            raise _without_experts(path, config) from e
+        if not built.switches:
+            raise _without_experts(path, config)
+        blocks = blocks_of(tensors)
+        described = json.dumps([config, description and description.digest, blocks.tensors], sort_keys=True)
+        digest = hashlib.sha256(described.encode()).hexdigest()
+        check_complete(path, config, shards, tensors, digest, () if description is None else description.replaced)
+        kept = {name: entry for name, entry in tensors.items() if is_kept(name.partition(".experts.")[0], built.layers)}
         records: tuple[LayerRecords, ...] = ()
         followed: frozenset[str] = frozenset()
         if description is None:
@@ -84,9 +95,6 @@ class Checkpoint:
             sum(n for dtype, n in resident if dtype in kind) - sum(n for dtype, n in streamed if dtype in kind)
             for kind in (ITEM_BYTES, HALF)
         )
-        blocks = blocks_of(tensors)
-        described = json.dumps([config, description and description.digest, blocks.tensors], sort_keys=True)
-        digest = hashlib.sha256(described.encode()).hexdigest()
         checkpoint = cls(
             path,
             config,
@@ -102,27 +110,24 @@ class Checkpoint:
             followed,
             trust_code,
         )
-        checkpoint._check(text)
+        checkpoint._check()
         return checkpoint
 
-    def _check(self, text: dict[str, Any]) -> None:
+    def _check(self) -> None:
         if not self.layers:
-            raise CheckpointError(
-                f"checkpoint {self.path} ({self.architecture}) has no routed experts that can be streamed"
-                + (
-                    "; give a Mixture-of-Experts model, as converted by mlx-lm or with one tensor per expert"
-                    if any(text.get(key) for key in EXPERT_KEYS)
-                    else f": it is a dense model, with all weights in use at every token; "
-                    f"run it with mlx_lm.generate --model {self.path}, or give a Mixture-of-Experts model"
-                )
-            )
+            raise _without_experts(self.path, self.config)
         for layer in self.layers:
-            if layer.only_to_pack:
-                continue
-            if self.store is None:
-                layer.check()
-            check_config(self.path, layer, text, self.config.get("quantization") if self.store is None else None)
-        check_layers(self.path, self.layers, text)
+            if not layer.only_to_pack:
+                if self.store is None:
+                    layer.check()
+                    check_quantization(self.path, layer, self.built, self.config)
+                check_config(self.path, layer, self.built, self.config)
+        check_layers(self.path, self.layers, self.built)
+
+    @cached_property
+    def built(self) -> BuiltModel:
+        """What mlx-lm makes of the configuration: the model's numbers, its own defaults included."""
+        return built_model(self.path, self.config)
 
     @property
     def levels(self) -> tuple[int, ...] | None:
@@ -140,38 +145,30 @@ class Checkpoint:
     @property
     def text_config(self) -> dict[str, Any]:
         """The language model's part of the configuration, which multi-modal models nest."""
-        return {**self.config, **self.config.get("text_config", {})}
+        return {**self.config, **(self.config.get("text_config") or {})}
 
     @property
     def top_k(self) -> int:
         """Experts chosen for a token in each layer; the maximum where layers differ."""
-        key = next((key for key in TOP_K_KEYS if self.text_config.get(key)), None)
-        if key is None:
-            raise CheckpointError(f"{self.path}/config.json does not give the experts per token; add {TOP_K_KEYS[0]}")
-        given = self.text_config[key]
-        counts = given if isinstance(given, list) else [given]
-        experts = max(layer.experts for layer in self.layers)
-        if not all(type(count) is int and 0 < count <= experts for count in counts):
-            raise CheckpointError(f"{self.path}/config.json has {key}={given}, not 1 to {experts} experts; copy it again")
-        return int(max(counts))
+        return self.built.top_k
 
     def with_top_k(self, count: int | None) -> Checkpoint:
         """The same model with at most `count` experts chosen for a token in each layer; None: unchanged.
 
-        Raises `KnobError` if `count` is above the model's own number.
+        Raises `KnobError` if `count` is above the model's own number, and if no argument of the model gives that number.
         """
-        if count is None:
+        if count is None or count == self.top_k:
             return self
         if count > self.top_k:
             raise KnobError(
                 f"top_k={count} is above the {self.top_k} experts per token of {self.name}; use at most {self.top_k}"
             )
-        key = next(key for key in TOP_K_KEYS if self.text_config.get(key))
-        given = self.text_config[key]
-        fewer = [min(n, count) for n in given] if isinstance(given, list) else count
-        config = {**self.config, **({key: fewer} if key in self.config else {})}
-        if key in config.get("text_config", {}):
-            config["text_config"] = {**config["text_config"], key: fewer}
+        config = with_top_k(self.path, self.config, count)
+        if config is None:
+            raise KnobError(
+                f"top_k={count} is not possible for {self.architecture}: none of its arguments in mlx-lm gives that many "
+                "experts per token; leave it unset"
+            )
         return dataclasses.replace(self, config=config)
 
     @property
@@ -209,3 +206,14 @@ class Checkpoint:
     def find(self, block: str) -> ExpertLayer | None:
         """The layer of experts of the model's module `block`. Layers match by number, because mlx-lm renames the rest."""
         return next((layer for layer in self.layers if layer.number == layer_number(block)), None)
+
+
+def _without_experts(path: Path, config: dict[str, Any]) -> CheckpointError:
+    text = {**config, **config.get("text_config", {})}
+    remedy = "; give a Mixture-of-Experts model, as converted by mlx-lm or with one tensor per expert"
+    if not any(value for key, value in text.items() if "expert" in key or "moe" in key):
+        remedy = (
+            ": it is a dense model, with all weights in use at every token; run it with "
+            f"mlx_lm.generate --model {path}, or give a Mixture-of-Experts model"
+        )
+    return CheckpointError(f"checkpoint {path} ({config['model_type']}) has no routed experts that can be streamed{remedy}")

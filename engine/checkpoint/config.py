@@ -1,31 +1,23 @@
-"""Configuration: reads config.json and the shard index, and checks that both agree with the tensors.
-
-config.json may omit any of these numbers; the numbers it gives must match the shapes.
-"""
+"""Configuration: reads config.json as mlx-lm does, and checks that the model built from it agrees with the tensors."""
 
 from __future__ import annotations
 
-import itertools
 import json
-import math
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from engine.errors import CheckpointError
 
+from .built.arguments import named
+from .built.model import BuiltModel
 from .experts import ExpertLayer
-from .headers import Entry
+from .files.unreadable import refuse_pointer, unreadable
 from .places.find import hub_name
 
-TOP_K_KEYS = ("num_experts_per_tok", "num_experts_per_token", "moe_topk", "moe_top_k", "top_k_experts", "top_k")
-LAYER_KEYS = ("num_hidden_layers", "num_layers", "n_layer")
-DENSE_KEYS = ("first_k_dense_replace", "num_dense_layers")  # number of layers before the first one with experts
-PATTERN_KEYS = ("moe_layer_freq", "mlp_layer_types", "is_moe_layer")  # which later layers have experts, if not all
-EXPERT_KEYS = ("n_routed_experts", "num_experts", "num_local_experts", "moe_num_experts")
-INNER_KEYS = ("moe_intermediate_size", "expert_ffn_hidden_size")  # width of an expert; otherwise intermediate_size
-OUTER_KEYS = ("hidden_size", "moe_latent_size", "routed_expert_hidden_size")
+TAG = '"__float__"'  # transformers writes {"__float__": "Infinity"} for a float that is not finite
 GENERIC = re.compile(r"(?i)checkpoint|model|mlx|snapshot|weights|(?=.*\d)[0-9a-f]{7,64}")  # folder names of any model
 
 
@@ -41,83 +33,74 @@ def model_name(path: str | Path) -> str:
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """The content of config.json in the folder `path`. Raises `CheckpointError`."""
+    """The content of config.json in the folder `path`, as mlx-lm takes it. Raises `CheckpointError`."""
     file = path / "config.json"
     try:
-        config = json.loads(file.read_text(encoding="utf-8"))
+        content = file.read_bytes()
+        refuse_pointer(file, content)
+        config = json.loads(content.decode("utf-8"))
     except FileNotFoundError as e:
+        if file.is_symlink():
+            raise unreadable(file, e) from e
         raise CheckpointError(f"checkpoint {path} has no config.json; give the folder of a whole model") from e
-    except (ValueError, OSError, RecursionError) as e:
+    except OSError as e:
+        raise unreadable(file, e) from e
+    except (ValueError, RecursionError) as e:
         raise CheckpointError(f"{file} cannot be read ({e}); copy it again") from e
     if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
         raise CheckpointError(f"{file} names no model_type; give a model that mlx-lm can open")
-    for key in ("text_config", "quantization"):
-        if not isinstance(config.get(key, {}), dict):
+    for key in ("text_config", "quantization", "quantization_config"):
+        if not isinstance(config.get(key, None) or {}, dict):
             raise CheckpointError(f"{file} has {key}={config[key]!r}, which is not a JSON object; copy it again")
-    return config
+    if TAG in json.dumps(config):
+        from mlx_lm.utils import _decode_tagged_floats  # importing mlx-lm takes a second
+
+        return dict(_decode_tagged_floats(config))
+    return dict(config)
 
 
-def check_index(path: Path, files: tuple[Path, ...], tensors: dict[str, Entry]) -> None:
-    """Raises `CheckpointError` unless every tensor of the index is in the shard that the index names. No index: no check."""
-    index = path / "model.safetensors.index.json"
-    if not index.exists():
+def check_config(path: Path, layer: ExpertLayer, built: BuiltModel, config: Mapping[str, Any]) -> None:
+    """Raises `CheckpointError` unless the model built from the configuration has experts of a layer's shapes."""
+    switch = built.switch(layer.number)
+    if switch is None:
         return
-    try:
-        shard_of = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        shards = set(shard_of.values())
-        missing = sorted(shards - {file.name for file in files})
-    except (ValueError, OSError, KeyError, TypeError, AttributeError, RecursionError) as e:
-        raise CheckpointError(f"{index} is damaged; copy it again, or remove it") from e
-    if missing:
-        raise CheckpointError(
-            f"checkpoint {path} lacks {len(missing)} of {len(shards)} shards ({missing[0]!s:.80} is the first); "
-            "copy them there"
-        )
-    names = [file.name for file in files]
-    for name, shard in shard_of.items():
-        if name not in tensors or names[tensors[name].file] != shard:
-            raise CheckpointError(f"{path / shard} lacks {name!r}, which {index.name} lists; copy the shard again")
-
-
-def check_config(path: Path, layer: ExpertLayer, text: dict[str, Any], quantization: dict[str, Any] | None) -> None:
-    """Raises `CheckpointError` unless the numbers in config.json are those of a layer's shapes. `text`: the language model's
-    part of it; `quantization`: its entries by module, or None for a packed store."""
     first, last = ("fc1", "fc2") if "fc1" in layer.projections else ("up_proj", "down_proj")
-    inner_keys = INNER_KEYS if any(text.get(key) for key in INNER_KEYS) else ("intermediate_size",)
-    for what, found, keys in (
-        ("experts", layer.experts, EXPERT_KEYS),
-        ("rows per expert", layer.input_dims(last), inner_keys),
-        ("columns per expert", layer.input_dims(first), OUTER_KEYS),
+    for what, found, wanted, words in (
+        ("experts", layer.experts, switch.experts, "expert"),
+        ("rows per expert", layer.input_dims(last), switch.rows, "intermediate|ffn"),
+        ("columns per expert", layer.input_dims(first), switch.columns, "hidden|latent"),
     ):
-        given = {key: text[key] for key in keys if type(text.get(key)) is int and text[key] > 0}
-        if given and found not in given.values():
+        if found != wanted:
             raise CheckpointError(
-                f"checkpoint {path}: {layer.block} has {found} {what}, but config.json has "
-                f"{', '.join(f'{key}={value}' for key, value in given.items())}; copy both again"
+                f"checkpoint {path}: {layer.block} has {found} {what}, but {named(config, wanted, words)}; copy both again"
             )
-    for projection, holder in itertools.product(layer.projections, ("switch_mlp", "switch_glu", "experts")):
-        name = f"{layer.block}.{holder}.{projection}"
-        declared, how = (quantization or {}).get(name), layer.quantization(projection)
-        if isinstance(declared, dict) and (how is None or any((declared.get(k) or v) != v for k, v in how.items())):
+
+
+def check_quantization(path: Path, layer: ExpertLayer, built: BuiltModel, config: Mapping[str, Any]) -> None:
+    """Raises `CheckpointError` if mlx-lm would take a layer's projections for something else than their shapes say."""
+    switch, entries = built.switch(layer.number), config.get("quantization")
+    if switch is None or not isinstance(entries, dict):
+        return
+    for projection in layer.projections:
+        name, how = f"{switch.path}.{projection}", layer.quantization(projection)
+        declared = entries if entries.get(name) is True else entries.get(name)
+        if isinstance(declared, dict):
+            wrong = how is None or any((declared.get(key) or value) != value for key, value in how.items())
+        else:
+            wrong = declared is False and how is not None
+        if wrong:
             raise CheckpointError(f"checkpoint {path}: {name} is {how}, but config.json has {declared}; copy both again")
 
 
-def check_layers(path: Path, layers: tuple[ExpertLayer, ...], text: dict[str, Any]) -> None:
-    """Raises `CheckpointError` unless exactly the layers after the dense ones have experts, where config.json gives the
-    number of dense ones."""
-    dense = next((text[key] for key in DENSE_KEYS if type(text.get(key)) is int), None)
-    count = layer_count(text)
-    if dense is None or math.isinf(count) or any(text.get(key, 1) != 1 for key in PATTERN_KEYS):
-        return
-    found = {layer.number for layer in layers}
-    if found != set(range(dense, int(count))):
+def check_layers(path: Path, layers: tuple[ExpertLayer, ...], built: BuiltModel) -> None:
+    """Raises `CheckpointError` unless exactly the layers of the built model have experts."""
+    found, wanted = {layer.number for layer in layers}, {switch.number for switch in built.switches}
+    if found != wanted:
         raise CheckpointError(
-            f"checkpoint {path} has experts in {len(found)} layers ({min(found)} to {max(found)}), but config.json has "
-            f"{int(count) - dense} ({dense} to {int(count) - 1}); copy the missing shards, or the right config.json"
+            f"checkpoint {path} has experts in {len(found)} layers ({_range(found)}), but config.json has {len(wanted)} "
+            f"({_range(wanted)}); copy the missing shards, or the right config.json"
         )
 
 
-def layer_count(text: dict[str, Any]) -> float:
-    """Layers that the model runs; infinite if config.json has no number. A checkpoint may hold more (multi-token
-    prediction), which mlx-lm drops."""
-    return next((text[key] for key in LAYER_KEYS if type(text.get(key)) is int and text[key] > 0), math.inf)
+def _range(numbers: set[int]) -> str:
+    return f"{min(numbers)} to {max(numbers)}"

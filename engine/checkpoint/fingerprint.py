@@ -28,7 +28,7 @@ import numpy as np
 
 from engine.errors import CheckpointError
 
-from .headers import Entry
+from .files.headers import Entry
 
 DEFINITION = 2  # prefix of a fingerprint; definition 1 had no prefix and sampled three places per file
 DIGITS = 16

@@ -22,7 +22,7 @@ from engine.errors import CheckpointError
 
 from .dtypes import FLOATS, FP8, ITEM_BYTES
 from .experts import CONVERT, FP8_SCALES, INT4_ZERO, LAYER, PACK, ExpertLayer, ExpertTensor, layer_number
-from .headers import Entry
+from .files.headers import Entry
 from .sanitize.computed import computed_layers
 from .sanitize.stored import Experts, follow
 

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 from engine.errors import HeadraceError, did_you_mean
 from engine.knobs import GB
 
-from .opening import add_trust_code, load_with_tokenizer
-from .options import add_knobs, add_model, add_sampling, add_setting, knobs_of, model_of, sampling_of
+from .arguments.opening import add_trust_code, load_with_tokenizer
+from .arguments.options import add_knobs, add_model, add_sampling, add_setting, knobs_of, model_of, sampling_of
 from .text import add_template, finish_note, refuse_not_utf8, show, stop_on_interrupt
 
 if TYPE_CHECKING:

@@ -19,8 +19,8 @@ from engine.errors import HeadraceError
 from engine.knobs import GB, LOSSY, Knobs
 from engine.measure.protocol import Protocol
 
-from .opening import opened_tokenizer
-from .options import eval_texts_of, knobs_given, knobs_of, model_of, refuse_ignored, setting_of
+from .arguments.opening import opened_tokenizer
+from .arguments.options import eval_texts_of, knobs_given, knobs_of, model_of, refuse_ignored, setting_of
 from .progress import progress
 
 if TYPE_CHECKING:

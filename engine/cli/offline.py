@@ -22,7 +22,6 @@ import pandas as pd
 
 from engine.checkpoint.checkpoint import Checkpoint
 from engine.engine import Engine, load
-from engine.errors import HeadraceError
 from engine.knobs import Knobs
 from engine.measure.judge import Judge
 from engine.measure.protocol import Protocol
@@ -33,6 +32,8 @@ from engine.quality.reference import reference_file, reference_knobs, take_refer
 from engine.routing.profile import CALIBRATION, Profile, profile_file
 from engine.system.user_cache import store_in_cache
 from engine.tokenizer.open import open_tokenizer
+
+from .program import guarded
 
 
 def take_profile(checkpoint: Checkpoint) -> Path:
@@ -98,16 +99,11 @@ def run(job: str, request: dict[str, Any]) -> Path:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the job named on the command line with the request on stdin; 2 after an error, which is one line on stderr."""
+    """Run the job named on the command line with the request on stdin; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m engine.cli.offline", description=str(__doc__).splitlines()[0])
     parser.add_argument("job", choices=("profile", "routing", "reference"))
     job = parser.parse_args(argv).job
-    try:
-        print(run(job, json.load(sys.stdin)))
-    except HeadraceError as e:
-        print(f"error: {e}", file=sys.stderr)
-        return 2
-    return 0
+    return guarded(lambda: print(run(job, json.load(sys.stdin))))
 
 
 if __name__ == "__main__":

@@ -16,8 +16,8 @@ from typing import Any
 from engine.errors import HeadraceError
 from engine.serve.options import ServeOptions, short_name
 
-from .opening import add_trust_code, load_with_tokenizer
-from .options import add_knobs, add_model, add_setting, knobs_of, model_of, positive, setting_of
+from .arguments.opening import add_trust_code, load_with_tokenizer
+from .arguments.options import add_knobs, add_model, add_setting, knobs_of, model_of, positive, setting_of
 
 SAMPLING = (  # option, field of a request and its type; `--top-k` is the knob
     ("--temp --temperature", "temperature", float),

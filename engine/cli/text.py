@@ -16,8 +16,8 @@ from engine.errors import HeadraceError
 from engine.generation.sampling import Sampling
 from engine.knobs import GB
 
-from .opening import add_trust_code, load_with_tokenizer
-from .options import add_knobs, add_model, add_sampling, add_setting, knobs_of, model_of, sampling_of
+from .arguments.opening import add_trust_code, load_with_tokenizer
+from .arguments.options import add_knobs, add_model, add_sampling, add_setting, knobs_of, model_of, sampling_of
 
 if TYPE_CHECKING:
     from engine.engine import Engine

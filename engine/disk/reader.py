@@ -28,6 +28,7 @@ import numpy as np
 
 from engine.errors import ReadError
 from engine.stats import Stats
+from engine.system.open_files import ensure_open_files
 
 from .direct import ALIGNMENT, lay_out, memory_alignment, open_file, read_fully
 from .load import Block, ExpertLoad, Piece, cut
@@ -77,6 +78,7 @@ class Reader:
         self._fds: list[int] = []
         self._close_files = weakref.finalize(self, _close, self._fds)  # also runs if the reader is dropped without close()
         self._close_files.atexit = False
+        ensure_open_files(len(files), f"a reader of {len(files)} files")
         try:
             for file in files:
                 self._fds.append(open_file(file, direct))

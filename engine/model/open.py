@@ -6,6 +6,7 @@ were created; they are replaced or never computed.
 
 from __future__ import annotations
 
+import copy
 import functools
 from typing import Any
 
@@ -16,20 +17,18 @@ from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.models.switch_layers import SwitchGLU, SwitchMLP
 from mlx_lm.utils import _get_classes, load_model
 
+from engine.checkpoint.built.needed import placeholders
 from engine.checkpoint.checkpoint import Checkpoint
-from engine.checkpoint.config import TOP_K_KEYS
-from engine.errors import CheckpointError, KnobError, first_line
-
-from .backend import STORED
-from .probe import probe
-from .switches import switches
+from engine.errors import CheckpointError, first_line
+from engine.system.open_files import ensure_open_files
 
 
 def open_model(source: Checkpoint) -> nn.Module:
     """Return mlx-lm's model with lazy weights. Raises `CheckpointError` if mlx-lm cannot build it or shapes do not fit."""
+    ensure_open_files(len(source.files), f"a model of {len(source.files)} files")
     try:
         classes = functools.partial(_without_experts, source) if source.store is not None else _get_classes
-        config = {key: source.config[key] for key in (*TOP_K_KEYS, "text_config") if key in source.config}  # knob top_k
+        config = copy.deepcopy(source.config)  # with the knob top_k; mlx-lm changes nested entries
         model, _ = load_model(source.path, lazy=True, model_config=config, get_model_classes=classes)
         model(mx.array([[0]]), cache=make_prompt_cache(model))  # lazy: computes nothing, but checks that the shapes fit
     except Exception as e:  # a wrong config.json raises almost anything in mlx-lm, even ZeroDivisionError
@@ -47,18 +46,14 @@ def _without_experts(source: Checkpoint, config: dict[str, Any]) -> tuple[type[n
     the checkpoint's original names, and the results are dropped afterwards.
     """
     assert source.store is not None
-    tensors = source.store.source_tensors
+    replaced = source.store.replaced
     model_class, args_class = _get_classes(config)
 
     class Opened(model_class):  # type: ignore[misc, valid-type]
         def sanitize(self, weights: dict[str, mx.array]) -> dict[str, mx.array]:
             if not hasattr(super(), "sanitize"):
                 return weights
-            zeros: dict[str, mx.array] = {}
-            for t in tensors:
-                value = mx.zeros(t.shape, STORED.get(t.dtype, mx.uint8))  # FP8 is handled as bytes
-                zeros |= dict.fromkeys([t.name.replace("*", str(n)) for n in range(t.experts)] or [t.name], value)
-            cleaned = super().sanitize({**zeros, **weights})
+            cleaned = super().sanitize({**placeholders(replaced), **weights})
             paths = self._switch_paths()
             return {name: value for name, value in cleaned.items() if not name.startswith(paths)}
 
@@ -85,19 +80,3 @@ def lay_out_for_cpu(model: nn.Module) -> None:
         if weight is not None and weight.ndim == 2 and weight.dtype == mx.float32:
             module.weight = mx.contiguous(weight.T).T
             mx.eval(module.weight)
-
-
-def check_top_k(model: nn.Module, source: Checkpoint) -> None:
-    """Raise `KnobError` unless every router chooses the `top_k` of `source`, which includes the knob's value."""
-    modules, dims = dict(model.named_modules()), int(source.text_config.get("hidden_size", 0))
-    for path, _ in switches(model, source):
-        owner, _, name = path.rpartition(".")
-        try:
-            chosen = probe(modules[owner], name, weigh=False)(mx.zeros((1, 1, dims))).ids.shape[-1]
-        except Exception:  # an unknown block may raise anything
-            chosen = 0
-        if not 0 < chosen <= source.top_k:
-            raise KnobError(
-                f"top_k={source.top_k} is not possible for {source.architecture}: {type(modules[owner]).__name__} does not "
-                "choose that number of experts; leave it unset"
-            )

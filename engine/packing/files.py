@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from engine.checkpoint.checkpoint import Checkpoint
-from engine.checkpoint.headers import Entry
+from engine.checkpoint.files.headers import Entry
 from engine.checkpoint.store.description import NAME
 from engine.errors import CheckpointError
 from engine.system import atomic

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import os
 import shutil
 from collections.abc import Iterator
@@ -22,8 +21,8 @@ import numpy as np
 from engine.checkpoint.checkpoint import Checkpoint
 from engine.checkpoint.config import check_config
 from engine.checkpoint.experts import ExpertTensor
+from engine.checkpoint.files.headers import Entry, read_headers
 from engine.checkpoint.fingerprint import another
-from engine.checkpoint.headers import Entry, read_headers
 from engine.checkpoint.layouts import EXPERT_NAMES, PER_EXPERT
 from engine.checkpoint.store.description import (
     NAME,
@@ -39,6 +38,7 @@ from engine.checkpoint.store.records import unwritten
 from engine.errors import CheckpointError, HeadraceError
 from engine.knobs import GB
 from engine.system import atomic
+from engine.system.file_lock import lock
 
 from .files import INDEX, Progress, copy_rest, read_range, reserve, write_range, write_whole
 from .record import make_record
@@ -83,7 +83,7 @@ def pack_store(
     resident, experts = _sorted_out(source)
     description = _describe(source, layers, experts, levels)
     for layer in description.layers:
-        check_config(source.path, unwritten(layer), source.text_config, None)
+        check_config(source.path, unwritten(layer), source.built, source.config)
     with _prepared(store, description):
         size = sum(layer.file_bytes for layer in description.layers)
         todo = [n for n, layer in enumerate(description.layers) if not (store / layer.file).exists()]
@@ -153,12 +153,12 @@ def _prepared(store: Path, description: Description) -> Iterator[None]:
         store.mkdir(parents=True, exist_ok=True)
         if there is None:
             write_whole(store / NAME, [description.as_json().encode()])
-        lock = open(store / NAME)  # noqa: SIM115  # held until packing ends
+        held = open(store / NAME)  # noqa: SIM115  # until packing ends
     except OSError as e:
         raise HeadraceError(f"{store} cannot be written ({e.strerror}); give another folder for the store") from e
-    with lock:
+    with held:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock(held, store)
         except BlockingIOError as e:
             raise HeadraceError(f"{store} is being packed by another process; wait for it, or give another folder") from e
         for partial in store.glob(atomic.TEMPORARY.format("*")):

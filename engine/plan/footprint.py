@@ -6,9 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engine.checkpoint.checkpoint import Checkpoint
-from engine.errors import CheckpointError
 from engine.knobs import GB, Knobs
-from engine.model.architecture import has_architecture
 from engine.model.backend import compute_dtype
 
 from .banks import least_banks, plan_bits
@@ -41,10 +39,6 @@ def footprint(checkpoint: str | Path | Checkpoint, knobs: Knobs | None = None) -
     knobs = knobs or Knobs()
     checkpoint = checkpoint if isinstance(checkpoint, Checkpoint) else Checkpoint.open(checkpoint)
     checkpoint = checkpoint.with_top_k(knobs.top_k)
-    if not has_architecture(checkpoint.architecture):
-        raise CheckpointError(
-            f"checkpoint {checkpoint.path}: mlx-lm has no architecture {checkpoint.architecture}; give a model that it has"
-        )
     banks = least_banks(checkpoint, plan_bits(checkpoint, knobs))
     least = sum(b.least * b.slot_bytes for b in banks)
     everything = sum(len(b.members) * b.slot_bytes for b in banks)

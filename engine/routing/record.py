@@ -61,7 +61,7 @@ class TraceWriter:
         self._waiting: list[tuple[int, int, str, mx.array, mx.array | None]] = []  # end token, layer, phase, ids, weights
         self._waiting_since = 0
         self._parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []  # see `_read_back`
-        self._taps = _put_taps(model, switches, int(checkpoint.text_config.get("hidden_size", 0)))
+        self._taps = _put_taps(model, switches, checkpoint.built.hidden)
         self._seen = [tap.seen for *_, tap in self._taps]
         self._before_last = len(switches) - ends
 

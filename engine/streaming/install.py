@@ -91,7 +91,7 @@ def install_gates(model: nn.Module, source: Checkpoint, knobs: Knobs, layers: li
     if named is None:
         return
     modules = dict(model.named_modules())
-    dims = int(source.text_config.get("hidden_size", 0))
+    dims = source.built.hidden
     for layer, (path, _) in zip(layers, switches(model, source), strict=True):
         if layer.complete:
             continue

@@ -7,13 +7,13 @@ proc_pid_rusage, with the lifetime maximum of the physical footprint, which incl
 
 from __future__ import annotations
 
-import contextlib
+import os
 import sys
-from pathlib import Path
 from typing import Any
 
 import psutil
 
+from .meters.control_group import memory_available, memory_limit
 from .meters.rusage import rusage
 
 
@@ -23,12 +23,22 @@ def peak_memory_bytes() -> int:
 
 
 def memory_bytes() -> int:
-    """Memory of this machine, or of the process's control group if that is smaller, bytes."""
-    total = int(psutil.virtual_memory().total)
-    for limit in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        with contextlib.suppress(OSError, ValueError):
-            total = min(total, int(Path(limit).read_text()))
-    return total
+    """Memory of this machine, or what the process's control groups allow if that is less, bytes."""
+    try:
+        total = int(psutil.virtual_memory().total)
+    except (OSError, psutil.Error):  # without /proc
+        total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return min(total, memory_limit() or total)
+
+
+def available_bytes() -> int:
+    """Memory that is available now, bytes: file caches count, and the process's control groups limit it."""
+    try:
+        available = int(psutil.virtual_memory().available)
+    except (OSError, psutil.Error):
+        available = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    within = memory_available()
+    return available if within is None else min(available, within)
 
 
 def disk_bytes_read() -> int | None:

@@ -6,20 +6,35 @@ the high-water mark of the run that needs the result.
 
 from __future__ import annotations
 
+import functools
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 from engine.errors import HeadraceError
 
 from . import atomic
 from .child import child_environment
+from .shipped import home
 
 
 def cached_file(name: str) -> Path:
-    """The path of the file `name` in the cache folder, whether or not it exists: XDG_CACHE_HOME, else ~/.cache."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "headrace" / name
+    """The path of the file `name` in the cache folder, whether or not it exists: XDG_CACHE_HOME, else ~/.cache, else a
+    folder of this user among the temporary files."""
+    given, own = os.environ.get("XDG_CACHE_HOME"), home()
+    if given:
+        return Path(given) / "headrace" / name
+    return (_without_home() if own is None else own / ".cache") / "headrace" / name
+
+
+@functools.cache
+def _without_home() -> Path:
+    """The folder for an account without a home folder, which is said once."""
+    folder = Path(tempfile.gettempdir()) / f"headrace-{os.getuid()}"
+    print(f"note: no home folder; results are cached in {folder}; set XDG_CACHE_HOME to keep them", file=sys.stderr)
+    return folder
 
 
 def compute_apart(what: str, *command: str, given: str = "") -> None:

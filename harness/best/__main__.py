@@ -15,8 +15,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from engine import HeadraceError
-from engine.cli.program import make_parser
+from engine.cli.program import guarded, make_parser
 from engine.setting.study_setting import PICK
 from harness.analysis.pareto import Analysis
 from harness.decisions.recommend import rules_of
@@ -29,6 +28,10 @@ from .settings import of_trial, picked
 
 def main(arguments: Sequence[str], program: str = "python -m harness.best") -> int:
     """Print or write one setting; returns the exit status."""
+    return guarded(lambda: _best(arguments, program))
+
+
+def _best(arguments: Sequence[str], program: str) -> int:
     parser = make_parser(program, __doc__)
     parser.add_argument("study", help="folder of a study, or its name under results/")
     chosen = parser.add_mutually_exclusive_group()
@@ -37,18 +40,14 @@ def main(arguments: Sequence[str], program: str = "python -m harness.best") -> i
     chosen.add_argument("--trial", type=int, metavar="N", help="the setting of this trial")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the setting to this file")
     given = parser.parse_args(arguments)
-    try:
-        folder = find_study(given.study)
-        found = Analysis(read_trials(folder), **rules_of(folder))
-        setting = picked(folder, found, given.pick) if given.trial is None else of_trial(folder, found, given.trial)
-        if given.out is None:
-            print(setting.to_yaml(), end="")
-        else:
-            write_text(given.out.expanduser(), setting.to_yaml())
-            print(f"{setting.title}: {given.out}")
-    except HeadraceError as e:
-        print(e, file=sys.stderr)
-        return 2
+    folder = find_study(given.study)
+    found = Analysis(read_trials(folder), **rules_of(folder))
+    setting = picked(folder, found, given.pick) if given.trial is None else of_trial(folder, found, given.trial)
+    if given.out is None:
+        print(setting.to_yaml(), end="")
+    else:
+        write_text(given.out.expanduser(), setting.to_yaml())
+        print(f"{setting.title}: {given.out}")
     return 0
 
 

@@ -23,8 +23,7 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from engine import HeadraceError
-from engine.cli.program import make_parser
+from engine.cli.program import guarded, make_parser
 from harness.paths import find_study
 
 from .comparison import compare, document
@@ -36,6 +35,10 @@ LEAST_WIDTH, PIPED_WIDTH = 60, 100
 
 def main(arguments: Sequence[str], program: str = "python -m harness.compare") -> int:
     """Compare as the command line says; returns the exit status."""
+    return guarded(lambda: _compare(arguments, program))
+
+
+def _compare(arguments: Sequence[str], program: str) -> int:
     parser = make_parser(program, __doc__)
     parser.add_argument("studies", nargs="+", metavar="STUDY", help="folder of a study, or its name under results/")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
@@ -46,13 +49,7 @@ def main(arguments: Sequence[str], program: str = "python -m harness.compare") -
     given = parser.parse_args(arguments)
     if len(given.studies) < 2:
         parser.error(f"{given.studies[0]} is compared with nothing; name two studies or more, the base first")
-    try:
-        found = compare([find_study(name) for name in given.studies], given.fail_on_regression)
-    except HeadraceError as e:
-        print(f"error: {e}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
+    found = compare([find_study(name) for name in given.studies], given.fail_on_regression)
     status = 1 if found.regressions else 0
     if given.json:
         print(json.dumps({**document(found), "exit_status": status}, allow_nan=False, indent=2))

@@ -14,8 +14,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from engine import HeadraceError
-from engine.cli.program import make_parser
+from engine.cli.program import guarded, make_parser
 
 from .check import FAILS, NO_VALUE, WORKS, Result
 from .examine import counts, examine, temporary_folder
@@ -30,19 +29,19 @@ TITLES = {
 
 def main(arguments: Sequence[str], program: str = "python -m harness.doctor") -> int:
     """Examine this machine and print the report; returns the exit status."""
+    return guarded(lambda: _doctor(arguments, program))
+
+
+def _doctor(arguments: Sequence[str], program: str) -> int:
     parser = make_parser(program, __doc__)
     parser.add_argument(
         "--folder", type=Path, default=Path(), metavar="DIR", help="folder on the disk to measure (default: the current one)"
     )
     parser.add_argument("--json", action="store_true", help="print the JSON document alone")
     given = parser.parse_args(arguments)
-    try:
-        with temporary_folder(given.folder.expanduser()) as folder:
-            show = (lambda result: None) if given.json else _Printer()
-            results = examine(folder, show)
-    except HeadraceError as e:
-        print(f"error: {e}", file=sys.stderr)
-        return 2
+    with temporary_folder(given.folder.expanduser()) as folder:
+        show = (lambda result: None) if given.json else _Printer()
+        results = examine(folder, show)
     if given.json:
         print(document_text(results))
         return 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import resource
 import signal
@@ -13,6 +12,8 @@ from pathlib import Path
 
 from engine.disk.direct import memory_alignment, open_file
 from engine.system import atomic
+from engine.system.file_lock import lock
+from engine.system.open_files import MOST, limits
 from engine.system.page_cache import cached_share, drop_cache
 from harness.machine.awake import keep_awake
 from harness.machine.processes import end_group
@@ -95,9 +96,10 @@ def _drop(place: Place) -> Answer:
 
 def _flock(place: Place) -> Answer:
     with open(place.folder / "lock", "w") as first, open(place.folder / "lock", "w") as second:
-        fcntl.flock(first, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not lock(first, place.folder):
+            raise OSError("the file system has none")
         try:
-            fcntl.flock(second, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock(second, place.folder)
         except BlockingIOError:
             return Answer("works", {})
     raise OSError("two holders have the same lock at once")
@@ -114,11 +116,11 @@ def _atomic(place: Place) -> Answer:
 
 
 def _raise_files(place: Place) -> Answer:
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = 10240 if hard == resource.RLIM_INFINITY else min(hard, 10240)
-    if soft == resource.RLIM_INFINITY or soft >= wanted:
+    soft, most = limits()
+    wanted = min(most, MOST)
+    if soft >= wanted:
         return Answer(f"{soft} suffice", {})
-    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
     return Answer(f"can be raised from {soft} to {wanted}", {})
 
 

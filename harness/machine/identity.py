@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 
 from engine.knobs import GB
-from engine.system.memory import memory_bytes
+from engine.system.memory import available_bytes, memory_bytes
 from engine.system.shipped import ROOT
 
 
@@ -23,16 +23,9 @@ def memory_gb() -> float:
     return memory_bytes() / GB
 
 
-def available_gb(group: Path = Path("/sys/fs/cgroup")) -> float:
-    """Available memory including file caches; `group` is the folder of the control group's counters."""
-    available = float(psutil.virtual_memory().available)
-    try:
-        limit, used = (int((group / name).read_text()) for name in ("memory.max", "memory.current"))
-        stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
-        available = min(available, limit - used + int(stat["active_file"]) + int(stat["inactive_file"]))
-    except (OSError, ValueError, KeyError):  # no limit ("max"), or no control group of version 2
-        pass
-    return available / GB
+def available_gb() -> float:
+    """Available memory including file caches, within the limits of the control groups."""
+    return available_bytes() / GB
 
 
 @functools.cache

@@ -7,12 +7,12 @@ holder for the message of a second search.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from engine.system.file_lock import lock
 from engine.system.user_cache import cached_file
 from harness import ResultsError
 
@@ -39,8 +39,8 @@ def _held(path: Path, owner: str, refusal: str) -> Iterator[None]:
     """Hold a lock file that contains `owner`; `refusal` is the message of the error, with {holder}."""
     with open(path, "a+") as f:
         try:
-            fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as e:
+            lock(f, path.parent)
+        except BlockingIOError as e:
             f.seek(0)
             raise ResultsError(refusal.replace("{holder}", f.read().strip() or "process unknown")) from e
         f.truncate(0)

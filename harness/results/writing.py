@@ -7,7 +7,6 @@ replaced whole and never has fewer rows than before. Writers hold a lock on `tri
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from engine.system import atomic
+from engine.system.file_lock import lock
 from harness import ResultsError
 
 from .columns import NAMES, SCHEMA_VERSION
@@ -114,7 +114,7 @@ def _locked(folder: Path) -> Iterator[None]:
     except OSError as e:
         raise unwritable(place, e) from e
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+        lock(handle, folder, wait=True)
         yield
     finally:
         os.close(handle)

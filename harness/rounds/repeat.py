@@ -18,6 +18,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
+from engine.system.shipped import home as home_folder
 from harness.schema import FILES
 from harness.study.hydra.overrides import accepted, parsed, quoted
 from harness.study.study import Study
@@ -115,7 +116,7 @@ def _word(token: str, variables: dict[str, str]) -> str:
 
 def _short(text: str, home: str) -> str:
     """The text with `.` for the current folder and `home` for the home folder in its paths."""
-    for folder, sign in ((Path.cwd(), "."), (Path.home(), home)):
-        if folder != folder.parent:
+    for folder, sign in ((Path.cwd(), "."), (home_folder(), home)):
+        if folder is not None and folder != folder.parent:
             text = re.sub(rf"(?<![\w.~/-]){re.escape(str(folder))}(?=/|$)", lambda _, sign=sign: sign, text)  # type: ignore[misc]
     return text

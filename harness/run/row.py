@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from engine import Knobs, __version__
-from engine.system.shipped import PACKAGES
+from engine.system.shipped import PACKAGES, home
 from harness.decisions.reuse import typical_s
 from harness.machine.identity import identity
 from harness.numerics.speed_interval import speeds
@@ -87,8 +87,9 @@ def saved_s(row: Row, rows: Sequence[Mapping[str, Any]]) -> float | None:
 
 def portable(study: Study, text: str | None) -> str | None:
     """Text of a log without this machine's paths, because rows are meant to be shared."""
-    places = {study.checkpoint: study.model, study.folder: study.name, Path(sys.prefix): "python", PACKAGES: "headrace",
-              Path.home(): "~"}  # fmt: skip
+    places = {study.checkpoint: study.model, study.folder: study.name, Path(sys.prefix): "python", PACKAGES: "headrace"}
+    if (own := home()) is not None:
+        places[own] = "~"
     for place, name in places.items():
         if text and len(place.parts) > 1:
             text = text.replace(str(place), name)

@@ -34,6 +34,7 @@ from typing import Any
 import numpy as np
 
 from engine import Checkpoint, HeadraceError, Judge, Knobs, Measurement, Protocol, prepare_page_cache
+from engine.errors import OUT_OF_MEMORY, foreseeable
 from engine.system import atomic
 from engine.system.page_cache import cached_share, weight_files
 from harness.study.engines import CommandEngine, engine_at
@@ -48,8 +49,11 @@ def measure(request: dict[str, Any]) -> dict[str, Any]:
     """The result of a request."""
     try:
         return _measure(request)
-    except (HeadraceError, MemoryError) as e:
-        return {"error": type(e).__name__, "reason": str(e) or "out of memory"}
+    except Exception as e:
+        reason = foreseeable(e)
+        if reason is None:
+            raise
+        return {"error": "MemoryError" if reason == OUT_OF_MEMORY else type(e).__name__, "reason": reason}
 
 
 def _measure(request: dict[str, Any]) -> dict[str, Any]:

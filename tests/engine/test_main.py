@@ -6,7 +6,8 @@ import math
 
 import pytest
 
-from engine.__main__ import _parser, main
+from engine.__main__ import main
+from engine.__main__ import parser as _parser
 
 
 def test_values_of_options() -> None:

@@ -71,14 +71,14 @@ def parsers(parser: argparse.ArgumentParser, name: str) -> Iterator[tuple[str, a
 
 
 def test_the_lists_above_are_complete() -> None:
-    names = {name for name, _ in parsers(engine.__main__._parser("engine"), "")} - {"", "bench"}
+    names = {name for name, _ in parsers(engine.__main__.parser("engine"), "")} - {"", "bench"}
     assert names == {*ENGINE, *(f"bench {name}" for name in BENCH)}
     assert {module.__name__.rpartition(".")[2] for module in bench_main.MODULES} == set(SEARCH_BENCH)
 
 
 def test_model_is_an_option_of_every_command_that_opens_one() -> None:
     without = {"", "bench", "knobs", "replay", "bench make"}
-    for name, parser in parsers(engine.__main__._parser("engine"), ""):
+    for name, parser in parsers(engine.__main__.parser("engine"), ""):
         assert ("--model" in parser._option_string_actions) == (name not in without), name
         assert "--judge" not in parser.format_help() and "--text " not in parser.format_help()
 

@@ -62,7 +62,7 @@ class ForcedRouting:
         """Warm up, then decode `tokens` tokens of the trace once. Returns the seconds and the counters of that time."""
         engine, most = self._engine, len(self.ids) - WARM_UP
         cache = make_prompt_cache(engine.model)
-        random = np.random.default_rng(0).integers(0, int(engine.checkpoint.text_config["vocab_size"]), len(self.ids))
+        random = np.random.default_rng(0).integers(0, engine.checkpoint.built.vocabulary, len(self.ids))
         begin = 0.0
         for self._token in range(WARM_UP + min(tokens, most)):
             if self._token == WARM_UP:

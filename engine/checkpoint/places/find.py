@@ -25,6 +25,8 @@ def find_checkpoint(given: str | Path) -> Path:
     try:
         path = path.expanduser()
         exists = path.exists()
+    except PermissionError:
+        return path  # the error of the first read names the folder without permission
     except (OSError, RuntimeError, ValueError) as e:  # no home, a name that is too long, a null byte
         raise CheckpointError(f"checkpoint {given!s:.200} cannot be used ({e}); give the folder of a model") from e
     if exists:

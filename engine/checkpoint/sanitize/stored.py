@@ -11,7 +11,7 @@ import numpy as np
 
 from engine.checkpoint.dtypes import ITEM_BYTES, MLX_TYPES
 from engine.checkpoint.experts import ExpertLayer, ExpertTensor
-from engine.checkpoint.headers import Entry
+from engine.checkpoint.files.headers import Entry
 
 from .parts import in_items, joined
 from .trace import Taken, trace

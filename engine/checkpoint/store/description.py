@@ -20,6 +20,7 @@ import hashlib
 import itertools
 import json
 import math
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -167,6 +168,13 @@ class Description:
             "format": FORMAT, "levels": list(self.levels), "source": self.source, "layers": layers,
             "source_tensors": source_tensors,
         }  # fmt: skip
+
+    @property
+    def replaced(self) -> Iterator[tuple[str, str, tuple[int, ...]]]:
+        """Name, type and shape of every tensor of the source checkpoint that the store replaces."""
+        for t in self.source_tensors:
+            for name in [t.name.replace("*", str(n)) for n in range(t.experts)] or [t.name]:
+                yield name, t.dtype, t.shape
 
     @cached_property
     def digest(self) -> str:

@@ -15,7 +15,7 @@ import numpy as np
 from engine.errors import CheckpointError, ReadError
 
 from ..experts import INT4_BITS, INT4_ZERO, ExpertLayer, ExpertTensor
-from ..headers import Entry
+from ..files.headers import Entry
 from .bitplanes import column_order
 from .description import Description, Layer, Section
 

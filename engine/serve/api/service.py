@@ -48,7 +48,7 @@ class Service:
     def attach(self, engine: Engine, generator: Generator) -> None:
         """Serve requests from now on."""
         tokenizer = engine.tokenizer
-        vocab = int(engine.checkpoint.text_config.get("vocab_size") or len(tokenizer.get_vocab()))
+        vocab = engine.checkpoint.built.vocabulary
         self.tokenizer = tokenizer
         self.served = Served(
             self.name, vocab, bool(tokenizer.has_chat_template), bool(tokenizer.has_tool_calling), self.options

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
+from engine.system.shipped import home
 from harness.analysis.failures import FAILED, cause
 from harness.best.commands import cannot_run, commands_of, confirm_more
 from harness.decisions.recommend import compared, speed_of
@@ -186,8 +187,8 @@ def forecast_pairs(summary: Summary) -> pd.DataFrame:
 
 def scrubbed(text: str) -> str:
     """A text to publish: home folders are `~`, and addresses of servers are left out."""
-    home = str(Path.home()) if Path.home() != Path("/") else None
-    text = text.replace(home, "~") if home else text
+    own = home()
+    text = text.replace(str(own), "~") if own not in (None, Path("/")) else text
     return URL.sub("URL", HOME.sub("~", text))
 
 

@@ -6,7 +6,7 @@ import re
 import shlex
 from collections.abc import Sequence
 
-from engine.cli.options import option_of
+from engine.cli.arguments.options import option_of
 from harness.best.commands import PROMPT, cannot_run, setting_of
 
 from .facts import identity, repeat, scrubbed, sentences

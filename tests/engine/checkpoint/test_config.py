@@ -39,43 +39,20 @@ def test_bad_config(damaged: Path, content: str) -> None:
     one_line(e)
 
 
-def test_missing_shard(damaged: Path) -> None:
-    index = {"weight_map": {"a": "model.safetensors", "b": "model-00002-of-00002.safetensors"}}
-    (damaged / "model.safetensors.index.json").write_text(json.dumps(index))
-    with pytest.raises(CheckpointError, match=r"lacks 1 of 2 shards \(model-00002-of-00002\.safetensors"):
-        Checkpoint.open(damaged)
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (
-            {"weight_map": {"nothing.weight": "model.safetensors"}},
-            r"model\.safetensors lacks 'nothing\.weight'.*copy the shard",
-        ),
-        ({"weight_map": ["model.safetensors"]}, "index.json is damaged; copy it again, or remove it"),
-        ({"weight_map": {"a": 5}}, r"is damaged|lacks"),
-        ([], "is damaged"),
-    ],
-)
-def test_an_index_that_lies(damaged: Path, content: object, message: str) -> None:
-    (damaged / "model.safetensors.index.json").write_text(json.dumps(content))
-    with pytest.raises(CheckpointError, match=message) as e:
-        Checkpoint.open(damaged)
-    one_line(e)
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"n_routed_experts": 15}, r"has 16 experts, but config\.json has n_routed_experts=15; copy both"),
         ({"moe_intermediate_size": 64}, r"has 32 rows per expert, but config\.json has moe_intermediate_size=64"),
         ({"hidden_size": 32}, r"has 64 columns per expert, but config\.json has hidden_size=32"),
-        ({"num_hidden_layers": 5}, r"has experts in 3 layers \(1 to 3\), but config\.json has 4 \(1 to 4\)"),
-        ({"num_hidden_layers": 3, "first_k_dense_replace": 0}, r"has experts in 2 layers \(1 to 2\).*has 3 \(0 to 2\)"),
-        ({"num_experts_per_tok": 17}, "num_experts_per_tok=17, not 1 to 16 experts"),
+        (
+            {"num_hidden_layers": 5},
+            r"lacks 18 tensors \(model\.layers\.4\.\S+ is the first\), which mlx-lm needs by its config\.json",
+        ),
+        ({"num_hidden_layers": 3, "first_k_dense_replace": 0}, r"lacks 8 tensors \(model\.layers\.0\.mlp\.gate"),
+        ({"num_experts_per_tok": 17}, r"mlx-lm cannot build deepseek_v3 from config\.json \(ValueError: \[argpartition\]"),
         ({"num_attention_heads": 3}, "mlx-lm cannot open deepseek_v3"),
-        ({"vocab_size": "many"}, "mlx-lm cannot open deepseek_v3"),
+        ({"vocab_size": "many"}, r"mlx-lm cannot build deepseek_v3 from config\.json \(TypeError"),
         ({"text_config": 3}, "text_config=3"),
     ],
 )
@@ -83,8 +60,6 @@ def test_a_configuration_of_another_model(damaged: Path, change: dict[str, Any],
     config = json.loads((damaged / "config.json").read_text())
     (damaged / "config.json").write_text(json.dumps({**config, **change}))
     for knobs in (Knobs(), Knobs(cache_gb=0.001)):
-        if "num_experts_per_tok" in change and knobs == Knobs():
-            continue  # mlx-lm's own words for it
         with pytest.raises(CheckpointError, match=message) as e:
             load(damaged, knobs)
         one_line(e)

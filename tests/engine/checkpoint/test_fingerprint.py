@@ -16,8 +16,8 @@ from tiny import write_in_order
 
 from engine import Checkpoint, Judge, KnobError, Knobs
 from engine.checkpoint import fingerprint as fingerprints
+from engine.checkpoint.files.headers import read_headers
 from engine.checkpoint.fingerprint import EXPERTS, another
-from engine.checkpoint.headers import read_headers
 from engine.measure.protocol import Protocol
 from engine.plan.bits import compute_plan
 from engine.plan.bits_file import load_plan, save_plan

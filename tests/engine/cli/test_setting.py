@@ -12,7 +12,7 @@ import pytest
 
 from engine.__main__ import main
 from engine.checkpoint.checkpoint import Checkpoint
-from engine.cli.options import add_eval_texts, add_knobs, add_model, add_setting, eval_texts_of, knobs_of, model_of
+from engine.cli.arguments.options import add_eval_texts, add_knobs, add_model, add_setting, eval_texts_of, knobs_of, model_of
 from engine.errors import HeadraceError
 from engine.knobs import Knobs
 from engine.setting.setting_file import Setting

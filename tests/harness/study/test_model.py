@@ -12,7 +12,7 @@ import pytest
 from stored import ONE, TWO, fill
 from support import Cli, spawn, wait_for
 
-from engine.checkpoint.headers import read_headers
+from engine.checkpoint.files.headers import read_headers
 from engine.model.backend import device_name
 from harness.merge import main as merge
 from harness.results.rows import read_trials

@@ -10,7 +10,7 @@ import pytest
 from tiny import ORIGINALS
 
 from engine import Checkpoint
-from engine.checkpoint.headers import read_headers
+from engine.checkpoint.files.headers import read_headers
 from engine.checkpoint.sanitize.stored import follow
 
 Make = Callable[..., Path]

@@ -9,7 +9,7 @@ import pytest
 from made import rows_of, summary_of
 
 from engine import Knobs
-from engine.__main__ import _parser
+from engine.__main__ import parser as _parser
 from harness.show.page.share import markdown
 from harness.show.page.tables import recommended_cells
 

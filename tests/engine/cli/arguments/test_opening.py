@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import tiny
 
-from engine.__main__ import _parser, main
+from engine.__main__ import main
+from engine.__main__ import parser as _parser
 
 OPEN = ("generate", "chat", "measure", "quality", "serve", "plan", "profile", "bench decode", "bench lossy", "bench bits",
         "bench trace", "bench serve")  # fmt: skip

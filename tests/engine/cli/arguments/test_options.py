@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from engine import Knobs
-from engine.cli.options import add_eval_texts, add_knobs, add_model, knobs_given, knobs_of, model_of
+from engine.cli.arguments.options import add_eval_texts, add_knobs, add_model, knobs_given, knobs_of, model_of
 from engine.errors import HeadraceError, KnobError
 from engine.system.shipped import EVALUATION_TEXTS, KIMI_MINI
 

@@ -79,7 +79,7 @@ def offsets(*values: int) -> Callable[[Header], None]:
         (lambda h: h[EXPERT].pop("shape"), "has a damaged entry"),
         (lambda h: h.update({EXPERT: 5}), "has a damaged entry"),
         (lambda h: h[EXPERT].update(shape=[64, 32]), r"up_proj\.weight for 16 of 16 experts in 2 shapes"),
-        (lambda h: h.update({EXPERT + "_scale_inv": h.pop(EXPERT)}), "up_proj.weight for 15 of 16 experts"),
+        (lambda h: h.update({EXPERT + "_scale_inv": h.pop(EXPERT)}), r"lacks .*up_proj\.weight, which mlx-lm needs"),
         (lambda h: h.update({EXPERT.replace("up_proj", "w3"): h[EXPERT]}), "ends at byte"),
     ],
 )
@@ -108,9 +108,3 @@ def test_a_header_of_another_length(damaged: Path, length: int) -> None:
     with pytest.raises(CheckpointError, match="copy it again") as e:
         Checkpoint.open(damaged)
     one_line(e)
-
-
-def test_one_name_in_two_shards(damaged: Path) -> None:
-    shutil.copy(damaged / "model.safetensors", damaged / "model-2.safetensors")
-    with pytest.raises(CheckpointError, match="is in another shard as well; remove one"):
-        Checkpoint.open(damaged)

@@ -13,14 +13,17 @@ import gc
 import itertools
 import json
 import math
-from collections.abc import Iterable, Iterator
+import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from engine.errors import CheckpointError, first_line
 
-from .dtypes import ITEM_BYTES
+from ..dtypes import ITEM_BYTES
+from .unreadable import POINTER, refuse_pointer, unreadable
 
+COMPARED, PLACES = 1 << 20, 16  # bytes compared of a tensor that two files have, at each of so many places
 LONGEST_HEADER = 100_000_000  # the format's own limit
 AGAIN = "copy it again"
 
@@ -38,18 +41,23 @@ class Entry(NamedTuple):
         return math.prod(self.shape) * ITEM_BYTES[self.dtype]
 
 
-def read_headers(files: Iterable[Path]) -> dict[str, Entry]:
-    """All tensors of the files, by name. Raises `CheckpointError` for an invalid header and for a name in two files."""
+def read_headers(files: Sequence[Path]) -> dict[str, Entry]:
+    """All tensors of the files, by name. Raises `CheckpointError` for an invalid header, and for two different tensors with
+    one name: mlx-lm would take the one in the file that the folder happens to list last."""
     tensors: dict[str, Entry] = {}
-    with _garbage_collection_off():
+    with garbage_collection_off():
         for number, file in enumerate(files):
             header, start, size = _header(file)
             spans = []
             for name, described in header.items():
                 dtype, shape, begin, end = _described(file, name, described, size - start)
-                if name in tensors:
-                    raise CheckpointError(f"{file}: {name} is in another shard as well; remove one of the two shards")
-                tensors[name] = Entry(dtype, shape, number, start + begin)
+                entry = Entry(dtype, shape, number, start + begin)
+                if name in tensors and not _are_equal(files, tensors[name], entry):
+                    raise CheckpointError(
+                        f"{file}: {name} is in {files[tensors[name].file].name} as well, and the two differ; remove the "
+                        "file that is not of this model"
+                    )
+                tensors[name] = entry
                 if begin < end:
                     spans.append((begin, end, name))
             _no_overlap(file, spans)
@@ -57,7 +65,7 @@ def read_headers(files: Iterable[Path]) -> dict[str, Entry]:
 
 
 @contextlib.contextmanager
-def _garbage_collection_off() -> Iterator[None]:
+def garbage_collection_off() -> Iterator[None]:
     """Disable garbage collection: it would scan a million new, permanent objects again and again."""
     enabled = gc.isenabled()
     gc.disable()
@@ -68,12 +76,30 @@ def _garbage_collection_off() -> Iterator[None]:
             gc.enable()
 
 
+def _are_equal(files: Sequence[Path], one: Entry, other: Entry) -> bool:
+    """Whether two tensors are the same, by their bytes: all of them up to 16 MiB, otherwise those at 16 places."""
+    if (one.dtype, one.shape) != (other.dtype, other.shape):
+        return False
+    count = min(COMPARED, one.nbytes)
+    places = {(one.nbytes - count) * n // (PLACES - 1) for n in range(PLACES)}
+    with open(files[one.file], "rb") as first, open(files[other.file], "rb") as second:
+        return all(
+            os.pread(first.fileno(), count, one.offset + at) == os.pread(second.fileno(), count, other.offset + at)
+            for at in sorted(places)
+        )
+
+
 def _header(file: Path) -> tuple[dict[str, Any], int, int]:
     """The header's entries without metadata, the offset at which the data starts, and the file's size."""
     try:
         with open(file, "rb") as f:
-            size = file.stat().st_size
-            length = int.from_bytes(f.read(8), "little")
+            size = os.fstat(f.fileno()).st_size
+            if not size:
+                raise CheckpointError(f"{file} is empty; {AGAIN}")
+            start = f.read(len(POINTER))
+            refuse_pointer(file, start)
+            f.seek(8)
+            length = int.from_bytes(start[:8], "little")
             if size < 8 or length > size - 8:
                 raise CheckpointError(f"{file} is truncated: it has {size} bytes, its header alone {length}; {AGAIN}")
             if length > LONGEST_HEADER:
@@ -84,7 +110,7 @@ def _header(file: Path) -> tuple[dict[str, Any], int, int]:
     except (ValueError, RecursionError) as e:
         raise CheckpointError(f"{file} has a damaged header ({first_line(e)}); {AGAIN}") from e
     except OSError as e:
-        raise CheckpointError(f"{file} cannot be read ({e.strerror}); make it a readable file, or {AGAIN}") from e
+        raise unreadable(file, e) from e
     if not isinstance(header, dict):
         raise CheckpointError(f"{file} has a damaged header: it is not a JSON object; {AGAIN}")
     header.pop("__metadata__", None)
