@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from collections.abc import Callable
@@ -12,8 +13,13 @@ from unittest import mock
 import mlx.core as mx
 import tiny
 
+from engine import Checkpoint, CheckpointError
+
 Weights = dict[str, mx.array]
-HUB_CONFIG = {"mxfp8": {"quant_method": "mxfp8"}, "modelopt": {"quant_method": "modelopt", "quant_algo": "NVFP4"}}
+HUB_CONFIG = {
+    "mxfp8": {"quant_method": "mxfp8"}, "modelopt": {"quant_method": "modelopt", "quant_algo": "NVFP4"},
+    "compressed": {"quant_method": "compressed-tensors", "format": "mxfp4-pack-quantized"},
+}  # fmt: skip
 SWITCH = re.compile(r"^(?P<block>.+)\.(?:switch_mlp|switch_glu|experts)\.(?P<projection>gate_proj|fc1)\.weight$")
 
 _TEXT = {
@@ -70,6 +76,16 @@ CONFIGS: dict[str, dict[str, Any]] = {
             "mlp_layer_types": ["sparse"] * 4, "layer_types": ["full_attention"] * 4,
         },
     },
+    "kimi_k3": {
+        "model_type": "kimi_k3",
+        "text_config": {
+            **_TEXT, "model_type": "kimi_linear", "num_key_value_heads": 4, "q_lora_rank": 32, "kv_lora_rank": 32,
+            "linear_attn_config": {"num_heads": 4, "head_dim": 16, "short_conv_kernel_size": 4, "kda_layers": [1, 2, 3],
+                                   "full_attn_layers": [4]},
+            "qk_nope_head_dim": 16, "qk_rope_head_dim": 16, "v_head_dim": 16, "num_experts": 8,
+            "num_experts_per_token": 2, "num_shared_experts": 1, "activation_situ_beta": 1.0, "attn_res_block_size": 2,
+        },
+    },
     "muse_spark": {
         "model_type": "muse_spark",
         "text_config": {
@@ -91,7 +107,7 @@ def make_stored(path: Path, layout: str, *, dtype: mx.Dtype = mx.float32) -> Pat
     """The tiny checkpoint of a layout in `LAYOUTS`, as the hub has it."""
     family, undo, bits = {**LAYOUTS, **WITHOUT_CPU}[layout]
     with mock.patch.dict(tiny.CONFIGS, {**CONFIGS, **tiny.CONFIGS}):
-        tiny.make(path, family, dtype=dtype, bits=None if bits == "modelopt" else bits)
+        tiny.make(path, family, dtype=dtype, bits=bits if bits == "mxfp8" else None)
     weights = dict(mx.load(str(path / "model.safetensors")))
     weights = undo(weights)
     if bits in HUB_CONFIG:
@@ -153,16 +169,17 @@ def each(holder: str, **spelling: str) -> Callable[[Weights], Weights]:
     return undo
 
 
-def folded(weights: Weights) -> Weights:
-    """The shared expert as one more expert, gate above up."""
+def folded(weights: Weights, both: bool = True) -> Weights:
+    """The shared expert as one more expert; with `both`, gate above up."""
     for block, switch in blocks(weights):
         parts = {
             name: mx.concatenate([weights.pop(f"{switch}{name}.weight"),
                                   weights.pop(f"{block}.shared_experts.{name}.weight")[None]])
             for name in ("gate_proj", "up_proj", "down_proj")
         }  # fmt: skip
-        weights[f"{switch}gate_up_proj.weight"] = mx.concatenate([parts["gate_proj"], parts["up_proj"]], axis=1)
-        weights[f"{switch}down_proj.weight"] = parts["down_proj"]
+        if both:
+            parts["gate_up_proj"] = mx.concatenate([parts.pop("gate_proj"), parts.pop("up_proj")], axis=1)
+        weights |= {f"{switch}{name}.weight": value for name, value in parts.items()}
     return weights
 
 
@@ -171,6 +188,17 @@ def as_fp8_bytes(weights: Weights) -> Weights:
     for name in [n for n in weights if n.endswith(".scales")]:
         weight = name.replace(".scales", ".weight")
         weights[f"{weight}_scale_inv"], weights[weight] = weights.pop(name), weights[weight].view(mx.uint8)
+    return weights
+
+
+def as_compressed_mxfp4(weights: Weights) -> Weights:
+    """MXFP4 as compressed-tensors writes it: bytes of two codes, and bytes of powers of two."""
+    for block, switch in blocks(weights):
+        for projection, spelled in _W.items():
+            codes, scales = mx.quantize(weights.pop(f"{switch}{projection}.weight"), 32, 4, mode="mxfp4")
+            for expert, (code, scale) in enumerate(zip(codes, scales, strict=True)):
+                name = f"{block.removesuffix('mlp')}block_sparse_moe.experts.{expert}.{spelled}."
+                weights[f"{name}weight_packed"], weights[f"{name}weight_scale"] = code.view(mx.uint8), scale
     return weights
 
 
@@ -238,7 +266,9 @@ LAYOUTS: dict[str, tuple[str, Callable[[Weights], Weights], str | None]] = {
     "step3p5": ("step3p5", in_turn(_norms_off_by_one, _STEP), None),
     "phixtral": ("phixtral", each("mlp"), None),
     "minimax_m3_vl, folded": ("minimax_m3_vl", folded, None),
+    "minimax_m3_vl, stacked and folded": ("minimax_m3_vl", functools.partial(folded, both=False), None),
     "minimax_m3_vl, mxfp8": ("minimax_m3_vl", in_turn(each("experts", **_W), as_fp8_bytes), "mxfp8"),
+    "kimi_k3, mxfp4": ("kimi_k3", as_compressed_mxfp4, "compressed"),
     "llama4": ("llama4", above("gate_up_proj", "down_proj", axis=-1), None),
     "qwen3_vl_moe": ("qwen3_vl_moe", in_turn(above("gate_up_proj", "down_proj", axis=-1), _QWEN_VL), None),
     "mistral4, fp8": ("mistral4", in_turn(above("gate_up_proj", "down_proj"), as_fp8_experts), None),
@@ -250,4 +280,15 @@ WITHOUT_CPU: dict[str, tuple[str, Callable[[Weights], Weights], str | None]] = {
 }
 COMPUTED = ("mistral4, fp8", "muse_spark, nvfp4")
 ONLY_TO_PACK = ("llama4", "qwen3_vl_moe", *COMPUTED)
-NOT_TO_PACK = ("minimax_m3_vl, folded",)
+NOT_TO_PACK = ("minimax_m3_vl, folded", "minimax_m3_vl, stacked and folded")
+
+
+def outcome(path: Path) -> str:
+    """What the engine does with a checkpoint: `in place`, `packed`, or the reason why it does neither."""
+    for to_pack, word in ((False, "in place"), (True, "packed")):
+        try:
+            Checkpoint.open(path, to_pack=to_pack)
+            return word
+        except CheckpointError as e:
+            reason = str(e)
+    return reason

@@ -36,6 +36,7 @@ ELSEWHERE = {  # why a command is not tried here
     "python -m harness.search --help": "the test of help texts prints it",
     "python -m command": "it stands for any command",
     ".venv/bin/ruff format --check --force-exclude": "pre-commit starts it with the names of files",
+    "PYTHONPATH=. python -m tests.models_table": "it writes docs/models.md, which other tests compare with what they see",
     "python -m engine": "the name of a program, whose commands are tried",
     "python -m engine bench WHAT PATH": "WHAT stands for the words after it, which are tried",
     "python -m harness.run.worker request.json result.json": "the search starts it, with files of its own making",

@@ -130,17 +130,18 @@ ORIGINALS = ("deepseek_v2", "deepseek_v3", "glm4_moe", "glm4_moe_lite", "granite
 
 def make(
     path: Path, family: str, *, bits: int | str | None = None, per_expert: bool = False, group_size: int = 32, seed: int = 0,
-    sizes: dict[str, int] | None = None, dtype: mx.Dtype = mx.bfloat16,
+    sizes: dict[str, int] | None = None, dtype: mx.Dtype = mx.bfloat16, config: dict[str, Any] | None = None,
 ) -> Path:  # fmt: skip
     """A checkpoint of `family` in `path`: bf16, affine `bits`, a mode such as "mxfp4", or "mixed" (widths that differ by
     layer and projection); stacked as MLX has it, or one tensor an expert as the hub's originals have it. Its tokenizer
-    has one token a byte. `sizes` replace those of the family's configuration."""
+    has one token a byte. `sizes` replace those of the family's configuration, `config` the whole of it."""
     mx.random.seed(seed)
-    config = {**CONFIGS[family], **(sizes or {})}
+    config = {**(config or CONFIGS[family]), **(sizes or {})}
     model_class, args_class = _get_classes(config)
     model = model_class(args_class.from_dict(config))
     # Norms stay 1; the rest is scaled so that activations neither die out nor explode, and routing does not collapse.
-    random = [(k, v if "norm" in k else mx.random.normal(v.shape) * (v.shape[-1] ** -0.5 if v.ndim > 1 else 0.1))
+    random = [(k, v if "norm" in k or not mx.issubdtype(v.dtype, mx.floating)
+               else mx.random.normal(v.shape) * (v.shape[-1] ** -0.5 if v.ndim > 1 else 0.1))
               for k, v in tree_flatten(model.parameters())]  # fmt: skip
     model.load_weights(random)
     model.set_dtype(dtype)

@@ -79,9 +79,9 @@ class Checkpoint:
         records: tuple[LayerRecords, ...] = ()
         followed: frozenset[str] = frozenset()
         if description is None:
-            found = expert_layers(path, kept, to_pack=to_pack)
+            found = expert_layers(path, kept, {switch.experts for switch in built.switches}, to_pack=to_pack)
             layers, followed = found.layers, found.followed
-            streamed = [(t.dtype, t.nbytes * layer.experts) for layer in layers for t in layer.tensors]
+            streamed = [*found.streamed]
         else:
             records = open_records(description, tensors, files)
             layers = tuple(of_layer.at_top() for of_layer in records)

@@ -167,7 +167,7 @@ class ExpertLayer:
     def check_against(self, switch: Any) -> None:
         """Raises `CheckpointError` unless mlx-lm's module `switch` has exactly these tensors. If mlx-lm transposes, widens
         or quantizes them on loading, streaming the bytes in place would give other weights."""
-        for projection in (name for name in switch if isinstance(switch[name], dict) and "weight" in switch[name]):
+        for projection in (name for name in switch if hasattr(switch[name], "num_experts")):
             module, how = switch[projection], self.quantization(projection) or {}
             found = {
                 name: f"{str(module[name].dtype).rpartition('.')[2]} {list(module[name].shape)}"

@@ -12,6 +12,7 @@ import itertools
 import math
 import re
 from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -56,23 +57,29 @@ def is_kept(name: str, layers: float) -> bool:
 
 @dataclass(frozen=True)
 class Found:
-    """The layers of experts, in the order in which the model runs them, and the tensors that hold them under names of their
-    own. All other experts have one of `EXPERT_NAMES`."""
+    """The layers of experts, in the order in which the model runs them; the tensors of those that mlx-lm's code told (all
+    others have one of `EXPERT_NAMES`); and type and bytes of what is stored for all layers."""
 
     layers: tuple[ExpertLayer, ...]
-    followed: frozenset[str] = frozenset()
+    followed: frozenset[str]
+    streamed: tuple[tuple[str, int], ...]
 
 
-def expert_layers(path: Path, tensors: dict[str, Entry], *, to_pack: bool) -> Found:
-    """The layers of experts. `to_pack` also accepts the layouts that can only be packed. Raises `CheckpointError` for a
-    layout that mlx-lm cannot open, and for experts that are there twice."""
+def expert_layers(path: Path, tensors: dict[str, Entry], counts: Collection[int] = (), *, to_pack: bool) -> Found:
+    """The layers of experts. `counts`: the numbers of experts that the model's layers have. `to_pack` also accepts the
+    layouts that can only be packed. Raises `CheckpointError` for a layout that mlx-lm cannot open, and for experts that are
+    there twice."""
     layers, unclear = _by_name(path, tensors)
+    folded = [layer.block for layer in layers if layer.experts not in counts and layer.experts - 1 in counts]
+    unclear += folded
     known = {layer.number for layer in layers} - {layer_number(name) for name in unclear}
     only_to_pack = [layer for layer in layers if layer.only_to_pack]
     followed: set[str] = set()
     if unclear or not layers or only_to_pack:
         experts = follow(path, tensors)
-        first = next(iter(unclear), None) or next((layer.block for layer in only_to_pack), None)
+        first = next((n for n in unclear if n not in folded), None) or next((n.block for n in only_to_pack), None)
+        if first is None and experts.refused is not None:  # one expert more than config.json has is no shared expert
+            known = {layer.number for layer in layers}
         if first is not None and experts.refused is not None:
             raise CheckpointError(
                 f"checkpoint {path}: {first} is in a layout that mlx-lm cannot open ({experts.refused}); give the model as "
@@ -91,7 +98,19 @@ def expert_layers(path: Path, tensors: dict[str, Entry], *, to_pack: bool) -> Fo
     if not to_pack:
         for layer in layers:
             _check_in_place(path, layer)
-    return Found(tuple(layers), frozenset(followed))
+    streamed = [(t.dtype, t.nbytes * n.experts) for n in layers if n.number in known for t in n.tensors]
+    return Found(tuple(layers), frozenset(followed), (*streamed, *_stored(layers, tensors, known, followed)))
+
+
+def _stored(
+    layers: Iterable[ExpertLayer], tensors: dict[str, Entry], known: set[int], followed: set[str]
+) -> Iterator[tuple[str, int]]:
+    """Type and bytes of what the followed layers take of their tensors, as these count when they are resident."""
+    taken = sum(t.nbytes * n.experts for n in layers if n.number not in known and n.compute is None for t in n.tensors)
+    total = sum(tensors[name].nbytes for name in followed)
+    for name in followed:
+        wide = 2 if tensors[name].dtype == FP8 else 1
+        yield ("BF16" if wide == 2 else tensors[name].dtype), wide * tensors[name].nbytes * taken // total
 
 
 def _computed(path: Path, experts: Experts, known: set[int], *, to_pack: bool) -> list[ExpertLayer]:

@@ -17,10 +17,13 @@ from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.models.switch_layers import SwitchGLU, SwitchMLP
 from mlx_lm.utils import _get_classes, load_model
 
+from engine.checkpoint.built.model import NO_KERNEL, no_kernel
 from engine.checkpoint.built.needed import placeholders
 from engine.checkpoint.checkpoint import Checkpoint
 from engine.errors import CheckpointError, first_line
 from engine.system.open_files import ensure_open_files
+
+from .switches import PROJECTIONS
 
 
 def open_model(source: Checkpoint) -> nn.Module:
@@ -32,9 +35,11 @@ def open_model(source: Checkpoint) -> nn.Module:
         model, _ = load_model(source.path, lazy=True, model_config=config, get_model_classes=classes)
         model(mx.array([[0]]), cache=make_prompt_cache(model))  # lazy: computes nothing, but checks that the shapes fit
     except Exception as e:  # a wrong config.json raises almost anything in mlx-lm, even ZeroDivisionError
+        if NO_KERNEL in str(e):
+            raise no_kernel(source.path, source.architecture, e) from e
         raise CheckpointError(
             f"checkpoint {source.path}: mlx-lm cannot open {source.architecture} ({first_line(e)}); "
-            "give a complete model of an architecture that mlx-lm has"
+            "copy config.json and its shards from one source, or update mlx-lm"
         ) from e
     return model
 
@@ -64,7 +69,7 @@ def _without_experts(source: Checkpoint, config: dict[str, Any]) -> tuple[type[n
 
         def _switch_paths(self) -> tuple[str, ...]:
             switches = [(path, m) for path, m in self.named_modules() if isinstance(m, SwitchGLU | SwitchMLP)]
-            return tuple(f"{p}.{n}." for p, m in switches for n, child in m.children().items() if "weight" in child)
+            return tuple(f"{path}.{name}." for path, m in switches for name in m if isinstance(m[name], PROJECTIONS))
 
     return Opened, args_class
 

@@ -15,8 +15,6 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
-TOP_K = ("top_k", "num_experts_per_tok", "num_experts_per_token")  # attribute names in mlx-lm's blocks and gates
-
 
 class Outputs:
     """A switch's outputs [..., top_k, dims]; multiplied by weights [..., top_k, 1] they give `weighted(weights)`."""
@@ -129,13 +127,27 @@ def sums_outputs(block: Any, switch: str, x: mx.array) -> bool:
     return bool(mx.allclose(answer(True), answer(False), atol=1e-4))
 
 
-def widened(block: Any, top_k: int, wide: int) -> Any | None:
-    """Return a copy of a block that chooses `wide` experts; None if no attribute with its `top_k` is found."""
-    block = copy.copy(block)
-    places = [(block, name) for name in TOP_K if getattr(block, name, None) == top_k]
-    for child in [n for n in ("gate", "router") if isinstance(block.get(n), nn.Module)]:
-        module = block[child] = copy.copy(block[child])
-        places += [(module, name) for name in TOP_K if getattr(module, name, None) == top_k]
-    for module, name in places:
-        setattr(module, name, wide)
-    return block if places else None
+def widened(block: Any, switch: str, top_k: int, wide: int, dims: int) -> Any | None:
+    """Return a copy of a block whose router chooses `wide` experts for an input [1, 1, dims]; None if that is not possible.
+
+    Blocks keep their `top_k` under different names. Every number with that value is tried, alone and then all together.
+    """
+    children = [name for name in block if name != switch and isinstance(block[name], nn.Module)]
+    holders = {"": block, **{name: block[name] for name in children}}
+    places = [(at, name) for at, module in holders.items() for name in vars(module) if _is(getattr(module, name), top_k)]
+    for chosen in (*([place] for place in places), places):
+        copied = copy.copy(block)
+        for at in {at for at, _ in chosen if at}:
+            copied[at] = copy.copy(block[at])
+        for at, name in chosen:
+            setattr(copied[at] if at else copied, name, wide)
+        try:
+            if probe(copied, switch, weigh=False)(mx.zeros((1, 1, dims))).ids.shape[-1] == wide:
+                return copied
+        except Exception:  # another number of an unknown block may raise anything
+            continue
+    return None
+
+
+def _is(value: Any, number: int) -> bool:
+    return type(value) is int and value == number

@@ -12,20 +12,29 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
-from mlx_lm.models.switch_layers import QuantizedSwitchLinear, SwitchGLU, SwitchMLP
+from mlx_lm.models.switch_layers import QuantizedSwitchLinear, SwitchGLU, SwitchLinear, SwitchMLP
 
 from engine.checkpoint.checkpoint import Checkpoint
 from engine.errors import CheckpointError
 
+PROJECTIONS = (SwitchLinear, QuantizedSwitchLinear)
+LAYER = re.compile(r"(.+?)\.(\d+)\.")  # a switch's path up to the first list of modules and the number in it
+
 
 class StreamingSwitch(nn.Module):
-    """A switch that calls `stream(x, indices)`. The stream is hidden from MLX's parameter trees."""
+    """A switch that calls `stream(x, indices)`. The stream is hidden from MLX's parameter trees.
+
+    It has what the switch `replaced` has beside its projections, since a block may keep a norm of its own there.
+    """
 
     stream: Any
 
-    def __init__(self, stream: Any) -> None:
+    def __init__(self, stream: Any, replaced: nn.Module | None = None) -> None:
         super().__init__()
         object.__setattr__(self, "stream", stream)
+        for name, value in (replaced or {}).items():
+            if not isinstance(value, PROJECTIONS):
+                self[name] = value
 
     def __call__(self, x: mx.array, indices: mx.array) -> Any:
         return self.stream(x, indices)
@@ -67,5 +76,5 @@ def switches(model: nn.Module, source: Checkpoint) -> list[tuple[str, Any]]:
 
 def is_last(path: str, modules: dict[str, Any]) -> bool:
     """Return whether the switch at `path` is in the model's last layer, so that only the logits depend on it."""
-    layer = re.match(r"(.*\blayers)\.(\d+)\.", path)
+    layer = LAYER.match(path)
     return layer is not None and f"{layer[1]}.{int(layer[2]) + 1}" not in modules

@@ -54,8 +54,8 @@ class DecodeState:
         if self._hits:
             layers, experts = zip(*self._hits, strict=True)
             self._hits.clear()
-            chosen = np.stack(experts)
-            self.use(np.array(layers)[:, None], chosen, self.position + 1)
-            for layer in layers:
-                self.stats.count_uses(layer, chosen.shape[1], 0)
+            counts = [len(chosen) for chosen in experts]  # a layer may choose fewer experts than another
+            self.use(np.repeat(layers, counts), np.concatenate(experts), self.position + 1)
+            for layer, count in zip(layers, counts, strict=True):
+                self.stats.count_uses(layer, count, 0)
         self.position += tokens

@@ -134,7 +134,7 @@ def gates_of(block: Any, switch: str, *, dims: int, experts: int, top_k: int, kn
     candidates = None
     if knobs.cache_prior:
         wide = min(experts, 2 * top_k)
-        copied = widened(block, top_k, wide)
+        copied = widened(block, switch, top_k, wide, dims)
         if copied is None:
             raise ValueError(f"the router of {kind} cannot choose {wide} experts")
         candidates = probe(copied, switch, weigh=True)

@@ -30,6 +30,7 @@ from .gating import gates_of
 from .layer import GatedSwitch, StreamedLayer
 from .layer_cache import LayerCache
 from .prefetch import Prefetch, link, router_of
+from .window.chain import check_plain
 from .window.speculate import SpeculativeWindows
 
 
@@ -71,9 +72,11 @@ def install_layers(
         layers.append(layer)
         state.stats.layers[number].sure = source.top_k if layer.complete else 0
         stock = layer.complete and len(pools) == 1
-        replaced.append((path, pools[0].inner if stock else StreamingSwitch(layer)))
+        replaced.append((path, pools[0].inner if stock else StreamingSwitch(layer, module)))
         if not layer.complete:
             partial[path] = layer
+    if knobs.sync_window != 1:
+        check_plain(model, partial)
     if knobs.prefetch != "off":
         _install_prefetch(partial, modules, source, knobs, state.stats)
     model.update_modules(tree_unflatten(replaced))
@@ -92,7 +95,7 @@ def install_gates(model: nn.Module, source: Checkpoint, knobs: Knobs, layers: li
         return
     modules = dict(model.named_modules())
     dims = source.built.hidden
-    for layer, (path, _) in zip(layers, switches(model, source), strict=True):
+    for layer, (path, replaced) in zip(layers, switches(model, source), strict=True):
         if layer.complete:
             continue
         owner, _, name = path.rpartition(".")
@@ -101,7 +104,7 @@ def install_gates(model: nn.Module, source: Checkpoint, knobs: Knobs, layers: li
             layer.gates = gates_of(modules[owner], name, dims=dims, experts=experts, top_k=source.top_k, knobs=knobs)
         except ValueError as e:
             raise KnobError(f"{knobs.shown(named)} is not possible for {source.architecture}: {e}; leave it at 0") from e
-        modules[owner][name] = GatedSwitch(layer)
+        modules[owner][name] = GatedSwitch(layer, replaced)
 
 
 def fill(layers: list[StreamedLayer], plans: list[BankPlan], state: DecodeState) -> None:

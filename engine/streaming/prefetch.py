@@ -88,13 +88,13 @@ def router_of(block: Any, switch: str, top_k: int, wide: int, sample: Any) -> Ro
 
     None if the block's router cannot be run by itself. `sample` is a switch of the block, for the width of its input.
     """
-    copied = block if wide == top_k else widened(block, top_k, wide)
+    dims = sample["gate_proj" if "gate_proj" in sample else "fc1"].input_dims
+    copied = block if wide == top_k else widened(block, switch, top_k, wide, dims)
     if copied is None:
         return None
     run = probe(copied, switch, weigh=False)
-    first = sample["gate_proj" if "gate_proj" in sample else "fc1"]
     try:
-        ids = run(mx.zeros((1, 1, first.input_dims))).ids
+        ids = run(mx.zeros((1, 1, dims))).ids
     except Exception:  # an unknown block may raise anything
         return None
     return (lambda x: run(x).ids) if ids.size == wide else None

@@ -69,6 +69,9 @@ class BuiltModel:
         return next((switch for switch in self.switches if switch.number == number), None)
 
 
+NO_KERNEL = "[metal_kernel] No Metal back-end"  # MLX's error where a model has a Metal kernel of its own
+
+
 def build(config: Mapping[str, Any]) -> Any:
     """mlx-lm's module for a configuration, with random weights that are not computed. Raises whatever mlx-lm raises."""
     from mlx_lm.utils import _get_classes
@@ -96,7 +99,15 @@ def built_model(path: Path, config: Mapping[str, Any]) -> BuiltModel:
             ) from e
         raise _misfit(path, name, e) from e
     except Exception as e:  # a wrong number raises almost anything, even ZeroDivisionError
-        raise _misfit(path, name, e) from e
+        raise (no_kernel(path, name, e) if NO_KERNEL in str(e) else _misfit(path, name, e)) from e
+
+
+def no_kernel(path: Path, name: str, e: Exception) -> CheckpointError:
+    """Return the error for a model with Metal kernels of its own, where MLX has no Metal."""
+    return CheckpointError(
+        f"checkpoint {path}: {name} computes with Metal kernels of its own, which this backend of MLX lacks "
+        f"({first_line(e)}); run it on Apple silicon"
+    )
 
 
 def _misfit(path: Path, name: str, e: Exception) -> MisfitError:

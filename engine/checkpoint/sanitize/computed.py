@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from engine.checkpoint.built.model import aside
 from engine.checkpoint.experts import ExpertLayer, ExpertTensor
 
 Values = dict[str, np.ndarray]  # tensor (gate_proj.weight) -> uint8 [experts, bytes]
@@ -22,7 +23,8 @@ def computed_layers(path: Path, blocks: Collection[str]) -> list[ExpertLayer]:
     from mlx_lm.models.switch_layers import QuantizedSwitchLinear, SwitchGLU, SwitchLinear, SwitchMLP
     from mlx_lm.utils import load_model
 
-    model, _ = load_model(path, lazy=True)
+    with aside():
+        model, _ = load_model(path, lazy=True)
     layers = []
     for name, switch in model.named_modules():
         block = name.rpartition(".")[0]

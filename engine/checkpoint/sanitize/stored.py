@@ -12,10 +12,12 @@ import numpy as np
 from engine.checkpoint.dtypes import ITEM_BYTES, MLX_TYPES
 from engine.checkpoint.experts import ExpertLayer, ExpertTensor
 from engine.checkpoint.files.headers import Entry
+from engine.checkpoint.fingerprint import State, folder_state
 
 from .parts import in_items, joined
 from .trace import Taken, trace
 
+_last: dict[tuple[Path, State], Experts] = {}  # a study opens a checkpoint before each setting
 DTYPES = {mlx: name for name, mlx in MLX_TYPES.items()}
 
 
@@ -33,7 +35,15 @@ class Experts:
 
 
 def follow(path: Path, tensors: Mapping[str, Entry]) -> Experts:
-    """Follow the experts of the checkpoint in the folder `path`, whose files hold `tensors`."""
+    """Follow the experts of the checkpoint in the folder `path`, whose files hold `tensors`. The last result is kept."""
+    key = path, folder_state(path)
+    if key not in _last:
+        _last.clear()
+        _last[key] = _follow(path, tensors)
+    return _last[key]
+
+
+def _follow(path: Path, tensors: Mapping[str, Entry]) -> Experts:
     found = trace(path, {name: (entry.shape, entry.dtype, ITEM_BYTES[entry.dtype]) for name, entry in tensors.items()})
     layers, sources, shared, computed = [], {}, {}, {}
     for block, rules in found.layers.items():

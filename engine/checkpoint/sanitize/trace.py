@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from engine.checkpoint.built.model import aside
 from engine.errors import first_line
 
 from .parts import Part, find_part, in_items
@@ -69,7 +70,8 @@ def trace(path: Path, tensors: Shapes) -> Trace:
         return Traced, args_class
 
     try:
-        load_model(path, lazy=True, get_model_classes=classes)
+        with aside():
+            load_model(path, lazy=True, get_model_classes=classes)
     except Exception as e:  # a layout that mlx-lm does not have raises almost anything
         return Trace(found, first_line(e))
     return Trace(found, None)

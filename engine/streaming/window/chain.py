@@ -9,13 +9,15 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import mlx.core as mx
 import mlx.nn as nn
 import mlx_lm.models.cache
+from mlx_lm.models.cache import make_prompt_cache
 
 from engine.errors import KnobError
+from engine.model.switches import LAYER
 
 WRITTEN_AGAIN = ("keys", "values")
 
@@ -49,7 +51,7 @@ def chain_of(model: nn.Module, paths: Iterable[str]) -> tuple[list[Any], dict[st
     layer_of: dict[str, Any] = {}
     prefixes: set[str] = set()
     for path in paths:
-        found = re.match(r"(.*?)\.(\d+)\.", path)
+        found = LAYER.match(path)
         if found is None:
             raise KnobError(f"sync_window is not possible for this model: {path} is in no list of layers; use sync_window=1")
         layer_of[path] = modules[f"{found[1]}.{found[2]}"]
@@ -61,6 +63,39 @@ def chain_of(model: nn.Module, paths: Iterable[str]) -> tuple[list[Any], dict[st
     prefix = prefixes.pop()
     numbers = sorted(int(n[len(prefix) + 1 :]) for n in modules if re.fullmatch(re.escape(prefix) + r"\.\d+", n))
     return [modules[f"{prefix}.{n}"] for n in numbers], layer_of
+
+
+def check_plain(model: nn.Module, paths: Iterable[str]) -> None:
+    """Raise `KnobError` unless each layer passes its output on to the next unchanged, as windows need it.
+
+    `model` is the model as mlx-lm has opened it, with lazy weights; nothing is computed. Layers that return a tuple, share
+    keys and values, or sum earlier layers' outputs are not a plain chain.
+    """
+    chain, _ = chain_of(model, paths)
+    classes = [type(layer) for layer in chain]
+    passed_on: Any = None
+
+    def call(layer: Any, x: mx.array, args: tuple[Any, ...], kwargs: dict[str, Any]) -> mx.array:
+        nonlocal passed_on
+        if layer is not chain[0] and x is not passed_on:
+            raise not_plain(layer)
+        passed_on = type(layer).plain(layer, x, *args, **kwargs)
+        return cast(mx.array, passed_on)
+
+    for layer in chain:
+        intercept(layer, call)
+    try:
+        model(mx.array([[0]]), cache=make_prompt_cache(model))
+    finally:
+        for layer, cls in zip(chain, classes, strict=True):
+            layer.__class__ = cls
+
+
+def not_plain(layer: Any) -> KnobError:
+    """Return the error for a model whose layers are more than a chain."""
+    return KnobError(
+        f"sync_window is not possible for this model: {type(layer).__name__} is not in a plain chain; use sync_window=1"
+    )
 
 
 def intercept(layer: Any, call: Callable[[Any, mx.array, tuple[Any, ...], dict[str, Any]], mx.array]) -> None:

@@ -23,12 +23,11 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
-from engine.errors import KnobError
 from engine.streaming.decode_state import DecodeState
 from engine.streaming.layer import StreamedLayer
 
 from .auto import AutoWindow
-from .chain import Call, chain_of, intercept, snapshots
+from .chain import Call, chain_of, intercept, not_plain, snapshots
 
 ALL, AUTO = 0, -1
 TOGETHER = 12  # layers submitted to the device at a time; it computes them while the next are queued
@@ -73,10 +72,7 @@ class SpeculativeWindows:
             if self._auto is not None:
                 self._size = self._auto.size(decoding)
         elif x is not self._passed_on:
-            raise KnobError(
-                f"sync_window is not possible for this model: {type(layer).__name__} is not in a plain chain; "
-                "use sync_window=1"
-            )
+            raise not_plain(layer)
         windowed = decoding and self._size > 1
         streamed = self._streamed.get(id(layer))
         if streamed is not None:
@@ -152,7 +148,7 @@ class SpeculativeWindows:
         """Count the accepted window: hits and misses against `slot_of` as it was `before`, and the predictions' recall."""
         stats = self._state.stats
         rows = np.array([layer.number for _, layer in self._may_miss])[:, None]
-        absent = before[rows, self._ids] < 0
+        absent = (before[rows, self._ids] < 0) & ~repeats(self._ids)
         stats.windows += 1
         stats.passes += passes
         for (_, layer), misses in zip(self._may_miss, absent.sum(axis=1).tolist(), strict=True):
@@ -188,7 +184,8 @@ class SpeculativeWindows:
             if number >= first:
                 ids = self._ids[number]
                 self._predicted[number] = ids if number == first else self.prediction(number, ids, rejected)
-                self._may_miss[number][1].cache.request(self._predicted[number], speculative=number > first)
+                needed = np.unique(self._predicted[number])  # a router may choose an expert twice
+                self._may_miss[number][1].cache.request(needed, speculative=number > first)
 
     def _repeat(self, first: int) -> tuple[mx.array, int | None]:
         """Repeat the window from layer `first` of those that may miss, with restored caches.
@@ -212,3 +209,9 @@ class SpeculativeWindows:
         finally:
             stats.hits = hits
         return out, self._read_back(self._unknown)
+
+
+def repeats(ids: np.ndarray) -> np.ndarray:
+    """Return where a row of `ids` [rows, top-k] has an id that is further left, too."""
+    same = ids[:, :, None] == ids[:, None, :]
+    return np.asarray(np.tril(same, -1).any(axis=-1))

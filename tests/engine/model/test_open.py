@@ -9,14 +9,24 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from mlx_lm.models import olmoe
 
-from engine import Judge, Knobs, footprint, load
+from engine import CheckpointError, Judge, Knobs, footprint, load
 from engine.measure.judge import Text
 
 Make = Callable[..., Path]
 IDS = [int(i) for i in np.random.default_rng(5).integers(0, 250, 48)]
 TEXT = "The headrace brings the water to the wheel. When it is clean, the stones grind from morning until eight. "
 JUDGE = Judge((Text("a", "prose", TEXT[:30], TEXT[:30]), Text("b", "prose", TEXT[::-1][:30], TEXT[30:50])))
+
+
+def test_a_missing_kernel_is_not_called_a_damaged_model(checkpoint: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    def call(*args: object, **kwargs: object) -> None:
+        raise RuntimeError("[metal_kernel] No Metal back-end.")
+
+    monkeypatch.setattr(olmoe.Model, "__call__", call)
+    with pytest.raises(CheckpointError, match="olmoe computes with Metal kernels of its own, which this backend"):
+        load(checkpoint("olmoe"))
 
 
 @pytest.mark.parametrize("family", ["deepseek_v3", "kimi_k25", "gpt_oss", "granitemoe", "olmoe"])

@@ -10,8 +10,11 @@ import mlx.core as mx
 import numpy as np
 import pytest
 from mlx_lm.models import deepseek_v3
+from tiny import CONFIGS
 
 from engine import KnobError, Knobs, footprint, load
+from engine.checkpoint.built.model import build, built_model
+from engine.model.probe import probe, widened
 
 Make = Callable[..., Path]
 IDS = [int(i) for i in np.random.default_rng(5).integers(0, 250, 48)]
@@ -52,8 +55,33 @@ def test_a_block_with_its_own_weighting_is_refused(
 
 def test_a_router_that_cannot_be_widened_has_no_prior(checkpoint: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     path = checkpoint("deepseek_v3")
-    monkeypatch.setattr("engine.model.probe.TOP_K", ("unknown",))
+    monkeypatch.setattr("engine.model.probe._is", lambda value, number: False)
     with load(path, small(path, cold_drop=0.5)) as engine:
         assert engine.layers[0].gates is not None
     with pytest.raises(KnobError, match=r"cache_prior=0.5 is not possible for deepseek_v3: the router of DeepseekV3MoE"):
         load(path, small(path, cache_prior=0.5))
+
+
+@pytest.mark.parametrize("family", sorted(CONFIGS))
+def test_a_router_chooses_one_more_whatever_it_calls_their_number(family: str) -> None:
+    config = CONFIGS[family]
+    built, model = built_model(Path("here"), config), build(config)
+    modules = dict(model.named_modules())
+    for switch in built.switches:
+        owner, _, name = switch.path.rpartition(".")
+        try:
+            probe(modules[owner], name, weigh=False)(mx.zeros((1, 1, built.hidden)))
+        except Exception:  # the router is outside of the block that has the switch
+            continue
+        copied = widened(modules[owner], name, switch.top_k, switch.top_k + 1, built.hidden)
+        assert copied is not None
+        assert probe(copied, name, weigh=False)(mx.zeros((1, 1, built.hidden))).ids.shape[-1] == switch.top_k + 1
+        assert probe(modules[owner], name, weigh=False)(mx.zeros((1, 1, built.hidden))).ids.shape[-1] == switch.top_k
+
+
+def test_no_number_of_the_block_is_taken_for_another() -> None:
+    """deepseek_v3 with as many groups as experts per token."""
+    config = {**CONFIGS["deepseek_v3"], "n_group": 4, "topk_group": 4}
+    block = dict(build(config).named_modules())["model.layers.1.mlp"]
+    copied = widened(block, "switch_mlp", 4, 6, 64)
+    assert copied is not None and (copied.gate.top_k, copied.gate.n_group, block.gate.top_k) == (6, 4, 4)

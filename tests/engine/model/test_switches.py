@@ -9,6 +9,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 import pytest
+from mlx.utils import tree_flatten
 from mlx_lm.models.switch_layers import QuantizedSwitchLinear, SwitchGLU
 
 from engine import Checkpoint, CheckpointError
@@ -38,6 +39,15 @@ def test_a_missing_switch_is_an_error(source: Checkpoint) -> None:
 def test_a_stream_is_hidden_from_parameters() -> None:
     switch = StreamingSwitch(lambda x, indices: x + indices)
     assert not switch.parameters() and switch(mx.array([1]), mx.array([2])).item() == 3
+
+
+def test_what_a_switch_has_beside_its_projections_stays() -> None:
+    """A block may keep a norm there, which it calls itself."""
+    replaced = SwitchGLU(32, 32, 2)
+    replaced.post_expert_norm = nn.RMSNorm(32)
+    switch = StreamingSwitch(lambda x, indices: x, replaced)
+    assert [name for name, _ in tree_flatten(switch.parameters())] == ["post_expert_norm.weight"]
+    assert switch.post_expert_norm is replaced.post_expert_norm
 
 
 def test_ordered_columns_give_the_same_product() -> None:

@@ -27,6 +27,15 @@ def test_hits_are_counted_at_the_end_of_the_pass() -> None:
     assert state.stats.hits == 4 and state.position == 4
 
 
+def test_layers_may_choose_different_numbers_of_experts() -> None:
+    state = a_state()
+    state.hit(0, np.array([1, 2, 3]))
+    state.hit(1, np.array([0]))
+    state.end_pass(1)
+    assert state.uses.tolist() == [[0, 1, 1, 1], [1, 0, 0, 0]]
+    assert [counts.hits for counts in state.stats.layers] == [3, 1]
+
+
 def test_recorded_hits_warm_experts_as_direct_uses_do() -> None:
     recorded, direct = a_state(), a_state()
     recorded.hit(1, np.array([0, 2]))

@@ -17,7 +17,7 @@ from mlx_lm.models.cache import ArraysCache, CacheList, KVCache
 from mlx_lm.models.deepseek_v41 import LayerCache
 
 from engine import KnobError
-from engine.streaming.window.chain import Call, chain_of, intercept, snapshots
+from engine.streaming.window.chain import Call, chain_of, check_plain, intercept, snapshots
 
 
 class Layer(nn.Module):
@@ -62,6 +62,41 @@ def test_other_models_are_refused(paths: list[str], message: str) -> None:
     model.other = a_model().model
     with pytest.raises(KnobError, match=f"sync_window is not possible for this model: {message}"):
         chain_of(model, paths)
+
+
+class Whole(nn.Module):
+    """A model that calls its layers one after the other; `spoil` changes what is passed on."""
+
+    def __init__(self, spoil: Callable[[mx.array], Any]) -> None:
+        super().__init__()
+        self.layers = [Layer(i) for i in range(3)]
+        self.spoil = spoil
+
+    def __call__(self, tokens: mx.array, cache: Any = None) -> mx.array:
+        x = tokens.astype(mx.float32)
+        for layer, own in zip(self.layers, cache, strict=True):
+            x = self.spoil(layer(x, own))
+        return x
+
+    def make_cache(self) -> list[ArraysCache]:
+        return [ArraysCache(1) for _ in self.layers]
+
+
+PATHS = [f"layers.{n}.mlp.switch" for n in range(3)]
+
+
+def test_a_plain_chain_is_left_as_it_was() -> None:
+    model = Whole(lambda x: x)
+    check_plain(model, PATHS)
+    assert all(type(layer) is Layer for layer in model.layers)
+
+
+@pytest.mark.parametrize("spoil", [lambda x: x + 0, lambda x: mx.stack([x, x])[0]])
+def test_layers_that_are_no_plain_chain_are_refused_before_anything_is_computed(spoil: Callable[[mx.array], Any]) -> None:
+    model = Whole(spoil)
+    with pytest.raises(KnobError, match="sync_window is not possible for this model: Layer is not in a plain chain"):
+        check_plain(model, PATHS)
+    assert all(type(layer) is Layer for layer in model.layers)
 
 
 def test_an_intercepted_call_can_run_and_repeat() -> None:

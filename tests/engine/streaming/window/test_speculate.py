@@ -16,7 +16,7 @@ from engine.stats import Stats
 from engine.streaming.decode_state import DecodeState
 from engine.streaming.layer import StreamedLayer
 from engine.streaming.layer_cache import LayerCache
-from engine.streaming.window.speculate import ALL, SpeculativeWindows
+from engine.streaming.window.speculate import ALL, SpeculativeWindows, repeats
 
 LAYERS, EXPERTS = 4, 8
 
@@ -93,3 +93,9 @@ def test_a_model_that_does_otherwise_is_refused() -> None:
     windows = SpeculativeWindows(wrapped, layers, ALL, state)
     with pytest.raises(KnobError, match="Block is not in a plain chain; use sync_window=1"):
         windows.call(model.layers[1], mx.zeros((1, 1, 1)), (), {})
+
+
+def test_an_expert_chosen_twice_counts_as_one_miss() -> None:
+    assert repeats(np.array([[0, 3, 0], [1, 2, 3], [4, 4, 4]])).tolist() == [
+        [False, False, True], [False, False, False], [False, True, True]
+    ]  # fmt: skip
