@@ -16,6 +16,7 @@ __version__ = "0.2.0"  # pyproject.toml reads it here
 
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # transformers serves as tokenizer only, and warns about models
 
+import engine.model.mlx_environment  # noqa: F401 - before MLX
 from engine.errors import CheckpointError, HeadraceError, JudgeError, KnobError, ReadError
 from engine.knobs import Knobs
 from engine.measure.judge import Judge

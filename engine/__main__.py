@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from engine.cli.program import guarded, make_parser
+from engine.system.meters.translated import refuse_translated
 
 ABOUT = "Stream Mixture-of-Experts models from the SSD.\n\n"
 
@@ -26,6 +27,7 @@ def main(argv: Sequence[str] | None = None, program: str = "python -m engine") -
     """Run one command; returns its exit status. `program` is the command's name in its help."""
 
     def run() -> int | None:
+        refuse_translated()  # before MLX, which may not load in such a process
         args = parser(program).parse_args(argv)
         status: int | None = args.run(args)
         return status

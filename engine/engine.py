@@ -32,6 +32,8 @@ from engine.measure.measurement import Measurement
 from engine.measure.protocol import Protocol
 from engine.measure.timed_pass import Scored, timed_pass
 from engine.model.backend import backend, compute_dtype
+from engine.model.keep_warm import KeepWarm
+from engine.model.metal import refuse_without_effect
 from engine.model.open import lay_out_for_cpu, open_model
 from engine.model.resident import quantize_resident
 from engine.model.switches import is_last, switches
@@ -48,6 +50,7 @@ from engine.streaming.layer import StreamedLayer
 from engine.streaming.passes import Passes
 from engine.streaming.window.speculate import SpeculativeWindows
 from engine.system.memory import memory_bytes
+from engine.system.meters.translated import refuse_translated
 from engine.system.page_cache import cached_share, weight_files
 from engine.tokenizer.open import open_tokenizer
 
@@ -60,6 +63,8 @@ def load(checkpoint: str | Path, knobs: Knobs | None = None, *, trust_code: bool
     `KnobError` if a knob does not fit this model.
     """
     knobs = knobs or Knobs()
+    refuse_translated()
+    refuse_without_effect(knobs)
     checkpoint = find_checkpoint(checkpoint)
     cached = cached_share(weight_files(checkpoint))  # before the headers are read
     source = Checkpoint.open(checkpoint, trust_code=trust_code).with_top_k(knobs.top_k)
@@ -155,6 +160,9 @@ class Engine:
         self.passes = Passes(model, layers, state, top_k=checkpoint.top_k, reset_first=bool(self.depends_on_cache))
         self.forward = Forward(model, self.passes, chunk=knobs.prefill_chunk)
         self.stats = self.passes.stats
+        self.warm = KeepWarm(mx.default_device()) if knobs.gpu_keep_warm else None
+        if self.warm is not None:
+            self.passes.before_token = self.warm.touch
 
     def __enter__(self) -> Engine:
         return self
@@ -163,7 +171,9 @@ class Engine:
         self.close()
 
     def close(self) -> None:
-        """End the reader's threads and close its files. The engine cannot be used afterwards."""
+        """End the threads and close the reader's files. The engine cannot be used afterwards."""
+        if self.warm is not None:
+            self.warm.close()
         if self.state is not None:
             self.state.reader.close()
 

@@ -48,11 +48,13 @@ def removed(name: str, value: Any = None) -> str | None:
 
 
 def knob(
-    default: Any, text: str, *, unit: str = "", lossless: bool = True, by_cache: bool = False, needs: tuple[Need, ...] = ()
-) -> Any:
+    default: Any, text: str, *, unit: str = "", lossless: bool = True, by_cache: bool = False, needs: tuple[Need, ...] = (),
+    metal: bool = False,
+) -> Any:  # fmt: skip
     """A dataclass field with the text for the generated tables and `--help`. `by_cache`: the effect on the logits depends on
-    the cached experts; `needs`: conditions on other knobs, without which this one has no effect."""
-    metadata = {"lossless": lossless, "text": text, "unit": unit, "by_cache": by_cache, "needs": needs}
+    the cached experts; `needs`: conditions on other knobs, without which this one has no effect; `metal`: it exists only on
+    MLX's Metal backend."""
+    metadata = {"lossless": lossless, "text": text, "unit": unit, "by_cache": by_cache, "needs": needs, "metal": metal}
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -98,6 +100,17 @@ class Knobs:
     ssd_gbps: float | None = knob(
         None, "simulated disk bandwidth over all threads, in 10^9 bytes/s; unset: no limit", unit="GB/s",
         needs=(needs.STREAMS,))
+    gpu_keep_warm: bool = knob(
+        False, "Metal only: multiply small matrices on a stream of their own while decoding, to keep the GPU's clock up",
+        metal=True)
+    mlx_ops_per_buffer: int | None = knob(
+        None, "Metal only: most operations of one command buffer (MLX_MAX_OPS_PER_BUFFER); unset: MLX's choice for the GPU",
+        metal=True)
+    mlx_mb_per_buffer: int | None = knob(
+        None, "Metal only: most data of one command buffer (MLX_MAX_MB_PER_BUFFER); unset: MLX's choice for the GPU",
+        unit="MB", metal=True)
+    mlx_fast_synch: bool = knob(
+        False, "Metal only: faster synchronization of CPU and GPU (MLX_METAL_FAST_SYNCH, macOS 15 and later)", metal=True)
     expert_bits: int | None = knob(
         None, "bits of the routed experts; unset: as in the checkpoint", unit="bits", lossless=False, needs=(needs.NO_PLAN,))
     cold_bits: int | None = knob(
@@ -136,6 +149,8 @@ class Knobs:
             ("read_block_kib", 3, 1 << 20, "4 KiB is the smallest block, 64 to 8192 are usual"),
             ("read_threads", 0, 256, "1 to 16 are usual"),
             ("prefill_chunk", 0, 1 << 20, "32 to 4096 tokens are usual"),
+            ("mlx_ops_per_buffer", 0, 1 << 20, "10 to 500 are usual"),
+            ("mlx_mb_per_buffer", 0, 1 << 20, "10 to 500 MB are usual"),
             ("ssd_gbps", 0, math.inf, "give GB/s, or unset it for no limit"),
             ("top_k", 0, math.inf, "half of the model's own number and more are usual"),
         ):
@@ -236,6 +251,7 @@ DEFAULTS = {f.name: f.default for f in dataclasses.fields(Knobs)}
 # Quality depends only on the lossy knobs, unless a cache-dependent one is set; then it depends on all knobs.
 LOSSY = tuple(f.name for f in dataclasses.fields(Knobs) if not f.metadata["lossless"])
 CACHE_DEPENDENT = tuple(f.name for f in dataclasses.fields(Knobs) if f.metadata["by_cache"])
+METAL = tuple(f.name for f in dataclasses.fields(Knobs) if f.metadata["metal"])
 NEEDS_MISSES = tuple(name for name, needs in NEEDS.items() if any(need.misses for need in needs))
 
 

@@ -24,6 +24,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from engine import HeadraceError, __version__
 from engine.cli.program import guarded
+from engine.system.meters.translated import refuse_translated
 from engine.system.shipped import EXPERIMENTS
 from harness import ConfigError, StudyStopped
 from harness.paths import own_file
@@ -97,6 +98,7 @@ def _search(argv: Sequence[str] | None, program: str) -> int:
         print(f"headrace {__version__}")
         return 0
     try:
+        refuse_translated()
         from harness.schema import register
 
         folder = config_dir(sys.argv[1:])

@@ -21,6 +21,7 @@ from engine.disk.load import Piece
 from engine.disk.reader import Reader
 from engine.errors import CheckpointError
 from engine.knobs import GB, Knobs
+from engine.measure.read_source import read_note, source_of
 from engine.stats import Stats
 from engine.system.memory import disk_bytes_read
 from engine.system.page_cache import drop_cache
@@ -92,9 +93,13 @@ class _Bench:
         print(f"  share of the ceiling                  {measured / ceiling:8.3f}       ({low:.3f} .. {high:.3f})")
         share = "        (unknown)" if disk_share is None else f"{disk_share:8.3f} of those read"
         print(f"  bytes that came from the disk         {share}; cache dropped by: {dropped}")
+        cached = None if disk_share is None else max(0.0, 1 - disk_share)
+        if note := read_note(knobs.io_mode, cached, files=self.files):
+            print(f"note: {note}")
         return self._result() | {
             "measured_gbps": measured, "ceiling_gbps": ceiling, "share": measured / ceiling,
-            "share_quartiles": [low, high], "disk_share": disk_share, "drop_cache": dropped,
+            "share_quartiles": [low, high], "disk_share": disk_share, "read_source": source_of(cached),
+            "drop_cache": dropped,
         }  # fmt: skip
 
     def limited(self, limit_gbps: float, rounds: int) -> dict[str, Any]:

@@ -20,6 +20,7 @@ import mlx.core as mx
 import numpy as np
 
 from engine.checkpoint.experts import ExpertLayer, ExpertTensor
+from engine.disk.direct import direct_unit
 from engine.disk.load import Piece
 from engine.disk.reader import Reader
 from engine.model.backend import STORED
@@ -27,17 +28,17 @@ from engine.model.backend import STORED
 from .convert import derive_biases, join_streams, requantized, to_float32, to_mlx
 from .slot_layout import Requantize, slot_dtype, slot_tensors
 
-PAGE = 4096
+PAGE = direct_unit()
 STAGING_ALIGNMENT = 64
 
 
 class SlotArray:
     """One tensor of a pool: the MLX array `[slots, *shape]` and a writable numpy view of its memory.
 
-    The first slot's address modulo 4096 is `phase`, as far as the type's size allows. On a GPU it is 0, because kernels may
-    assume whole cache lines. If `phase` is that of the tensor's offset in the file, direct reads need no copy, and copies
-    from the page cache run at 12.5 GB/s. They run at 3 to 6 GB/s if the address is 8 to 24 bytes further (Zen 4), which is
-    where MLX's allocator puts arrays on the CPU. The array is a slice of a larger one.
+    The first slot's address modulo `PAGE` is `phase`, as far as the type's size allows. On a GPU it is 0, because kernels
+    may assume whole cache lines. If `phase` is that of the tensor's offset in the file, direct reads need no copy, and
+    copies from the page cache run at 12.5 GB/s. They run at 3 to 6 GB/s if the address is 8 to 24 bytes further (Zen 4),
+    which is where MLX's allocator puts arrays on the CPU. The array is a slice of a larger one.
     """
 
     def __init__(self, slots: int, shape: tuple[int, ...], dtype: mx.Dtype, phase: int = 0) -> None:

@@ -38,6 +38,7 @@ def measure(args: argparse.Namespace) -> None:
     """
     from engine.engine import load
     from engine.measure.judge import Judge
+    from engine.measure.read_source import read_note
     from engine.setting.promise import as_dict, compare
     from engine.system.page_cache import prepare_page_cache
 
@@ -52,6 +53,10 @@ def measure(args: argparse.Namespace) -> None:
     how = prepare_page_cache(model, protocol.page_cache, knobs.io_mode)
     with load(model, knobs, trust_code=args.trust_code, tokenizer=tokenizer) as engine, _traced(engine, args.trace_out):
         measurement = engine.measure(judge, protocol)
+        files = engine.checkpoint.files
+    limited = knobs.ssd_gbps is not None
+    if note := read_note(knobs.io_mode, measurement.page_cache_share, limited=limited, files=files):
+        print(f"note: {note}", file=sys.stderr)
     if args.by_layer:
         if rows := engine.decoded.by_layer():
             _print_rows("decoded tokens by layer", rows)

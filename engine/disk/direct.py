@@ -1,7 +1,11 @@
 """Direct reads: opens files, past the page cache if required, and reads into aligned memory.
 
-On Linux direct means O_DIRECT, whose reads start and end at multiples of 4 KiB and need aligned memory. On macOS it means
-F_NOCACHE (written from the documented interface, not yet run on a Mac).
+On Linux direct means O_DIRECT, whose reads start and end at multiples of 4 KiB and need aligned memory.
+
+On macOS it means F_NOCACHE, which never refuses a read: one that does not fit goes through the page cache instead. By XNU's
+source (bsd/vfs/vfs_cluster.c) a read fits if its place in the file and in memory are aligned and its length is whole pages,
+16 KiB on Apple silicon, and each destination of a call is judged alone. So reads are whole pages there, with one destination
+a call. Not yet run on a Mac; `engine.measure.read_source` compares the bytes with what the disk delivered.
 """
 
 from __future__ import annotations
@@ -9,33 +13,48 @@ from __future__ import annotations
 import ctypes
 import errno
 import fcntl
+import mmap
 import os
 import struct
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 from engine.errors import KnobError, ReadError
 
 from .load import Block
 
-ALIGNMENT = 4096
+ALIGNMENT = 4096  # of direct reads, bytes; on macOS a page if that is more (see `direct_unit`)
+MOST_VIEWS, MOST_BYTES = 1024, 2**31 - 1  # of one preadv: UIO_MAXIOV and INT_MAX, beyond which macOS gives EINVAL
+SEPARATE_BYTES = 1 << 20  # a destination of its own costs a call: smaller parts are copied (an estimate, not measured)
+UF_COMPRESSED = 0x20  # macOS, <sys/stat.h>: APFS decompresses the file through the page cache
 F_NOCACHE = 48  # macOS, <sys/fcntl.h>; Python does not define it on Linux
 AT_EMPTY_PATH, STATX_DIOALIGN = 0x1000, 0x2000  # Linux, <linux/stat.h>
 DIO_MEM_ALIGN = 0x98  # offset of stx_dio_mem_align in struct statx
 
 
+def direct_unit(platform: str = sys.platform, page: int = mmap.PAGESIZE) -> int:
+    """The unit of direct reads in the file, bytes: a page on macOS (16 KiB on Apple silicon), 4 KiB on Linux."""
+    return max(ALIGNMENT, page) if platform == "darwin" else ALIGNMENT
+
+
+def compressed_files(files: Iterable[Path]) -> list[Path]:
+    """The files that APFS keeps compressed, which no direct read can bypass the page cache for; none on other systems."""
+    return [file for file in files if getattr(file.stat(), "st_flags", 0) & UF_COMPRESSED]
+
+
 def lay_out(
-    block: Block, begin: int, scratch: memoryview, alignment: int, memory: int
+    block: Block, begin: int, scratch: memoryview, alignment: int, memory: int, least: int = 1
 ) -> tuple[list[memoryview], list[tuple[memoryview, memoryview]]]:
     """The destinations of a read of `len(scratch)` bytes at the file offset `begin`, and the copies (to, from) after it.
 
-    Whole units of `alignment` bytes of the file go straight to their place if its address is a multiple of `memory` (0:
-    never); all other bytes go to `scratch` and are copied."""
+    Whole units of `alignment` bytes of the file, `least` bytes at least, go straight to their place if its address is a
+    multiple of `memory` (0: never); all other bytes go to `scratch` and are copied."""
     views, rest = [], []
     done, at = 0, block.offset - begin
     for into in block.into:
         first, last = -(-at // alignment) * alignment, (at + len(into)) // alignment * alignment
-        if memory and first < last and (memory == 1 or (address(into) + first - at) % memory == 0):
+        if memory and last - first >= least and (memory == 1 or (address(into) + first - at) % memory == 0):
             views += [scratch[done:first], into[first - at : last - at]]
             rest += [(into[: first - at], scratch[at:first]), (into[last - at :], scratch[last : at + len(into)])]
             done = last
@@ -49,10 +68,11 @@ def lay_out(
 def read_fully(fd: int, into: list[memoryview], offset: int, needed: int, alignment: int) -> None:
     """Call preadv until `needed` bytes are read. A short read continues where it stopped, in units of `alignment`; a read
     that a signal interrupted is repeated."""
+    assert sum(map(len, into)) <= MOST_BYTES, "a block is above 2 GiB"
     done = 0
     while done < needed:
         try:
-            count = os.preadv(fd, into, offset + done)
+            count = os.preadv(fd, into[:MOST_VIEWS], offset + done)
         except InterruptedError:
             continue
         if done + count < needed:
@@ -61,6 +81,13 @@ def read_fully(fd: int, into: list[memoryview], offset: int, needed: int, alignm
         if count == 0:
             raise OSError(errno.EIO, "unexpected end of file")
         done += count
+
+
+def read_apart(fd: int, into: list[memoryview], offset: int, needed: int, alignment: int) -> None:
+    """`read_fully` with one call for each destination, for a system that checks each alone."""
+    for view in into:
+        read_fully(fd, [view], offset, min(len(view), needed), alignment)
+        offset, needed = offset + len(view), needed - len(view)
 
 
 def _skip(into: list[memoryview], count: int) -> list[memoryview]:
@@ -101,7 +128,9 @@ def _not_direct(file: Path, reason: str) -> KnobError:
 
 
 def memory_alignment(fd: int, file: Path) -> int:
-    """Alignment in memory of a direct read, bytes; a page if the system does not report it (Linux before 6.1)."""
+    """Alignment in memory of a direct read, bytes; a page on macOS and if Linux does not report it (before 6.1)."""
+    if sys.platform == "darwin":
+        return direct_unit()
     statx = getattr(ctypes.CDLL(None), "statx", None)
     reported = ctypes.create_string_buffer(256)
     if statx is None or statx(fd, b"", AT_EMPTY_PATH, STATX_DIOALIGN, reported) != 0:

@@ -4,9 +4,9 @@ Adjacent ranges of an expert are joined and cut into blocks of at most `read_blo
 Demand reads overtake speculative ones in the queue. The threads only call `preadv` and copy bytes; they never touch MLX,
 whose streams belong to the main thread.
 
-`direct` reads past the page cache: reads are widened to 4 KiB, whole pages go straight to their destination if its address
-suits the device, and the others pass through an aligned buffer (`direct`). `ssd_gbps` simulates one bandwidth over all
-threads: a read ends no earlier than on a disk of that speed (`throttle`).
+`direct` reads past the page cache: reads are widened to whole units of 4 KiB (macOS: a page), whole units go straight to
+their destination if its address suits the device, and the others pass through an aligned buffer (`direct`). `ssd_gbps`
+simulates one bandwidth over all threads: a read ends no earlier than on a disk of that speed (`throttle`).
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import ctypes
 import mmap
 import os
 import queue
+import sys
 import threading
 import time
 import weakref
@@ -30,7 +31,7 @@ from engine.errors import ReadError
 from engine.stats import Stats
 from engine.system.open_files import ensure_open_files
 
-from .direct import ALIGNMENT, lay_out, memory_alignment, open_file, read_fully
+from .direct import SEPARATE_BYTES, direct_unit, lay_out, memory_alignment, open_file, read_apart, read_fully
 from .load import Block, ExpertLoad, Piece, cut
 from .throttle import Bandwidth
 
@@ -72,7 +73,8 @@ class Reader:
         self._stats = stats
         self._lock = threading.Lock()
         self._block_bytes = block_bytes
-        self._alignment = ALIGNMENT if direct else 1
+        self._alignment = direct_unit() if direct else 1
+        self._apart = direct and sys.platform == "darwin"
         self._bandwidth = Bandwidth(gbps)
         self._deliver = deliver
         self._fds: list[int] = []
@@ -185,7 +187,7 @@ class Reader:
 
     def _scratch(self) -> memoryview:
         """A thread's memory for bytes that cannot be read straight to their place."""
-        nbytes = self._block_bytes + 2 * ALIGNMENT
+        nbytes = self._block_bytes + 2 * direct_unit()
         return memoryview(mmap.mmap(-1, nbytes)) if self._deliver is None else self._deliver.staging(nbytes)
 
     def _read(self, block: Block, scratch: memoryview) -> int:
@@ -193,8 +195,10 @@ class Reader:
         begin = block.offset // self._alignment * self._alignment
         needed = block.offset + block.nbytes - begin
         transferred = -(-needed // self._alignment) * self._alignment
-        views, rest = lay_out(block, begin, scratch[:transferred], self._alignment, self._memory[block.file])
-        read_fully(self._fds[block.file], views, begin, needed, self._alignment)
+        least = SEPARATE_BYTES if self._apart else 1
+        views, rest = lay_out(block, begin, scratch[:transferred], self._alignment, self._memory[block.file], least)
+        read = read_apart if self._apart else read_fully
+        read(self._fds[block.file], views, begin, needed, self._alignment)
         for into, source in rest:
             (self._deliver or _copy)(into, source)
         return transferred

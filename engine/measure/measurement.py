@@ -98,6 +98,8 @@ class Measurement:
     energy_j_per_1k_tokens: float | None = figure(
         "energy_j per 1,000 timed tokens", "J", short="J/1k tokens")
     page_cache_share: float | None = figure("share of bytes_read that did not come from the disk; null if nothing was read")
+    read_source: str | None = figure(
+        "source of bytes_read by the system's count: disk, cache or both; cache also for disks that are not counted")
     page_cached_before: float | None = figure("share of the checkpoint's files in the page cache before they were loaded")
     page_cached_after: float | None = figure("share of the checkpoint's files in the page cache when the clock stopped")
     prefetch_issued: int | None = figure("experts read ahead of their use")

@@ -26,6 +26,7 @@ from engine.system.meters.energy import Energy, energy
 from engine.system.page_cache import cached_share
 
 from .measurement import Measurement, perplexity
+from .read_source import source_of
 
 Scored = Iterator[tuple[mx.array, list[int]]]  # logits, float32 [tokens, vocab], and the tokens that follow
 KeepGoing = Callable[[list[float]], bool]
@@ -71,6 +72,7 @@ def timed_pass(
     nll = np.concatenate(timed.nll)
     decoded, times = timed.decoded, timed.decoded.by_token()
     disk = None if disk_bytes_read() is None else timed.disk_read
+    share = page_cache_share(disk, decoded.bytes_read)
     quality: dict[str, Any] = {"perplexity": None}
     if score and not timed.ended_early:
         left = itertools.chain.from_iterable(itertools.chain(*passes) for passes in texts)
@@ -100,7 +102,8 @@ def timed_pass(
         disk_bytes_written=written,
         energy_j=timed.energy_j,
         energy_j_per_1k_tokens=None if timed.energy_j is None else 1e3 * timed.energy_j / decoded.tokens,
-        page_cache_share=page_cache_share(disk, decoded.bytes_read),
+        page_cache_share=share,
+        read_source=source_of(share),
         page_cached_after=cached_after,
         device=device_name(),
         backend=backend(),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from engine.checkpoint.checkpoint import Checkpoint
 from engine.knobs import GB, Knobs
-from engine.model.backend import compute_dtype
+from engine.model.backend import backend, compute_dtype
 
 from .banks import least_banks, plan_bits
 from .bits import BitsPlan
@@ -15,7 +15,7 @@ from .bits import BitsPlan
 
 @dataclass(frozen=True)
 class Footprint:
-    """Sizes of a model under given knobs, in GB (10^9 bytes), as laid out in memory."""
+    """Sizes of a model under given knobs, in GB (10^9 bytes), as laid out in memory of MLX's `backend`."""
 
     architecture: str
     fingerprint: str
@@ -28,6 +28,7 @@ class Footprint:
     all_experts_gb: float  # smallest cache_gb that holds every expert
     resident_gb: float  # all other weights: attention, routers, shared experts, embeddings
     predicted_peak_gb: float  # resident and cached weights, without the interpreter and activations
+    backend: str  # cpu, cuda or metal
 
 
 def footprint(checkpoint: str | Path | Checkpoint, knobs: Knobs | None = None) -> Footprint:
@@ -60,6 +61,7 @@ def footprint(checkpoint: str | Path | Checkpoint, knobs: Knobs | None = None) -
         all_experts_gb=everything / GB,
         resident_gb=resident / GB,
         predicted_peak_gb=(resident + cached) / GB,
+        backend=backend(),
     )
 
 

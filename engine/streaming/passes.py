@@ -14,7 +14,7 @@ import functools
 import inspect
 import sys
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import mlx.core as mx
@@ -39,6 +39,7 @@ class Passes:
     ) -> None:
         self.stats = state.stats if state is not None else Stats()
         self.trace: TraceWriter | None = None
+        self.before_token: Callable[[], None] | None = None  # called before each pass of a single token
         self._layers = layers
         self._state = state
         self._reset_first = reset_first
@@ -93,6 +94,8 @@ class Passes:
         self, model: Any, args: tuple[Any, ...], kwargs: dict[str, Any], tokens: int, phase: str, last_layer: bool
     ) -> Any:
         state = self._state
+        if self.before_token is not None and phase == "decode":
+            self.before_token()
         if state is None:
             out = model.plain(*args, **kwargs)
         else:

@@ -24,6 +24,7 @@ import psutil
 
 from engine import CheckpointError
 from engine.knobs import GB
+from engine.model.mlx_environment import variables
 from engine.system.child import child_environment
 from harness import ResultsError
 from harness.machine.processes import end_group
@@ -74,8 +75,9 @@ def run_child(
     peak, verdict = 0.0, None
     with open(log, "wb") as out:
         command = [sys.executable, "-m", "harness.run.worker", str(request), str(result)]
+        environment = child_environment(**variables(json.loads(request.read_text()).get("knobs") or {}))
         child = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=out, stderr=out, env=child_environment(), start_new_session=True
+            command, stdin=subprocess.PIPE, stdout=out, stderr=out, env=environment, start_new_session=True
         )
         try:
             started(child.pid)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
 import sys
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
@@ -16,7 +17,8 @@ from typing import Any
 from engine.checkpoint.places.find import find_checkpoint, hub_name, in_places
 from engine.errors import HeadraceError, KnobError
 from engine.generation.sampling import Sampling
-from engine.knobs import IO_MODES, PREFETCH, REMOVED, WORDS, Knobs, removed
+from engine.knobs import DEFAULTS, IO_MODES, METAL, PREFETCH, REMOVED, WORDS, Knobs, removed
+from engine.model.mlx_environment import RESTARTED, restart_with
 from engine.setting.setting_file import Setting, read_setting
 from engine.setting.study_setting import PICK, setting_from
 from engine.setting.texts import texts_of
@@ -123,7 +125,7 @@ def _read(args: argparse.Namespace) -> Setting:
         if getattr(own, name) != value
     ]
     notes += differences(setting, given or _model_of_setting(setting))
-    for note in notes:
+    for note in notes if not os.environ.get(RESTARTED) else ():  # printed before the restart
         print(f"note: {note}", file=sys.stderr)
     return setting
 
@@ -225,8 +227,27 @@ def sampling_of(args: argparse.Namespace) -> Sampling:
 def knobs_of(args: argparse.Namespace, *, search: bool = False) -> Knobs:
     """The knobs of a command line and its setting; `search`: including the setting's limits for measuring alone. Raises
     `KnobError`."""
-    setting = setting_of(args)
-    return Knobs(**knobs_given(args)) if setting is None else setting.for_use(knobs_given(args), search=search)
+    setting, given = setting_of(args), knobs_given(args)
+    knobs = Knobs(**given) if setting is None else _for_here(setting.for_use(given, search=search), given)
+    if any(getattr(knobs, name) not in (None, DEFAULTS[name]) for name in METAL):
+        from engine.model import metal
+
+        metal.refuse_elsewhere(knobs)
+        restart_with(vars(knobs))
+    return knobs
+
+
+def _for_here(knobs: Knobs, given: Collection[str]) -> Knobs:
+    """The knobs without those of a setting that exist only on another backend, each left out with a note."""
+    if all(getattr(knobs, name) in (None, DEFAULTS[name]) for name in METAL):
+        return knobs
+    from engine.model import metal
+
+    left_out = {name: DEFAULTS[name] for name in metal.without_effect(vars(knobs)) if name not in given}
+    for name in left_out:
+        backend = metal.backend()
+        print(f"note: {knobs.shown(name)} of the setting is left out: MLX computes on {backend} here", file=sys.stderr)
+    return Knobs.from_mapping({**knobs.as_dict(), **left_out})
 
 
 def knobs_given(args: argparse.Namespace) -> dict[str, Any]:

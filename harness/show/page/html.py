@@ -17,6 +17,7 @@ from markupsafe import Markup
 
 from engine import __version__
 from harness.results.files import write_text
+from harness.show.costs import costs
 from harness.show.lines import contribution, health, undecided, violations
 from harness.show.tables import importance_rows
 
@@ -53,7 +54,9 @@ def page(summary: Summary) -> str:
             style=_file("page.css"), script=_file("page.js"),
             pictures={name: _picture(summary.folder / name) for name in ("front.png", "session.png")},
             importance_head=head, importance_rows=rows, important=important(summary),
-            health=[*violations(summary.df), *undecided(summary.standings), *health(summary.df)] if some else [],
+            health=[*violations(summary.df), *undecided(summary.standings), *health(summary.df), *costs(summary.df)]
+            if some
+            else [],
             failures=facts.failures(summary.df), saved=facts.saved_rows(summary), memory=facts.memory_forecast(summary),
             contribution=contribution(summary.found) if len(summary.front) else [],
         )

@@ -13,7 +13,7 @@ import pytest
 from engine.__main__ import main
 from engine.checkpoint.checkpoint import Checkpoint
 from engine.cli.arguments.options import add_eval_texts, add_knobs, add_model, add_setting, eval_texts_of, knobs_of, model_of
-from engine.errors import HeadraceError
+from engine.errors import HeadraceError, KnobError
 from engine.knobs import Knobs
 from engine.setting.setting_file import Setting
 from engine.system.shipped import KIMI_MINI
@@ -50,6 +50,21 @@ def test_model_knobs_and_texts_come_from_the_file(tmp_path: Path, capsys: Any) -
     assert knobs_of(args, search=True).ssd_gbps == 5
     assert eval_texts_of(args) == tmp_path / "texts.txt"
     assert capsys.readouterr().err == f"note: fastest of demo (trial 17), confirmed, from {tmp_path}/fastest.yaml\n", "once"
+
+
+def test_metal_knobs_of_a_file_are_left_out_elsewhere_and_those_of_the_command_refused(
+    tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engine.model.metal.backend", lambda: "cuda")
+    mac = replace(SETTING, knobs={**SETTING.knobs, "gpu_keep_warm": True, "mlx_ops_per_buffer": 20})
+    file = str(written(tmp_path, mac))
+    assert knobs_of(arguments("--config", file)) == Knobs(cache_gb=0.01, read_threads=2)
+    notes = capsys.readouterr().err
+    for shown in ("gpu_keep_warm=true", "mlx_ops_per_buffer=20"):
+        assert f"note: {shown} of the setting is left out: MLX computes on cuda here\n" in notes
+    for words in (("--gpu-keep-warm",), ("--config", file, "--mlx-fast-synch")):
+        with pytest.raises(KnobError, match=r"=true exists only on MLX's Metal backend, and MLX computes on cuda here"):
+            knobs_of(arguments(*words))
 
 
 def test_options_override_the_file_and_say_so(tmp_path: Path, capsys: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -15,10 +16,11 @@ import pytest
 from optuna.trial import FrozenTrial, TrialState
 from support import HERE, Cli, arguments, prepare
 
+from engine import CheckpointError
 from harness import ResultsError, search
 from harness.results.metrics import OBJECTIVES
 from harness.results.rows import read_trials
-from harness.run.supervise import fate
+from harness.run.supervise import fate, run_child
 
 Study = tuple[pd.DataFrame, dict[int, FrozenTrial]]
 FATES = {  # fault: (status, reason)
@@ -107,3 +109,35 @@ def test_a_full_disk_is_no_crash(tmp_path: Path) -> None:
     log.write_text("OSError: [Errno 5] Input/output error\n")
     assert fate({}, 1, log, []) == ("crash", f"exit status 1: OSError: [Errno 5] {os.strerror(5)}")
     assert fate({"figures": {"decode_tok_s": None}}, 0, log, ["decode_tok_s"]) == ("crash", "decode_tok_s is missing")
+
+
+WATCH = """
+import os, sys
+class Finder:
+    def find_spec(self, name, *rest):
+        if name == "mlx.core" and not os.path.exists("OUT"):
+            open("OUT", "w").write(repr({k: v for k, v in os.environ.items() if k.startswith("MLX_")}))
+sys.meta_path.insert(0, Finder())
+"""
+
+
+def test_the_child_has_the_variables_of_its_knobs_before_it_imports_mlx(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("MLX_MAX_OPS_PER_BUFFER", "MLX_MAX_MB_PER_BUFFER", "MLX_METAL_FAST_SYNCH"):
+        monkeypatch.delenv(name, raising=False)
+    out = tmp_path / "seen"
+    (tmp_path / "sitecustomize.py").write_text(WATCH.replace("OUT", str(out)))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    request = tmp_path / "request.json"
+    knobs = {"mlx_ops_per_buffer": 20, "mlx_mb_per_buffer": None, "mlx_fast_synch": True}
+    request.write_text(
+        json.dumps({"checkpoint": str(tmp_path / "none"), "judge": "none", "knobs": knobs, "engine": "engine"})
+    )
+    with contextlib.suppress(CheckpointError):
+        run_child(
+            request, tmp_path / "logs" / "log", timeout_s=60, hang_s=None, limit_gb=10, needed=[],
+            interrupted=lambda: False, started=lambda pid: None,
+        )  # fmt: skip
+    assert out.exists(), (tmp_path / "logs" / "log").read_text()
+    assert out.read_text() == repr({"MLX_MAX_OPS_PER_BUFFER": "20", "MLX_METAL_FAST_SYNCH": "1"})

@@ -40,3 +40,20 @@ def test_other_systems_do_not_know_the_question() -> None:
     if sys.platform != "darwin":
         assert translated() is None
         refuse_translated()
+
+
+def test_engine_search_and_load_refuse_it(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    import engine.__main__
+    import engine.engine
+    import harness.search
+
+    def refuse() -> None:
+        refuse_translated(FakeSysctl(1))
+
+    for module in (engine.__main__, engine.engine, harness.search):
+        monkeypatch.setattr(module, "refuse_translated", refuse)
+    with pytest.raises(HeadraceError, match="Rosetta"):
+        engine.engine.load("/nowhere")
+    for main in (engine.__main__.main, harness.search.main):
+        assert main(["knobs"] if main is engine.__main__.main else ["study=demo"]) == 2
+        assert "proc_translated=1" in capsys.readouterr().err
