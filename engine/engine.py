@@ -32,6 +32,7 @@ from engine.measure.measurement import Measurement
 from engine.measure.protocol import Protocol
 from engine.measure.timed_pass import Scored, timed_pass
 from engine.model.backend import backend, compute_dtype
+from engine.model.buffer_cache import buffer_cache_bytes, limit_buffer_cache, never_wire
 from engine.model.keep_warm import KeepWarm
 from engine.model.metal import refuse_without_effect
 from engine.model.open import lay_out_for_cpu, open_model
@@ -39,7 +40,7 @@ from engine.model.resident import quantize_resident
 from engine.model.switches import is_last, switches
 from engine.plan.banks import needs_profile, plan_banks, plan_bits
 from engine.plan.bits import BitsPlan
-from engine.plan.footprint import footprint
+from engine.plan.footprint import weights_of
 from engine.routing.profile import routing_profile
 from engine.routing.record import TraceWriter
 from engine.stats import Stats
@@ -78,6 +79,8 @@ def load(checkpoint: str | Path, knobs: Knobs | None = None, *, trust_code: bool
         profile = routing_profile(source)
         bits = plan_bits(source, knobs, profile)
         plans = plan_banks(source, knobs, bits, profile)
+    limit_buffer_cache()
+    never_wire()
     mx.reset_peak_memory()
     model = open_model(source)
     state = decode_state_for(source, knobs) if streamed else None
@@ -109,6 +112,8 @@ def _read_resident(model: nn.Module, source: Checkpoint, knobs: Knobs) -> None:
             mx.eval([value for value in module.values() if isinstance(value, mx.array)])
     if dtype is not None:
         lay_out_for_cpu(model)
+        for module in model.modules():  # one by one, so that only one is held at both widths
+            mx.eval([value for value in module.values() if isinstance(value, mx.array)])
     # With arrays that are no parameters (frequencies of a position encoding): no other thread could evaluate them.
     mx.eval([value for module in model.modules() for value in module.values() if isinstance(value, mx.array)])
     model.eval()
@@ -116,14 +121,14 @@ def _read_resident(model: nn.Module, source: Checkpoint, knobs: Knobs) -> None:
 
 def _refuse_too_large(source: Checkpoint, knobs: Knobs) -> None:
     """Raise `KnobError` for a setting that cannot fit into memory, before the first byte is read."""
-    need, have = footprint(source, knobs), memory_bytes() / GB
-    if need.predicted_peak_gb > have:
+    need, have = weights_of(source, knobs), memory_bytes() / GB
+    if need.total_gb > have:
         room = have - need.resident_gb
         fits = room > need.one_token_gb
         remedy = f"set cache_gb below {room:.4g}" if fits else "no cache_gb fits; use a machine with more memory"
         what = "every expert resident" if knobs.cache_gb is None else f"cache_gb={knobs.cache_gb:g}"
         raise KnobError(
-            f"{what} with {need.resident_gb:.4g} GB of other weights takes {need.predicted_peak_gb:.4g} GB, more than the "
+            f"{what} with {need.resident_gb:.4g} GB of other weights takes {need.total_gb:.4g} GB, more than the "
             f"{have:.4g} GB of memory here; {remedy}"
         )
 
@@ -276,6 +281,7 @@ class Engine:
             page_cached_before=self.page_cached_before,
             slots=slots,
             cached_share=slots / experts,
+            mlx_cache_limit_gb=buffer_cache_bytes() / GB,
             average_bits=self.bits.average_bits,
             plan_fingerprint=self.bits.fingerprint,
             eval_fingerprint=judge.fingerprint,
@@ -285,6 +291,10 @@ class Engine:
     def continuation_tokens(self, judge: Judge) -> int:
         """Return the number of tokens to decode in all continuations. Raises `JudgeError` for too short a text."""
         return sum(len(continuation) - 1 for _, continuation in self._tokens_of(judge))
+
+    def longest_text(self, judge: Judge) -> int:
+        """Return the tokens of the longest text, prompt and continuation. Raises `JudgeError` for too short a text."""
+        return max(len(prompt) + len(continuation) for prompt, continuation in self._tokens_of(judge))
 
     def teacher_forced(self, judge: Judge, protocol: Protocol | None = None) -> Iterator[tuple[Scored, Scored]]:
         """Warm up, then return for each text the pass over its prompt, in chunks, and the one over its continuation.

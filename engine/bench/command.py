@@ -9,7 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from engine.cli.arguments.opening import add_trust_code, opened_tokenizer
-from engine.cli.arguments.options import add_eval_texts, add_knobs, add_model, knobs_given, knobs_of, model_of, number_or
+from engine.cli.arguments.options import (
+    add_eval_texts,
+    add_knobs,
+    add_model,
+    knobs_given,
+    knobs_of,
+    model_of,
+    number_or,
+    positive,
+)
 from engine.cli.program import HelpFormatter, add_command, add_version, run_command
 from engine.errors import HeadraceError, did_you_mean
 from engine.knobs import LOSSY, WORDS, Knobs
@@ -103,6 +112,14 @@ def add_benchmarks(parser: argparse.ArgumentParser) -> None:
     add_model(pack, positional=True)
     _rounds(pack, 5)
     pack.add_argument("--mib", type=int, default=128, metavar="N", help="MiB that are packed in a turn (default: 128)")
+
+    memory = add_command(parsers, "memory", _memory)
+    add_model(memory, positional=True)
+    _rounds(memory, 8)
+    memory.add_argument("--settings", type=positive, default=10, metavar="N", help="settings (default: %(default)s)")
+    text = "compare the speed under these limits of MLX's cache of freed buffers instead, MB"
+    memory.add_argument("--cache-limits", type=float, nargs="+", metavar="MB", help=text)
+    add_knobs(memory)
 
     make = add_command(parsers, "make", _make)
     make.add_argument("folder", type=Path, metavar="FOLDER", help="folder to write")
@@ -239,3 +256,17 @@ def _make(args: argparse.Namespace) -> None:
 
 def _print(result: dict[str, Any]) -> None:
     print(json.dumps(result))
+
+
+def _memory(args: argparse.Namespace) -> None:
+    """Compare predicted with measured peak memory, each setting in its own process."""
+    from .memory import bench_cache_limits, bench_memory
+
+    if args.cache_limits is not None:
+        _print(bench_cache_limits(model_of(args), knobs_of(args), args.cache_limits, args.rounds))
+        return
+    if given := sorted(knobs_given(args)):
+        raise HeadraceError(
+            f"--{given[0].replace('_', '-')} has no effect without --cache-limits, which takes knobs; leave it out"
+        )
+    _print(bench_memory(model_of(args), args.settings))

@@ -47,14 +47,14 @@ def _in_its_own_process(what: str, path: Path) -> dict[str, Any]:
 
 
 def open_and_plan(path: Path) -> dict[str, Any]:
-    """Open a checkpoint, compute its footprint, and plan slots for half of its experts."""
+    """Open a checkpoint, compute the sizes of its weights, and plan slots for half of its experts."""
     from engine.plan.banks import plan_banks
-    from engine.plan.footprint import footprint
+    from engine.plan.footprint import weights_of
 
     begin = time.perf_counter()
     source = Checkpoint.open(path)
     opened = time.perf_counter()
-    sizes = footprint(source)
+    sizes = weights_of(source, Knobs())
     banks = plan_banks(source, Knobs(cache_gb=max(sizes.one_token_gb, sizes.all_experts_gb / 2)))
     return {
         "open_s": opened - begin, "plan_s": time.perf_counter() - opened, "peak_gb": peak_memory_bytes() / GB,

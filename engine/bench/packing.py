@@ -27,7 +27,7 @@ from engine.knobs import GB, Knobs
 from engine.packing.files import COPY_BYTES
 from engine.packing.pack import pack_store
 from engine.packing.verify import verify_store
-from engine.plan.footprint import footprint
+from engine.plan.footprint import weights_of
 
 from .contender import Contender, in_turns, ratios, spread
 
@@ -162,7 +162,8 @@ def _verify(path: Path, store: Path, rounds: int) -> dict[str, Any]:
     if Checkpoint.open(path, to_pack=True).levels is not None:
         raise CheckpointError(f"bench pack: {path} is a packed store; give the checkpoint that it was made from")
     pack_store(path, store)
-    opened, sizes = Checkpoint.open(store), footprint(store)
+    opened = Checkpoint.open(store)
+    sizes = weights_of(opened, Knobs())
     begin = time.perf_counter()
     damaged = verify_store(store)
     store_gbps = opened.expert_bytes / (time.perf_counter() - begin) / GB

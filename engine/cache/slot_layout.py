@@ -47,6 +47,13 @@ def slot_tensors(
     return out
 
 
+def goes_straight(tensor: ExpertTensor, requantize: dict[str, Requantize], compute: mx.Dtype | None) -> bool:
+    """Whether a tensor's bytes are read into its slot as they are."""
+    if tensor.parts or (tensor.projection in requantize and tensor.tensor != "bias"):
+        return False
+    return slot_dtype(tensor, compute) == STORED[tensor.dtype]
+
+
 def slot_bytes(layer: ExpertLayer, requantize: dict[str, Requantize], compute: mx.Dtype | None) -> int:
     """Bytes of one slot."""
     return sum(int(np.prod(shape)) * dtype.size for _, shape, dtype in slot_tensors(layer, requantize, compute))

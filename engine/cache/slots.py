@@ -23,10 +23,9 @@ from engine.checkpoint.experts import ExpertLayer, ExpertTensor
 from engine.disk.direct import direct_unit
 from engine.disk.load import Piece
 from engine.disk.reader import Reader
-from engine.model.backend import STORED
 
 from .convert import derive_biases, join_streams, requantized, to_float32, to_mlx
-from .slot_layout import Requantize, slot_dtype, slot_tensors
+from .slot_layout import Requantize, goes_straight, slot_tensors
 
 PAGE = direct_unit()
 STAGING_ALIGNMENT = 64
@@ -110,7 +109,7 @@ class Slots:
         self._layer = layer
         self._requantize = requantize
         self._compute = compute
-        straight = {t.name: t for t in layer.tensors if self._goes_straight(t)}
+        straight = {t.name: t for t in layer.tensors if goes_straight(t, requantize, compute)}
         self._arrays: dict[str, SlotArray] = {}
         for name, shape, dtype in slot_tensors(layer, requantize, compute):
             projection, parameter = name.split(".")
@@ -175,8 +174,3 @@ class Slots:
             if projection not in self._requantize:
                 scales = self._arrays[f"{projection}.scales"].memory[slot]
                 derive_biases(scales, zero, self._arrays[f"{projection}.biases"].memory[slot])
-
-    def _goes_straight(self, tensor: ExpertTensor) -> bool:
-        if tensor.parts or (tensor.projection in self._requantize and tensor.tensor != "bias"):
-            return False
-        return slot_dtype(tensor, self._compute) == STORED[tensor.dtype]

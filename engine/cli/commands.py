@@ -39,6 +39,7 @@ def measure(args: argparse.Namespace) -> None:
     from engine.engine import load
     from engine.measure.judge import Judge
     from engine.measure.read_source import read_note
+    from engine.plan.footprint import footprint
     from engine.setting.promise import as_dict, compare
     from engine.system.page_cache import prepare_page_cache
 
@@ -53,6 +54,7 @@ def measure(args: argparse.Namespace) -> None:
     how = prepare_page_cache(model, protocol.page_cache, knobs.io_mode)
     with load(model, knobs, trust_code=args.trust_code, tokenizer=tokenizer) as engine, _traced(engine, args.trace_out):
         measurement = engine.measure(judge, protocol)
+        context = engine.longest_text(judge)
         files = engine.checkpoint.files
     limited = knobs.ssd_gbps is not None
     if note := read_note(knobs.io_mode, measurement.page_cache_share, limited=limited, files=files):
@@ -62,7 +64,11 @@ def measure(args: argparse.Namespace) -> None:
             _print_rows("decoded tokens by layer", rows)
         else:
             print("nothing is streamed: no layer reads anything")
-    figures = {**measurement.as_dict(), "protocol": protocol.as_dict(), "page_cache_by": how}
+    predicted = footprint(model, knobs, context)
+    figures = {
+        **measurement.as_dict(), "predicted_peak_gb": predicted.predicted_peak_gb,
+        "predicted_parts_gb": dataclasses.asdict(predicted.parts_gb), "protocol": protocol.as_dict(), "page_cache_by": how,
+    }  # fmt: skip
     if setting is not None and setting.measured:
         compared = compare(setting, measurement)
         _print_promise(setting, compared)
@@ -147,13 +153,15 @@ def _print_quality(result: Quality) -> None:
 
 
 def inspect(args: argparse.Namespace) -> None:
-    """Print a checkpoint's sizes under the knobs, as JSON.
+    """Print a checkpoint's sizes under the knobs, and its predicted peak memory by parts, as JSON.
 
-    The sizes come from the headers of its files; nothing is loaded.
+    The sizes come from the headers of its files and from the model's structure; no weight is read.
     """
     from engine.plan.footprint import footprint
 
-    print(json.dumps(dataclasses.asdict(footprint(model_of(args), knobs_of(args))), indent=1))
+    if args.context < 1:
+        raise HeadraceError(f"--context {args.context} is below 1; give the tokens of the longest text")
+    print(json.dumps(dataclasses.asdict(footprint(model_of(args), knobs_of(args), args.context)), indent=1))
 
 
 def pack(args: argparse.Namespace) -> None:

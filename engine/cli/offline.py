@@ -26,7 +26,7 @@ from engine.knobs import Knobs
 from engine.measure.judge import Judge
 from engine.measure.protocol import Protocol
 from engine.plan.ceiling import routing_file
-from engine.plan.footprint import footprint
+from engine.plan.footprint import weights_of
 from engine.quality.json_prompts import JsonPrompts
 from engine.quality.reference import reference_file, reference_knobs, take_reference
 from engine.routing.profile import CALIBRATION, Profile, profile_file
@@ -41,7 +41,7 @@ def take_profile(checkpoint: Checkpoint) -> Path:
     file = profile_file(checkpoint)
     with tempfile.TemporaryDirectory() as folder:
         trace = Path(folder) / "trace.parquet"
-        knobs = Knobs(cache_gb=footprint(checkpoint).one_token_gb)
+        knobs = Knobs(cache_gb=weights_of(checkpoint, Knobs()).one_token_gb)
         with _load(checkpoint, knobs) as engine, engine.trace(trace):
             engine.logits(engine.encode(CALIBRATION.read_text(encoding="utf-8")))
         profile = Profile.of_trace(trace, checkpoint)

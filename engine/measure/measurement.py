@@ -82,6 +82,7 @@ class Measurement:
     compute_ms_per_token: float | None = figure(
         "mean time per decoded token without these waits and the time to change widths", "ms")
     mlx_peak_gb: float | None = figure("high-water mark of MLX's own allocations", "GB")
+    mlx_cache_limit_gb: float | None = figure("limit of MLX's cache of freed buffers, part of the predicted peak", "GB")
     hits: int | None = figure("expert uses found in the cache while decoding")
     misses: int | None = figure("expert uses that had to be read while decoding")
     reads: int | None = figure("read calls while decoding")

@@ -79,7 +79,7 @@ def plan_banks(
             f"cache_gb={knobs.cache_gb:g} is below one token's experts ({least / GB:.4g} GB for "
             f"{checkpoint.name} at {at}); raise it or lower expert_bits"
         )
-    _distribute(banks, budget, knobs.cache_layer_shape)
+    distribute(banks, budget, knobs.cache_layer_shape)
     if all(bank.slots == len(bank.members) for bank in banks):
         _refuse_idle(knobs, banks)
     if knobs.pinned_share:
@@ -114,7 +114,7 @@ def _refuse_idle(knobs: Knobs, banks: list[BankPlan]) -> None:
             )
 
 
-def _distribute(banks: list[BankPlan], budget: int, shape: float) -> None:
+def distribute(banks: list[BankPlan], budget: int, shape: float) -> None:
     """Distribute `budget` bytes slot by slot, each to the bank with the smallest share of its experts cached.
 
     With a `shape` the first layer's target is 1 + shape times the mean share and the last layer's 1 - shape times; the

@@ -1,16 +1,40 @@
-"""Footprint: the memory that a model takes under given knobs, computed from its headers."""
+"""Footprint: the memory that a model takes under given knobs and a context, computed from its headers and its structure."""
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from engine.checkpoint.checkpoint import Checkpoint
 from engine.knobs import GB, Knobs
 from engine.model.backend import backend, compute_dtype
 
-from .banks import least_banks, plan_bits
+from .banks import BankPlan, distribute, least_banks, plan_bits
 from .bits import BitsPlan
+
+if TYPE_CHECKING:
+    from .activations import PassMemory
+
+CONTEXT = 512  # tokens, if the caller has no text
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The parts of a predicted peak, GB (10^9 bytes). Their sum is the peak of the process."""
+
+    resident: float  # all weights but the routed experts
+    experts: float  # slots, or all routed experts
+    kv: float  # keys and values or states of the context
+    activations: float  # what a prefill chunk computes, logits included, or a second copy of the largest weight on loading
+    staging: float  # experts in flight and the reader threads' buffers
+    mlx_cache: float  # limit of MLX's cache of freed buffers
+    process: float  # Python, libraries, threads and tokenizer
+
+    @property
+    def total(self) -> float:
+        return sum(dataclasses.astuple(self))
 
 
 @dataclass(frozen=True)
@@ -27,28 +51,42 @@ class Footprint:
     one_token_gb: float  # smallest legal cache_gb, whichever experts are hot
     all_experts_gb: float  # smallest cache_gb that holds every expert
     resident_gb: float  # all other weights: attention, routers, shared experts, embeddings
-    predicted_peak_gb: float  # resident and cached weights, without the interpreter and activations
+    context: int  # tokens of the longest text
+    predicted_peak_gb: float  # of the process: the sum of `parts_gb`
+    parts_gb: Parts
     backend: str  # cpu, cuda or metal
 
 
-def footprint(checkpoint: str | Path | Checkpoint, knobs: Knobs | None = None) -> Footprint:
-    """Return the sizes of a checkpoint under `knobs`.
+@dataclass(frozen=True)
+class Weights:
+    """The weights of a model under given knobs, GB (10^9 bytes)."""
 
-    Raises `CheckpointError`, also for an unknown architecture, and `KnobError` for a `top_k` or `resident_bits` that the
-    model cannot have. A `cache_gb` below `one_token_gb` is not an error here; `load` refuses it.
+    one_token_gb: float
+    all_experts_gb: float
+    resident_gb: float
+    cached_gb: float  # experts that stay in memory
+
+    @property
+    def total_gb(self) -> float:
+        return self.resident_gb + self.cached_gb
+
+
+def footprint(checkpoint: str | Path | Checkpoint, knobs: Knobs | None = None, context: int = CONTEXT) -> Footprint:
+    """Return the sizes of a checkpoint under `knobs`, and the peak memory of a run whose longest text has `context` tokens.
+
+    Each combination of context, chunk size and resident bits opens mlx-lm's module once, without reading weights. Raises
+    `CheckpointError`, also for an unknown architecture, and `KnobError` for a `top_k` or `resident_bits` that the model
+    cannot have. A `cache_gb` below `one_token_gb` is not an error here; `load` refuses it.
     """
+    from .activations import pass_memory  # importing mlx-lm takes about a second
+
     knobs = knobs or Knobs()
     checkpoint = checkpoint if isinstance(checkpoint, Checkpoint) else Checkpoint.open(checkpoint)
     checkpoint = checkpoint.with_top_k(knobs.top_k)
     banks = least_banks(checkpoint, plan_bits(checkpoint, knobs))
-    least = sum(b.least * b.slot_bytes for b in banks)
-    everything = sum(len(b.members) * b.slot_bytes for b in banks)
-    resident = checkpoint.resident_bytes(widened=compute_dtype() is not None)
-    if knobs.resident_bits is not None:
-        from engine.model.resident import resident_bytes_at  # importing mlx-lm takes about a second
-
-        resident = resident_bytes_at(checkpoint, knobs.resident_bits)
-    cached = everything if knobs.cache_gb is None else min(everything, knobs.cache_gb * GB)
+    weights = _weights(checkpoint, knobs, banks)
+    memory = pass_memory(checkpoint, context=context, chunk=knobs.prefill_chunk, resident_bits=knobs.resident_bits)
+    parts = _parts(checkpoint, knobs, banks, weights, memory, min(context, knobs.prefill_chunk))
     return Footprint(
         architecture=checkpoint.architecture,
         fingerprint=checkpoint.fingerprint,
@@ -57,14 +95,57 @@ def footprint(checkpoint: str | Path | Checkpoint, knobs: Knobs | None = None) -
         top_k=checkpoint.top_k,
         expert_bits=checkpoint.expert_bits,
         levels=checkpoint.levels or (),
-        one_token_gb=least / GB,
-        all_experts_gb=everything / GB,
-        resident_gb=resident / GB,
-        predicted_peak_gb=(resident + cached) / GB,
+        one_token_gb=weights.one_token_gb,
+        all_experts_gb=weights.all_experts_gb,
+        resident_gb=weights.resident_gb,
+        context=context,
+        predicted_peak_gb=parts.total,
+        parts_gb=parts,
         backend=backend(),
     )
+
+
+def weights_of(checkpoint: Checkpoint, knobs: Knobs) -> Weights:
+    """Return the sizes of the weights alone, from the headers. Raises as `footprint` does."""
+    return _weights(checkpoint, knobs, least_banks(checkpoint, plan_bits(checkpoint, knobs)))
 
 
 def experts_gb(checkpoint: Checkpoint, plan: BitsPlan) -> float:
     """Return the memory of all experts with these bits, GB (10^9 bytes)."""
     return sum(len(bank.members) * bank.slot_bytes for bank in least_banks(checkpoint, plan)) / GB
+
+
+def _weights(checkpoint: Checkpoint, knobs: Knobs, banks: list[BankPlan]) -> Weights:
+    least = sum(b.least * b.slot_bytes for b in banks)
+    everything = sum(len(b.members) * b.slot_bytes for b in banks)
+    resident = checkpoint.resident_bytes(widened=compute_dtype() is not None)
+    if knobs.resident_bits is not None:
+        from engine.model.resident import resident_bytes_at  # importing mlx-lm takes about a second
+
+        resident = resident_bytes_at(checkpoint, knobs.resident_bits)
+    cached = everything if knobs.cache_gb is None else min(everything, knobs.cache_gb * GB)
+    return Weights(least / GB, everything / GB, resident / GB, cached / GB)
+
+
+def _parts(
+    checkpoint: Checkpoint, knobs: Knobs, banks: list[BankPlan], weights: Weights, memory: PassMemory, tokens: int
+) -> Parts:
+    from engine.model.buffer_cache import buffer_cache_bytes
+
+    from .process import process_bytes, tokenizer_bytes
+    from .staging import staging_bytes
+
+    streamed = knobs.streams or knobs.verify_reads or checkpoint.levels is not None
+    if streamed:
+        for bank in banks:
+            bank.slots = len(bank.members) if knobs.cache_gb is None else bank.slots
+        if knobs.cache_gb is not None:
+            distribute(banks, round((weights.cached_gb - weights.one_token_gb) * GB), knobs.cache_layer_shape)
+    staging = staging_bytes(checkpoint, knobs, banks, tokens) if streamed else 0
+    process = process_bytes() + tokenizer_bytes(checkpoint.path)
+    loading = memory.loading_streamed if streamed else memory.loading
+    activations = max(memory.activations, loading - memory.kv - staging)
+    return Parts(
+        weights.resident_gb, weights.cached_gb, memory.kv / GB, activations / GB, staging / GB, buffer_cache_bytes() / GB,
+        process / GB,
+    )  # fmt: skip

@@ -26,7 +26,7 @@ from engine.knobs import GB, Knobs
 from engine.measure.judge import Judge
 from engine.measure.timed_pass import token_nll
 from engine.model.backend import backend, compute_dtype
-from engine.plan.footprint import footprint
+from engine.plan.footprint import weights_of
 from engine.system.memory import memory_bytes
 from engine.system.user_cache import cached_file, compute_apart
 
@@ -173,7 +173,7 @@ def reference_file(checkpoint: Checkpoint, judge: Judge, prompts: JsonPrompts | 
 
 def reference_knobs(checkpoint: Checkpoint) -> Knobs:
     """Return knobs that keep every expert resident if memory allows, else the largest cache that fits; both are exact."""
-    need = footprint(checkpoint)
+    need = weights_of(checkpoint, Knobs())
     room = ROOM * memory_bytes() / GB - need.resident_gb
     return Knobs() if room >= need.all_experts_gb else Knobs(cache_gb=max(room, need.one_token_gb))
 

@@ -96,7 +96,7 @@ COLUMNS = (
     Column("run_swap_out_bytes", "int", "bytes", "bytes swapped out during the whole run, loading included, whole machine"),
     Column("swap_out_mb_s", "float", "MB/s", "highest rate of swapping out between two samples of the run, whole machine"),
     Column("waited_s", "float", "s", "time spent waiting for the machine to be cool and idle before the run"),
-    Column("predicted_peak_gb", "float", "GB", "memory predicted by arithmetic before the run: weights only"),
+    Column("predicted_peak_gb", "float", "GB", "peak memory of the process, predicted before the run (docs/memory.md)"),
     Column("seen_peak_gb", "float", "GB", "peak memory of the process as observed from outside, for every status"),
     Column("wall_s", "float", "s", "duration of the run: start, load and measurement"),
     Column("started_at", "time", "UTC", "start of the run"),

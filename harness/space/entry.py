@@ -111,6 +111,15 @@ class Entry:
             ends = tuple(sorted(ends, key=lambda v: (v is None, v or 0), reverse=self.name in CACHE_DEPENDENT))
         return ends[0], ends[-1]
 
+    def at_least(self, wanted: float) -> Any:
+        """The smallest value of numbers that is not below `wanted`, which must not be above the largest."""
+        if self.values:
+            return min(v for v in self.values if isinstance(v, int | float) and v >= wanted)
+        if self.step is not None or self.type == "int":
+            step = self.step or 1
+            return self.decode(self.low + math.ceil((wanted - self.low) / step - 1e-9) * step)
+        return self.decode(max(self.low, min(self.high, wanted * 1.0005)))  # above, after rounding to four digits
+
     def nearest(self, wanted: Any) -> Any:
         """`wanted` if the entry has it, else the nearest value. A choice has no nearest value: its first is taken."""
         if wanted in self.values:

@@ -10,7 +10,8 @@ An entry of `search_space` in YAML is one of
     read_threads: 8                                           fixed
 
 `when` names other knobs of the space with a value or a list of values; the knob exists only where all these conditions hold.
-A bound is NUMBER, NAME or NUMBER * NAME, where NAME is a property of the machine or the model (`BOUNDS`).
+A bound is NUMBER, NAME or NUMBER * NAME, or a sum or difference of these, such as `limit_gb - resident`. NAME is a property
+of the machine or the model (`BOUNDS`).
 """
 
 from __future__ import annotations
@@ -38,11 +39,14 @@ FIELDS = {
 BOUNDS = {
     "one_token": "GB of the experts that one token uses, as stored",
     "all_experts": "GB of all routed experts, as stored",
+    "resident": "GB of the predicted peak without the experts: all other weights, context, activations, process",
     "memory_gb": "GB of memory of the machine",
     "limit_gb": "GB that a trial may use",
     "cores": "logical cores",
 }
-BOUND = re.compile(r"(?:(-?\d+(?:\.\d*)?|-?\.\d+)\s*\*\s*)?([A-Za-z_]\w*)")
+NUMBER = r"-?\d+(?:\.\d*)?|-?\.\d+"
+TERM = re.compile(rf"(?:({NUMBER})\s*\*\s*)?([A-Za-z_]\w*)|({NUMBER})")
+SIGN = re.compile(r"\s+([+-])\s+")
 WHOLE = {f.name for f in dataclasses.fields(Knobs) if str(f.type).startswith("int")}
 
 
@@ -181,18 +185,27 @@ def _entry(name: str, raw: Mapping[str, Any], bounds: Mapping[str, float] | None
 def _bound(where: str, raw: Any, kind: str, bounds: Mapping[str, float] | None, up: bool) -> tuple[float, str]:
     """A bound's number and its text. A computed bound is rounded into the range: to four digits, or to an integer."""
     if isinstance(raw, str):
-        match = BOUND.fullmatch(raw.strip())
-        if not match or match[2] not in BOUNDS:
-            hint = did_you_mean(match[2], list(BOUNDS)) if match else f"names are {', '.join(BOUNDS)}"
-            raise ConfigError(f"{where}={raw} is not a number, a known name or NUMBER * NAME; {hint}")
-        if bounds is None or match[2] not in bounds:
-            raise ConfigError(f"{where}={raw}: {match[2]} is known only with a machine and a model; give a number")
-        exact = float(match[1] or 1) * bounds[match[2]]
+        first, *rest = SIGN.split(raw.strip())
+        exact = _term(where, raw, first, bounds)
+        for sign, term in zip(rest[::2], rest[1::2], strict=True):
+            exact += (1 if sign == "+" else -1) * _term(where, raw, term, bounds)
         number = _rounded(exact, up, whole=kind == "int")
         return number, f"{raw} ({number:g})"
     if isinstance(raw, bool) or not isinstance(raw, int if kind == "int" else int | float) or not math.isfinite(raw):
         raise ConfigError(f"{where}={show(raw)} is not a{' whole' if kind == 'int' else ''} number")
     return raw, f"{raw:g}"
+
+
+def _term(where: str, raw: str, term: str, bounds: Mapping[str, float] | None) -> float:
+    match = TERM.fullmatch(term)
+    if not match or (match[2] and match[2] not in BOUNDS):
+        hint = did_you_mean(match[2], list(BOUNDS)) if match else f"names are {', '.join(BOUNDS)}"
+        raise ConfigError(f"{where}={raw} is not a number, a known name, NUMBER * NAME or a sum of these; {hint}")
+    if match[3]:
+        return float(match[3])
+    if bounds is None or match[2] not in bounds:
+        raise ConfigError(f"{where}={raw}: {match[2]} is known only with a machine and a model; give a number")
+    return float(match[1] or 1) * bounds[match[2]]
 
 
 def _rounded(number: float, up: bool, whole: bool) -> float:

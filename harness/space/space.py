@@ -106,8 +106,22 @@ class Space:
             for c, p in ((0, 0), (1, 1), (1, 0), (0, 1))
         ]
         points = [self._walk(lambda e, v=values: _nearest(e, v))[0] for values in ({}, *corners)]  # type: ignore[misc]
+        points = [self._with_one_token(p) for p in points]
         seen = {canonical(self.values(p)): p for p in reversed(points)}
         return [p for p in points if seen[canonical(self.values(p))] is p]
+
+    def _with_one_token(self, params: dict[str, Any]) -> dict[str, Any]:
+        """Parameters whose cache holds one token's experts; at two widths that takes slots of both.
+
+        They stay as they are if the footprint is not known or no value of the space is large enough.
+        """
+        knobs = Knobs.from_mapping(self.values(params)) if self.footprint is not None and "cache_gb" in params else Knobs()
+        if self.footprint is None or knobs.cache_gb is None:
+            return params
+        entry, need = self.entry("cache_gb"), self.footprint(knobs).one_token_gb
+        if knobs.cache_gb >= need or entry.ends()[1] < need:
+            return params
+        return {**params, "cache_gb": entry.encode(entry.at_least(need))}
 
     def as_dict(self) -> dict[str, Any]:
         """The entries as in YAML, for the manifest and the fingerprint."""

@@ -5,6 +5,7 @@ How to write an engine of your own is described in docs/own-engine.md, with comp
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
 import importlib
@@ -18,6 +19,7 @@ from typing import Any
 
 from engine import HeadraceError, Judge, Knobs, Protocol
 from engine.errors import first_line
+from engine.measure.context import longest_context
 from harness import ConfigError
 from harness.machine.json_command import CommandError, run_command, split_command
 
@@ -98,6 +100,14 @@ def engine_at(name: str, *, trust_code: bool = False) -> PythonEngine:
 def _takes(function: Callable[..., Any], name: str) -> bool:
     parameters = inspect.signature(function).parameters.values()
     return any(p.name == name or p.kind is p.VAR_KEYWORD for p in parameters)
+
+
+def for_texts(engine: PythonEngine | CommandEngine, checkpoint: str | Path, judge: Judge) -> PythonEngine | CommandEngine:
+    """The engine with a footprint that counts the longest evaluation text, if its footprint takes a `context`."""
+    if isinstance(engine, CommandEngine) or not _takes(engine.footprint, "context"):
+        return engine
+    counted: Any = functools.partial(engine.footprint, context=longest_context(checkpoint, judge))  # type: ignore[call-arg]
+    return dataclasses.replace(engine, footprint=counted)
 
 
 class CommandEngine:

@@ -37,9 +37,10 @@ from .checks import (
     missing_checkpoint,
 )
 from .constraints import Constraint, constraints_from_config, objectives_from_config
-from .engines import CommandEngine, PythonEngine, engine_from_config
+from .engines import CommandEngine, PythonEngine, engine_from_config, for_texts
 from .titles import title
 
+TOLERANCE = 0.1  # of a predicted peak; a setting that may fit is tried, and ends at the limit if it does not
 SAME_MEMORY = 0.1  # relative difference that GB against GiB can explain
 
 
@@ -182,7 +183,7 @@ class Study:
         reason = None
         if knobs.cache_gb is not None and knobs.cache_gb < need.one_token_gb:
             reason = f"cache_gb={knobs.cache_gb:g} is below one token's experts ({need.one_token_gb:.4g} GB)"
-        elif need.predicted_peak_gb > self.memory_bound_gb:
+        elif need.predicted_peak_gb * (1 - TOLERANCE) > self.memory_bound_gb:
             reason = f"needs {need.predicted_peak_gb:.3g} GB, above the limit of {self.memory_bound_gb:.3g} GB"
         return reason, need.predicted_peak_gb
 
@@ -198,21 +199,24 @@ def study_from_config(config: DictConfig) -> Study:
     engine = engine_from_config(c["engine"], trust_code=c["model"]["trust_code"])
     checkpoint = _checkpoint(c)
     files = folder_state(checkpoint)
+    engine = for_texts(engine, checkpoint, judge)
     resident = engine.footprint(checkpoint, Knobs())
     if c["engine"]["command"] is None and c["engine"]["module"] == "engine":
         open_tokenizer(checkpoint, trust_code=c["model"]["trust_code"])  # a wrong one ends the search here
     memory = c["device"]["memory_gb"] or machine.memory_gb()
     limit = memory * c["device"]["usable_share"]
+    needed = engine.footprint(checkpoint, Knobs(cache_gb=resident.one_token_gb)) if resident.one_token_gb else resident
     bounds = {
         "one_token": resident.one_token_gb,
         "all_experts": resident.all_experts_gb,
+        "resident": max(0.0, needed.predicted_peak_gb - resident.one_token_gb),
         "memory_gb": memory,
         "limit_gb": limit,
         "cores": machine.identity()["cores"],
     }
     space = space_from_config(c["search_space"], c["knobs"], bounds)
-    anchors = [*space.anchors(), *(_anchor(space, i, values) for i, values in enumerate(c["study"]["anchors"]))]
     space = dataclasses.replace(space, footprint=functools.cache(functools.partial(engine.footprint, checkpoint)))
+    anchors = [*space.anchors(), *(_anchor(space, i, values) for i, values in enumerate(c["study"]["anchors"]))]
     folder = Path(c["results_dir"]).expanduser().absolute() / c["study"]["name"]
     study = Study(
         c, space, anchors, engine, checkpoint, files, judge, judge_name, resident.architecture, resident.fingerprint,

@@ -21,7 +21,7 @@ from engine.engine import Engine, load
 from engine.errors import HeadraceError
 from engine.knobs import CACHE_DEPENDENT, GB, LOSSY, NEEDS_MISSES, Knobs
 from engine.measure.judge import Judge
-from engine.plan.footprint import footprint
+from engine.plan.footprint import weights_of
 from engine.routing.read import Trace
 from engine.stats import Stats
 from engine.system.page_cache import drop_cache
@@ -138,7 +138,7 @@ def _settings(
     recall: list[float] | None,
 ) -> list[Setting]:  # fmt: skip
     """The settings to compare; the first one is the base."""
-    sizes = footprint(source, knobs)
+    sizes = weights_of(source, knobs)
     lossy = {name: getattr(knobs, name) for name in (*LOSSY, "prefill_chunk") if name not in CACHE_DEPENDENT}
     settings: list[Setting] = []
     if resident:

@@ -14,7 +14,7 @@ from typing import Any
 from engine.checkpoint.checkpoint import Checkpoint
 from engine.knobs import Knobs
 from engine.measure.judge import Judge
-from engine.plan.footprint import footprint
+from engine.plan.footprint import weights_of
 
 CACHED = 0.25  # share of all experts, if cache_gb is not given
 
@@ -25,7 +25,7 @@ def bench_lossy(model: Path, given: dict[str, Any], judge: Judge, *, trust_code:
     from engine.engine import load
 
     source = Checkpoint.open(model)
-    defaults = {"cache_gb": CACHED * footprint(source).all_experts_gb, "prefill_chunk": 1}
+    defaults = {"cache_gb": CACHED * weights_of(source, Knobs()).all_experts_gb, "prefill_chunk": 1}
     knobs = Knobs.from_mapping(defaults | given)
     rows: list[dict[str, Any]] = []
     for setting in settings(source.top_k):

@@ -27,6 +27,9 @@ def add_commands(parsers: Any) -> None:
     serving.add_arguments(add_command(parsers, "serve", serving.serve))
     inspect = add_command(parsers, "inspect", commands.inspect)
     add_model(inspect)
+    inspect.add_argument(
+        "--context", type=int, default=512, metavar="N", help="tokens of the longest text, with its answer (default: 512)"
+    )
     add_knobs(inspect)
     _plan(add_command(parsers, "plan", commands.plan))
     _pack(add_command(parsers, "pack", commands.pack))

@@ -11,7 +11,9 @@ from mlx_lm.models.cache import make_prompt_cache
 from engine.engine import Engine
 from engine.errors import HeadraceError
 from engine.knobs import GB
-from engine.plan.footprint import footprint
+from engine.model.buffer_cache import buffer_cache_bytes
+from engine.plan.footprint import weights_of
+from engine.plan.process import process_bytes
 from engine.serve.errors import RequestError
 from engine.serve.options import ServeOptions
 from engine.system.memory import memory_bytes
@@ -60,8 +62,9 @@ def context_limit(engine: Engine, options: ServeOptions) -> ContextLimit:
         if limits and options.context > limits[0][0]:
             raise HeadraceError(f"--context {options.context} is above the model's {limits[0][0]} positions; lower it")
         limits.append((options.context, "--context"))
-    weights = footprint(engine.checkpoint, engine.knobs).predicted_peak_gb
-    free = memory_bytes() - weights * GB - options.prompt_cache_gb * GB - COPIES * fixed * options.parallel
+    weights = weights_of(engine.checkpoint, engine.knobs).total_gb
+    other = process_bytes() + buffer_cache_bytes()
+    free = memory_bytes() - other - weights * GB - options.prompt_cache_gb * GB - COPIES * fixed * options.parallel
     if per_token:
         fits = int(free / (COPIES * per_token * options.parallel))
         if fits < 1:

@@ -22,12 +22,12 @@ def test_one_token_takes_top_k_experts_of_every_layer(source: Checkpoint) -> Non
     sizes = footprint(source)
     expert = sizes.all_experts_gb / sizes.experts
     assert sizes.one_token_gb == pytest.approx(expert * sizes.top_k * sizes.moe_layers)
-    assert sizes.predicted_peak_gb == sizes.resident_gb + sizes.all_experts_gb
+    assert sizes.parts_gb.experts == sizes.all_experts_gb and sizes.parts_gb.resident == sizes.resident_gb
 
 
 def test_knobs_change_the_sizes_they_concern(source: Checkpoint) -> None:
     own = footprint(source)
-    assert footprint(source, Knobs(cache_gb=own.one_token_gb)).predicted_peak_gb == own.resident_gb + own.one_token_gb
+    assert footprint(source, Knobs(cache_gb=own.one_token_gb)).parts_gb.experts == own.one_token_gb
     assert footprint(source, Knobs(expert_bits=2)).all_experts_gb < own.all_experts_gb
     assert footprint(source, Knobs(top_k=1)).one_token_gb == pytest.approx(own.one_token_gb / own.top_k)
     fewer = footprint(source, Knobs(resident_bits=2))
@@ -43,3 +43,13 @@ def test_floats_are_widened_on_the_cpu_only(checkpoint: Callable[..., Path]) -> 
     source = Checkpoint.open(checkpoint("qwen3_moe"))
     widening = 2 if compute_dtype() is not None else 1
     assert footprint(source).all_experts_gb * 1e9 == pytest.approx(widening * source.expert_bytes)
+
+
+def test_parts_add_up_and_follow_their_causes(source: Checkpoint) -> None:
+    base = footprint(source, Knobs(cache_gb=footprint(source).one_token_gb), context=100)
+    assert base.predicted_peak_gb == pytest.approx(sum(vars(base.parts_gb).values()))
+    assert base.parts_gb.process > 0.05
+    longer = footprint(source, Knobs(cache_gb=base.one_token_gb, prefill_chunk=100), context=2000)
+    assert longer.parts_gb.kv > 3 * base.parts_gb.kv and longer.parts_gb.resident == base.parts_gb.resident
+    whole = footprint(source, Knobs(cache_gb=base.one_token_gb, prefill_chunk=2000), context=2000)
+    assert whole.parts_gb.activations > 10 * longer.parts_gb.activations

@@ -25,7 +25,8 @@ from harness.space.entry import Entry
 from harness.space.parse import space_from_config
 from harness.space.space import Space
 
-BOUNDS = {"one_token": 11.90437, "all_experts": 571.0, "memory_gb": 96.0, "limit_gb": 72.0, "cores": 12.0}
+BOUNDS = {"one_token": 11.90437, "all_experts": 571.0, "memory_gb": 96.0, "limit_gb": 72.0, "resident": 10.8,
+          "cores": 12.0}  # fmt: skip
 Session = Callable[..., pd.DataFrame]
 LEGAL = {"cache_gb": (0.001, 72.0)}
 HELD = {"kimi_k2": {}, "kimi_mini": {"ssd_gbps": 0.1}}  # the config group `knobs`

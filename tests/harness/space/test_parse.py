@@ -15,7 +15,8 @@ from harness import ConfigError
 from harness.space.parse import space_from_config
 from harness.space.space import Space
 
-BOUNDS = {"one_token": 11.90437, "all_experts": 571.0, "memory_gb": 96.0, "limit_gb": 72.0, "cores": 12.0}
+BOUNDS = {"one_token": 11.90437, "all_experts": 571.0, "memory_gb": 96.0, "limit_gb": 72.0, "resident": 10.8,
+          "cores": 12.0}  # fmt: skip
 FOUR = {"type": "int", "low": 1, "high": 4}
 CHAIN: dict[str, Any] = {
     "prefetch_depth": {"type": "int", "low": 1, "high": 4, "when": {"prefetch": "stale_gate"}},
@@ -121,8 +122,11 @@ def test_bounds_of_machine_and_model() -> None:
     ("message", "entries"),
     [
         ("cache_gb.low=all_experts (571) is above its high=limit_gb (72)", {"cache_gb": ["all_experts", "limit_gb"]}),
-        ("=memory is not a number, a known name or NUMBER * NAME; did you mean memory_gb?", {"cache_gb": [1, "memory"]}),
-        ("cache_gb.high=memory_gb - 8 is not a number", {"cache_gb": [1, "memory_gb - 8"]}),
+        (
+            "=memory is not a number, a known name, NUMBER * NAME or a sum of these; did you mean memory_gb?",
+            {"cache_gb": [1, "memory"]},
+        ),
+        ("cache_gb.high=memory_gb / 8 is not a number", {"cache_gb": [1, "memory_gb / 8"]}),
         ("0 * memory_gb (0): cache_gb=0 is out of range", {"cache_gb": ["0 * memory_gb", 4]}),
         ("cache_gb=[1, 2, 3] is not a range [low, high]", {"cache_gb": [1, 2, 3]}),
         ("cache_gb.step=9 is longer than its range", {"cache_gb": {"type": "float", "low": 1, "high": 3, "step": 9}}),
@@ -148,3 +152,13 @@ def test_one_line_for_each_mistake(message: str, entries: dict[str, Any]) -> Non
 def test_an_empty_space_is_refused() -> None:
     with pytest.raises(ConfigError, match="no knob that varies"):
         space_from_config({"cache_gb": 1}, {})
+
+
+def test_a_bound_may_subtract() -> None:
+    bounds = {"limit_gb": 72.0, "resident": 24.5}
+    space = space_from_config({"cache_gb": [1, "limit_gb - resident"], "read_threads": [1, 4]}, {}, bounds)
+    assert space.entry("cache_gb").high == 47.5
+    space = space_from_config({"cache_gb": [1, "0.5 * limit_gb - resident + 1"], "read_threads": [1, 4]}, {}, bounds)
+    assert space.entry("cache_gb").high == 12.5
+    with pytest.raises(ConfigError, match="is above its high"):
+        space_from_config({"cache_gb": [60, "limit_gb - resident"], "read_threads": [1, 4]}, {}, bounds)
