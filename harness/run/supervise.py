@@ -78,7 +78,7 @@ def run_child(
     peak, verdict = 0.0, None
     with open(log, "wb") as out:
         command = [sys.executable, "-m", "harness.run.worker", str(request), str(result)]
-        environment = child_environment(**variables(json.loads(request.read_text()).get("knobs") or {}))
+        environment = child_environment(**variables(from_json(request.read_text()).get("knobs") or {}))
         child = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=out, stderr=out, env=environment, start_new_session=True
         )

@@ -152,6 +152,7 @@ def beating(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         monkeypatch.setenv("ENDS", "yes" if ends else "no")
         given = {"timeout_s": 60, "hang_s": 1.0, "limit_gb": 9, "needed": ["decode_tok_s"], "interrupted": lambda: False,
                  "started": lambda pid: None, **more}  # fmt: skip
+        (tmp_path / "running.json").write_text("{}")
         return run_child(tmp_path / "running.json", tmp_path / "logs" / "log", **given)
 
     return run
