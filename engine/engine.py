@@ -20,6 +20,7 @@ import numpy as np
 from mlx_lm.models.cache import make_prompt_cache
 
 from engine.checkpoint.checkpoint import Checkpoint
+from engine.checkpoint.places.find import find_checkpoint
 from engine.errors import HeadraceError, JudgeError, KnobError
 from engine.generation.context import Context
 from engine.generation.generation import Generation, never
@@ -56,7 +57,7 @@ from engine.tokenizer.open import open_tokenizer
 
 
 def load(checkpoint: str | Path, knobs: Knobs | None = None, *, trust_code: bool = False, tokenizer: Any = None) -> Engine:
-    """Open a checkpoint folder with the given knobs.
+    """Open a checkpoint, a folder or ORG/NAME of a downloaded model, with the given knobs.
 
     trust_code: run the checkpoint's own code if its tokenizer needs it. tokenizer: the one of `open_tokenizer`, if it is
     open already; otherwise it is opened on first use. Raises `CheckpointError` if the checkpoint cannot be streamed,
@@ -65,6 +66,7 @@ def load(checkpoint: str | Path, knobs: Knobs | None = None, *, trust_code: bool
     knobs = knobs or Knobs()
     refuse_translated()
     refuse_without_effect(knobs)
+    checkpoint = find_checkpoint(checkpoint)
     cached = cached_share(weight_files(checkpoint))  # before the headers are read
     source = Checkpoint.open(checkpoint, trust_code=trust_code).with_top_k(knobs.top_k)
     # mlx-lm cannot read a store's experts, so they are streamed even when all of them stay. plan_banks refuses verify_reads

@@ -144,7 +144,7 @@ def _io(args: argparse.Namespace) -> None:
 
     knobs = Knobs(**knobs_given(args), cache_gb=1)
     rounds = args.rounds or (5 if knobs.ssd_gbps else 24)
-    _print(bench_io(model_of(args), knobs, rounds=rounds, mib=args.mib, expert_kib=args.expert_kib))
+    _print(bench_io(model_of(args, any_file=True), knobs, rounds=rounds, mib=args.mib, expert_kib=args.expert_kib))
 
 
 def _decode(args: argparse.Namespace) -> None:

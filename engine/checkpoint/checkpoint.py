@@ -27,6 +27,7 @@ from .files.headers import read_headers
 from .files.shards import check_complete, check_folder, shard_files
 from .fingerprint import Blocks, blocks_of, fingerprint
 from .layouts import expert_layers, is_kept
+from .places.find import find_checkpoint
 from .store.description import Description, layer_files, read_description
 from .store.records import LayerRecords, open_records
 
@@ -54,7 +55,7 @@ class Checkpoint:
         """Read config.json and all headers. Raises `CheckpointError` for a folder that is missing or truncated, a model that
         is not a Mixture of Experts, and experts that cannot be streamed in place. `to_pack` also opens layouts that can only
         be packed (`engine.packing.sources`); such a checkpoint can be used for nothing else."""
-        path = Path(path).expanduser()
+        path = find_checkpoint(path)
         check_folder(path)
         config = read_config(path)
         shards = files = shard_files(path)
@@ -208,7 +209,11 @@ class Checkpoint:
 
 
 def _without_experts(path: Path, config: dict[str, Any]) -> CheckpointError:
-    return CheckpointError(
-        f"checkpoint {path} ({config['model_type']}) has no routed experts that can be streamed; "
-        "give a Mixture-of-Experts model, as converted by mlx-lm or with one tensor per expert"
-    )
+    text = {**config, **config.get("text_config", {})}
+    remedy = "; give a Mixture-of-Experts model, as converted by mlx-lm or with one tensor per expert"
+    if not any(value for key, value in text.items() if "expert" in key or "moe" in key):
+        remedy = (
+            ": it is a dense model, with all weights in use at every token; run it with "
+            f"mlx_lm.generate --model {path}, or give a Mixture-of-Experts model"
+        )
+    return CheckpointError(f"checkpoint {path} ({config['model_type']}) has no routed experts that can be streamed{remedy}")

@@ -15,18 +15,19 @@ from .built.arguments import named
 from .built.model import BuiltModel
 from .experts import ExpertLayer
 from .files.unreadable import refuse_pointer, unreadable
+from .places.find import hub_name
 
 TAG = '"__float__"'  # transformers writes {"__float__": "Infinity"} for a float that is not finite
 GENERIC = re.compile(r"(?i)checkpoint|model|mlx|snapshot|weights|(?=.*\d)[0-9a-f]{7,64}")  # folder names of any model
-HUB = re.compile(r"models--([^/]+)/snapshots/[^/]+$")
 
 
 def model_name(path: str | Path) -> str:
-    """The model's name for people: `owner/name` for a snapshot in the hub's cache, otherwise the name of the nearest folder
-    at or above `path` that is not generic. Links are not followed, so a link keeps the name its user gave it."""
+    """The model's name for people: `owner/name` for a snapshot in the hub's cache and for a folder of LM Studio, otherwise
+    the name of the nearest folder at or above `path` that is not generic. Links are not followed, so a link keeps the name
+    its user gave it."""
     place = Path(os.path.abspath(Path(path).expanduser()))
-    if hub := HUB.search(place.as_posix()):
-        return hub[1].replace("--", "/", 1)
+    if name := hub_name(place):
+        return name
     names = [part.name for part in (place, *place.parents)]
     return next((name for name in names if name and not GENERIC.fullmatch(name)), place.name)
 

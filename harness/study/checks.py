@@ -110,6 +110,8 @@ def missing_checkpoint(c: Mapping[str, Any], checkpoint: Path) -> str:
     lines.append(f"  model    {model['about']}")
     if model["size_gb"]:
         lines.append(f"  disk     {model['size_gb']:g} GB, on the fastest disk: experts are streamed from it")
+    if model["hub"]:
+        lines.append(f"  get it   hf download {model['hub']}, which is then found without model.path")
     lines.append("  path     put it there, or name its folder: model.path=DIR")
     if device["memory_gb"]:
         usable = device["memory_gb"] * device["usable_share"]

@@ -19,6 +19,8 @@ from omegaconf import DictConfig, OmegaConf
 from engine import CheckpointError, Judge, Knobs
 from engine.checkpoint.config import model_name
 from engine.checkpoint.fingerprint import State, another, folder_state
+from engine.checkpoint.places.find import find_checkpoint, in_places
+from engine.checkpoint.places.hub import repository
 from engine.tokenizer.open import open_tokenizer
 from harness import ConfigError
 from harness.machine import identity as machine
@@ -195,9 +197,7 @@ def study_from_config(config: DictConfig) -> Study:
     judge_path = Path(c["quality"]["text"]).expanduser()
     judge, judge_name = _subset(Judge.load(judge_path), judge_path.stem, c["quality"]["most"])
     engine = engine_from_config(c["engine"], trust_code=c["model"]["trust_code"])
-    checkpoint = Path(c["model"]["path"]).expanduser().absolute()
-    if not checkpoint.exists():
-        raise CheckpointError(missing_checkpoint(c, checkpoint))
+    checkpoint = _checkpoint(c)
     files = folder_state(checkpoint)
     engine = for_texts(engine, checkpoint, judge)
     resident = engine.footprint(checkpoint, Knobs())
@@ -229,6 +229,21 @@ def study_from_config(config: DictConfig) -> Study:
     check_reference(constraints, study.reference_gb, limit)
     check_together(c, space)
     return study
+
+
+def _checkpoint(c: Mapping[str, Any]) -> Path:
+    """The folder or file of `model.path`, or the downloaded model of that name or of `model.hub`. Raises
+    `CheckpointError`."""
+    given, own = c["model"]["path"], c["engine"]["command"] is None and c["engine"]["module"] == "engine"
+    path = Path(given).expanduser().absolute()
+    if path.exists():
+        return find_checkpoint(path) if own else path  # other engines may take other kinds of files
+    name = repository(given) or repository(c["model"]["hub"])
+    if name and (found := in_places(name)) is not None:
+        return find_checkpoint(found).absolute()
+    if repository(given):
+        return find_checkpoint(given)  # raises with the line on how to download it
+    raise CheckpointError(missing_checkpoint(c, path))
 
 
 def _subset(judge: Judge, name: str, most: int | None) -> tuple[Judge, str]:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
+from engine.checkpoint.places.find import find_checkpoint, hub_name, in_places
 from engine.errors import HeadraceError, KnobError
 from engine.generation.sampling import Sampling
 from engine.knobs import DEFAULTS, IO_MODES, METAL, PREFETCH, REMOVED, WORDS, Knobs, removed
@@ -26,18 +27,27 @@ from engine.system.shipped import EVALUATION_TEXTS, KIMI_MINI
 VALUES = {"io_mode": IO_MODES, "prefetch": PREFETCH}  # knobs whose value is one of some words
 
 
-def add_model(parser: argparse.ArgumentParser, *, positional: bool = False, text: str = "checkpoint folder") -> None:
+def add_model(
+    parser: argparse.ArgumentParser,
+    *,
+    positional: bool = False,
+    text: str = "checkpoint folder, or ORG/NAME of a downloaded model",
+) -> None:
     """`--model`. With `positional`, the folder is also accepted as an argument without the option, as earlier versions had
     it."""
-    parser.add_argument("--model", type=Path, metavar="DIR", help=f"{text} (default: kimi_mini)")
+    parser.add_argument("--model", type=Path, metavar="MODEL", help=f"{text} (default: kimi_mini)")
     if positional:
         parser.add_argument("path", type=Path, nargs="?", help=argparse.SUPPRESS)
 
 
-def model_of(args: argparse.Namespace) -> Path:
-    """The checkpoint's folder: the one given, else the setting's, else kimi_mini. Raises `HeadraceError`."""
+def model_of(args: argparse.Namespace, *, any_file: bool = False) -> Path:
+    """The checkpoint's folder: the one given, else the setting's, else kimi_mini. `any_file`: or a file that is given.
+    Raises `HeadraceError` if it is not there."""
     setting = setting_of(args)
-    return _given_model(args) or (KIMI_MINI if setting is None else _model_of_setting(setting))
+    given = _given_model(args)
+    if given is None:
+        return KIMI_MINI if setting is None else _model_of_setting(setting)
+    return given if any_file and given.is_file() else find_checkpoint(given)
 
 
 def _given_model(args: argparse.Namespace) -> Path | None:
@@ -52,6 +62,8 @@ def _model_of_setting(setting: Setting) -> Path:
     if named is None:
         raise HeadraceError(f"{setting.source} names no model; give its folder with --model")
     path = setting.find(named)
+    if not path.exists() and (name := hub_name(path)) and (downloaded := in_places(name)):
+        return downloaded
     if not path.exists():
         raise HeadraceError(f"{setting.source}: the checkpoint {named} is not there; give its folder with --model")
     return path
