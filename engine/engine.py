@@ -296,10 +296,6 @@ class Engine:
         """Return the number of tokens to decode in all continuations. Raises `JudgeError` for too short a text."""
         return sum(len(continuation) - 1 for _, continuation in self._tokens_of(judge))
 
-    def longest_text(self, judge: Judge) -> int:
-        """Return the tokens of the longest text, prompt and continuation. Raises `JudgeError` for too short a text."""
-        return max(len(prompt) + len(continuation) for prompt, continuation in self._tokens_of(judge))
-
     def teacher_forced(self, judge: Judge, protocol: Protocol | None = None) -> Iterator[tuple[Scored, Scored]]:
         """Warm up, then return for each text the pass over its prompt, in chunks, and the one over its continuation.
 

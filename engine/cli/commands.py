@@ -37,6 +37,7 @@ def measure(args: argparse.Namespace) -> None:
     study's figures stand beside the measured ones, in a table on standard error and in the JSON.
     """
     from engine.engine import load
+    from engine.measure.context import longest_context
     from engine.measure.judge import Judge
     from engine.measure.read_source import read_note
     from engine.plan.footprint import footprint
@@ -54,7 +55,6 @@ def measure(args: argparse.Namespace) -> None:
     how = prepare_page_cache(model, protocol.page_cache, knobs.io_mode)
     with load(model, knobs, trust_code=args.trust_code, tokenizer=tokenizer) as engine, _traced(engine, args.trace_out):
         measurement = engine.measure(judge, protocol)
-        context = engine.longest_text(judge)
         files = engine.checkpoint.files
     limited = knobs.ssd_gbps is not None
     if note := read_note(knobs.io_mode, measurement.page_cache_share, limited=limited, files=files):
@@ -64,7 +64,7 @@ def measure(args: argparse.Namespace) -> None:
             _print_rows("decoded tokens by layer", rows)
         else:
             print("nothing is streamed: no layer reads anything")
-    predicted = footprint(model, knobs, context)
+    predicted = footprint(model, knobs, longest_context(model, judge))
     figures = {
         **measurement.as_dict(), "predicted_peak_gb": predicted.predicted_peak_gb,
         "predicted_parts_gb": dataclasses.asdict(predicted.parts_gb), "protocol": protocol.as_dict(), "page_cache_by": how,

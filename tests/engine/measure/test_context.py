@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from engine import Judge, Knobs, load
+from engine import Judge
 from engine.measure.context import longest_context
 
 JUDGE = Judge.from_lists([["a", "text", "x" * 30, "y" * 10], ["b", "text", "x" * 50, "y" * 20]])
@@ -21,5 +21,3 @@ def tiny(checkpoint: Callable[..., Path]) -> Path:
 def test_the_longest_text_counts(tiny: Path, tmp_path: Path) -> None:
     assert longest_context(tiny, JUDGE) == 70
     assert longest_context(tmp_path, JUDGE) == 70 // 4
-    with load(tiny, Knobs()) as engine:
-        assert engine.longest_text(JUDGE) == 70
