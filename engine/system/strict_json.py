@@ -69,7 +69,7 @@ def not_finite(value: Any, place: str = "") -> tuple[str, str] | None:
 
 
 def _refuse_constant(name: str) -> NoReturn:
-    raise NumberError(f"{name} is not a number in JSON")
+    raise NumberError(f"{name} is not a JSON number")
 
 
 def _finite_float(text: str) -> float:

@@ -57,8 +57,10 @@ def _finite(name: str, column: pa.Array | pa.ChunkedArray) -> pa.Array | pa.Chun
     knob that was infinite has `LFU_HALF_LIFE`."""
     if not pa.types.is_floating(column.type) or pc.all(pc.is_finite(column)).as_py() in (True, None):
         return column
-    other = LFU_HALF_LIFE if name == "evict_half_life" else None
-    return pc.if_else(pc.is_finite(column), column, pa.scalar(other, column.type))
+    other = pa.nulls(len(column), column.type)
+    if name == "evict_half_life":
+        other = pc.if_else(pc.equal(column, float("inf")), pa.scalar(LFU_HALF_LIFE, column.type), other)
+    return pc.if_else(pc.is_finite(column), column, other)
 
 
 def _removed_knobs(table: pa.Table) -> pa.Array:

@@ -64,7 +64,7 @@ def test_a_good_answer_is_taken_and_the_state_says_all_that_is_needed() -> None:
     ("code", "line"),
     [
         ("print('let me think')", "proposer: the answer is not JSON (Expecting value: line 1 column 1 (char 0)): let me"),
-        ("print('{\"settings\": NaN}')", "proposer: the answer is not JSON (NaN is not a JSON number)"),
+        ("print('{\"settings\": NaN}')", "proposer: the answer is not JSON (settings: NaN is not a JSON number)"),
         ("print([1])", "proposer: the answer is a list; give an object"),
         ("raise SystemExit('no key for the model')", "proposer: exit status 1: no key for the model"),
         ("import sys\nwhile True: sys.stdout.write('x' * 1_000_000)", "proposer: more than 1,000,000 bytes of output"),

@@ -8,13 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from stored import row
 
+from engine.errors import FigureError
 from harness import ResultsError
 from harness.results import writing
-from harness.results.parquet import part_path
+from harness.results.columns import COLUMNS, row_to_json
+from harness.results.parquet import SCHEMA, part_path, write_table
 from harness.results.rows import read_rows, read_tokens, read_trials
 from harness.results.writing import compact, refresh, set_damaged_aside, write_row, write_tokens
 
@@ -144,3 +147,23 @@ def test_tokens_whose_row_was_never_written_are_dropped(tmp_path: Path) -> None:
     compact(tmp_path)
     assert not list((tmp_path / "tokens").iterdir())
     assert set(read_tokens(tmp_path)["row_id"]) == set(pd.read_parquet(tmp_path / "tokens.parquet")["row_id"]) == {"id-0-0"}
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_no_row_and_no_token_has_a_figure_that_is_not_finite(tmp_path: Path, bad: float) -> None:
+    """Every float column is refused when a row is written, and null when it is read from a file of another writer."""
+    floats = [c.name for c in COLUMNS if c.kind == "float"]
+    for name in floats:
+        with pytest.raises(FigureError, match=f"^{name} of trial 1, run 0 is"):
+            write_row(tmp_path, row(1, **{name: bad}))
+        with pytest.raises(FigureError, match=name):
+            row_to_json(row(1, **{name: bad}))
+    with pytest.raises(FigureError, match="token times of trial 1, run 0"):
+        write_tokens(tmp_path, "id-1-0", 1, 0, [1.0, bad])
+    assert not list(tmp_path.rglob("*.parquet"))
+    table = pa.Table.from_pylist([row(1) | dict.fromkeys(floats, bad), row(2)], schema=SCHEMA)
+    write_table(tmp_path / "trials.parquet", table)
+    first = read_rows(tmp_path)[0]
+    assert {name: first[name] for name in floats} == dict.fromkeys(floats) | {
+        "evict_half_life": 1e9 if bad == float("inf") else None
+    }
