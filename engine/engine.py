@@ -29,6 +29,7 @@ from engine.generation.sampling import Sampling
 from engine.knobs import CACHE_DEPENDENT, GB, Knobs
 from engine.measure.judge import Judge
 from engine.measure.measurement import Measurement
+from engine.measure.not_finite import LogitsError
 from engine.measure.protocol import Protocol
 from engine.measure.timed_pass import Scored, timed_pass
 from engine.model.backend import backend, compute_dtype
@@ -163,7 +164,7 @@ class Engine:
         self.page_cached_before = page_cached_before
         self.decoded = Stats()
         self.passes = Passes(model, layers, state, top_k=checkpoint.top_k, reset_first=bool(self.depends_on_cache))
-        self.forward = Forward(model, self.passes, chunk=knobs.prefill_chunk)
+        self.forward = Forward(model, self.passes, knobs, name=checkpoint.name, in_order=windows is None)
         self.stats = self.passes.stats
         self.warm = KeepWarm(mx.default_device()) if knobs.gpu_keep_warm else None
         if self.warm is not None:
@@ -265,14 +266,13 @@ class Engine:
                 f"timed_tokens={protocol.timed_tokens} is above the {most} tokens of all continuations; "
                 "lower it, or leave it unset to time them all"
             )
-        measured, self.decoded = timed_pass(
-            self.teacher_forced(judge, protocol),
-            self.stats,
-            weight_files(self.checkpoint.path),
-            timed_tokens=protocol.timed_tokens or most,
-            score=protocol.score,
-            keep_going=keep_going,
-        )
+        try:
+            measured, self.decoded = timed_pass(
+                self.teacher_forced(judge, protocol), self.stats, weight_files(self.checkpoint.path),
+                timed_tokens=protocol.timed_tokens or most, score=protocol.score, keep_going=keep_going,
+            )  # fmt: skip
+        except LogitsError as e:
+            raise self.explained(e, judge) from e
         experts = sum(layer.experts for layer in self.checkpoint.layers)
         slots = sum(pool.table.slots for layer in self.layers for pool in layer.cache.pools) if self.layers else experts
         return dataclasses.replace(
@@ -287,6 +287,10 @@ class Engine:
             eval_fingerprint=judge.fingerprint,
             mode=self.mode,
         )
+
+    def explained(self, error: LogitsError, judge: Judge) -> LogitsError:
+        """An error with the first layer whose output for the evaluation texts is not finite, and a remedy."""
+        return self.forward.explained(error, [[*prompt, *continuation] for prompt, continuation in self._tokens_of(judge)])
 
     def continuation_tokens(self, judge: Judge) -> int:
         """Return the number of tokens to decode in all continuations. Raises `JudgeError` for too short a text."""

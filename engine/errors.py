@@ -24,6 +24,10 @@ class JudgeError(HeadraceError):
     """Evaluation texts that cannot be read or are too short to measure with."""
 
 
+class FigureError(HeadraceError, ValueError):
+    """A figure that is not finite, or logits that are not; names the figure and what it is a figure of."""
+
+
 class ReadError(HeadraceError):
     """An expert that could not be read; names file, layer and expert. No logits are computed from it."""
 

@@ -69,7 +69,7 @@ class Knobs:
     cache_gb: float | None = knob(
         None, "memory for routed experts, in 10^9 bytes; unset: all experts resident, no streaming", unit="GB")
     evict_half_life: float = knob(
-        16.0, "eviction: half-life of an expert's use count, in tokens; near 0 is LRU, infinity is LFU", unit="tokens",
+        16.0, "eviction: half-life of an expert's use count, in tokens; near 0 is LRU, 1e9 is LFU", unit="tokens",
         needs=(needs.MISSES,))
     cache_layer_shape: float = knob(
         0.0, "tilt of the cache over the layers: the first gets 1 + this times the mean share, the last 1 - this",
@@ -142,7 +142,7 @@ class Knobs:
             object.__setattr__(self, f.name, _typed(f.name, str(f.type), getattr(self, f.name)))
         for name, above, most, remedy in (
             ("cache_gb", 0, math.inf, "give the memory for experts in GB, or unset it"),
-            ("evict_half_life", 0, math.inf, "give tokens; 8 to 32 suits real traces"),
+            ("evict_half_life", 0, math.inf, "give tokens; 8 to 32 suits real traces, 1e9 is LFU"),
             ("prefetch_depth", -1, 64, "1 or 2 layers are usual"),
             ("prefetch_width", 0, 8, "1 to 2 times top-k are usual"),
             ("sync_window", -2, 1 << 20, "give layers, all or auto"),
@@ -155,8 +155,8 @@ class Knobs:
             ("top_k", 0, math.inf, "half of the model's own number and more are usual"),
         ):
             value = getattr(self, name)
-            if value is not None and not above < value <= most:
-                limit = f"above {above:g}" + ("" if math.isinf(most) else f" and at most {most:g}")
+            if value is not None and not (above < value <= most and math.isfinite(value)):
+                limit = f"above {above:g} and " + ("finite" if math.isinf(most) else f"at most {most:g}")
                 raise KnobError(f"{name}={value:g} is out of range: it must be {limit}; {remedy}")
         for name, legal in (("io_mode", IO_MODES), ("prefetch", PREFETCH)):
             value = getattr(self, name)

@@ -42,7 +42,7 @@ class StudyConfig:
 @dataclass
 class BudgetConfig:
     trials: int = key(24, "trials that run over all starts of the command, besides reference, control and confirmation runs")
-    hours: float | None = key(None, "wall-clock limit of this start of the command, everything included; null: no limit")
+    hours: float | None = key(None, "hours awake of this start of the command, everything included; null: no limit")
     trial_timeout_s: float = key(120.0, "time limit of one run, s")
     hang_s: float | None = key(None, "end a run whose engine reported progress and then none for this long, s; null: never")
 

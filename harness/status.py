@@ -14,7 +14,6 @@ A study is a folder, or its name under results/. Exit status, the gravest of all
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import time
@@ -27,10 +26,12 @@ from rich.console import Console
 from engine import HeadraceError
 from engine.cli.program import guarded, make_parser
 from engine.setting.study_setting import BEST
+from engine.system.strict_json import from_json, to_json
 from harness import ResultsError
 from harness.analysis.counts import count
 from harness.analysis.pareto import front
 from harness.decisions.recommend import rules_of
+from harness.machine.clocks import awake, continuous
 from harness.machine.identity import boot_id
 from harness.machine.load import Meters
 from harness.machine.processes import alive
@@ -53,7 +54,7 @@ def status(folder: Path, meters: Meters | None = None) -> tuple[dict[str, Any], 
     state = _try(problems, lambda: read_state(folder)) or {}
     rows = _try(problems, lambda: read_rows(folder)) or []
     config = _try(problems, lambda: _config(folder)) or {}
-    now = time.time()
+    now = awake()
     fate = _fate(state, rows, config)
     guards = GuardsConfig(**config.get("guards", {}))
     meters = meters or Meters(os.getpid(), *([state["pid"]] if fate == RUNS else []))
@@ -64,7 +65,7 @@ def status(folder: Path, meters: Meters | None = None) -> tuple[dict[str, Any], 
         "message": _message(fate, state),
         "progress": progress_facts(state, rows, config, now, fate == RUNS),
         "now": current_run(state, now) if fate == RUNS else None,
-        "rows": row_facts(rows, now, state.get("started")),
+        "rows": row_facts(rows, _ended_s_ago(state), int(state.get("first_sequence") or 0)),
         "health": health(folder, guards, meters),
         "front": (_try(problems, lambda: len(front(frame(rows), **rules_of(folder)))) or 0) if rows else 0,
         "best": sorted(str(path) for path in (folder / BEST).glob("*.yaml")),
@@ -85,7 +86,7 @@ def _try(problems: list[str], read: Callable[[], T]) -> T | None:
 def _config(folder: Path) -> dict[str, Any]:
     path = folder / "manifest.json"
     try:
-        return dict(json.loads(path.read_text())["config"])
+        return dict(from_json(path.read_text())["config"])
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, KeyError, TypeError) as e:
@@ -103,6 +104,13 @@ def _fate(state: Row, rows: Sequence[Row], config: Row) -> str:
     except (KeyError, TypeError):
         return UNKNOWN
     return RUNS if here else GONE
+
+
+def _ended_s_ago(state: Row) -> float | None:
+    """Seconds since the last run of the last command ended; None if it ended on another machine or before a restart."""
+    ended = state.get("ended_s")
+    here = state.get("boot_id") is not None and state["boot_id"] == boot_id()
+    return max(0.0, continuous() - ended) if here and isinstance(ended, int | float) else None
 
 
 def _message(fate: str, state: Row) -> str | None:
@@ -134,7 +142,7 @@ def _run(arguments: list[str], program: str) -> int:
             console.clear()
         for i, (facts, rows) in enumerate(found):
             if given.json:
-                print(json.dumps(facts), flush=True)
+                print(to_json(facts), flush=True)
             else:
                 console.print(*([""] if i else []), end="")
                 show(console, facts, rows)

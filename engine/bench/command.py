@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from engine.cli.arguments.options import (
 from engine.cli.program import HelpFormatter, add_command, add_version, run_command
 from engine.errors import HeadraceError, did_you_mean
 from engine.knobs import LOSSY, WORDS, Knobs
+from engine.system.strict_json import to_json
 
 ABOUT = "Each benchmark prints its ceiling beside the measurement, and one JSON document as its last line."
 READS = ("read_threads", "read_block_kib", "io_mode", "ssd_gbps")  # knobs of reads alone
@@ -255,7 +255,7 @@ def _make(args: argparse.Namespace) -> None:
 
 
 def _print(result: dict[str, Any]) -> None:
-    print(json.dumps(result))
+    print(to_json(result))
 
 
 def _memory(args: argparse.Namespace) -> None:

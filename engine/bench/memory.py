@@ -3,7 +3,6 @@ limits of MLX's cache of freed buffers."""
 
 from __future__ import annotations
 
-import json
 import statistics
 import subprocess
 import sys
@@ -21,8 +20,9 @@ from engine.engine import load
 from engine.errors import HeadraceError
 from engine.knobs import GB, Knobs
 from engine.plan.footprint import footprint, weights_of
-from engine.system.child import child_environment
 from engine.system.memory import peak_memory_bytes
+from engine.system.strict_json import from_json, to_json
+from engine.system.user_cache import child_environment
 
 WITHIN = 0.1
 DECODED = 24  # tokens
@@ -113,7 +113,7 @@ def measure_peak(path: Path, given: dict[str, Any], context: int) -> dict[str, f
 
 
 def _in_its_own_process(path: Path, given: dict[str, Any], context: int) -> dict[str, float]:
-    request = json.dumps([str(path), given, context])
+    request = to_json([str(path), given, context])
     command = [sys.executable, "-m", "engine.bench.memory"]
     done = subprocess.run(
         command, input=request, capture_output=True, encoding="utf-8", env=child_environment(), check=False
@@ -121,9 +121,9 @@ def _in_its_own_process(path: Path, given: dict[str, Any], context: int) -> dict
     if done.returncode:
         last = (done.stderr.strip().splitlines() or [f"ended with {done.returncode}"])[-1]
         raise HeadraceError(f"bench memory: a setting could not be measured ({last}); try it with python -m engine measure")
-    return dict(json.loads(done.stdout.splitlines()[-1]))
+    return dict(from_json(done.stdout.splitlines()[-1]))
 
 
 if __name__ == "__main__":
-    where, its_knobs, tokens = json.loads(sys.stdin.read())
-    print(json.dumps(measure_peak(Path(where), its_knobs, tokens)))
+    where, its_knobs, tokens = from_json(sys.stdin.read())
+    print(to_json(measure_peak(Path(where), its_knobs, tokens)))

@@ -6,7 +6,6 @@ for a checkpoint of 1 T parameters in 200,000 tensors (Kimi K2.5's original).
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 import time
@@ -16,8 +15,9 @@ from typing import Any
 from engine.checkpoint.checkpoint import Checkpoint
 from engine.errors import HeadraceError
 from engine.knobs import GB, Knobs
-from engine.system.child import child_environment
 from engine.system.memory import peak_memory_bytes
+from engine.system.strict_json import from_json, to_json
+from engine.system.user_cache import child_environment
 
 BOUND_S, BOUND_GB = 15.0, 1.5
 
@@ -39,8 +39,8 @@ def bench_open(path: Path) -> dict[str, Any]:
 def _in_its_own_process(what: str, path: Path) -> dict[str, Any]:
     command = [sys.executable, "-m", "engine.bench.opening", what, str(path)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=child_environment(), check=False)
-    lines = done.stdout.splitlines() or [json.dumps({"error": f"opening {path} ended with status {done.returncode}"})]
-    answer = json.loads(lines[-1])
+    lines = done.stdout.splitlines() or [to_json({"error": f"opening {path} ended with status {done.returncode}"})]
+    answer = from_json(lines[-1])
     if "error" in answer:
         raise HeadraceError(answer["error"])
     return dict(answer)
@@ -82,6 +82,6 @@ def open_with_mlx_lm(path: Path) -> dict[str, Any]:
 
 if __name__ == "__main__":
     try:
-        print(json.dumps({"headrace": open_and_plan, "mlx_lm": open_with_mlx_lm}[sys.argv[1]](Path(sys.argv[2]))))
+        print(to_json({"headrace": open_and_plan, "mlx_lm": open_with_mlx_lm}[sys.argv[1]](Path(sys.argv[2]))))
     except HeadraceError as e:
-        print(json.dumps({"error": str(e)}))
+        print(to_json({"error": str(e)}))

@@ -6,7 +6,6 @@ read from the page cache and write until the disk has everything. Packing speed 
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import tempfile
@@ -28,6 +27,7 @@ from engine.packing.files import COPY_BYTES
 from engine.packing.pack import pack_store
 from engine.packing.verify import verify_store
 from engine.plan.footprint import weights_of
+from engine.system.strict_json import to_json
 
 from .contender import Contender, in_turns, ratios, spread
 
@@ -126,8 +126,8 @@ def _synthetic(path: Path, what: str, nbytes: int) -> Path:
                 }  # fmt: skip
                 contents.append((tensor, dtype, length))
     path.mkdir()
-    (path / "config.json").write_text(json.dumps(config))
-    encoded = json.dumps(header).encode()
+    (path / "config.json").write_text(to_json(config))
+    encoded = to_json(header).encode()
     rng = np.random.default_rng(0)
     with open(path / "model.safetensors", "wb") as f:
         f.write(len(encoded).to_bytes(8, "little") + encoded)

@@ -8,7 +8,6 @@ Python, the libraries, the threads and the device's context.
 
 from __future__ import annotations
 
-import json
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from engine.knobs import GB, Knobs
 from engine.measure.judge import Judge
 from engine.plan.process import process_file
 from engine.system.memory import peak_memory_bytes
+from engine.system.strict_json import to_json
 from engine.system.user_cache import store_in_cache
 
 CONFIG = {
@@ -42,14 +42,14 @@ def write_model(folder: Path) -> None:
     parameters: Any = tree_flatten(model.parameters())
     weights = {name: value.astype(mx.bfloat16) for name, value in parameters}
     mx.save_safetensors(str(folder / "model.safetensors"), weights, metadata={"format": "mlx"})
-    (folder / "config.json").write_text(json.dumps(CONFIG), encoding="utf-8")
+    (folder / "config.json").write_text(to_json(CONFIG), encoding="utf-8")
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(models.BPE({char: number for number, char in enumerate(alphabet)}, []))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.save(str(folder / "tokenizer.json"))
     described = {"tokenizer_class": "PreTrainedTokenizerFast"}
-    (folder / "tokenizer_config.json").write_text(json.dumps(described), encoding="utf-8")
+    (folder / "tokenizer_config.json").write_text(to_json(described), encoding="utf-8")
 
 
 def measure_process() -> int:
@@ -63,4 +63,4 @@ def measure_process() -> int:
 
 if __name__ == "__main__":
     rounded = -(-measure_process() // STEP) * STEP
-    store_in_cache(process_file(), json.dumps({"bytes": rounded}).encode())
+    store_in_cache(process_file(), to_json({"bytes": rounded}).encode())

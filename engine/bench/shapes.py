@@ -6,7 +6,6 @@ keep activations of order 1. They are written layer by layer, in the layout of a
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from mlx.utils import tree_flatten
 from mlx_lm.utils import _get_classes
 
 from engine.errors import HeadraceError
+from engine.system.strict_json import to_json
 
 # Sizes as published in each model's config.json.
 SHAPES: dict[str, dict[str, Any]] = {
@@ -42,7 +42,7 @@ def make(shape: str, folder: Path) -> None:
     overrides = _quantize(model)
     config["quantization"] = {"group_size": GROUP_SIZE, "bits": BITS, "mode": "affine", **overrides}
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_text(json.dumps(config, indent=1))
+    (folder / "config.json").write_text(to_json(config, indent=1))
     flat: Any = tree_flatten(model.parameters())
     entries = {name: (_dtype(value), tuple(value.shape)) for name, value in flat}
     layers: dict[str, dict[str, tuple[str, tuple[int, ...]]]] = {}
@@ -84,7 +84,7 @@ def _write(file: Path, tensors: dict[str, tuple[str, tuple[int, ...]]], rng: np.
         size = int(np.prod(shape)) * (4 if dtype == "U32" else 2)
         header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [at, at + size]}
         at += size
-    encoded = json.dumps(header).encode()
+    encoded = to_json(header).encode()
     encoded += b" " * (-len(encoded) % 8)
     with open(file, "wb") as f:
         f.write(len(encoded).to_bytes(8, "little") + encoded)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import math
 import sys
 from collections.abc import Mapping, Sequence
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from engine.errors import HeadraceError
 from engine.knobs import GB, LOSSY, Knobs
 from engine.measure.protocol import Protocol
+from engine.system.strict_json import to_json
 
 from .arguments.opening import opened_tokenizer
 from .arguments.options import eval_texts_of, knobs_given, knobs_of, model_of, refuse_ignored, setting_of
@@ -73,7 +73,7 @@ def measure(args: argparse.Namespace) -> None:
         compared = compare(setting, measurement)
         _print_promise(setting, compared)
         figures["promised"] = as_dict(compared)
-    print(json.dumps(figures, indent=1))
+    print(to_json(figures, indent=1))
 
 
 def _print_promise(setting: Setting, compared: Mapping[str, Compared]) -> None:
@@ -126,7 +126,7 @@ def quality(args: argparse.Namespace) -> None:
         result = quality(engine, judge, reference, prompts)
     _print_quality(result)
     print(f"reference: {result.reference_mode}, {reference.origin}, {reference.nbytes / 1e6:.3g} MB in memory")
-    print(json.dumps({"quality": str(model), "knobs": knobs.as_dict(), **result.as_dict()}))
+    print(to_json({"quality": str(model), "knobs": knobs.as_dict(), **result.as_dict()}))
 
 
 def _print_quality(result: Quality) -> None:
@@ -161,7 +161,7 @@ def inspect(args: argparse.Namespace) -> None:
 
     if args.context < 1:
         raise HeadraceError(f"--context {args.context} is below 1; give the tokens of the longest text")
-    print(json.dumps(dataclasses.asdict(footprint(model_of(args), knobs_of(args), args.context)), indent=1))
+    print(to_json(dataclasses.asdict(footprint(model_of(args), knobs_of(args), args.context)), indent=1))
 
 
 def pack(args: argparse.Namespace) -> None:
@@ -229,7 +229,7 @@ def replay(args: argparse.Namespace) -> None:
         table.add_row(*(v if isinstance(v, str) else f"{v:.3f}" for v in row.values()))
     Console().print(table)
     print(f"share of the experts that the token before chose too: {overlap(trace):.3f}")
-    print(json.dumps({"replay": str(trace.path), "experts": experts, "overlap": overlap(trace), "rows": rows}))
+    print(to_json({"replay": str(trace.path), "experts": experts, "overlap": overlap(trace), "rows": rows}))
 
 
 def plan(args: argparse.Namespace) -> None:
@@ -261,7 +261,7 @@ def plan(args: argparse.Namespace) -> None:
     size = experts_gb(checkpoint, bits)
     print(f"{bits.average_bits:.4g} bits on average, {size:.4g} GB for all experts, plan {bits.fingerprint or 'uniform'}")
     result = {"average_bits": bits.average_bits, "all_experts_gb": size, "plan_fingerprint": bits.fingerprint}
-    print(json.dumps({"plan": str(checkpoint.path), **result, "knobs": {name: getattr(wanted, name) for name in LOSSY}}))
+    print(to_json({"plan": str(checkpoint.path), **result, "knobs": {name: getattr(wanted, name) for name in LOSSY}}))
 
 
 def knobs(args: argparse.Namespace) -> None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import io
-import json
 import sys
 import tempfile
 from pathlib import Path
@@ -30,6 +29,7 @@ from engine.plan.footprint import weights_of
 from engine.quality.json_prompts import JsonPrompts
 from engine.quality.reference import reference_file, reference_knobs, take_reference
 from engine.routing.profile import CALIBRATION, Profile, profile_file
+from engine.system.strict_json import from_json
 from engine.system.user_cache import store_in_cache
 from engine.tokenizer.open import open_tokenizer
 
@@ -103,7 +103,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m engine.cli.offline", description=str(__doc__).splitlines()[0])
     parser.add_argument("job", choices=("profile", "routing", "reference"))
     job = parser.parse_args(argv).job
-    return guarded(lambda: print(run(job, json.load(sys.stdin))))
+    return guarded(lambda: print(run(job, from_json(sys.stdin.read()))))
 
 
 if __name__ == "__main__":

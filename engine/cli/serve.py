@@ -7,7 +7,6 @@ python -m engine serve --model ~/models/Kimi-K2.5 --cache-gb 40 --port 8081
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 
 from engine.errors import HeadraceError
 from engine.serve.options import ServeOptions, short_name
+from engine.system.strict_json import from_json
 
 from .arguments.opening import add_trust_code, load_with_tokenizer
 from .arguments.options import add_knobs, add_model, add_setting, knobs_of, model_of, positive, setting_of
@@ -99,7 +99,7 @@ def options_of(args: argparse.Namespace) -> ServeOptions:
 
 
 def _object(text: str) -> dict[str, Any]:
-    value = json.loads(text)
+    value = from_json(text)
     if not isinstance(value, dict):
         raise argparse.ArgumentTypeError("it must be a JSON object")
     return value

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import signal
 import sys
 import threading
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from engine.errors import HeadraceError
 from engine.generation.sampling import Sampling
 from engine.knobs import GB
+from engine.system.strict_json import from_json
 
 from .arguments.opening import add_trust_code, load_with_tokenizer
 from .arguments.options import add_knobs, add_model, add_sampling, add_setting, knobs_of, model_of, sampling_of
@@ -110,7 +110,7 @@ def _not_empty(prompt: str) -> str:
 def json_object(text: str) -> dict[str, Any]:
     """An option's type that takes a JSON object."""
     try:
-        value = json.loads(text)
+        value = from_json(text)
     except ValueError as e:
         raise argparse.ArgumentTypeError(f"{text} is not JSON ({e})") from e
     if not isinstance(value, dict):

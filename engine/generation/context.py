@@ -15,6 +15,7 @@ from typing import Any
 import mlx.core as mx
 from mlx_lm.models.cache import make_prompt_cache, trim_prompt_cache
 
+from engine.measure.not_finite import LogitsError
 from engine.stats import Stats
 from engine.streaming.forward import Forward
 
@@ -84,6 +85,11 @@ class Context:
             logits = self._forward.decode(token, self._cache) if decoding else self._forward.logits([token], self._cache)
         self.tokens.append(token)
         return logits
+
+    def explained(self, error: LogitsError, ids: list[int]) -> LogitsError:
+        """An error with the first layer whose output for `ids` is not finite. The cache is forgotten."""
+        self.clear()
+        return self._forward.explained(error, [ids])
 
     @contextmanager
     def _undivided(self) -> Iterator[None]:

@@ -6,13 +6,15 @@ so there the first token would come a whole pass late. This loop yields first, a
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import mlx.core as mx
 
 from engine.errors import HeadraceError
+from engine.measure.not_finite import LogitsError
 
 from .context import Context
 from .prompts import refuse_too_long
@@ -32,8 +34,8 @@ class Generation:
 
     `context` may hold a beginning of the prompt already. `limit` is the model's longest context in tokens. `stopped` is
     called between two forward passes and ends the text by returning True. Raises `HeadraceError` for an empty prompt and for
-    one that the limit does not allow. The caller sets the seed, so that a conversation does not repeat its random numbers in
-    each turn.
+    one that the limit does not allow, and `LogitsError` at the first logits that are not finite. The caller sets the seed,
+    so that a conversation does not repeat its random numbers in each turn.
     """
 
     def __init__(
@@ -109,7 +111,13 @@ class Generation:
                 so_far = mx.array([*self.prompt, *self.tokens])
                 for process in processors:
                     logits = process(so_far, logits)
-            token = int(sampler(logits - mx.logsumexp(logits, axis=-1, keepdims=True))[0])
+            # Finite if and only if no logit is NaN or infinite and one is above minus infinity. It is computed anyway.
+            total = mx.logsumexp(logits, axis=-1, keepdims=True)
+            chosen = sampler(logits - total)[0]
+            mx.eval(chosen, total)
+            token, value = int(chosen), float(total.item())  # type: ignore[arg-type]
+            if not math.isfinite(value):
+                self._refuse()
             now = time.perf_counter()
             if self.first_token_s is None:
                 self.first_token_s = now - begin
@@ -126,6 +134,11 @@ class Generation:
                 self.finish = "interrupted"
                 return
             logits = self._context.logits(token, decoding=True)
+
+    def _refuse(self) -> NoReturn:
+        """Raise `FigureError` for logits that are not finite, with the first layer whose output is not."""
+        ids = [*self.prompt, *self.tokens]
+        raise self._context.explained(LogitsError(f"the logits after {len(ids)} tokens are not finite"), ids)
 
     def _add(self, piece: str) -> str:
         self.text += piece

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from engine.errors import JudgeError
+from engine.system.strict_json import to_json
 
 METRIC_VERSION = 1
 MIN_CHARS = 400
@@ -42,7 +42,7 @@ class Judge:
     def fingerprint(self) -> str:
         """16 hexadecimal digits of a hash over the texts and the version of the metric's code."""
         content = [METRIC_VERSION, *([t.prompt, t.continuation] for t in self.texts)]
-        return hashlib.sha256(json.dumps(content, ensure_ascii=False).encode()).hexdigest()[:16]
+        return hashlib.sha256(to_json(content, ensure_ascii=False).encode()).hexdigest()[:16]
 
     @classmethod
     def load(cls, path: str | Path) -> Judge:

@@ -10,9 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from engine.errors import HeadraceError, did_you_mean
+from engine.errors import FigureError, HeadraceError, did_you_mean
+from engine.system.strict_json import refuse_not_finite
 
 SPEED_NOISE = 0.10
+LARGEST_NLL = 700.0  # nats; exp of 709.8 is beyond a float
 
 
 def figure(
@@ -43,6 +45,8 @@ class Measurement:
 
     A token's wall time (`decode_ms_*`) is its forward pass. Its compute time is the wall time minus the waits for reads and
     for the routers' choices, and minus the time to bring experts to another width.
+
+    Every figure is finite or null: a measurement with another raises `FigureError`.
     """
 
     # fmt: off
@@ -145,6 +149,9 @@ class Measurement:
     token_ms: tuple[float, ...] | None = None  # wall time of each timed token, scoring it included
     ended_early: bool = False  # `keep_going` returned False
 
+    def __post_init__(self) -> None:
+        refuse_not_finite(vars(self), "this measurement", "the checkpoint, a lossy knob or the engine is broken")
+
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> Measurement:
         """Return a measurement from names and values, such as an engine adapter's output.
@@ -194,7 +201,13 @@ def perplexity(nll: np.ndarray) -> tuple[float, float]:
     """Return exp(mean) of the tokens' negative log-likelihoods [tokens, at least 2], nats, and its standard error.
 
     The error of the mean is propagated through exp to first order. It treats tokens as independent. Tokens of one text are
-    not, so it is too small rather than too large.
+    not, so it is too small rather than too large. Raises `FigureError` for a mean whose exp is not finite.
     """
-    value = float(np.exp(nll.mean()))
+    mean = float(nll.mean())
+    if not mean < LARGEST_NLL:
+        raise FigureError(
+            f"perplexity is not finite: the mean nll of {len(nll)} tokens is {mean:.4g} nats; the checkpoint is broken, or "
+            "a lossy knob is far too strong"
+        )
+    value = math.exp(mean)
     return value, value * float(nll.std(ddof=1)) / math.sqrt(len(nll))

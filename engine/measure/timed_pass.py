@@ -17,6 +17,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
+from engine.errors import FigureError
 from engine.knobs import GB
 from engine.model.backend import backend, device_name
 from engine.stats import Stats
@@ -26,6 +27,7 @@ from engine.system.meters.energy import Energy, energy
 from engine.system.page_cache import cached_share
 
 from .measurement import Measurement, perplexity
+from .not_finite import check_nll
 from .read_source import source_of
 
 Scored = Iterator[tuple[mx.array, list[int]]]  # logits, float32 [tokens, vocab], and the tokens that follow
@@ -61,7 +63,7 @@ def timed_pass(
     The clock covers the first `timed_tokens` decoded tokens. Every token after a text's first is scored; speed and counters
     cover the decoding of the timed tokens only. With `score` the rest of the texts follows without a clock and gives
     perplexity. `stats` are the engine's counters, which the passes advance; `files` hold its weights. Fields that only the
-    engine knows (slots, bits, mode, judge) are null.
+    engine knows (slots, bits, mode, judge) are null. Raises `FigureError` at the first logits that are not finite.
     """
     at_start = machine_state()
     stats.reset()
@@ -77,12 +79,12 @@ def timed_pass(
     if score and not timed.ended_early:
         left = itertools.chain.from_iterable(itertools.chain(*passes) for passes in texts)
         rest = itertools.chain(timed.rest, left)
-        terms = np.concatenate([nll, *(token_nll(logits, targets) for logits, targets in rest)])
+        terms = np.concatenate([nll, *(check_nll(token_nll(*step), "an untimed token") for step in rest)])
         value, error = perplexity(terms)
         quality = {"perplexity": value, "perplexity_se": error, "nll": float(terms.mean()), "scored_tokens": len(terms)}
     measurement = Measurement(
-        decode_tok_s=1e3 * decoded.tokens / sum(timed.token_ms),
-        prefill_tok_s=1e3 * timed.prefilled / sum(timed.prefill_ms),
+        decode_tok_s=_per_s(decoded.tokens, timed.token_ms, "decode_tok_s"),
+        prefill_tok_s=_per_s(timed.prefilled, timed.prefill_ms, "prefill_tok_s"),
         decode_tokens=decoded.tokens,
         timed_nll=float(nll.mean()),
         ttft_ms=statistics.median(timed.prefill_ms),
@@ -117,9 +119,10 @@ def _timed(texts: Iterator[tuple[Scored, Scored]], stats: Stats, timed_tokens: i
     timed = _Timed(stats.copy())
     for prompt, continuation in texts:
         before, begin = stats.tokens, time.perf_counter()
-        timed.nll += [token_nll(logits, targets) for logits, targets in prompt]
+        found = [token_nll(logits, targets) for logits, targets in prompt]
         timed.prefill_ms.append((time.perf_counter() - begin) * 1e3)
         timed.prefilled += stats.tokens - before
+        timed.nll += [check_nll(nll, f"a prompt of {stats.tokens - before} tokens") for nll in found]
         counted = stats.copy()
         timed.disk_read -= disk_bytes_read() or 0
         counters = energy()
@@ -128,8 +131,9 @@ def _timed(texts: Iterator[tuple[Scored, Scored]], stats: Stats, timed_tokens: i
             step = next(continuation, None)
             if step is None:
                 break
-            timed.nll.append(token_nll(*step))
+            nll = token_nll(*step)
             timed.token_ms.append((time.perf_counter() - begin) * 1e3)
+            timed.nll.append(check_nll(nll, f"timed token {len(timed.token_ms)}"))
             timed.ended_early = keep_going is not None and not keep_going(timed.token_ms)
         timed.disk_read += disk_bytes_read() or 0
         timed.energy_j = _added(timed.energy_j, counters, energy())
@@ -138,6 +142,13 @@ def _timed(texts: Iterator[tuple[Scored, Scored]], stats: Stats, timed_tokens: i
             timed.rest = continuation
             break
     return timed
+
+
+def _per_s(tokens: int, ms: Sequence[float], name: str) -> float:
+    """Tokens per second. Raises `FigureError` for tokens that took no time by the clock."""
+    if not sum(ms) > 0:
+        raise FigureError(f"{name} is not finite: {tokens} tokens took {sum(ms):g} ms by the clock; measure more tokens")
+    return 1e3 * tokens / sum(ms)
 
 
 def _added(joules: float | None, start: Energy | None, end: Energy | None) -> float | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import zlib
 from collections.abc import Callable, Iterable, Iterator
@@ -16,6 +15,7 @@ from engine.checkpoint.files.headers import Entry
 from engine.checkpoint.store.description import NAME
 from engine.errors import CheckpointError
 from engine.system import atomic
+from engine.system.strict_json import to_json
 
 INDEX = "model.safetensors.index.json"
 CHECKSUMS = "crc32"  # key in the index: checksum by shard
@@ -46,13 +46,13 @@ def copy_rest(source: Checkpoint, store: Path, tensors: dict[str, Entry]) -> Non
             header[name] = {"dtype": entry.dtype, "shape": entry.shape, "data_offsets": [at, at + entry.nbytes]}
             at += entry.nbytes
             index[name] = file.name
-        encoded = json.dumps({"__metadata__": {"format": "mlx"}, **header}).encode()
+        encoded = to_json({"__metadata__": {"format": "mlx"}, **header}).encode()
         encoded = encoded.ljust(-(-len(encoded) // 8) * 8)
         parts = _shard_bytes(source.files, len(encoded).to_bytes(8, "little") + encoded, shard)
         checksums[file.name] = write_whole(file, parts)
     size = sum(entry.nbytes for entry in tensors.values())
     content = {"metadata": {"total_size": size, CHECKSUMS: checksums}, "weight_map": index}
-    write_whole(store / INDEX, [json.dumps(content, indent=1).encode()])
+    write_whole(store / INDEX, [to_json(content, indent=1).encode()])
 
 
 def _shard_bytes(files: tuple[Path, ...], header: bytes, tensors: dict[str, Entry]) -> Iterator[bytes | memoryview]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import os
 import zlib
 from concurrent.futures import ThreadPoolExecutor
@@ -11,6 +10,7 @@ from pathlib import Path
 
 from engine.checkpoint.checkpoint import Checkpoint
 from engine.errors import CheckpointError, first_line
+from engine.system.strict_json import from_json
 
 from .files import CHECKSUMS, COPY_BYTES, INDEX, Progress
 
@@ -47,7 +47,7 @@ def _shard_checksums(store: Checkpoint) -> dict[str, int]:
     """CRC-32 of each shard of resident tensors, by file name."""
     index = store.path / INDEX
     try:
-        found: dict[str, int] = json.loads(index.read_text(encoding="utf-8"))["metadata"][CHECKSUMS]
+        found: dict[str, int] = from_json(index.read_text(encoding="utf-8"))["metadata"][CHECKSUMS]
         if set(found) != {file.name for file in store.path.glob("model*.safetensors")}:
             raise ValueError("it lists other files")
     except (OSError, ValueError, KeyError, TypeError) as e:

@@ -7,7 +7,6 @@ plan's own fingerprint, which detects a damaged file.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from engine.checkpoint.fingerprint import another
 from engine.errors import HeadraceError, KnobError, first_line
 from engine.knobs import BITS, LOSSY, Knobs
 from engine.system import atomic
+from engine.system.strict_json import to_json
 
 from .bits import BitsPlan, weights_of, widths
 
@@ -39,7 +39,7 @@ def save_plan(path: str | Path, plan: BitsPlan, checkpoint: Checkpoint, knobs: K
     }  # fmt: skip
     metadata = {
         "format": FORMAT, "model": checkpoint.name, "model_fingerprint": checkpoint.fingerprint,
-        "knobs": json.dumps({name: getattr(knobs, name) for name in LOSSY}), "routing": routing or "",
+        "knobs": to_json({name: getattr(knobs, name) for name in LOSSY}), "routing": routing or "",
         "plan_fingerprint": plan.digest,
     }  # fmt: skip
     try:

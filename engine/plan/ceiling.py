@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import json
 from importlib.metadata import version
 from pathlib import Path
 
@@ -27,6 +26,7 @@ from engine.measure.protocol import Protocol
 from engine.model.backend import compute_dtype
 from engine.routing.belady import belady_misses
 from engine.routing.profile import routing_profile
+from engine.system.strict_json import to_json
 from engine.system.user_cache import cached_file, compute_apart
 
 from .banks import plan_banks
@@ -100,7 +100,7 @@ def routing_file(checkpoint: Checkpoint, judge: Judge, protocol: Protocol) -> Pa
     """Return the path in the cache folder for the routing of this checkpoint on the timed tokens."""
     identity = [FORMAT, judge.fingerprint, protocol.timed_tokens, f"{compute_dtype()} {mx.default_device()}",
                 version("mlx"), version("mlx-lm")]  # fmt: skip
-    digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
+    digest = hashlib.sha256(to_json(identity).encode()).hexdigest()[:16]
     return cached_file(f"judged-{checkpoint.fingerprint}-{digest}.npz")
 
 
@@ -117,7 +117,7 @@ def _routing(file: Path, checkpoint: Checkpoint, judge: Judge, protocol: Protoco
                 "texts": judge.as_lists(),
                 "timed_tokens": protocol.timed_tokens,
             }
-            compute_apart("the routing that a ceiling needs", "engine.cli.offline", "routing", given=json.dumps(request))
+            compute_apart("the routing that a ceiling needs", "engine.cli.offline", "routing", given=to_json(request))
         try:
             with np.load(file) as arrays:
                 _read[file] = Routing(arrays["experts"], arrays["texts"])

@@ -9,13 +9,13 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
-import json
 import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from engine.errors import HeadraceError
 from engine.model.backend import backend
+from engine.system.strict_json import from_json, to_json
 from engine.system.user_cache import cached_file, compute_apart
 
 PACKAGES = ("mlx", "mlx-lm", "numpy", "tokenizers", "transformers")
@@ -31,7 +31,7 @@ def process_bytes() -> int:
         with contextlib.suppress(HeadraceError):
             compute_apart("the memory of a run's process", "engine.bench.process")
     try:
-        return int(json.loads(file.read_text(encoding="utf-8"))["bytes"])
+        return int(from_json(file.read_text(encoding="utf-8"))["bytes"])
     except (OSError, ValueError, KeyError, TypeError):
         return MEASURED_BYTES
 
@@ -42,7 +42,7 @@ def process_file() -> Path:
     for package in PACKAGES:
         with contextlib.suppress(PackageNotFoundError):
             known.append(f"{package} {version(package)}")
-    digest = hashlib.sha256(json.dumps(known).encode()).hexdigest()[:16]
+    digest = hashlib.sha256(to_json(known).encode()).hexdigest()[:16]
     return cached_file(f"process-{digest}.json")
 
 

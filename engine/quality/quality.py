@@ -15,7 +15,6 @@ effect depends on the cache has the same effect in both.
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -26,6 +25,7 @@ from engine.engine import Engine
 from engine.errors import HeadraceError
 from engine.measure.judge import Judge
 from engine.measure.measurement import perplexity
+from engine.system.strict_json import from_json, refuse_not_finite
 
 from .json_prompts import JsonPrompts
 from .reference import Reference, scored_rows
@@ -58,6 +58,10 @@ class Quality:
     prompts: str | None  # fingerprint of the JSON prompts
     mode: str
 
+    def __post_init__(self) -> None:
+        """Raise `FigureError` for a figure that is not finite."""
+        refuse_not_finite(vars(self), "the quality of this model", "the reference or this model is broken")
+
     def as_dict(self) -> dict[str, Any]:
         """Return name -> value, JSON-ready."""
         return dataclasses.asdict(self)
@@ -69,7 +73,7 @@ def quality(engine: Engine, judge: Judge, reference: Reference, prompts: JsonPro
     Use a freshly loaded engine: lossy knobs that depend on the cache are affected by earlier computation. Raises
     `HeadraceError` if the reference belongs to other texts, another vocabulary or other prompts.
     """
-    identity = json.loads(reference.identity)
+    identity = from_json(reference.identity)
     fingerprint = prompts.fingerprint if prompts else None
     if (identity["judge"], identity["prompts"]) != (judge.fingerprint, fingerprint):
         raise HeadraceError("the reference belongs to other texts or JSON prompts; get it with reference_for")

@@ -11,7 +11,6 @@ import dataclasses
 import hashlib
 import io
 import itertools
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -24,10 +23,12 @@ from engine.engine import Engine
 from engine.errors import HeadraceError
 from engine.knobs import GB, Knobs
 from engine.measure.judge import Judge
+from engine.measure.not_finite import LogitsError
 from engine.measure.timed_pass import token_nll
 from engine.model.backend import backend, compute_dtype
 from engine.plan.footprint import weights_of
 from engine.system.memory import memory_bytes
+from engine.system.strict_json import to_json
 from engine.system.user_cache import cached_file, compute_apart
 
 from .divergence import MOST, TAIL, bounds, likeliest, log_bucket
@@ -96,15 +97,13 @@ class Reference:
 def scored_rows(engine: Engine, judge: Judge) -> Iterator[tuple[np.ndarray, int, float]]:
     """Yield every scored token in the order of `Engine.measure`: the logits before it, float64 [vocab], its id and its nll.
 
-    The negative log-likelihood is in nats. Raises `HeadraceError` for logits that are not finite.
+    The negative log-likelihood is in nats. Raises `LogitsError` for logits that are not finite.
     """
     for passes in engine.teacher_forced(judge):
         for logits, targets in itertools.chain(*passes):
             for row, target, nll in zip(np.asarray(logits), targets, token_nll(logits, targets), strict=True):
                 if not np.isfinite(row).all():
-                    raise HeadraceError(
-                        f"{engine.checkpoint.path}: its logits are not finite with these knobs; try other knobs"
-                    )
+                    raise engine.explained(LogitsError("the logits of a scored token are not finite"), judge)
                 yield row.astype(np.float64), target, float(nll)
 
 
@@ -162,7 +161,7 @@ def compute_reference(checkpoint: Checkpoint, judge: Judge, prompts: JsonPrompts
         "texts": judge.as_lists(),
         "prompts": [prompts.max_tokens, prompts.prompts] if prompts else None,
     }
-    compute_apart("the reference", "engine.cli.offline", "reference", given=json.dumps(request))
+    compute_apart("the reference", "engine.cli.offline", "reference", given=to_json(request))
 
 
 def reference_file(checkpoint: Checkpoint, judge: Judge, prompts: JsonPrompts | None = None) -> Path:
@@ -180,7 +179,7 @@ def reference_knobs(checkpoint: Checkpoint) -> Knobs:
 
 def _identity(checkpoint: Checkpoint, judge: Judge, prompts: JsonPrompts | None) -> str:
     """Return everything that the reference depends on, as JSON. The judge's fingerprint includes the metric's version."""
-    return json.dumps({
+    return to_json({
         "format": FORMAT, "tail": TAIL, "most": MOST, "model": checkpoint.fingerprint, "judge": judge.fingerprint,
         "prompts": prompts.fingerprint if prompts else None, "arithmetic": f"{compute_dtype()} {backend()}",
         "mlx": version("mlx"), "mlx_lm": version("mlx-lm"),

@@ -8,7 +8,6 @@ so that a measured run's memory does not include it. It does not depend on any l
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +15,7 @@ import numpy as np
 
 from engine.checkpoint.checkpoint import Checkpoint
 from engine.errors import HeadraceError, first_line
+from engine.system.strict_json import to_json
 from engine.system.user_cache import cached_file, compute_apart
 
 CALIBRATION = Path(__file__).with_name("calibration.txt")
@@ -77,7 +77,7 @@ def routing_profile(checkpoint: Checkpoint) -> Profile:
     if not file.exists():
         what = "the routing profile that cold_bits and pinned_share need"
         request = {"checkpoint": str(checkpoint.path), "trust_code": checkpoint.trust_code}
-        compute_apart(what, "engine.cli.offline", "profile", given=json.dumps(request))
+        compute_apart(what, "engine.cli.offline", "profile", given=to_json(request))
     try:
         with np.load(file) as arrays:
             return Profile(arrays["uses"])

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import json
 import signal
 import socket
 import socketserver
@@ -22,6 +21,7 @@ from engine.engine import Engine
 from engine.errors import HeadraceError, first_line
 from engine.generation.prompts import template_note
 from engine.knobs import GB
+from engine.system.strict_json import to_json
 
 from .api.handler import Handler
 from .api.service import Service
@@ -58,7 +58,7 @@ class HttpServer(ThreadingHTTPServer):
             super().process_request(request, client_address)
             return
         error = RequestError(503, f"{MOST_CONNECTIONS} connections are open; try again", code="too_many_connections")
-        body = json.dumps(error.as_dict()).encode()
+        body = to_json(error.as_dict()).encode()
         head = (
             "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nRetry-After: 5\r\nConnection: close\r\n"
         )

@@ -25,6 +25,7 @@ from engine.knobs import WORDS, Knobs, idle
 from engine.measure.measurement import Measurement
 from engine.measure.protocol import Protocol
 from engine.system.shipped import located
+from engine.system.strict_json import refuse_not_finite
 
 FORMAT = 1
 MOST_BYTES = 1_000_000  # of a setting file; another file of this size is not read
@@ -122,6 +123,7 @@ class Setting:
         for name in ORDER:
             if (value := getattr(self, name)) not in (None, "", {}) or name == "knobs":
                 content[name] = _plain(value)
+        refuse_not_finite(content, f"the setting {self.name}")
         body = yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120)
         return f"{HEAD}{_checksum(body)}\n{ADVICE}\n{body}"
 

@@ -6,26 +6,33 @@ Every pass is evaluated before it returns, so that no queued graph still reads a
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
 from mlx_lm.models.cache import make_prompt_cache
 
+from engine.knobs import Knobs
+from engine.measure.not_finite import LogitsError, explained, first_layer
 from engine.measure.timed_pass import Scored
 
 from .passes import Passes
 
 
 class Forward:
-    """Forward passes over one model. `chunk` is the number of a prompt's tokens in one pass."""
+    """Forward passes over one model. `chunk` is the number of a prompt's tokens in one pass.
 
-    def __init__(self, model: nn.Module, passes: Passes, *, chunk: int) -> None:
+    `name` and the lossy knobs are for the message of logits that are not finite. `in_order` says that a layer's output is
+    right when the layer returns, which it is not within a window of several layers.
+    """
+
+    def __init__(self, model: nn.Module, passes: Passes, knobs: Knobs, *, name: str, in_order: bool) -> None:
+        self._name, self._lossy, self._in_order = name, knobs.lossy, in_order
         self.model = model
         self.stats = passes.stats
         self._passes = passes
-        self.chunk = chunk
+        self.chunk = knobs.prefill_chunk
 
     def begin(self) -> None:
         """Start a text. The same tokens then give the same logits, whatever was computed before."""
@@ -55,6 +62,16 @@ class Forward:
         logits = self._passes.run(self.model, mx.array([ids]), cache, phase=phase)[0].astype(mx.float32)
         mx.eval(logits)
         return logits
+
+    def explained(self, error: LogitsError, texts: Iterable[list[int]]) -> LogitsError:
+        """An error with the first layer whose output for one of `texts` is not finite, and a remedy."""
+
+        def run() -> Iterator[mx.array]:
+            self.begin()
+            for ids in texts:
+                yield from self.prefill(ids, make_prompt_cache(self.model))
+
+        return explained(error, self._name, first_layer(self.model, run) if self._in_order else "", self._lossy)
 
     def teacher_forced(self, prompt: list[int], continuation: list[int]) -> tuple[Scored, Scored]:
         """Return the pass over a text's prompt, in chunks, and the one over its continuation, token by token.

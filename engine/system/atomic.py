@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import json
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+from .strict_json import to_json
 
 TEMPORARY = ".{}.tmp"  # pattern of a temporary file's name, by the file's name
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -67,7 +68,7 @@ def write_text(path: Path, content: str, *, durable: bool = True, concurrent: bo
 
 def write_json(path: Path, content: Mapping[str, Any], *, durable: bool = True, concurrent: bool = False) -> None:
     """Write a JSON file atomically. Raises `OSError`."""
-    write_text(path, json.dumps(content, indent=2), durable=durable, concurrent=concurrent)
+    write_text(path, to_json(content, indent=2), durable=durable, concurrent=concurrent)
 
 
 def sync_folder(folder: Path) -> None:

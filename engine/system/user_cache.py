@@ -16,8 +16,7 @@ from pathlib import Path
 from engine.errors import HeadraceError
 
 from . import atomic
-from .child import child_environment
-from .shipped import home
+from .shipped import PACKAGES, home
 
 
 def cached_file(name: str) -> Path:
@@ -55,3 +54,8 @@ def store_in_cache(file: Path, content: bytes) -> None:
         atomic.write_bytes(file, content, concurrent=True)
     except OSError as e:
         raise HeadraceError(atomic.cannot_write(file, e, "set XDG_CACHE_HOME to a writable folder")) from e
+
+
+def child_environment(**more: str) -> dict[str, str]:
+    """This process's environment with the packages' folder first on PYTHONPATH, and the variables in `more`."""
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [str(PACKAGES), os.environ.get("PYTHONPATH")])), **more}

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from harness.results.columns import NOT_RUN
 
+from .timeline import order
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -109,7 +111,7 @@ def left_s(rows: Sequence[Row], runs_left: int) -> float | None:
 
     It is based on the last `RECENT` runs, including the waits and sentinels between them.
     """
-    made = sorted((r for r in rows if r["status"] not in NOT_RUN and r["started_at"]), key=lambda r: r["started_at"])
+    made = sorted((r for r in rows if r["status"] not in NOT_RUN and r["started_at"]), key=order)
     recent = made[-RECENT:]
     counted = sum(not r["run"] or r["origin"] == "confirm" for r in recent)
     took = sum((r["wall_s"] or 0.0) + (r["waited_s"] or 0.0) for r in recent)

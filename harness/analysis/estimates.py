@@ -86,13 +86,21 @@ def suspects(df: pd.DataFrame) -> list[int]:
 
 
 def suspect_runs(df: pd.DataFrame) -> pd.Series:
-    """Which rows are suspect: marked so, or started between `drift_since` and the start of a sentinel run that drifted."""
+    """Which rows are suspect: marked so, or measured from the sentinel run before one that drifted up to that one.
+
+    The order is that of the sequence numbers; rows of older versions have times alone.
+    """
     import pandas as pd
 
     bad = df["suspect"].notna() if "suspect" in df else pd.Series(False, df.index)
     if "drift_since" in df:
         for sentinel in df[df["drift_since"].notna()].itertuples():
-            bad |= (df["machine"] == sentinel.machine) & df["started_at"].between(sentinel.drift_since, sentinel.started_at)
+            first, last = getattr(sentinel, "drift_sequence", None), getattr(sentinel, "sequence", None)
+            if pd.notna(first) and pd.notna(last):
+                between = df["sequence"].between(first, last)
+            else:
+                between = df["started_at"].between(sentinel.drift_since, sentinel.started_at)
+            bad |= (df["machine"] == sentinel.machine) & between
     return bad.astype(bool)
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from typing import Any
 
 from harness.results.columns import NOT_RUN, STATUSES
+
+from .timeline import order
 
 FAILED = tuple(s for s in STATUSES if s not in ("ok", "stopped", *NOT_RUN))
 VARIES = re.compile(  # parts that differ between two failures with one cause
@@ -25,15 +26,15 @@ def cause(row: Mapping[str, Any]) -> str:
     return f"{row['status']}: {reason}" if reason else str(row["status"])
 
 
-def streak(rows: Sequence[Mapping[str, Any]], since: datetime | None = None) -> tuple[int, str]:
+def streak(rows: Sequence[Mapping[str, Any]], since: int = 0) -> tuple[int, str]:
     """Number of the newest runs that failed in a row with one cause, and that cause; (0, "") if the last run succeeded.
 
-    `since`, the start of the command, excludes earlier runs, so that a search can be resumed once the cause is fixed. Rows
-    that were not run are ignored.
+    `since`, the sequence number of the command's first row, excludes earlier runs, so that a search can be resumed once the
+    cause is fixed. Rows that were not run are ignored.
     """
     ran = [r for r in rows if r["status"] not in NOT_RUN and r["started_at"] is not None]
-    ran = [r for r in ran if since is None or r["started_at"] >= since]
-    ran.sort(key=lambda r: r["started_at"], reverse=True)
+    ran = [r for r in ran if (r.get("sequence") or 0) >= since]
+    ran.sort(key=order, reverse=True)
     count, first = 0, ""
     for row in ran:
         if row["status"] not in FAILED or (count and cause(row) != first):

@@ -8,7 +8,6 @@ It uses the search's own `Proposals` on a SQLite file, with the rows of all tria
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import tempfile
 import time
@@ -21,6 +20,7 @@ from optuna.trial import create_trial
 
 from engine import Knobs
 from engine.cli.program import add_command
+from engine.system.strict_json import to_json
 from harness import ConfigError
 from harness.propose.ask_tell import Proposals, Search
 from harness.propose.bulk import replace_trials
@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> None:
                 table.add_row(str(count), name, *cells, f"{share:.2%}", f"{figures['open_s']:.1f}")
     Console().print(table)
     if args.json:
-        args.json.write_text(json.dumps(results, indent=1))
+        args.json.write_text(to_json(results, indent=1))
 
 
 def fill(folder: Path, count: int) -> list[dict[str, Any]]:

@@ -10,7 +10,6 @@ settings. One run in twenty is 30 % slower. Memory varies by 0.5 % from run to r
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
@@ -19,6 +18,7 @@ import numpy as np
 import pandas as pd
 
 from engine.cli.program import add_command
+from engine.system.strict_json import to_json
 from harness import ConfigError
 from harness.analysis.hypervolume import volume
 from harness.analysis.pareto import front, losses, nondominated
@@ -249,4 +249,4 @@ def run(args: argparse.Namespace) -> None:
             f"  {m['size']:9.1f} ({m['confirmed']:.1f})  {m['runs']:8.1f}",
             flush=True,
         )
-    print(json.dumps({k: {n: round(v, 4) for n, v in m.items()} for k, m in results.items()}))
+    print(to_json({k: {n: round(v, 4) for n, v in m.items()} for k, m in results.items()}))

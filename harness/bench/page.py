@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
-import json
 import tempfile
 import time
 from datetime import UTC, datetime, timedelta
@@ -22,6 +21,7 @@ import numpy as np
 
 from engine import Knobs
 from engine.cli.program import add_command
+from engine.system.strict_json import to_json
 from harness.results.columns import NAMES
 from harness.results.metrics import OBJECTIVES
 from harness.show.page.html import write_page
@@ -51,7 +51,7 @@ def run(arguments: argparse.Namespace) -> int:
         page = time.perf_counter() - begin
         size = path.stat().st_size / 1e6
     seconds = {"report_s": round(whole, 2), "page_s": round(page, 2)}
-    print(json.dumps({"trials": arguments.trials, **seconds, "page_mb": round(size, 2)}))
+    print(to_json({"trials": arguments.trials, **seconds, "page_mb": round(size, 2)}))
     return 0
 
 

@@ -11,7 +11,6 @@ as in the search, complete with the worst values seen and a violated constraint,
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import statistics
 import time
@@ -30,6 +29,7 @@ from optuna.trial import Trial, TrialState
 from engine.cli.program import add_command
 from engine.effective import effective
 from engine.errors import did_you_mean
+from engine.system.strict_json import to_json
 from harness import ConfigError
 from harness.analysis.pareto import nondominated
 from harness.propose.samplers import has_torch, is_random_control, sampler_for, seed_for
@@ -107,7 +107,7 @@ def run(args: argparse.Namespace) -> None:
     with ProcessPoolExecutor(args.jobs, mp_context=get_context("spawn")) as pool:
         results = list(pool.map(_search, *zip(*turns, strict=True)))
     if args.json:
-        args.json.write_text(json.dumps({"ideal": truth.ideal(limit), "noise": args.noise, "searches": results}, indent=1))
+        args.json.write_text(to_json({"ideal": truth.ideal(limit), "noise": args.noise, "searches": results}, indent=1))
     _print(results, args.trials, limit)
 
 

@@ -20,7 +20,7 @@ from typing import Any
 
 from engine import Knobs, Measurement
 from engine.cli.program import add_command
-from engine.system.child import child_environment
+from engine.system.user_cache import child_environment
 
 BAR = 3.6  # target for four workers, as a multiple of one worker's throughput
 WAIT = "HEADRACE_BENCH_WAIT_S"

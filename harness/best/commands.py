@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shlex
 from collections.abc import Mapping
@@ -13,6 +12,7 @@ from typing import Any
 from engine import Knobs
 from engine.effective import effective
 from engine.system.shipped import home, located
+from engine.system.strict_json import to_json
 from harness import ResultsError
 from harness.decisions.recommend import Choice
 from harness.results.rows import read_trials
@@ -87,7 +87,7 @@ def _foreign(folder: Path, facts: Facts, foreign: Mapping[str, str], knobs: Knob
     judge = os.path.relpath(folder / JUDGE)  # relative, because no shell expands `~` inside JSON or code
     if "command" in foreign:
         request = {"checkpoint": model, "judge": judge, "knobs": knobs.as_dict(), "protocol": facts.protocol}
-        return f"echo {shlex.quote(json.dumps(request))} | {foreign['command']}"
+        return f"echo {shlex.quote(to_json(request))} | {foreign['command']}"
     module, _, name = foreign["module"].partition(":")
     made = ", ".join(f"{n}={getattr(knobs, n)!r}" for n in knobs.set_names())
     load = f"{module}{'.' + name if name else ''}.load({model!r}, Knobs({made}))"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.system.shipped import ROOT, located, portable_path
+from engine.system.strict_json import from_json
 
 MODULE = re.compile(r"[\w.]+(:\w+)?")  # an engine in Python, as rows name it
 
@@ -41,7 +41,7 @@ class Facts:
 def facts_of(folder: Path) -> Facts:
     """The facts in a study's manifest; none without one."""
     try:
-        manifest = json.loads((folder / "manifest.json").read_text())
+        manifest = from_json((folder / "manifest.json").read_text())
         config = manifest["config"]
         return Facts(
             manifest.get("checkpoint") or _model(folder, str(config["model"]["path"])), config["engine"], config["protocol"],

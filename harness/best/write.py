@@ -11,10 +11,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from engine.setting.setting_file import is_as_written
-from engine.setting.study_setting import BEST
+from engine.setting.study_setting import BEST, ROWS, rows_digest
 from harness.analysis.pareto import Rows, analysed
 from harness.decisions.recommend import Choice, recommended, rules_of, wishes_of
 from harness.results.files import unwritable, write_text
+from harness.results.rows import read_table
 
 from .settings import RECOMMENDED, settings_of
 
@@ -24,6 +25,7 @@ def write_best(folder: Path, rows: Rows, choices: Sequence[Choice] | None = None
 
     choices: those of `recommended`, if they are at hand. Raises `ResultsError` if a file cannot be written.
     """
+    digest = rows_digest(folder)
     found = analysed(rows, **rules_of(folder))
     if choices is None:
         choices = recommended(found, **wishes_of(folder)) if len(found.df) else []
@@ -42,6 +44,11 @@ def write_best(folder: Path, rows: Rows, choices: Sequence[Choice] | None = None
         else:
             with contextlib.suppress(OSError):
                 path.unlink(missing_ok=True)
+    if settings and {*read_table(folder)["row_id"].to_pylist()} <= {*found.df["row_id"]}:
+        write_text(place / ROWS, digest)
+    else:  # no file is current, or a search has added rows meanwhile
+        with contextlib.suppress(OSError):
+            (place / ROWS).unlink(missing_ok=True)
     with contextlib.suppress(OSError):  # files are left, or there is no folder
         place.rmdir()
     return left

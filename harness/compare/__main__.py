@@ -16,7 +16,6 @@ status:
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Sequence
@@ -24,6 +23,7 @@ from collections.abc import Sequence
 from rich.console import Console
 
 from engine.cli.program import guarded, make_parser
+from engine.system.strict_json import to_json
 from harness.paths import find_study
 
 from .comparison import compare, document
@@ -52,7 +52,7 @@ def _compare(arguments: Sequence[str], program: str) -> int:
     found = compare([find_study(name) for name in given.studies], given.fail_on_regression)
     status = 1 if found.regressions else 0
     if given.json:
-        print(json.dumps({**document(found), "exit_status": status}, allow_nan=False, indent=2))
+        print(to_json({**document(found), "exit_status": status}, indent=2))
         if status:
             print("\n".join(regression_lines(found)), file=sys.stderr)
         return status

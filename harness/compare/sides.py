@@ -7,7 +7,6 @@ rule everywhere.
 from __future__ import annotations
 
 import functools
-import json
 import string
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from engine.system.strict_json import from_json
 from harness import ResultsError
 from harness.analysis.counts import count
 from harness.analysis.estimates import noise
@@ -156,7 +156,7 @@ def _manifest(folder: Path) -> dict[str, Any]:
     """The manifest of a study's folder; empty without one, as after a merge."""
     path = folder / "manifest.json"
     try:
-        found = json.loads(path.read_text())
+        found = from_json(path.read_text())
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as e:

@@ -11,6 +11,8 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from harness.analysis.timeline import order
+
 Row = Mapping[str, Any]
 SIGNIFICANT = 3.0  # standard deviations of a single run
 
@@ -25,16 +27,16 @@ def due(rows: Sequence[Row], trial: int | None, every: int) -> bool:
     """Whether at least `every` runs have ended on this machine since the last one of trial `trial`."""
     if not every or trial is None:
         return False
-    ran = sorted((r for r in rows if r["wall_s"]), key=lambda r: r["started_at"])
+    ran = sorted((r for r in rows if r["wall_s"]), key=order)
     since = next((i for i, r in enumerate(reversed(ran)) if r["trial"] == trial), len(ran))
     return since >= every
 
 
 def check_drift(row: dict[str, Any], rows: Sequence[Row], drift: float, noise: float) -> None:
-    """Set `drift` and `drift_since` in a sentinel's row.
+    """Set `drift`, `drift_since` and `drift_sequence` in a sentinel's row.
 
     `drift` is its speed divided by the median of earlier good sentinel runs on this machine. If it is off by more than the
-    limit `drift` and more than its noise allows, `drift_since` is the start of the sentinel run before.
+    limit `drift` and more than its noise allows, `drift_since` and `drift_sequence` are those of the sentinel run before.
     """
     before = [
         r for r in rows
@@ -44,10 +46,11 @@ def check_drift(row: dict[str, Any], rows: Sequence[Row], drift: float, noise: f
         return
     row["drift"] = row["decode_tok_s"] / statistics.median(r["decode_tok_s"] for r in before)
     if abs(math.log(row["drift"])) > max(math.log(1 + drift), SIGNIFICANT * noise):
-        row["drift_since"] = max(r["started_at"] for r in before)
+        last = max(before, key=order)
+        row["drift_since"], row["drift_sequence"] = last["started_at"], last["sequence"]
 
 
 def drifted(rows: Sequence[Row]) -> bool:
     """Whether the last sentinel run drifted, so that runs made now would be suspect too."""
     marks = [r for r in rows if r["drift"] is not None]
-    return bool(marks) and max(marks, key=lambda r: r["started_at"])["drift_since"] is not None
+    return bool(marks) and max(marks, key=order)["drift_since"] is not None

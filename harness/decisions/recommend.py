@@ -15,7 +15,6 @@ value in the space) and the `reference` (everything resident).
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +24,7 @@ import numpy as np
 
 from engine import Knobs
 from engine.knobs import LOSSY
+from engine.system.strict_json import from_json
 from harness.analysis.estimates import noise
 from harness.analysis.pareto import EQUAL, ERROR, RUNS, WITHIN, Analysis, Duels, Rows, analysed, measured, reference
 from harness.numerics.student_t import t_quantile
@@ -63,7 +63,7 @@ def wishes_of(folder: Path) -> dict[str, Any]:
 
 def _config(folder: Path, group: str, names: tuple[str, ...]) -> dict[str, Any]:
     try:
-        given = json.loads((folder / "manifest.json").read_text())["config"][group]
+        given = from_json((folder / "manifest.json").read_text())["config"][group]
         return {name: given[name] for name in names}
     except (OSError, ValueError, KeyError):
         return {}

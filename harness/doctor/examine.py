@@ -7,7 +7,6 @@ the time are named, with that reason.
 from __future__ import annotations
 
 import contextlib
-import json
 import queue
 import signal
 import subprocess
@@ -20,7 +19,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from engine.errors import HeadraceError
-from engine.system.child import child_environment
+from engine.system.strict_json import from_json
+from engine.system.user_cache import child_environment
 from harness.machine.processes import end_group
 
 from .check import FAILS, Check, Result
@@ -109,7 +109,7 @@ class _Worker:
             if not line:
                 self.reason = self._ended()
                 break
-            said: dict[str, Any] = json.loads(line)
+            said: dict[str, Any] = from_json(line)
             if "begin" in said:
                 begin, limit_s = time.monotonic(), listed[number].limit_s
                 continue

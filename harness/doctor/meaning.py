@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
+from engine.system.strict_json import to_json
 from harness.schema import DeviceConfig
 
 from .check import FAILS, NO_VALUE, WORKS, Check, Result
@@ -48,8 +48,8 @@ def document(results: Sequence[Result]) -> dict[str, Any]:
 def document_text(results: Sequence[Result]) -> str:
     """The document as JSON, with one line for each check."""
     whole = document(results)
-    lines = [json.dumps(check, allow_nan=False) for check in whole.pop("checks")]
-    head = json.dumps(whole, allow_nan=False)[:-1]
+    lines = [to_json(check) for check in whole.pop("checks")]
+    head = to_json(whole)[:-1]
     return head + ', "checks": [\n' + ",\n".join(lines) + "\n]}"
 
 

@@ -8,10 +8,11 @@ output goes to standard error.
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from pathlib import Path
+
+from engine.system.strict_json import to_json
 
 from . import calls, compute, disk, meters
 from .check import Check, Place
@@ -29,9 +30,9 @@ def main(folder: str, first: str) -> int:
     for number, check in enumerate(checks()):
         if number < int(first):
             continue
-        print(json.dumps({"begin": number}), file=out, flush=True)
+        print(to_json({"begin": number}), file=out, flush=True)
         result = check.result(Place(Path(folder)))
-        print(json.dumps(result.as_dict(), allow_nan=False), file=out, flush=True)
+        print(to_json(result.as_dict()), file=out, flush=True)
     return 0
 
 

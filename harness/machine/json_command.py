@@ -6,7 +6,6 @@ and errors of one line. Input and output go through temporary files, so neither 
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import subprocess
@@ -16,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import IO, Any
 
 from engine import HeadraceError
+from engine.system.strict_json import to_json
 from harness import ConfigError
 
 from .processes import end_group
@@ -55,7 +55,7 @@ def run_command(
     `CommandError`.
     """
     with tempfile.TemporaryFile() as stdin, tempfile.TemporaryFile() as stdout, tempfile.TemporaryFile() as stderr:
-        stdin.write(json.dumps(request, allow_nan=False).encode())
+        stdin.write(to_json(request).encode())
         stdin.seek(0)
         try:
             child = subprocess.Popen(

@@ -1,7 +1,8 @@
 """Guards of a run: the conditions before it, the observation during it, and the reasons that make its figures suspect.
 
 Before a run: free disk space, available memory, a cool machine on mains power, little load of other processes. During a
-run: load, heat, power source, swapping. A look takes half a second before a run; during it, a sample every two seconds.
+run: load, heat, power source, swapping, sleep. A look takes half a second before a run; during it, a sample every two
+seconds.
 
 Heat is judged by the thermal state and by the finer thermal pressure. Swap is judged by its rate and by how full it is:
 macOS can report a normal memory pressure while swap is full.
@@ -155,7 +156,7 @@ class Watch:
         if self._meters.now() >= self._next_state:
             self._take_state()
 
-    def end(self, figures: Mapping[str, Any]) -> dict[str, Any]:
+    def end(self, figures: Mapping[str, Any], slept_s: float = 0.0) -> dict[str, Any]:
         """The columns that describe the machine before, during and after the run, with `waited_s` and `suspect`.
 
         Call this after the run's process has ended. The engine's own `figures` of heat, power and swap take precedence,
@@ -168,6 +169,7 @@ class Watch:
         row |= {**self._quiet.seen.columns(), "waited_s": self._quiet.waited_s, "load_during": self._load.mean()}
         row |= {"run_swap_out_bytes": own["swap_out_bytes"], "swap_out_mb_s": self._swap_mb_s}
         reasons = [f"before: {self._quiet.reason}"] if self._quiet.reason else []
+        row["slept_s"] = slept_s
         reasons += suspicions(self._config, row, self._seen, self._meters.cores, self._meters.memory_gb)
         return {**row, "suspect": "; ".join(reasons) or None}
 
@@ -187,6 +189,8 @@ def suspicions(
 ) -> list[str]:
     """Why the figures of a run are suspect, from its row and the states `seen` during it."""
     reasons = []
+    if row.get("slept_s"):
+        reasons.append(f"sleep: the machine slept or stood still for {row['slept_s']:.0f} s")
     hot = [s for s in (row["thermal_state"], *(state.thermal_state for state in seen)) if s in HOT]
     if hot:
         reasons.append(f"heat: thermal state {max(hot, key=HOT.index)}")

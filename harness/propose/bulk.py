@@ -6,7 +6,6 @@ reader sees either the old trials or the new ones.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -16,6 +15,8 @@ import sqlalchemy
 from optuna.distributions import distribution_to_json
 from optuna.storages._rdb import models
 from optuna.trial import FrozenTrial
+
+from engine.system.strict_json import to_json
 
 TABLES: tuple[Any, ...] = (
     models.TrialParamModel,
@@ -57,7 +58,7 @@ def write_attributes(
             if given:
                 old = (model.trial_id == trial_id) & model.key.in_([*given])
                 connection.execute(sqlalchemy.delete(model.__table__).where(old))
-                lines = [{"trial_id": trial_id, "key": k, "value_json": json.dumps(v)} for k, v in given.items()]
+                lines = [{"trial_id": trial_id, "key": k, "value_json": to_json(v)} for k, v in given.items()]
                 connection.execute(sqlalchemy.insert(model.__table__), lines)
 
 
@@ -73,8 +74,8 @@ def _lines(trials: Sequence[FrozenTrial], ids: Mapping[int, int]) -> tuple[list[
             params.append({**of, "param_name": n, "param_value": d.to_internal_repr(v), "distribution_json": text})
         finite = models.TrialValueModel.TrialValueType.FINITE
         values += [{**of, "objective": i, "value": v, "value_type": finite} for i, v in enumerate(t.values or ())]
-        users += [{**of, "key": k, "value_json": json.dumps(v)} for k, v in t.user_attrs.items()]
-        systems += [{**of, "key": k, "value_json": json.dumps(v)} for k, v in t.system_attrs.items()]
+        users += [{**of, "key": k, "value_json": to_json(v)} for k, v in t.user_attrs.items()]
+        systems += [{**of, "key": k, "value_json": to_json(v)} for k, v in t.system_attrs.items()]
     return params, values, users, systems
 
 

@@ -7,14 +7,14 @@ with its reason. A command that fails, hangs or prints too much costs one line a
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from engine import Knobs
-from engine.errors import HeadraceError, did_you_mean
+from engine.errors import FigureError, HeadraceError, did_you_mean
+from engine.system.strict_json import from_json, to_json
 from harness import ConfigError
 from harness.machine.json_command import CommandError, one_line, run_command, split_command
 from harness.results.metrics import Direction
@@ -87,10 +87,10 @@ def ask_external(
         text = run_command(words, state, most_bytes=MOST_BYTES, timeout_s=timeout_s, interrupted=interrupted)
     except ConfigError as e:
         return Answer(refused=(str(e),))
-    except CommandError as e:
+    except (CommandError, FigureError) as e:
         return Answer(refused=(f"proposer: {e}",))
     try:
-        answer = json.loads(text, parse_constant=_refuse_constant)
+        answer = from_json(text)
     except (ValueError, RecursionError) as e:
         return Answer(refused=(f"proposer: the answer is not JSON ({one_line(e)}): {one_line(text)[:80]}",))
     return checked_answer(answer, space, legal)
@@ -118,7 +118,7 @@ def checked_answer(answer: Any, space: Space, legal: Legal) -> Answer:
         try:
             space, change = changed(space, {**raw, "evidence": evidence}, legal)
         except (HeadraceError, TypeError, ValueError) as e:
-            refused.append(f"proposer: change {one_line(json.dumps(raw))} is rejected: {one_line(e)}")
+            refused.append(f"proposer: change {one_line(to_json(raw))} is rejected: {one_line(e)}")
         else:
             changes.append(change)
     settings: dict[str, dict[str, Any]] = {}
@@ -126,7 +126,7 @@ def checked_answer(answer: Any, space: Space, legal: Legal) -> Answer:
         try:
             values = checked_setting(raw, space)
         except (HeadraceError, TypeError, ValueError) as e:
-            refused.append(f"proposer: setting {one_line(json.dumps(raw))} is rejected: {one_line(e)}")
+            refused.append(f"proposer: setting {one_line(to_json(raw))} is rejected: {one_line(e)}")
         else:
             settings[canonical(values)] = values
     return Answer(tuple(settings.values()), tuple(changes), one_line(answer.get("note") or ""), tuple(refused))
@@ -153,7 +153,3 @@ def checked_setting(raw: Mapping[str, Any], space: Space) -> dict[str, Any]:
     values = space.values(space.params(moving))
     Knobs.from_mapping(values)
     return values
-
-
-def _refuse_constant(word: str) -> None:
-    raise ValueError(f"{word} is not a JSON number")

@@ -12,7 +12,6 @@ hidden from the sampler, which would otherwise learn every constraint twice.
 from __future__ import annotations
 
 import copy
-import json
 import warnings
 from collections.abc import Container, Mapping, Sequence
 from typing import Any, cast
@@ -22,6 +21,7 @@ import sqlalchemy
 from optuna.distributions import BaseDistribution, CategoricalDistribution, distribution_to_json
 from optuna.trial import FrozenTrial, TrialState
 
+from engine.system.strict_json import from_json, to_json
 from harness.space.entry import Entry
 
 from .bulk import write_attributes
@@ -144,7 +144,7 @@ def _replace_indices(connection: sqlalchemy.Connection, study_id: int, entries: 
         connection.execute(sqlalchemy.text(change), {"new": new, "name": e.name, "study": study_id})
     enqueued = f"SELECT trial_id, value_json FROM trial_system_attributes WHERE key = 'fixed_params' AND {trials}"
     for trial_id, text in connection.execute(sqlalchemy.text(enqueued), {"study": study_id}).all():
-        fixed = json.loads(text)
+        fixed = from_json(text)
         fixed |= {e.name: e.decode(fixed[e.name]) for e in entries if e.name in fixed}
         change = "UPDATE trial_system_attributes SET value_json = :new WHERE key = 'fixed_params' AND trial_id = :trial"
-        connection.execute(sqlalchemy.text(change), {"new": json.dumps(fixed), "trial": trial_id})
+        connection.execute(sqlalchemy.text(change), {"new": to_json(fixed), "trial": trial_id})

@@ -17,7 +17,6 @@ All trials are replaced in one transaction.
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -36,6 +35,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from engine import Knobs
 from engine.effective import effective
 from engine.errors import first_line
+from engine.system.strict_json import to_json
 from harness import ResultsError
 from harness.analysis.pareto import Analysis, signs
 
@@ -145,7 +145,7 @@ def link_logs(folder: Path, trials: Sequence[FrozenTrial]) -> None:
             with contextlib.suppress(FileExistsError):
                 (links / name).symlink_to(Path("..", "logs", log.name))
             meta = {"artifact_id": name, "filename": log.name, "mimetype": "text/plain", "encoding": None}
-            trials[number].system_attrs = {**trials[number].system_attrs, f"artifacts:{name}": json.dumps(meta)}
+            trials[number].system_attrs = {**trials[number].system_attrs, f"artifacts:{name}": to_json(meta)}
 
 
 def _state(status: str, values: Sequence[float] | None) -> TrialState:

@@ -2,14 +2,15 @@
 
 Each machine proposes and reports its trials in the database and keeps its own rows in its own results folder. A reported
 trial carries its row, so all machines know all rows. During a trial its machine writes heartbeats. If they stop for
-`stale_s`, another machine ends the trial and measures its setting again. A machine compares heartbeats with each other only,
-because clocks of several machines differ. Time without a connection to the database does not count.
+`stale_s`, another machine ends the trial and measures its setting again. A heartbeat is a text that no other has, and a
+machine times with its own clock how long it stays the same, because clocks of several machines differ. Time without a
+connection to the database does not count.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
+import itertools
 import threading
 import time
 import uuid
@@ -21,6 +22,7 @@ import optuna
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
+from engine.system.strict_json import from_json, to_json
 from harness import ConfigError
 from harness.machine.identity import memory_gb
 from harness.results.columns import SCHEMA_VERSION, row_from_json, row_to_json
@@ -46,7 +48,7 @@ def identity_of(study: Study) -> dict[str, Any]:
     """The identity that all machines of a shared study must have."""
     own = study.identity()
     kind = {**own["machine"], "memory_gb": round(memory_gb()), "limit_gb": round(study.limit_gb)}
-    return json.loads(json.dumps({**own, "machine": kind, "schema_version": SCHEMA_VERSION, FORMAT: VALUES}))
+    return from_json(to_json({**own, "machine": kind, "schema_version": SCHEMA_VERSION, FORMAT: VALUES}))
 
 
 def settle_shared(storage: optuna.storages.RDBStorage, study: Study) -> None:
@@ -77,6 +79,7 @@ class Shared:
         self._study, self._storage, self._owner, self._stale_s = study, storage, owner, stale_s
         self._beats: dict[int, tuple[Any, float]] = {}  # Optuna's number -> last heartbeat, and when it was first seen
         self._rows: dict[int, Row] = {}  # by Optuna's number; -1 is the reference
+        self._session, self._count = uuid.uuid4().hex, itertools.count()
 
     @contextlib.contextmanager
     def beating(self, trial: int) -> Iterator[None]:
@@ -108,7 +111,7 @@ class Shared:
         if found is None:
             return False
         with contextlib.suppress(UpdateFinishedTrialError):
-            self._study._storage.set_trial_user_attr(found._trial_id, "beat", time.time())
+            self._study._storage.set_trial_user_attr(found._trial_id, "beat", f"{self._session}-{next(self._count)}")
             return True
         return False
 

@@ -8,7 +8,6 @@ Every file is written with this schema. Without it, a column that is null in the
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -17,6 +16,7 @@ from typing import Any
 import pyarrow as pa
 
 from engine import Knobs, Measurement
+from engine.system.strict_json import from_json, to_json
 
 SCHEMA_VERSION = 5
 # Status of a run. infeasible and dominated: pruned by arithmetic, so nothing ran; stopped: ended early because it is slow.
@@ -51,6 +51,10 @@ COLUMNS = (
     Column("row_id", "str", "", "identifier of the row, kept when rows are merged; derived in version 1"),
     Column("schema_version", "int", "", "version of the columns that the row was written with"),
     Column("headrace_version", "str", "", "version of headrace that wrote the row; null before version 4"),
+    Column(
+        "sequence", "int", "",
+        "number of the row in its results folder, from 1: the order of the runs; null in rows of older versions",
+    ),
     Column("trial", "int", "", "number of the setting in the study; 0 is the reference", null=False),
     Column("run", "int", "", "number of the measurement of this setting; 0 is the first"),
     Column("round", "int", "", "round of the search, from 1"),
@@ -69,9 +73,10 @@ COLUMNS = (
     Column("objectives", "str", "", "objectives of the study, comma-separated; null in version 1: the default three"),
     Column("feasible", "bool", "", "whether all constraints of the study hold; null without figures"),
     Column("violated", "str", "", "constraints that are violated"),
-    Column("suspect", "str", "", "why this run is unreliable: heat, swap, battery or load; drift is in the sentinel runs"),
+    Column("suspect", "str", "", "why this run is unreliable: heat, swap, battery, load, sleep; drift is in sentinel runs"),
     Column("drift", "float", "", "sentinel runs: speed divided by the median of the earlier sentinel runs"),
-    Column("drift_since", "time", "UTC", "sentinel runs that drifted: runs started after this time are suspect"),
+    Column("drift_since", "time", "UTC", "sentinel runs that drifted: start of the one before"),
+    Column("drift_sequence", "int", "", "sentinel runs that drifted: sequence of the one before; runs since are suspect"),
     Column("quality_from_trial", "int", "", "trial that the quality figures were copied from; null if measured in this run"),
     Column("score_s", "float", "s", "part of wall_s spent on quality alone, after the timed part"),
     Column("saved_s", "float", "s", "estimated time saved because the run was pruned, stopped early, or reused quality"),
@@ -98,8 +103,9 @@ COLUMNS = (
     Column("waited_s", "float", "s", "time spent waiting for the machine to be cool and idle before the run"),
     Column("predicted_peak_gb", "float", "GB", "peak memory of the process, predicted before the run (docs/memory.md)"),
     Column("seen_peak_gb", "float", "GB", "peak memory of the process as observed from outside, for every status"),
-    Column("wall_s", "float", "s", "duration of the run: start, load and measurement"),
-    Column("started_at", "time", "UTC", "start of the run"),
+    Column("wall_s", "float", "s", "duration of the run, awake: start, load and measurement"),
+    Column("slept_s", "float", "s", "time besides wall_s in which the machine slept or stood still during the run"),
+    Column("started_at", "time", "UTC", "start of the run: the wall clock at the session's start, plus time without jumps"),
     Column("study", "str", "", "name of the study"),
     Column("seed", "int", "", "seed of the study"),
     Column("sampler", "str", "", "sampler in use"),
@@ -142,12 +148,12 @@ def schema_of(columns: Sequence[Column]) -> pa.Schema:
 
 def row_to_json(row: Mapping[str, Any]) -> str:
     """A row as JSON without its nulls, for Optuna's storage."""
-    return json.dumps({k: v.isoformat() if isinstance(v, datetime) else v for k, v in row.items() if v is not None})
+    return to_json({k: v.isoformat() if isinstance(v, datetime) else v for k, v in row.items() if v is not None})
 
 
 def row_from_json(text: str) -> dict[str, Any]:
     """The row of `row_to_json`'s text, with all of `NAMES`."""
-    given = json.loads(text)
+    given = from_json(text)
     return {name: given.get(name) for name in NAMES} | {k: datetime.fromisoformat(given[k]) for k in TIMES if k in given}
 
 

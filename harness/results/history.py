@@ -40,6 +40,11 @@ class History:
         """The rows of this machine as a data frame."""
         return frame(self._own) if self._others else self.table
 
+    @property
+    def next_sequence(self) -> int:
+        """The sequence number of the next row of this machine. Rows of older versions have none and come first."""
+        return 1 + max([len(self._own), *(r["sequence"] or 0 for r in self._own)])
+
     def add(self, row: Row) -> None:
         """Add a row of this machine."""
         self._own = _sorted([*self._own, row])

@@ -104,12 +104,13 @@ def _models(rows: pa.Table, fingerprints: set[str]) -> list[str]:
 def _renumbered(sets: Sequence[pa.Table]) -> pa.Table:
     """All rows once, with one setting for each trial number and one row for each of its runs.
 
-    `quality_from_trial` gets the new number of its trial.
+    `quality_from_trial` gets the new number of its trial. The sequence numbers of a later set follow those before.
     """
     free = itertools.count(1 + max(pc.max(table["trial"]).as_py() for table in sets))
     trials: dict[str, int] = {}  # row_id -> trial number, of the rows merged so far
     settings: dict[int, tuple[object, ...]] = {}
     runs: dict[int, set[int]] = {}
+    ahead = 0  # sequence numbers of the sets so far
     merged = []
     for table in sets:
         rows = table.select(["row_id", "trial", "run", *SETTING]).to_pylist()
@@ -127,6 +128,9 @@ def _renumbered(sets: Sequence[pa.Table]) -> pa.Table:
             taken = runs.setdefault(number[row["trial"]], set())
             run[row["row_id"]] = row["run"] if row["run"] not in taken else 1 + max(taken)
             taken.add(run[row["row_id"]])
+        for name in ("sequence", "drift_sequence"):
+            table = _replaced(table, name, [None if v is None else v + ahead for v in table[name].to_pylist()])
+        ahead = max(ahead, pc.max(table["sequence"]).as_py() or 0)
         for name in ("trial", "quality_from_trial"):
             table = _replaced(table, name, [number.get(value, value) for value in table[name].to_pylist()])
         table = _replaced(table, "run", [run.get(row["row_id"], row["run"]) for row in rows])

@@ -28,6 +28,7 @@ NEUTRAL = {  # removed knob -> value without effect in versions 1 to 3; null has
     "prefetch_cap_mb": None, "bits_by": "expert", "gate_exponent": 0.0, "error_exponent": 0.0, "cold_lowbit": 0.0,
     "lowbit_share": 0.25,
 }  # fmt: skip
+LFU_HALF_LIFE = 1e9  # stands for a half-life that was infinite
 FILLED = {"run": 0, "round": 1}  # version 1 had one run a trial and one round
 SPEED_COLUMNS = ("decode_tok_s", "decode_tok_s_low", "decode_tok_s_high", "steady_tok_s")
 
@@ -48,7 +49,16 @@ def fill(table: pa.Table, schema: pa.Schema, version: int) -> pa.Table:
             columns[name] = pc.fill_null(columns[name], value)
     if columns["row_id"].null_count:
         columns["row_id"] = pc.coalesce(columns["row_id"], _row_ids(columns))
-    return pa.Table.from_arrays(list(columns.values()), schema=schema)
+    return pa.Table.from_arrays([_finite(name, column) for name, column in columns.items()], schema=schema)
+
+
+def _finite(name: str, column: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
+    """The column with null for numbers that are not finite, which rows could have before version 4 or from other writers. A
+    knob that was infinite has `LFU_HALF_LIFE`."""
+    if not pa.types.is_floating(column.type) or pc.all(pc.is_finite(column)).as_py() in (True, None):
+        return column
+    other = LFU_HALF_LIFE if name == "evict_half_life" else None
+    return pc.if_else(pc.is_finite(column), column, pa.scalar(other, column.type))
 
 
 def _removed_knobs(table: pa.Table) -> pa.Array:

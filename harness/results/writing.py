@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ import pyarrow.compute as pc
 
 from engine.system import atomic
 from engine.system.file_lock import lock
+from engine.system.strict_json import refuse_not_finite
 from harness import ResultsError
 
 from .columns import NAMES, SCHEMA_VERSION
@@ -28,15 +28,15 @@ from .rows import held_parts, in_order, load, owned
 
 IDENTITY = ("row_id", "trial", "run", "round", "schema_version", "study", "machine", "started_at")
 REFRESH_ROWS = 500  # rewriting this many rows is cheap beside a trial
-ORPHAN_S = 60  # a search writes a row within seconds of its tokens; older tokens without a row are orphans
 
 
 def write_row(folder: Path, row: Mapping[str, Any]) -> None:
     """Write a run's row: a crash at any moment leaves the whole file or none. The row needs exactly the keys `NAMES`.
 
     A row that is already there (same `row_id`) is left as it is. Raises `ResultsError` if the trial's run has another row,
-    or if the file cannot be written.
+    or if the file cannot be written, and `FigureError` for a number that is not finite.
     """
+    refuse_not_finite(row, f"trial {row.get('trial')}, run {row.get('run')}")
     if set(row) != set(NAMES):
         raise KeyError(f"a row lacks or exceeds the columns by {sorted(set(row) ^ set(NAMES))}")
     table = fill(pa.Table.from_pylist([dict(row)], schema=SCHEMA), SCHEMA, SCHEMA_VERSION)
@@ -45,6 +45,7 @@ def write_row(folder: Path, row: Mapping[str, Any]) -> None:
 
 def write_tokens(folder: Path, row_id: str, trial: int, run: int, token_ms: Sequence[float]) -> None:
     """Write the wall times of a run's timed tokens, in ms. Call it before `write_row`: then each row has its tokens."""
+    refuse_not_finite(token_ms, f"the token times of trial {trial}, run {run}")
     n = len(token_ms)
     columns = [[row_id] * n, [trial] * n, [run] * n, range(n), token_ms]
     arrays = [pa.array(values, field.type) for values, field in zip(columns, TOKENS_SCHEMA, strict=True)]
@@ -65,7 +66,8 @@ def refresh(folder: Path) -> None:
 def compact(folder: Path, *, keep_parts: bool = False) -> None:
     """Bring `trials.parquet` and `tokens.parquet` up to date, then (unless `keep_parts`) remove the parts they hold.
 
-    Tokens without a row, which a search leaves if it is killed between writing the two, are dropped.
+    Tokens without a row, which a search leaves if it is killed between writing the two, are dropped. Only the process that
+    writes the folder's rows calls this, between two rows.
     """
     with _locked(folder):
         rows, parts = load(folder, "trials")
@@ -76,9 +78,8 @@ def compact(folder: Path, *, keep_parts: bool = False) -> None:
         if token_parts and tokens.num_rows:
             write_table(folder / "tokens.parquet", in_order(tokens), replacing=True)
         if not keep_parts:
-            young = _young_orphans(token_parts, rows["row_id"])
             try:
-                for path in [*parts, *(p for p in token_parts if p not in young)]:
+                for path in [*parts, *token_parts]:
                     path.unlink(missing_ok=True)
             except OSError as e:
                 raise unwritable(path, e) from e
@@ -147,10 +148,3 @@ def _row_id(folder: Path, trial: int, run: int) -> str | None:
             if found.num_rows:
                 return str(found["row_id"][0].as_py())
     return None
-
-
-def _young_orphans(parts: Sequence[Path], row_ids: pa.ChunkedArray) -> set[Path]:
-    """Parts of tokens whose row may not be written yet."""
-    known, since = set(row_ids.to_pylist()), time.time() - ORPHAN_S
-    recent = [p for p in parts if p.stat().st_mtime > since]
-    return {p for p in recent if read_file(p, "tokens")["row_id"][0].as_py() not in known}

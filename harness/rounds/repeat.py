@@ -6,7 +6,6 @@ absolute path, and a database's address, becomes a shell variable, which a line 
 
 from __future__ import annotations
 
-import json
 import re
 import shlex
 from pathlib import Path
@@ -19,6 +18,7 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 from engine.system.shipped import home as home_folder
+from engine.system.strict_json import to_json
 from harness.schema import FILES
 from harness.study.hydra.overrides import accepted, parsed, quoted
 from harness.study.study import Study
@@ -85,7 +85,7 @@ def _value(value: Any) -> str:
     """A YAML value in Hydra's grammar."""
     if isinstance(value, dict):
         return "{" + ", ".join(f"{k}: {_value(v)}" for k, v in value.items()) + "}"
-    return "[" + ", ".join(map(_value, value)) + "]" if isinstance(value, list) else json.dumps(value)
+    return "[" + ", ".join(map(_value, value)) + "]" if isinstance(value, list) else to_json(value)
 
 
 def _space(study: Study, number: int, variables: dict[str, str]) -> str:

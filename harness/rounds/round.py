@@ -6,7 +6,6 @@ Each file is written atomically, so a resumed search finds every round either no
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 
 import yaml
 
+from engine.system.strict_json import from_json, refuse_not_finite
 from harness.results.files import write_json, write_text
 from harness.space.changes import Change, applied
 from harness.space.parse import space_from_config
@@ -48,7 +48,7 @@ class Round:
         path = _folder(study, self.number) / "proposer.json"
         if not path.exists():
             return ExternalChanges()
-        saved = json.loads(path.read_text())
+        saved = from_json(path.read_text())
         return ExternalChanges(saved["asked"], tuple(Change(**c) for c in saved["changes"]), tuple(saved["refused"]))
 
     def save_external_changes(self, study: Study, external: ExternalChanges) -> None:
@@ -58,7 +58,7 @@ class Round:
     def saved_verdict(self, study: Study) -> dict[str, Any] | None:
         """The content of `verdict.json`; None until the round has ended."""
         path = _folder(study, self.number) / "verdict.json"
-        return json.loads(path.read_text()) if path.exists() else None
+        return from_json(path.read_text()) if path.exists() else None
 
     def save_verdict(self, study: Study, kept: bool, evidence: str, base: int, proposed: Sequence[Change]) -> None:
         """End the round. The next round gets the space of round `base` with the proposed changes."""
@@ -95,6 +95,7 @@ def _begin(study: Study, number: int, space: Space, changes: Sequence[Change]) -
     write_json(path.with_name("round.json"), {"changes": [dataclasses.asdict(c) for c in changes]})
     moves = {k: v for k, v in space.as_config().items() if k not in study.config["knobs"]}
     lines = [f"# Round {number} of the study {study.name}.", *(f"# {c}: {c.evidence}" for c in changes)]
+    refuse_not_finite(moves, f"the space in {path.parent.name}/{path.name}")
     write_text(path, "\n".join(lines) + "\n" + yaml.safe_dump(moves, sort_keys=False, default_flow_style=None))
     begun = _read(study, number)
     assert begun is not None
@@ -106,7 +107,7 @@ def _read(study: Study, number: int) -> Round | None:
     path = study.folder / space_path(number)
     if not path.exists():
         return None
-    saved: Mapping[str, Any] = json.loads(path.with_name("round.json").read_text())
+    saved: Mapping[str, Any] = from_json(path.with_name("round.json").read_text())
     space = space_from_config(yaml.safe_load(path.read_text()), study.config["knobs"], study.bounds)
     return Round(number, replace(space, footprint=study.space.footprint), tuple(Change(**c) for c in saved["changes"]))
 

@@ -6,12 +6,12 @@ again. If only the search ended, the run is tried again, `MAX_STARTS` times in a
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from engine.system.strict_json import from_json
 from harness.machine.identity import boot_id
 from harness.machine.processes import alive, created, end_group
 from harness.results.files import write_json
@@ -38,7 +38,7 @@ class InFlight:
     def start(self, job: Job) -> Start:
         """The start of a job, from the record of an interrupted run. Ends a child that outlived its search."""
         try:
-            request = json.loads(self.request.read_text())
+            request = from_json(self.request.read_text())
         except (OSError, ValueError):
             return Start(1, False)
         self._end_orphan()
@@ -65,7 +65,7 @@ class InFlight:
 
     def _end_orphan(self) -> None:
         try:
-            child = json.loads(self._child.read_text())
+            child = from_json(self._child.read_text())
             if alive(child["pid"], child["created"]):
                 end_group(child["pid"])
         except (OSError, ValueError, KeyError):

@@ -9,13 +9,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from engine import CheckpointError
 from harness import ResultsError
 from harness.decisions.reuse import quality_source, reference_figures, wrong_answer
+from harness.machine.clocks import Calendar
 from harness.machine.identity import boot_id
 from harness.machine.quiet import Watch, wait_until_quiet
 from harness.propose.outcomes import log_of
@@ -32,6 +32,8 @@ from .pruning import dominated, infeasible, rival_of, stop_rule
 from .row import copy_quality, make_row, saved_s
 from .supervise import Interrupted, Outcome, run_child
 
+SLEEP_ENDS = ("hang", "timeout", "crash")  # ends that sleep may cause: a device or a share is gone after it
+
 
 @dataclass
 class Runner:
@@ -43,6 +45,7 @@ class Runner:
     note: Callable[[str], None]
     begun: Callable[[Job, int], None] = field(default=lambda job, pid: None)
     tokens: dict[tuple[int, int], Sequence[float]] = field(default_factory=dict)  # (trial, run) -> times, ms
+    calendar: Calendar = field(default_factory=Calendar)
     _patient: bool = True
 
     def __post_init__(self) -> None:
@@ -59,7 +62,8 @@ class Runner:
         attempt = start.attempt + job.proposal.starts
         source = quality_source(rows, values) if job.proposal.trial or job.run else None
         facts: Row = {
-            "started_at": datetime.now(UTC), "predicted_peak_gb": predicted_gb, "attempt": min(attempt, MAX_STARTS)
+            "started_at": self.calendar.now(), "sequence": history.next_sequence, "predicted_peak_gb": predicted_gb,
+            "attempt": min(attempt, MAX_STARTS),
         }  # fmt: skip
         to_beat = None if reason else rival_of(study, job, history, predicted_gb, source)
         outcome = self._crashed(job, start, attempt)
@@ -69,7 +73,7 @@ class Runner:
             outcome = Outcome("dominated", too_slow)
         if outcome is None:
             stop = None if to_beat is None else stop_rule(study, to_beat, rows, self.tokens)
-            outcome, measured = self._measure(job, attempt, source, stop)
+            outcome, measured = self._measure_awake(job, attempt, source, stop)
             facts |= measured
         row = make_row(study, job, outcome, facts, self.sampler())
         if source is not None and row["status"] in ("ok", "stopped"):
@@ -87,6 +91,19 @@ class Runner:
             return Outcome("crash", f"the search ended {MAX_STARTS} times during the run; see logs/{self._log(job).name}")
         return None
 
+    def _measure_awake(
+        self, job: Job, attempt: int, source: Mapping[str, Any] | None, stop: Mapping[str, Any] | None
+    ) -> tuple[Outcome, Row]:
+        """`_measure`, and once more if the run failed after the machine slept: the setting did not cause that."""
+        outcome, facts = self._measure(job, attempt, source, stop)
+        if outcome.slept_s and outcome.status in SLEEP_ENDS:
+            self.note(
+                f"trial {job.name}: {outcome.status} ({outcome.reason}) after the machine slept or stood still for "
+                f"{outcome.slept_s:.0f} s; it is measured again"
+            )
+            outcome, facts = self._measure(job, attempt, source, stop)
+        return outcome, facts
+
     def _measure(
         self, job: Job, attempt: int, source: Mapping[str, Any] | None, stop: Mapping[str, Any] | None
     ) -> tuple[Outcome, Row]:
@@ -100,7 +117,7 @@ class Runner:
         if self.interrupted():
             raise Interrupted
         self._patient = quiet.reason is None
-        started_at = datetime.now(UTC)
+        started_at = self.calendar.now()
         request = self._request(job, attempt, source, stop)
         self.in_flight.write(request)
         watch = Watch(guards, quiet)
@@ -125,7 +142,7 @@ class Runner:
         except (Interrupted, CheckpointError, ResultsError):
             self.in_flight.take_back(request)
             raise
-        facts = {"started_at": started_at, **watch.end(outcome.figures)}
+        facts = {"started_at": started_at, **watch.end(outcome.figures, outcome.slept_s)}
         if outcome.status == "ok" and source is not None and (why := wrong_answer(source, outcome.figures)):
             outcome = replace(outcome, status="wrong", reason=why, figures={}, token_ms=(), score_s=None)
         return outcome, facts

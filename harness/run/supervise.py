@@ -1,15 +1,14 @@
 """Supervisor: run one child process, limit its time and memory, and classify its end.
 
 The child leads its own process group, so that Ctrl-C at the terminal reaches only the search, and a child that exceeds a
-limit is killed with its descendants. Supervision costs two small reads of /proc every tenth of a second.
+limit is killed with its descendants. Supervision costs two small reads of /proc every tenth of a second. Limits of time are
+in time awake: `harness.machine.clocks` tells it from sleep, and no clock of a file or of another process is compared.
 """
 
 from __future__ import annotations
 
 import errno
 import itertools
-import json
-import math
 import os
 import signal
 import subprocess
@@ -23,10 +22,13 @@ from typing import Any
 import psutil
 
 from engine import CheckpointError
+from engine.errors import first_line
 from engine.knobs import GB
 from engine.model.mlx_environment import variables
-from engine.system.child import child_environment
+from engine.system.strict_json import from_json, not_finite
+from engine.system.user_cache import child_environment
 from harness import ResultsError
+from harness.machine.clocks import Sign, Stopwatch
 from harness.machine.processes import end_group
 
 POLL_S = 0.1
@@ -47,7 +49,8 @@ class Outcome:
     figures: Mapping[str, Any] = field(default_factory=dict)
     token_ms: Sequence[float] = ()
     seen_peak_gb: float | None = None
-    wall_s: float = 0.0
+    wall_s: float = 0.0  # awake
+    slept_s: float = 0.0  # sleep of the machine or standstill of the search, besides wall_s
     score_s: float | None = None  # part of wall_s spent on quality alone
     log_tail: str | None = None
 
@@ -71,11 +74,11 @@ def run_child(
     for file in (result, beat):
         file.unlink(missing_ok=True)
     log.parent.mkdir(exist_ok=True)
-    begin = time.monotonic()
+    watch, sign = Stopwatch(), Sign(beat)
     peak, verdict = 0.0, None
     with open(log, "wb") as out:
         command = [sys.executable, "-m", "harness.run.worker", str(request), str(result)]
-        environment = child_environment(**variables(json.loads(request.read_text()).get("knobs") or {}))
+        environment = child_environment(**variables(from_json(request.read_text()).get("knobs") or {}))
         child = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=out, stderr=out, env=environment, start_new_session=True
         )
@@ -88,7 +91,8 @@ def run_child(
                 if interrupted():
                     raise Interrupted
                 peak = max(peak, _peak_gb(process, with_children=turn % 10 == 9))
-                took, silent = time.monotonic() - begin, _silent_s(beat, begin)
+                took = watch.look()
+                silent = sign.silent_s(took)
                 if peak > limit_gb:
                     verdict = "oom", f"{peak:.3g} GB are above the limit of {limit_gb:.3g} GB"
                 elif took > timeout_s:
@@ -103,10 +107,10 @@ def run_child(
             if child.stdin:
                 child.stdin.close()
             child.wait()
-    wall = time.monotonic() - begin
+    wall, slept = watch.look(), watch.lost_s
     if verdict:
-        return Outcome(*verdict, seen_peak_gb=peak, wall_s=wall, log_tail=_tail(log))
-    answer = json.loads(result.read_text()) if result.exists() else {}
+        return Outcome(*verdict, seen_peak_gb=peak, wall_s=wall, slept_s=slept, log_tail=_tail(log))
+    answer = _answer(result)
     status, reason = fate(answer, child.returncode, log, needed)
     figures = answer.get("figures", {}) if status in ("ok", "stopped") else {}
     return Outcome(
@@ -116,17 +120,21 @@ def run_child(
         answer.get("token_ms") or (),
         max(peak, figures.get("peak_memory_gb") or 0.0) or None,
         wall,
+        slept,
         answer.get("score_s"),
         None if status in ("ok", "stopped") else _tail(log),
     )
 
 
-def _silent_s(beat: Path, begin: float) -> float:
-    """Seconds since the engine last reported progress; 0 before the first report, so always 0 for an engine without any."""
+def _answer(result: Path) -> dict[str, Any]:
+    """The result that the child wrote; empty if it wrote none."""
     try:
-        return min(time.time() - beat.stat().st_mtime, time.monotonic() - begin)
-    except OSError:
-        return 0.0
+        found: dict[str, Any] = from_json(result.read_text())
+        return found
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as e:
+        return {"error": "ResultsError", "reason": f"{result.name} cannot be read ({first_line(e)})"}
 
 
 def _peak_gb(process: psutil.Process, *, with_children: bool) -> float:
@@ -149,9 +157,10 @@ def fate(answer: Mapping[str, Any], code: int, log: Path, needed: Sequence[str])
     if "figures" in answer:
         figures, early = answer["figures"], bool(answer.get("ended_early"))
         for name in needed if not early else ["decode_tok_s"]:
-            value = figures.get(name)
-            if value is None or not math.isfinite(value):
-                return "crash", f"{name} is {'missing' if value is None else value}"
+            if figures.get(name) is None:
+                return "crash", f"{name} is missing"
+        if found := not_finite({"figures": figures, "token_ms": answer.get("token_ms")}):
+            return "crash", f"{found[0].removeprefix('figures.')} is {found[1]}"
         return ("stopped", "too slow to enter the front") if early else ("ok", None)
     if answer.get("error") == "CheckpointError":  # no setting can help, so it ends the study
         raise CheckpointError(answer["reason"])

@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-import json
 import os
 import signal
 import sys
@@ -37,6 +36,7 @@ from engine import Checkpoint, HeadraceError, Judge, Knobs, Measurement, Protoco
 from engine.errors import OUT_OF_MEMORY, foreseeable
 from engine.system import atomic
 from engine.system.page_cache import cached_share, weight_files
+from engine.system.strict_json import from_json, to_json
 from harness.study.engines import CommandEngine, engine_at
 
 from .beat import Beat
@@ -190,8 +190,8 @@ def _end_with_parent() -> None:
 
 def main(request_path: str, result_path: str) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    result = measure(json.loads(Path(request_path).read_text()))
-    atomic.write_text(Path(result_path), json.dumps(result), durable=False)
+    result = measure(from_json(Path(request_path).read_text()))
+    atomic.write_text(Path(result_path), to_json(result), durable=False)
 
 
 if __name__ == "__main__":

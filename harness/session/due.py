@@ -9,6 +9,7 @@ from typing import Any
 from harness import StudyStopped
 from harness.analysis.counts import confirm_budget, confirmations, count
 from harness.analysis.estimates import suspects
+from harness.analysis.timeline import order
 from harness.decisions.confirmation import next_sweep
 from harness.decisions.drift import drifted, due, sentinel_trial
 from harness.decisions.reuse import settings_of
@@ -36,7 +37,7 @@ def has_reference(rows: Iterable[Row]) -> bool:
 def rerun_due(study: Study, history: History, round_number: int) -> Job | None:
     """The run that is due before a new setting: a repeat, a control run, or a repeat of a suspect run; None if none is."""
     rows, config = history.own, study.config
-    newest = max((r for r in rows if r["run"] == 0), key=lambda r: r["started_at"], default=None)
+    newest = max((r for r in rows if r["run"] == 0), key=order, default=None)
     if newest is not None and newest["status"] == "ok":
         repeats = sum(r["trial"] == newest["trial"] and r["origin"] == "repeat" for r in rows)
         if repeats < config["protocol"]["repeats"] - 1:
@@ -84,7 +85,7 @@ def rerun(rows: Sequence[Row], trial: int, origin: str, round_number: int) -> Jo
 
 
 def round_end_s(config: Mapping[str, Any], rounds: int, place: int, *, confirmed: bool) -> float | None:
-    """Seconds from the start of the command until a round's time is over, or its exploration's time unless `confirmed`.
+    """Seconds awake from the start of the command until a round's time is over, or its exploration's unless `confirmed`.
 
     `budget.hours` is shared equally by the `rounds` of this command; `place` counts them from 0. None without a limit.
     """

@@ -10,9 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
-import time
 from collections.abc import Callable, Iterator, Sequence
-from datetime import UTC, datetime
 from typing import Protocol
 
 from harness import StudyStopped
@@ -21,6 +19,7 @@ from harness.analysis.estimates import noise
 from harness.analysis.failures import streak
 from harness.decisions.drift import check_drift
 from harness.decisions.reuse import typical_s
+from harness.machine.clocks import awake, continuous
 from harness.machine.quiet import check_disk
 from harness.propose.ask_tell import Proposal, Proposals, Search
 from harness.results.history import History
@@ -73,7 +72,8 @@ class Session:
         self.history = History(read_rows(study.folder))
         self.complete = False  # whether the budget is spent
         self._confirming: int | None = None  # the round whose confirmation has begun
-        self._since, self._begin = datetime.now(UTC), time.monotonic()
+        self._first_sequence, self._begin = self.history.next_sequence, awake()
+        self._last_end: float | None = None  # of a run of this session, on the continuous clock
         self._first_round = rounds(study)[-1].number
         self._sweeps = 0
         self._joined: Proposals | None = None
@@ -111,9 +111,9 @@ class Session:
     def report(self, phase: str, job: Job | None = None, message: str = "") -> None:
         """Write the state that `harness.status` shows."""
         write_state(
-            self.study.folder, phase=phase, since=time.time(), started=self._since.timestamp(),
-            **dataclasses.asdict(self.progress()), hours=self.study.config["budget"]["hours"], message=message,
-            **({} if job is None else job_fields(job)),
+            self.study.folder, phase=phase, since_s=awake(), started_s=self._begin, ended_s=self._last_end,
+            first_sequence=self._first_sequence, **dataclasses.asdict(self.progress()),
+            hours=self.study.config["budget"]["hours"], message=message, **({} if job is None else job_fields(job)),
         )  # fmt: skip
 
     # The phases of a round.
@@ -192,6 +192,7 @@ class Session:
             self._runner.tokens[row["trial"], row["run"]] = tokens
         write_row(folder, row)
         self.history.add(row)
+        self._last_end = continuous()
         self._coordinator.reach(lambda: self._proposals.tell(row, self.history.known))
         if row["origin"] == "reference":
             self._coordinator.tell_reference(row)
@@ -199,7 +200,7 @@ class Session:
         refresh(folder)
         self._log.info("trial %s %s %s %s", job.name, row["origin"], row["status"], row["status_reason"] or "")
         self._watcher.end(row, self.history.known, self.progress())
-        failures, why = streak(self.history.own, self._since)
+        failures, why = streak(self.history.own, self._first_sequence)
         if failures >= MOST_FAILURES:
             raise StudyStopped(
                 f"{failures} runs failed in a row with one cause ({why}); fix it, then run the same command again"
@@ -250,7 +251,7 @@ class Session:
         return count(self.history.known).trials
 
     def _over(self, one: Round, *, confirmed: bool) -> bool:
-        """Whether the user stops, or the round's share of `budget.hours` is spent; without `confirmed`, exploration's."""
+        """Whether the user stops, or the round's share of `budget.hours`, time awake, is spent; else exploration's share."""
         place, rounds_here = one.number - self._first_round, self.study.rounds - self._first_round + 1
         end = round_end_s(self.study.config, rounds_here, place, confirmed=confirmed)
-        return self._stop.requested or (end is not None and time.monotonic() - self._begin >= end)
+        return self._stop.requested or (end is not None and awake() - self._begin >= end)

@@ -7,12 +7,12 @@ search when it is written.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 from pathlib import Path
 from typing import Any
 
 from engine.system import atomic
+from engine.system.strict_json import from_json
 from harness import ResultsError
 from harness.machine.identity import boot_id
 from harness.machine.processes import created
@@ -25,8 +25,9 @@ ENDED = (FINISHED, STOPPED, FAILED)
 def write_state(folder: Path, **fields: Any) -> None:
     """Replace the state by `fields` and the identity of this process: pid, created, boot_id.
 
-    `harness.status` reads phase (any word, or one of `ENDED`), round, trial, run, origin, since (Unix time at which this
-    phase or run began), started (Unix time of the command's start), hours, message, and the fields of `counts.Progress`.
+    `harness.status` reads phase (any word, or one of `ENDED`), round, trial, run, origin, since_s (when this phase or run
+    began) and started_s (when the command began), both on the clock `clocks.awake`, ended_s (when its last run ended, on
+    `clocks.continuous`), first_sequence (of the command's rows), hours, message, and the fields of `counts.Progress`.
     """
     pid = os.getpid()
     content = {**fields, "pid": pid, "created": created(pid), "boot_id": boot_id()}
@@ -44,7 +45,7 @@ def read_state(folder: Path) -> dict[str, Any] | None:
     """The state last written; None if there is none. Raises `ResultsError` if it is damaged."""
     path = folder / "state.json"
     try:
-        state = json.loads(path.read_text())
+        state = from_json(path.read_text())
     except FileNotFoundError:
         return None
     except (OSError, ValueError):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from rich.table import Table
 
 from harness.analysis.counts import Counts, Progress, count, left_s, progress
 from harness.analysis.failures import FAILED, cause, streak
+from harness.analysis.timeline import order
 from harness.decisions.recommend import rules_of
 from harness.machine.load import Look, Meters, look
 from harness.machine.quiet import most_load, unquiet
@@ -37,20 +38,24 @@ HEADS = {
     UNKNOWN: "not running, as there is no state.json; the same command resumes it",
 }
 MOST_CAUSES = 5  # causes of failures that are listed
-SUSPECT = {"before": "started on a machine that was not quiet", "load": "with foreign load during the run"}
+SUSPECT = {"before": "started on a machine that was not quiet", "load": "with foreign load during the run",
+           "sleep": "during which the machine slept"}  # fmt: skip
 Row = Mapping[str, Any]
 
 
 def progress_facts(state: Row, rows: Sequence[Row], config: Row, now: float, runs: bool) -> dict[str, Any]:
-    """Trials, rounds and time left: from the state, which knows other machines, or the rows, which are written first."""
+    """Trials, rounds and time left: from the state, which knows other machines, or the rows, which are written first.
+
+    now: the clock `clocks.awake`, which the state of a search that runs on this machine has its times from.
+    """
     budget, share = config.get("budget", {}), config.get("confirm", {}).get("share", 0.0)
     wanted = state.get("trials_wanted", budget.get("trials"))
     here = dataclasses.asdict(progress(rows, rows, wanted or 0, share, state.get("confirm_round")))
     done = max(here["trials_done"], state.get("trials_done", 0))
-    hours, started = state.get("hours", budget.get("hours")), state.get("started")
+    hours, started = state.get("hours", budget.get("hours")), state.get("started_s")
     elapsed = left = None
-    if runs and started:
-        elapsed = now - started
+    if runs and started is not None:
+        elapsed = max(0.0, now - started)
         limits = [s for s in [left_s(rows, min(here["runs_left"], state.get("runs_left", here["runs_left"])))] if s]
         limits += [max(0.0, hours * 3600 - elapsed)] if hours else []
         left = min(limits, default=None)
@@ -67,18 +72,21 @@ def progress_facts(state: Row, rows: Sequence[Row], config: Row, now: float, run
 
 
 def current_run(state: Row, now: float) -> dict[str, Any]:
-    since = state.get("since")
-    return {n: state.get(n) for n in ("phase", "trial", "run", "origin", "pid")} | {"for_s": now - since if since else None}
+    since = state.get("since_s")
+    facts = {n: state.get(n) for n in ("phase", "trial", "run", "origin", "pid")}
+    return facts | {"for_s": None if since is None else max(0.0, now - since)}
 
 
-def row_facts(rows: Sequence[Row], now: float, started: float | None) -> dict[str, Any]:
-    ends = [r["started_at"].timestamp() + (r["wall_s"] or 0.0) for r in rows if r["started_at"]]
+def row_facts(rows: Sequence[Row], ended_s_ago: float | None, first_sequence: int) -> dict[str, Any]:
+    """Facts of the rows. ended_s_ago: time since the last command's last run ended, if a clock of this machine tells."""
     ran = [r for r in rows if r["status"] not in NOT_RUN]
-    sentinels = sorted((r for r in rows if r["origin"] == "sentinel" and r["started_at"]), key=lambda r: r["started_at"])
-    failed, last = streak(rows, datetime.fromtimestamp(started, UTC) if started else None)
+    sentinels = sorted((r for r in rows if r["origin"] == "sentinel" and r["started_at"]), key=order)
+    failed, last = streak(rows, first_sequence)
+    ended_at = _ended_at(rows)
     return {
         "counts": dataclasses.asdict(count(rows)),
-        "last_s_ago": now - max(ends) if ends else None,
+        "last_s_ago": None if ended_at is None else ended_s_ago,
+        "last_ended_at": None if ended_at is None else ended_at.isoformat(timespec="seconds"),
         "failures": dict(Counter(cause(r) for r in ran if r["status"] in FAILED).most_common()),
         "streak": {"failures": failed, "cause": last or None},
         "suspect": dict(Counter(r["suspect"].partition(":")[0] for r in ran if r["suspect"]).most_common()),
@@ -87,6 +95,15 @@ def row_facts(rows: Sequence[Row], now: float, started: float | None) -> dict[st
         "sentinels_drifted": sum(r["drift_since"] is not None for r in sentinels),
         "saved_s": sum(r["saved_s"] or 0.0 for r in rows),
     }
+
+
+def _ended_at(rows: Sequence[Row]) -> datetime | None:
+    """When the last run ended, by the clock of its machine; None without runs."""
+    last = max((r for r in rows if r["started_at"]), key=order, default=None)
+    if last is None:
+        return None
+    at: datetime = last["started_at"]
+    return at + timedelta(seconds=(last["wall_s"] or 0.0) + (last["slept_s"] or 0.0))
 
 
 def health(folder: Path, guards: GuardsConfig, meters: Meters) -> dict[str, Any]:
@@ -130,7 +147,7 @@ def lines(facts: Row) -> list[tuple[str, str]]:
             activity += f": trial {now['trial']}" + (f", run {now['run']}" if now["run"] else "")
             activity += f" ({now['origin']})" if now["origin"] else ""
         pairs.append(("now", activity + (f", for {clock(now['for_s'])}" if now["for_s"] is not None else "")))
-    age = "" if rows["last_s_ago"] is None else f"; the last run ended {clock(max(0.0, rows['last_s_ago']))} ago"
+    age = "" if rows["last_ended_at"] is None else f"; the last run ended {_when(rows)}"
     pairs.append(("rows", (str(Counts(**rows["counts"])) if rows["counts"]["runs"] else "none yet") + age))
     causes = list(rows["failures"].items())
     pairs += [("" if i else "failures", f"{n} {why}") for i, (why, n) in enumerate(causes[:MOST_CAUSES])]
@@ -161,6 +178,12 @@ def lines(facts: Row) -> list[tuple[str, str]]:
     if best := [Path(path) for path in facts.get("best", ())]:
         pairs.append(("best", f"{best[0].parent}: {', '.join(path.stem for path in best)}"))
     return pairs + [("problem", text) for text in facts["problems"]]
+
+
+def _when(rows: Row) -> str:
+    if rows["last_s_ago"] is not None:
+        return f"{clock(rows['last_s_ago'])} ago"
+    return f"at {datetime.fromisoformat(rows['last_ended_at']):%Y-%m-%d %H:%M} UTC by its machine's clock"
 
 
 def show(console: Console, facts: Row, rows: Sequence[Row]) -> None:

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -14,6 +13,7 @@ from engine import Knobs
 from engine.effective import effective
 from engine.errors import did_you_mean
 from engine.knobs import LOSSY, removed
+from engine.system.strict_json import to_json
 from harness import ConfigError
 
 from .entry import Entry, show
@@ -144,7 +144,7 @@ class Space:
 
 def canonical(values: Mapping[str, Any]) -> str:
     """A setting as text; equal settings have equal texts."""
-    return json.dumps(dict(values), sort_keys=True)
+    return to_json(dict(values), sort_keys=True)
 
 
 def holds(entry: Entry, value: Any) -> bool:

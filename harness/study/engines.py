@@ -10,7 +10,6 @@ import functools
 import hashlib
 import importlib
 import inspect
-import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from typing import Any
 from engine import HeadraceError, Judge, Knobs, Protocol
 from engine.errors import first_line
 from engine.measure.context import longest_context
+from engine.system.strict_json import NumberError, from_json
 from harness import ConfigError
 from harness.machine.json_command import CommandError, run_command, split_command
 
@@ -161,15 +161,19 @@ class CommandEngine:
 
     def _object(self, text: str) -> dict[str, Any]:
         """The JSON object on the last line, or of the whole output."""
-        text = text.strip()
+        text, reason = text.strip(), ""
         for part in (text.splitlines()[-1] if text else "", text):
             try:
-                found = json.loads(part)
-            except ValueError:
+                found = from_json(part)
+            except NumberError as e:
+                reason = f" ({e})"
+                continue
+            except (ValueError, RecursionError):
                 continue
             if isinstance(found, dict):
                 return found
-        raise HeadraceError(f"{self._name} answered {text[-60:]!r}; print a JSON object as the last line")
+        remedy = "give finite figures, and null for others" if reason else "print a JSON object as the last line"
+        raise HeadraceError(f"{self._name} answered {text[-60:]!r}{reason}; {remedy}")
 
 
 def _is_size(value: Any) -> bool:

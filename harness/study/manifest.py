@@ -7,13 +7,13 @@ with one of these changed.
 from __future__ import annotations
 
 import dataclasses
-import json
 from typing import Any
 
 import yaml
 
 from engine.checkpoint.fingerprint import another
 from engine.system.shipped import HERE, ROOT, portable_path
+from engine.system.strict_json import from_json, to_json
 from harness import ResultsError
 from harness.results.columns import SCHEMA_VERSION
 from harness.results.files import write_json, write_text
@@ -32,7 +32,7 @@ def settle(study: Study, command: str) -> None:
     identity = study.identity()
     if path.exists():
         try:
-            manifest = json.loads(path.read_text())
+            manifest = from_json(path.read_text())
             old, version = manifest["identity"], manifest.get("version", 1)
         except (ValueError, KeyError) as e:
             raise ResultsError(f"{path} is damaged; restore it, or start another study with study.name=OTHER") from e
@@ -41,7 +41,7 @@ def settle(study: Study, command: str) -> None:
                 f"{study.folder} has rows of schema version {version}, and this search writes version {SCHEMA_VERSION}; "
                 "start another study with study.name=OTHER (python -m harness.report still reads the old one)"
             )
-        found = changes(old, json.loads(json.dumps(identity)))
+        found = changes(old, from_json(to_json(identity)))
         if found:
             raise ResultsError(
                 f"{study.folder} holds another study: {'; '.join(found)}; undo that, or start another with study.name=OTHER"

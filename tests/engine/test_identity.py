@@ -131,7 +131,7 @@ def test_kimi_int4_original_under_other_knobs(checkpoint: Make, resident_logits:
     [
         {"prefetch": "stale_gate"}, {"prefetch": "stale_gate", "prefetch_depth": 3, "prefetch_width": 2},
         {"prefetch": "stale_gate", "prefetch_depth": 0}, {"cache_layer_shape": 0.5}, {"evict_half_life": 1e-6},
-        {"evict_half_life": float("inf")},
+        {"evict_half_life": 1e9},
         {"read_block_kib": 4}, {"read_threads": 1}, {"io_mode": "direct"}, {"ssd_gbps": 0.5},
     ],
 )  # fmt: skip

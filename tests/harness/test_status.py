@@ -6,7 +6,6 @@ import io
 import json
 import os
 import subprocess
-import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from rich.console import Console
 from support import Machine
 
 from harness import status
+from harness.machine.clocks import awake, continuous
 from harness.results.columns import NAMES, SCHEMA_VERSION
 from harness.results.writing import write_row
 from harness.session.state import read_state, write_state
@@ -67,8 +67,8 @@ def facts(folder: Path, **machine: Any) -> Facts:
 
 
 def test_a_search_that_runs(study: Path) -> None:
-    now = time.time()
-    write_state(study, **STATE, since=now - 17, started=now - 120, hours=8.0)
+    now = awake()
+    write_state(study, **STATE, since_s=now - 17, started_s=now - 120, ended_s=continuous() - 85, hours=8.0)
     found, rows = status.status(study, Machine(load=1.5, temperature_c=61.0, power_source="ac"))
     assert (found["search"], found["exit_status"], found["front"]) == ("runs", 0, 3)
     assert found["now"] | {"for_s": 0} == {
@@ -93,8 +93,22 @@ def test_a_search_that_runs(study: Path) -> None:
     assert json.loads(json.dumps(found)) == found
 
 
+def test_no_time_depends_on_the_wall_clock(study: Path) -> None:
+    """Rows from the future, and a state of this machine: the time since the last run is that of a clock that never jumps.
+    Without such a state, the page names the time by the clock of the rows' machine."""
+    put(study, 6, started_at=datetime.now(UTC) + timedelta(days=366), sequence=9)
+    write_state(study, **STATE, since_s=awake() + 50, started_s=awake() + 50, ended_s=continuous() + 50)
+    found = facts(study)
+    assert (found["now"]["for_s"], found["progress"]["elapsed_s"], found["rows"]["last_s_ago"]) == (0, 0, 0)
+    (study / "state.json").unlink()
+    found = facts(study)
+    assert found["rows"]["last_s_ago"] is None
+    year = (datetime.now(UTC) + timedelta(days=366)).year
+    assert f"at {year}-" in dict(lines(found))["rows"] and "by its machine's clock" in dict(lines(found))["rows"]
+
+
 def test_hours_bound_what_is_left(study: Path) -> None:
-    write_state(study, **STATE, started=time.time() - 120, hours=150 / 3600)
+    write_state(study, **STATE, started_s=awake() - 120, hours=150 / 3600)
     assert facts(study)["progress"]["left_s"] == pytest.approx(30, abs=2)
 
 
@@ -149,7 +163,7 @@ def test_a_study_whose_budget_is_spent_needs_no_state(study: Path) -> None:
 
 
 def test_a_study_that_has_no_row_yet(tmp_path: Path) -> None:
-    write_state(tmp_path, phase="measuring", trial=0, run=0, origin="reference", started=time.time())
+    write_state(tmp_path, phase="measuring", trial=0, run=0, origin="reference", started_s=awake())
     found, rows = status.status(tmp_path, Machine())
     assert (found["search"], found["front"], found["rows"]["last_s_ago"]) == ("runs", 0, None)
     assert "none yet" in text(found, rows, 60)

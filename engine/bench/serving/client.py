@@ -7,13 +7,14 @@ library, and starts quickly.
 from __future__ import annotations
 
 import http.client
-import json
 import random
 import sys
 import threading
 import time
 from typing import Any
 from urllib.parse import urlsplit
+
+from engine.system.strict_json import from_json, to_json
 
 TIMEOUT_S = 600
 BAD_BODIES = (b"", b"{", b"[]", b"\xff\xfe", b'{"prompt": 7}', b'{"prompt": "x", "max_tokens": -1}', b'{"messages": "x"}')
@@ -24,7 +25,7 @@ def ask(url: str, body: dict[str, Any]) -> dict[str, Any]:
     begin = time.perf_counter()
     connection, path = _connect(url)
     try:
-        content = json.dumps({**body, "stream": True, "stream_options": {"include_usage": True}})
+        content = to_json({**body, "stream": True, "stream_options": {"include_usage": True}})
         connection.request("POST", f"{path}/completions", content, {"Content-Type": "application/json"})
         response = connection.getresponse()
         if response.status != 200:
@@ -34,7 +35,7 @@ def ask(url: str, body: dict[str, Any]) -> dict[str, Any]:
         for line in response:
             if not line.startswith(b"data: {"):
                 continue
-            chunk = json.loads(line[6:])
+            chunk = from_json(line[6:])
             if chunk.get("choices"):
                 last = time.perf_counter()
                 first = first or last
@@ -100,7 +101,7 @@ def _one_of_many(url: str, rng: random.Random, prompts: list[str], tokens: int) 
     if kind == "chat":
         where = "chat/completions"
         body = {"messages": [{"role": "user", "content": prompt}], "max_tokens": body["max_tokens"]}
-    content = rng.choice(BAD_BODIES) if kind == "bad" else json.dumps(body).encode()
+    content = rng.choice(BAD_BODIES) if kind == "bad" else to_json(body).encode()
     connection, path = _connect(url)
     try:
         connection.request("POST", f"{path}/{where}", content, {"Content-Type": "application/json"})
@@ -125,9 +126,9 @@ def _connect(url: str) -> tuple[http.client.HTTPConnection, str]:
 
 def main() -> None:
     for line in sys.stdin:
-        command = json.loads(line)
+        command = from_json(line)
         kind = command.pop("do")
-        print(json.dumps(soak(**command) if kind == "soak" else ask_all(**command)), flush=True)
+        print(to_json(soak(**command) if kind == "soak" else ask_all(**command)), flush=True)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import statistics
 import subprocess
 import sys
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import HeadraceError
+from engine.system.strict_json import from_json, to_json
 
 SCRIPT = Path(__file__).with_name("client.py")
 
@@ -40,11 +40,11 @@ class Clients:
     def send(self, do: str, **command: Any) -> dict[str, Any]:
         """Send a command to the process and wait for its result."""
         assert self._process.stdin is not None and self._process.stdout is not None
-        print(json.dumps({"do": do, "url": self._url, **command}), file=self._process.stdin, flush=True)
+        print(to_json({"do": do, "url": self._url, **command}), file=self._process.stdin, flush=True)
         line = self._process.stdout.readline()
         if not line:
             raise HeadraceError("the client process has ended; its last words are above")
-        result: dict[str, Any] = json.loads(line)
+        result: dict[str, Any] = from_json(line)
         return result
 
 

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import json
 import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -27,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import CheckpointError, first_line
+from engine.system.strict_json import from_json, to_json
 
 from ..dtypes import FLOATS, ITEM_BYTES
 from ..experts import AFFINE_GROUPS
@@ -126,7 +126,7 @@ class Layer:
             end = at + math.prod(shape) * ITEM_BYTES[dtype]
             entries[name] = {"dtype": dtype, "shape": shape, "data_offsets": [at, end]}
             at = end
-        described = json.dumps({"__metadata__": {"format": "headrace records", "store": store}, **entries}).encode()
+        described = to_json({"__metadata__": {"format": "headrace records", "store": store}, **entries}).encode()
         length = -(-(8 + len(described)) // PAGE) * PAGE - 8
         return length.to_bytes(8, "little") + described.ljust(length)
 
@@ -182,11 +182,11 @@ class Description:
         return _digest(self.content)
 
     def as_json(self) -> str:
-        return json.dumps({**self.content, "digest": self.digest}, indent=1) + "\n"
+        return to_json({**self.content, "digest": self.digest}, indent=1) + "\n"
 
 
 def _digest(content: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:DIGITS]
+    return hashlib.sha256(to_json(content, sort_keys=True).encode()).hexdigest()[:DIGITS]
 
 
 def read_description(path: Path) -> Description | None:
@@ -194,7 +194,7 @@ def read_description(path: Path) -> Description | None:
     of the format and for a damaged file."""
     file = path / NAME
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = from_json(file.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError, RecursionError) as e:

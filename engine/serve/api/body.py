@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping
 from typing import Any, BinaryIO
 
 from engine.errors import first_line
 from engine.serve.errors import RequestError
+from engine.system.strict_json import from_json
 
 READ_SECONDS = 60.0  # for a whole body
 LINE = 1024  # of a chunk's header
@@ -39,7 +39,7 @@ def read_body(headers: Mapping[str, str], stream: BinaryIO, limit: int, seconds:
 def parse_object(body: bytes) -> dict[str, Any]:
     """The JSON object in `body`. Raises `RequestError` 400 for anything else, NaN and infinity included."""
     try:
-        value = json.loads(body.decode(), parse_constant=_no_constant)
+        value = from_json(body.decode())
     except UnicodeDecodeError as e:
         raise RequestError(400, f"the body is not UTF-8 (byte {e.start})", code="invalid_json") from e
     except RecursionError as e:
@@ -49,10 +49,6 @@ def parse_object(body: bytes) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise RequestError(400, f"the body must be a JSON object, not {type(value).__name__}", code="invalid_json")
     return value
-
-
-def _no_constant(name: str) -> Any:
-    raise ValueError(f"{name} is not a JSON number")
 
 
 def _checked(length: int, limit: int) -> int:

@@ -6,7 +6,6 @@ Each connection serves one request and is closed after it.
 from __future__ import annotations
 
 import hmac
-import json
 import select
 import socket
 import time
@@ -17,6 +16,7 @@ from mlx_lm.server import APIHandler
 
 from engine.serve.compute.job import Job
 from engine.serve.errors import RequestError, as_request_error
+from engine.system.strict_json import to_json
 
 from .service import Service
 from .usage import log_line
@@ -90,14 +90,14 @@ class HttpHandler(APIHandler):
             self._head(200, {"Content-Type": "text/event-stream; charset=utf-8", "Cache-Control": "no-cache"})
 
     def event(self, body: dict[str, Any]) -> None:
-        self.write(f"data: {json.dumps(body)}\n\n".encode())
+        self.write(f"data: {to_json(body)}\n\n".encode())
 
     def write(self, data: bytes) -> None:
         self.wfile.write(data)
         self.wfile.flush()
 
     def send(self, status: int, body: dict[str, Any], headers: dict[str, str] | None = None) -> None:
-        self.send_bytes(status, json.dumps(body).encode(), "application/json", headers)
+        self.send_bytes(status, to_json(body).encode(), "application/json", headers)
 
     def send_bytes(self, status: int, data: bytes, kind: str | None, headers: dict[str, str] | None = None) -> None:
         length = {"Content-Type": kind, "Content-Length": str(len(data))} if kind else {}

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
+
+from engine.system.strict_json import from_json
 
 from .fields import Fields, checked, unsupported, wrong
 
@@ -59,7 +60,7 @@ def _call(name: str, call: Any) -> dict[str, Any]:
     arguments = function.get("arguments") or "{}"
     if isinstance(arguments, str):
         try:
-            json.loads(arguments)
+            from_json(arguments)
         except (ValueError, RecursionError):
             raise wrong(f"{name}.function.arguments", "is no JSON text") from None
     else:

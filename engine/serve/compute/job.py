@@ -7,6 +7,7 @@ is cancelled, where its random numbers are seeded and where its figures are take
 
 from __future__ import annotations
 
+import math
 import queue
 import secrets
 import time
@@ -17,6 +18,7 @@ from typing import Any
 import mlx.core as mx
 from mlx_lm.server import CompletionRequest, GenerationArguments, GenerationContext, Response
 
+from engine.measure.not_finite import LogitsError
 from engine.stats import Stats
 
 
@@ -101,6 +103,10 @@ class Job:
                 mx.random.seed(secrets.randbits(64) if self.args.seed is None else self.args.seed)
         elif isinstance(item, tuple) and not self._tokens:
             self._prefilled = now
+        elif isinstance(item, Response) and not math.isfinite(item.logprob):
+            count = len(self.tokenized[0]) + self._tokens
+            item = LogitsError(f"the logits after {count} tokens are not finite; the model, or a lossy knob, is broken")
+            self.cancelled = True
         elif isinstance(item, Response):
             self._last, self._after = now, self._counters()
             self._first = self._first if self._tokens else now

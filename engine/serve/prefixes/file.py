@@ -7,8 +7,8 @@ models are recognized without being opened, and an index of all prefixes needs o
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
-import json
 import os
 import re
 import tempfile
@@ -25,6 +25,7 @@ from mlx_lm.models.cache import load_prompt_cache, save_prompt_cache
 from engine.errors import HeadraceError, first_line
 from engine.generation.trimming import trimmable
 from engine.system.atomic import commit
+from engine.system.strict_json import from_json
 
 SUFFIX = ".prefix.safetensors"
 NAME = re.compile(r"([0-9a-f]{16})-([0-9a-f]{16})-([0-9a-f]{8})" + re.escape(SUFFIX))
@@ -74,9 +75,10 @@ def write_prefix(folder: Path, key: str, tokens: np.ndarray, cache: list[Any], k
     can_cut = trimmable(cache)
     metadata = {"kind": kind, "trimmable": "yes" if can_cut else "no", "tokens": " ".join(map(str, tokens.tolist()))}
     handle, name = tempfile.mkstemp(dir=folder, prefix=TEMPORARY[0], suffix=TEMPORARY[1])  # has mode 0600
-    os.close(handle)
     partial = Path(name)
     try:
+        with contextlib.suppress(OSError):  # a filesystem without locks
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         save_prompt_cache(name, cache, metadata)
         _, size = _header(partial)
         if size != partial.stat().st_size:
@@ -87,7 +89,22 @@ def write_prefix(folder: Path, key: str, tokens: np.ndarray, cache: list[Any], k
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
         raise
+    finally:
+        os.close(handle)
     return PrefixFile(path, tokens, can_cut, kind, size)
+
+
+def is_abandoned(partial: Path) -> bool:
+    """Whether no process writes a temporary file any more: its lock, which ends with its process, is free. Without locks on
+    its filesystem the file is taken for one in use. Raises `OSError` for a file that is gone."""
+    handle = os.open(partial, os.O_RDWR)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    finally:
+        os.close(handle)
+    return True
 
 
 def read_header(path: Path) -> PrefixFile:
@@ -136,6 +153,6 @@ def _header(path: Path) -> tuple[dict[str, Any], int]:
         length = int.from_bytes(stream.read(8), "little")
         if not 2 <= length <= LONGEST_HEADER:
             raise ValueError(f"a header of {length} bytes")
-        entries: dict[str, Any] = json.loads(stream.read(length))
+        entries: dict[str, Any] = from_json(stream.read(length))
     ends = [int(v["data_offsets"][1]) for k, v in entries.items() if k != "__metadata__"]
     return entries, 8 + length + max(ends, default=0)

@@ -1,17 +1,18 @@
 """Prefix folder: the prefixes on disk of one model and setting, up to a limit in bytes; the least recently used go first.
 
 Servers may share a folder. Each reads the list of files again before a lookup, a file appears complete under its name or not
-at all, and a file that has gone is a miss. The limit counts the files of all models. Modification time is the time of last
-use. Prompts are private: the folder is created with mode 0700, and files have mode 0600.
+at all, and a file that has gone is a miss. The limit counts the files of all models. The order of last use is in the files'
+modification times: a use sets it above all others, so the order holds whatever the clocks of servers and of a network share
+say. Prompts are private: the folder is created with mode 0700, and files have mode 0600.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import os
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,9 +24,20 @@ from engine.generation.trimming import common_prefix, size_of
 from engine.knobs import GB
 from engine.system.atomic import cannot_write
 
-from .file import SUFFIX, TEMPORARY, PrefixError, PrefixFile, key_of, load_prefix, read_header, unsaveable, write_prefix
+from .file import (
+    SUFFIX,
+    TEMPORARY,
+    PrefixError,
+    PrefixFile,
+    is_abandoned,
+    key_of,
+    load_prefix,
+    read_header,
+    unsaveable,
+    write_prefix,
+)
 
-STALE_S = 3600  # age of a temporary file that belongs to no running server
+USE_NS = 2_000_000_000  # between the times of two uses: no filesystem keeps times in longer steps
 LEFT_FREE = 64 << 20  # bytes of the disk that are never used
 
 
@@ -42,6 +54,8 @@ class PrefixFolder:
         self._say = say
         self._said: set[str] = set()
         self._files: dict[str, PrefixFile] = {}
+        self._uses: dict[str, int] = {}  # of this server, for a filesystem that does not keep times
+        self._next_use = itertools.count(1)
         self._lock = threading.Lock()
         try:
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -93,9 +107,11 @@ class PrefixFolder:
         return cache
 
     def touch(self, file: PrefixFile) -> None:
-        """Record that a file was used now."""
+        """Record that a file was used after all others."""
+        self._uses[file.path.name] = next(self._next_use)
+        last = max((at for _, _, at in self._listed()), default=0) + USE_NS
         with contextlib.suppress(OSError):
-            os.utime(file.path)
+            os.utime(file.path, ns=(last, last))
 
     def save(self, tokens: np.ndarray, cache: list[Any], kind: str) -> PrefixFile | None:
         """Write a prefix, after the least recently used files have made room; None if it stays in memory only.
@@ -119,6 +135,7 @@ class PrefixFolder:
             self._once(*refused)
             return None
         self._said.discard("full")
+        self.touch(file)
         with self._lock:
             self._files[file.path.name] = file
             shorter = [f for f in self._files.values() if file.trimmable and _begins(f.tokens, tokens)]
@@ -139,7 +156,7 @@ class PrefixFolder:
         return None
 
     def _make_room(self, need: int) -> None:
-        files = sorted(self._listed(), key=lambda f: f[2])
+        files = sorted(self._listed(), key=lambda f: (f[2], self._uses.get(f[0], 0)))
         total = need + sum(size for _, size, _ in files)
         for name, size, _ in files:
             if total <= self.limit:
@@ -148,26 +165,27 @@ class PrefixFolder:
                 self._remove(name)
             total -= size
 
-    def _listed(self) -> list[tuple[str, int, float]]:
-        """Name, bytes and time of last use of every prefix file."""
+    def _listed(self) -> list[tuple[str, int, int]]:
+        """Name, bytes and modification time, ns, of every prefix file."""
         found = []
         with contextlib.suppress(FileNotFoundError), os.scandir(self.path) as entries:
             for entry in entries:
                 if entry.name.endswith(SUFFIX) and key_of(entry.name):
                     with contextlib.suppress(OSError):
                         status = entry.stat()
-                        found.append((entry.name, status.st_size, status.st_mtime))
+                        found.append((entry.name, status.st_size, status.st_mtime_ns))
         return found
 
     def _remove_stale(self) -> None:
         begin, end = TEMPORARY
         for path in self.path.glob(f"{begin}*{end}"):
             with contextlib.suppress(FileNotFoundError):
-                if time.time() - path.stat().st_mtime > STALE_S:
+                if is_abandoned(path):
                     path.unlink()
 
     def _remove(self, name: str) -> None:
         self._files.pop(name, None)
+        self._uses.pop(name, None)
         with contextlib.suppress(OSError):
             (self.path / name).unlink(missing_ok=True)
 

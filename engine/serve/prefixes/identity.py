@@ -7,13 +7,13 @@ key and is never loaded. `prefill_chunk` belongs to the key because it changes r
 from __future__ import annotations
 
 import hashlib
-import json
 from importlib.metadata import version
 from typing import Any
 
 from engine import __version__
 from engine.engine import Engine
 from engine.model.backend import backend, compute_dtype, device_name
+from engine.system.strict_json import to_json
 
 FORMAT = 1  # raised when a file changes meaning
 DIGITS = 16
@@ -33,4 +33,4 @@ def cache_key(engine: Engine) -> str:
 
 def digest(parts: dict[str, Any]) -> str:
     """16 hexadecimal digits of a mapping that JSON can express."""
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:DIGITS]
+    return hashlib.sha256(to_json(parts, sort_keys=True).encode()).hexdigest()[:DIGITS]

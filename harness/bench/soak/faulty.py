@@ -7,7 +7,6 @@ per run. Worker processes import this module, so it imports nothing heavy.
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import os
 import signal
@@ -18,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engine import Judge, Knobs, Measurement, Protocol
+from engine.system.strict_json import to_json
 
 FATES = {  # fault of the engine -> status that its run must get
     "kill": "oom",  # as the system does when memory runs out
@@ -53,7 +53,7 @@ def footprint(checkpoint: str | Path, knobs: Knobs) -> Footprint:
 
 def chance(knobs: Knobs) -> float:
     """A number in 0 .. 1, from the setting's hash."""
-    text = json.dumps([getattr(knobs, name) for name in MOVES])
+    text = to_json([getattr(knobs, name) for name in MOVES])
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "big") / 2**48
 
 

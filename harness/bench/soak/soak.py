@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import itertools
-import json
 import random
 import tempfile
 import time
@@ -23,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.cli.program import add_command
+from engine.system.strict_json import to_json
 from harness.results.rows import read_rows
 
 from .checks import checks, fate
@@ -80,5 +80,5 @@ def run(args: argparse.Namespace) -> int:
         one, found = soak(args.trials, place, args.seed)
     for name, wrong in found:
         print(f"{'FAILED' if wrong else 'ok':7}{name}{': ' + wrong if wrong else ''}")
-    print(json.dumps({"trials": one.trials, "starts": len(one.ends), "failed": sum(bool(w) for _, w in found)}))
+    print(to_json({"trials": one.trials, "starts": len(one.ends), "failed": sum(bool(w) for _, w in found)}))
     return int(any(wrong for _, wrong in found))

@@ -18,7 +18,7 @@ from typing import Any
 import yaml
 
 from engine import Knobs
-from engine.system.child import child_environment
+from engine.system.user_cache import child_environment
 
 from . import faulty
 

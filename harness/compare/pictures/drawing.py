@@ -6,11 +6,12 @@ An output holds both, so that a notebook on GitHub or on paper shows the image.
 from __future__ import annotations
 
 import io
-import json
 from dataclasses import dataclass
 from typing import Any
 
 import matplotlib.pyplot as plt
+
+from engine.system.strict_json import from_json
 
 from .interactive import draw_interactive
 from .panel import Picture
@@ -40,5 +41,5 @@ class Drawing:
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
         bundle: dict[str, Any] = {"image/png": self.png(), "text/plain": self.picture.title}
         if not self.static:
-            bundle[PLOTLY] = json.loads(self.figure().to_json())
+            bundle[PLOTLY] = from_json(self.figure().to_json())
         return bundle

@@ -16,6 +16,7 @@ import pandas as pd
 
 from engine import Knobs
 from harness.analysis.estimates import suspect_runs
+from harness.analysis.timeline import since_first
 from harness.results.columns import NOT_RUN, STATUSES
 from harness.results.metrics import SPEEDS
 from harness.show.plots.front_plot import CUT_ABOVE, LOG_ABOVE, LOG_SPEED_ABOVE, staircase
@@ -230,10 +231,9 @@ def _place(value: Any, across: Figure) -> Any:
 
 def _session(df: pd.DataFrame) -> list[Figure]:
     """Above, the speed of each run with the sentinel's line and suspect runs; below, a tick for each run by its status."""
-    rows = df[df["started_at"].notna()].sort_values("started_at")
+    rows, seconds = since_first(df)
     if rows.empty:
         return []
-    seconds = (rows["started_at"] - rows["started_at"].iloc[0]).dt.total_seconds()
     unit, unit_s = ("hours", 3600) if seconds.max() > 3600 else ("minutes", 60)
     time, suspect = seconds / unit_s, suspect_runs(rows)
     timed = rows["decode_tok_s"].notna()

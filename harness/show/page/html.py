@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import functools
-import json
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from engine import __version__
+from engine.system.strict_json import to_json
 from harness.results.files import write_text
 from harness.show.costs import costs
 from harness.show.lines import contribution, health, undecided, violations
@@ -80,7 +80,7 @@ def _packed(charts: dict[str, list[dict[str, Any]]]) -> Markup:
 
 
 def _json(value: Any) -> str:
-    return json.dumps(value, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    return to_json(value, separators=(",", ":"), ensure_ascii=True)
 
 
 def _charts(summary: Summary) -> tuple[dict[str, list[dict[str, Any]]], str]:

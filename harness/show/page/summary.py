@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from engine.system.strict_json import from_json
 from harness.analysis.counts import Counts, count
 from harness.analysis.importance import Importance, importance
 from harness.analysis.pareto import Analysis, reference
@@ -97,7 +97,7 @@ class Summary:
     def manifest(self) -> dict[str, Any]:
         """The study's manifest; empty without a readable one."""
         try:
-            found = json.loads((self.folder / "manifest.json").read_text(encoding="utf-8"))
+            found = from_json((self.folder / "manifest.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return {}
         return found if isinstance(found, dict) else {}

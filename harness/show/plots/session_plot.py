@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from harness.analysis.estimates import suspect_runs
+from harness.analysis.timeline import since_first
 from harness.results.columns import NOT_RUN, STATUSES
 
 from .figure import FAINT, INK, RED, STYLE, save
@@ -20,20 +21,16 @@ if TYPE_CHECKING:
 
 def plot_session(df: pd.DataFrame, path: Path) -> Path | None:
     """Draw all runs into a PNG and an SVG; returns the PNG's path, or None if no row has a start time."""
-    rows = df[df["started_at"].notna()].sort_values("started_at")
-    if rows.empty:
+    if df["started_at"].isna().all():
         return None
     with plt.rc_context(STYLE):
-        save(draw_session(rows), path)
+        save(draw_session(df), path)
     return path
 
 
-def draw_session(rows: pd.DataFrame) -> Figure:
-    """Above, the speed of each run with suspect runs shaded; below, a tick per run in the line of its status.
-
-    rows: sorted by `started_at`, which none lacks.
-    """
-    seconds = (rows["started_at"] - rows["started_at"].iloc[0]).dt.total_seconds()
+def draw_session(df: pd.DataFrame) -> Figure:
+    """Above, the speed of each run with suspect runs shaded; below, a tick per run in the line of its status."""
+    rows, seconds = since_first(df)
     unit, unit_s = ("hours", 3600) if seconds.max() > 3600 else ("minutes", 60)
     time = seconds / unit_s
     suspect = suspect_runs(rows)

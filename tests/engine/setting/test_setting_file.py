@@ -18,9 +18,7 @@ from engine.setting.setting_file import (
     read_setting,
 )
 
-KNOBS = Knobs(
-    cache_gb=0.012345678901, sync_window=0, evict_half_life=float("inf"), io_mode="direct", expert_bits=4, ssd_gbps=0.1
-)
+KNOBS = Knobs(cache_gb=0.012345678901, sync_window=0, evict_half_life=1e9, io_mode="direct", expert_bits=4, ssd_gbps=0.1)
 
 
 def whole() -> Setting:

@@ -17,7 +17,7 @@ from harness.decisions.recommend import recommended, wishes_of
 
 
 def names(folder: Path) -> list[str]:
-    return sorted(path.name for path in (folder / "best").glob("*"))
+    return sorted(path.name for path in (folder / "best").glob("*.yaml"))
 
 
 def test_files_are_written_and_removed_and_a_users_own_stay(demo: Path, found: Analysis) -> None:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from support import QUICK, Cli
 
 from engine import Knobs
 from harness.analysis.pareto import front
+from harness.results.rows import read_trials
+from harness.run.supervise import Outcome
 
 
 def test_quality_is_measured_once_for_each_lossy_setting(session: Callable[..., pd.DataFrame]) -> None:
@@ -44,6 +48,31 @@ def test_a_wrong_answer_is_no_result(session: Callable[..., pd.DataFrame]) -> No
     assert len(bad) == 1
     assert "lossless knobs only" in bad["status_reason"].iloc[0]
     assert bad["decode_tok_s"].isna().all()
+
+
+def test_sleep_fails_no_run_and_makes_its_figures_suspect(place: Path, cli: Cli, child: Any) -> None:
+    """A run that hangs once after sleep, one that fails twice after it, and one that ends well after it."""
+    fine = {"decode_tok_s": 10.0, "peak_memory_gb": 0.02, "perplexity": 4.0}
+    ends = iter(["ok", "ok", "hang", "ok", "slow sleep", "ok", "timeout", "timeout"])
+
+    def answer(request: dict[str, Any]) -> Outcome:
+        end = next(ends, "ok")
+        if end in ("hang", "timeout"):
+            return Outcome(end, "no sign", wall_s=1.0, slept_s=3600.0)
+        return Outcome("ok", figures=fine, wall_s=1.0, slept_s=60.0 if end == "slow sleep" else 0.0)
+
+    requests = child(answer)
+    status, out, _ = cli("budget.trials=4", *QUICK)
+    df = read_trials(place / "results" / "demo")
+    assert status == 0 and len(requests) == len(df) + 2
+    assert out.count("it is measured again") == 2
+    assert "hang (no sign) after the machine slept or stood still for 3600 s" in out
+    first = df[df["run"] == 0]
+    assert first["status"].tolist() == ["ok", "ok", "ok", "ok", "timeout"]
+    assert first["suspect"].tolist()[3:] == [f"sleep: the machine slept or stood still for {s} s" for s in (60, 3600)]
+    assert df[df["origin"] == "again"]["trial"].tolist() == [3]
+    assert df.sort_values("sequence")["started_at"].is_monotonic_increasing
+    assert sorted(df["sequence"]) == list(range(1, len(df) + 1))
 
 
 def test_every_row_names_what_it_was_measured_with(session: Callable[..., pd.DataFrame]) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,9 +20,11 @@ from support import HERE, Cli, arguments, prepare
 
 from engine import CheckpointError
 from harness import ResultsError, search
+from harness.machine import clocks
 from harness.results.metrics import OBJECTIVES
 from harness.results.rows import read_trials
-from harness.run.supervise import fate, run_child
+from harness.run import supervise
+from harness.run.supervise import Outcome, fate, run_child
 
 Study = tuple[pd.DataFrame, dict[int, FrozenTrial]]
 FATES = {  # fault: (status, reason)
@@ -109,6 +113,80 @@ def test_a_full_disk_is_no_crash(tmp_path: Path) -> None:
     log.write_text("OSError: [Errno 5] Input/output error\n")
     assert fate({}, 1, log, []) == ("crash", f"exit status 1: OSError: [Errno 5] {os.strerror(5)}")
     assert fate({"figures": {"decode_tok_s": None}}, 0, log, ["decode_tok_s"]) == ("crash", "decode_tok_s is missing")
+
+
+BEATING = """
+import json, os, sys, time
+request, result = sys.argv[-2:]
+beat = os.path.join(os.path.dirname(request), "beat")
+for n in range(int(os.environ["BEATS"])):
+    with open(beat, "w") as f:
+        f.write(str(n))
+    os.utime(beat, eval(os.environ["TIMES"])(n))
+    time.sleep(0.1)
+if os.environ["ENDS"] == "no":
+    time.sleep(60)
+json.dump({"figures": {"decode_tok_s": 5.0}}, open(result, "w"))
+"""
+TIMES = {  # of the file, as the server of a share keeps them
+    "now": "lambda n: None",
+    "two hours slow, in steps of two seconds": "lambda n: ((time.time() - 7200) // 2 * 2,) * 2",
+    "set back at each": "lambda n: (2e9 - 3600 * n,) * 2",
+    "none": "lambda n: (0, 0)",
+}
+
+
+@pytest.fixture
+def beating(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Supervise a child that beats ten times a second and then ends or hangs; returns the outcome."""
+    popen = supervise.subprocess.Popen
+
+    def start(command: list[str], **more: Any) -> Any:
+        return popen([sys.executable, "-c", BEATING, *command[-2:]], **more)
+
+    monkeypatch.setattr(supervise.subprocess, "Popen", start)
+
+    def run(times: str, beats: int = 15, ends: bool = True, **more: Any) -> Outcome:
+        monkeypatch.setenv("TIMES", TIMES[times])
+        monkeypatch.setenv("BEATS", str(beats))
+        monkeypatch.setenv("ENDS", "yes" if ends else "no")
+        given = {"timeout_s": 60, "hang_s": 1.0, "limit_gb": 9, "needed": ["decode_tok_s"], "interrupted": lambda: False,
+                 "started": lambda pid: None, **more}  # fmt: skip
+        (tmp_path / "running.json").write_text("{}")
+        return run_child(tmp_path / "running.json", tmp_path / "logs" / "log", **given)
+
+    return run
+
+
+@pytest.mark.parametrize("times", TIMES)
+def test_a_run_that_gives_signs_is_no_hang_whatever_the_clocks_say(
+    beating: Any, monkeypatch: pytest.MonkeyPatch, times: str
+) -> None:
+    real, jumps = time.time, itertools.cycle([-366 * 86400, 3600, 0, -3600, 366 * 86400])
+    monkeypatch.setattr(time, "time", lambda: real() + next(jumps))
+    outcome = beating(times)
+    assert (outcome.status, outcome.reason) == ("ok", None)
+    assert 1.5 <= outcome.wall_s < 30 and outcome.slept_s == 0
+    silent = beating(times, beats=2, ends=False)
+    assert (silent.status, silent.reason) == ("hang", "no sign of life for 1 s (budget.hang_s)")
+
+
+def test_sleep_is_no_time_of_a_run(beating: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The machine sleeps for an hour in the middle: one clock stands still, or (a paused virtual machine) both go on."""
+    for both in (False, True):
+        real, ticks = (clocks.awake, clocks.continuous), [0]
+        slept = {"s": 0.0}
+
+        def tick(ticks: list[int] = ticks, slept: dict[str, float] = slept) -> None:
+            ticks[0] += 1
+            slept["s"] = 3600.0 if ticks[0] > 3 else 0.0
+
+        with monkeypatch.context() as patch:
+            patch.setattr(clocks, "awake", lambda real=real, slept=slept, both=both: real[0]() + slept["s"] * both)
+            patch.setattr(clocks, "continuous", lambda real=real, slept=slept: real[1]() + slept["s"])
+            outcome = beating("now", tick=tick)
+        assert outcome.status == "ok"
+        assert outcome.wall_s < 60 and outcome.slept_s == pytest.approx(3600, abs=11)
 
 
 WATCH = """

@@ -26,7 +26,7 @@ def rows() -> list[dict[str, Any]]:
 
 
 def test_facts_of_rows() -> None:
-    found = row_facts(rows(), START.timestamp() + 300, START.timestamp())
+    found = row_facts(rows(), 30.0, 0)
     cause = "crash: exit status N"
     assert found["failures"] == {cause: 2} and found["streak"] == {"failures": 2, "cause": cause}
     assert (found["last_s_ago"], found["suspect"], found["sentinels"]) == (30.0, {"load": 1}, 0)
@@ -34,19 +34,17 @@ def test_facts_of_rows() -> None:
 
 def test_progress_is_that_of_the_rows_where_they_are_ahead() -> None:
     config = {"budget": {"trials": 10, "hours": 1.0}, "rounds": 2}
-    now = START.timestamp() + 3000
-    found = progress_facts({"trials_done": 1, "started": START.timestamp()}, rows(), config, now, True)
+    found = progress_facts({"trials_done": 1, "started_s": 500.0}, rows(), config, 3500.0, True)
     assert (found["trials_done"], found["trials_wanted"], found["rounds"], found["elapsed_s"]) == (4, 10, 2, 3000)
     assert found["left_s"] <= 600
-    assert progress_facts({}, rows(), config, now, False)["left_s"] is None
+    assert progress_facts({}, rows(), config, 3500.0, False)["left_s"] is None
 
 
 def test_lines_leave_out_what_is_unknown() -> None:
-    now = START.timestamp() + 300
     facts = {
         "search": "gone", "message": "process 9 is gone", "problems": ["a file is damaged"], "now": None,
-        "progress": progress_facts({}, rows(), {"budget": {"trials": 10}}, now, False),
-        "rows": row_facts(rows(), now, None), "health": health(Path(__file__).parent, GuardsConfig(), Machine(load=1.5)),
+        "progress": progress_facts({}, rows(), {"budget": {"trials": 10}}, 300.0, False),
+        "rows": row_facts(rows(), None, 0), "health": health(Path(__file__).parent, GuardsConfig(), Machine(load=1.5)),
     }  # fmt: skip
     shown = dict(lines(facts))
     assert shown["search"] == "CRASHED: process 9 is gone" and shown["problem"] == "a file is damaged"
@@ -57,6 +55,6 @@ def test_lines_leave_out_what_is_unknown() -> None:
 
 @pytest.mark.parametrize("since", [None, 100.0])
 def test_the_current_run(since: float | None) -> None:
-    found = current_run({"phase": "measuring", "trial": 4, "since": since}, 117.0)
+    found = current_run({"phase": "measuring", "trial": 4, "since_s": since}, 117.0)
     assert (found["phase"], found["trial"], found["run"]) == ("measuring", 4, None)
     assert found["for_s"] == (None if since is None else 17.0)

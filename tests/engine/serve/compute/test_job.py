@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import queue
 from types import SimpleNamespace
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 from mlx_lm.server import GenerationContext, Response
 
+from engine.errors import HeadraceError
 from engine.serve.compute.job import Cancelled, Job
 from engine.stats import Stats
 
@@ -74,3 +76,16 @@ def test_a_prefill_outside_the_batch_is_ended_by_an_exception() -> None:
     one.cancel()
     with pytest.raises(Cancelled):
         one.put((1, 4))
+
+
+@pytest.mark.parametrize("logprob", [math.nan, math.inf, -math.inf])
+def test_logits_that_are_not_finite_are_an_error_of_the_request(logprob: float) -> None:
+    one, finished = job(), []
+    one.on_finish = finished.append
+    one.put(context())
+    one.put((4, 4))
+    one.put(token())
+    one.put(Response("a", 1, logprob, None, ()))
+    items = [one.take(0) for _ in range(4)]
+    assert isinstance(items[-1], HeadraceError) and "after 5 tokens are not finite" in str(items[-1])
+    assert finished == [one] and one.context is not None and one.context._should_stop

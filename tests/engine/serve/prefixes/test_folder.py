@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import stat
 import time
@@ -150,12 +151,53 @@ def test_folder_that_cannot_be_made_is_refused(tmp_path):
         make(tmp_path / "file")
 
 
-def test_old_temporary_files_are_removed(tmp_path):
-    for age in (10, 2 * module.STALE_S):
-        path = tmp_path / f".prefix-{age}.tmp.safetensors"
-        path.write_bytes(b"x")
-        os.utime(path, (time.time() - age,) * 2)
-    other = tmp_path / "notes.txt"
-    other.write_text("x")
-    make(tmp_path, limit=0)
-    assert sorted(p.name for p in tmp_path.iterdir()) == [".prefix-10.tmp.safetensors", "notes.txt"]
+def test_temporary_files_of_ended_servers_are_removed(tmp_path, monkeypatch):
+    """A writer holds a lock, which ends with its process: no time of a file counts."""
+    for name in ("ended", "writing"):
+        (tmp_path / f".prefix-{name}.tmp.safetensors").write_bytes(b"x")
+    (tmp_path / "notes.txt").write_text("x")
+    with open(tmp_path / ".prefix-writing.tmp.safetensors") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        make(tmp_path, limit=0)
+        assert sorted(p.name for p in tmp_path.iterdir()) == [".prefix-writing.tmp.safetensors", "notes.txt"]
+
+    def none(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    with monkeypatch.context() as patch:  # whether a server writes it is unknown, so it stays
+        patch.setattr(fcntl, "flock", none)
+        folder = make(tmp_path)
+        assert add(folder, 1, 2) is not None
+        assert (tmp_path / ".prefix-writing.tmp.safetensors").exists()
+    make(tmp_path)
+    assert not (tmp_path / ".prefix-writing.tmp.safetensors").exists()
+
+
+@pytest.mark.parametrize("clock", ["right", "two hours slow", "a year fast", "no times"])
+def test_order_of_use_holds_on_a_share_with_any_clock(tmp_path, monkeypatch, clock):
+    """The times of new files are those of the share; a use comes after all others, also for another server."""
+    now, write = time.time(), module.write_prefix
+    shift = {"right": 0, "two hours slow": -7200, "a year fast": 366 * 86400}.get(clock, 0)
+
+    def written(*given):
+        file = write(*given)
+        os.utime(file.path, (now + shift,) * 2)
+        return file
+
+    monkeypatch.setattr(module, "write_prefix", written)
+    one, two = make(tmp_path), make(tmp_path)
+    files = [add(one, n, n) for n in range(3)]
+    if clock == "no times":
+        for file in files:
+            os.utime(file.path, (now, now))
+        monkeypatch.setattr(module.os, "utime", lambda *a, **k: None)
+        one.touch(files[0])
+        one.limit = one.nbytes
+        add(one, 9, 9)
+        assert [0, 0] in names(one)
+        return
+    two.touch(files[0])
+    two.touch(files[1])
+    two.limit = two.nbytes + (64 << 10)
+    add(two, 9, 9)
+    assert names(one) == [[0, 0], [1, 1], [9, 9]]
