@@ -155,16 +155,9 @@ class Engine:
     """
 
     def __init__(
-        self,
-        checkpoint: Checkpoint,
-        knobs: Knobs,
-        bits: BitsPlan,
-        model: nn.Module,
-        layers: list[StreamedLayer],
-        state: DecodeState | None,
-        windows: SpeculativeWindows | None,
-        page_cached_before: float | None = None,
-    ) -> None:
+        self, checkpoint: Checkpoint, knobs: Knobs, bits: BitsPlan, model: nn.Module, layers: list[StreamedLayer],
+        state: DecodeState | None, windows: SpeculativeWindows | None, page_cached_before: float | None = None,
+    ) -> None:  # fmt: skip
         self.checkpoint = checkpoint
         self.knobs = knobs
         self.bits = bits

@@ -35,7 +35,11 @@ def to_json(value: Any, what: str = "the document", **style: Any) -> str:
 def from_json(text: str | bytes) -> Any:
     """The value of a JSON text. Raises `ValueError` for a text that is not JSON, and `NumberError` for one with NaN,
     Infinity or a number beyond the range of a float."""
-    return json.loads(text, parse_constant=_refuse_constant, parse_float=_finite_float)
+    try:
+        return json.loads(text, parse_constant=_refuse_constant, parse_float=_finite_float)
+    except NumberError as e:
+        found = not_finite(json.loads(text))
+        raise NumberError(f"{found[0]}: {e}" if found and found[0] else str(e)) from None
 
 
 def refuse_not_finite(value: Any, what: str, remedy: str = "") -> None:

@@ -142,7 +142,10 @@ def test_a_command_measures(tmp_path: Path, request_of: Callable[..., dict[str, 
     ("answer", "reason"),
     [
         ("print('{\"decode_tok_s\": 1}')", "the figures lack peak_memory_gb"),
-        ('print(\'{"decode_tok_s": NaN, "peak_memory_gb": 1, "perplexity": 1}\')', "decode_tok_s=nan has the wrong type"),
+        (
+            'print(\'{"decode_tok_s": NaN, "peak_memory_gb": 1, "perplexity": 1}\')',
+            "decode_tok_s: NaN is not a number in JSON",
+        ),
         ("print('done')", "answered 'done'; print a JSON object as the last line"),
         ("raise SystemExit(3)", "exit status 3"),
         ('print(\'{"error": "MemoryError", "reason": "no room\\\\nat all"}\')', "no room at all"),
