@@ -134,6 +134,17 @@ def _refuse_too_large(source: Checkpoint, knobs: Knobs) -> None:
         )
 
 
+def _mode(knobs: Knobs) -> str:
+    kind = "streamed" if knobs.cache_gb is not None else "resident" if knobs.lossy else "reference"
+    dtype = str(compute_dtype() or "as-stored").removeprefix("mlx.core.")
+    words = [kind, dtype, backend()]
+    if kind == "streamed":
+        words.append(knobs.io_mode)
+        if knobs.ssd_gbps is not None:
+            words.append(f"held-to-{knobs.ssd_gbps:g}-GB/s")
+    return " ".join(words)
+
+
 class Engine:
     """A loaded model. Use it as a context manager, or `close()` it, to end its reader threads.
 
@@ -200,14 +211,7 @@ class Engine:
     @property
     def mode(self) -> str:
         """The path that runs, e.g. `streamed float32 cpu buffered`; part of every row of results."""
-        kind = "streamed" if self.knobs.cache_gb is not None else "resident" if self.knobs.lossy else "reference"
-        dtype = str(compute_dtype() or "as-stored").removeprefix("mlx.core.")
-        words = [kind, dtype, backend()]
-        if kind == "streamed":
-            words.append(self.knobs.io_mode)
-            if self.knobs.ssd_gbps is not None:
-                words.append(f"held-to-{self.knobs.ssd_gbps:g}-GB/s")
-        return " ".join(words)
+        return _mode(self.knobs)
 
     def encode(self, text: str, *, start: bool = True) -> list[int]:
         """Return the token ids of a text; with `start`, the tokenizer's start-of-document tokens come first."""

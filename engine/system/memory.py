@@ -7,7 +7,9 @@ proc_pid_rusage, with the lifetime maximum of the physical footprint, which incl
 
 from __future__ import annotations
 
+import contextlib
 import os
+import resource
 import sys
 from typing import Any
 
@@ -61,11 +63,12 @@ def page_cache_share(disk_bytes: int | None, requested_bytes: int) -> float | No
 
 
 def _linux_peak(status: str = "/proc/self/status") -> int:
-    with open(status) as f:
+    """VmHWM; where /proc is hidden, `ru_maxrss`, which is at least the parent's memory at the time of the fork."""
+    with contextlib.suppress(OSError), open(status) as f:
         for line in f:
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) * 1024
-    raise RuntimeError(f"{status} has no VmHWM")
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def _linux_io(name: str, io: str = "/proc/self/io") -> int | None:

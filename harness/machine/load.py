@@ -7,6 +7,7 @@ threads of its own (decryption, write-back) counts as load of other processes.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import shutil
 import time
@@ -51,8 +52,12 @@ class Meters:
         return shutil.disk_usage(folder).free / GB
 
     def busy_s(self) -> tuple[float, float]:
-        """CPU seconds spent so far by the whole machine, and by the search's own processes including ended children."""
-        t = psutil.cpu_times()
+        """CPU seconds spent so far by the whole machine, and by the search's own processes including ended children. The
+        first is not a number where the system hides it."""
+        try:
+            t = psutil.cpu_times()
+        except (OSError, psutil.Error, RuntimeError):
+            return math.nan, 0.0
         return t.user + t.system + getattr(t, "nice", 0.0) + getattr(t, "steal", 0.0), sum(map(_spent_s, self._own()))
 
     def _own(self) -> set[psutil.Process]:
@@ -86,7 +91,9 @@ class CpuLoad:
         seconds, own = at - self._at, busy[1] - self._busy[1]
         others = busy[0] - self._busy[0] - own
         self._at, self._busy = at, busy
-        if seconds <= 0 or own < 0:  # a child ended on a system that does not add its time to the parent's
+        if (
+            seconds <= 0 or own < 0 or math.isnan(others)
+        ):  # a child ended on a system that does not add its time to the parent's
             return None
         core_s = min(max(0.0, others), seconds * self._meters.cores)
         self._core_s, self._seconds = self._core_s + core_s, self._seconds + seconds

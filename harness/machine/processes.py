@@ -46,6 +46,12 @@ def end_group(pid: int, grace_s: float = 2.0) -> bool:
     (which may be the first of a container) are reaped here.
     """
     family: set[psutil.Process] = set()
+    try:
+        _family(pid, family)
+    except (OSError, IndexError, psutil.Error):  # the system hides its processes
+        with contextlib.suppress(OSError):
+            os.killpg(pid, signal.SIGKILL)
+        return True
     for number, patience in ((signal.SIGTERM, grace_s), (signal.SIGKILL, LAST_WAIT_S)):
         signalled: set[psutil.Process] = set()
         deadline = time.monotonic() + patience

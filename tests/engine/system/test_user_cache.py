@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 from pathlib import Path
 
 import pytest
 
 from engine.errors import HeadraceError
+from engine.system import user_cache
 from engine.system.user_cache import cached_file, compute_apart, store_in_cache
 
 
@@ -33,3 +36,12 @@ def test_a_child_that_fails_gives_its_last_line(tmp_path: Path, monkeypatch: pyt
     compute_apart("nothing", "engine.errors")
     with pytest.raises(HeadraceError, match=r"^the plan could not be computed: checkpoint .*x is not a folder"):
         compute_apart("the plan", "engine", "plan", str(tmp_path / "x"))
+
+
+def test_an_account_without_a_home_folder(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(user_cache, "home", lambda: None)
+    user_cache._without_home.cache_clear()
+    files = {user_cache.cached_file(name) for name in ("a", "b")}
+    assert {file.parent for file in files} == {Path(tempfile.gettempdir()) / f"headrace-{os.getuid()}" / "headrace"}
+    assert capsys.readouterr().err.count("note: no home folder") == 1
