@@ -164,6 +164,9 @@ def fate(answer: Mapping[str, Any], code: int, log: Path, needed: Sequence[str])
         return ("stopped", "too slow to enter the front") if early else ("ok", None)
     if answer.get("error") == "CheckpointError":  # no setting can help, so it ends the study
         raise CheckpointError(answer["reason"])
+    # As below, the setting is not the cause.
+    if answer.get("error") == "OSError" and os.strerror(errno.ENOSPC) in answer["reason"]:
+        raise ResultsError(f"{answer['reason']}, then run the same command again")
     if "error" in answer:
         return {"KnobError": "infeasible", "MemoryError": "oom"}.get(answer["error"], "crash"), answer["reason"]
     last = _last_line(log)

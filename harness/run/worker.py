@@ -14,7 +14,7 @@ the engine works. An engine that reports no progress never creates that file.
 Result: `figures` (by column), `token_ms` (a list; null if the engine does not report it), `ended_early`, `score_s` (seconds
 after the last timed token, spent on quality; null if unknown), `protocol` (the one followed, or "engine's own" if the engine
 takes none) and `page_cache_by` (how the page cache was prepared). After a failure: `error` (class name) and `reason` (one
-line).
+line); an error that does not come from this program is printed with its traceback as well.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ import signal
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ from typing import Any
 import numpy as np
 
 from engine import Checkpoint, HeadraceError, Judge, Knobs, Measurement, Protocol, prepare_page_cache
-from engine.errors import OUT_OF_MEMORY, foreseeable
+from engine.errors import OUT_OF_MEMORY, first_line, foreseeable
 from engine.system import atomic
 from engine.system.page_cache import cached_share, weight_files
 from engine.system.strict_json import from_json, to_json
@@ -53,7 +54,17 @@ def measure(request: dict[str, Any]) -> dict[str, Any]:
         reason = foreseeable(e)
         if reason is None:
             raise
-        return {"error": "MemoryError" if reason == OUT_OF_MEMORY else type(e).__name__, "reason": reason}
+        if not isinstance(e, HeadraceError):
+            traceback.print_exc()  # for the row's log_tail: the reason does not name the place in a user's engine
+        if reason == OUT_OF_MEMORY:
+            return {"error": "MemoryError", "reason": f"{_named(e)}; {reason}"}
+        return {"error": type(e).__name__, "reason": reason}
+
+
+def _named(e: BaseException) -> str:
+    """The class and the first line of an error's message."""
+    name, said = type(e).__name__, first_line(e).rstrip(".")
+    return name if said == name else f"{name}: {said}"
 
 
 def _measure(request: dict[str, Any]) -> dict[str, Any]:

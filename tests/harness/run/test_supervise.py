@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import json
 import os
@@ -19,6 +20,7 @@ from optuna.trial import FrozenTrial, TrialState
 from support import HERE, Cli, arguments, prepare
 
 from engine import CheckpointError
+from engine.errors import foreseeable
 from harness import ResultsError, search
 from harness.machine import clocks
 from harness.results.metrics import OBJECTIVES
@@ -33,7 +35,7 @@ FATES = {  # fault: (status, reason)
     "error": ("crash", "shard 3 cannot be read; copy it again"),
     "knob": ("infeasible", "40 columns are no multiple of 32"),
     "kill": ("oom", "killed by the system (SIGKILL)"),
-    "malloc": ("oom", "RuntimeError: [malloc] Unable to allocate 9000000000 bytes."),
+    "malloc": ("oom", "RuntimeError: [malloc] Unable to allocate 9000000000 bytes; memory is exhausted; lower cache_gb"),
     "hang": ("timeout", "no result within 6 s (budget.trial_timeout_s)"),
     "burst": ("oom", "are above the limit of 0.6 GB"),
 }
@@ -91,16 +93,16 @@ def test_the_others_are_not_affected(study: Study) -> None:
 
 def test_a_setting_that_cannot_fit_is_predicted_and_not_run(place: Path, cli: Cli, in_process: Any) -> None:
     in_process(lambda figures, n: figures)
-    limits = ("device.memory_gb=0.09", "device.usable_share=1", "search_space.cache_gb.high=0.075")
+    limits = ("device.memory_gb=0.08", "device.usable_share=1", "search_space.cache_gb.high=0.075")
     status, out, _ = cli("budget.trials=3", *limits)
     assert status == 0
     df = read_trials(place / "results" / "demo")
     ran = df[df["status"] != "infeasible"]
     assert len(ran) == 3
-    assert "no reference: with everything resident it would take 0.1 GB, above the limit of 0.09 GB" in out
+    assert "no reference: with everything resident it would take 0.1 GB, above the limit of 0.08 GB" in out
     assert (ran["status"] == "ok").all()
     predicted = df[df["status"] == "infeasible"]
-    assert len(predicted) and predicted["status_reason"].str.contains("above the limit of 0.09 GB").all()
+    assert len(predicted) and predicted["status_reason"].str.contains("above the limit of 0.08 GB").all()
     assert predicted["wall_s"].eq(0).all() and predicted["saved_s"].notna().any()
     assert len((place / "checkpoint" / "runs.log").read_text().splitlines()) == 3
 
@@ -112,6 +114,11 @@ def test_a_full_disk_is_no_crash(tmp_path: Path) -> None:
         fate({}, 1, log, [])
     log.write_text("OSError: [Errno 5] Input/output error\n")
     assert fate({}, 1, log, []) == ("crash", f"exit status 1: OSError: [Errno 5] {os.strerror(5)}")
+    full = {"error": "OSError", "reason": foreseeable(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/x"))}
+    with pytest.raises(
+        ResultsError, match=r"^/x: No space left .*; make room on its disk, then run the same command again$"
+    ):
+        fate(full, 0, log, [])
     assert fate({"figures": {"decode_tok_s": None}}, 0, log, ["decode_tok_s"]) == ("crash", "decode_tok_s is missing")
 
 

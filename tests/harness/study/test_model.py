@@ -123,5 +123,6 @@ def test_rows_name_no_place_of_this_machine(place: Path, cli: Cli) -> None:
     df = read_trials(place / "results" / "demo").query("status != 'ok'")
     assert set(df["status"]) == {"crash"}
     text = " ".join([*df["status_reason"], *df["log_tail"]])
+    assert df["status_reason"].eq(f"{place.name}/nowhere/shard: No such file or directory; check the path").all()
     assert "FileNotFoundError" in text and place.name in text
     assert str(place) not in text and os.sep + "fake_engine" not in text.replace("headrace/tests/harness/fake_engine", "")
