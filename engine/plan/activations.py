@@ -11,13 +11,11 @@ counted.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import math
-import os
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -29,6 +27,7 @@ from mlx_lm.models.cache import make_prompt_cache
 from engine.checkpoint.checkpoint import Checkpoint
 from engine.errors import first_line
 from engine.model.backend import compute_dtype
+from engine.model.export import exported
 from engine.model.open import open_model
 from engine.model.resident import quantize_resident
 from engine.model.switches import switches
@@ -177,51 +176,12 @@ def _trace(model: nn.Module, context: int, tokens: int, chunk: int) -> _Traced:
     ids = mx.zeros((1, tokens), mx.int32)
     try:
         try:
-            graph = _exported(run, [ids, *weights, *states], compiled=True)
+            graph = exported(run, [ids, *weights, *states], compiled=True)
         except ValueError:  # some compiled functions take arrays that are no arguments
-            graph = _exported(run, [ids, *weights, *states], compiled=False)
+            graph = exported(run, [ids, *weights, *states], compiled=False)
     finally:
         model.update(tree_unflatten(list(zip(names, weights, strict=True))))
     return _Traced(_alive(graph, len(weights)), len(graph))
-
-
-def _exported(run: Callable[..., list[mx.array]], inputs: list[mx.array], *, compiled: bool) -> list[dict[str, Any]]:
-    """The entries of MLX's exported graph. Raises `ValueError` if it has a primitive that MLX cannot export."""
-    graph: list[dict[str, Any]] = []
-    with _exportable(compiled=compiled):
-        mx.export_function(graph.append, run, *inputs)
-    return graph
-
-
-@contextlib.contextmanager
-def _exportable(*, compiled: bool) -> Iterator[None]:
-    """Replace the functions whose primitives MLX cannot export by others with results of the same size."""
-    dequantize = mx.dequantize
-
-    def dequantized(w: mx.array, scales: mx.array, *more: Any, **named: Any) -> mx.array:
-        if named.get("mode", "affine") not in ("mxfp8", "nvfp4"):
-            return dequantize(w, scales, *more, **named)
-        per_word = 32 // int(named.get("bits") or (8 if named["mode"] == "mxfp8" else 4))
-        return mx.repeat(w, per_word, axis=-1).astype(named.get("dtype") or mx.bfloat16)
-
-    stand_ins = {
-        "contiguous": lambda array, *_, **__: array,  # it copies at most its input
-        "to_fp8": lambda array, *_, **__: array.astype(mx.uint8),
-        "from_fp8": lambda array, dtype=mx.bfloat16, **_: array.astype(dtype),
-        "dequantize": dequantized,
-    }
-    own = {name: getattr(mx, name) for name in stand_ins}
-    try:
-        for name, function in stand_ins.items():
-            setattr(mx, name, function)
-        if not compiled:
-            mx.disable_compile()
-        yield
-    finally:
-        if not compiled and os.environ.get("MLX_DISABLE_COMPILE") is None:
-            mx.enable_compile()
-        for name, function in own.items():
-            setattr(mx, name, function)
 
 
 def _feed(caches: Any, tokens: int, chunk: int) -> None:
