@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import functools
 import math
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -24,7 +25,9 @@ from mlx.utils import tree_flatten, tree_unflatten
 from mlx_lm.models.cache import make_prompt_cache
 
 from engine.checkpoint.checkpoint import Checkpoint
+from engine.errors import first_line
 from engine.model.backend import compute_dtype
+from engine.model.export import exported
 from engine.model.open import open_model
 from engine.model.resident import quantize_resident
 from engine.model.switches import switches
@@ -59,25 +62,74 @@ def pass_memory(checkpoint: Checkpoint, *, context: int, chunk: int, resident_bi
 
     Opens the model once for each set of arguments, and reads no weights. Raises `CheckpointError` if mlx-lm cannot open it.
     """
-    known = (checkpoint.path, checkpoint.header_digest, checkpoint.top_k, context, min(chunk, context), resident_bits)
+    model = _model_of(checkpoint, resident_bits)
+    known = (*model.key, context, min(chunk, context))
     if known not in _KNOWN:
+        try:
+            memory = trace_pass(model.module, context, chunk)
+        except ValueError as e:  # MLX cannot export each primitive
+            print(
+                f"note: activations of {checkpoint.name} are predicted from its logits alone ({first_line(e)}); the "
+                "predicted memory may be too low",
+                file=sys.stderr,
+            )
+            memory = _without_graph(model.module, checkpoint.built.vocabulary, context, chunk)
+        _KNOWN[known] = replace(memory, loading=model.loading, loading_streamed=model.loading_streamed)
+    return _KNOWN[known]
+
+
+@dataclass(frozen=True)
+class _Model:
+    """A model with placeholders for its weights, and its largest weights as in `PassMemory`."""
+
+    key: tuple[Any, ...]
+    module: nn.Module
+    loading: int
+    loading_streamed: int
+
+
+def _model_of(checkpoint: Checkpoint, resident_bits: int | None) -> _Model:
+    """The model of a checkpoint; opening one of 1 T parameters takes 12 s, so the last few are kept."""
+    key = (checkpoint.path, checkpoint.header_digest, checkpoint.top_k, resident_bits)
+    if key not in _MODELS:
         model = open_model(checkpoint)
         if (dtype := compute_dtype()) is not None:
             model.set_dtype(dtype)
         if resident_bits is not None:
             quantize_resident(model, checkpoint, resident_bits)
-        memory = trace_pass(model, context, chunk)
+        sizes: dict[str, int] = {}
         if dtype is not None:
-            experts = tuple(f"{path}." for path, _ in switches(model, checkpoint))
             weights: Any = tree_flatten(model.parameters())
             sizes = {name: value.nbytes for name, value in weights if value.dtype == dtype}
-            streamed = (size for name, size in sizes.items() if not name.startswith(experts))
-            memory = replace(memory, loading=max(sizes.values()), loading_streamed=max(streamed))
-        _KNOWN[known] = memory
-    return _KNOWN[known]
+        experts = tuple(f"{path}." for path, _ in switches(model, checkpoint))
+        streamed = (size for name, size in sizes.items() if not name.startswith(experts))
+        _hold_places(model)
+        while len(_MODELS) >= KEPT_MODELS:
+            del _MODELS[next(iter(_MODELS))]
+        _MODELS[key] = _Model(key, model, max(sizes.values(), default=0), max(streamed, default=0))
+    return _MODELS[key]
+
+
+def _hold_places(model: nn.Module) -> None:
+    """Replace the weights by lazy zeros, which hold neither files nor memory, and compute the arrays that are no weights."""
+    model.apply(lambda weight: mx.zeros(weight.shape, weight.dtype))
+    for module in model.modules():
+        own = [value for name, value in module.items() if name.startswith("_") and isinstance(value, mx.array)]
+        mx.eval(own)
 
 
 _KNOWN: dict[tuple[Any, ...], PassMemory] = {}  # a search asks for the same few passes again and again
+_MODELS: dict[tuple[Any, ...], _Model] = {}
+KEPT_MODELS = 4
+
+
+def _without_graph(model: nn.Module, vocabulary: int, context: int, chunk: int) -> PassMemory:
+    """The memory of keys and values, grown by their caches' own rules, and of the logits."""
+    caches = make_prompt_cache(model)
+    model(mx.zeros((1, 1), mx.int32), cache=caches)
+    _feed(caches, context - 1, chunk)
+    kv = sum(owner[key].nbytes for owner, key in _arrays(caches))
+    return PassMemory(kv, 2 * 4 * vocabulary * min(chunk, context))
 
 
 def trace_pass(model: nn.Module, context: int, chunk: int) -> PassMemory:
@@ -121,19 +173,15 @@ def _trace(model: nn.Module, context: int, tokens: int, chunk: int) -> _Traced:
         logits = model(ids, cache=caches)
         return [logits.astype(mx.float32), *(owner[key] for owner, key in _arrays(caches))]
 
-    graph: list[dict[str, Any]] = []
-    contiguous = mx.contiguous
+    ids = mx.zeros((1, tokens), mx.int32)
     try:
-        mx.contiguous = _as_it_is  # MLX cannot export this primitive; it copies at most its input
-        mx.export_function(graph.append, run, mx.zeros((1, tokens), mx.int32), *weights, *states)
+        try:
+            graph = exported(run, [ids, *weights, *states], compiled=True)
+        except ValueError:  # some compiled functions take arrays that are no arguments
+            graph = exported(run, [ids, *weights, *states], compiled=False)
     finally:
-        mx.contiguous = contiguous
         model.update(tree_unflatten(list(zip(names, weights, strict=True))))
     return _Traced(_alive(graph, len(weights)), len(graph))
-
-
-def _as_it_is(array: mx.array, *_: Any, **__: Any) -> mx.array:
-    return array
 
 
 def _feed(caches: Any, tokens: int, chunk: int) -> None:

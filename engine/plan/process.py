@@ -10,10 +10,12 @@ import contextlib
 import functools
 import hashlib
 import platform
+import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from engine.errors import HeadraceError
+from engine.errors import HeadraceError, first_line
+from engine.knobs import GB
 from engine.model.backend import backend
 from engine.system.strict_json import from_json, to_json
 from engine.system.user_cache import cached_file, compute_apart
@@ -28,12 +30,19 @@ def process_bytes() -> int:
     """Return the memory of a run's process without model and tokenizer, bytes; the first call of a machine takes seconds."""
     file = process_file()
     if not file.exists():
-        with contextlib.suppress(HeadraceError):
+        try:
             compute_apart("the memory of a run's process", "engine.bench.process")
+        except HeadraceError as e:
+            return _assumed(str(e))
     try:
         return int(from_json(file.read_text(encoding="utf-8"))["bytes"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return MEASURED_BYTES
+    except (OSError, ValueError, KeyError, TypeError) as e:
+        return _assumed(f"{file} cannot be read ({first_line(e)})")
+
+
+def _assumed(why: str) -> int:
+    print(f"note: a run's process is assumed to take {MEASURED_BYTES / GB:.2g} GB besides its model: {why}", file=sys.stderr)
+    return MEASURED_BYTES
 
 
 def process_file() -> Path:

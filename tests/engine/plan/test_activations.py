@@ -12,7 +12,7 @@ from mlx_lm.models.cache import make_prompt_cache
 
 from engine.checkpoint.checkpoint import Checkpoint
 from engine.model.open import open_model
-from engine.plan.activations import trace_pass
+from engine.plan.activations import pass_memory, trace_pass
 
 
 def opened(folder: Path) -> Any:
@@ -57,3 +57,19 @@ def test_logits_count(checkpoint: Callable[..., Path]) -> None:
     small = trace_pass(model, 64, 64).activations
     model.lm_head.weight = mx.zeros((20_000, 64))
     assert trace_pass(model, 64, 64).activations - small > 0.9 * 64 * 19_744 * 4
+
+
+def test_a_graph_that_cannot_be_exported_is_said(
+    checkpoint: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = Checkpoint.open(checkpoint("qwen3_moe"))
+    traced = pass_memory(source, context=100, chunk=60)
+
+    def refused(*arguments: Any, **more: Any) -> Any:
+        raise ValueError("[export_function] Unable to get state for primitive X")
+
+    monkeypatch.setattr("engine.plan.activations.exported", refused)
+    monkeypatch.setattr("engine.plan.activations._KNOWN", {})
+    bound = pass_memory(source, context=100, chunk=60)
+    assert bound.kv == pytest.approx(traced.kv, rel=0.3) and bound.activations == 2 * 4 * 256 * 60
+    assert "predicted from its logits alone ([export_function] Unable to get" in capsys.readouterr().err

@@ -19,12 +19,15 @@ def _fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     process.process_bytes.cache_clear()
 
 
-def test_a_stored_figure_is_used_and_a_failure_has_a_default(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stored_figure_is_used_and_a_failure_is_said(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     def fail(*_: object) -> None:
         raise HeadraceError("no memory")
 
     monkeypatch.setattr(process, "compute_apart", fail)
     assert process.process_bytes() == process.MEASURED_BYTES
+    assert capsys.readouterr().err == ("note: a run's process is assumed to take 0.1 GB besides its model: no memory\n")
     process.process_bytes.cache_clear()
     process.process_file().parent.mkdir(parents=True)
     process.process_file().write_text('{"bytes": 123}')
