@@ -2,7 +2,7 @@
 
     python -m engine.bench.process
 
-`engine.plan.process` starts it. The model has random weights of a few hundred kilobytes, so that the peak is that of
+`engine.plan.memory.process` starts it. The model has random weights of a few hundred kilobytes, so that the peak is that of
 Python, the libraries, the threads and the device's context.
 """
 
@@ -20,7 +20,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from engine.engine import load
 from engine.knobs import GB, Knobs
 from engine.measure.judge import Judge
-from engine.plan.process import process_file
+from engine.plan.memory.process import process_file
 from engine.system.memory import peak_memory_bytes
 from engine.system.strict_json import to_json
 from engine.system.user_cache import store_in_cache

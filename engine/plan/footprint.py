@@ -15,7 +15,7 @@ from .banks import BankPlan, distribute, least_banks, plan_bits
 from .bits import BitsPlan
 
 if TYPE_CHECKING:
-    from .activations import PassMemory
+    from .memory.activations import PassMemory
 
 CONTEXT = 512  # tokens, if the caller has no text
 
@@ -78,7 +78,7 @@ def footprint(checkpoint: str | Path | Checkpoint, knobs: Knobs | None = None, c
     `CheckpointError`, also for an unknown architecture, and `KnobError` for a `top_k` or `resident_bits` that the model
     cannot have. A `cache_gb` below `one_token_gb` is not an error here; `load` refuses it.
     """
-    from .activations import pass_memory  # importing mlx-lm takes about a second
+    from .memory.activations import pass_memory  # importing mlx-lm takes about a second
 
     knobs = knobs or Knobs()
     checkpoint = checkpoint if isinstance(checkpoint, Checkpoint) else Checkpoint.open(checkpoint)
@@ -132,8 +132,8 @@ def _parts(
 ) -> Parts:
     from engine.model.buffer_cache import buffer_cache_bytes
 
-    from .process import process_bytes, tokenizer_bytes
-    from .staging import staging_bytes
+    from .memory.process import process_bytes, tokenizer_bytes
+    from .memory.staging import staging_bytes
 
     streamed = knobs.streams or knobs.verify_reads or checkpoint.levels is not None
     if streamed:

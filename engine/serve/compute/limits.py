@@ -13,7 +13,7 @@ from engine.errors import HeadraceError
 from engine.knobs import GB
 from engine.model.buffer_cache import buffer_cache_bytes
 from engine.plan.footprint import weights_of
-from engine.plan.process import process_bytes
+from engine.plan.memory.process import process_bytes
 from engine.serve.errors import RequestError
 from engine.serve.options import ServeOptions
 from engine.system.memory import memory_bytes

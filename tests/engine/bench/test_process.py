@@ -6,7 +6,7 @@ from pathlib import Path
 
 from engine import Checkpoint
 from engine.bench.process import write_model
-from engine.plan.process import process_bytes
+from engine.plan.memory.process import process_bytes
 
 
 def test_the_model_is_tiny_and_opens(tmp_path: Path) -> None:

@@ -27,10 +27,11 @@ from mlx_lm.models.cache import make_prompt_cache
 from engine.checkpoint.checkpoint import Checkpoint
 from engine.errors import first_line
 from engine.model.backend import compute_dtype
-from engine.model.export import exported
 from engine.model.open import open_model
 from engine.model.resident import quantize_resident
 from engine.model.switches import switches
+
+from .export import exported
 
 # Primitives whose output shares its input's memory. A reshape copies if its input is not contiguous.
 VIEWS = {

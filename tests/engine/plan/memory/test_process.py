@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from engine.errors import HeadraceError
-from engine.plan import process
+from engine.plan.memory import process
 
 
 @pytest.fixture(autouse=True)

@@ -11,7 +11,7 @@ from engine import Checkpoint, Knobs
 from engine.model.backend import backend
 from engine.plan.banks import plan_banks
 from engine.plan.footprint import weights_of
-from engine.plan.staging import staging_bytes
+from engine.plan.memory.staging import staging_bytes
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from mlx_lm.models.cache import make_prompt_cache
 
 from engine.checkpoint.checkpoint import Checkpoint
 from engine.model.open import open_model
-from engine.plan.activations import pass_memory, trace_pass
+from engine.plan.memory.activations import pass_memory, trace_pass
 
 
 def opened(folder: Path) -> Any:
@@ -48,7 +48,7 @@ def test_a_sliding_window_stops_growing(checkpoint: Callable[..., Path]) -> None
 def test_a_recurrence_is_extrapolated(checkpoint: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
     model = opened(checkpoint("qwen3_next"))
     fast = trace_pass(model, 120, 120)
-    monkeypatch.setattr("engine.plan.activations.SHORT", (120, 120))
+    monkeypatch.setattr("engine.plan.memory.activations.SHORT", (120, 120))
     assert fast.activations == pytest.approx(trace_pass(model, 120, 120).activations, rel=0.2)
 
 
@@ -68,8 +68,8 @@ def test_a_graph_that_cannot_be_exported_is_said(
     def refused(*arguments: Any, **more: Any) -> Any:
         raise ValueError("[export_function] Unable to get state for primitive X")
 
-    monkeypatch.setattr("engine.plan.activations.exported", refused)
-    monkeypatch.setattr("engine.plan.activations._KNOWN", {})
+    monkeypatch.setattr("engine.plan.memory.activations.exported", refused)
+    monkeypatch.setattr("engine.plan.memory.activations._KNOWN", {})
     bound = pass_memory(source, context=100, chunk=60)
     assert bound.kv == pytest.approx(traced.kv, rel=0.3) and bound.activations == 2 * 4 * 256 * 60
     assert "predicted from its logits alone ([export_function] Unable to get" in capsys.readouterr().err

@@ -16,7 +16,7 @@ from engine.disk.direct import ALIGNMENT
 from engine.knobs import Knobs
 from engine.model.backend import backend, compute_dtype
 
-from .banks import BankPlan
+from ..banks import BankPlan
 
 FLOAT = 4  # bytes of a float32
 

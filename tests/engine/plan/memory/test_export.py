@@ -5,7 +5,7 @@ from __future__ import annotations
 import mlx.core as mx
 import pytest
 
-from engine.model.export import exported
+from engine.plan.memory.export import exported
 
 
 @pytest.mark.parametrize(("mode", "bits", "group_size"), [("mxfp8", 8, 32), ("nvfp4", 4, 16)])
