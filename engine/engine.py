@@ -20,6 +20,7 @@ import numpy as np
 from mlx_lm.models.cache import make_prompt_cache
 
 from engine.checkpoint.checkpoint import Checkpoint
+from engine.checkpoint.config import not_finite_keys
 from engine.checkpoint.places.find import find_checkpoint
 from engine.errors import HeadraceError, JudgeError, KnobError
 from engine.generation.context import Context
@@ -168,7 +169,8 @@ class Engine:
         self.page_cached_before = page_cached_before
         self.decoded = Stats()
         self.passes = Passes(model, layers, state, top_k=checkpoint.top_k, reset_first=bool(self.depends_on_cache))
-        self.forward = Forward(model, self.passes, knobs, name=checkpoint.name, in_order=windows is None)
+        stated = not_finite_keys(checkpoint.config)
+        self.forward = Forward(model, self.passes, knobs, name=checkpoint.name, in_order=windows is None, stated=stated)
         self.stats = self.passes.stats
         self.warm = KeepWarm(mx.default_device()) if knobs.gpu_keep_warm else None
         if self.warm is not None:

@@ -64,3 +64,4 @@ def measure_process() -> int:
 if __name__ == "__main__":
     rounded = -(-measure_process() // STEP) * STEP
     store_in_cache(process_file(), to_json({"bytes": rounded}).encode())
+    print(f"a run's process takes {rounded / GB:.3f} GB without model and tokenizer; stored in {process_file()}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 from collections.abc import Mapping
@@ -30,6 +31,16 @@ def model_name(path: str | Path) -> str:
         return name
     names = [part.name for part in (place, *place.parents)]
     return next((name for name in names if name and not GENERIC.fullmatch(name)), place.name)
+
+
+def not_finite_keys(config: Any) -> list[str]:
+    """The keys of a configuration, at any depth, whose number is infinite or NaN."""
+    found: list[str] = []
+    for key, value in config.items() if isinstance(config, dict) else ():
+        if isinstance(value, float) and not math.isfinite(value):
+            found.append(key)
+        found += not_finite_keys(value)
+    return list(dict.fromkeys(found))
 
 
 def read_config(path: Path) -> dict[str, Any]:

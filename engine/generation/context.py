@@ -86,6 +86,11 @@ class Context:
         self.tokens.append(token)
         return logits
 
+    @property
+    def stated(self) -> Sequence[str]:
+        """The keys of config.json whose numbers are not finite."""
+        return self._forward.stated
+
     def explained(self, error: LogitsError, ids: list[int]) -> LogitsError:
         """An error with the first layer whose output for `ids` is not finite. The cache is forgotten."""
         self.clear()

@@ -7,9 +7,10 @@ so there the first token would come a whole pass late. This loop yields first, a
 from __future__ import annotations
 
 import math
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 import mlx.core as mx
 
@@ -67,6 +68,7 @@ class Generation:
         self._most = sampling.max_tokens if limit is None else min(sampling.max_tokens, limit - len(prompt))
         self._copy_at = copy_at
         self._stopped = stopped
+        self._noted = False  # that the logits are not finite
 
     @property
     def tok_s(self) -> float | None:
@@ -135,10 +137,20 @@ class Generation:
                 return
             logits = self._context.logits(token, decoding=True)
 
-    def _refuse(self) -> NoReturn:
-        """Raise `FigureError` for logits that are not finite, with the first layer whose output is not."""
+    def _refuse(self) -> None:
+        """Raise `FigureError` for logits that are not finite, with the first layer whose output is not. Where config.json
+        has such a number itself, they are what mlx-lm computes from it, and a note says so once."""
         ids = [*self.prompt, *self.tokens]
-        raise self._context.explained(LogitsError(f"the logits after {len(ids)} tokens are not finite"), ids)
+        if not self._context.stated:
+            raise self._context.explained(LogitsError(f"the logits after {len(ids)} tokens are not finite"), ids)
+        if not self._noted:
+            self._noted = True
+            keys = ", ".join(self._context.stated)
+            print(
+                f"note: the logits are not finite, and the text means nothing; config.json has no finite {keys}, and mlx-lm "
+                "computes with that",
+                file=sys.stderr,
+            )
 
     def _add(self, piece: str) -> str:
         self.text += piece

@@ -6,7 +6,7 @@ Every pass is evaluated before it returns, so that no queued graph still reads a
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import mlx.core as mx
@@ -23,11 +23,15 @@ from .passes import Passes
 class Forward:
     """Forward passes over one model. `chunk` is the number of a prompt's tokens in one pass.
 
-    `name` and the lossy knobs are for the message of logits that are not finite. `in_order` says that a layer's output is
+    `name` and the lossy knobs are for the message of logits that are not finite; `stated` are the keys of config.json whose
+    numbers are not finite themselves. `in_order` says that a layer's output is
     right when the layer returns, which it is not within a window of several layers.
     """
 
-    def __init__(self, model: nn.Module, passes: Passes, knobs: Knobs, *, name: str, in_order: bool) -> None:
+    def __init__(
+        self, model: nn.Module, passes: Passes, knobs: Knobs, *, name: str, in_order: bool, stated: Sequence[str] = ()
+    ) -> None:
+        self.stated = stated
         self._name, self._lossy, self._in_order = name, knobs.lossy, in_order
         self.model = model
         self.stats = passes.stats

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
 import threading
 from pathlib import Path
@@ -64,14 +65,15 @@ def refuse_partial(path: Path, name: str, more: str = "") -> None:
     """
     files = sorted(path.glob("*.safetensors"))
     have, lacking = _shards(path, [file.name for file in files])
-    if (path / "config.json").exists() and files and not lacking:
+    has_config = os.path.lexists(path / "config.json")  # a link to nothing has a line of its own
+    if has_config and files and not lacking:
         return
     resume = f"finish the download with: hf download {name}{more}"
-    if not (path / "config.json").exists():
+    if not has_config:
         raise CheckpointError(f"{name} is downloaded only in part: {path} has no config.json; {resume}")
     if any(path.glob("*.gguf")) or any(path.glob("*.bin")):
         return  # it has weights, but of another kind
-    present = sum(file.stat().st_size for file in files if file.exists())
+    present = sum(file.stat().st_size for file in files if os.path.exists(file))
     whole = _indexed_bytes(path)
     left = f", {max(whole - present, 0) / GB:.3g} GB of {whole / GB:.3g} GB are missing" if whole else ""
     count = f"{len(lacking)} of {have + len(lacking)} shards are missing"
@@ -96,7 +98,7 @@ def _shards(path: Path, names: list[str]) -> tuple[int, list[str]]:
         if not names:
             index = json.loads((path / "model.safetensors.index.json").read_text(encoding="utf-8"))
             wanted = sorted(set(map(str, index["weight_map"].values())))
-    lacking = [name for name in wanted if not (path / name).exists()]
+    lacking = [name for name in wanted if not os.path.exists(path / name)]
     return len(wanted) - len(lacking), lacking
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 from pathlib import Path
 
 WEIGHTS = "safetensors files: an original or an MLX conversion from the hub, such as those of mlx-community"
@@ -14,7 +15,7 @@ def other_file(path: Path) -> str:
     if path.suffix.lower() == ".gguf":
         return f"{path} is a GGUF file, which llama.cpp runs; give the folder of the same model as {WEIGHTS}"
     folder = path.parent
-    if (folder / "config.json").exists():
+    if os.path.lexists(folder / "config.json"):
         return f"{path} is a file; give its folder: {folder}"
     return f"{path} is a file, and {folder} has no config.json; give the folder of a whole model"
 
@@ -24,22 +25,22 @@ def other_folder(path: Path) -> str | None:
     if any(path.glob("model*.safetensors")):
         return None
     adapter = path / "adapter_config.json"
-    if adapter.exists():
+    if os.path.lexists(adapter):
         return _adapter(path, adapter)
-    if (path / "model_index.json").exists():
+    if os.path.lexists(path / "model_index.json"):
         return f"{path} is a pipeline of diffusers (images or sound), not a language model; give a Mixture-of-Experts model"
     if gguf := next(iter(sorted(path.glob("*.gguf"))), None):
         return f"{path} has GGUF files ({gguf.name}), which llama.cpp runs; give the same model as {WEIGHTS}"
-    if any(True for name in ("pytorch_model*.bin", "*.pth", "*.pt", "consolidated*") for _ in path.glob(name)):
+    if any(True for name in ("pytorch_model*.bin", "*.pth", "*.pt") for _ in path.glob(name)):
         return (
             f"{path} has weights of PyTorch, and no model*.safetensors; save it again with transformers' save_pretrained, "
             f"or give {WEIGHTS}"
         )
     if any(path.glob("weights*.npz")):
         return f"{path} has weights.npz, the format of the first MLX models; convert the original with mlx_lm.convert"
-    if (path / "config.json").exists():
+    if os.path.lexists(path / "config.json"):
         return None
-    if below := next((place for place in _below(path) if (place / "config.json").exists()), None):
+    if below := next((place for place in _below(path) if os.path.lexists(place / "config.json")), None):
         return f"{path} has no config.json, but {below} has one; give that folder"
     return None
 

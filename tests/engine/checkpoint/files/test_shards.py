@@ -148,8 +148,9 @@ def test_no_shards(tmp_path: Path) -> None:
 
 def test_a_file_is_no_folder(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_bytes(b"")
-    for path in (tmp_path / "model.safetensors", tmp_path / "model.safetensors" / "x", tmp_path / ("x" * 300)):
-        assert "is not a folder; give the folder that holds config.json" in refused(path)
+    assert refused(tmp_path / "model.safetensors").endswith("has no config.json; give the folder of a whole model")
+    for path in (tmp_path / "model.safetensors" / "x", tmp_path / ("x" * 300)):
+        assert "; give the folder " in refused(path)
 
 
 def test_copies_of_a_shard(checkpoint: Make, tmp_path: Path) -> None:

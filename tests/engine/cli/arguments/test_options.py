@@ -33,7 +33,9 @@ def test_some_knobs_alone() -> None:
         parser.parse_args(["--cache-gb", "1"])
 
 
-def test_the_model_as_an_option_and_as_an_argument() -> None:
+def test_the_model_as_an_option_and_as_an_argument(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("here").mkdir()
     parser = argparse.ArgumentParser()
     add_model(parser, positional=True)
     assert model_of(parser.parse_args([])) == KIMI_MINI
