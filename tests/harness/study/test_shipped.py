@@ -12,8 +12,9 @@ from tiny import make_sparse_kimi
 
 from engine import Checkpoint, Knobs
 from engine.model import backend
-from engine.plan import activations, banks, staging
+from engine.plan import banks
 from engine.plan import footprint as plan
+from engine.plan.memory import activations, staging
 from engine.system.shipped import EXPERIMENTS
 from harness.schema import register
 from harness.study import study as studies
