@@ -16,8 +16,10 @@ from typing import Any
 
 import mlx.core as mx
 import numpy as np
+from mlx.utils import tree_flatten
 from mlx_lm.models.cache import make_prompt_cache
 
+from engine.checkpoint.built.model import build
 from engine.checkpoint.checkpoint import Checkpoint
 from engine.checkpoint.dtypes import ITEM_BYTES, to_bytes
 from engine.engine import Engine, load
@@ -102,10 +104,13 @@ def _synthetic(path: Path, what: str, nbytes: int) -> Path:
     per_expert = what in ("INT4", "FP8")
     items = sum(-(-ROWS * COLUMNS // shared) * ITEM_BYTES[dtype] for _, dtype, shared in SOURCES[what])
     experts = max(EXPERTS, round(nbytes / (3 * items)))
-    config = {
+    config: dict[str, Any] = {
         "model_type": "deepseek_v3" if per_expert else "qwen3_moe", "num_hidden_layers": 1, "num_experts_per_tok": 2,
         "n_routed_experts": experts, "num_experts": experts, "hidden_size": COLUMNS, "moe_intermediate_size": ROWS,
-        "first_k_dense_replace": 0, "vocab_size": 256,
+        "first_k_dense_replace": 0, "vocab_size": 256, "intermediate_size": ROWS, "num_attention_heads": 4,
+        "num_key_value_heads": 4, "head_dim": 64, "decoder_sparse_step": 1, "mlp_only_layers": [], "norm_topk_prob": True,
+        "rms_norm_eps": 1e-6, "rope_theta": 10000.0, "max_position_embeddings": 512, "tie_word_embeddings": False,
+        "q_lora_rank": 64, "kv_lora_rank": 64,
     }  # fmt: skip
     header: dict[str, Any] = {}
     contents: list[tuple[str, str, int]] = []
@@ -125,6 +130,18 @@ def _synthetic(path: Path, what: str, nbytes: int) -> Path:
                     "dtype": dtype, "shape": whole, "data_offsets": [begin, begin + length]
                 }  # fmt: skip
                 contents.append((tensor, dtype, length))
+            if what == "INT4":  # mlx-lm takes a weight for INT4 by its shape's tensor, whose values it does not read
+                begin = sum(n for _, _, n in contents)
+                header[f"model.layers.0.mlp.{owner}.weight_shape"] = {
+                    "dtype": "I32", "shape": [2], "data_offsets": [begin, begin + 8]
+                }  # fmt: skip
+                contents.append(("weight_shape", "I32", 8))
+    at = sum(n for _, _, n in contents)
+    for name, dimensions in _resident(config).items():
+        length = int(np.prod(dimensions)) * ITEM_BYTES["BF16"]
+        header[name] = {"dtype": "BF16", "shape": dimensions, "data_offsets": [at, at + length]}
+        contents.append(("resident", "BF16", length))
+        at += length
     path.mkdir()
     (path / "config.json").write_text(to_json(config))
     encoded = to_json(header).encode()
@@ -138,8 +155,14 @@ def _synthetic(path: Path, what: str, nbytes: int) -> Path:
     return path
 
 
+def _resident(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Shapes of the model's parameters outside the experts, by name. A checkpoint without them is refused."""
+    parameters: Any = tree_flatten(build(config).parameters())
+    return {name: value.shape for name, value in parameters if ".switch_mlp." not in name}
+
+
 def _content(tensor: str, dtype: str, rng: np.random.Generator) -> bytes:
-    """Bytes that fill a tensor: random codes, one plausible value for scales or biases, and weights of variance 4e-4."""
+    """Bytes that fill a tensor: random codes, experts' weights of variance 4e-4, and one plausible value for all others."""
     if dtype == "F8_E4M3":
         return rng.integers(0, 120, POOL, np.uint8).tobytes()
     if dtype in ("U32", "I32"):

@@ -15,11 +15,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from mlx.utils import tree_flatten
 from stores import command, contents, layer_file, one_line
 from tiny import make
 
 from engine import Checkpoint, CheckpointError, HeadraceError, load
 from engine.__main__ import main
+from engine.checkpoint.built.model import build
 from engine.packing.pack import pack_store
 
 Make = Callable[..., Path]
@@ -196,7 +198,10 @@ def large(path: Path, bits: int) -> tuple[Path, int]:
     """Three layers of eight experts of 1536 x 2048, as sparse files, and the bytes of one layer's experts."""
     path.mkdir()
     config = {"model_type": "qwen3_moe", "num_hidden_layers": 3, "num_experts": 8, "num_experts_per_tok": 2,
-              "hidden_size": 2048, "moe_intermediate_size": 1536, "vocab_size": 256}  # fmt: skip
+              "hidden_size": 2048, "moe_intermediate_size": 1536, "vocab_size": 256,
+              "intermediate_size": 1536, "num_attention_heads": 16, "num_key_value_heads": 4, "head_dim": 128,
+              "decoder_sparse_step": 1, "mlp_only_layers": [], "norm_topk_prob": True, "rms_norm_eps": 1e-6,
+              "rope_theta": 10000.0, "max_position_embeddings": 512, "tie_word_embeddings": False}  # fmt: skip
     (path / "config.json").write_text(json.dumps(config))
     header, at = {}, 0
     for layer in range(3):
@@ -210,11 +215,16 @@ def large(path: Path, bits: int) -> tuple[Path, int]:
                 span = {"dtype": dtype, "shape": shape, "data_offsets": [at, at + nbytes]}
                 header[f"model.layers.{layer}.mlp.switch_mlp.{name}.{tensor}"] = span
                 at += nbytes
+    layers_bytes, parameters = at, tree_flatten(build(config).parameters())
+    for name, value in parameters:
+        if ".switch_mlp." not in name:
+            header[name] = {"dtype": "BF16", "shape": value.shape, "data_offsets": [at, at + 2 * value.size]}
+            at += 2 * value.size
     encoded = json.dumps(header).encode()
     with open(path / "model.safetensors", "wb") as f:
         f.write(len(encoded).to_bytes(8, "little") + encoded)
         f.truncate(8 + len(encoded) + at)
-    return path, at // 3
+    return path, layers_bytes // 3
 
 
 # --- the command ---
