@@ -74,7 +74,9 @@ def _print_end(results: Sequence[Result]) -> None:
     for sentence in meaning(results):
         print(f"   {sentence}")
     number = counts(results)
-    print(f"   Of {len(results)} checks {number.get(WORKS, 0)} work, {number.get(FAILS, 0)} fail, the others have no value.")
+    print(
+        f"   Checks: {number.get(WORKS, 0)} worked, {number.get(FAILS, 0)} failed, {number.get(NO_VALUE, 0)} had no value."
+    )
     print("\nDocument for a report")
     print(document_text(results))
 

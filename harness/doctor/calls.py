@@ -10,7 +10,7 @@ import sys
 import time
 from pathlib import Path
 
-from engine.disk.direct import memory_alignment, open_file
+from engine.disk.direct import direct_unit, memory_alignment, open_file
 from engine.system import atomic
 from engine.system.file_lock import lock
 from engine.system.open_files import MOST, limits
@@ -73,7 +73,9 @@ def _direct(place: Place) -> Answer:
         alignment = memory_alignment(fd, file)
     finally:
         os.close(fd)
-    return Answer(f"memory aligned to {alignment} bytes", {"memory_alignment": alignment})
+    unit = direct_unit()
+    text = f"in units of {unit // 1024} KiB, memory aligned to {alignment} bytes"
+    return Answer(text, {"direct_unit": unit, "memory_alignment": alignment})
 
 
 def _mincore(place: Place) -> Answer | None:

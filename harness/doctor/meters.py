@@ -16,8 +16,10 @@ from engine.knobs import GB
 from engine.system.machine_state import MachineState, machine_state
 from engine.system.memory import disk_bytes_read, disk_bytes_written, memory_bytes, peak_memory_bytes
 from engine.system.meters.energy import energy
+from engine.system.meters.translated import refuse_translated
 from engine.system.user_cache import cached_file
 from harness.machine import identity
+from harness.machine.clocks import awake, continuous
 from harness.machine.load import CpuLoad, Meters
 from harness.machine.processes import created
 
@@ -33,6 +35,8 @@ def checks() -> list[Check]:
         Check("machine", "system", _system),
         Check("machine", "versions", _versions),
         Check("machine", "start of the machine", _boot, "A study cannot tell that the machine was restarted."),
+        *([Check("machine", "translation by Rosetta", _translated)] if sys.platform == "darwin" else []),
+        Check("machine", "clock that goes on during sleep", _continuous, "Sleep during a run is not seen."),
         Check("limits", "memory", _memory),
         Check("limits", "available memory", _available),
         Check("limits", "open files", _open_files),
@@ -112,6 +116,16 @@ def _versions(place: Place) -> Answer:
 
 def _boot(place: Place) -> Answer | None:
     return None if identity.boot_id() is None else Answer("known", {})
+
+
+def _translated(place: Place) -> Answer:
+    refuse_translated()
+    return Answer("none", {"translated": False})
+
+
+def _continuous(place: Place) -> Answer | None:
+    slept = continuous() - awake()
+    return None if slept < 0 else Answer(f"{slept:.0f} s ahead of the other", {"slept_s": slept})
 
 
 def _memory(place: Place) -> Answer:

@@ -9,6 +9,7 @@ from typing import Any
 import psutil
 import pytest
 
+from engine import HeadraceError
 from engine.system.machine_state import MachineState
 from harness.doctor import meters
 from harness.doctor.check import FAILS, NO_VALUE, WORKS, Place, Result
@@ -45,6 +46,17 @@ def test_the_meters_of_a_mac(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     }  # fmt: skip
     assert found["swapped out since the start"].figures == {"swap_out_bytes": 10**6}
     assert not {"temperature", "throttling of the processor"} & found.keys(), "meters of Linux"
+
+
+def test_rosetta_is_a_failure_with_its_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def translated() -> None:
+        raise HeadraceError("this Python runs translated by Rosetta; install an arm64 Python")
+
+    assert "translation by Rosetta" not in results(tmp_path) or sys.platform == "darwin"
+    monkeypatch.setattr(sys, "platform", "darwin")
+    monkeypatch.setattr(meters, "refuse_translated", translated)
+    found = results(tmp_path)["translation by Rosetta"]
+    assert found.state == FAILS and found.reason.endswith("install an arm64 Python")
 
 
 def test_what_is_missing_has_no_value(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
