@@ -125,7 +125,7 @@ def _translated(place: Place) -> Answer:
 
 def _continuous(place: Place) -> Answer | None:
     slept = continuous() - awake()
-    return None if slept < 0 else Answer(f"{slept:.0f} s ahead of the other", {"slept_s": slept})
+    return None if slept < -1 else Answer(f"{max(0.0, slept):.0f} s ahead of the other", {"slept_s": max(0.0, slept)})
 
 
 def _memory(place: Place) -> Answer:
