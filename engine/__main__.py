@@ -17,26 +17,18 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from engine.cli.program import guarded, make_parser
-from engine.system.meters.translated import refuse_translated
+from engine.cli.program import make_parser, run_command
 
 ABOUT = "Stream Mixture-of-Experts models from the SSD.\n\n"
 
 
 def main(argv: Sequence[str] | None = None, program: str = "python -m engine") -> int:
     """Run one command; returns its exit status. `program` is the command's name in its help."""
-
-    def run() -> int | None:
-        refuse_translated()  # before MLX, which may not load in such a process
-        args = parser(program).parse_args(argv)
-        status: int | None = args.run(args)
-        return status
-
-    return guarded(run)
+    return run_command(lambda: parser(program), argv)
 
 
 def parser(program: str) -> argparse.ArgumentParser:
-    """The parser of the command line. Its commands are imported here, within `guarded`, because MLX may not load."""
+    """The parser of the command line. Its commands are imported here, within `run_command`, because MLX may not load."""
     made = make_parser(program, ABOUT + (__doc__ or "").partition("\n\n")[2])
     parsers = made.add_subparsers(required=True, metavar="COMMAND")
     import_module("engine.cli.arguments.parser").add_commands(parsers)

@@ -31,7 +31,7 @@ def main(argv: Sequence[str], program: str) -> int:
     """Run one benchmark; returns its exit status. `program` is the command's name in its help."""
     parser = argparse.ArgumentParser(program)
     add_benchmarks(parser)
-    return run_command(parser, argv)
+    return run_command(lambda: parser, argv)
 
 
 def add_benchmarks(parser: argparse.ArgumentParser) -> None:

@@ -54,11 +54,11 @@ def add_command(commands: Any, name: str, run: Callable[..., int | None], doc: s
     return parser
 
 
-def run_command(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> int:
-    """Parse `argv` and call the chosen command's `run` within `guarded`; returns its exit status."""
+def run_command(make: Callable[[], argparse.ArgumentParser], argv: Sequence[str] | None) -> int:
+    """Make the parser, parse `argv` and call the chosen command's `run`, all within `guarded`; returns the exit status."""
 
     def run() -> int | None:
-        args = parser.parse_args(argv)
+        args = make().parse_args(argv)
         status: int | None = args.run(args)
         return status
 

@@ -24,8 +24,8 @@ class Forward:
     """Forward passes over one model. `chunk` is the number of a prompt's tokens in one pass.
 
     `name` and the lossy knobs are for the message of logits that are not finite; `stated` are the keys of config.json whose
-    numbers are not finite themselves. `in_order` says that a layer's output is
-    right when the layer returns, which it is not within a window of several layers.
+    numbers are not finite themselves. `in_order` says that a layer's output is right when the layer returns, which it is not
+    within a window of several layers.
     """
 
     def __init__(

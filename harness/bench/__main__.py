@@ -19,7 +19,7 @@ def main(argv: Sequence[str] | None = None, program: str = "python -m harness.be
     parsers = parser.add_subparsers(required=True, metavar="NAME")
     for module in MODULES:
         module.add(parsers)
-    return run_command(parser, argv)
+    return run_command(lambda: parser, argv)
 
 
 if __name__ == "__main__":

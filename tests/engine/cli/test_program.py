@@ -36,11 +36,11 @@ def test_the_exit_status(capsys: pytest.CaptureFixture[str]) -> None:
     def interrupt(args: argparse.Namespace) -> None:
         raise KeyboardInterrupt
 
-    assert run_command(parser(lambda args: None), ["one"]) == 0
-    assert run_command(parser(lambda args: 1), ["one"]) == 1
-    assert run_command(parser(mistake), ["one"]) == 2
+    assert run_command(lambda: parser(lambda args: None), ["one"]) == 0
+    assert run_command(lambda: parser(lambda args: 1), ["one"]) == 1
+    assert run_command(lambda: parser(mistake), ["one"]) == 2
     assert capsys.readouterr().err == "error: x=1 is too low; give 2\n"
-    assert run_command(parser(interrupt), ["one"]) == 130
+    assert run_command(lambda: parser(interrupt), ["one"]) == 130
 
 
 def test_paragraphs_are_wrapped_and_commands_kept(monkeypatch: pytest.MonkeyPatch) -> None:
