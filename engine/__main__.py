@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from engine.cli.program import make_parser, run_command
+from engine.system.meters.translated import refuse_translated
 
 ABOUT = "Stream Mixture-of-Experts models from the SSD.\n\n"
 
@@ -29,6 +30,7 @@ def main(argv: Sequence[str] | None = None, program: str = "python -m engine") -
 
 def parser(program: str) -> argparse.ArgumentParser:
     """The parser of the command line. Its commands are imported here, within `run_command`, because MLX may not load."""
+    refuse_translated()
     made = make_parser(program, ABOUT + (__doc__ or "").partition("\n\n")[2])
     parsers = made.add_subparsers(required=True, metavar="COMMAND")
     import_module("engine.cli.arguments.parser").add_commands(parsers)
