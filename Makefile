@@ -25,6 +25,8 @@ $(VENV)/bin/python:
 	  { echo "headrace needs Python 3.11 or newer; $(PYTHON) is older. Run: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 2; }
 	$(PYTHON) -m venv $(VENV)
 
+NATIVE := $(wildcard engine/native/*.cpp engine/native/*.hpp)
+
 $(VENV)/.installed: pyproject.toml setup.py | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
 	@touch $@

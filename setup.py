@@ -4,11 +4,26 @@ Everything else is in pyproject.toml. The data folders stay at the top of the ch
 `engine.system.shipped` is the one place that says where they are.
 """
 
-from setuptools import find_packages, setup
+from glob import glob
+
+from setuptools import Extension, find_packages, setup
 
 EXPERIMENTS = ("*.yaml", *(f"{group}/*.yaml" for group in ("device", "model", "prompts", "quality", "study")))
 
+NATIVE = Extension(
+    "engine.native._core",
+    sorted(glob("engine/native/*.cpp")),
+    depends=sorted(glob("engine/native/*.hpp")),
+    define_macros=[("Py_LIMITED_API", "0x030B0000"), ("NDEBUG", None)],
+    extra_compile_args=["-std=c++17", "-O3", "-fvisibility=hidden", "-Wall", "-Wextra", "-pthread"],
+    extra_link_args=["-pthread"],
+    language="c++",
+    py_limited_api=True,
+)
+
 setup(
+    ext_modules=[NATIVE],
+    options={"bdist_wheel": {"py_limited_api": "cp311"}},
     packages=[*find_packages(include=["engine*", "harness*"]), "headrace.experiments", "headrace.search_spaces"],
     package_dir={"headrace.experiments": "experiments", "headrace.search_spaces": "search_spaces"},
     package_data={

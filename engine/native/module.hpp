@@ -1,0 +1,11 @@
+// Module: what each source file adds to the extension `engine.native._core`. The interface is Python's stable ABI of 3.11.
+#pragma once
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+namespace headrace {
+
+// Each function adds the names of its source file to `module`; it returns false with a Python exception set.
+bool add_arrival(PyObject *module);
+
+}  // namespace headrace
