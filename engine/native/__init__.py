@@ -1,4 +1,4 @@
-"""Native: compiled code that reads, converts and keeps the books without the interpreter lock; never imports Python code.
+"""Native: compiled code that reads, converts and counts without the interpreter lock; never imports Python code.
 
 The sources are the C++ files of this folder; `pip install` compiles them (setup.py). They use only Python's stable ABI.
 """
