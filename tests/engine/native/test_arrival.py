@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -122,6 +123,7 @@ def test_wrong_sizes_and_types_are_refused() -> None:
         core.halve_planes(bytearray(17), 4, one, one)
     with pytest.raises(ValueError, match="the halves have 16 and 32 bytes; 32 bytes split into two of 16"):
         core.halve_planes(two, 8, one, two)
+    wrong: Any
     for wrong in (None, 3, "text"):
         with pytest.raises(TypeError):
             core.join_planes([one, wrong], 8, two)
