@@ -87,6 +87,7 @@ setup(
     package_dir={"headrace.experiments": "experiments", "headrace.search_spaces": "search_spaces"},
     package_data={
         "engine": ["py.typed"],
+        "engine.native": ["_core.pyi"],
         "engine.routing": ["calibration.txt"],
         "harness": ["py.typed"],
         "harness.show.page": ["*.css", "*.j2", "*.js"],

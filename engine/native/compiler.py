@@ -15,7 +15,9 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-INSTALL = "Debian, Ubuntu: apt install g++ python3-dev; Fedora: dnf install gcc-c++ python3-devel; macOS: xcode-select --install"
+INSTALL = (
+    "Debian, Ubuntu: apt install g++ python3-dev; Fedora: dnf install gcc-c++ python3-devel; Mac: xcode-select --install"
+)
 # What the sources rely on: C++17, threads, and the headers of this Python.
 CPP17 = "#include <optional>\n#include <thread>\nstd::optional<int> value;\nint main() { if constexpr (true) return 0; }\n"
 PYTHON = "#define Py_LIMITED_API 0x030B0000\n#include <Python.h>\nint main() { return 0; }\n"
