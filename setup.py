@@ -12,8 +12,9 @@ EXPERIMENTS = ("*.yaml", *(f"{group}/*.yaml" for group in ("device", "model", "p
 
 NATIVE = Extension(
     "engine.native._core",
-    sorted(glob("engine/native/*.cpp")),
-    depends=sorted(glob("engine/native/*.hpp")),
+    sorted(glob("engine/native/**/*.cpp", recursive=True)),
+    depends=sorted(glob("engine/native/**/*.hpp", recursive=True)),
+    include_dirs=["engine/native"],
     define_macros=[("Py_LIMITED_API", "0x030B0000"), ("NDEBUG", None)],
     extra_compile_args=["-std=c++17", "-O3", "-fvisibility=hidden", "-Wall", "-Wextra", "-pthread"],
     extra_link_args=["-pthread"],

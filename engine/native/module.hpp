@@ -7,5 +7,7 @@ namespace headrace {
 
 // Each function adds the names of its source file to `module`; it returns false with a Python exception set.
 bool add_arrival(PyObject *module);
+bool add_reader(PyObject *module);
+bool add_pool(PyObject *module);
 
 }  // namespace headrace
