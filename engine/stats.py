@@ -142,7 +142,9 @@ class Stats:
     def by_layer(self) -> list[dict[str, Any]]:
         """One row per layer, for a data frame: layer, hits, misses, hit_rate, reads, bytes_read."""
         rows = []
-        for number, ((hits, misses, reads, nbytes), sure) in enumerate(zip(self.layers.tolist(), self.sure.tolist(), strict=True)):
+        for number, ((hits, misses, reads, nbytes), sure) in enumerate(
+            zip(self.layers.tolist(), self.sure.tolist(), strict=True)
+        ):
             hits += sure * self.tokens
             rate = _share(hits, hits + misses)
             row = {"layer": number, "hits": hits, "misses": misses, "hit_rate": rate, "reads": reads, "bytes_read": nbytes}

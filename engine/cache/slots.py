@@ -2,8 +2,9 @@
 
 A pool has one MLX array `[slots, ...]` per tensor, and mlx-lm's own switch module computes on it with slot numbers instead
 of expert numbers. `memoryview(array)` is writable and MLX sees the writes, so the reader's threads read from the disk
-straight into a slot. Tensors whose bytes change on the way pass through a staging buffer and are converted on arrival: bfloat16 weights on
-the CPU, where MLX computes in float32; codes stored in two streams; and weights that are quantized again.
+straight into a slot. Tensors whose bytes change on the way pass through a staging buffer and are converted on arrival, in
+the same threads: bfloat16 weights on the CPU, where MLX computes in float32, and codes stored in several streams. Weights
+that are quantized again are converted by MLX, on the main thread.
 
 A slot must not be overwritten while a queued graph may still read it, or MLX computes wrong numbers silently. The caller
 ensures this by evaluating a layer's output before it requests other experts for the same layer.
@@ -120,11 +121,15 @@ class Slots:
                 continue  # quantized by MLX, on the main thread
             how = "join" if tensor.parts else "widen_bf16" if tensor.dtype == "BF16" else "widen_f16"
             sizes = [part.nbytes for part, _ in places]
-            out.append((how, [at for _, at in places], sizes, tensor.bits, 0.0, None, self._arrays[tensor.name].memory_bytes))
+            out.append(
+                (how, [at for _, at in places], sizes, tensor.bits, 0.0, None, self._arrays[tensor.name].memory_bytes)
+            )
         for projection, zero in self._layer.zeros.items():
             if projection not in self._requantize:
                 scales, biases = (self._arrays[f"{projection}.{name}"] for name in ("scales", "biases"))
-                how = {np.dtype(np.float32): "bias_f32", np.dtype(np.float16): "bias_f16"}.get(scales.memory.dtype, "bias_bf16")
+                how = {np.dtype(np.float32): "bias_f32", np.dtype(np.float16): "bias_f16"}.get(
+                    scales.memory.dtype, "bias_bf16"
+                )
                 out.append((how, [], [], 0, zero, scales.memory_bytes, biases.memory_bytes))
         return out
 

@@ -67,7 +67,8 @@ class Reader:
             return HeadraceError(f"{what} was not read: there is no memory for the reads; lower read_block_kib or cache_gb")
         reason = os.strerror(code) if kind == core.READ else "unexpected end of file"
         return ReadError(
-            f"{self.files[file]}: {what} could not be read at byte {at} ({reason}); check the disk, or copy the checkpoint again"
+            f"{self.files[file]}: {what} could not be read at byte {at} ({reason}); check the disk, or copy the checkpoint "
+            "again"
         )
 
     def close(self) -> None:

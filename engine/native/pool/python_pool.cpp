@@ -1,199 +1,9 @@
-// Binds `Layer` and `Pool`.
-#include <memory>
-
-#include "bitplanes.hpp"
+// Binds `Pool`.
 #include "module.hpp"
-#include "pool/pool.hpp"
-#include "reading/python_reader.hpp"
+#include "pool/python_pool.hpp"
 
 namespace headrace {
 namespace {
-
-PyTypeObject *layer_type = nullptr;
-
-struct PythonLayer {
-    std::unique_ptr<Layer> layer;
-    View slot_of, warmth, uses, counts;
-    std::vector<std::int32_t> ids, distinct;
-};
-
-PyObject *layer_new(PyTypeObject *type, PyObject *args, PyObject *) {
-    PyObject *slot_of = nullptr, *warmth = nullptr, *uses = nullptr, *counts = nullptr;
-    double half_life = 0;
-    if (!PyArg_ParseTuple(args, "OOOOd", &slot_of, &warmth, &uses, &counts, &half_life)) return nullptr;
-    auto made = std::make_unique<PythonLayer>();
-    if (!made->slot_of.take(slot_of, true, 4, "slot_of") || !made->warmth.take(warmth, true, 8, "warmth") ||
-        !made->uses.take(uses, true, 8, "uses") || !made->counts.take(counts, true, 8, "counts")) {
-        return nullptr;
-    }
-    const Py_ssize_t experts = made->slot_of.items();
-    if (made->warmth.items() != experts || made->uses.items() != experts || made->counts.items() != COUNTS) {
-        PyErr_Format(PyExc_ValueError, "warmth and uses need one item for each of the %zd experts, and counts %d", experts, COUNTS);
-        return nullptr;
-    }
-    made->layer = std::make_unique<Layer>(made->slot_of.data<std::int32_t>(), made->warmth.data<double>(),
-                                          made->uses.data<std::int64_t>(), static_cast<std::int32_t>(experts),
-                                          made->counts.data<std::int64_t>(), half_life);
-    return hold(type, made.release());
-}
-
-void layer_dealloc(PyObject *self) {
-    delete held<PythonLayer>(self);
-    free_object(self);
-}
-
-// count(ids, tokens, position): uses at each token's own time, and hits and misses of the distinct ids.
-PyObject *layer_count(PyObject *self, PyObject *const *args, Py_ssize_t number) {
-    PythonLayer &made = *held<PythonLayer>(self);
-    if (number != 3 || !read_ids(args[0], made.layer->experts, made.ids)) {
-        if (!PyErr_Occurred()) PyErr_SetString(PyExc_TypeError, "count(ids, tokens, position)");
-        return nullptr;
-    }
-    const long long tokens = PyLong_AsLongLong(args[1]), position = PyLong_AsLongLong(args[2]);
-    if (PyErr_Occurred()) return nullptr;
-    const auto all = static_cast<std::int64_t>(made.ids.size());
-    if (tokens < 1 || all % tokens != 0) {
-        PyErr_Format(PyExc_ValueError, "%lld ids are not those of %lld tokens", static_cast<long long>(all), tokens);
-        return nullptr;
-    }
-    const std::int64_t each = all / tokens;
-    for (std::int64_t token = 0; token < tokens; ++token) {
-        made.layer->use(made.ids.data() + token * each, each, position + 1 + token);
-    }
-    made.layer->distinct(made.ids.data(), all, made.distinct);
-    made.layer->request(made.distinct);
-    Py_RETURN_NONE;
-}
-
-// use(ids, time): uses at one time, without hits and misses.
-PyObject *layer_use(PyObject *self, PyObject *const *args, Py_ssize_t number) {
-    PythonLayer &made = *held<PythonLayer>(self);
-    if (number != 2 || !read_ids(args[0], made.layer->experts, made.ids)) {
-        if (!PyErr_Occurred()) PyErr_SetString(PyExc_TypeError, "use(ids, time)");
-        return nullptr;
-    }
-    const long long time = PyLong_AsLongLong(args[1]);
-    if (PyErr_Occurred()) return nullptr;
-    made.layer->use(made.ids.data(), static_cast<std::int64_t>(made.ids.size()), time);
-    Py_RETURN_NONE;
-}
-
-template <typename Function>
-PyCFunction fast(Function function) {
-    return reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)(void)>(function));
-}
-
-PyMethodDef LAYER_METHODS[] = {
-    {"count", fast(layer_count), METH_FASTCALL,
-     "count(ids, tokens, position): count the uses of ids (integers [tokens x any], -1: none), each token at its own time from "
-     "position + 1 on, and hits and misses of the distinct ones."},
-    {"use", fast(layer_use), METH_FASTCALL, "use(ids, time): count one use of each of ids at a time in tokens."},
-    {nullptr, nullptr, 0, nullptr},
-};
-
-PyType_Slot LAYER_SLOTS[] = {
-    {Py_tp_doc, const_cast<char *>(
-                    "Layer(slot_of, warmth, uses, counts, half_life): the books of one layer, in arrays of the caller: int32, "
-                    "float64 and int64 [experts], and int64 [4] for hits, misses, reads and bytes.")},
-    {Py_tp_new, reinterpret_cast<void *>(layer_new)},
-    {Py_tp_dealloc, reinterpret_cast<void *>(layer_dealloc)},
-    {Py_tp_methods, LAYER_METHODS},
-    {0, nullptr},
-};
-
-PyType_Spec LAYER = {"engine.native._core.Layer", sizeof(Holder<PythonLayer>), 0, Py_TPFLAGS_DEFAULT, LAYER_SLOTS};
-
-struct PythonPool {
-    std::unique_ptr<Pool> pool;
-    PyObject *reader = nullptr;
-    PyObject *layer = nullptr;
-    std::vector<View> views;
-    std::vector<std::int32_t> ids, keep, distinct;
-};
-
-// The memory of all slots in a buffer; none for None.
-bool slot_memory(PyObject *object, std::int32_t slots, PythonPool &made, SlotMemory &memory) {
-    if (object == Py_None) return true;
-    made.views.emplace_back();
-    View &view = made.views.back();
-    if (!view.take(object, true, 0, "slots")) return false;
-    if (view.bytes() % slots != 0) {
-        PyErr_Format(PyExc_ValueError, "%zd bytes are not %d slots", view.bytes(), slots);
-        return false;
-    }
-    memory = {view.data<std::uint8_t>(), view.bytes() / slots};
-    return true;
-}
-
-bool add_source(PyObject *tuple, std::int32_t slots, const Reader &reader, std::int32_t experts, PythonPool &made,
-                Recipe &recipe) {
-    PyObject *file = nullptr, *offset = nullptr, *memory = nullptr;
-    long long size = 0, staging = 0;
-    Source source{};
-    if (!PyArg_ParseTuple(tuple, "OOLOLi", &file, &offset, &size, &memory, &staging, &source.section)) return false;
-    View files, offsets;
-    if (!files.take(file, false, 4, "file") || !offsets.take(offset, false, 8, "offset") ||
-        !slot_memory(memory, slots, made, source.slots)) {
-        return false;
-    }
-    source.file = files.data<std::int32_t>();
-    source.offset = offsets.data<std::int64_t>();
-    source.size = size;
-    source.staging = staging;
-    bool fits = files.items() == experts && offsets.items() == experts && size >= 0;
-    for (Py_ssize_t i = 0; fits && i < experts; ++i) {
-        fits = source.file[i] >= 0 && static_cast<std::size_t>(source.file[i]) < reader.files() && source.offset[i] >= 0;
-    }
-    if (source.slots.data != nullptr) fits = fits && source.slots.slot_bytes == size;
-    else fits = fits && staging >= 0 && staging + size <= static_cast<long long>(recipe.staging_bytes);
-    if (!fits) {
-        PyErr_SetString(PyExc_ValueError, "a source's files, offsets or size do not fit the reader, the experts or the slots");
-        return false;
-    }
-    made.views.push_back(std::move(files));
-    made.views.push_back(std::move(offsets));
-    recipe.sources.push_back(source);
-    return true;
-}
-
-bool add_made(PyObject *tuple, std::int32_t slots, PythonPool &made, Recipe &recipe) {
-    static const char *names[] = {"widen_bf16", "widen_f16", "join", "bias_f32", "bias_f16", "bias_bf16"};
-    const char *how = nullptr;
-    PyObject *parts = nullptr, *sizes = nullptr, *scales = nullptr, *memory = nullptr;
-    Made one{};
-    if (!PyArg_ParseTuple(tuple, "sO!O!idOO", &how, &PyList_Type, &parts, &PyList_Type, &sizes, &one.bits, &one.zero, &scales,
-                          &memory) ||
-        !slot_memory(scales, slots, made, one.scales) || !slot_memory(memory, slots, made, one.slots)) {
-        return false;
-    }
-    int kind = 0;
-    while (kind < 6 && std::strcmp(how, names[kind]) != 0) ++kind;
-    one.how = static_cast<Making>(kind);
-    std::size_t total = 0;
-    bool fits = kind < 6 && PyList_Size(parts) == PyList_Size(sizes) && PyList_Size(parts) <= 8 && one.slots.data != nullptr;
-    for (Py_ssize_t i = 0; fits && i < PyList_Size(parts); ++i) {
-        one.staging.push_back(PyLong_AsLongLong(PyList_GetItem(parts, i)));
-        one.sizes.push_back(PyLong_AsSize_t(PyList_GetItem(sizes, i)));
-        if (PyErr_Occurred()) return false;
-        fits = one.staging.back() >= 0 && one.staging.back() + static_cast<std::int64_t>(one.sizes.back()) <=
-                                              static_cast<std::int64_t>(recipe.staging_bytes);
-        total += one.sizes.back();
-    }
-    const auto bytes = static_cast<std::size_t>(one.slots.slot_bytes);
-    const bool bias = one.how >= Making::BIAS_F32;
-    if (bias) fits = fits && one.scales.slot_bytes == one.slots.slot_bytes;
-    else if (one.how == Making::JOIN) {
-        fits = fits && total == bytes && planes_fit(one.sizes.data(), static_cast<int>(one.sizes.size()), one.bits);
-    } else {
-        fits = fits && one.sizes.size() == 1 && total == bytes / 2;
-    }
-    if (!fits) {
-        PyErr_Format(PyExc_ValueError, "%s: parts or slots do not fit each other", how);
-        return false;
-    }
-    recipe.made.push_back(std::move(one));
-    return true;
-}
 
 PyObject *pool_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
     static const char *names[] = {"layer", "reader", "slots", "pinned", "sources", "made", "staging_bytes", "keeps_staging",
@@ -201,7 +11,7 @@ PyObject *pool_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
     PyObject *layer = nullptr, *reader = nullptr, *pinned = nullptr, *sources = nullptr, *making = nullptr, *checksums = nullptr;
     int slots = 0, keeps = 0;
     Py_ssize_t staging = 0;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O!OiOO!O!npO", const_cast<char **>(names), layer_type, &layer, &reader,
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O!OiOO!O!npO", const_cast<char **>(names), layer_python_type(), &layer, &reader,
                                      &slots, &pinned, &PyList_Type, &sources, &PyList_Type, &making, &staging, &keeps,
                                      &checksums)) {
         return nullptr;
@@ -478,8 +288,7 @@ PyType_Spec POOL = {"engine.native._core.Pool", sizeof(Holder<PythonPool>), 0, P
 }  // namespace
 
 bool add_pool(PyObject *module) {
-    layer_type = add_type(module, LAYER);
-    return layer_type != nullptr && add_type(module, POOL) != nullptr;
+    return add_type(module, POOL) != nullptr;
 }
 
 }  // namespace headrace
