@@ -119,7 +119,7 @@ def _copy(place: Place) -> Answer:
     else:
         way, source = "memory", np.full(COPY_BYTES, 7, np.uint8).data
 
-        def copy(into: memoryview) -> None:
+        def copy(into: memoryview) -> None:  # type: ignore[misc]
             into[:] = source[: len(into)]
 
     def seconds(nbytes: int, rounds: int) -> float:
