@@ -106,7 +106,7 @@ def bench_decode(
         ]
         contenders = [Contender(decoder.window, decoder.turn) for decoder in decoders]
         plain: list[float] = []
-        in_turns(contenders, rounds, lambda: plain.append(knobs.ssd_gbps or _plain_gbps(source, knobs)))
+        in_turns(contenders, rounds, lambda: plain.append(knobs.ssd_gbps or plain_gbps(source, knobs)))
         expert_bytes = source.expert_bytes / sum(layer.experts for layer in source.layers)
         base = contenders[0] if resident else None
         rows = [_row(d, c, base, plain, expert_bytes) for d, c in zip(decoders, contenders, strict=True)]
@@ -187,7 +187,8 @@ def _row(
     return row
 
 
-def _plain_gbps(source: Checkpoint, knobs: Knobs) -> float:
+def plain_gbps(source: Checkpoint, knobs: Knobs) -> float:
+    """The bandwidth of plain large reads of the checkpoint's files with the threads and the mode of `knobs`, GB/s."""
     if knobs.io_mode == "direct":
         drop_cache(source.files)
     begin = time.perf_counter()
