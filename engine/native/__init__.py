@@ -1,4 +1,4 @@
-"""Native: compiled code that reads, converts and keeps the books without the interpreter lock; never imports Python code.
+"""Native: compiled code that reads, converts and counts without the interpreter lock; never imports Python code.
 
 The sources are the C++ files of this folder; `pip install` compiles them (setup.py). They use only Python's stable ABI.
 """
@@ -6,7 +6,7 @@ The sources are the C++ files of this folder; `pip install` compiles them (setup
 from engine.errors import HeadraceError
 
 try:
-    from . import _core as core
+    import engine.native._core as core
 except ImportError as e:
     raise HeadraceError(
         f"the compiled part of Headrace is missing ({e}); install it again with a C++ compiler: pip install ."

@@ -1,8 +1,10 @@
-"""Compute: MLX's device, what it costs to bring a router's choice to the host, and to copy bytes into a slot."""
+"""Compute: MLX's device, its compiled kernels, and the cost of a router's choice on the host and of copies into a slot."""
 
 from __future__ import annotations
 
+import os
 import statistics
+import tempfile
 import time
 from typing import Any
 
@@ -20,6 +22,9 @@ def checks() -> list[Check]:
     """The checks of the group compute."""
     return [
         Check("compute", "device of MLX", _device, "Nothing can be computed.", START_S),
+        Check(
+            "compute", "compiled kernels", _kernels, "Each process compiles its kernels anew, in up to a minute.", START_S
+        ),
         Check("compute", "host sync", _sync, "The cost of checking each layer is not known.", START_S),
         Check("compute", "copies into slots", _copy, "Nothing can be streamed.", START_S),
     ]
@@ -35,6 +40,25 @@ def _device(place: Place) -> Answer:
         raise ArithmeticError(f"a product of matrices of ones has the sum {total} instead of {64**3}")
     known: dict[str, Any] = {k: v for k, v in mx.device_info(mx.default_device()).items() if isinstance(v, int | str)}
     return Answer(f"{backend()}: {device_name()}", {"backend": backend(), "device": device_name(), "device_info": known})
+
+
+def _kernels(place: Place) -> Answer | None:
+    """The folder where MLX stores the kernels that it compiles for an NVIDIA GPU; no other device needs one."""
+    from engine.model.backend import backend
+    from engine.model.kernel_cache import VARIABLE, kernel_folder
+
+    if backend() != "cuda":
+        return None
+    folder = kernel_folder()
+    folder.mkdir(parents=True, exist_ok=True)
+    probe = folder / f".doctor-{os.getpid()}"
+    probe.write_bytes(b"")
+    probe.unlink()
+    sizes = [file.stat().st_size for file in folder.rglob("*.ptx")]
+    lasting = not folder.is_relative_to(tempfile.gettempdir())
+    text = f"{len(sizes)} modules, {sum(sizes) / 1e6:.3g} MB, in {folder}"
+    figures = {"kernel_modules": len(sizes), "kernel_mb": sum(sizes) / 1e6, "kernels_lasting": lasting}
+    return Answer(text if lasting else f"{text}, which a restart may empty; set {VARIABLE} to keep them", figures)
 
 
 def _sync(place: Place) -> Answer:
