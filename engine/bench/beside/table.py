@@ -16,7 +16,7 @@ def print_speeds(result: dict[str, Any]) -> None:
     """One row per setting."""
     print(f"this: {result['this']}\nother: {result['other']}")
     print(f"{result['routing']}; {result['rounds']} rounds, medians (quartiles)")
-    heads = ("cached", "window", "tok/s this", "other", "ratio", "of serial this", "other", "of resident this", "other")
+    heads = ("cached", "window", "tok/s", "other", "ratio", "of serial", "other", "of resident", "other")
     rows = []
     for row in result["rows"]:
         this, other = row["this"], row["other"]

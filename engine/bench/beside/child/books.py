@@ -20,8 +20,8 @@ class Books:
     """An engine with a token's choices of which `misses` of top-k are never cached.
 
     The other experts are the same ones for every token. The missing ones are the rest of the layer's experts, one after the
-    other, and they are more than the layer has slots, so that each is evicted before its turn comes again.
-    Raises `ValueError` if no layer can miss so many.
+    other. If the layer has fewer slots than those, each is evicted before its turn comes again. Where the reader is native,
+    it reports reads as done without reading. Raises `ValueError` if a layer cannot miss so many.
     """
 
     def __init__(self, engine: Any, misses: int) -> None:
@@ -31,13 +31,15 @@ class Books:
         self.top_k = top_k = engine.checkpoint.top_k
         if not self.layers:
             raise ValueError("every layer is cached completely with this cache; give a larger model or a smaller cache")
-        pools = [pool for layer in self.layers for pool in part(layer, "cache.pools", "banks")]
-        experts = min(layer.experts for layer in engine.checkpoint.layers)
-        fixed, slots = top_k - misses, max(pool.table.slots for pool in pools)
-        if misses and not 0 <= fixed < slots < experts - misses:  # the missing ones are more than their slots
-            raise ValueError(f"a layer of {experts} experts with {slots} slots and top-{top_k} cannot miss {misses} a token")
-        for pool in pools:
-            pool.inner = _nothing
+        if not 0 <= misses <= top_k:
+            raise ValueError(f"misses={misses} is not between 0 and top_k={top_k}")
+        for layer in self.layers:
+            for pool in part(layer, "cache.pools", "banks"):
+                pool.inner = _nothing
+        native = part(self._state, "reader.native")
+        if native is not None:
+            native.inject(skip=True)
+        experts, fixed = min(layer.experts for layer in engine.checkpoint.layers), top_k - misses
         self._x = mx.zeros((1, 1, 1))
         begins = range(fixed, experts - misses + 1, misses) if misses else [fixed]
         chosen = [[*range(fixed), *range(begin, begin + misses)] for begin in begins]
@@ -46,6 +48,11 @@ class Books:
         self._next = itertools.cycle(choices)
         for _ in choices:  # fills the slots
             self._token()
+        _, counted = self.turn(len(choices))
+        if counted != misses:
+            raise ValueError(
+                f"layers of {experts} experts miss {counted:g} a token instead of {misses}; cache fewer of them"
+            )
 
     def turn(self, tokens: int) -> tuple[float, float]:
         """Microseconds per layer and token, and the misses of a layer and token that were counted."""

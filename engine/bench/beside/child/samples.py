@@ -63,7 +63,7 @@ class Samples:
         return ""
 
     def _place(self, file: str, line: int | None, threading: bool) -> str:
-        if file.startswith(self._engine):
+        if file.startswith(self._engine) and file != __file__:
             text = linecache.getline(file, line or 0)
             if "eval(" in text:
                 return EVAL
