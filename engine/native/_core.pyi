@@ -7,6 +7,9 @@ from typing_extensions import Buffer
 
 Memory = Buffer | np.ndarray
 
+SOURCES: str
+COMPILER: str
+
 def crc32(data: Memory, crc: int = 0, /) -> int: ...
 def widen(codes: Memory, out: Memory, dtype: str, /) -> None: ...
 def join_planes(streams: Sequence[Memory], bits: int, out: Memory, /) -> None: ...
