@@ -63,7 +63,7 @@ def add_benchmarks(parser: argparse.ArgumentParser) -> None:
     text = "checkpoint of the other checkout (default: the same)"
     beside.add_argument("--other-model", type=Path, metavar="MODEL", help=text)
     _decoding(beside, [1.0, 0.25])
-    text = "also compare the books of a layer with so many experts missing"
+    text = "also compare the bookkeeping of a layer with this number of experts missing"
     beside.add_argument("--misses", type=int, nargs="+", default=[], metavar="N", help=text)
     beside.add_argument("--profile", action="store_true", help="also sample where the main thread is, in one more turn")
     add_knobs(beside, [name for name in every if name not in ("cache_gb", "sync_window")])

@@ -1,4 +1,4 @@
-"""bench beside: decoding and books of this checkout against another checkout, in turns, with the resident model.
+"""bench beside: decoding and bookkeeping of this checkout against another checkout, in turns, with the resident model.
 
 Each checkout has a process of its own, which keeps its engine for all rounds of a setting. A third process has the resident
 model of this checkout, which gives the ceilings of both. The order of the turns is reversed in every second round.
@@ -24,7 +24,7 @@ from ..decoding.decode import Setting, settings_of
 from ..decoding.hits import TOKENS, half_cached
 from ..plain_reads import plain_gbps
 from .checkout import Checkout
-from .table import print_books, print_setting, print_speeds
+from .table import print_bookkeeping, print_setting, print_speeds
 
 WAITS = ("io_ms", "sync_ms", "quantize_ms")
 
@@ -71,9 +71,9 @@ class Side:
         self.turns.append(self.checkout.ask("turn", tokens=tokens))
         return float(self.turns[-1]["tok_s"])
 
-    def books(self) -> float:
-        """Microseconds of the books per layer and token."""
-        self.turns.append(self.checkout.ask("books", tokens=TOKENS))
+    def bookkeeping(self) -> float:
+        """Microseconds of the bookkeeping per layer and token."""
+        self.turns.append(self.checkout.ask("bookkeeping", tokens=TOKENS))
         return float(self.turns[-1]["us_per_layer"])
 
 
@@ -81,27 +81,28 @@ def bench_beside(
     other: Path, model: Path, knobs: Knobs, work: Work, *, other_model: Path | None, cached: list[float], windows: list[int],
     misses: list[int], rounds: int, profile: bool,
 ) -> dict[str, Any]:  # fmt: skip
-    """Speed of this checkout over that of `other` for every cached share and every `sync_window`, and the ratio of the books
-    of a layer for every number of `misses`.
+    """Speed of this checkout over that of `other` for every cached share and every `sync_window`, and the ratio of a layer's
+    bookkeeping for every number of `misses`.
 
     The ceilings are those of `bench decode`. `other_model`: the other checkout decodes this checkpoint, whose resident model
     also gives the ceilings. `profile`: one more turn of each with samples of the main thread.
     """
     with _sides(other, model, other_model) as sides:
         rows = [_decoded(sides, pair, knobs, work, rounds, profile) for pair in _pairs(sides, knobs, cached, windows, work)]
-        books = [_books(sides, knobs, number, rounds) for number in misses]
+        bookkeeping = [_bookkeeping(sides, knobs, number, rounds) for number in misses]
     result = {
         "bench": "beside", "this": str(PACKAGES), "other": str(other.resolve()), "model": str(model),
         "other_model": str(other_model or model), "architecture": sides[0].source.architecture,
         "layers": len(sides[0].source.layers), "experts": sides[0].source.layers[0].experts,
         "top_k": sides[0].source.top_k, "rounds": rounds, "tokens_a_turn": work.tokens,
         "routing": "forced from a trace" if work.trace else "the model's own, on the evaluation texts",
-        "window_recall": work.recall if work.trace else None, "knobs": knobs.as_dict(), "rows": rows, "books": books,
+        "window_recall": work.recall if work.trace else None, "knobs": knobs.as_dict(), "rows": rows,
+        "bookkeeping": bookkeeping,
     }  # fmt: skip
     print_speeds(result)
     for row in rows:
         print_setting(row)
-    print_books(books)
+    print_bookkeeping(bookkeeping)
     return result
 
 
@@ -171,11 +172,11 @@ def _figures(
     }  # fmt: skip
 
 
-def _books(sides: tuple[Side, Side, Side], knobs: Knobs, misses: int, rounds: int) -> dict[str, Any]:
-    """Measure the books of a layer with `misses` of top-k experts missing."""
+def _bookkeeping(sides: tuple[Side, Side, Side], knobs: Knobs, misses: int, rounds: int) -> dict[str, Any]:
+    """Measure the bookkeeping of a layer with `misses` of top-k experts missing."""
     for side in sides[:2]:
         side.open(half_cached(side.model, knobs), misses=misses)
-    contenders = [Contender(side.name, side.books) for side in sides[:2]]
+    contenders = [Contender(side.name, side.bookkeeping) for side in sides[:2]]
     in_turns(contenders, rounds)
     this, other = (np.array(contender.figures) for contender in contenders)
     counted = [side.turns[-1]["misses"] for side in sides[:2]]

@@ -1,4 +1,4 @@
-"""Tables of `bench beside`: speeds of both checkouts, where a token's time goes, and the books of a layer."""
+"""Tables of `bench beside`: speeds of both checkouts, where a token's time goes, and the bookkeeping of a layer."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ def print_setting(row: dict[str, Any]) -> None:
     _print(("ms", "other", "this"), rows)
 
 
-def print_books(books: Sequence[dict[str, Any]]) -> None:
+def print_bookkeeping(measured: Sequence[dict[str, Any]]) -> None:
     """One row per number of misses."""
-    if books:
-        print("\nbooks, us per layer and token, without the wait for reads")
-        rows = [[str(r["misses"]), *(_show(r[n], 1) for n in ("other_us", "this_us")), _show(r["ratio"])] for r in books]
+    if measured:
+        print("\nbookkeeping, us per layer and token, without the wait for reads")
+        rows = [[str(r["misses"]), *(_show(r[n], 1) for n in ("other_us", "this_us")), _show(r["ratio"])] for r in measured]
         _print(("misses", "other", "this", "ratio"), rows)
 
 

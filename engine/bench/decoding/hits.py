@@ -1,7 +1,6 @@
 """bench hits: the overhead of a streamed layer when every expert that a token uses is cached, or `misses` of them are not.
 
-The benchmark measures the books of a layer (`books`), whose experts are read from the page cache; the wait for them is not
-counted.
+The figure is that of `engine.bench.beside.child.bookkeeping`: the wait for reads is not part of it.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from engine.errors import KnobError
 from engine.knobs import Knobs
 from engine.plan.footprint import footprint
 
-from ..beside.child.books import Books
+from ..beside.child.bookkeeping import Bookkeeping
 from ..contender import spread
 
 TOKENS = 200
@@ -32,15 +31,15 @@ def bench_hits(model: Path, knobs: Knobs, *, rounds: int, misses: int = 0) -> di
     Raises `KnobError` if no layer can miss `misses` experts a token."""
     with load(model, half_cached(model, knobs)) as engine:
         try:
-            books = Books(engine, misses)
+            bookkeeping = Bookkeeping(engine, misses)
         except ValueError as e:
             raise KnobError(f"bench hits: {model}: {e}") from e
-        turns = [books.turn(TOKENS) for _ in range(rounds)]
+        turns = [bookkeeping.turn(TOKENS) for _ in range(rounds)]
     low, middle, high = spread([us for us, _ in turns])
     what = f"{turns[-1][1]:g} misses, reads aside" if misses else "all hits"
-    print(f"{len(books.layers)} layers, top-{books.top_k}, {what}: ", end="")
+    print(f"{len(bookkeeping.layers)} layers, top-{bookkeeping.top_k}, {what}: ", end="")
     print(f"{middle:.1f} us per layer and token ({low:.1f} .. {high:.1f})")
     return {
-        "bench": "hits", "layers": len(books.layers), "top_k": books.top_k, "misses": turns[-1][1],
+        "bench": "hits", "layers": len(bookkeeping.layers), "top_k": bookkeeping.top_k, "misses": turns[-1][1],
         "us_per_layer": [low, middle, high],
     }  # fmt: skip

@@ -20,7 +20,7 @@ from typing import Any
 import mlx.core as mx
 
 from . import revision
-from .books import Books
+from .bookkeeping import Bookkeeping
 from .samples import Samples
 
 WAITS = ("io_ms", "sync_ms", "quantize_ms")
@@ -34,12 +34,12 @@ class Driver:
         self.engine: Any = None
         self._forced: Any = None
         self._judge: Any = None
-        self._books: Books | None = None
+        self._bookkeeping: Bookkeeping | None = None
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
         """Run the request `do` with its other values as arguments."""
         requests: dict[str, Callable[..., dict[str, Any]]] = {
-            "open": self.open, "turn": self.turn, "books": self.books, "close": self.close
+            "open": self.open, "turn": self.turn, "bookkeeping": self.bookkeeping, "close": self.close
         }  # fmt: skip
         return requests[request.pop("do")](**request)
 
@@ -47,11 +47,11 @@ class Driver:
         self, model: str, knobs: dict[str, Any], *, texts: str = "", trace: str = "", recall: list[float] | None = None,
         misses: int | None = None,
     ) -> dict[str, Any]:  # fmt: skip
-        """Load an engine in the place of the one before: for evaluation texts, a trace, or the books of `misses`."""
+        """Load an engine in the place of the one before: for evaluation texts, a trace, or the bookkeeping of `misses`."""
         self.close()
         self.engine = revision.load(model, knobs)
         if misses is not None:
-            self._books = Books(self.engine, misses)
+            self._bookkeeping = Bookkeeping(self.engine, misses)
         elif trace:
             self._forced = revision.forced_routing(self.engine, trace, recall)
         else:
@@ -66,17 +66,22 @@ class Driver:
         per_token = {name: getattr(stats, name) / stats.tokens for name in (*WAITS, *COUNTS)}
         return {"tok_s": stats.tokens / seconds, "tokens": stats.tokens, **per_token, "samples": taken.shares}
 
-    def books(self, tokens: int) -> dict[str, Any]:
-        """Microseconds of the books per layer and token."""
-        assert self._books is not None
-        us, misses = self._books.turn(tokens)
-        return {"us_per_layer": us, "misses": misses, "layers": len(self._books.layers), "top_k": self._books.top_k}
+    def bookkeeping(self, tokens: int) -> dict[str, Any]:
+        """Microseconds of the bookkeeping per layer and token."""
+        assert self._bookkeeping is not None
+        us, misses = self._bookkeeping.turn(tokens)
+        return {
+            "us_per_layer": us,
+            "misses": misses,
+            "layers": len(self._bookkeeping.layers),
+            "top_k": self._bookkeeping.top_k,
+        }
 
     def close(self) -> dict[str, Any]:
         """Close the engine and free its memory."""
         if self.engine is not None:
             self.engine.close()
-        self.engine = self._forced = self._judge = self._books = None
+        self.engine = self._forced = self._judge = self._bookkeeping = None
         gc.collect()
         mx.clear_cache()
         return {}

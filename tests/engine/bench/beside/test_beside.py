@@ -36,7 +36,7 @@ def test_a_copy_of_this_checkout(
         windows=[1], misses=[1], rounds=1, profile=True,
     )  # fmt: skip
     json.dumps(result)
-    (row,), (books,) = result["rows"], result["books"]
+    (row,), (bookkeeping,) = result["rows"], result["bookkeeping"]
     assert (result["this"], result["other"]) == (str(PACKAGES), str(other)) and row["window"] == "1"
     assert row["this"]["hit_rate"] == row["other"]["hit_rate"] < 1, "both decode the same tokens"
     for side in row["this"], row["other"]:
@@ -44,9 +44,9 @@ def test_a_copy_of_this_checkout(
         assert ms["io"] > 0 < ms["sync"] and ms["wall"] > ms["rest"] > 0
         assert sum(side["samples_ms"].values()) == pytest.approx(ms["wall"])
         assert side["share_of_overlapped"][1] <= side["share_of_serial"][1]
-    assert books["counted"] == [1, 1] and books["this_us"][1] > 0
+    assert bookkeeping["counted"] == [1, 1] and bookkeeping["this_us"][1] > 0
     printed = capsys.readouterr().out
-    assert "50.0%" in printed and "waiting for reads" in printed and "books, us per layer" in printed
+    assert "50.0%" in printed and "waiting for reads" in printed and "bookkeeping, us per layer" in printed
 
 
 def test_windows_are_in_words() -> None:

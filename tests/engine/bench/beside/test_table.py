@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from engine.bench.beside.table import PARTS, print_books, print_setting, print_speeds
+from engine.bench.beside.table import PARTS, print_bookkeeping, print_setting, print_speeds
 
 SIDE: dict[str, Any] = {
     "decode_tok_s": (9, 10, 11), "share_of_serial": (0.7, 0.8, 0.9), "share_of_resident": (0.4, 0.5, 0.6),
@@ -28,8 +28,8 @@ def test_rows(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_books_are_shown_only_if_there_are_any(capsys: pytest.CaptureFixture[str]) -> None:
-    print_books([])
+    print_bookkeeping([])
     assert not capsys.readouterr().out
-    print_books([{"misses": 2, "other_us": (1, 2, 3), "this_us": (4, 5, 6), "ratio": (2, 2.5, 3)}])
+    print_bookkeeping([{"misses": 2, "other_us": (1, 2, 3), "this_us": (4, 5, 6), "ratio": (2, 2.5, 3)}])
     last = capsys.readouterr().out.splitlines()[-1]
     assert last.split() == ["2", "2.0", "(1.0..3.0)", "5.0", "(4.0..6.0)", "2.50", "(2.00..3.00)"]

@@ -1,4 +1,4 @@
-"""Tests of the books of a layer: as many experts are missing as said."""
+"""Tests of a layer's bookkeeping: exactly the given number of experts is missing."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from pathlib import Path
 import pytest
 
 from engine import Knobs, load
-from engine.bench.beside.child.books import Books
+from engine.bench.beside.child.bookkeeping import Bookkeeping
 from engine.bench.decoding.hits import half_cached
 
 
 @pytest.mark.parametrize("misses", [0, 1, 4])
 def test_misses_of_each_token(random_model: Path, misses: int) -> None:
     with load(random_model, half_cached(random_model, Knobs(cache_gb=1))) as engine:
-        us, counted = Books(engine, misses).turn(20)
+        us, counted = Bookkeeping(engine, misses).turn(20)
     assert counted == misses and us > 0
 
 
 def test_more_misses_than_a_layer_can_have(random_model: Path) -> None:
     half = half_cached(random_model, Knobs(cache_gb=1))
     with load(random_model, half) as engine, pytest.raises(ValueError, match="misses=5 is not between 0 and top_k=4"):
-        Books(engine, 5)
+        Bookkeeping(engine, 5)
     whole = Knobs(cache_gb=1)
     with load(random_model, whole) as engine, pytest.raises(ValueError, match="every layer is cached completely"):
-        Books(engine, 1)
+        Bookkeeping(engine, 1)
     most = dataclasses.replace(half, cache_gb=1.4 * (half.cache_gb or 0))
     with load(random_model, most) as engine, pytest.raises(ValueError, match="instead of 4; cache fewer of them"):
-        Books(engine, 4)
+        Bookkeeping(engine, 4)

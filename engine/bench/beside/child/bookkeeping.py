@@ -1,4 +1,4 @@
-"""Books: time of a streamed layer's bookkeeping for a token, without its computation and without the wait for reads.
+"""Bookkeeping: time of a streamed layer for a token, without its computation and without the wait for reads.
 
 It is the time from the router's choice, already known, to the call of mlx-lm's own switch, and the layer's share of the
 bookkeeping at the end of the token. A resident layer has neither.
@@ -16,7 +16,7 @@ import numpy as np
 from .revision import part
 
 
-class Books:
+class Bookkeeping:
     """An engine with a token's choices of which `misses` of top-k are never cached.
 
     The other experts are the same ones for every token. The missing ones are the rest of the layer's experts, one after the
