@@ -68,14 +68,12 @@ class LayerRecords:
                 zeros[p.name] = zero_code(self.levels[level])
         return ExpertLayer(self._layer.block, tuple(sorted(tensors, key=lambda t: t.name)), zeros, self)
 
-    def verify(self, expert: int, read: list[tuple[int | None, memoryview]]) -> None:
-        """Compare the bytes read of an expert, by section number, with their checksums. Raises `ReadError`."""
-        for section, view in read:
-            if section is not None and core.crc32(view) != self.checksums[expert, section]:
-                raise ReadError(
-                    f"{self._layer.block} expert {expert} is damaged: the checksum of its {self._section_name(section)} "
-                    "differs from the one taken at packing; copy the store's file again, or pack the model again"
-                )
+    def damaged(self, expert: int, section: int) -> ReadError:
+        """The error for a section of an expert whose bytes do not have the checksum that was taken at packing."""
+        return ReadError(
+            f"{self._layer.block} expert {expert} is damaged: the checksum of its {self._section_name(section)} "
+            "differs from the one taken at packing; copy the store's file again, or pack the model again"
+        )
 
     def damage(self, fd: int, expert: int) -> list[str]:
         """Read a whole record and compare its checksums. Returns one line for each damaged section."""

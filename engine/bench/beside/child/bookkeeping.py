@@ -27,6 +27,7 @@ class Bookkeeping:
     def __init__(self, engine: Any, misses: int) -> None:
         self._stats = engine.stats
         self._state = part(engine, "state", "_run")
+        self._end_pass = part(self._state, "end_pass")
         self.layers = [layer for layer in part(engine, "layers", "streams") or [] if not layer.complete]
         self.top_k = top_k = engine.checkpoint.top_k
         if not self.layers:
@@ -69,7 +70,10 @@ class Bookkeeping:
         indices = next(self._next)
         for layer in self.layers:
             layer(self._x, indices)
-        self._state.end_pass(1)
+        if self._end_pass is None:  # nothing else is left to do at the end of a token
+            self._state.position += 1
+        else:
+            self._end_pass(1)
 
 
 def _nothing(x: mx.array, slots: mx.array) -> mx.array:
