@@ -29,7 +29,7 @@ from engine.routing.read import Trace
 from engine.stats import HITS, MISSES
 
 from ..contender import Contender, in_turns, spread
-from .decode import plain_gbps
+from ..plain_reads import plain_gbps
 from .forced_routing import ForcedRouting
 from .prefill_table import print_table
 
@@ -133,7 +133,7 @@ def bench_prefill(
             one.turn()
         contenders = [Contender(f"{len(p.prompt)} {p.cached} {p.chunk}", p.turn) for p in prefillers]
         plain: list[float] = []
-        in_turns(contenders, rounds, lambda: plain.append(knobs.ssd_gbps or plain_gbps(source, knobs)))
+        in_turns(contenders, rounds, lambda: plain.append(knobs.ssd_gbps or plain_gbps(source.files, knobs)))
         computes = {
             (len(p.prompt), p.chunk): np.array(c.figures)
             for p, c in zip(prefillers, contenders, strict=True)

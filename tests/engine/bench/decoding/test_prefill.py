@@ -11,7 +11,7 @@ import pytest
 from traces import routing, write_trace
 
 from engine import HeadraceError, Knobs
-from engine.bench.decoding import decode
+from engine.bench import plain_reads
 from engine.bench.decoding.prefill import bench_prefill
 from engine.measure.judge import Judge
 from engine.routing.read import read_trace
@@ -21,7 +21,7 @@ DEFAULTS: dict[str, Any] = {"judge": None, "trace": None, "rounds": 1, "cached":
 
 @pytest.fixture(autouse=True)
 def _small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decode, "PLAIN_MIB", 8)
+    monkeypatch.setattr(plain_reads, "PLAIN_MIB", 8)
 
 
 def test_larger_chunks_must_read_less(checkpoint: Callable[..., Path], judge: Judge) -> None:
