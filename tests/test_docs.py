@@ -34,7 +34,18 @@ NAMED = {p.relative_to(ROOT).as_posix(): p for p in PAGES}
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 ELSEWHERE = ("curl ", "git clone ", "hf download ", "optuna-dashboard ")  # not this project's commands
-OTHER_COMMANDS = (*ELSEWHERE, "cd ", "cp ", "chmod ", "python3 -m venv ", "source ", "open ", "export ", "unset ")
+OTHER_COMMANDS = (
+    *ELSEWHERE,
+    "cd ",
+    "cp ",
+    "chmod ",
+    "python3 -m venv ",
+    "source ",
+    "open ",
+    "export ",
+    "unset ",
+    "git worktree ",
+)
 TESTED_COMMANDS = ("python -m ", "PYTHONPATH=. python -m ", ".venv/bin/", "pip install ", "make ", "headrace ")
 
 

@@ -17,6 +17,7 @@ from engine.cli.arguments.options import (
     model_of,
     number_or,
     positive,
+    refuse_ignored,
 )
 from engine.cli.program import HelpFormatter, add_command, add_version, run_command
 from engine.errors import HeadraceError, did_you_mean
@@ -51,24 +52,26 @@ def add_benchmarks(parser: argparse.ArgumentParser) -> None:
     decode = add_command(parsers, "decode", _decode)
     add_model(decode, positional=True)
     add_trust_code(decode)
-    add_eval_texts(decode)
-    _rounds(decode, 5)
-    text = "shares of the experts that are cached (default: 1 0.5 0.25 0.125)"
-    decode.add_argument("--cached", type=float, nargs="+", default=[1.0, 0.5, 0.25, 0.125], metavar="SHARE", help=text)
     decode.add_argument("--mixed", action="store_true", help="at two widths, and with half of the experts at each")
     decode.add_argument("--resident", action="store_true", help="compare with the resident model")
-    text = "several values of sync_window: layers, all or auto"
-    decode.add_argument("--windows", type=number_or(WORDS["sync_window"]), nargs="+", metavar="N", help=text)
-    text = "force the routing of a recorded trace (Parquet) instead of decoding the evaluation texts"
-    decode.add_argument("--trace", type=Path, metavar="FILE", help=text)
-    text = "with --trace: limit on the prediction recall of rejected passes, first pass and later ones"
-    decode.add_argument("--window-recall", type=float, nargs="+", metavar="SHARE", help=text)
-    decode.add_argument("--tokens", type=int, default=64, metavar="N", help="with --trace: tokens of a turn (default: 64)")
+    _decoding(decode, [1.0, 0.5, 0.25, 0.125], "with --trace: ")
     add_knobs(decode, [name for name in every if name != "cache_gb"])
+
+    beside = add_command(parsers, "beside", _beside)
+    beside.add_argument("checkout", type=Path, metavar="CHECKOUT", help="folder of another checkout of Headrace")
+    add_model(beside, positional=True)
+    text = "checkpoint of the other checkout (default: the same)"
+    beside.add_argument("--other-model", type=Path, metavar="MODEL", help=text)
+    _decoding(beside, [1.0, 0.25])
+    text = "also compare the bookkeeping of a layer with this number of experts missing"
+    beside.add_argument("--misses", type=int, nargs="+", default=[], metavar="N", help=text)
+    beside.add_argument("--profile", action="store_true", help="also sample where the main thread is, in one more turn")
+    add_knobs(beside, [name for name in every if name not in ("cache_gb", "sync_window")])
 
     hits = add_command(parsers, "hits", _hits)
     add_model(hits, positional=True)
     _rounds(hits, 20)
+    hits.add_argument("--misses", type=int, default=0, metavar="N", help="experts missing of top-k (default: %(default)s)")
     add_knobs(hits, [name for name in every if name != "cache_gb"])
 
     lossy = add_command(parsers, "lossy", _lossy)
@@ -126,6 +129,21 @@ def add_benchmarks(parser: argparse.ArgumentParser) -> None:
     make.add_argument("--shape", default="qwen3_30b_a3b", metavar="NAME", help="of which model (default: %(default)s)")
 
 
+def _decoding(parser: argparse.ArgumentParser, cached: list[float], of_tokens: str = "") -> None:
+    """The options of what is decoded, and with how many experts cached."""
+    add_eval_texts(parser)
+    _rounds(parser, 5)
+    text = f"shares of the experts that are cached (default: {' '.join(f'{share:g}' for share in cached)})"
+    parser.add_argument("--cached", type=float, nargs="+", default=cached, metavar="SHARE", help=text)
+    text = "several values of sync_window: layers, all or auto"
+    parser.add_argument("--windows", type=number_or(WORDS["sync_window"]), nargs="+", metavar="N", help=text)
+    text = "force the routing of a recorded trace (Parquet) instead of decoding the evaluation texts"
+    parser.add_argument("--trace", type=Path, metavar="FILE", help=text)
+    text = "with --trace: limit on the prediction recall of rejected passes, first pass and later ones"
+    parser.add_argument("--window-recall", type=float, nargs="+", metavar="SHARE", help=text)
+    parser.add_argument("--tokens", type=int, default=64, metavar="N", help=f"{of_tokens}tokens of a turn (default: 64)")
+
+
 def _rounds(parser: argparse.ArgumentParser, default: int) -> None:
     text = "turns of each contender (default: %(default)s)"
     parser.add_argument("--rounds", type=int, default=default, metavar="N", help=text)
@@ -149,24 +167,15 @@ def _io(args: argparse.Namespace) -> None:
 
 def _decode(args: argparse.Namespace) -> None:
     """Decode at several cache sizes, in turns with the resident model."""
-    from engine.cli.arguments.options import refuse_ignored
     from engine.measure.judge import Judge
     from engine.routing.read import read_trace
 
     from .decoding.decode import bench_decode
 
     given = knobs_given(args)
-    if args.trace is not None:
-        forced = [name for name in ("prefetch",) if name in given]
-        refuse_ignored("bench decode --trace", forced, "forces routing that no router predicts")
+    windows = _windows(args, given, "bench decode")
     given["cache_gb"] = 1.0
-    windows = args.windows or [given.pop("sync_window", 1)]
     trace = None if args.trace is None else read_trace(args.trace)
-    if trace is not None and args.window_recall is None and any(w != 1 for w in windows):
-        raise HeadraceError(
-            "--trace with windows needs --window-recall: prediction recall of rejected passes, first pass and later ones; "
-            "measure it with bench decode --windows all on a trained model (window_recall_by_pass in its JSON)"
-        )
     model = _model(args) if trace is None else model_of(args)
     _print(
         bench_decode(
@@ -177,11 +186,40 @@ def _decode(args: argparse.Namespace) -> None:
     )  # fmt: skip
 
 
+def _windows(args: argparse.Namespace, given: dict[str, Any], command: str) -> list[int]:
+    """The values of sync_window. Raises `HeadraceError` for options that do not fit a trace."""
+    windows: list[int] = args.windows or [given.pop("sync_window", 1)]
+    if args.trace is not None:
+        forced = [name for name in ("prefetch",) if name in given]
+        refuse_ignored(f"{command} --trace", forced, "forces routing that no router predicts")
+        if args.window_recall is None and any(window != 1 for window in windows):
+            raise HeadraceError(
+                "--trace with windows needs --window-recall: prediction recall of rejected passes, first pass and later "
+                "ones; measure it with bench decode --windows all on a trained model (window_recall_by_pass in its JSON)"
+            )
+    return windows
+
+
+def _beside(args: argparse.Namespace) -> None:
+    """Compare decoding and bookkeeping with another checkout of Headrace."""
+    from .beside.beside import Work, bench_beside
+
+    given = knobs_given(args)
+    windows = _windows(args, given, "bench beside")
+    _print(
+        bench_beside(
+            args.checkout, model_of(args), Knobs(**given, cache_gb=1.0),
+            Work(args.eval_texts, args.trace, args.tokens, args.window_recall), other_model=args.other_model,
+            cached=args.cached, windows=windows, misses=args.misses, rounds=args.rounds, profile=args.profile,
+        )
+    )  # fmt: skip
+
+
 def _hits(args: argparse.Namespace) -> None:
-    """Measure a layer's own time when every expert is cached."""
+    """Measure a layer's own time when every expert is cached, or some are not."""
     from .decoding.hits import bench_hits
 
-    _print(bench_hits(model_of(args), knobs_of(args), rounds=args.rounds))
+    _print(bench_hits(model_of(args), knobs_of(args), rounds=args.rounds, misses=args.misses))
 
 
 def _lossy(args: argparse.Namespace) -> None:

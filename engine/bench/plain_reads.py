@@ -7,13 +7,16 @@ import mmap
 import os
 import random
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from engine.disk.direct import open_file
-from engine.knobs import Knobs
+from engine.knobs import GB, Knobs
+from engine.system.page_cache import drop_cache
 
 PLAIN_BLOCK = 8 << 20
+PLAIN_MIB = 512  # read to measure the bandwidth
 
 
 def plain_reads(
@@ -49,6 +52,14 @@ def plain_reads(
     for fd in fds:
         os.close(fd)
     return nbytes
+
+
+def plain_gbps(files: tuple[Path, ...], knobs: Knobs) -> float:
+    """Bandwidth of plain reads of the files, GB/s: from the disk with `io_mode=direct`, otherwise as the page cache is."""
+    if knobs.io_mode == "direct":
+        drop_cache(files)
+    begin = time.perf_counter()
+    return plain_reads(files, knobs, PLAIN_MIB << 20) / (time.perf_counter() - begin) / GB
 
 
 @functools.cache

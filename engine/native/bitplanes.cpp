@@ -1,62 +1,33 @@
 #include "bitplanes.hpp"
 
-#include <cstring>
-
+#include "bitplanes_6.hpp"
 #include "clones.hpp"
+#include "exchange.hpp"
 
 namespace headrace {
 namespace {
 
 constexpr std::size_t BLOCK = 1 << 13;  // bytes of codes joined at once if there are more than two streams; in the L1 cache
 
-// The lower half of each code of `bits` bits in a word of 64 bits, or of two words of 24 bits at 6 bits.
-constexpr std::uint64_t lower_halves(int bits) {
-    std::uint64_t mask = 0;
-    for (int at = 0; at < (bits == 6 ? 48 : 64); at += bits) mask |= ((std::uint64_t{1} << (bits / 2)) - 1) << at;
-    return mask;
-}
-
-template <std::size_t SIZE>
-inline std::uint64_t load(const std::uint8_t *from) {
-    std::uint64_t word = 0;
-    std::memcpy(&word, from, SIZE);
-    return word;
-}
-
-template <std::size_t SIZE>
-inline void store(std::uint64_t word, std::uint8_t *to) {
-    std::memcpy(to, &word, SIZE);
-}
-
-// Swap the upper halves of the codes in `x` with the lower halves of those in `y`; its own inverse.
-template <int BITS>
-inline void exchange(std::uint64_t &x, std::uint64_t &y) {
-    const std::uint64_t apart = ((x >> (BITS / 2)) ^ y) & lower_halves(BITS);
-    y ^= apart;
-    x ^= apart << (BITS / 2);
-}
-
 template <int BITS>
 inline void join_words(const std::uint8_t *upper, const std::uint8_t *lower, std::size_t each, std::uint8_t *out) {
     for (std::size_t at = 0; at < each; at += 8) {
-        std::uint64_t x = load<8>(lower + at), y = load<8>(upper + at);
+        std::uint64_t x = load<U64>(lower + at), y = load<U64>(upper + at);
         exchange<BITS>(x, y);
-        store<8>(x, out + 2 * at);
-        store<8>(y, out + 2 * at + 8);
+        store<U64>(x, out + 2 * at);
+        store<U64>(y, out + 2 * at + 8);
     }
 }
 
 template <int BITS>
 inline void halve_words(const std::uint8_t *stream, std::size_t each, std::uint8_t *upper, std::uint8_t *lower) {
     for (std::size_t at = 0; at < each; at += 8) {
-        std::uint64_t x = load<8>(stream + 2 * at), y = load<8>(stream + 2 * at + 8);
+        std::uint64_t x = load<U64>(stream + 2 * at), y = load<U64>(stream + 2 * at + 8);
         exchange<BITS>(x, y);
-        store<8>(x, lower + at);
-        store<8>(y, upper + at);
+        store<U64>(x, lower + at);
+        store<U64>(y, upper + at);
     }
 }
-
-constexpr std::uint64_t WORD = 0xFFFFFF;  // at 6 bits a word has 24
 
 HEADRACE_CLONES void join_4(const std::uint8_t *upper, const std::uint8_t *lower, std::size_t each, std::uint8_t *out) {
     join_words<4>(upper, lower, each, out);
@@ -66,30 +37,12 @@ HEADRACE_CLONES void join_8(const std::uint8_t *upper, const std::uint8_t *lower
     join_words<8>(upper, lower, each, out);
 }
 
-HEADRACE_CLONES void join_6(const std::uint8_t *upper, const std::uint8_t *lower, std::size_t each, std::uint8_t *out) {
-    for (std::size_t at = 0; at < each; at += 3) {
-        std::uint64_t x = load<3>(lower + at), y = load<3>(upper + at);
-        exchange<6>(x, y);
-        store<6>((x & WORD) | (y << 24), out + 2 * at);
-    }
-}
-
 HEADRACE_CLONES void halve_4(const std::uint8_t *stream, std::size_t each, std::uint8_t *upper, std::uint8_t *lower) {
     halve_words<4>(stream, each, upper, lower);
 }
 
 HEADRACE_CLONES void halve_8(const std::uint8_t *stream, std::size_t each, std::uint8_t *upper, std::uint8_t *lower) {
     halve_words<8>(stream, each, upper, lower);
-}
-
-HEADRACE_CLONES void halve_6(const std::uint8_t *stream, std::size_t each, std::uint8_t *upper, std::uint8_t *lower) {
-    for (std::size_t at = 0; at < each; at += 3) {
-        const std::uint64_t both = load<6>(stream + 2 * at);
-        std::uint64_t x = both & WORD, y = both >> 24;
-        exchange<6>(x, y);
-        store<3>(x, lower + at);
-        store<3>(y, upper + at);
-    }
 }
 
 void join_two(const std::uint8_t *upper, const std::uint8_t *lower, std::size_t each, int bits, std::uint8_t *out) {

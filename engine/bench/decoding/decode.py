@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,14 +23,11 @@ from engine.measure.judge import Judge
 from engine.plan.footprint import weights_of
 from engine.routing.read import Trace
 from engine.stats import Stats
-from engine.system.page_cache import drop_cache
 
 from ..contender import Contender, in_turns, spread
-from ..plain_reads import plain_reads
+from ..plain_reads import plain_gbps
 from .decode_table import print_table
 from .forced_routing import ForcedRouting
-
-PLAIN_MIB = 512
 
 
 @dataclass(frozen=True)
@@ -102,11 +98,13 @@ def bench_decode(
         decoders = [
             Decoder(setting, stack.enter_context(load(model, setting.knobs, trust_code=trust_code)), judge, trace, tokens)
             for widths in (mixtures(source, knobs) if mixed else [{}])
-            for setting in _settings(source, _at_widths(knobs, widths), cached, windows, resident, trace, window_recall)
+            for setting in settings_of(
+                source, _at_widths(knobs, widths), cached, windows, resident, trace is not None, window_recall
+            )
         ]
         contenders = [Contender(decoder.window, decoder.turn) for decoder in decoders]
         plain: list[float] = []
-        in_turns(contenders, rounds, lambda: plain.append(knobs.ssd_gbps or _plain_gbps(source, knobs)))
+        in_turns(contenders, rounds, lambda: plain.append(knobs.ssd_gbps or plain_gbps(source.files, knobs)))
         expert_bytes = source.expert_bytes / sum(layer.experts for layer in source.layers)
         base = contenders[0] if resident else None
         rows = [_row(d, c, base, plain, expert_bytes) for d, c in zip(decoders, contenders, strict=True)]
@@ -133,11 +131,11 @@ def mixtures(source: Checkpoint, knobs: Knobs) -> list[dict[str, Any]]:
     return [{"expert_bits": high}, {"expert_bits": low}, mixed]
 
 
-def _settings(
-    source: Checkpoint, knobs: Knobs, cached: list[float], windows: list[int], resident: bool, trace: Trace | None,
+def settings_of(
+    source: Checkpoint, knobs: Knobs, cached: list[float], windows: list[int], resident: bool, forced: bool,
     recall: list[float] | None,
 ) -> list[Setting]:  # fmt: skip
-    """The settings to compare; the first one is the base."""
+    """The settings to compare; with `resident` the first one is the base. `forced`: the routing comes from a trace."""
     sizes = weights_of(source, knobs)
     lossy = {name: getattr(knobs, name) for name in (*LOSSY, "prefill_chunk") if name not in CACHE_DEPENDENT}
     settings: list[Setting] = []
@@ -152,7 +150,7 @@ def _settings(
         for window in windows:
             one = dataclasses.replace(knobs, cache_gb=cache_gb, sync_window=window)
             settings.append(Setting(share, one, recall))
-            if trace is not None and window != 1 and recall is not None:
+            if forced and window != 1 and recall is not None:
                 settings.append(Setting(share, one))
     return settings
 
@@ -185,10 +183,3 @@ def _row(
         row["share_of_serial"] = spread(speed * (io + compute))
         row["share_of_overlapped"] = spread(speed * np.maximum(io, compute))
     return row
-
-
-def _plain_gbps(source: Checkpoint, knobs: Knobs) -> float:
-    if knobs.io_mode == "direct":
-        drop_cache(source.files)
-    begin = time.perf_counter()
-    return plain_reads(source.files, knobs, PLAIN_MIB << 20) / (time.perf_counter() - begin) / GB

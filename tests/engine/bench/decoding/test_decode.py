@@ -11,6 +11,7 @@ import pytest
 from traces import routing, write_trace
 
 from engine import HeadraceError, Knobs
+from engine.bench import plain_reads
 from engine.bench.decoding import decode
 from engine.checkpoint.checkpoint import Checkpoint
 from engine.measure.judge import Judge
@@ -24,7 +25,7 @@ DEFAULTS: dict[str, Any] = {
 
 @pytest.fixture(autouse=True)
 def _small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decode, "PLAIN_MIB", 8)
+    monkeypatch.setattr(plain_reads, "PLAIN_MIB", 8)
 
 
 def test_own_routing_against_the_resident_model(checkpoint: Callable[..., Path], judge: Judge) -> None:
