@@ -12,7 +12,7 @@ from engine.errors import KnobError
 from engine.knobs import DEFAULTS, METAL, Knobs
 
 from .backend import backend
-from .mlx_environment import refuse_late
+from .environment.mlx_environment import refuse_late
 
 
 def without_effect(values: Mapping[str, Any]) -> list[str]:

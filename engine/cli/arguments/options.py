@@ -18,7 +18,7 @@ from engine.checkpoint.places.find import find_checkpoint, hub_name, in_places
 from engine.errors import HeadraceError, KnobError
 from engine.generation.sampling import Sampling
 from engine.knobs import DEFAULTS, IO_MODES, METAL, PREFETCH, REMOVED, WORDS, Knobs, default_text, removed
-from engine.model.mlx_environment import RESTARTED, restart_with
+from engine.model.environment.mlx_environment import RESTARTED, restart_with
 from engine.setting.setting_file import Setting, read_setting
 from engine.setting.study_setting import PICK, setting_from
 from engine.setting.texts import texts_of
