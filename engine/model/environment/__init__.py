@@ -1,4 +1,4 @@
-"""Environment: what MLX reads from environment variables when it starts, and the folder of its compiled kernels.
+"""Environment: the knobs that MLX reads from environment variables, and the folder of its compiled kernels.
 
-Imports no MLX and no other engine room but errors and system.
+Imports no model and no other engine room but errors, knobs and system. Only `metal` imports MLX.
 """

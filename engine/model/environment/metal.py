@@ -10,9 +10,9 @@ from typing import Any
 
 from engine.errors import KnobError
 from engine.knobs import DEFAULTS, METAL, Knobs
+from engine.model.backend import backend
 
-from .backend import backend
-from .environment.mlx_environment import refuse_late
+from .mlx_environment import refuse_late
 
 
 def without_effect(values: Mapping[str, Any]) -> list[str]:
