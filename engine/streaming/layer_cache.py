@@ -111,6 +111,9 @@ class LayerCache:
         return y
 
     def _by_pool(self, experts: np.ndarray) -> Iterator[Batch]:
+        if len(self.pools) == 1:
+            yield self.pools[0], experts
+            return
         for number, pool in enumerate(self.pools):
             yield pool, experts[self._pool_of[experts] == number]
 
