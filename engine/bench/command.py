@@ -57,6 +57,23 @@ def add_benchmarks(parser: argparse.ArgumentParser) -> None:
     _decoding(decode, [1.0, 0.5, 0.25, 0.125], "with --trace: ")
     add_knobs(decode, [name for name in every if name != "cache_gb"])
 
+    prefill = add_command(parsers, "prefill", _prefill)
+    add_model(prefill, positional=True)
+    add_trust_code(prefill)
+    add_eval_texts(prefill)
+    _rounds(prefill, 5)
+    text = "lengths of the prompts, in tokens (default: 2048)"
+    prefill.add_argument("--prompts", type=positive, nargs="+", default=[2048], metavar="N", help=text)
+    text = "prefill chunks to compare, in tokens, or auto (default: 512 auto)"
+    kind = number_or(WORDS["prefill_chunk"])
+    prefill.add_argument("--chunks", type=kind, nargs="+", default=[512, 0], metavar="N", help=text)
+    text = "shares of the experts that are cached (default: 0.25)"
+    prefill.add_argument("--cached", type=float, nargs="+", default=[0.25], metavar="SHARE", help=text)
+    prefill.add_argument("--resident", action="store_true", help="compare with the resident model")
+    text = "force the routing of a recorded trace (Parquet) on random tokens instead of the evaluation texts"
+    prefill.add_argument("--trace", type=Path, metavar="FILE", help=text)
+    add_knobs(prefill, [name for name in every if name not in ("cache_gb", "prefill_chunk")])
+
     beside = add_command(parsers, "beside", _beside)
     beside.add_argument("checkout", type=Path, metavar="CHECKOUT", help="folder of another checkout of Headrace")
     add_model(beside, positional=True)
@@ -182,6 +199,23 @@ def _decode(args: argparse.Namespace) -> None:
             model, Knobs(**given), judge=None if trace else Judge.load(args.eval_texts), trace=trace,
             window_recall=args.window_recall, rounds=args.rounds, cached=args.cached, windows=windows,
             resident=args.resident, mixed=args.mixed, tokens=args.tokens, trust_code=args.trust_code,
+        )
+    )  # fmt: skip
+
+
+def _prefill(args: argparse.Namespace) -> None:
+    """Measure the time to first token by prompt and chunk."""
+    from engine.measure.judge import Judge
+    from engine.routing.read import read_trace
+
+    from .decoding.prefill import bench_prefill
+
+    trace = None if args.trace is None else read_trace(args.trace)
+    _print(
+        bench_prefill(
+            _model(args) if trace is None else model_of(args), Knobs(**knobs_given(args), cache_gb=1.0),
+            judge=None if trace else Judge.load(args.eval_texts), trace=trace, rounds=args.rounds, prompts=args.prompts,
+            chunks=args.chunks, cached=args.cached, resident=args.resident, trust_code=args.trust_code,
         )
     )  # fmt: skip
 

@@ -1,1 +1,1 @@
-"""Benchmarks of decoding: speed against ceilings, and the cost of bookkeeping and of a trace. Never imports `quality`."""
+"""Benchmarks of decoding and prefill: speed and ceilings, cost of bookkeeping and of a trace. Never imports `quality`."""

@@ -1,4 +1,4 @@
-"""Forced routing: decodes with the experts of a recorded trace, for models of random weights.
+"""Forced routing: computes with the experts of a recorded trace, for models of random weights.
 
 The routing of a model with random weights collapses. Forced experts do not depend on the hidden state, and a
 rejected pass of `sync_window` would predict all of them. The recall of its predictions is therefore limited to shares
@@ -56,6 +56,11 @@ class ForcedRouting:
 
     def choice(self, layer: int) -> mx.array:
         return self._on_device[layer]
+
+    def at(self, first: int, count: int) -> None:
+        """Force the trace's `count` tokens from number `first` on in the next pass; after its end the trace repeats."""
+        ids = self.ids[np.arange(first, first + count) % len(self.ids)]
+        self._on_device = [mx.array(ids[:, layer]) for layer in range(ids.shape[1])]
 
     def decode(self, tokens: int) -> tuple[float, Stats]:
         """Warm up, then decode `tokens` tokens of the trace once. Returns the seconds and the counters of that time."""

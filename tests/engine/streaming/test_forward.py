@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from mlx_lm.models.cache import make_prompt_cache
 from tiny import CONFIGS
 
 from engine import Knobs, footprint, load
+from engine.stats import BYTES, HITS, MISSES
 
 
 @pytest.fixture(scope="module")
@@ -27,27 +30,37 @@ def test_a_prefill_reads_each_expert_once_a_chunk(path: Path) -> None:
             misses, chunks = engine.stats.misses, -(-120 // chunk)
             assert engine.stats.bytes_read == misses * 12288
             assert misses <= 48 * chunks
-            assert engine.stats.hits + misses == sum(
-                len(np.unique(layer)) for part in chosen_in(path, tokens, chunk) for layer in part
-            )
 
 
-def chosen_in(path: Path, tokens: np.ndarray, chunk: int) -> list[list[np.ndarray]]:
-    """The choices of each layer in each chunk."""
-    parts: list[list[np.ndarray]] = []
-    with load(path, Knobs(cache_gb=footprint(path).one_token_gb, prefill_chunk=chunk)) as engine:
-        for stream in engine.layers:
-            count = stream._count
+TWO_WIDTHS = {"cold_bits": 2, "hot_share": 0.5}
 
-            def seen(ids: np.ndarray, needed: np.ndarray, count=count, number=stream.number) -> None:  # type: ignore[no-untyped-def]
-                if number == 0:
-                    parts.append([])
-                parts[-1].append(ids)
-                count(ids, needed)
 
-            stream._count = seen  # type: ignore[method-assign]
-        engine.logits(tokens)
-    return parts
+@pytest.mark.parametrize(
+    ("knobs", "times"),
+    [
+        *(({}, 1.0), ({}, 1.7), ({}, 3.0), ({"pinned_share": 0.5}, 1.7), ({"pinned_share": 0.3}, 3.0)),
+        *((TWO_WIDTHS, 1.0), (TWO_WIDTHS, 1.5), ({**TWO_WIDTHS, "pinned_share": 0.4}, 1.5), ({"sync_window": 0}, 1.0)),
+    ],
+)
+def test_no_expert_is_read_twice_in_a_chunk(checkpoint: Callable[..., Path], knobs: dict[str, Any], times: float) -> None:
+    """Also if a chunk needs more experts than there are slots: each layer reads what was not cached before, and no more."""
+    folder = checkpoint("qwen3_moe", 4)
+    cache_gb = times * footprint(folder, Knobs.from_mapping({**knobs, "cache_gb": 1.0})).one_token_gb
+    tokens = np.random.default_rng(5).integers(0, 255, 60).tolist()
+    with load(folder, Knobs.from_mapping({**knobs, "cache_gb": cache_gb})) as engine:
+        assert engine.state is not None
+        sizes = np.array([layer.expert_bytes for layer in engine.checkpoint.layers])
+        cache = make_prompt_cache(engine.model)
+        for begin in range(0, 60, 20):
+            cached, uses = engine.state.slot_of >= 0, engine.uses.copy()
+            before = engine.stats.layers.copy()
+            engine.forward.logits(tokens[begin : begin + 20], cache)
+            needed, counted = engine.uses > uses, engine.stats.layers - before
+            missing = (needed & ~cached).sum(axis=1)
+            assert needed.sum(axis=1).min() > engine.checkpoint.top_k, "more than the smallest cache holds"
+            assert counted[:, MISSES].tolist() == missing.tolist()
+            assert counted[:, HITS].tolist() == (needed & cached).sum(axis=1).tolist()
+            assert counted[:, BYTES].tolist() == (missing * sizes).tolist()
 
 
 def test_generating_skips_unused_logits(path: Path) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from mlx_lm.models.cache import make_prompt_cache
 from traces import routing, write_trace
 
 from engine import HeadraceError, Knobs, load
@@ -43,3 +44,15 @@ def test_a_trace_of_another_model_does_not_fit(random_model: Path, tmp_path: Pat
     trace = read_trace(write_trace(tmp_path / "t.parquet", routing(*shape)))
     with load(random_model) as engine, pytest.raises(HeadraceError, match=r"does not fit small \(4 layers of 16 experts"):
         ForcedRouting(engine, trace, None)
+
+
+def test_a_prompt_longer_than_the_trace_repeats_it(random_model: Path, tmp_path: Path) -> None:
+    experts = routing(10, 4, 4, 16)
+    with load(random_model, Knobs(**HALF)) as engine:
+        forced = ForcedRouting(engine, read_trace(write_trace(tmp_path / "t.parquet", experts)), None)
+        cache = make_prompt_cache(engine.model)
+        for first in (0, 8):
+            forced.at(first, 8)
+            engine.forward.logits([1] * 8, cache)
+        used = experts[np.arange(16) % 10]
+        assert np.array_equal(engine.uses, np.stack([np.bincount(used[:, n].reshape(-1), minlength=16) for n in range(4)]))
