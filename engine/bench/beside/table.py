@@ -10,6 +10,10 @@ PARTS = {
     "wall": "token", "io": "  waiting for reads", "sync": "  waiting for the router (sync)", "quantize": "  quantizing",
     "rest": "  rest", "compute_alone": "resident model alone", "io_alone": "plain reads alone",
 }  # fmt: skip
+COUNTS = {
+    "CPU time of a turn, ms": "cpu_ms_per_token", "MB missing": "missing_mb_per_token", "MB read": "read_mb_per_token",
+    "reads": "reads_per_token", "passes": "passes_per_token", "hit rate": "hit_rate",
+}  # fmt: skip
 
 
 def print_speeds(result: dict[str, Any]) -> None:
@@ -40,9 +44,7 @@ def print_setting(row: dict[str, Any]) -> None:
     rows += [
         [f"sampled: {place}", *(f"{side['samples_ms'].get(place, 0):.2f}" for side in (other, this))] for place in places
     ]
-    counts = {"CPU time of a turn, ms": "cpu_ms_per_token", "MB missing": "missing_mb_per_token",
-              "MB read": "read_mb_per_token", "reads": "reads_per_token", "passes": "passes_per_token", "hit rate": "hit_rate"}  # fmt: skip
-    rows += [[text, *(_count(side[name]) for side in (other, this))] for text, name in counts.items()]
+    rows += [[text, *(_count(side[name]) for side in (other, this))] for text, name in COUNTS.items()]
     _print(("ms", "other", "this"), rows)
     print(flush=True)
 
