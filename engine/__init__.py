@@ -16,13 +16,13 @@ __version__ = "0.2.0"  # pyproject.toml reads it here
 
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # transformers serves as tokenizer only, and warns about models
 
-import engine.model.mlx_environment  # noqa: F401 - before MLX
+import engine.model.environment.mlx_environment  # noqa: F401 - before MLX
 from engine.errors import CheckpointError, HeadraceError, JudgeError, KnobError, ReadError
 from engine.knobs import Knobs
 from engine.measure.judge import Judge
 from engine.measure.measurement import Measurement
 from engine.measure.protocol import Protocol
-from engine.model.kernel_cache import keep_kernels
+from engine.model.environment.kernel_cache import keep_kernels
 from engine.system.open_files import keep_limits_on_import
 
 keep_limits_on_import()

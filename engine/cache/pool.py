@@ -20,7 +20,7 @@ from engine.stats import Stats
 
 from .eviction import NO_EXPERTS
 from .slot_layout import Requantize
-from .slots import Slots
+from .slots import Slots, host_view
 
 FILL_AT_ONCE = 32  # experts; each may need staging memory
 
@@ -60,7 +60,8 @@ class SlotPool:
         self._stats = stats
         self._reader = reader
         self._records = layer.records if verify else None
-        self._choice = np.zeros(0, np.int32)
+        self._choice = mx.array([], dtype=mx.int32)
+        self._choice_memory = host_view(self._choice)
         self._useful = 0, 0.0
         fixed = np.zeros(len(slot_of), np.uint8)
         fixed[pinned] = 1
@@ -95,16 +96,21 @@ class SlotPool:
 
     def decode(self, ids: mx.array, time: int) -> mx.array:
         """Bring the experts `ids` (evaluated, [..., top-k]) of one token into slots: counts the uses at `time`, hits and
-        misses, evicts, reads and waits. Returns the slot numbers, int32 [..., top-k]. Raises `ReadError`."""
+        misses, evicts, reads and waits. Raises `ReadError`.
+
+        Returns the slot numbers, int32 [..., top-k], in an array that the next call overwrites: like the slots, it must not
+        be overwritten while a queued graph may still read it."""
         if self._choice.shape != ids.shape:
-            self._choice = np.zeros(ids.shape, np.int32)
+            self._choice = mx.zeros(ids.shape, mx.int32)
+            mx.eval(self._choice)
+            self._choice_memory = host_view(self._choice)
         try:
-            waited_ms = self._native.decode(ids, time, self._choice)
+            waited_ms = self._native.decode(ids, time, self._choice_memory)
         except core.ReaderClosed as e:
             raise self._closed() from e
         if waited_ms is not None:
             self._ended(waited_ms)
-        return mx.array(self._choice)
+        return self._choice
 
     def take_in(self) -> None:
         """Settle the reads that have ended. A failed one is dropped: the next request reads it again."""

@@ -13,9 +13,9 @@ class DecodeState:
     """Reader, counters, and what is cached and how warm it is, over all layers.
 
     `slot_of` (int32, -1: not cached), `uses` and `warmth` (see `engine.cache.eviction`) are [layers, experts]; the `books`
-    of each layer (`engine.native`) change them. `position` is the number of tokens processed. `skip_last` is set while the last
-    layer's output is not used. `evaluate_last`: the last streamed layer evaluates its output, since the caller of the pass
-    may not.
+    of each layer (`engine.native`) change them. `position` is the number of tokens processed. `skip_last` is set while the
+    last layer's output is not used. `evaluate_last`: the last streamed layer evaluates its output, since the caller of the
+    pass may not.
     """
 
     def __init__(self, layers: int, experts: int, half_life: float, reader: Reader, stats: Stats) -> None:

@@ -45,7 +45,7 @@ def _device(place: Place) -> Answer:
 def _kernels(place: Place) -> Answer | None:
     """The folder where MLX stores the kernels that it compiles for an NVIDIA GPU; no other device needs one."""
     from engine.model.backend import backend
-    from engine.model.kernel_cache import VARIABLE, kernel_folder
+    from engine.model.environment.kernel_cache import VARIABLE, kernel_folder
 
     if backend() != "cuda":
         return None

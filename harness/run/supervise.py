@@ -24,7 +24,7 @@ import psutil
 from engine import CheckpointError
 from engine.errors import first_line
 from engine.knobs import GB
-from engine.model.mlx_environment import variables
+from engine.model.environment.mlx_environment import variables
 from engine.system.strict_json import from_json, not_finite
 from engine.system.user_cache import child_environment
 from harness import ResultsError

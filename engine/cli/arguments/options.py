@@ -18,7 +18,7 @@ from engine.checkpoint.places.find import find_checkpoint, hub_name, in_places
 from engine.errors import HeadraceError, KnobError
 from engine.generation.sampling import Sampling
 from engine.knobs import DEFAULTS, IO_MODES, METAL, PREFETCH, REMOVED, WORDS, Knobs, default_text, removed
-from engine.model.mlx_environment import RESTARTED, restart_with
+from engine.model.environment.mlx_environment import RESTARTED, restart_with
 from engine.setting.setting_file import Setting, read_setting
 from engine.setting.study_setting import PICK, setting_from
 from engine.setting.texts import texts_of
@@ -247,7 +247,7 @@ def knobs_of(args: argparse.Namespace, *, search: bool = False) -> Knobs:
     setting, given = setting_of(args), knobs_given(args)
     knobs = Knobs(**given) if setting is None else _for_here(setting.for_use(given, search=search), given)
     if any(getattr(knobs, name) not in (None, DEFAULTS[name]) for name in METAL):
-        from engine.model import metal
+        from engine.model.environment import metal
 
         metal.refuse_elsewhere(knobs)
         restart_with(vars(knobs))
@@ -258,7 +258,7 @@ def _for_here(knobs: Knobs, given: Collection[str]) -> Knobs:
     """The knobs without those of a setting that exist only on another backend, each left out with a note."""
     if all(getattr(knobs, name) in (None, DEFAULTS[name]) for name in METAL):
         return knobs
-    from engine.model import metal
+    from engine.model.environment import metal
 
     left_out = {name: DEFAULTS[name] for name in metal.without_effect(vars(knobs)) if name not in given}
     for name in left_out:

@@ -49,20 +49,28 @@ bool Reader::submit(const LoadPtr &load, std::vector<Range> &ranges, bool specul
         return true;
     }
     (speculative ? speculative_ : demand_).push_back(load);
-    start_threads(load->left);
+    start_threads();
     return true;
 }
 
-void Reader::start_threads(std::size_t blocks) {
+void Reader::start_threads() {
     while (static_cast<int>(threads_.size()) < options_.threads) threads_.emplace_back(&Reader::work, this);
-    for (std::size_t i = std::min(blocks, static_cast<std::size_t>(idle_)); i > 0; --i) more_.notify_one();
+    wake();
+}
+
+// Each thread that begins to read wakes one more, so that a request pays for one wake only.
+void Reader::wake() {
+    if (idle_ > 0 && reading_ < options_.threads) more_.notify_one();
 }
 
 void Reader::hurry(const LoadPtr &load) {
     std::lock_guard<std::mutex> lock(mutex_);
     if (!load->speculative) return;
     load->speculative = false;
-    if (load->next < load->blocks.size()) demand_.push_back(load);
+    if (load->next < load->blocks.size()) {
+        demand_.push_back(load);
+        wake();
+    }
 }
 
 bool Reader::cancel(const LoadPtr &load) {
@@ -99,13 +107,25 @@ void Reader::drop(const LoadPtr &load) {
 }
 
 void Reader::join(const LoadPtr &load) {
+    if (load->done.load(std::memory_order_acquire)) return;
+    std::unique_lock<std::mutex> lock(mutex_);
+    if (!helping_) {
+        helping_ = true;
+        Taken taken;
+        while (!load->done.load(std::memory_order_relaxed) && reading_ < options_.threads && take(taken, false)) {
+            read(helper_, taken, lock);
+        }
+        helping_ = false;
+        if (!demand_.empty()) wake();
+    }
+    lock.unlock();
     const double until = steady_seconds() + SPIN_S;
     do {
         for (int i = 0; i < 64; ++i) {
             if (load->done.load(std::memory_order_acquire)) return;
         }
     } while (steady_seconds() < until);
-    std::unique_lock<std::mutex> lock(mutex_);
+    lock.lock();
     load->awaited = true;
     done_.wait(lock, [&load] { return load->done.load(std::memory_order_relaxed); });
 }
@@ -131,10 +151,12 @@ void Reader::close(bool drop_all) {
     }
     for (std::thread &thread : threads_) thread.join();
     threads_.clear();
+    release(helper_);
 }
 
-bool Reader::take(Taken &taken) {
+bool Reader::take(Taken &taken, bool speculative) {
     for (std::deque<LoadPtr> *queue : {&demand_, &speculative_}) {
+        if (queue == &speculative_ && !speculative) return false;
         while (!queue->empty()) {
             const LoadPtr &load = queue->front();
             if (load->next < load->blocks.size() && load->speculative == (queue == &speculative_)) {
@@ -142,6 +164,7 @@ bool Reader::take(Taken &taken) {
                 taken.block = load->next++;
                 taken.speculative = load->speculative;
                 if (load->begun == 0) load->begun = steady_seconds();
+                if (load->next == load->blocks.size()) queue->pop_front();
                 return true;
             }
             queue->pop_front();  // all its blocks have begun, were dropped, or are in the other queue
@@ -153,36 +176,37 @@ bool Reader::take(Taken &taken) {
 void Reader::work() {
     sleep_precisely();
     Worker worker;
-    worker.device = options_.device.get();
     bool low = false;
     Taken taken;
     std::unique_lock<std::mutex> lock(mutex_);
     while (true) {
-        while (!take(taken)) {
-            if (closing_) {
-                lock.unlock();
-                if (worker.scratch.data != nullptr) {
-                    if (worker.device != nullptr) worker.device->detach(worker.scratch);
-                    munmap(worker.scratch.data, worker.scratch.size);
-                }
-                return;
+        if (reading_ < options_.threads && take(taken, true)) {
+            if (taken.speculative != low) {
+                low = taken.speculative;
+                set_read_priority(low);
             }
+            read(worker, taken, lock);
+        } else if (closing_ && demand_.empty() && speculative_.empty()) {
+            break;
+        } else {
             ++idle_;
             more_.wait(lock);
             --idle_;
         }
-        lock.unlock();
-        if (taken.speculative != low) {
-            low = taken.speculative;
-            set_read_priority(low);
-        }
-        read(worker, taken);
-        taken.load.reset();
-        lock.lock();
     }
+    lock.unlock();
+    release(worker);
+}
+
+void Reader::release(Worker &worker) {
+    if (worker.scratch.data == nullptr) return;
+    if (worker.device != nullptr) worker.device->detach(worker.scratch);
+    munmap(worker.scratch.data, worker.scratch.size);
+    worker.scratch = {};
 }
 
 bool Reader::attach(Worker &worker, Failure &failure) {
+    worker.device = options_.device.get();
     worker.scratch.size = static_cast<std::size_t>(options_.block_bytes + 2 * options_.scratch_unit);
     void *made = mmap(nullptr, worker.scratch.size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANON, -1, 0);
     if (made == MAP_FAILED) {
@@ -200,7 +224,10 @@ bool Reader::attach(Worker &worker, Failure &failure) {
     return code == 0;
 }
 
-void Reader::read(Worker &worker, const Taken &taken) {
+void Reader::read(Worker &worker, Taken &taken, std::unique_lock<std::mutex> &lock) {
+    ++reading_;
+    if (!demand_.empty() || !speculative_.empty()) wake();
+    lock.unlock();
     Load &load = *taken.load;
     const Block &block = load.blocks[taken.block];
     Failure failure;
@@ -223,20 +250,22 @@ void Reader::read(Worker &worker, const Taken &taken) {
             }
         }
     }
-    end_block(taken, failure, worker);
+    lock.lock();
+    end_block(taken.load, failure, worker, lock);
+    --reading_;
+    if (closing_) more_.notify_all();
+    taken.load.reset();
 }
 
-void Reader::end_block(const Taken &taken, const Failure &failure, Worker &worker) {
-    Load &load = *taken.load;
-    std::unique_lock<std::mutex> lock(mutex_);
-    if (load.failure.kind == Failure::NONE && failure.kind != Failure::NONE) load.failure = failure;
-    if (--load.left != 0) return;
-    if (load.failure.kind == Failure::NONE && load.arrival != nullptr) {
+void Reader::end_block(const LoadPtr &load, const Failure &failure, Worker &worker, std::unique_lock<std::mutex> &lock) {
+    if (load->failure.kind == Failure::NONE && failure.kind != Failure::NONE) load->failure = failure;
+    if (--load->left != 0) return;
+    if (load->failure.kind == Failure::NONE && load->arrival != nullptr) {
         lock.unlock();
-        load.arrival->arrive(load, worker);
+        load->arrival->arrive(*load, worker);
         lock.lock();
     }
-    end(taken.load);
+    end(load);
 }
 
 void Reader::end(const LoadPtr &load) {

@@ -40,7 +40,8 @@ class Reader {
     bool cancel(const LoadPtr &load);
     // When the first read of the load began, in seconds of the steady clock; 0: not yet.
     double begun(const LoadPtr &load);
-    // Returns when no thread writes for the load any more.
+    // Returns when no thread writes for the load any more. The caller's thread reads demand blocks itself meanwhile, as long
+    // as fewer than `threads` read: that takes less time than to wake another one.
     void join(const LoadPtr &load);
     // Finishes the demand reads, drops speculative reads that have not begun, and ends the threads. `drop`: drops all
     // reads that have not begun.
@@ -66,13 +67,15 @@ class Reader {
         std::size_t block = 0;
         bool speculative = false;
     };
-    bool take(Taken &taken);
+    bool take(Taken &taken, bool speculative);
     void work();
     bool attach(Worker &worker, Failure &failure);
-    void read(Worker &worker, const Taken &taken);
-    void end_block(const Taken &taken, const Failure &failure, Worker &worker);
+    void read(Worker &worker, Taken &taken, std::unique_lock<std::mutex> &lock);
+    void wake();
+    void release(Worker &worker);
+    void end_block(const LoadPtr &load, const Failure &failure, Worker &worker, std::unique_lock<std::mutex> &lock);
     void end(const LoadPtr &load);
-    void start_threads(std::size_t blocks);
+    void start_threads();
     void drop(const LoadPtr &load);
 
     ReaderOptions options_;
@@ -83,7 +86,10 @@ class Reader {
     std::condition_variable more_, done_;
     std::deque<LoadPtr> demand_, speculative_;
     std::vector<std::thread> threads_;
-    int idle_ = 0;
+    Worker helper_;          // of the thread that waits
+    bool helping_ = false;   // a waiting thread uses it
+    int idle_ = 0;           // threads that wait for blocks
+    int reading_ = 0;        // threads that read a block
     std::atomic<bool> closing_{false};
     std::vector<Buffer> spare_;
 };

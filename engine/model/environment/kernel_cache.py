@@ -3,8 +3,8 @@
 MLX compiles many of its CUDA kernels at first use, one module for each type, width, group size and tile, which takes
 seconds a module. It stores them in MLX_PTX_CACHE_DIR, by default in `mlx/VERSION/ptx` among the temporary files
 (mlx/backend/cuda/jit_module.cpp). That folder is lost at a restart and belongs to the first user of the machine: for other
-users each process compiles anew, without a message. This module sets the variable to a folder in the user's cache. The
-folder's name has MLX's version and the GPUs, because MLX looks modules up by name alone and machines may share a home folder.
+users each process compiles anew, without a message. This module sets the variable to a folder in the user's cache. Its name
+has MLX's version and the GPUs, because MLX looks modules up by name alone and machines may share a home folder.
 
 This module imports no MLX; `engine` calls it before MLX is imported, and children inherit the variable.
 """

@@ -10,8 +10,8 @@ from typing import Any
 
 from engine.errors import KnobError
 from engine.knobs import DEFAULTS, METAL, Knobs
+from engine.model.backend import backend
 
-from .backend import backend
 from .mlx_environment import refuse_late
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.model.kernel_cache import VARIABLE, keep_kernels, kernel_folder, remove_incomplete
+from engine.model.environment.kernel_cache import VARIABLE, keep_kernels, kernel_folder, remove_incomplete
 
 VERSION = importlib.metadata.version("mlx")
 

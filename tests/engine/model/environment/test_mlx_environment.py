@@ -9,8 +9,8 @@ from typing import Any, NoReturn
 import pytest
 
 from engine import KnobError
-from engine.model import mlx_environment
-from engine.model.mlx_environment import restart_with, variables
+from engine.model.environment import mlx_environment
+from engine.model.environment.mlx_environment import restart_with, variables
 
 ALL = {"mlx_ops_per_buffer": 20, "mlx_mb_per_buffer": 50, "mlx_fast_synch": True, "cache_gb": 1.0}
 

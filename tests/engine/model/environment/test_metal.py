@@ -10,7 +10,7 @@ import pytest
 from engine import KnobError, Knobs, load
 from engine.effective import effective
 from engine.knobs import METAL
-from engine.model import metal, mlx_environment
+from engine.model.environment import metal, mlx_environment
 
 SET: dict[str, Any] = {"gpu_keep_warm": True, "mlx_ops_per_buffer": 20, "mlx_mb_per_buffer": 50, "mlx_fast_synch": True}
 
