@@ -61,10 +61,13 @@ class Side:
     def open(self, knobs: Knobs, **arguments: Any) -> str:
         """Load an engine in the place of the one before; returns its mode. Only knobs that are set are sent, since another
         revision may not have the others."""
-        self.turns = []
         given = {name: value for name, value in knobs.as_dict().items() if value != DEFAULTS[name]}
         mode: str = self.checkout.ask("open", model=str(self.model.resolve()), knobs=given, **arguments)["mode"]
         return mode
+
+    def close(self) -> None:
+        """Close the engine and free its memory."""
+        self.checkout.ask("close")
 
     def turn(self, tokens: int) -> float:
         """Decode once; returns tokens per second."""
@@ -88,7 +91,11 @@ def bench_beside(
     also gives the ceilings. `profile`: one more turn of each with samples of the main thread.
     """
     with _sides(other, model, other_model) as sides:
+        resident, *_ = settings_of(sides[2].source, knobs, [], [], True, False, None)
+        if cached:
+            sides[2].open(resident.knobs, **work.arguments(None))
         rows = [_decoded(sides, pair, knobs, work, rounds, profile) for pair in _pairs(sides, knobs, cached, windows, work)]
+        sides[2].close()
         bookkeeping = [_bookkeeping(sides, knobs, number, rounds) for number in misses]
     result = {
         "bench": "beside", "this": str(PACKAGES), "other": str(other.resolve()), "model": str(model),
@@ -100,8 +107,6 @@ def bench_beside(
         "bookkeeping": bookkeeping,
     }  # fmt: skip
     print_speeds(result)
-    for row in rows:
-        print_setting(row)
     print_bookkeeping(bookkeeping)
     return result
 
@@ -118,8 +123,7 @@ def _pairs(
     sides: tuple[Side, Side, Side], knobs: Knobs, cached: list[float], windows: list[int], work: Work
 ) -> list[tuple[Setting, Setting]]:
     """Each setting for the checkpoints of this and of the other checkout."""
-    forced = work.trace is not None
-    this, other = (settings_of(side.source, knobs, cached, windows, False, forced, work.recall) for side in sides[:2])
+    this, other = (settings_of(side.source, knobs, cached, windows, False, False, work.recall) for side in sides[:2])
     return list(zip(this, other, strict=True))
 
 
@@ -128,24 +132,25 @@ def _decoded(
 ) -> dict[str, Any]:
     """Measure one setting."""
     *streamed, resident = sides
-    base_setting, *_ = settings_of(resident.source, knobs, [], [], True, False, None)
-    resident.open(base_setting.knobs, **work.arguments(None))
     for side, setting in zip(streamed, settings, strict=True):
         mode = side.open(setting.knobs, **work.arguments(setting.recall))
+    for side in sides:
+        side.turns = []
     contenders = [Contender(side.name, functools.partial(side.turn, work.tokens)) for side in (resident, *streamed)]
     plain: list[float] = []
     files = streamed[0].source.files
     in_turns(contenders, rounds, lambda: plain.append(knobs.ssd_gbps or plain_gbps(files, knobs)))
     base, *speeds = (np.array(contender.figures) for contender in contenders)
     row: dict[str, Any] = {
-        "cached": settings[0].cached, "window": _window(settings[0], work), "window_recall": settings[0].recall,
+        "cached": settings[0].cached, "window": _window(settings[0]), "window_recall": settings[0].recall,
         "mode": mode, "ratio": spread(speeds[0] / speeds[1]), "io_gbps": spread(plain), "resident_tok_s": spread(base),
     }  # fmt: skip
     for side, speed in zip(streamed, speeds, strict=True):
         shares = side.checkout.ask("turn", tokens=work.tokens, samples=True)["samples"] if profile else {}
         row[side.name] = _figures(side, speed, 1 / base, np.array(plain), shares)
-    for side in sides:
-        side.checkout.ask("close")
+    for side in streamed:
+        side.close()
+    print_setting(row)
     return row
 
 
@@ -166,7 +171,7 @@ def _figures(
         "share_of_serial": spread(speed * (io + compute)), "share_of_overlapped": spread(speed * np.maximum(io, compute)),
         "hit_rate": per_token["hits"] / uses if uses else None, "missing_mb_per_token": float(np.median(missing)) * 1e3,
         "read_mb_per_token": per_token["bytes_read"] / 1e6, "reads_per_token": per_token["reads"],
-        "passes_per_token": per_token["passes"] or None,
+        "passes_per_token": per_token["passes"] or None, "cpu_ms_per_token": per_token["cpu_ms"],
         "ms_per_token": {name: float(np.median(figure)) for name, figure in ms.items()},
         "samples_ms": {place: share * float(np.median(wall)) for place, share in shares.items()},
     }  # fmt: skip
@@ -176,19 +181,17 @@ def _bookkeeping(sides: tuple[Side, Side, Side], knobs: Knobs, misses: int, roun
     """Measure the bookkeeping of a layer with `misses` of top-k experts missing."""
     for side in sides[:2]:
         side.open(half_cached(side.model, knobs), misses=misses)
+        side.turns = []
     contenders = [Contender(side.name, side.bookkeeping) for side in sides[:2]]
     in_turns(contenders, rounds)
     this, other = (np.array(contender.figures) for contender in contenders)
     counted = [side.turns[-1]["misses"] for side in sides[:2]]
     for side in sides[:2]:
-        side.checkout.ask("close")
+        side.close()
     return {"misses": misses, "counted": counted, "this_us": spread(this), "other_us": spread(other),
             "ratio": spread(this / other)}  # fmt: skip
 
 
-def _window(setting: Setting, work: Work) -> str:
+def _window(setting: Setting) -> str:
     """The `sync_window`, in words."""
-    if setting.cached == 1:
-        return "-"
-    word = setting.knobs.shown("sync_window").partition("=")[2]
-    return f"{word}, all predicted" if work.trace and word != "1" and setting.recall is None else word
+    return "-" if setting.cached == 1 else setting.knobs.shown("sync_window").partition("=")[2]

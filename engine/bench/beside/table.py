@@ -10,6 +10,10 @@ PARTS = {
     "wall": "token", "io": "  waiting for reads", "sync": "  waiting for the router (sync)", "quantize": "  quantizing",
     "rest": "  rest", "compute_alone": "resident model alone", "io_alone": "plain reads alone",
 }  # fmt: skip
+COUNTS = {
+    "CPU time of a turn, ms": "cpu_ms_per_token", "MB missing": "missing_mb_per_token", "MB read": "read_mb_per_token",
+    "reads": "reads_per_token", "passes": "passes_per_token", "hit rate": "hit_rate",
+}  # fmt: skip
 
 
 def print_speeds(result: dict[str, Any]) -> None:
@@ -29,18 +33,20 @@ def print_speeds(result: dict[str, Any]) -> None:
 def print_setting(row: dict[str, Any]) -> None:
     """Milliseconds of a token in one setting: by the engine's counters, and by samples if there are any."""
     low, middle, high = row["io_gbps"]
-    what = f"{row['cached']:.1%} cached, window {row['window']}, {row['mode']}"
-    print(f"\na token's time, {what}; plain reads {middle:.2f} GB/s ({low:.2f} .. {high:.2f})")
+    print(
+        f"{row['cached']:.1%} cached, window {row['window']}, {row['mode']}: {_show(row['ratio'])} of the other's speed;",
+        end="",
+    )
+    print(f" plain reads {middle:.2f} GB/s ({low:.2f} .. {high:.2f})")
     other, this = row["other"], row["this"]
     rows = [[text, *(f"{side['ms_per_token'][part]:.2f}" for side in (other, this))] for part, text in PARTS.items()]
     places = sorted({**other["samples_ms"], **this["samples_ms"]}, key=lambda p: -other["samples_ms"].get(p, 0))
     rows += [
         [f"sampled: {place}", *(f"{side['samples_ms'].get(place, 0):.2f}" for side in (other, this))] for place in places
     ]
-    counts = {"MB missing": "missing_mb_per_token", "MB read": "read_mb_per_token", "reads": "reads_per_token",
-              "passes": "passes_per_token", "hit rate": "hit_rate"}  # fmt: skip
-    rows += [[text, *(_count(side[name]) for side in (other, this))] for text, name in counts.items()]
+    rows += [[text, *(_count(side[name]) for side in (other, this))] for text, name in COUNTS.items()]
     _print(("ms", "other", "this"), rows)
+    print(flush=True)
 
 
 def print_bookkeeping(measured: Sequence[dict[str, Any]]) -> None:

@@ -11,6 +11,7 @@ import gc
 import json
 import os
 import sys
+import time
 import traceback
 from collections.abc import Callable
 from importlib import import_module
@@ -59,12 +60,17 @@ class Driver:
         return {"mode": self.engine.mode}
 
     def turn(self, tokens: int, samples: bool = False) -> dict[str, Any]:
-        """Decode; speed, milliseconds and counts per token. `samples`: also the shares of the time by place."""
-        taken = Samples(Path.cwd())
+        """Decode; speed, milliseconds and counts per token. `samples`: also the shares of the time by place.
+
+        `cpu_ms` is the process's CPU time, with that of warm-up and prompts. It hardly depends on other load.
+        """
+        taken, cpu = Samples(Path.cwd()), time.process_time()
         with taken if samples else contextlib.nullcontext():
             seconds, stats = self._forced.decode(tokens) if self._forced is not None else self._measure(tokens)
+        cpu_ms = (time.process_time() - cpu) / stats.tokens * 1e3
         per_token = {name: getattr(stats, name) / stats.tokens for name in (*WAITS, *COUNTS)}
-        return {"tok_s": stats.tokens / seconds, "tokens": stats.tokens, **per_token, "samples": taken.shares}
+        speed = {"tok_s": stats.tokens / seconds, "tokens": stats.tokens, "cpu_ms": cpu_ms}
+        return {**speed, **per_token, "samples": taken.shares}
 
     def bookkeeping(self, tokens: int) -> dict[str, Any]:
         """Microseconds of the bookkeeping per layer and token."""

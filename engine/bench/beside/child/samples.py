@@ -31,6 +31,7 @@ class Samples:
         self._engine = f"{root / 'engine'}/"
         self._seconds: defaultdict[str, float] = defaultdict(float)
         self._last = 0.0
+        self._busy = False
         self._before: object = None
 
     def __enter__(self) -> Samples:
@@ -75,7 +76,9 @@ class Samples:
         return MODEL if "/mlx_lm/" in file or "/mlx/" in file else ""
 
     def _sample(self, _: int, frame: FrameType | None) -> None:
-        now = time.perf_counter()
+        if self._busy:  # a sample took longer than the interval
+            return
+        self._busy, now = True, time.perf_counter()
         if place := self.place(frame):
             self._seconds[place] += now - self._last
-        self._last = time.perf_counter()
+        self._last, self._busy = time.perf_counter(), False

@@ -50,8 +50,6 @@ def test_a_copy_of_this_checkout(
 
 
 def test_windows_are_in_words() -> None:
-    window, forced, own = Knobs(cache_gb=1, sync_window=0), Work(Path(), Path(), 1), Work(Path(), None, 1)
-    assert beside._window(Setting(1.0, Knobs(cache_gb=1)), own) == "-"
-    assert beside._window(Setting(0.5, Knobs(cache_gb=1)), forced) == "1"
-    assert beside._window(Setting(0.5, window), forced) == "all, all predicted"
-    assert beside._window(Setting(0.5, window, [0.9]), forced) == beside._window(Setting(0.5, window), own) == "all"
+    assert beside._window(Setting(1.0, Knobs(cache_gb=1))) == "-"
+    assert beside._window(Setting(0.5, Knobs(cache_gb=1))) == "1"
+    assert beside._window(Setting(0.5, Knobs(cache_gb=1, sync_window=0))) == "all"

@@ -12,6 +12,7 @@ SIDE: dict[str, Any] = {
     "decode_tok_s": (9, 10, 11), "share_of_serial": (0.7, 0.8, 0.9), "share_of_resident": (0.4, 0.5, 0.6),
     "ms_per_token": dict.fromkeys(PARTS, 1.5), "samples_ms": {"streaming": 2.5}, "missing_mb_per_token": 3.0,
     "read_mb_per_token": 4.0, "reads_per_token": 5.0, "passes_per_token": None, "hit_rate": 0.75,
+    "cpu_ms_per_token": 6.0,
 }  # fmt: skip
 ROW = {"cached": 0.25, "window": "all", "mode": "streamed", "ratio": (1, 2, 3), "io_gbps": (1, 2, 3), "this": SIDE}
 
