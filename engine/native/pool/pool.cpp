@@ -8,7 +8,7 @@ Pool::Pool(Layer &layer, Reader &reader, Table table, Recipe recipe)
 
 Pool::~Pool() { forget(); }
 
-Pool::Status Pool::queue(const Placed &placed, bool speculative) {
+Pool::Status Pool::queue(const Placed &placed, bool speculative, bool settles) {
     changed = true;
     LoadPtr load = std::make_shared<Load>();
     load->expert = placed.expert;
@@ -23,7 +23,7 @@ Pool::Status Pool::queue(const Placed &placed, bool speculative) {
         }
     }
     recipe_.ranges(*load, ranges_);
-    if (!reader_.submit(load, ranges_, speculative)) {
+    if (!reader_.submit(load, ranges_, speculative, settles)) {
         table_.free(placed.expert);
         return CLOSED;
     }
@@ -51,7 +51,7 @@ void Pool::count_useful(const std::vector<std::int32_t> &experts) {
 }
 
 Pool::Status Pool::request(const std::vector<std::int32_t> &experts, const std::vector<std::int32_t> &keep,
-                           bool speculative) {
+                           bool speculative, bool settles) {
     queued = 0;
     count_useful(experts);
     if (!coming_.empty()) {
@@ -76,7 +76,7 @@ Pool::Status Pool::request(const std::vector<std::int32_t> &experts, const std::
             coming_.erase(found);
         }
         kept_.erase(placed_[i].victim);
-        const Status status = queue(placed_[i], speculative);
+        const Status status = queue(placed_[i], speculative, settles);
         if (status == DONE) continue;
         while (++i < placed_.size()) table_.free(placed_[i].expert);
         return status;
@@ -124,7 +124,7 @@ bool Pool::guess(std::int32_t expert, const std::vector<std::int32_t> &experts, 
     Placed placed;
     if (!table_.guess(expert, time, among_, placed)) return false;
     kept_.erase(placed.victim);
-    status = queue(placed, true);
+    status = queue(placed, true, false);
     return status == DONE;
 }
 

@@ -29,7 +29,9 @@ class Pool : public Arrival {
     // Assigns slots to `experts` (distinct members) and queues the missing reads. Neither they nor `keep` are evicted.
     // Speculative reads wait for all others; a later request without it promotes them. A victim whose read is under way is
     // waited for, in this call.
-    Status request(const std::vector<std::int32_t> &experts, const std::vector<std::int32_t> &keep, bool speculative);
+    // `settles`: the caller settles them at once.
+    Status request(const std::vector<std::int32_t> &experts, const std::vector<std::int32_t> &keep, bool speculative,
+                   bool settles = false);
     // Waits until all of `experts` are in their slots. Experts that could not be read lose their slot and are in `failed`.
     void settle(const std::vector<std::int32_t> &experts);
     // Starts to read `expert`, predicted for token `time`, without evicting a warmer expert, one of `experts`, or one whose
@@ -59,7 +61,7 @@ class Pool : public Arrival {
     void release(std::int32_t expert);
 
   private:
-    Status queue(const Placed &placed, bool speculative);
+    Status queue(const Placed &placed, bool speculative, bool settles);
     void count_useful(const std::vector<std::int32_t> &experts);
     void leave(std::int32_t expert);
 

@@ -133,7 +133,7 @@ PyObject *pool_decode(PyObject *self, PyObject *const *args, Py_ssize_t number) 
         Pool::Status status = Pool::DONE;
         made->keep.clear();
         Py_BEGIN_ALLOW_THREADS
-        status = pool.request(made->distinct, made->keep, false);
+        status = pool.request(made->distinct, made->keep, false, true);
         if (status == Pool::DONE) pool.settle(made->distinct);
         Py_END_ALLOW_THREADS
         if (raise(status)) return nullptr;

@@ -13,6 +13,8 @@ namespace {
 
 constexpr std::size_t MOST_SPARE = 16;  // staging buffers that are kept for later loads, of all layers
 constexpr double SPIN_S = 20e-6;  // before a waiting thread sleeps: waking it costs more than that
+constexpr double WAKE_S = 30e-6;  // a read that takes longer is worth a second thread
+constexpr std::int64_t SMALL_BLOCK = 256 << 10;
 
 // The number of forks between the first process and this one.
 int forks() {
@@ -37,7 +39,7 @@ Reader::~Reader() {
 
 bool Reader::forked() const { return forks_ != forks(); }
 
-bool Reader::submit(const LoadPtr &load, std::vector<Range> &ranges, bool speculative) {
+bool Reader::submit(const LoadPtr &load, std::vector<Range> &ranges, bool speculative, bool joins) {
     cut(ranges, options_.block_bytes, options_.rules.alignment, load->blocks, load->pieces);
     load->left = load->blocks.size();
     load->speculative = speculative;
@@ -49,16 +51,12 @@ bool Reader::submit(const LoadPtr &load, std::vector<Range> &ranges, bool specul
         return true;
     }
     (speculative ? speculative_ : demand_).push_back(load);
-    start_threads();
+    while (static_cast<int>(threads_.size()) < options_.threads) threads_.emplace_back(&Reader::work, this);
+    if (!joins) wake();
     return true;
 }
 
-void Reader::start_threads() {
-    while (static_cast<int>(threads_.size()) < options_.threads) threads_.emplace_back(&Reader::work, this);
-    wake();
-}
-
-// Each thread that begins to read wakes one more, so that a request pays for one wake only.
+// Each thread that begins to read wakes one more, so that a request pays for one wake at most.
 void Reader::wake() {
     if (idle_ > 0 && reading_ < options_.threads) more_.notify_one();
 }
@@ -113,7 +111,11 @@ void Reader::join(const LoadPtr &load) {
         helping_ = true;
         Taken taken;
         while (!load->done.load(std::memory_order_relaxed) && reading_ < options_.threads && take(taken, false)) {
+            const bool together = worth_waking(taken);
+            const double begin = steady_seconds();
+            if (together && !demand_.empty()) wake();
             read(helper_, taken, lock);
+            if (!together && !demand_.empty() && steady_seconds() - begin > WAKE_S) wake();
         }
         helping_ = false;
         if (!demand_.empty()) wake();
@@ -152,6 +154,12 @@ void Reader::close(bool drop_all) {
     for (std::thread &thread : threads_) thread.join();
     threads_.clear();
     release(helper_);
+}
+
+// A small block in the page cache is read in less time than it takes to wake a thread. Whether it is there is known when it
+// has been read.
+bool Reader::worth_waking(const Taken &taken) const {
+    return options_.rules.alignment > 1 || taken.load->blocks[taken.block].size >= SMALL_BLOCK;
 }
 
 bool Reader::take(Taken &taken, bool speculative) {
@@ -226,7 +234,7 @@ bool Reader::attach(Worker &worker, Failure &failure) {
 
 void Reader::read(Worker &worker, Taken &taken, std::unique_lock<std::mutex> &lock) {
     ++reading_;
-    if (!demand_.empty() || !speculative_.empty()) wake();
+    if (&worker != &helper_ && (!demand_.empty() || !speculative_.empty())) wake();
     lock.unlock();
     Load &load = *taken.load;
     const Block &block = load.blocks[taken.block];

@@ -32,8 +32,9 @@ class Reader {
     Reader(const Reader &) = delete;
     Reader &operator=(const Reader &) = delete;
 
-    // Cuts `ranges` into the blocks of `load` and queues them. False if the reader is closed.
-    bool submit(const LoadPtr &load, std::vector<Range> &ranges, bool speculative);
+    // Cuts `ranges` into the blocks of `load` and queues them. `joins`: the caller joins it at once, so that no thread needs
+    // to be woken yet. False if the reader is closed.
+    bool submit(const LoadPtr &load, std::vector<Range> &ranges, bool speculative, bool joins = false);
     // Moves the remaining blocks of a speculative load before all other speculative ones.
     void hurry(const LoadPtr &load);
     // Drops the blocks that no thread has begun; true if there were any. The load then counts as failed.
@@ -71,11 +72,11 @@ class Reader {
     void work();
     bool attach(Worker &worker, Failure &failure);
     void read(Worker &worker, Taken &taken, std::unique_lock<std::mutex> &lock);
+    bool worth_waking(const Taken &taken) const;
     void wake();
     void release(Worker &worker);
     void end_block(const LoadPtr &load, const Failure &failure, Worker &worker, std::unique_lock<std::mutex> &lock);
     void end(const LoadPtr &load);
-    void start_threads();
     void drop(const LoadPtr &load);
 
     ReaderOptions options_;
