@@ -1,7 +1,6 @@
 #include "reading/reader.hpp"
 
 #include <pthread.h>
-#include <sys/mman.h>
 
 #include <algorithm>
 #include <chrono>
@@ -161,10 +160,7 @@ void Reader::work() {
         while (!take(taken)) {
             if (closing_) {
                 lock.unlock();
-                if (worker.scratch.data != nullptr) {
-                    if (worker.device != nullptr) worker.device->detach(worker.scratch);
-                    munmap(worker.scratch.data, worker.scratch.size);
-                }
+                if (worker.scratch.data != nullptr && worker.device != nullptr) worker.device->detach(worker.scratch);
                 return;
             }
             ++idle_;
@@ -183,17 +179,18 @@ void Reader::work() {
 }
 
 bool Reader::attach(Worker &worker, Failure &failure) {
-    worker.scratch.size = static_cast<std::size_t>(options_.block_bytes + 2 * options_.scratch_unit);
-    void *made = mmap(nullptr, worker.scratch.size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANON, -1, 0);
-    if (made == MAP_FAILED) {
+    const auto unit = static_cast<std::size_t>(std::max<std::int64_t>(options_.scratch_unit, 4096));
+    worker.memory = Buffer(static_cast<std::size_t>(options_.block_bytes) + 2 * unit, unit);
+    worker.scratch.data = worker.memory.data();
+    worker.scratch.size = worker.memory.size();
+    if (worker.scratch.data == nullptr) {
         failure.kind = Failure::MEMORY;
         return false;
     }
-    worker.scratch.data = static_cast<std::uint8_t *>(made);
     const int code = worker.device != nullptr ? worker.device->attach(worker.scratch) : 0;
     if (code != 0) {
-        munmap(made, worker.scratch.size);
         worker.scratch = {};
+        worker.memory = {};
         failure.kind = Failure::DEVICE;
         failure.code = code;
     }
