@@ -11,9 +11,9 @@ class Buffer {
   public:
     Buffer() = default;
     // Empty if there is no memory.
-    explicit Buffer(std::size_t size) {
+    explicit Buffer(std::size_t size, std::size_t alignment = 4096) {
         void *made = nullptr;
-        if (posix_memalign(&made, 4096, size) == 0) {
+        if (posix_memalign(&made, alignment, size) == 0) {
             data_.reset(static_cast<std::uint8_t *>(made));
             size_ = size;
         }

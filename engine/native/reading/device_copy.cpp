@@ -52,7 +52,12 @@ DeviceCopy::~DeviceCopy() = default;
 int DeviceCopy::attach(Scratch &scratch) {
     int code = set_context_(context_);
     if (code == 0) code = create_stream_(&scratch.stream, NON_BLOCKING);
-    if (code == 0) code = register_(scratch.data, scratch.size, 0);
+    if (code != 0) return code;
+    code = register_(scratch.data, scratch.size, 0);
+    if (code != 0) {
+        destroy_stream_(scratch.stream);
+        scratch.stream = nullptr;
+    }
     return code;
 }
 

@@ -15,6 +15,7 @@ struct Load;
 // What a reader's thread has for its work.
 struct Worker {
     BlockReader blocks;
+    Buffer memory;  // of `scratch`, aligned to a unit of direct reads
     Scratch scratch;
     DeviceCopy *device = nullptr;
     std::vector<std::uint8_t> room;  // for conversions

@@ -1,7 +1,6 @@
 #include "reading/reader.hpp"
 
 #include <pthread.h>
-#include <sys/mman.h>
 
 #include <algorithm>
 #include <chrono>
@@ -209,23 +208,24 @@ void Reader::work() {
 void Reader::release(Worker &worker) {
     if (worker.scratch.data == nullptr) return;
     if (worker.device != nullptr) worker.device->detach(worker.scratch);
-    munmap(worker.scratch.data, worker.scratch.size);
     worker.scratch = {};
+    worker.memory = {};
 }
 
 bool Reader::attach(Worker &worker, Failure &failure) {
     worker.device = options_.device.get();
-    worker.scratch.size = static_cast<std::size_t>(options_.block_bytes + 2 * options_.scratch_unit);
-    void *made = mmap(nullptr, worker.scratch.size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANON, -1, 0);
-    if (made == MAP_FAILED) {
+    const auto unit = static_cast<std::size_t>(std::max<std::int64_t>(options_.scratch_unit, 4096));
+    worker.memory = Buffer(static_cast<std::size_t>(options_.block_bytes) + 2 * unit, unit);
+    worker.scratch.data = worker.memory.data();
+    worker.scratch.size = worker.memory.size();
+    if (worker.scratch.data == nullptr) {
         failure.kind = Failure::MEMORY;
         return false;
     }
-    worker.scratch.data = static_cast<std::uint8_t *>(made);
     const int code = worker.device != nullptr ? worker.device->attach(worker.scratch) : 0;
     if (code != 0) {
-        munmap(made, worker.scratch.size);
         worker.scratch = {};
+        worker.memory = {};
         failure.kind = Failure::DEVICE;
         failure.code = code;
     }

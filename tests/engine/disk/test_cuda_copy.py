@@ -1,46 +1,96 @@
-"""CUDA copies, with a driver that only records: the order of the calls, and an error code as one line."""
+"""CUDA copies, with a driver that only copies memory: the order of the calls, and error codes as one line."""
 
 from __future__ import annotations
 
-import ctypes
-from typing import Any
+from pathlib import Path
 
+import mlx.core as mx
 import pytest
+from cuda_fake import FakeCuda
+from reads import ranges, reader
 
 from engine.disk import cuda_copy
 from engine.errors import HeadraceError
+from engine.native import core
+
+OPENING = ["cuInit", "cuDeviceGet", "cuDevicePrimaryCtxRetain"]
+ATTACHING = ["cuCtxSetCurrent", "cuStreamCreate", "cuMemHostRegister_v2"]
 
 
-class Driver:
-    """Stands for libcuda: every function records its name and returns `codes.get(name, 0)`."""
-
-    def __init__(self, **codes: int) -> None:
-        self.calls: list[str] = []
-        self._codes = codes
-
-    def __getattr__(self, name: str) -> Any:
-        def call(*_: Any) -> int:
-            self.calls.append(name)
-            return self._codes.get(name, 0)
-
-        self.__dict__[name] = call
-        return call
+@pytest.fixture
+def cuda(tmp_path: Path) -> FakeCuda:
+    return FakeCuda(tmp_path)
 
 
-def test_staging_and_copy(monkeypatch: pytest.MonkeyPatch) -> None:
-    driver = Driver()
-    monkeypatch.setattr(ctypes, "CDLL", lambda name: driver)
-    copy = cuda_copy.DeviceCopy()
-    memory = copy.staging(4096)
-    copy(memoryview(bytearray(16)), memory[:16])
-    assert len(memory) == 4096
-    assert driver.calls[:3] == ["cuInit", "cuDeviceGet", "cuDevicePrimaryCtxRetain"]
-    assert driver.calls[3:] == [
-        "cuCtxSetCurrent", "cuStreamCreate", "cuMemHostRegister_v2", "cuMemcpyAsync", "cuStreamSynchronize"
+def test_the_drivers_name() -> None:
+    assert cuda_copy.cuda_driver() == "libcuda.so.1"
+    assert mx.default_device() is not None
+
+
+def test_a_thread_opens_attaches_copies_and_detaches(file: Path, cuda: FakeCuda) -> None:
+    r = reader(file, threads=1, device=cuda.path)
+    assert cuda.calls == OPENING
+    assert r.native.submit(ranges([(0, 100)])[0]).wait() is None
+    r.close()
+    assert cuda.calls == [
+        *OPENING, *ATTACHING, "cuMemcpyAsync", "cuStreamSynchronize", "cuMemHostUnregister", "cuStreamDestroy_v2"
     ]  # fmt: skip
 
 
-def test_an_error_names_the_call(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ctypes, "CDLL", lambda name: Driver(cuInit=999))
-    with pytest.raises(HeadraceError, match="CUDA: cuInit failed with code 999; restart the process"):
-        cuda_copy.DeviceCopy()
+@pytest.mark.parametrize("direct", [False, True])
+@pytest.mark.parametrize("threads", [1, 3])
+def test_the_driver_brings_every_byte(file: Path, cuda: FakeCuda, direct: bool, threads: int) -> None:
+    places = [(5, 20_000), (20_005, 100), (90_000, 4096)]
+    parts, buffers = ranges(places)
+    cuda.invert()
+    r = reader(file, threads=threads, kib=8, direct=direct, device=cuda.path)
+    assert r.native.submit(parts).wait() is None
+    r.close()
+    assert cuda.copied == 24_196
+    for (offset, n), buffer in zip(places, buffers, strict=True):
+        assert bytes(255 - b for b in buffer) == file.read_bytes()[offset : offset + n]
+
+
+@pytest.mark.parametrize("name", [*ATTACHING, "cuMemcpyAsync", "cuStreamSynchronize"])
+def test_an_error_of_the_delivery_reaches_the_caller(file: Path, cuda: FakeCuda, name: str) -> None:
+    r = reader(file, threads=1, kib=4, device=cuda.path)
+    cuda.breaks(name, 700)
+    for _ in range(2):  # the thread is still there
+        failure = r.native.submit(ranges([(0, 10_000)])[0]).wait()
+        assert failure is not None and failure[:2] == (core.DEVICE, 700)
+        assert str(r.error("expert 3", failure)) == "CUDA: a copy of expert 3 failed with code 700; restart the process"
+    cuda.breaks(name, 0)
+    parts, (buffer,) = ranges([(0, 10_000)])
+    assert r.native.submit(parts).wait() is None
+    r.close()
+    assert bytes(buffer) == file.read_bytes()[:10_000]
+    assert cuda.calls.count("cuStreamCreate") - (name == "cuStreamCreate") * 6 == cuda.calls.count("cuStreamDestroy_v2")
+
+
+@pytest.mark.parametrize("name", OPENING)
+def test_an_error_names_the_call(file: Path, cuda: FakeCuda, name: str) -> None:
+    cuda.breaks(name, 999)
+    with pytest.raises(HeadraceError, match=rf"CUDA: .*libcuda_fake.so: {name} failed with code 999; restart the process"):
+        reader(file, device=cuda.path)
+
+
+def test_a_library_that_is_no_driver(file: Path, tmp_path: Path) -> None:
+    with pytest.raises(HeadraceError, match=r"CUDA: .*_core.*: cuInit is missing; restart the process"):
+        reader(file, device=str(core.__file__))
+    with pytest.raises(HeadraceError, match=r"CUDA: .*missing.so: .*; restart the process"):
+        reader(file, device=str(tmp_path / "missing.so"))
+
+
+def test_page_locked_memory_of_the_doctor(cuda: FakeCuda) -> None:
+    copy = core.DeviceCopy(cuda.path, 4096)
+    copy.fill(7)
+    into = bytearray(16)
+    copy.copy(into)
+    assert into == bytes([7]) * 16 and cuda.copied == 16
+    with pytest.raises(ValueError, match="4097 bytes are more than the page-locked memory of 4096"):
+        copy.copy(bytearray(4097))
+    cuda.breaks("cuMemcpyAsync", 700)
+    with pytest.raises(OSError, match="a copy failed with code 700"):
+        copy.copy(into)
+    del copy
+    assert cuda.calls[-2:] == ["cuMemHostUnregister", "cuStreamDestroy_v2"]
