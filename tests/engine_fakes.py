@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 import mlx.core as mx
@@ -10,10 +9,16 @@ import numpy as np
 
 
 class FakePool:
-    """`slots` slots for `members`. A requested expert takes the next slot; `calls` lists ("request", experts) and so on."""
+    """`slots` slots for `members`. A requested expert takes the next slot; `calls` lists ("request", experts) and so on.
 
-    def __init__(self, members: list[int], slots: int, slot_of: np.ndarray) -> None:
-        self.table = SimpleNamespace(members=np.array(members), slots=slots, loose=slots, slot_of=slot_of, guessed={})
+    With the `books` of its layer it serves `decode`.
+    """
+
+    def __init__(self, members: list[int], slots: int, slot_of: np.ndarray, books: Any = None) -> None:
+        self.members, self.slots, self.loose = np.array(members), slots, slots
+        self.guessed: list[int] = []
+        self.decodes = books is not None
+        self._books, self._slot_of = books, slot_of
         self.holds_all = slots == len(members)
         self.settled = True
         self.changed = True
@@ -21,27 +26,36 @@ class FakePool:
         self._expert_in = [-1] * slots
         self._next = 0
 
-    def request(self, experts: np.ndarray, _: Any, keep: np.ndarray | None = None, *, speculative: bool = False) -> None:
+    def decode(self, ids: mx.array, time: int) -> mx.array:
+        self.calls.append(("decode", np.array(ids).reshape(-1).tolist()))
+        self._books.count(np.array(ids), 1, time - 1)
+        self._place(np.unique(np.array(ids)).tolist(), set())
+        return mx.array(self._slot_of[np.array(ids)])
+
+    def request(self, experts: np.ndarray, keep: np.ndarray | None = None, *, speculative: bool = False) -> None:
         """Assign slots to missing experts, never one of `experts` or `keep`."""
         self.calls.append(("speculate" if speculative else "request", experts.tolist()))
-        kept = {*experts.tolist(), *([] if keep is None else keep.tolist())}
-        for expert in experts.tolist():
-            if self.table.slot_of[expert] >= 0:
+        self._place(experts.tolist(), set([] if keep is None else keep.tolist()))
+
+    def _place(self, experts: list[int], keep: set[int]) -> None:
+        kept = {*experts, *keep}
+        for expert in experts:
+            if self._slot_of[expert] >= 0:
                 continue
             if -1 in self._expert_in:
                 self._next = self._expert_in.index(-1)
             while self._expert_in[self._next] in kept:
                 self._next = (self._next + 1) % len(self._expert_in)
             if self._expert_in[self._next] >= 0:
-                self.table.slot_of[self._expert_in[self._next]] = -1
+                self._slot_of[self._expert_in[self._next]] = -1
             self._expert_in[self._next] = expert
-            self.table.slot_of[expert] = self._next
+            self._slot_of[expert] = self._next
             self.changed = True
 
     def settle(self, experts: np.ndarray) -> None:
         self.calls.append(("settle", experts.tolist()))
 
-    def guess(self, experts: np.ndarray, time: int, _: Any) -> None:
+    def guess(self, experts: np.ndarray, time: int) -> None:
         self.calls.append((f"guess for {time}", experts.tolist()))
 
     def take_in(self) -> None:

@@ -19,7 +19,13 @@ WAIT_S = 60
 
 
 def reader(
-    file: Path, *, threads: int = 4, kib: int = 64, direct: bool = False, gbps: float | None = None, device: str | None = None
+    file: Path,
+    *,
+    threads: int = 4,
+    kib: int = 64,
+    direct: bool = False,
+    gbps: float | None = None,
+    device: str | None = None,
 ) -> Reader:
     return Reader((file,), threads=threads, block_bytes=kib * 1024, direct=direct, gbps=gbps, device=device)
 

@@ -31,6 +31,7 @@ class ReaderClosed(Exception): ...
 
 class Reader:
     closed: bool
+    threads: int
     totals: tuple[int, int]
     def __init__(
         self, fds: list[int], memory: list[int], threads: int, block_bytes: int, alignment: int, least: int, apart: bool,

@@ -174,6 +174,8 @@ PyObject *reader_totals(PyObject *self, void *) {
     return Py_BuildValue("(LL)", static_cast<long long>(reader->reads()), static_cast<long long>(reader->bytes_read()));
 }
 
+PyObject *reader_threads(PyObject *self, void *) { return PyLong_FromLong(held<Reader>(self)->threads()); }
+
 PyObject *reader_closed(PyObject *self, void *) { return PyBool_FromLong(held<Reader>(self)->closed()); }
 
 PyMethodDef READER_METHODS[] = {
@@ -194,6 +196,7 @@ PyMethodDef READER_METHODS[] = {
 
 PyGetSetDef READER_VALUES[] = {
     {"totals", reader_totals, nullptr, "Blocks read and bytes transferred so far.", nullptr},
+    {"threads", reader_threads, nullptr, "Threads that have started.", nullptr},
     {"closed", reader_closed, nullptr, "Whether the reader is closed.", nullptr},
     {nullptr, nullptr, nullptr, nullptr, nullptr},
 };

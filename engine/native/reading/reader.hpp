@@ -58,6 +58,7 @@ class Reader {
     const ReadRules &rules() const { return options_.rules; }
     std::int64_t block_bytes() const { return options_.block_bytes; }
     std::size_t files() const { return options_.fds.size(); }
+    int threads() const { return static_cast<int>(threads_.size()); }
     std::int64_t reads() const { return __atomic_load_n(&totals_[0], __ATOMIC_RELAXED); }
     std::int64_t bytes_read() const { return __atomic_load_n(&totals_[1], __ATOMIC_RELAXED); }
     bool on_device() const { return options_.device != nullptr; }

@@ -1,131 +1,175 @@
-"""Slot pool: demand, speculation and eviction, with a reader that counts."""
+"""Slot pool: demand, speculation and eviction, on a real file of experts."""
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-from typing import Any
+import errno
+from collections.abc import Iterator
+from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
 import pytest
 
-from engine.cache.eviction import DecayedFrequency, SlotTable
 from engine.cache.pool import SlotPool
 from engine.checkpoint.experts import ExpertLayer, ExpertTensor
+from engine.disk.reader import Reader
+from engine.errors import ReadError
+from engine.native import core
 from engine.stats import Stats
 
-EXPERTS = 10
+EXPERTS, BYTES = 10, 64
 
 
-def table(slots: int, half_life: float = 1e-3) -> SlotTable:
-    return SlotTable(np.arange(EXPERTS), slots, DecayedFrequency(EXPERTS, half_life), np.full(EXPERTS, -1, np.int32))
+class Bank:
+    """A pool of `slots` slots over a file in which the bytes of an expert are its number, and the books of its layer."""
 
+    def __init__(self, folder: Path, slots: int) -> None:
+        file = folder / "experts"
+        file.write_bytes(b"".join(bytes([expert]) * BYTES for expert in range(EXPERTS)))
+        place = np.zeros(EXPERTS, np.int32), np.arange(EXPERTS, dtype=np.int64) * BYTES
+        layer = ExpertLayer("layers.0.mlp", (ExpertTensor("up_proj", "weight", "U8", (4, 16), *place),))
+        self.stats = Stats()
+        self.stats.count_layers(1)
+        self.slot_of, warmth = np.full(EXPERTS, -1, np.int32), np.full(EXPERTS, -np.inf)
+        self.books = core.Layer(self.slot_of, warmth, np.zeros(EXPERTS, np.int64), self.stats.layers[0], 1e-3)
+        self.reader = Reader((file,), threads=2, block_bytes=4096, direct=False, gbps=None)
+        self.inner: dict[str, dict[str, mx.array]] = {"up_proj": {}}
+        self.pool = SlotPool(
+            layer, self.books, self.slot_of, np.arange(EXPERTS), slots, self.inner, {}, self.reader, compute=mx.float32,
+            stats=self.stats,
+        )  # fmt: skip
+        self.reader.native.record(True)
 
-class CountingReader:
-    """A reader that delivers at once and records the requests."""
+    @property
+    def asked(self) -> list[tuple[int, bool]]:
+        """The experts that were read so far, each with whether it was read speculatively."""
+        return [(offset // BYTES, speculative) for _, offset, _, speculative in self.reader.native.calls()]
 
-    def __init__(self) -> None:
-        self.asked: list[tuple[int, bool]] = []
-        self.broken = False
+    def use(self, time: int, *experts: int) -> None:
+        wanted = np.array(experts)
+        self.books.use(wanted, time)
+        self.pool.request(wanted)
+        self.pool.settle(wanted)
 
-    def submit(
-        self, pieces: list[Any], label: str, *, speculative: bool = False, finish: Any = None, layer: int | None = None
-    ) -> Any:
-        expert = int(label.split()[-1])
-        self.asked.append((expert, speculative))
-        for piece in pieces:
-            piece.into[:] = bytes([expert]) * len(piece.into)
-        failed = self.broken
-        return SimpleNamespace(
-            wait=lambda: None, join=lambda: None, cancel=lambda: False, begun=1.0, ended=2.0, failed=failed
-        )
+    def guess(self, time: int, *experts: int) -> None:
+        self.pool.guess(np.array(experts), time)
+        while not self.pool.settled:
+            self.pool.take_in()
 
-    def hurry(self, load: Any) -> None:
-        pass
+    def cached(self) -> set[int]:
+        return set(np.flatnonzero(self.slot_of >= 0).tolist())
 
 
 @pytest.fixture
-def reader() -> CountingReader:
-    return CountingReader()
+def bank(tmp_path: Path) -> Iterator[Bank]:
+    made = Bank(tmp_path, 4)
+    yield made
+    made.reader.close()
 
 
-@pytest.fixture
-def bank() -> SlotPool:
-    place = np.zeros(EXPERTS, np.int32), np.arange(EXPERTS, dtype=np.int64) * 64
-    layer = ExpertLayer("layers.0.mlp", (ExpertTensor("up_proj", "weight", "U8", (4, 16), *place),))
-    inner: dict[str, dict[str, mx.array]] = {"up_proj": {}}
-    return SlotPool(layer, table(4), inner, {}, compute=mx.float32, stats=Stats())
-
-
-def use(bank: SlotPool, reader: CountingReader, time: int, *experts: int) -> None:
-    wanted = np.array(experts)
-    bank.table.policy.use(wanted, np.full(len(wanted), time))
-    bank.request(wanted, reader)  # type: ignore[arg-type]
-    bank.settle(wanted)
-
-
-def guess(bank: SlotPool, reader: CountingReader, time: int, *experts: int) -> None:
-    bank.guess(np.array(experts), time, reader)  # type: ignore[arg-type]
-
-
-def cached(bank: SlotPool) -> set[int]:
-    return set(np.flatnonzero(bank.table.slot_of >= 0).tolist())
-
-
-def test_what_is_asked_for_is_in_its_slot(bank: SlotPool, reader: CountingReader) -> None:
+def test_what_is_requested_is_in_its_slot(bank: Bank) -> None:
     rng = np.random.default_rng(0)
     for time in range(1, 200):
         wanted = rng.choice(EXPERTS, size=rng.integers(1, 5), replace=False)
-        use(bank, reader, time, *wanted)
-        assert len(cached(bank)) <= 4 and cached(bank).issuperset(wanted.tolist())
-        slots = bank.table.slot_of[wanted]
+        bank.use(time, *wanted)
+        assert len(bank.cached()) <= 4 and bank.cached().issuperset(wanted.tolist())
+        slots = bank.slot_of[wanted]
         assert len(set(slots.tolist())) == len(wanted)
         memory = np.array(bank.inner["up_proj"]["weight"])
         assert all((memory[slot] == expert).all() for slot, expert in zip(slots, wanted, strict=True))
-    assert len(reader.asked) < 500
+    assert len(bank.asked) < 500
 
 
-def test_what_failed_while_nobody_waited_is_read_again(bank: SlotPool, reader: CountingReader) -> None:
-    reader.broken = True
-    bank.request(np.array([5]), reader)  # type: ignore[arg-type]
-    reader.broken = False
-    use(bank, reader, 1, 5)
-    use(bank, reader, 2, 5)
-    assert reader.asked == [(5, False)] * 2 and bank.table.slot_of[5] >= 0
+def test_decode_counts_reads_and_names_the_slots(bank: Bank) -> None:
+    for time, ids in enumerate(([3, 1], [1, 3], [1, 1], [7, 8], [9, 2]), start=1):
+        slots = bank.pool.decode(mx.array([[ids]], dtype=mx.uint32), time)
+        assert slots.shape == (1, 1, 2) and slots.dtype == mx.int32
+        memory = np.array(bank.inner["up_proj"]["weight"])
+        assert [int(memory[slot].max()) for slot in np.array(slots).reshape(-1)] == ids
+    assert (bank.stats.hits, bank.stats.misses) == (3, 6) and len(bank.asked) == 6
+    assert bank.cached() == {7, 8, 9, 2}
 
 
-def test_the_coldest_goes_first(bank: SlotPool, reader: CountingReader) -> None:
+def test_what_failed_while_no_one_waited_is_read_again(bank: Bank) -> None:
+    bank.reader.native.inject(error=errno.EIO, times=1)
+    bank.pool.request(np.array([5]))
+    while not bank.pool.settled:
+        bank.pool.take_in()
+    bank.use(1, 5)
+    bank.use(2, 5)
+    assert bank.asked == [(5, False)] * 2 and bank.slot_of[5] >= 0
+
+
+def test_an_expert_that_cannot_be_read_has_no_slot(bank: Bank) -> None:
+    bank.use(1, 0)
+    bank.reader.native.inject(error=errno.EIO)
+    for _ in range(2):
+        with pytest.raises(
+            ReadError, match=r"experts: layers\.0\.mlp expert 5 could not be read at byte 320 \(Input/output"
+        ):
+            bank.use(2, 0, 5)
+        with pytest.raises(ReadError, match="expert 6"):
+            bank.pool.decode(mx.array([0, 6], dtype=mx.uint32), 3)
+    assert bank.cached() == {0}
+    bank.reader.native.heal()
+    bank.use(3, 0, 5, 6)
+    assert bank.cached() == {0, 5, 6}
+
+
+def test_a_closed_reader_is_named(bank: Bank) -> None:
+    bank.use(1, 0)
+    bank.reader.close()
+    for call in (
+        lambda: bank.use(2, 1),
+        lambda: bank.pool.decode(mx.array([1]), 2),
+        lambda: bank.pool.guess(np.array([1]), 3),
+    ):
+        with pytest.raises(ReadError, match=r"layers\.0\.mlp cannot be read: the reader is closed; load the model again"):
+            call()
+    bank.use(4, 0)
+    assert bank.cached() == {0}
+
+
+def test_the_coldest_is_evicted_first(bank: Bank) -> None:
     for time, expert in enumerate([1, 2, 3, 4, 1, 5], start=1):
-        use(bank, reader, time, expert)
-    assert cached(bank) == {1, 3, 4, 5}
+        bank.use(time, expert)
+    assert bank.cached() == {1, 3, 4, 5}
 
 
-def test_speculation_takes_free_slots_and_counts_when_used(bank: SlotPool, reader: CountingReader) -> None:
-    use(bank, reader, 1, 0, 1)
-    guess(bank, reader, 2, 2, 3)
-    assert reader.asked[-2:] == [(2, True), (3, True)]
-    use(bank, reader, 2, 2)
-    assert (bank._stats.prefetch_issued, bank._stats.prefetch_useful) == (2, 1)
+def test_speculation_takes_free_slots_and_counts_when_used(bank: Bank) -> None:
+    bank.use(1, 0, 1)
+    bank.guess(2, 2, 3)
+    assert sorted(bank.asked[-2:]) == [(2, True), (3, True)] and bank.pool.guessed == [2, 3]
+    bank.use(2, 2)
+    assert (bank.stats.prefetch_issued, bank.stats.prefetch_useful) == (2, 1) and bank.pool.guessed == [3]
 
 
-def test_speculation_pushes_out_no_warmer_expert(bank: SlotPool, reader: CountingReader) -> None:
-    use(bank, reader, 50, 0, 1, 2, 3)
-    guess(bank, reader, 10, 4)
-    assert cached(bank) == {0, 1, 2, 3}
-    guess(bank, reader, 51, 4)
-    assert 4 in cached(bank) and len(cached(bank)) == 4
+def test_speculation_evicts_no_warmer_expert(bank: Bank) -> None:
+    bank.use(50, 0, 1, 2, 3)
+    bank.guess(10, 4)
+    assert bank.cached() == {0, 1, 2, 3}
+    bank.guess(51, 4)
+    assert 4 in bank.cached() and len(bank.cached()) == 4
 
 
-def test_speculation_keeps_its_own_guesses(bank: SlotPool, reader: CountingReader) -> None:
-    use(bank, reader, 1, 0, 1, 2, 3)
-    guess(bank, reader, 2, 0, 1, 2, 3, 4, 5)
-    assert cached(bank) == {0, 1, 2, 3}
+def test_speculation_keeps_its_own_guesses(bank: Bank) -> None:
+    bank.use(1, 0, 1, 2, 3)
+    bank.guess(2, 0, 1, 2, 3, 4, 5)
+    assert bank.cached() == {0, 1, 2, 3}
 
 
-def test_a_full_bank_holds_its_experts_in_order(reader: CountingReader, bank: SlotPool) -> None:
+def test_forgetting_frees_all_slots_while_reads_are_under_way(bank: Bank) -> None:
+    bank.reader.native.hold(True)
+    bank.pool.request(np.array([1, 2, 3]), speculative=True)
+    assert not bank.pool.settled and bank.pool.waits_for(np.array([2]))
+    bank.reader.native.hold(False)
+    bank.pool.forget()
+    assert bank.pool.settled and not bank.cached()
+
+
+def test_a_full_pool_holds_its_experts_in_order(tmp_path: Path) -> None:
     """The model's own module can then use expert numbers as slot numbers."""
-    assert not bank.holds_all
-    inner: dict[str, dict[str, mx.array]] = {"up_proj": {}}
-    whole = SlotPool(bank.layer, table(99), inner, {}, compute=mx.float32, stats=Stats())
-    whole.fill(np.arange(EXPERTS), reader)  # type: ignore[arg-type]
-    assert whole.holds_all and whole.table.slot_of.tolist() == list(range(EXPERTS))
+    whole = Bank(tmp_path, 99)
+    whole.pool.fill(np.arange(EXPERTS))
+    assert whole.pool.holds_all and whole.slot_of.tolist() == list(range(EXPERTS))
+    whole.reader.close()

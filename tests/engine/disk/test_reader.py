@@ -104,9 +104,7 @@ def test_demand_overtakes_speculation(file: Path) -> None:
     r = reader(file, threads=1, kib=4)
     r.native.hold(True)
     r.native.record(True)
-    loads = [
-        r.native.submit(ranges([(place, 8192)])[0], place != 90_000) for place in (0, 30_000, 60_000, 90_000)
-    ]
+    loads = [r.native.submit(ranges([(place, 8192)])[0], place != 90_000) for place in (0, 30_000, 60_000, 90_000)]
     until(lambda: len(r.native.calls()) == 1)
     r.native.hold(False)
     for load in loads:
@@ -193,7 +191,11 @@ print("ends")
 
 def test_the_interpreter_ends_with_reads_under_way(file: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", EXIT, str(file)], capture_output=True, text=True, timeout=120, cwd=Path(engine.__file__).parents[1]
+        [sys.executable, "-c", EXIT, str(file)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        cwd=Path(engine.__file__).parents[1],
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "ends\n", "")
 

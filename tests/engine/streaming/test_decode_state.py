@@ -1,4 +1,4 @@
-"""Decode state: uses, warmth and hits are counted once, at the right token."""
+"""Decode state: uses, warmth and hits are counted at the right token, in the arrays of all layers."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from engine.stats import Stats
+from engine.cache.eviction import DecayedFrequency
+from engine.stats import HITS, MISSES, Stats
 from engine.streaming.decode_state import DecodeState
 
 
@@ -15,40 +16,28 @@ def a_state() -> DecodeState:
     return DecodeState(2, 4, half_life=8.0, reader=reader, stats=Stats())
 
 
-def test_hits_are_counted_at_the_end_of_the_pass() -> None:
+def test_each_layer_counts_for_itself() -> None:
     state = a_state()
-    state.hit(0, np.array([1, 2]))
-    state.hit(1, np.array([0, 3]))
-    assert state.stats.hits == 0 and not state.uses.any()
-    state.end_pass(1)
-    assert state.stats.hits == 4 and state.uses.tolist() == [[0, 1, 1, 0], [1, 0, 0, 1]]
-    assert [counts.hits for counts in state.stats.layers] == [2, 2] and state.position == 1
-    state.end_pass(3)
-    assert state.stats.hits == 4 and state.position == 4
-
-
-def test_layers_may_choose_different_numbers_of_experts() -> None:
-    state = a_state()
-    state.hit(0, np.array([1, 2, 3]))
-    state.hit(1, np.array([0]))
-    state.end_pass(1)
+    state.slot_of[0, [1, 2]] = [0, 1]
+    state.books[0].count(np.array([1, 2, 3]), 1, 0)
+    state.books[1].count(np.array([0]), 1, 0)
     assert state.uses.tolist() == [[0, 1, 1, 1], [1, 0, 0, 0]]
-    assert [counts.hits for counts in state.stats.layers] == [3, 1]
+    assert state.stats.layers[:, [HITS, MISSES]].tolist() == [[2, 1], [0, 1]]
+    assert (state.stats.hits, state.stats.misses) == (2, 2)
 
 
-def test_recorded_hits_warm_experts_as_direct_uses_do() -> None:
-    recorded, direct = a_state(), a_state()
-    recorded.hit(1, np.array([0, 2]))
-    recorded.end_pass(1)
-    direct.use(1, np.array([0, 2]), 1)
-    assert np.array_equal(recorded.policy.warmth, direct.policy.warmth)
+def test_a_prompt_counts_uses_at_their_tokens_and_each_expert_once() -> None:
+    state = a_state()
+    state.books[1].count(np.array([[0, 2], [2, -1], [2, 0]], np.int32), 3, 10)
+    policy = DecayedFrequency(4, 8.0)
+    policy.use(np.array([0, 2, 2, 2, 0]), np.array([11, 11, 12, 13, 13]))
+    assert np.array_equal(state.warmth[1], policy.warmth) and np.isneginf(state.warmth[0]).all()
+    assert state.uses[1].tolist() == [2, 0, 3, 0] and state.stats.misses == 2
 
 
 def test_a_reset_clears_warmth_and_position_but_not_uses() -> None:
     state = a_state()
-    state.use(0, np.array([1, 1]), np.array([1, 2]))
-    state.end_pass(2)
-    state.hit(0, np.array([3]))
+    state.books[0].use(np.array([1, 1]), 1)
+    state.position += 2
     state.reset()
-    state.end_pass(0)
-    assert state.position == 0 and np.isneginf(state.policy.warmth).all() and state.uses[0].tolist() == [0, 2, 0, 0]
+    assert state.position == 0 and np.isneginf(state.warmth).all() and state.uses[0].tolist() == [0, 2, 0, 0]

@@ -30,7 +30,7 @@ def quarter(path: Path) -> float:
 
 def test_pinned_experts_stay(path: Path, quarter: float) -> None:
     with load(path, Knobs(cache_gb=quarter, pinned_share=0.3, evict_half_life=1e-3)) as engine:
-        pinned = [set(np.flatnonzero(bank.table._pinned)) for stream in engine.layers for bank in stream.cache.pools]
+        pinned = [set(np.flatnonzero(slots >= 0)) for slots in engine.state.slot_of[: len(engine.layers)]]
         engine.measure(JUDGE)
         for stream, stay in zip(engine.layers, pinned, strict=True):
             assert stay <= set(np.flatnonzero(engine.state.slot_of[stream.number] >= 0))
@@ -40,7 +40,7 @@ def test_pinned_experts_stay(path: Path, quarter: float) -> None:
 def test_the_shape_moves_cache_between_layers(path: Path, quarter: float) -> None:
     def slots(shape: float) -> list[int]:
         with load(path, Knobs(cache_gb=quarter, cache_layer_shape=shape)) as engine:
-            return [bank.table.slots for stream in engine.layers for bank in stream.cache.pools]
+            return [bank.slots for stream in engine.layers for bank in stream.cache.pools]
 
     early, even, late = slots(0.5), slots(0), slots(-0.5)
     assert early[0] > even[0] >= late[0] and early[-1] <= even[-1] < late[-1]
@@ -50,7 +50,7 @@ def test_the_shape_moves_cache_between_layers(path: Path, quarter: float) -> Non
 def test_threads_are_started(path: Path, quarter: float) -> None:
     with load(path, Knobs(cache_gb=quarter, read_threads=3)) as engine:
         engine.logits([1, 2, 3])
-        assert engine.state is not None and len(engine.state.reader._threads) == 3
+        assert engine.state is not None and engine.state.reader.native.threads == 3
 
 
 def test_the_cache_never_grows_beyond_its_size(path: Path, quarter: float) -> None:

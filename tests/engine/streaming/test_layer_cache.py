@@ -17,8 +17,7 @@ def a_cache(*sizes: tuple[list[int], int]) -> tuple[LayerCache, list[FakePool]]:
     slot_of = np.full(sum(len(members) for members, _ in sizes), -1, np.int32)
     pools = [FakePool(members, slots, slot_of) for members, slots in sizes]
     some: Any = pools
-    reader: Any = None
-    return LayerCache(some, slot_of, reader), pools
+    return LayerCache(some, slot_of), pools
 
 
 def outputs(cache: LayerCache, ids: list[list[int]]) -> list[list[float]]:

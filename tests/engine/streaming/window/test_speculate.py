@@ -43,11 +43,11 @@ def run(tokens: int, size: int | None, slots: int = 3) -> tuple[list[float], Dec
     state = DecodeState(LAYERS, EXPERTS, half_life=8.0, reader=reader, stats=Stats())
     model = nn.Module()
     model.layers = [Block(n) for n in range(LAYERS)]
-    pools = [FakePool(list(range(EXPERTS)), slots, state.slot_of[n]) for n in range(LAYERS)]
+    pools = [FakePool(list(range(EXPERTS)), slots, state.slot_of[n], state.books[n]) for n in range(LAYERS)]
     layers = {}
     for n, block in enumerate(model.layers):
         own: Any = [pools[n]]
-        layers[f"layers.{n}.mlp.switch"] = StreamedLayer(n, LayerCache(own, state.slot_of[n], reader), state, last=False)
+        layers[f"layers.{n}.mlp.switch"] = StreamedLayer(n, LayerCache(own, state.slot_of[n]), state, last=False)
         object.__setattr__(block.mlp, "switch", layers[f"layers.{n}.mlp.switch"])
     if size is not None:
         prefixed = {f"model.{path}": layer for path, layer in layers.items()}
@@ -60,7 +60,7 @@ def run(tokens: int, size: int | None, slots: int = 3) -> tuple[list[float], Dec
         for block, cache in zip(model.layers, caches, strict=True):
             x = block(x, cache)
         mx.eval(x)
-        state.end_pass(1)
+        state.position += 1
         out.append(x.item())
     return out, state, pools
 
