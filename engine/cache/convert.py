@@ -1,50 +1,17 @@
-"""Conversions: from the bytes of a file to what a slot holds."""
+"""Conversions by MLX: from the bytes of a file to codes of another width. All others are native (`engine.native`)."""
 
 from __future__ import annotations
 
 import mlx.core as mx
 import numpy as np
 
-from engine.checkpoint.dtypes import to_bytes
 from engine.checkpoint.experts import ExpertTensor
-from engine.checkpoint.store.bitplanes import join
 from engine.model.backend import STORED
 
 from .slot_layout import Requantize, slot_dtype
 
 RAW = {mx.float32: np.float32, mx.float16: np.float16, mx.bfloat16: np.uint16, mx.uint32: np.uint32, mx.int32: np.int32,
        mx.uint8: np.uint8}  # fmt: skip
-
-
-def to_float32(source: memoryview, tensor: ExpertTensor, target: np.ndarray) -> None:
-    """Widen bfloat16 or float16 bytes into float32 memory; both conversions are exact."""
-    if tensor.dtype == "BF16":
-        codes = np.frombuffer(source, np.uint16).reshape(tensor.shape)
-        np.left_shift(codes, 16, out=target.view(np.uint32), dtype=np.uint32)
-    else:
-        target[...] = np.frombuffer(source, np.float16).reshape(tensor.shape)
-
-
-def join_streams(views: list[memoryview], tensor: ExpertTensor, target: np.ndarray) -> None:
-    """Join the streams of packed codes, the upper bits first, into `target`."""
-    streams = [np.frombuffer(view, np.uint8) for view in views]
-    out = target.reshape(-1).view(np.uint8)
-    codes = streams[0]
-    for number, lower in enumerate(streams[1:], start=1):
-        into = out if number == len(streams) - 1 else np.empty(len(codes) + len(lower), np.uint8)
-        bits = tensor.bits * len(into) // len(out)
-        join(codes, lower, bits, into)
-        codes = into
-
-
-def derive_biases(scales: np.ndarray, zero: float, biases: np.ndarray) -> None:
-    """Set `biases` to minus `zero`, the code of a zero weight, times the scales. At INT4's own width the code is 8, and the
-    product is exact in every float type."""
-    if scales.dtype == np.uint16:  # the raw bits of bfloat16
-        wide = np.left_shift(scales, 16, dtype=np.uint32).view(np.float32) * np.float32(-zero)
-        biases[...] = to_bytes(wide, "BF16").view(np.uint16).reshape(biases.shape)
-    else:
-        np.multiply(scales, -zero, out=biases)
 
 
 def to_mlx(source: memoryview, tensor: ExpertTensor, compute: mx.Dtype | None) -> mx.array:

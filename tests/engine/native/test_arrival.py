@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import zlib
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from arrival_oracle import derive_biases, join_streams
 
-from engine.cache.convert import derive_biases, join_streams
 from engine.checkpoint.dtypes import from_bytes
 from engine.checkpoint.store import bitplanes
 from engine.native import core
@@ -87,7 +86,7 @@ def test_planes_join(levels: tuple[int, ...], count: int) -> None:
     streams = [unaligned(size) for size in sizes]
     expected, found = np.empty(sum(sizes), np.uint8), unaligned(sum(sizes))
     if count:
-        join_streams([s.data for s in streams], SimpleNamespace(bits=levels[-1]), expected)  # type: ignore[arg-type]
+        join_streams([s.data for s in streams], levels[-1], expected)
     core.join_planes([s.data for s in streams], levels[-1], found)
     assert np.array_equal(found, expected)
 
