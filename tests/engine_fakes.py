@@ -11,14 +11,14 @@ import numpy as np
 class FakePool:
     """`slots` slots for `members`. A requested expert takes the next slot; `calls` lists ("request", experts) and so on.
 
-    With the `books` of its layer it serves `decode`.
+    With the native object of its layer it serves `decode`.
     """
 
-    def __init__(self, members: list[int], slots: int, slot_of: np.ndarray, books: Any = None) -> None:
+    def __init__(self, members: list[int], slots: int, slot_of: np.ndarray, layer: Any = None) -> None:
         self.members, self.slots, self.loose = np.array(members), slots, slots
         self.guessed: list[int] = []
-        self.decodes = books is not None
-        self._books, self._slot_of = books, slot_of
+        self.decodes = layer is not None
+        self._layer, self._slot_of = layer, slot_of
         self.holds_all = slots == len(members)
         self.settled = True
         self.changed = True
@@ -28,7 +28,7 @@ class FakePool:
 
     def decode(self, ids: mx.array, time: int) -> mx.array:
         self.calls.append(("decode", np.array(ids).reshape(-1).tolist()))
-        self._books.count(np.array(ids), 1, time - 1)
+        self._layer.count(np.array(ids), 1, time - 1)
         self._place(np.unique(np.array(ids)).tolist(), set())
         return mx.array(self._slot_of[np.array(ids)])
 

@@ -28,7 +28,7 @@ FILL_AT_ONCE = 32  # experts; each may need staging memory
 class SlotPool:
     """`slots` slots for the experts `members` of one layer at one width, behind the switch module `inner`.
 
-    `books` are the layer's (`engine.native`), which its pools share, and `pinned` the experts that are never evicted.
+    `shared` is the layer's native object, which its pools share, and `pinned` the experts that are never evicted.
     `inner`, `requantize` and `compute` are those of `Slots`. `loose` is the number of slots that are not pinned. `verify`:
     compare the checksums of every expert read, and raise `ReadError` instead of computing with a damaged one.
     """
@@ -36,7 +36,7 @@ class SlotPool:
     def __init__(
         self,
         layer: ExpertLayer,
-        books: core.Layer,
+        shared: core.Layer,
         slot_of: np.ndarray,
         members: np.ndarray,
         slots: int,
@@ -66,7 +66,7 @@ class SlotPool:
         fixed = np.zeros(len(slot_of), np.uint8)
         fixed[pinned] = 1
         self._native = core.Pool(
-            books, reader.native, self.slots, fixed, self._slots.sources(), self._slots.made(), self._slots.staging_bytes,
+            shared, reader.native, self.slots, fixed, self._slots.sources(), self._slots.made(), self._slots.staging_bytes,
             bool(requantize), None if self._records is None else np.ascontiguousarray(self._records.checksums),
         )  # fmt: skip
 

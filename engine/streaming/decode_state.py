@@ -12,8 +12,8 @@ from engine.stats import Stats
 class DecodeState:
     """Reader, counters, and what is cached and how warm it is, over all layers.
 
-    `slot_of` (int32, -1: not cached), `uses` and `warmth` (see `engine.cache.eviction`) are [layers, experts]; the `books`
-    of each layer (`engine.native`) change them. `position` is the number of tokens processed. `skip_last` is set while the
+    `slot_of` (int32, -1: not cached), `uses` and `warmth` (see `engine.cache.eviction`) are [layers, experts]; `layers` are
+    the native objects that change them. `position` is the number of tokens processed. `skip_last` is set while the
     last layer's output is not used. `evaluate_last`: the last streamed layer evaluates its output, since the caller of the
     pass may not.
     """
@@ -25,7 +25,7 @@ class DecodeState:
         self.slot_of = np.full((layers, experts), -1, np.int32)
         self.uses = np.zeros((layers, experts), np.int64)
         self.warmth = np.full((layers, experts), -np.inf)
-        self.books = [
+        self.layers = [
             core.Layer(self.slot_of[n], self.warmth[n], self.uses[n], stats.layers[n], half_life) for n in range(layers)
         ]
         self.position = 0

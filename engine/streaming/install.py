@@ -116,7 +116,7 @@ def fill(layers: list[StreamedLayer], plans: list[BankPlan], state: DecodeState)
 def _pool(plan: BankPlan, module: Any, state: DecodeState, *, verify: bool) -> SlotPool:
     return SlotPool(
         plan.form,
-        state.books[plan.layer],
+        state.layers[plan.layer],
         state.slot_of[plan.layer],
         plan.members,
         plan.slots,

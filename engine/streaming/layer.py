@@ -116,13 +116,13 @@ class StreamedLayer:
 
     def _counted(self, x: mx.array, ids: np.ndarray, predictions: list[Prediction]) -> mx.array:
         """Count the use of the experts `ids` [..., any number] and return their outputs; experts left out give 0."""
-        books, tokens = self._state.books[self.number], ids.size // ids.shape[-1]
+        counted, tokens = self._state.layers[self.number], ids.size // ids.shape[-1]
         if self.prefetch is None:
-            books.count(ids, tokens, self._state.position)
+            counted.count(ids, tokens, self._state.position)
             return self.cache.on_host(x, ids)
         self.prefetch.receive(predictions)
         self.prefetch.check(ids, self.cache.slot_of, self.cache.guessed())
-        books.count(ids, tokens, self._state.position)
+        counted.count(ids, tokens, self._state.position)
         return self.cache.on_host(x, ids, functools.partial(self.prefetch.read_ahead, predictions))
 
 

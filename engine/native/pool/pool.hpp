@@ -4,7 +4,7 @@
 #include <unordered_map>
 #include <vector>
 
-#include "books/table.hpp"
+#include "eviction/table.hpp"
 #include "pool/recipe.hpp"
 #include "reading/reader.hpp"
 

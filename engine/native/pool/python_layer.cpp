@@ -78,7 +78,7 @@ PyMethodDef LAYER_METHODS[] = {
 
 PyType_Slot LAYER_SLOTS[] = {
     {Py_tp_doc, const_cast<char *>(
-                    "Layer(slot_of, warmth, uses, counts, half_life): the books of one layer, in arrays of the caller: int32, "
+                    "Layer(slot_of, warmth, uses, counts, half_life): the state of one layer, in arrays of the caller: int32, "
                     "float64 and int64 [experts], and int64 [4] for hits, misses, reads and bytes.")},
     {Py_tp_new, reinterpret_cast<void *>(layer_new)},
     {Py_tp_dealloc, reinterpret_cast<void *>(layer_dealloc)},

@@ -18,12 +18,12 @@ PyObject *pool_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
     }
     Reader *native = reader_of(reader);
     if (native == nullptr) return nullptr;
-    Layer &books = *held<PythonLayer>(layer)->layer;
+    Layer &owner = *held<PythonLayer>(layer)->layer;
     auto made = std::make_unique<PythonPool>();
     View view;
-    if (slots < 1 || slots > books.experts || staging < 0 || !view.take(pinned, false, 1, "pinned") ||
-        view.items() != books.experts) {
-        if (!PyErr_Occurred()) PyErr_Format(PyExc_ValueError, "%d slots or their pinned experts do not fit %d experts", slots, books.experts);
+    if (slots < 1 || slots > owner.experts || staging < 0 || !view.take(pinned, false, 1, "pinned") ||
+        view.items() != owner.experts) {
+        if (!PyErr_Occurred()) PyErr_Format(PyExc_ValueError, "%d slots or their pinned experts do not fit %d experts", slots, owner.experts);
         return nullptr;
     }
     Recipe recipe;
@@ -33,10 +33,10 @@ PyObject *pool_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
         made->views.emplace_back();
         if (!made->views.back().take(checksums, false, 4, "checksums")) return nullptr;
         recipe.checksums = made->views.back().data<std::uint32_t>();
-        recipe.columns = made->views.back().items() / books.experts;
+        recipe.columns = made->views.back().items() / owner.experts;
     }
     for (Py_ssize_t i = 0; i < PyList_Size(sources); ++i) {
-        if (!add_source(PyList_GetItem(sources, i), slots, *native, books.experts, *made, recipe)) return nullptr;
+        if (!add_source(PyList_GetItem(sources, i), slots, *native, owner.experts, *made, recipe)) return nullptr;
         if (recipe.checksums != nullptr && recipe.sources.back().section >= recipe.columns) {
             PyErr_SetString(PyExc_ValueError, "a section has no checksum");
             return nullptr;
@@ -46,7 +46,7 @@ PyObject *pool_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
         if (!add_made(PyList_GetItem(making, i), slots, *made, recipe)) return nullptr;
     }
     std::vector<std::uint8_t> fixed(view.data<std::uint8_t>(), view.data<std::uint8_t>() + view.items());
-    made->pool = std::make_unique<Pool>(books, *native, Table(books, slots, std::move(fixed)), std::move(recipe));
+    made->pool = std::make_unique<Pool>(owner, *native, Table(owner, slots, std::move(fixed)), std::move(recipe));
     made->reader = Py_NewRef(reader);
     made->layer = Py_NewRef(layer);
     return hold(type, made.release());

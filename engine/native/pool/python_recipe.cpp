@@ -1,5 +1,5 @@
 // Recipes from the tuples that Python gives.
-#include "bitplanes.hpp"
+#include "bitplanes/bitplanes.hpp"
 #include "pool/python_pool.hpp"
 
 namespace headrace {

@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "arrival.hpp"
+#include "arrival/arrival.hpp"
 
 namespace headrace {
 namespace {

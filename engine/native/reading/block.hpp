@@ -6,7 +6,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "reading/device_copy.hpp"
+#include "device/device_copy.hpp"
 #include "reading/faults.hpp"
 #include "reading/ranges.hpp"
 

@@ -154,7 +154,7 @@ class SpeculativeWindows:
         for (_, layer), misses in zip(self._may_miss, absent.sum(axis=1).tolist(), strict=True):
             stats.count_uses(layer.number, absent.shape[1] - misses, misses)
         for (_, layer), ids in zip(self._may_miss, self._ids, strict=True):
-            self._state.books[layer.number].use(ids, self._state.position + 1)
+            self._state.layers[layer.number].use(ids, self._state.position + 1)
         for position, (behind, predicted) in enumerate(rejected):
             used = self._ids[behind:]
             right, of = int((used[..., None] == predicted[behind:, None]).any(axis=-1).sum()), used.size

@@ -21,7 +21,7 @@ EXPERTS, BYTES = 10, 64
 
 
 class Bank:
-    """A pool of `slots` slots over a file in which the bytes of an expert are its number, and the books of its layer."""
+    """A pool of `slots` slots over a file in which the bytes of an expert are its number, and its layer."""
 
     def __init__(self, folder: Path, slots: int) -> None:
         file = folder / "experts"
@@ -31,11 +31,11 @@ class Bank:
         self.stats = Stats()
         self.stats.count_layers(1)
         self.slot_of, warmth = np.full(EXPERTS, -1, np.int32), np.full(EXPERTS, -np.inf)
-        self.books = core.Layer(self.slot_of, warmth, np.zeros(EXPERTS, np.int64), self.stats.layers[0], 1e-3)
+        self.shared = core.Layer(self.slot_of, warmth, np.zeros(EXPERTS, np.int64), self.stats.layers[0], 1e-3)
         self.reader = Reader((file,), threads=2, block_bytes=4096, direct=False, gbps=None)
         self.inner: dict[str, dict[str, mx.array]] = {"up_proj": {}}
         self.pool = SlotPool(
-            layer, self.books, self.slot_of, np.arange(EXPERTS), slots, self.inner, {}, self.reader, compute=mx.float32,
+            layer, self.shared, self.slot_of, np.arange(EXPERTS), slots, self.inner, {}, self.reader, compute=mx.float32,
             stats=self.stats,
         )  # fmt: skip
         self.reader.native.record(True)
@@ -47,7 +47,7 @@ class Bank:
 
     def use(self, time: int, *experts: int) -> None:
         wanted = np.array(experts)
-        self.books.use(wanted, time)
+        self.shared.use(wanted, time)
         self.pool.request(wanted)
         self.pool.settle(wanted)
 

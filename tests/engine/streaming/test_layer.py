@@ -22,7 +22,7 @@ def a_state(layers: int = 1) -> DecodeState:
 
 
 def a_layer(state: DecodeState, number: int = 0, slots: int = 3, *, last: bool = False) -> tuple[StreamedLayer, FakePool]:
-    pool = FakePool(list(range(6)), slots, state.slot_of[number], state.books[number])
+    pool = FakePool(list(range(6)), slots, state.slot_of[number], state.layers[number])
     pools: Any = [pool]
     return StreamedLayer(number, LayerCache(pools, state.slot_of[number]), state, last=last), pool
 

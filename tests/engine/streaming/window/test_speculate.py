@@ -43,7 +43,7 @@ def run(tokens: int, size: int | None, slots: int = 3) -> tuple[list[float], Dec
     state = DecodeState(LAYERS, EXPERTS, half_life=8.0, reader=reader, stats=Stats())
     model = nn.Module()
     model.layers = [Block(n) for n in range(LAYERS)]
-    pools = [FakePool(list(range(EXPERTS)), slots, state.slot_of[n], state.books[n]) for n in range(LAYERS)]
+    pools = [FakePool(list(range(EXPERTS)), slots, state.slot_of[n], state.layers[n]) for n in range(LAYERS)]
     layers = {}
     for n, block in enumerate(model.layers):
         own: Any = [pools[n]]

@@ -1,4 +1,4 @@
-#include "books/layer.hpp"
+#include "eviction/layer.hpp"
 
 #include <algorithm>
 

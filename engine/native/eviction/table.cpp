@@ -1,4 +1,4 @@
-#include "books/table.hpp"
+#include "eviction/table.hpp"
 
 #include <algorithm>
 

@@ -3,7 +3,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "books/warmth.hpp"
+#include "eviction/warmth.hpp"
 
 namespace headrace {
 

@@ -1,8 +1,8 @@
 #include <array>
 #include <cstring>
 
-#include "arrival.hpp"
-#include "crc32_fold.hpp"
+#include "arrival/arrival.hpp"
+#include "arrival/crc32_fold.hpp"
 
 #if defined(__ARM_FEATURE_CRC32)
 #include <arm_acle.h>

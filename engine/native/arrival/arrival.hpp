@@ -4,7 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "bitplanes.hpp"
+#include "bitplanes/bitplanes.hpp"
 
 namespace headrace {
 

@@ -1,4 +1,4 @@
-#include "reading/device_copy.hpp"
+#include "device/device_copy.hpp"
 
 #include <dlfcn.h>
 

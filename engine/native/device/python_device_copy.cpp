@@ -4,7 +4,7 @@
 #include "module.hpp"
 #include "python.hpp"
 #include "reading/buffer.hpp"
-#include "reading/device_copy.hpp"
+#include "device/device_copy.hpp"
 
 namespace headrace {
 namespace {

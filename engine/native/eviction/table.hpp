@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "books/layer.hpp"
+#include "eviction/layer.hpp"
 
 namespace headrace {
 

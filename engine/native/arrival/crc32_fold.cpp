@@ -1,4 +1,4 @@
-#include "crc32_fold.hpp"
+#include "arrival/crc32_fold.hpp"
 
 #if defined(__x86_64__)
 #include <immintrin.h>

@@ -1,6 +1,6 @@
 #include <cstring>
 
-#include "arrival.hpp"
+#include "arrival/arrival.hpp"
 #include "module.hpp"
 
 namespace headrace {

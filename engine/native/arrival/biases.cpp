@@ -1,6 +1,6 @@
-#include "arrival.hpp"
-#include "clones.hpp"
-#include "halves.hpp"
+#include "arrival/arrival.hpp"
+#include "arrival/clones.hpp"
+#include "bitplanes/halves.hpp"
 
 namespace headrace {
 

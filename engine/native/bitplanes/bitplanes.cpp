@@ -1,8 +1,8 @@
-#include "bitplanes.hpp"
+#include "bitplanes/bitplanes.hpp"
 
-#include "bitplanes_6.hpp"
-#include "clones.hpp"
-#include "exchange.hpp"
+#include "bitplanes/bitplanes_6.hpp"
+#include "arrival/clones.hpp"
+#include "bitplanes/exchange.hpp"
 
 namespace headrace {
 namespace {

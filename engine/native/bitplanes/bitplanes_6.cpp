@@ -1,6 +1,6 @@
-#include "bitplanes_6.hpp"
+#include "bitplanes/bitplanes_6.hpp"
 
-#include "exchange.hpp"
+#include "bitplanes/exchange.hpp"
 
 // Vectors need a processor that moves bytes by a table: SSSE3, or any 64-bit ARM.
 #if defined(__x86_64__)
