@@ -15,7 +15,7 @@ NATIVE = Extension(
     sorted(glob("engine/native/*.cpp")),
     depends=sorted(glob("engine/native/*.hpp")),
     define_macros=[("Py_LIMITED_API", "0x030B0000"), ("NDEBUG", None)],
-    extra_compile_args=["-std=c++17", "-O3", "-fvisibility=hidden", "-Wall", "-Wextra", "-pthread"],
+    extra_compile_args=["-std=c++17", "-O3", "-ffp-contract=off", "-Wno-psabi", "-fvisibility=hidden", "-Wall", "-Wextra", "-pthread"],
     extra_link_args=["-pthread"],
     language="c++",
     py_limited_api=True,

@@ -11,7 +11,7 @@ PyModuleDef definition = {
 
 PyMODINIT_FUNC PyInit__core() {
     PyObject *module = PyModule_Create(&definition);
-    if (module != nullptr && !headrace::add_arrival(module)) {
+    if (module != nullptr && !(headrace::add_arrival(module) && headrace::add_packing(module))) {
         Py_DECREF(module);
         return nullptr;
     }

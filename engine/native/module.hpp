@@ -7,5 +7,6 @@ namespace headrace {
 
 // Each function adds the names of its source file to `module`; it returns false with a Python exception set.
 bool add_arrival(PyObject *module);
+bool add_packing(PyObject *module);
 
 }  // namespace headrace
