@@ -25,13 +25,15 @@ $(VENV)/bin/python:
 	  { echo "headrace needs Python 3.11 or newer; $(PYTHON) is older. Run: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 2; }
 	$(PYTHON) -m venv $(VENV)
 
-NATIVE := $(wildcard engine/native/*.cpp engine/native/*.hpp)
+NATIVE := $(wildcard engine/native/*.[ch]pp engine/native/*/*.[ch]pp)
 
-$(VENV)/.installed: pyproject.toml setup.py | $(VENV)/bin/python
+$(VENV)/.installed: pyproject.toml setup.py $(NATIVE) | $(VENV)/bin/python
+	@$(BIN)/python engine/native/compiler.py
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
 	@touch $@
 
-$(VENV)/.installed-dev: pyproject.toml setup.py | $(VENV)/bin/python
+$(VENV)/.installed-dev: pyproject.toml setup.py $(NATIVE) | $(VENV)/bin/python
+	@$(BIN)/python engine/native/compiler.py
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
 	@touch $@ $(VENV)/.installed
 

@@ -22,9 +22,11 @@ from engine.knobs import Knobs
 from engine.measure.judge import Judge
 from engine.measure.measurement import Measurement
 from engine.measure.protocol import Protocol
+from engine.model.kernel_cache import keep_kernels
 from engine.system.open_files import keep_limits_on_import
 
 keep_limits_on_import()
+keep_kernels()
 
 if TYPE_CHECKING:
     from engine.checkpoint.checkpoint import Checkpoint

@@ -25,7 +25,6 @@ from engine.checkpoint.places.find import find_checkpoint
 from engine.errors import HeadraceError, JudgeError, KnobError
 from engine.generation.context import Context
 from engine.generation.generation import Generation, never
-from engine.generation.prompts import context_limit
 from engine.generation.sampling import Sampling
 from engine.knobs import CACHE_DEPENDENT, GB, Knobs
 from engine.measure.judge import Judge
@@ -42,7 +41,8 @@ from engine.model.resident import quantize_resident
 from engine.model.switches import is_last, switches
 from engine.plan.banks import needs_profile, plan_banks, plan_bits
 from engine.plan.bits import BitsPlan
-from engine.plan.footprint import weights_of
+from engine.plan.chunk import Chunk
+from engine.plan.footprint import chunk_for, weights_of
 from engine.routing.profile import routing_profile
 from engine.routing.record import TraceWriter
 from engine.stats import Stats
@@ -77,6 +77,7 @@ def load(checkpoint: str | Path, knobs: Knobs | None = None, *, trust_code: bool
     bits = plan_bits(source, knobs)
     plans = plan_banks(source, knobs, bits) if streamed else []
     _refuse_too_large(source, knobs)
+    chunk = chunk_for(source, knobs)
     if streamed and needs_profile(knobs):
         profile = routing_profile(source)
         bits = plan_bits(source, knobs, profile)
@@ -97,7 +98,7 @@ def load(checkpoint: str | Path, knobs: Knobs | None = None, *, trust_code: bool
         if state is not None:
             state.reader.close()
         raise
-    engine = Engine(source, knobs, bits, model, layers, state, windows, cached)
+    engine = Engine(source, knobs, bits, chunk, model, layers, state, windows, cached)
     if tokenizer is not None:
         engine.tokenizer = tokenizer
     return engine
@@ -150,27 +151,31 @@ class Engine:
     """A loaded model. Use it as a context manager, or `close()` it, to end its reader threads.
 
     `model` is mlx-lm's module. mlx-lm's generation code can call it, and every call is counted in `stats`.
-    `state` is the streamed layers' shared state, None while every expert is resident. `page_cached_before` is the share of
-    the checkpoint's files that were in the page cache before loading. `decoded` holds the counters of the timed tokens of
-    the last `measure`.
+    `chunk` is the prefill chunk in use. `state` is the streamed layers' shared state, None while every expert is resident.
+    `page_cached_before` is the share of the checkpoint's files that were in the page cache before loading. `decoded` holds
+    the counters of the timed tokens of the last `measure`.
     """
 
     def __init__(
-        self, checkpoint: Checkpoint, knobs: Knobs, bits: BitsPlan, model: nn.Module, layers: list[StreamedLayer],
-        state: DecodeState | None, windows: SpeculativeWindows | None, page_cached_before: float | None = None,
+        self, checkpoint: Checkpoint, knobs: Knobs, bits: BitsPlan, chunk: Chunk, model: nn.Module,
+        layers: list[StreamedLayer], state: DecodeState | None, windows: SpeculativeWindows | None,
+        page_cached_before: float | None = None,
     ) -> None:  # fmt: skip
         self.checkpoint = checkpoint
         self.knobs = knobs
         self.bits = bits
+        self.chunk = chunk
         self.model = model
         self.layers = layers
         self.state = state
         self.windows = windows
         self.page_cached_before = page_cached_before
         self.decoded = Stats()
-        self.passes = Passes(model, layers, state, top_k=checkpoint.top_k, reset_first=bool(self.depends_on_cache))
+        self.passes = Passes(model, layers, state, reset_first=bool(self.depends_on_cache))
         stated = not_finite_keys(checkpoint.config)
-        self.forward = Forward(model, self.passes, knobs, name=checkpoint.name, in_order=windows is None, stated=stated)
+        self.forward = Forward(
+            model, self.passes, knobs, chunk=chunk.tokens, name=checkpoint.name, in_order=windows is None, stated=stated
+        )
         self.stats = self.passes.stats
         self.warm = KeepWarm(mx.default_device()) if knobs.gpu_keep_warm else None
         if self.warm is not None:
@@ -197,7 +202,7 @@ class Engine:
     @property
     def context_limit(self) -> int | None:
         """The model's longest context in tokens; None if its configuration names none."""
-        return context_limit(self.checkpoint.text_config)
+        return self.checkpoint.context_limit
 
     @property
     def depends_on_cache(self) -> list[str]:
@@ -273,13 +278,14 @@ class Engine:
         except LogitsError as e:
             raise self.explained(e, judge) from e
         experts = sum(layer.experts for layer in self.checkpoint.layers)
-        slots = sum(pool.table.slots for layer in self.layers for pool in layer.cache.pools) if self.layers else experts
+        slots = sum(pool.slots for layer in self.layers for pool in layer.cache.pools) if self.layers else experts
         return dataclasses.replace(
             measured,
             hit_rate=None if self.knobs.cache_gb is None else measured.hit_rate,
             page_cached_before=self.page_cached_before,
             slots=slots,
             cached_share=slots / experts,
+            prefill_chunk_used=self.chunk.tokens,
             mlx_cache_limit_gb=buffer_cache_bytes() / GB,
             average_bits=self.bits.average_bits,
             plan_fingerprint=self.bits.fingerprint,

@@ -26,7 +26,7 @@ PREFETCH = ("off", "stale_gate")
 BITS = (2, 3, 4, 5, 6, 8, 16)
 GB = 1_000_000_000
 HOT_SHARE = 0.25  # default hot_share if cold_bits is set
-WORDS = {"sync_window": {"all": 0, "auto": -1}}  # named values
+WORDS = {"sync_window": {"all": 0, "auto": -1}, "prefill_chunk": {"auto": 0}}  # named values
 # Removed knobs and values (KNOB=VALUE) of earlier versions -> reason, and what to use instead.
 REMOVED: dict[str, str] = {
     "prefetch=previous_token": "it avoided 5 % of kimi_mini's misses, stale_gate 56 %; use prefetch=stale_gate",
@@ -95,7 +95,8 @@ class Knobs:
     read_threads: int = knob(16, "number of threads that read", needs=(needs.STREAMS,))
     io_mode: str = knob("buffered", "buffered: through the page cache; direct: past the page cache", needs=(needs.STREAMS,))
     prefill_chunk: int = knob(
-        512, "prefill chunk size in tokens; changes rounding in Mamba layers", unit="tokens")
+        0, "prefill chunk size in tokens; auto (0): by memory, from 128 to 4096; changes rounding in Mamba layers",
+        unit="tokens")
     verify_reads: bool = knob(False, "verify the checksums of all reads of a packed store")
     ssd_gbps: float | None = knob(
         None, "simulated disk bandwidth over all threads, in 10^9 bytes/s; unset: no limit", unit="GB/s",
@@ -148,7 +149,7 @@ class Knobs:
             ("sync_window", -2, 1 << 20, "give layers, all or auto"),
             ("read_block_kib", 3, 1 << 20, "4 KiB is the smallest block, 64 to 8192 are usual"),
             ("read_threads", 0, 256, "1 to 16 are usual"),
-            ("prefill_chunk", 0, 1 << 20, "32 to 4096 tokens are usual"),
+            ("prefill_chunk", -1, 1 << 20, "128 to 4096 tokens are usual, or give auto"),
             ("mlx_ops_per_buffer", 0, 1 << 20, "10 to 500 are usual"),
             ("mlx_mb_per_buffer", 0, 1 << 20, "10 to 500 MB are usual"),
             ("ssd_gbps", 0, math.inf, "give GB/s, or unset it for no limit"),
@@ -227,8 +228,7 @@ class Knobs:
         """All knobs as a Markdown table, for docs/knobs.md; a test fails when that file is stale."""
         lines = ["| knob | default | lossless | what it does |", "|---|---|---|---|"]
         for f in dataclasses.fields(cls):
-            plain = f.default if isinstance(f.default, str) else str(f.default).lower()
-            default = "unset" if f.default is None else plain if isinstance(f.default, bool | str) else f"{f.default:g}"
+            default = "unset" if f.default is None else default_text(f.name)
             lossless = "yes" if f.metadata["lossless"] else "no, depends on the cache" if f.metadata["by_cache"] else "no"
             lines.append(f"| `{f.name}` | {default} | {lossless} | {f.metadata['text']} |")
         return "\n".join(lines)
@@ -253,6 +253,11 @@ LOSSY = tuple(f.name for f in dataclasses.fields(Knobs) if not f.metadata["lossl
 CACHE_DEPENDENT = tuple(f.name for f in dataclasses.fields(Knobs) if f.metadata["by_cache"])
 METAL = tuple(f.name for f in dataclasses.fields(Knobs) if f.metadata["metal"])
 NEEDS_MISSES = tuple(name for name, needs in NEEDS.items() if any(need.misses for need in needs))
+
+
+def default_text(name: str) -> str:
+    """The default of a knob in the user's notation, e.g. `auto`."""
+    return Knobs().shown(name).partition("=")[2]
 
 
 def idle(values: Mapping[str, Any]) -> dict[str, Need]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import ast
 import functools
 import statistics
-from collections import defaultdict
+from collections import Counter, defaultdict
 from pathlib import Path
 
 import pytest
@@ -19,9 +19,9 @@ PACKAGES = ("engine", "harness")
 # Each room imports only rooms and root files that stand before it.
 ORDER = {
     "engine": (
-        "errors", "needs", "knobs", "effective", "stats", "system", "checkpoint", "tokenizer", "packing", "disk", "model",
-        "routing", "cache", "measure", "setting", "plan", "streaming", "generation", "engine", "quality", "serve", "cli",
-        "bench", "__main__",
+        "errors", "needs", "knobs", "effective", "stats", "system", "native", "checkpoint", "tokenizer", "packing", "disk",
+        "model", "routing", "cache", "measure", "setting", "plan", "streaming", "generation", "engine", "quality", "serve",
+        "cli", "bench", "__main__",
     ),
     "harness": (
         "__init__", "paths", "numerics", "results", "schema", "machine", "space", "study", "analysis", "decisions",
@@ -42,6 +42,12 @@ def modules() -> dict[str, Path]:
 @functools.cache
 def tree(module: str) -> ast.Module:
     return ast.parse(modules()[module].read_text(encoding="utf-8"))
+
+
+@functools.cache
+def native() -> list[Path]:
+    """The C++ files and headers."""
+    return sorted((ROOT / "engine" / "native").rglob("*.[ch]pp"))
 
 
 def module_of(name: str) -> str | None:
@@ -152,6 +158,13 @@ def test_few_files_at_the_root_and_few_in_a_room(package: str) -> None:
     assert not wrong, wrong
 
 
+def test_few_sources_in_a_folder_of_native() -> None:
+    """A source with its header counts once; `module` lists the others."""
+    counts = Counter(path.parent for path in {path.with_suffix("") for path in native()} if path.name != "module")
+    wrong = {str(folder.relative_to(ROOT)): count for folder, count in counts.items() if count > max(ROOM_FILES)}
+    assert not wrong, wrong
+
+
 def test_every_room_states_its_contract() -> None:
     silent = [m for m in modules() if m.endswith("__init__") and len(ast.get_docstring(tree(m)) or "") < 40]
     assert not silent, silent
@@ -159,7 +172,8 @@ def test_every_room_states_its_contract() -> None:
 
 def test_files_and_classes_stay_small() -> None:
     lines = {m: p.read_text(encoding="utf-8").count("\n") for m, p in modules().items()}
-    long_files = [f"{m}: {n} lines" for m, n in lines.items() if n > LONGEST_FILE]
+    cpp = {str(p.relative_to(ROOT)): p.read_text(encoding="utf-8").count("\n") for p in native()}
+    long_files = [f"{m}: {n} lines" for m, n in (lines | cpp).items() if n > LONGEST_FILE]
     classes = [(m, n) for m in modules() for n in ast.walk(tree(m)) if isinstance(n, ast.ClassDef)]
     lengths = {f"{m}.{n.name}": (n.end_lineno or 0) - n.lineno + 1 for m, n in classes}
     long_classes = [f"{name}: {n} lines" for name, n in lengths.items() if n > LONGEST_CLASS]

@@ -148,6 +148,12 @@ class Checkpoint:
         return {**self.config, **(self.config.get("text_config") or {})}
 
     @property
+    def context_limit(self) -> int | None:
+        """The longest context in tokens; None if the configuration names none."""
+        limit = self.text_config.get("max_position_embeddings")
+        return int(limit) if isinstance(limit, int) and limit > 0 else None
+
+    @property
     def top_k(self) -> int:
         """Experts chosen for a token in each layer; the maximum where layers differ."""
         return self.built.top_k

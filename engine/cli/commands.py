@@ -25,6 +25,7 @@ from .progress import progress
 
 if TYPE_CHECKING:
     from engine.engine import Engine
+    from engine.plan.chunk import Chunk
     from engine.quality.quality import Quality
     from engine.setting.promise import Compared
     from engine.setting.setting_file import Setting
@@ -64,6 +65,7 @@ def measure(args: argparse.Namespace) -> None:
             _print_rows("decoded tokens by layer", rows)
         else:
             print("nothing is streamed: no layer reads anything")
+    _print_chunk(engine.chunk, knobs)
     predicted = footprint(model, knobs, longest_context(model, judge))
     figures = {
         **measurement.as_dict(), "predicted_peak_gb": predicted.predicted_peak_gb,
@@ -157,11 +159,20 @@ def inspect(args: argparse.Namespace) -> None:
 
     The sizes come from the headers of its files and from the model's structure; no weight is read.
     """
+    from engine.plan.chunk import Chunk
     from engine.plan.footprint import footprint
 
     if args.context < 1:
         raise HeadraceError(f"--context {args.context} is below 1; give the tokens of the longest text")
-    print(to_json(dataclasses.asdict(footprint(model_of(args), knobs_of(args), args.context)), indent=1))
+    found = footprint(model_of(args), knobs_of(args), args.context)
+    _print_chunk(Chunk(found.prefill_chunk, found.prefill_chunk_reason), knobs_of(args))
+    print(to_json(dataclasses.asdict(found), indent=1))
+
+
+def _print_chunk(chunk: Chunk, knobs: Knobs) -> None:
+    """Say on stderr what `prefill_chunk=auto` stands for, because stdout is JSON."""
+    if not knobs.prefill_chunk:
+        print(f"note: {knobs.shown('prefill_chunk')} is {chunk}", file=sys.stderr)
 
 
 def pack(args: argparse.Namespace) -> None:

@@ -57,6 +57,7 @@ def take_routing(checkpoint: Checkpoint, judge: Judge, protocol: Protocol, knobs
     with tempfile.TemporaryDirectory() as folder:
         trace = Path(folder) / "trace.parquet"
         with _load(checkpoint, knobs) as engine, engine.trace(trace):
+            chunk, prompts = engine.chunk.tokens, [len(engine.encode(text.prompt)) for text in judge.texts]
             engine.measure(judge, Protocol(warm_up_tokens=0, timed_tokens=protocol.timed_tokens, score=False))
         rows = pd.read_parquet(trace, columns=["token", "phase", "layer", "expert"])
     decoded = rows[rows["phase"] == "decode"].sort_values(["token", "layer"], kind="stable")
@@ -67,6 +68,8 @@ def take_routing(checkpoint: Checkpoint, judge: Judge, protocol: Protocol, knobs
         content,
         experts=decoded["expert"].to_numpy(np.int16).reshape(len(tokens), len(checkpoint.layers), -1),
         texts=np.diff(starts, append=len(tokens)),
+        chunk=chunk,
+        longest_prompt=max(prompts),
     )
     return content.getvalue()
 

@@ -64,12 +64,6 @@ def template_note(tokenizer: Any, name: str) -> str | None:
     return f"{name} has no chat template; turns are written as mlx-lm's server does: USER: ... ASSISTANT: ..."
 
 
-def context_limit(config: Mapping[str, Any]) -> int | None:
-    """The model's longest context in tokens, from its text configuration; None if it names none."""
-    limit = config.get("max_position_embeddings")
-    return int(limit) if isinstance(limit, int) and limit > 0 else None
-
-
 def refuse_too_long(tokens: int, limit: int | None) -> None:
     """Raise `HeadraceError` for a prompt that leaves no room for one token of an answer."""
     if limit is not None and tokens >= limit:

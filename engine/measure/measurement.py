@@ -126,6 +126,8 @@ class Measurement:
     dropped_share: float | None = figure("share of all layers' gate weight that cold_drop left out; null if nothing streams")
     slots: int | None = figure("experts that fit into the cache, over all layers")
     cached_share: float | None = figure("slots as a share of all routed experts")
+    prefill_chunk_used: int | None = figure(
+        "prefill chunk that ran: that of the knob, or what auto chose on this machine", "tokens")
     average_bits: float | None = figure("mean bits of all routed experts' weights, without scales and biases", "bits")
     plan_fingerprint: str | None = figure("fingerprint of every expert's bits; null if all have the same")
     eval_fingerprint: str | None = figure(

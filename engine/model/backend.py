@@ -6,6 +6,8 @@ import os
 
 import mlx.core as mx
 
+from engine.system.memory import memory_bytes
+
 STORED = {"F32": mx.float32, "F16": mx.float16, "BF16": mx.bfloat16, "U32": mx.uint32, "I32": mx.int32, "U8": mx.uint8}
 
 
@@ -20,6 +22,16 @@ def device_name() -> str:
     """Return the GPU's name, or the processor's with its core count, such as `AMD EPYC 7B13 (2 cores)`."""
     name = str(mx.device_info(mx.default_device())["device_name"])
     return f"{name} ({os.cpu_count()} cores)" if backend() == "cpu" else name
+
+
+def usable_memory_bytes() -> int:
+    """Return the memory that a run may use, bytes: the machine's, or what the control groups allow, or on a GPU what the
+    device has or recommends; the least of them."""
+    if backend() == "cpu":
+        return memory_bytes()
+    known = mx.device_info(mx.default_device())
+    limits = (known.get(name) for name in ("max_recommended_working_set_size", "total_memory"))
+    return min(memory_bytes(), *(int(limit) for limit in limits if limit))
 
 
 def compute_dtype() -> mx.Dtype | None:

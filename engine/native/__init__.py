@@ -1,15 +1,18 @@
-"""Native: compiled code that reads, converts and keeps the books without the interpreter lock; never imports Python code.
+"""Native: compiled code that reads, converts and counts without the interpreter lock; never imports Python code.
 
 The sources are the C++ files of this folder; `pip install` compiles them (setup.py). They use only Python's stable ABI.
+`HEADRACE_NATIVE` names another build of the extension, for example one with a sanitizer (docs/developing.md).
 """
 
-from engine.errors import HeadraceError
+from __future__ import annotations
 
-try:
-    from . import _core as core
-except ImportError as e:
-    raise HeadraceError(
-        f"the compiled part of Headrace is missing ({e}); install it again with a C++ compiler: pip install ."
-    ) from e
+from typing import TYPE_CHECKING
+
+from .load import load
+
+if TYPE_CHECKING:
+    import engine.native._core as core
+else:
+    core = load()
 
 __all__ = ["core"]

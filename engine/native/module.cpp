@@ -1,5 +1,11 @@
 #include "module.hpp"
 
+#ifdef __clang__
+#define HEADRACE_COMPILER "clang " __clang_version__
+#else
+#define HEADRACE_COMPILER "gcc " __VERSION__
+#endif
+
 namespace {
 
 PyModuleDef definition = {
@@ -7,11 +13,26 @@ PyModuleDef definition = {
     nullptr, nullptr, nullptr, nullptr, nullptr,
 };
 
+// What this build is: the fingerprint of its sources (engine/native/sources.py) and its compiler.
+bool add_build(PyObject *module) {
+    return PyModule_AddStringConstant(module, "SOURCES", HEADRACE_SOURCES) == 0 &&
+           PyModule_AddStringConstant(module, "COMPILER", HEADRACE_COMPILER) == 0;
+}
+
+bool add_all(PyObject *module) {
+#ifdef HEADRACE_SANITIZE
+    if (!headrace::add_mistakes(module)) return false;
+#endif
+    using namespace headrace;
+    return add_build(module) && add_arrival(module) && add_reader(module) && add_layer(module) && add_pool(module) &&
+           add_device_copy(module) && add_packing(module);
+}
+
 }  // namespace
 
 PyMODINIT_FUNC PyInit__core() {
     PyObject *module = PyModule_Create(&definition);
-    if (module != nullptr && !(headrace::add_arrival(module) && headrace::add_packing(module))) {
+    if (module != nullptr && !add_all(module)) {
         Py_DECREF(module);
         return nullptr;
     }

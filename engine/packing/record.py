@@ -1,25 +1,10 @@
 """Record: packs one expert into a record, level by level.
 
-Compiled code does the arithmetic without the interpreter lock (engine/native/projection.cpp), so worker threads run side by
-side. A record has the same bytes on every machine: each sum has one order, whatever the CPU's vectors and the number of threads.
-
-The codes of the highest level are fixed first. A lower level has their upper bits, and its scale and bias are the line through
-the group's weights over these upper codes with the smallest squared error. A source in MLX's affine format keeps its codes. For
-other sources the codes are chosen. With levels of 2 and 4 bits they are chosen so that both levels are good:
-
-1. For a few grids over smaller and shifted parts of a group's range, the places of the weights in 128 bins estimate the error e4
-   of the highest level and the error e2 of the lowest one. The grid with the smallest e2 + 2.75 e4 is taken.
-2. Both grids are refitted to the codes, and the codes to both grids, for the same sum: a weight near the border of two upper
-   codes goes to the side that is better for both levels together, which is not always the side of the nearest code.
-3. The error of the highest level over a run of rows must not exceed that of mx.quantize. If it does, the groups that lose the
-   most take the grid and codes of mx.quantize.
-
-`python -m engine bench grids` measures the gain.
+Compiled code does the arithmetic without the interpreter lock (`quantize` describes it), so worker threads run side by side.
 """
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable
 
 import numpy as np
@@ -67,8 +52,8 @@ def make_record(
             raise CheckpointError(f"{target.block}.{projection.name}: {what} are not finite; copy the checkpoint again")
         squared_errors, energy = packed
         errors[number] = np.array(squared_errors) / (energy or 1.0)
-    checksums = [zlib.crc32(record[s.offset : s.offset + s.nbytes].data) for s in target.sections]
-    return record, [*checksums, zlib.crc32(errors.tobytes())], errors
+    checksums = [core.crc32(record[s.offset : s.offset + s.nbytes]) for s in target.sections]
+    return record, [*checksums, core.crc32(errors.tobytes())], errors
 
 
 def _check_scales(kind: Kind, projection: Projection, top: int, stored: dict[str, np.ndarray]) -> None:

@@ -1,7 +1,7 @@
 """Sources: describes the experts of any checkpoint to the compiled code that decodes them, one expert at a time.
 
-Weights in MLX's affine format stay codes and scales when packed; all others become float32. That includes DeepSeek's FP8, which
-has one scale for each block of 128 x 128 weights. Experts that are no byte ranges arrive already put in order
+Weights in MLX's affine format stay codes and scales when packed; all others become float32. That includes DeepSeek's FP8,
+which has one scale for each block of 128 x 128 weights. Experts that are no byte ranges arrive already put in order
 (`engine.checkpoint.experts.ExpertTensor.from_stored`).
 """
 

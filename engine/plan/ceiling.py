@@ -31,8 +31,9 @@ from engine.system.user_cache import cached_file, compute_apart
 
 from .banks import plan_banks
 from .bits import needs_routing
+from .footprint import chunk_for
 
-FORMAT = 1  # raised when the file or its content changes meaning
+FORMAT = 2  # raised when the file or its content changes meaning
 MARGIN = 0.1  # share of misses by which other widths may change the routing; kimi_mini has at most 0.04 fewer
 RESIDENT_BITS = 4  # below this width kimi_mini's routing is very different, with up to 0.7 fewer misses
 PAUSE_S = 1e-3  # upper bound of the untimed pause between two tokens, in which prefetch reads may continue
@@ -67,7 +68,8 @@ def ceiling_tok_s(
     nbytes: float = sum(
         routing.misses(bank.layer, tuple(bank.members.tolist()), bank.slots) * bank.form.expert_bytes for bank in banks
     )
-    if knobs.lossy or knobs.prefill_chunk != Knobs.prefill_chunk:
+    chunks = {min(tokens, routing.longest_prompt) for tokens in (routing.chunk, chunk_for(source, knobs).tokens)}
+    if knobs.lossy or len(chunks) > 1:
         nbytes *= 1 - MARGIN
     seconds = nbytes / (knobs.ssd_gbps * GB)
     if knobs.prefetch != "off" or knobs.sync_window != 1:
@@ -76,9 +78,11 @@ def ceiling_tok_s(
 
 
 class Routing:
-    """The experts of every timed token, int [tokens, layers, top_k]; `texts` is the number of these tokens per text."""
+    """The experts of every timed token, int [tokens, layers, top_k]; `texts` is the number of these tokens per text. `chunk`
+    is the prefill chunk of the run that recorded them, `longest_prompt` a number of tokens."""
 
-    def __init__(self, experts: np.ndarray, texts: np.ndarray) -> None:
+    def __init__(self, experts: np.ndarray, texts: np.ndarray, chunk: int, longest_prompt: int) -> None:
+        self.chunk, self.longest_prompt = chunk, longest_prompt
         self.tokens = len(experts)
         self._experts = experts
         self._ends = np.cumsum(texts)[:-1]
@@ -120,7 +124,9 @@ def _routing(file: Path, checkpoint: Checkpoint, judge: Judge, protocol: Protoco
             compute_apart("the routing that a ceiling needs", "engine.cli.offline", "routing", given=to_json(request))
         try:
             with np.load(file) as arrays:
-                _read[file] = Routing(arrays["experts"], arrays["texts"])
+                _read[file] = Routing(
+                    arrays["experts"], arrays["texts"], int(arrays["chunk"]), int(arrays["longest_prompt"])
+                )
         except Exception as e:  # damaged bytes raise almost anything in numpy and zipfile
             raise HeadraceError(f"the recorded routing {file} is damaged ({first_line(e)}); remove it") from e
     return _read[file]

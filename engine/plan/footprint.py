@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engine.checkpoint.checkpoint import Checkpoint
+from engine.errors import HeadraceError, first_line
 from engine.knobs import GB, Knobs
-from engine.model.backend import backend, compute_dtype
+from engine.model.backend import backend, compute_dtype, usable_memory_bytes
 
+from . import chunk as chunks
 from .banks import BankPlan, distribute, least_banks, plan_bits
 from .bits import BitsPlan
+from .chunk import Chunk, ChunkMemory, choose_chunk
 
 if TYPE_CHECKING:
     from .memory.activations import PassMemory
@@ -52,6 +55,8 @@ class Footprint:
     all_experts_gb: float  # smallest cache_gb that holds every expert
     resident_gb: float  # all other weights: attention, routers, shared experts, embeddings
     context: int  # tokens of the longest text
+    prefill_chunk: int  # tokens: that of the knob, or what `auto` stands for
+    prefill_chunk_reason: str
     predicted_peak_gb: float  # of the process: the sum of `parts_gb`
     parts_gb: Parts
     backend: str  # cpu, cuda or metal
@@ -85,8 +90,9 @@ def footprint(checkpoint: str | Path | Checkpoint, knobs: Knobs | None = None, c
     checkpoint = checkpoint.with_top_k(knobs.top_k)
     banks = least_banks(checkpoint, plan_bits(checkpoint, knobs))
     weights = _weights(checkpoint, knobs, banks)
-    memory = pass_memory(checkpoint, context=context, chunk=knobs.prefill_chunk, resident_bits=knobs.resident_bits)
-    parts = _parts(checkpoint, knobs, banks, weights, memory, min(context, knobs.prefill_chunk))
+    chunk = chunk_for(checkpoint, knobs)
+    memory = pass_memory(checkpoint, context=context, chunk=chunk.tokens, resident_bits=knobs.resident_bits)
+    parts = _parts(checkpoint, knobs, banks, weights, memory, min(context, chunk.tokens))
     return Footprint(
         architecture=checkpoint.architecture,
         fingerprint=checkpoint.fingerprint,
@@ -99,10 +105,40 @@ def footprint(checkpoint: str | Path | Checkpoint, knobs: Knobs | None = None, c
         all_experts_gb=weights.all_experts_gb,
         resident_gb=weights.resident_gb,
         context=context,
+        prefill_chunk=chunk.tokens,
+        prefill_chunk_reason=chunk.why,
         predicted_peak_gb=parts.total,
         parts_gb=parts,
         backend=backend(),
     )
+
+
+def chunk_for(checkpoint: Checkpoint, knobs: Knobs) -> Chunk:
+    """Return the prefill chunk of a setting: that of the knob, or what `auto` stands for with this model on this machine.
+
+    It depends neither on a text nor on the memory that is free at the moment, so equal settings have equal chunks. The first
+    call for a model opens mlx-lm's module as `footprint` does. Raises as `footprint` does.
+    """
+    if knobs.prefill_chunk:
+        return Chunk(knobs.prefill_chunk, "as set")
+    from .memory.activations import pass_memory  # importing mlx-lm takes about a second
+
+    checkpoint = checkpoint.with_top_k(knobs.top_k)
+    banks = least_banks(checkpoint, plan_bits(checkpoint, knobs))
+    weights = _weights(checkpoint, knobs, banks)
+    context = min(chunks.CONTEXT, checkpoint.context_limit or chunks.CONTEXT)
+
+    def memory(tokens: int) -> ChunkMemory:
+        one = pass_memory(checkpoint, context=context, chunk=tokens, resident_bits=knobs.resident_bits)
+        parts = _parts(checkpoint, knobs, banks, weights, one, min(context, tokens), process=0)
+        return ChunkMemory(one.activations, round(parts.total * GB))
+
+    try:
+        return choose_chunk(memory, context=context, usable=usable_memory_bytes())
+    except HeadraceError:
+        raise
+    except Exception as e:  # a module that MLX cannot trace still runs
+        return Chunk(chunks.UNKNOWN, f"its memory cannot be predicted: {first_line(e)}")
 
 
 def weights_of(checkpoint: Checkpoint, knobs: Knobs) -> Weights:
@@ -128,8 +164,10 @@ def _weights(checkpoint: Checkpoint, knobs: Knobs, banks: list[BankPlan]) -> Wei
 
 
 def _parts(
-    checkpoint: Checkpoint, knobs: Knobs, banks: list[BankPlan], weights: Weights, memory: PassMemory, tokens: int
-) -> Parts:
+    checkpoint: Checkpoint, knobs: Knobs, banks: list[BankPlan], weights: Weights, memory: PassMemory, tokens: int,
+    process: int | None = None,
+) -> Parts:  # fmt: skip
+    """The parts of the peak. `process`: bytes to count for the process, which is measured otherwise."""
     from engine.model.buffer_cache import buffer_cache_bytes
 
     from .memory.process import process_bytes, tokenizer_bytes
@@ -142,7 +180,8 @@ def _parts(
         if knobs.cache_gb is not None:
             distribute(banks, round((weights.cached_gb - weights.one_token_gb) * GB), knobs.cache_layer_shape)
     staging = staging_bytes(checkpoint, knobs, banks, tokens) if streamed else 0
-    process = process_bytes() + tokenizer_bytes(checkpoint.path)
+    if process is None:  # the measurement loads a model, which needs a chunk itself
+        process = process_bytes() + tokenizer_bytes(checkpoint.path)
     loading = memory.loading_streamed if streamed else memory.loading
     activations = max(memory.activations, loading - memory.kv - staging)
     return Parts(

@@ -133,7 +133,7 @@ def knobs_to_write(knobs: Knobs) -> tuple[dict[str, Any], dict[str, Any]]:
     `off`, even at their default."""
     values, set_names = knobs.as_dict(), knobs.set_names()
     without = idle(values)
-    off = [name for name, value in values.items() if value in (None, 0, "off") and name not in set_names]
+    off = [n for n, value in values.items() if value in (None, 0, "off") and n not in (*set_names, *WORDS)]
     kept = {name: value for name, value in values.items() if name not in without and name not in off}
     words = {name: next((w for w, v in WORDS.get(name, {}).items() if v == value), value) for name, value in kept.items()}
     return ({n: v for n, v in words.items() if n not in SEARCH_ONLY}, {n: v for n, v in words.items() if n in SEARCH_ONLY})

@@ -29,14 +29,15 @@ class Forward:
     """
 
     def __init__(
-        self, model: nn.Module, passes: Passes, knobs: Knobs, *, name: str, in_order: bool, stated: Sequence[str] = ()
-    ) -> None:
+        self, model: nn.Module, passes: Passes, knobs: Knobs, *, chunk: int, name: str, in_order: bool,
+        stated: Sequence[str] = (),
+    ) -> None:  # fmt: skip
         self.stated = stated
         self._name, self._lossy, self._in_order = name, knobs.lossy, in_order
         self.model = model
         self.stats = passes.stats
         self._passes = passes
-        self.chunk = knobs.prefill_chunk
+        self.chunk = chunk
 
     def begin(self) -> None:
         """Start a text. The same tokens then give the same logits, whatever was computed before."""

@@ -22,10 +22,14 @@ from .shipped import PACKAGES, home
 def cached_file(name: str) -> Path:
     """The path of the file `name` in the cache folder, whether or not it exists: XDG_CACHE_HOME, else ~/.cache, else a
     folder of this user among the temporary files."""
+    return lasting_file(name) or _without_home() / "headrace" / name
+
+
+def lasting_file(name: str) -> Path | None:
+    """The path of the file `name` in XDG_CACHE_HOME, else in ~/.cache; None for an account without both."""
     given, own = os.environ.get("XDG_CACHE_HOME"), home()
-    if given:
-        return Path(given) / "headrace" / name
-    return (_without_home() if own is None else own / ".cache") / "headrace" / name
+    folder = Path(given) if given else None if own is None else own / ".cache"
+    return None if folder is None else folder / "headrace" / name
 
 
 @functools.cache

@@ -8,6 +8,7 @@ from typing import Any
 
 from engine import Knobs
 from engine.errors import did_you_mean
+from engine.knobs import WORDS
 from engine.setting.setting_file import SEARCH_ONLY, Setting, knobs_to_write
 from harness import ResultsError
 from harness.analysis.pareto import Analysis
@@ -99,11 +100,17 @@ def _setting(
         name=name, rule=rule, study=str(row["study"]) if isinstance(row["study"], str) else folder.name, trial=trial,
         confirmed=confirmed, runs=int(point["runs"]),
         model=({"path": facts.model} if facts.model else {}) | _known(row, MODEL), engine=facts.foreign(row), knobs=used,
-        search_only=search_only, machine=_known(row, MACHINE), versions=_known(row, VERSIONS),
+        search_only=search_only, machine=_machine(row), versions=_known(row, VERSIONS),
         protocol=_known(row, dict(zip(PROTOCOL, PROTOCOL, strict=True))),
         eval_texts=judge | _known(row, {"eval_texts": "name", "eval_fingerprint": "fingerprint"}),
         measured=figures_of(found, point), commands=commands_of(folder, what, {**row, **point}),
     )  # fmt: skip
+
+
+def _machine(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The facts of the run's machine, and the chunk that `prefill_chunk=auto` stood for on it."""
+    chosen = {"prefill_chunk_used": "prefill_chunk"} if row["prefill_chunk"] == WORDS["prefill_chunk"]["auto"] else {}
+    return _known(row, {**MACHINE, **chosen})
 
 
 def _known(row: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:

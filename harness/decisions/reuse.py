@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from engine import Knobs
 from engine.effective import effective
-from engine.knobs import CACHE_DEPENDENT, DEFAULTS, HOT_SHARE, LOSSY
+from engine.knobs import CACHE_DEPENDENT, DEFAULTS, HOT_SHARE, LOSSY, WORDS
 from harness.results.metrics import METRICS, QUALITY
 from harness.space.space import canonical
 
@@ -121,8 +121,11 @@ def too_large(rows: Sequence[Row], values: Row) -> str | None:
 
 
 def _size(row: Row) -> tuple[float, ...]:
-    """A setting's sizes; an unset one is infinite."""
-    return tuple(math.inf if row[name] is None or row[name] != row[name] else float(row[name]) for name in SIZES)
+    """A setting's sizes; an unset one is infinite. A chunk that memory chooses is neither below nor above
+    another."""
+    sizes = (math.inf if row[name] is None or row[name] != row[name] else float(row[name]) for name in SIZES)
+    chosen = float(row["prefill_chunk"] == WORDS["prefill_chunk"]["auto"])
+    return (*sizes, chosen, -chosen)
 
 
 def _within(small: tuple[float, ...], large: tuple[float, ...]) -> bool:

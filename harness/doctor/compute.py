@@ -1,8 +1,10 @@
-"""Compute: MLX's device, what it costs to bring a router's choice to the host, and to copy bytes into a slot."""
+"""Compute: MLX's device, its compiled kernels, and the cost of a router's choice on the host and of copies into a slot."""
 
 from __future__ import annotations
 
+import os
 import statistics
+import tempfile
 import time
 from typing import Any
 
@@ -20,6 +22,9 @@ def checks() -> list[Check]:
     """The checks of the group compute."""
     return [
         Check("compute", "device of MLX", _device, "Nothing can be computed.", START_S),
+        Check(
+            "compute", "compiled kernels", _kernels, "Each process compiles its kernels anew, in up to a minute.", START_S
+        ),
         Check("compute", "host sync", _sync, "The cost of checking each layer is not known.", START_S),
         Check("compute", "copies into slots", _copy, "Nothing can be streamed.", START_S),
     ]
@@ -35,6 +40,25 @@ def _device(place: Place) -> Answer:
         raise ArithmeticError(f"a product of matrices of ones has the sum {total} instead of {64**3}")
     known: dict[str, Any] = {k: v for k, v in mx.device_info(mx.default_device()).items() if isinstance(v, int | str)}
     return Answer(f"{backend()}: {device_name()}", {"backend": backend(), "device": device_name(), "device_info": known})
+
+
+def _kernels(place: Place) -> Answer | None:
+    """The folder where MLX stores the kernels that it compiles for an NVIDIA GPU; no other device needs one."""
+    from engine.model.backend import backend
+    from engine.model.kernel_cache import VARIABLE, kernel_folder
+
+    if backend() != "cuda":
+        return None
+    folder = kernel_folder()
+    folder.mkdir(parents=True, exist_ok=True)
+    probe = folder / f".doctor-{os.getpid()}"
+    probe.write_bytes(b"")
+    probe.unlink()
+    sizes = [file.stat().st_size for file in folder.rglob("*.ptx")]
+    lasting = not folder.is_relative_to(tempfile.gettempdir())
+    text = f"{len(sizes)} modules, {sum(sizes) / 1e6:.3g} MB, in {folder}"
+    figures = {"kernel_modules": len(sizes), "kernel_mb": sum(sizes) / 1e6, "kernels_lasting": lasting}
+    return Answer(text if lasting else f"{text}, which a restart may empty; set {VARIABLE} to keep them", figures)
 
 
 def _sync(place: Place) -> Answer:
@@ -81,29 +105,28 @@ def _copy(place: Place) -> Answer:
     import numpy as np
 
     from engine.cache.slots import SlotArray
-    from engine.disk.cuda_copy import DeviceCopy
+    from engine.disk.cuda_copy import cuda_driver
     from engine.model.backend import backend
+    from engine.native import core
 
     slot = SlotArray(1, (COPY_BYTES,), mx.uint8)
     into = slot.memory_bytes
     if backend() == "cuda":
-        way, copy = "copy engine", DeviceCopy()
-        source = copy.staging(COPY_BYTES)
-    else:
-        way, source = "memory", memoryview(bytearray(COPY_BYTES))
-
-        def copy(into: memoryview, source: memoryview) -> None:  # type: ignore[misc]
-            into[:] = source
-
-    np.frombuffer(source, np.uint8)[...] = 7
-    if backend() == "cuda":
+        device = core.DeviceCopy(cuda_driver(), COPY_BYTES)
+        device.fill(7)
+        way, copy = "copy engine", device.copy
         mx.eval(mx.sum(slot.array))  # brings the pages to the device, where the engine keeps them
+    else:
+        way, source = "memory", np.full(COPY_BYTES, 7, np.uint8).data
+
+        def copy(into: memoryview) -> None:  # type: ignore[misc]
+            into[:] = source[: len(into)]
 
     def seconds(nbytes: int, rounds: int) -> float:
         taken = []
         for _ in range(rounds):
             begin = time.perf_counter()
-            copy(into[:nbytes], source[:nbytes])
+            copy(into[:nbytes])
             taken.append(time.perf_counter() - begin)
         return statistics.median(taken)
 

@@ -18,7 +18,7 @@ import pyarrow as pa
 from engine import Knobs, Measurement
 from engine.system.strict_json import from_json, to_json
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 # Status of a run. infeasible and dominated: pruned by arithmetic, so nothing ran; stopped: ended early because it is slow.
 STATUSES = ("ok", "infeasible", "dominated", "stopped", "oom", "timeout", "hang", "crash", "wrong")
 NOT_RUN = ("infeasible", "dominated")

@@ -1,4 +1,4 @@
-"""Older versions: what turns rows of schema versions 1 to 3 into rows of the current version as they are read.
+"""Older versions: what turns rows of schema versions 1 to 5 into rows of the current version as they are read.
 
 Files are never rewritten for this. `docs/results.md` describes the versions and prints `RENAMED`.
 """
@@ -29,6 +29,7 @@ NEUTRAL = {  # removed knob -> value without effect in versions 1 to 3; null has
     "lowbit_share": 0.25,
 }  # fmt: skip
 LFU_HALF_LIFE = 1e9  # stands for a half-life that was infinite
+CHUNK_CHOSEN_IN = 6  # the version in which `prefill_chunk` may be 0, and another column has the chunk that ran
 FILLED = {"run": 0, "round": 1}  # version 1 had one run a trial and one round
 SPEED_COLUMNS = ("decode_tok_s", "decode_tok_s_low", "decode_tok_s_high", "steady_tok_s")
 
@@ -47,6 +48,8 @@ def fill(table: pa.Table, schema: pa.Schema, version: int) -> pa.Table:
     for name, value in {**FILLED, "schema_version": version}.items():
         if name in columns:
             columns[name] = pc.fill_null(columns[name], value)
+    if version < CHUNK_CHOSEN_IN and {"prefill_chunk", "prefill_chunk_used"} <= columns.keys():
+        columns["prefill_chunk_used"] = pc.coalesce(columns["prefill_chunk_used"], columns["prefill_chunk"])
     if columns["row_id"].null_count:
         columns["row_id"] = pc.coalesce(columns["row_id"], _row_ids(columns))
     return pa.Table.from_arrays([_finite(name, column) for name, column in columns.items()], schema=schema)

@@ -36,7 +36,7 @@ from engine.system.memory import _linux_peak, _macos_peak
         ({"cache_gb": 1, "pinned_share": 1.0}, "pinned_share=1 is outside 0 .. 0.9"),
         ({"cache_gb": 1, "cache_layer_shape": -1}, "cache_layer_shape=-1 is outside -0.9 .. 0.9"),
         ({"pinned_share": 0.1}, "pinned_share=0.1 has no effect while every expert is resident"),
-        ({"prefill_chunk": 0}, "prefill_chunk=0 is out of range"),
+        ({"prefill_chunk": -1}, "prefill_chunk=-1 is out of range"),
         ({"cache_gb": 1, "prefetch_depth": 1.5}, "prefetch_depth=1.5 is not a whole number"),
         ({"cache_gb": 1, "read_block_kib": 1}, "read_block_kib=1 is out of range"),
         ({"cache_gb": 1, "read_threads": 0}, "read_threads=0 is out of range"),

@@ -17,7 +17,7 @@ from typing import Any
 from engine.checkpoint.places.find import find_checkpoint, hub_name, in_places
 from engine.errors import HeadraceError, KnobError
 from engine.generation.sampling import Sampling
-from engine.knobs import DEFAULTS, IO_MODES, METAL, PREFETCH, REMOVED, WORDS, Knobs, removed
+from engine.knobs import DEFAULTS, IO_MODES, METAL, PREFETCH, REMOVED, WORDS, Knobs, default_text, removed
 from engine.model.mlx_environment import RESTARTED, restart_with
 from engine.setting.setting_file import Setting, read_setting
 from engine.setting.study_setting import PICK, setting_from
@@ -124,10 +124,27 @@ def _read(args: argparse.Namespace) -> Setting:
         for name, value in knobs_given(args).items()
         if getattr(own, name) != value
     ]
-    notes += differences(setting, given or _model_of_setting(setting))
+    model = given or _model_of_setting(setting)
+    notes += differences(setting, model)
+    if "prefill_chunk" not in knobs_given(args) and (note := _other_chunk(setting, own, model)):
+        notes.append(note)
     for note in notes if not os.environ.get(RESTARTED) else ():  # printed before the restart
         print(f"note: {note}", file=sys.stderr)
     return setting
+
+
+def _other_chunk(setting: Setting, knobs: Knobs, model: Path) -> str:
+    """A line if `prefill_chunk=auto` stands for another chunk than where the setting was measured; else empty."""
+    then = setting.machine.get("prefill_chunk")
+    if knobs.prefill_chunk or not isinstance(then, int):
+        return ""
+    from engine.checkpoint.checkpoint import Checkpoint
+    from engine.plan.footprint import chunk_for
+
+    here = chunk_for(Checkpoint.open(model), knobs)
+    if here.tokens == then:
+        return ""
+    return f"prefill_chunk=auto was {then} in the study and is {here} here; give --prefill-chunk {then} to run as it did"
 
 
 def add_eval_texts(parser: argparse.ArgumentParser, *, of_setting: bool = False) -> None:
@@ -159,7 +176,7 @@ def add_knobs(parser: argparse.ArgumentParser, names: Collection[str] | None = N
             continue
         words = WORDS.get(f.name)
         kind = number_or(words) if words else {"str": str, "int": int, "float": float}[str(f.type).split(" |")[0]]
-        default = "" if f.default is None else f" (default: {f.default if kind is str else format(f.default, 'g')})"
+        default = "" if f.default is None else f" (default: {default_text(f.name)})"
         metavar = f"{{{','.join(VALUES[f.name])}}}" if f.name in VALUES else "FILE" if kind is str else "N"
         group.add_argument(option, dest=f.name, type=kind, metavar=metavar, help=text + default)
     if samples:

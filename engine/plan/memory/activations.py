@@ -16,7 +16,7 @@ import math
 import sys
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import mlx.core as mx
@@ -32,6 +32,7 @@ from engine.model.resident import quantize_resident
 from engine.model.switches import switches
 
 from .export import exported
+from .known import known_pass, pass_file, store_pass
 
 # Primitives whose output shares its input's memory. A reshape copies if its input is not contiguous.
 VIEWS = {
@@ -58,14 +59,24 @@ class PassMemory:
     loading_streamed: int = 0
 
 
+NAMES = tuple(f.name for f in fields(PassMemory))
+
+
 def pass_memory(checkpoint: Checkpoint, *, context: int, chunk: int, resident_bits: int | None = None) -> PassMemory:
     """Return the memory of a prefill in chunks of at most `chunk` tokens, up to `context` tokens; of logits too.
 
-    Opens the model once for each set of arguments, and reads no weights. Raises `CheckpointError` if mlx-lm cannot open it.
+    Opens the model once for each set of arguments, reads no weights, and stores the result in the user's cache folder.
+    Raises `CheckpointError` if mlx-lm cannot open the model.
     """
-    model = _model_of(checkpoint, resident_bits)
-    known = (*model.key, context, min(chunk, context))
-    if known not in _KNOWN:
+    known = (checkpoint.header_digest, checkpoint.top_k, resident_bits, context, min(chunk, context))
+    if known in _KNOWN:
+        return _KNOWN[known]
+    file = pass_file(known)
+    if (stored := known_pass(file, NAMES)) is not None:
+        _KNOWN[known] = PassMemory(**stored)
+    else:
+        model = _model_of(checkpoint, resident_bits)
+        traced = True
         try:
             memory = trace_pass(model.module, context, chunk)
         except ValueError as e:  # MLX cannot export each primitive
@@ -74,8 +85,11 @@ def pass_memory(checkpoint: Checkpoint, *, context: int, chunk: int, resident_bi
                 "predicted memory may be too low",
                 file=sys.stderr,
             )
+            traced = False
             memory = _without_graph(model.module, checkpoint.built.vocabulary, context, chunk)
         _KNOWN[known] = replace(memory, loading=model.loading, loading_streamed=model.loading_streamed)
+        if traced:
+            store_pass(file, asdict(_KNOWN[known]))
     return _KNOWN[known]
 
 
@@ -83,7 +97,6 @@ def pass_memory(checkpoint: Checkpoint, *, context: int, chunk: int, resident_bi
 class _Model:
     """A model with placeholders for its weights, and its largest weights as in `PassMemory`."""
 
-    key: tuple[Any, ...]
     module: nn.Module
     loading: int
     loading_streamed: int
@@ -107,7 +120,7 @@ def _model_of(checkpoint: Checkpoint, resident_bits: int | None) -> _Model:
         _hold_places(model)
         while len(_MODELS) >= KEPT_MODELS:
             del _MODELS[next(iter(_MODELS))]
-        _MODELS[key] = _Model(key, model, max(sizes.values(), default=0), max(streamed, default=0))
+        _MODELS[key] = _Model(model, max(sizes.values(), default=0), max(streamed, default=0))
     return _MODELS[key]
 
 

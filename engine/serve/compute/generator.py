@@ -96,7 +96,7 @@ class Generator(ResponseGenerator):
                 request.messages,
                 prompt,
             )
-        chunk = self.engine.knobs.prefill_chunk
+        chunk = self.engine.chunk.tokens
         return prompt, *split_prompt(prompt, segments, kinds, can_cut=self._can_cut, chunk=chunk, stable=stable), *rest
 
     def _tokenize(self, tokenizer: Any, request: Job, args: Any) -> Any:

@@ -54,7 +54,7 @@ def _arguments(engine: Engine, options: ServeOptions) -> argparse.Namespace:
         max_tokens=options.max_tokens,
         decode_concurrency=options.parallel,
         prompt_concurrency=options.parallel,
-        prefill_step_size=engine.knobs.prefill_chunk,
+        prefill_step_size=engine.chunk.tokens,
         prompt_cache_bytes=int(options.prompt_cache_gb * GB),
         kv_bits=None,
         kv_group_size=64,

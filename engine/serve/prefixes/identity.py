@@ -25,7 +25,7 @@ def cache_key(engine: Engine) -> str:
     return digest(
         {
             "format": FORMAT, "model": engine.checkpoint.fingerprint, "lossy": lossy, "bits": engine.bits.fingerprint,
-            "prefill_chunk": engine.knobs.prefill_chunk, "device": [backend(), device_name(), str(compute_dtype())],
+            "prefill_chunk": engine.chunk.tokens, "device": [backend(), device_name(), str(compute_dtype())],
             "versions": {"headrace": __version__, "mlx": version("mlx"), "mlx_lm": version("mlx-lm")},
         }
     )  # fmt: skip

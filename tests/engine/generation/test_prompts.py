@@ -10,7 +10,7 @@ import pytest
 from mlx_lm.utils import load_tokenizer
 
 from engine import HeadraceError
-from engine.generation.prompts import context_limit, refuse_too_long, render, template_note
+from engine.generation.prompts import refuse_too_long, render, template_note
 from engine.system.shipped import KIMI_MINI
 
 USER = {"role": "user", "content": "hi"}
@@ -56,8 +56,6 @@ def test_what_a_template_refuses(
 
 
 def test_the_context_limit() -> None:
-    assert context_limit({"max_position_embeddings": 512}) == 512
-    assert context_limit({}) is None and context_limit({"max_position_embeddings": None}) is None
     refuse_too_long(511, 512)
     refuse_too_long(10**9, None)
     with pytest.raises(HeadraceError, match="the prompt has 512 tokens; prompt and answer together have at most 512"):

@@ -52,10 +52,10 @@ def cache_gb(path: Path, share: float, **way: Any) -> float:
 def test_every_text_starts_with_the_best_cache() -> None:
     experts = np.array([[[0, 1]], [[2, 3]], [[0, 1]], [[2, 3]]])
     everyone = (0, 1, 2, 3)
-    assert Routing(experts, np.array([4])).misses(0, everyone, 2) == 6
-    assert Routing(experts, np.array([2, 2])).misses(0, everyone, 2) == 4
-    assert Routing(experts, np.array([4])).misses(0, everyone, 4) == 0
-    assert Routing(experts, np.array([4])).misses(0, (0, 2), 1) == 3  # the other experts are in another bank
+    assert Routing(experts, np.array([4]), 512, 9).misses(0, everyone, 2) == 6
+    assert Routing(experts, np.array([2, 2]), 512, 9).misses(0, everyone, 2) == 4
+    assert Routing(experts, np.array([4]), 512, 9).misses(0, everyone, 4) == 0
+    assert Routing(experts, np.array([4]), 512, 9).misses(0, (0, 2), 1) == 3  # the other experts are in another bank
 
 
 def checked(path: Path, share: float, way: dict[str, Any]) -> tuple[float, float]:

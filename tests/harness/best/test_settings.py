@@ -88,3 +88,10 @@ def test_published_setting_files_are_current(name: str, monkeypatch: pytest.Monk
     found = Analysis(read_trials(folder), **rules_of(folder))
     settings = settings_of(folder, found, recommended(found, **wishes_of(folder)))
     assert {p.stem: p.read_text() for p in (folder / "best").iterdir()} == {n: s.to_yaml() for n, s in settings.items()}
+
+
+def test_a_chosen_chunk_is_a_fact_of_the_machine(demo: Path, found: Analysis) -> None:
+    assert "prefill_chunk" not in of_trial(demo, found, 18).machine  # the trial's own knob
+    rows = found.df.assign(prefill_chunk=0, prefill_chunk_used=2048)
+    setting = of_trial(demo, Analysis(rows), 18)
+    assert setting.knobs["prefill_chunk"] == "auto" and setting.machine["prefill_chunk"] == 2048

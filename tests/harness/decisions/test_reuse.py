@@ -135,3 +135,11 @@ def test_settings_larger_than_one_out_of_memory_do_not_run_unless_one_ran() -> N
     assert too_large(rows, {"cache_gb": 0.06, "expert_bits": 6}) is None
     rows.append(row(3, {"cache_gb": 0.07, "expert_bits": 8}))  # a larger setting ran
     assert too_large(rows, {"cache_gb": 0.08, "expert_bits": 8}) is None
+
+
+def test_a_chunk_that_memory_chooses_is_compared_with_its_like_only() -> None:
+    rows = [row(1, {"cache_gb": 0.05}, status="oom"), row(2, {"cache_gb": 0.02, "prefill_chunk": 512}, status="oom")]
+    assert "trial 1" in (too_large(rows[:1], {"cache_gb": 0.06}) or "")
+    assert too_large(rows[:1], {"cache_gb": 0.06, "prefill_chunk": 4096}) is None
+    assert too_large(rows[1:], {"cache_gb": 0.06}) is None
+    assert "trial 2" in (too_large(rows[1:], {"cache_gb": 0.06, "prefill_chunk": 2048}) or "")

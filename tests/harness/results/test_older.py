@@ -172,3 +172,12 @@ def test_rows_with_an_active_removed_knob_are_a_setting_of_their_own(
     assert (commands_of(tmp_path, int(old["trial"]), old) == {}) == bool(expected)
     figures = {"perplexity": 9.0, "quality_from_trial": None}
     assert (quality_source([{**old, **figures}], {"cache_gb": old["cache_gb"]}) is None) == bool(expected)
+
+
+def test_the_chunk_of_an_older_row_is_its_knob(tmp_path: Path) -> None:
+    write_row(tmp_path, row(0, schema_version=5, prefill_chunk=512, prefill_chunk_used=None))
+    write_row(tmp_path, row(1, prefill_chunk=0, prefill_chunk_used=None))  # an engine that does not report it
+    (path,) = [p for p in (tmp_path / "trials").iterdir() if "000000" in p.name]
+    table = pq.read_table(path).drop_columns(["prefill_chunk_used"])
+    pq.write_table(table.replace_schema_metadata({"schema_version": "5"}), path)
+    assert [r["prefill_chunk_used"] for r in read_rows(tmp_path)] == [512, None]

@@ -60,7 +60,7 @@ def test_logits_count(checkpoint: Callable[..., Path]) -> None:
 
 
 def test_a_graph_that_cannot_be_exported_is_said(
-    checkpoint: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    checkpoint: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     source = Checkpoint.open(checkpoint("qwen3_moe"))
     traced = pass_memory(source, context=100, chunk=60)
@@ -70,6 +70,7 @@ def test_a_graph_that_cannot_be_exported_is_said(
 
     monkeypatch.setattr("engine.plan.memory.activations.exported", refused)
     monkeypatch.setattr("engine.plan.memory.activations._KNOWN", {})
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     bound = pass_memory(source, context=100, chunk=60)
     assert bound.kv == pytest.approx(traced.kv, rel=0.3) and bound.activations == 2 * 4 * 256 * 60
     assert "predicted from its logits alone ([export_function] Unable to get" in capsys.readouterr().err

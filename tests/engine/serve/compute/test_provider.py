@@ -11,7 +11,7 @@ def test_nothing_else_is_opened(client: Any) -> None:
     provider.reset()
     provider.load_default()
     assert provider.model is provider.engine.model and provider.is_batchable
-    assert provider.cli_args.prefill_step_size == provider.engine.knobs.prefill_chunk
+    assert provider.cli_args.prefill_step_size == provider.engine.chunk.tokens
     assert not provider.cli_args.trust_remote_code
 
 

@@ -1,4 +1,4 @@
-// Streams: codes of any width in MLX's bit order, and their split into bit planes (engine/checkpoint/store/bitplanes.py).
+// Streams: codes of any width in MLX's bit order, one little-endian run of bits.
 #pragma once
 #include <cstdint>
 
@@ -9,8 +9,5 @@ void unpack_codes(const std::uint8_t *stream, int bits, std::int64_t count, std:
 
 // The inverse of `unpack_codes` for 4, 6 and 8 bits.
 void pack_codes(const std::uint8_t *codes, int bits, std::int64_t count, std::uint8_t *stream);
-
-// The upper and the lower halves of `count` codes of 4, 6 or 8 bits, each a stream of its own.
-void halve_codes(const std::uint8_t *stream, int bits, std::int64_t count, std::uint8_t *high, std::uint8_t *low);
 
 }  // namespace headrace

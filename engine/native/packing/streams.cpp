@@ -17,38 +17,6 @@ HEADRACE_INLINE void unpack_eights(const std::uint8_t *stream, std::int64_t coun
     }
 }
 
-// Swaps the upper halves of the codes in `x` with the lower halves of those in `y`.
-template <typename Word>
-HEADRACE_INLINE void exchange(Word &x, Word &y, int half, Word lower) {
-    const Word apart = ((x >> half) ^ y) & lower;
-    y ^= apart;
-    x ^= apart << half;
-}
-
-template <int BITS>
-HEADRACE_INLINE void halve_words(const std::uint8_t *stream, std::int64_t words, std::uint8_t *high, std::uint8_t *low) {
-    const std::uint64_t lower = BITS == 4 ? 0x3333333333333333u : 0x0F0F0F0F0F0F0F0Fu;
-    for (std::int64_t i = 0; i < words; i += 2) {
-        std::uint64_t pair[2];
-        std::memcpy(pair, stream + 8 * i, sizeof pair);
-        exchange(pair[0], pair[1], BITS / 2, lower);
-        std::memcpy(low + 4 * i, &pair[0], 8);
-        std::memcpy(high + 4 * i, &pair[1], 8);
-    }
-}
-
-// A word is 24 bits with four codes.
-HEADRACE_INLINE void halve_sixes(const std::uint8_t *stream, std::int64_t count, std::uint8_t *high, std::uint8_t *low) {
-    for (std::int64_t i = 0; i < count; i += 8, stream += 6, high += 3, low += 3) {
-        std::uint32_t x = 0, y = 0;
-        std::memcpy(&x, stream, 3);
-        std::memcpy(&y, stream + 3, 3);
-        exchange<std::uint32_t>(x, y, 3, 07070707u);
-        std::memcpy(low, &x, 3);
-        std::memcpy(high, &y, 3);
-    }
-}
-
 HEADRACE_INLINE void pack_fours(const std::uint8_t *codes, std::int64_t count, std::uint8_t *stream) {
     for (std::int64_t i = 0; i < count / 2; ++i) {
         std::uint16_t pair;
@@ -86,14 +54,6 @@ HEADRACE_CLONES void pack_codes(const std::uint8_t *codes, int bits, std::int64_
     if (bits == 4) return pack_fours(codes, count, stream);
     if (bits == 6) return pack_sixes(codes, count, stream);
     std::memcpy(stream, codes, static_cast<std::size_t>(count));
-}
-
-HEADRACE_CLONES void halve_codes(
-    const std::uint8_t *stream, int bits, std::int64_t count, std::uint8_t *high, std::uint8_t *low
-) {
-    if (bits == 4) return halve_words<4>(stream, count / 16, high, low);
-    if (bits == 8) return halve_words<8>(stream, count / 8, high, low);
-    halve_sixes(stream, count, high, low);
 }
 
 }  // namespace headrace

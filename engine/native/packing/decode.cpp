@@ -62,7 +62,7 @@ HEADRACE_INLINE void decode_floats(const std::uint8_t *from, Float type, std::in
     for (std::int64_t i = 0; i < count; ++i) {
         std::uint16_t half;
         std::memcpy(&half, from + 2 * i, sizeof half);
-        out[i] = type == Float::bf16 ? from_bf16(half) : from_f16(half);
+        out[i] = type == Float::bf16 ? bf16_to_float(half) : f16_to_float(half);
     }
 }
 
@@ -77,7 +77,7 @@ HEADRACE_INLINE void decode_fp8(const Source &source, std::int64_t begin, std::i
         const std::uint8_t *codes = source.weights + begin + done;
         float *values = out + done;
         for (std::int64_t i = 0; i < length; ++i) values[i] = TABLES.fp8[codes[i]];
-        for (std::int64_t i = 0; i < length; ++i) values[i] = from_bf16(to_bf16(values[i] * factor));  // as mlx-lm converts it
+        for (std::int64_t i = 0; i < length; ++i) values[i] = rounded(values[i] * factor, Float::bf16);  // as mlx-lm converts it
         done += length;
     }
 }

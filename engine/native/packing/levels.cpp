@@ -3,6 +3,7 @@
 #include <cstring>
 #include <utility>
 
+#include "bitplanes.hpp"
 #include "streams.hpp"
 
 namespace headrace {
@@ -80,7 +81,7 @@ HEADRACE_INLINE void write_streams(const Groups &groups, const Target &target) {
     std::uint8_t *stream = streams[0], *high = streams[1];
     pack_codes(groups.codes, target.bits[target.levels - 1], count, stream);
     for (int level = target.levels - 1; level > 0; --level) {
-        halve_codes(stream, target.bits[level], count, high, low);
+        halve_planes(stream, static_cast<std::size_t>(count * target.bits[level] / 8), target.bits[level], high, low);
         write_codes(groups, low, groups.size * target.bits[level] / 16, target.parts[level].codes);
         std::swap(stream, high);
     }

@@ -2,35 +2,29 @@
 #include <new>
 
 #include "module.hpp"
+#include "python.hpp"
 #include "projection.hpp"
 
 namespace headrace {
 namespace {
 
-// A buffer of the caller; released at the end of the call.
-struct Buffer {
-    Py_buffer view{};
-    ~Buffer() {
-        if (view.obj != nullptr) PyBuffer_Release(&view);
-    }
-    std::uint8_t *data() const { return static_cast<std::uint8_t *>(view.buf); }
-
-    // False with an exception if `object` is no buffer of exactly `size` bytes. None is an empty buffer if `optional`.
-    bool take(PyObject *object, std::int64_t size, const char *name, bool writable, bool optional) {
-        if (optional && Py_IsNone(object)) return true;
-        if (PyObject_GetBuffer(object, &view, writable ? PyBUF_WRITABLE : PyBUF_SIMPLE) != 0) return false;
-        if (view.len == size) return true;
-        PyErr_Format(PyExc_ValueError, "%s has %zd bytes, not %lld", name, view.len, static_cast<long long>(size));
-        return false;
-    }
-};
+// Takes a buffer of exactly `size` bytes; None is an empty one if `optional`. False with an exception set.
+bool take(View &view, PyObject *object, std::int64_t size, const char *name, bool writable, bool optional, std::uint8_t *&data) {
+    data = nullptr;
+    if (optional && Py_IsNone(object)) return true;
+    if (!view.take(object, writable, 0, name)) return false;
+    data = view.data<std::uint8_t>();
+    if (view.bytes() == size) return true;
+    PyErr_Format(PyExc_ValueError, "%s: %zd bytes, not %lld", name, view.bytes(), static_cast<long long>(size));
+    return false;
+}
 
 struct SourceBuffers {
-    Buffer weights, scales, biases;
+    View weights, scales, biases;
 };
 
 struct PartBuffers {
-    Buffer scales, biases, codes;
+    View scales, biases, codes;
 };
 
 bool wrong(const char *what) {
@@ -107,10 +101,11 @@ bool parse_source(PyObject *described, Source &source, SourceBuffers &buffers) {
     if (source.format == Format::affine && !known_width(source.bits)) return wrong("affine codes have 2, 3, 4, 5, 6 or 8 bits");
     source.rows = rows, source.columns = columns, source.block_rows = block_rows, source.block_columns = block_columns;
     const std::int64_t size_of_scales = scale_bytes(source);
-    if (!buffers.weights.take(weights, weight_bytes(source), "the weights", false, false)) return false;
-    if (!buffers.scales.take(scales, size_of_scales, "the scales", false, size_of_scales == 0)) return false;
-    if (!buffers.biases.take(biases, size_of_scales, "the biases", false, true)) return false;
-    source.weights = buffers.weights.data(), source.scales = buffers.scales.data(), source.biases = buffers.biases.data();
+    std::uint8_t *from_weights, *from_scales, *from_biases;
+    if (!take(buffers.weights, weights, weight_bytes(source), "weights", false, false, from_weights)) return false;
+    if (!take(buffers.scales, scales, size_of_scales, "scales", false, size_of_scales == 0, from_scales)) return false;
+    if (!take(buffers.biases, biases, size_of_scales, "biases", false, true, from_biases)) return false;
+    source.weights = from_weights, source.scales = from_scales, source.biases = from_biases;
     return true;
 }
 
@@ -139,6 +134,7 @@ bool parse_target(PyObject *described, const Source &source, Target &target, Par
         return false;
     }
     target.exact = exact != 0;
+    if (symmetric && !exact) return wrong("a projection whose codes are chosen has biases");
     if (!parse_float(type, target.type) || !parse_levels(bits, source, target)) return false;
     if (PyTuple_Size(zeros) != target.levels || PyTuple_Size(parts) != target.levels) {
         return wrong("each level must have a zero and parts");
@@ -154,10 +150,10 @@ bool parse_target(PyObject *described, const Source &source, Target &target, Par
         if (Py_IsNone(biases) != symmetric) return wrong("biases must be None for a symmetric projection alone");
         const std::int64_t new_bits = level == 0 ? target.bits[0] : target.bits[level] / 2;
         PartBuffers &held = buffers[level];
-        if (!held.scales.take(scales, scales_size, "the part of scales", true, false)) return false;
-        if (!held.biases.take(biases, scales_size, "the part of biases", true, true)) return false;
-        if (!held.codes.take(codes, weights * new_bits / 8, "the part of codes", true, false)) return false;
-        target.parts[level] = {held.scales.data(), held.biases.data(), held.codes.data()};
+        Part &to = target.parts[level];
+        if (!take(held.scales, scales, scales_size, "a part of scales", true, false, to.scales)) return false;
+        if (!take(held.biases, biases, scales_size, "a part of biases", true, true, to.biases)) return false;
+        if (!take(held.codes, codes, weights * new_bits / 8, "a part of codes", true, false, to.codes)) return false;
     }
     return true;
 }
@@ -190,12 +186,13 @@ PyObject *py_decode_weights(PyObject *, PyObject *args) {
     PyObject *source_tuple, *out;
     Source source{};
     SourceBuffers from;
-    Buffer weights;
+    View weights;
     if (!PyArg_ParseTuple(args, "OO", &source_tuple, &out) || !parse_source(source_tuple, source, from)) return nullptr;
     const std::int64_t count = source.rows * source.columns;
-    if (!weights.take(out, 4 * count, "the result", true, false)) return nullptr;
+    std::uint8_t *to;
+    if (!take(weights, out, 4 * count, "the result", true, false, to)) return nullptr;
     Py_BEGIN_ALLOW_THREADS;
-    decode(source, 0, count, reinterpret_cast<float *>(weights.data()));
+    decode(source, 0, count, reinterpret_cast<float *>(to));
     Py_END_ALLOW_THREADS;
     Py_RETURN_NONE;
 }

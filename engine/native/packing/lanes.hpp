@@ -6,12 +6,8 @@
 #include <cstdint>
 #include <cstring>
 
-// A function with this attribute is compiled for three x86-64 CPUs; the loader picks one. ARM's vectors need no choice.
-#if defined(__x86_64__) && defined(__linux__) && defined(__GLIBC__) && defined(__GNUC__) && !defined(__clang__) && __GNUC__ >= 12
-#define HEADRACE_CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
-#else
-#define HEADRACE_CLONES
-#endif
+#include "clones.hpp"
+
 #define HEADRACE_INLINE inline __attribute__((always_inline))
 
 namespace headrace {
