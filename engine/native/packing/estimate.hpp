@@ -6,7 +6,7 @@
 
 namespace headrace {
 
-constexpr float PRICE = 2.75f;  // weight of a squared error at 4 bits, relative to 2 bits
+constexpr float PRICE = 2.5f;  // weight of a squared error at 4 bits, relative to 2 bits
 constexpr int BINS = 128;       // of a group's range
 constexpr int GRIDS = 15;
 constexpr int FIELDS = 64;  // 16-bit sums of a group
