@@ -26,7 +26,8 @@ FILES = [path.relative_to(Path.cwd()) for path in read["sources"](Path.cwd() / "
 
 FINGERPRINT = read["fingerprint"]()
 MACROS: list[tuple[str, str | None]] = [("Py_LIMITED_API", "0x030B0000"), ("HEADRACE_SOURCES", f'"{FINGERPRINT}"')]
-FLAGS = ["-std=c++17", "-fvisibility=hidden", "-Wall", "-Wextra", "-pthread"]
+# Without fused multiply-add, packing gives the same bytes on every CPU. Vectors are passed between inlined functions alone.
+FLAGS = ["-std=c++17", "-fvisibility=hidden", "-ffp-contract=off", "-Wall", "-Wextra", "-Wno-psabi", "-pthread"]
 LINK = ["-pthread"]
 EXTRA: list[str] = []
 if SANITIZE:

@@ -11,6 +11,7 @@ bool add_reader(PyObject *module);
 bool add_device_copy(PyObject *module);
 bool add_layer(PyObject *module);
 bool add_pool(PyObject *module);
+bool add_packing(PyObject *module);
 #ifdef HEADRACE_SANITIZE
 bool add_mistakes(PyObject *module);  // tests/engine/native/mistakes.cpp: bugs that the sanitizers must report
 #endif

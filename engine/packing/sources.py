@@ -1,52 +1,25 @@
-"""Sources: decodes the experts of any checkpoint, one expert at a time, for packing.
+"""Sources: describes the experts of any checkpoint to the compiled code that decodes them, one expert at a time.
 
-Weights in MLX's affine format stay codes and scales; all others become float32. That includes DeepSeek's FP8, which has one
-scale for each block of 128 x 128 weights. Experts that are no byte ranges arrive already put in order
-(`engine.checkpoint.experts.ExpertTensor.from_stored`). It is all numpy, because worker threads run it.
+Weights in MLX's affine format stay codes and scales when packed; all others become float32. That includes DeepSeek's FP8,
+which has one scale for each block of 128 x 128 weights. Experts that are no byte ranges arrive already put in order
+(`engine.checkpoint.experts.ExpertTensor.from_stored`).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
-from engine.checkpoint.dtypes import FLOATS, FP8, from_bytes, to_dtype
+from engine.checkpoint.dtypes import FLOATS, FP8
 from engine.checkpoint.experts import AFFINE_GROUPS, FP8_SCALES, ExpertLayer, ExpertTensor
+from engine.checkpoint.store.records import zero_code
 from engine.errors import CheckpointError
+from engine.native import core
 
 GROUP_SIZE = 64  # for weights without groups, if their width is a multiple
-E2M1 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6], np.float32)  # OCP MX specification 1.0
-
-
-def _e4m3() -> np.ndarray:
-    """Values of the 256 codes of FP8 E4M3, which has no infinities (OCP 8-bit floating point specification 1.0)."""
-    code = np.arange(256)
-    exponent, mantissa = (code >> 3) & 15, code & 7
-    size = np.where(exponent == 0, mantissa / 8 * 2.0**-6, (1 + mantissa / 8) * 2.0 ** (exponent - 7.0))
-    size[(code & 127) == 127] = np.nan
-    return np.where(code < 128, size, -size).astype(np.float32)
-
-
-def _pairs(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """A lookup table for pairs of codes, the first in the lower bits: two float32 values as one number of 64 bits."""
-    return np.stack(np.meshgrid(first, second), axis=-1).view(np.uint64).reshape(-1)
-
-
-E4M3 = _e4m3()
-E4M3_PAIRS, E2M1_PAIRS = _pairs(E4M3, E4M3), _pairs(E2M1, E2M1)
-
-
-@dataclass(frozen=True)
-class Codes:
-    """Rows of a quantized projection: a stream of `bits`-bit codes (uint8 [bytes]) in groups along each row, with a scale
-    and a bias per group (float32 [groups]). Without biases the code of a zero weight is the same everywhere."""
-
-    stream: np.ndarray
-    bits: int
-    scales: np.ndarray
-    biases: np.ndarray | None
 
 
 @dataclass(frozen=True)
@@ -144,33 +117,24 @@ class SourceLayer:
         """The stored bias of the linear layer (uint8 [bytes]); None if it has none."""
         return stored.get(f"{projection}.bias")
 
-    def rows(self, projection: str, stored: dict[str, np.ndarray], begin: int, end: int) -> Codes | np.ndarray:
-        """Rows `begin` to `end` of a projection, from the `stored` tensors of one expert (name -> uint8 [bytes]). Returns
-        codes, or float32 weights [rows, columns]."""
+    def source(self, projection: str, stored: dict[str, np.ndarray]) -> tuple[Any, ...]:
+        """A projection for `engine.native.core`, from the `stored` tensors of one expert (name -> uint8 [bytes])."""
         kind = self.kinds[projection]
-        shape = (end - begin, kind.columns)
-        weight = stored[f"{projection}.weight"].reshape(kind.rows, -1)[begin:end].reshape(-1)
-        scales = stored.get(f"{projection}.scales", np.empty(0, np.uint8)).reshape(kind.rows, -1)[begin:end].reshape(-1)
-        if kind.mode == "affine":
-            biases = stored.get(f"{projection}.biases")
-            if biases is not None:
-                biases = from_bytes(biases.reshape(kind.rows, -1)[begin:end].reshape(-1), kind.dtype)
-            return Codes(weight, kind.bits, from_bytes(scales, kind.dtype), biases)
+        dtype, scales = kind.dtype, stored.get(f"{projection}.scales")
         if kind.mode == "float":
-            return from_bytes(weight, self._tensor(projection, "weight").dtype).reshape(shape)
+            dtype = self._tensor(projection, "weight").dtype
         if kind.mode == "fp8":
-            tensor = self._tensor(projection, FP8_SCALES)
-            factors = from_bytes(stored[tensor.name], tensor.dtype).reshape(tensor.shape)
-            high, wide = self._block_size
-            factors = np.repeat(factors[np.arange(begin, end) // high], wide, axis=1)[:, : kind.columns]
-            return to_dtype(_values(weight, E4M3_PAIRS).reshape(shape) * factors, "BF16").reshape(
-                shape
-            )  # as mlx-lm converts it
-        values = _values(weight, E4M3_PAIRS if kind.mode == "mxfp8" else E2M1_PAIRS)
-        factors = E4M3[scales] if kind.mode == "nvfp4" else np.exp2(scales.astype(np.float32) - 127)
-        return (values.reshape(len(factors), -1) * factors[:, None]).reshape(shape)
+            factors = self._tensor(projection, FP8_SCALES)
+            dtype, scales = factors.dtype, stored[factors.name]
+        zero = zero_code(kind.bits) if kind.mode == "affine" else 0.0
+        return (
+            kind.mode, dtype, kind.bits, kind.group_size, zero, kind.rows, kind.columns, *self._block_size,
+            stored[f"{projection}.weight"], scales, stored.get(f"{projection}.biases"),
+        )  # fmt: skip
 
-
-def _values(codes: np.ndarray, pairs: np.ndarray) -> np.ndarray:
-    """The float32 values of 8-bit or 4-bit codes (uint8 [bytes], an even number of codes)."""
-    return pairs.take(codes if len(pairs) == 256 else codes.view("<u2")).view(np.float32)
+    def weights(self, projection: str, stored: dict[str, np.ndarray]) -> np.ndarray:
+        """The weights of one expert, float32 [rows, columns], from its `stored` tensors."""
+        kind = self.kinds[projection]
+        out = np.empty((kind.rows, kind.columns), np.float32)
+        core.decode_weights(self.source(projection, stored), out)
+        return out

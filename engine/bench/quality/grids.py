@@ -17,15 +17,16 @@ import numpy as np
 
 from engine.checkpoint.checkpoint import Checkpoint
 from engine.checkpoint.experts import AFFINE_GROUPS
-from engine.packing import quantize as grids
-from engine.packing.fit import error as line_error
-from engine.packing.fit import fit, sums
+from engine.checkpoint.store.bitplanes import unpack
 from engine.packing.pack import block_size
-from engine.packing.sources import Codes, SourceLayer
+from engine.packing.quantize import quantize
+from engine.packing.sources import SourceLayer
 
-LOW, HIGH = grids.SHAPED[0], grids.SHAPED[1]
+LOW, HIGH = 2, 4  # the levels for which grids are shaped; at 6 and 8 bits there is nothing to gain
 WEIGHTS = 1 << 20  # synthetic weights of each kind
 LIMIT_WEIGHTS = {32: 1 << 16, 64: 1 << 15, 128: 1 << 13}  # weights for the best grid, which is slow
+SMALLEST = 1e-7  # scale, as in mx.quantize
+MLX = {"BF16": mx.bfloat16, "F32": mx.float32}
 EVERY = 8  # every eighth expert of a checkpoint is used
 DRAWS: dict[str, Callable[[np.random.Generator, int], np.ndarray]] = {
     "Gaussian": lambda rng, n: rng.standard_normal(n), "t (4)": lambda rng, n: rng.standard_t(4, n),
@@ -58,29 +59,29 @@ def _groups_of(path: Path, size: int) -> Iterator[np.ndarray]:
     for layer in source.layers:
         numbers = SourceLayer(layer, block_size(source))
         for name, kind in numbers.kinds.items():
-            for expert in range(0, layer.experts if kind.columns % size == 0 else 0, EVERY):
+            fits = kind.columns % size == 0 and kind.mode != "affine"
+            for expert in range(0, layer.experts if fits else 0, EVERY):
                 stored = {}
                 for t in numbers.tensors(name):
                     with open(source.files[t.file[expert]], "rb") as f:
                         f.seek(int(t.offset[expert]))
                         stored[t.name] = t.from_stored(np.frombuffer(f.read(t.stored_bytes), np.uint8))
-                rows = numbers.rows(name, stored, 0, kind.rows)
-                if not isinstance(rows, Codes):
-                    yield rows.reshape(-1, size)
+                yield numbers.weights(name, stored).reshape(-1, size)
 
 
 def _row(name: str, weights: np.ndarray, dtype: str) -> dict[str, Any]:
     energy, size = float(np.square(weights, dtype=np.float64).sum()), weights.shape[1]
     sample = weights[:: max(1, weights.size // LIMIT_WEIGHTS[size])]
     best_share = best_error(sample) / _squares(sample, _mlx(sample, LOW, dtype))
-    packed = grids.quantize(weights, HIGH, LOW, dtype)
-    shaped, whole = np.array(packed.codes), float(packed.errors.sum(dtype=np.float64))
+    packed = quantize(weights, (LOW, HIGH), dtype)
+    by_mlx = mx.quantize(mx.array(weights).astype(MLX[dtype]), group_size=size, bits=HIGH)[0]
+    mlx_codes = unpack(np.array(by_mlx).view(np.uint8).reshape(-1), HIGH).reshape(weights.shape)
     errors = {
         "min_max": _squares(weights, _min_max(weights)), "mlx_low": _squares(weights, _mlx(weights, LOW, dtype)),
-        "prefix_of_mlx": _prefix(weights, grids.on_mlx_grid(weights, HIGH, dtype).codes), "prefix": _prefix(weights, shaped),
-        "prefix_in_32": _prefix(weights.reshape(-1, 32), shaped.reshape(-1, 32)),
+        "prefix_of_mlx": _prefix(weights, mlx_codes), "prefix": _prefix(weights, packed.codes),
+        "prefix_in_32": _prefix(weights.reshape(-1, 32), packed.codes.reshape(-1, 32)),
         "best": _squares(weights, _mlx(weights, LOW, dtype)) * best_share,
-        "mlx_high": _squares(weights, _mlx(weights, HIGH, dtype)), "whole": whole,
+        "mlx_high": _squares(weights, _mlx(weights, HIGH, dtype)), "whole": packed.errors[1],
     }  # fmt: skip
     row: dict[str, Any] = {"weights": name, "group_size": size}
     row |= {key: float(np.sqrt(error / energy)) for key, error in errors.items()}
@@ -94,22 +95,23 @@ def _squares(weights: np.ndarray, rounded: np.ndarray) -> float:
 
 def _min_max(weights: np.ndarray) -> np.ndarray:
     low, high = weights.min(axis=1, keepdims=True), weights.max(axis=1, keepdims=True)
-    scale = np.maximum((high - low) / ((1 << LOW) - 1), grids.SMALLEST)
+    scale = np.maximum((high - low) / ((1 << LOW) - 1), SMALLEST)
     return np.rint((weights - low) / scale) * scale + low
 
 
 def _mlx(weights: np.ndarray, bits: int, dtype: str) -> np.ndarray:
-    kind = mx.bfloat16 if dtype == "BF16" else mx.float32
-    codes, scales, biases = mx.quantize(mx.array(weights).astype(kind), group_size=weights.shape[1], bits=bits)
+    codes, scales, biases = mx.quantize(mx.array(weights).astype(MLX[dtype]), group_size=weights.shape[1], bits=bits)
     wide = scales.astype(mx.float32), biases.astype(mx.float32)
     return np.array(mx.dequantize(codes, *wide, group_size=weights.shape[1], bits=bits))
 
 
 def _prefix(weights: np.ndarray, codes: np.ndarray) -> float:
     """Squared error of the upper bits of codes with their best scale and bias."""
-    found = sums(weights, grids.upper_bits(codes, HIGH - LOW))
-    line = fit(found, weights.shape[1])
-    return float(line_error(found, weights.shape[1], line.slope, line.offset).sum(dtype=np.float64))
+    upper = (codes >> (HIGH - LOW)).astype(np.float64)
+    upper -= upper.mean(axis=1, keepdims=True)
+    values = weights - weights.mean(axis=1, keepdims=True, dtype=np.float64)
+    together, spread = np.vecdot(values, upper), np.vecdot(upper, upper)
+    return float((values**2).sum() - (together**2 / np.where(spread > 0, spread, np.inf)).sum())
 
 
 def best_error(weights: np.ndarray) -> float:

@@ -16,7 +16,7 @@ from stores import by_mlx_lm, float_weights, logits, off, streamed
 from tiny import ORIGINALS
 
 from engine import Checkpoint, CheckpointError, Knobs, footprint, load
-from engine.packing.sources import Codes, SourceLayer
+from engine.packing.sources import SourceLayer
 from engine.packing.verify import verify_store
 
 Make = Callable[..., Path]
@@ -47,7 +47,7 @@ def test_originals_open_as_stores(checkpoint: Make, store: Make, family: str) ->
 
 
 def decoded(path: Path) -> dict[tuple[str, str], np.ndarray]:
-    """(block, projection) -> float32 [experts, rows, columns], decoded by the packer a few rows at a time."""
+    """(block, projection) -> float32 [experts, rows, columns], decoded by the packer."""
     source = Checkpoint.open(path, to_pack=True)
     out = {}
     for layer in source.layers:
@@ -60,9 +60,8 @@ def decoded(path: Path) -> dict[tuple[str, str], np.ndarray]:
                     with open(source.files[t.file[expert]], "rb") as f:
                         f.seek(t.offset[expert])
                         stored[t.name] = t.from_stored(np.frombuffer(f.read(t.stored_bytes), np.uint8))
-                parts = [numbers.rows(name, stored, at, min(at + 37, kind.rows)) for at in range(0, kind.rows, 37)]
-                assert not any(isinstance(part, Codes) for part in parts)
-                experts.append(np.concatenate(parts))
+                assert kind.mode != "affine"
+                experts.append(numbers.weights(name, stored))
             out[layer.block, name] = np.stack(experts)
     return out
 

@@ -16,7 +16,7 @@ from engine import CheckpointError
 from engine.checkpoint.experts import ExpertLayer
 from engine.checkpoint.files.headers import read_headers
 from engine.checkpoint.layouts import expert_layers
-from engine.packing.sources import Codes, SourceLayer
+from engine.packing.sources import SourceLayer
 
 PACKED = [name for name in (*LAYOUTS, *WITHOUT_CPU) if name not in NOT_TO_PACK]
 
@@ -45,9 +45,8 @@ def by_the_packer(file: Path, layer: ExpertLayer, projection: str, expert: int, 
             continue
         content = file.read_bytes()[t.offset[expert] :][: t.stored_bytes]
         stored[t.name] = t.from_stored(np.frombuffer(content, np.uint8))
-    rows = numbers.rows(projection, stored, 0, numbers.kinds[projection].rows)
-    assert not isinstance(rows, Codes)
-    return np.array(mx.array(rows).astype(mx.bfloat16).astype(mx.float32))
+    assert numbers.kinds[projection].mode != "affine"
+    return np.array(mx.array(numbers.weights(projection, stored)).astype(mx.bfloat16).astype(mx.float32))
 
 
 @pytest.mark.parametrize("layout", PACKED)
