@@ -1,18 +1,18 @@
 """Quantization: codes and grids (scale, bias) for groups of weights, as a record has them at every level.
 
-The codes of the highest level are fixed first. A lower level has their upper bits. Its scale and bias are the line through the
-group's weights over these upper codes with the smallest squared error. A source in MLX's affine format keeps its codes. For
+The codes of the highest level are fixed first. A lower level has their upper bits. Its scale and bias are the line through
+the group's weights over these upper codes with the smallest squared error. A source in MLX's affine format keeps its codes. For
 other sources the codes are chosen. With levels of 2 and 4 bits they are chosen so that both levels are good:
 
-1. For a few grids over smaller and shifted parts of a group's range, the weights' places in 128 bins estimate the error e4 of
-   the highest level and the error e2 of the lowest one. The grid with the smallest e2 + PRICE e4 is taken.
+1. For a few grids over smaller and shifted parts of a group's range, the weights' places in 128 bins estimate the error e4
+   of the highest level and the error e2 of the lowest one. The grid with the smallest e2 + PRICE e4 is taken.
 2. Both grids are refitted to the codes, and the codes to both grids, for the same sum: a weight near the border of two upper
    codes goes to the side that is better for both levels together, which is not always the side of the nearest code.
 3. The error of the highest level over a run of rows must not exceed that of mx.quantize. If it does, the groups that lose
    most take the grid and codes of mx.quantize.
 
-`python -m engine bench grids` measures the gain. Compiled code does the arithmetic (engine/native/packing). Every sum has one
-order, whatever the CPU, its vectors and the number of threads, so a record has the same bytes on every machine.
+`python -m engine bench grids` measures the gain. Compiled code does the arithmetic (engine/native/packing). Every sum has
+one order, whatever the CPU, its vectors and the number of threads, so a record has the same bytes on every machine.
 """
 
 from __future__ import annotations

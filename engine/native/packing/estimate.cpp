@@ -1,4 +1,4 @@
-#include "estimate.hpp"
+#include "packing/estimate.hpp"
 
 #include <cmath>
 

@@ -2,7 +2,7 @@
 #pragma once
 #include <cstdint>
 
-#include "lanes.hpp"
+#include "formats/lanes.hpp"
 
 namespace headrace {
 

@@ -1,5 +1,5 @@
-#include "groups.hpp"
-#include "streams.hpp"
+#include "packing/groups.hpp"
+#include "formats/streams.hpp"
 
 namespace headrace {
 namespace {

@@ -1,7 +1,7 @@
 #include <cmath>
 
-#include "estimate.hpp"
-#include "groups.hpp"
+#include "packing/estimate.hpp"
+#include "packing/groups.hpp"
 
 namespace headrace {
 namespace {

@@ -2,7 +2,7 @@
 #pragma once
 #include <cstdint>
 
-#include "decode.hpp"
+#include "formats/decode.hpp"
 
 namespace headrace {
 

@@ -1,10 +1,10 @@
-#include "levels.hpp"
+#include "packing/levels.hpp"
 
 #include <cstring>
 #include <utility>
 
-#include "bitplanes.hpp"
-#include "streams.hpp"
+#include "bitplanes/bitplanes.hpp"
+#include "formats/streams.hpp"
 
 namespace headrace {
 namespace {

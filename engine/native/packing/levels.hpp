@@ -2,7 +2,7 @@
 #pragma once
 #include <cstdint>
 
-#include "groups.hpp"
+#include "packing/groups.hpp"
 
 namespace headrace {
 

@@ -1,4 +1,4 @@
-#include "projection.hpp"
+#include "packing/projection.hpp"
 
 #include <algorithm>
 #include <cmath>

@@ -3,7 +3,7 @@
 #include <cstdint>
 #include <utility>
 
-#include "levels.hpp"
+#include "packing/levels.hpp"
 
 namespace headrace {
 

@@ -3,7 +3,7 @@
 
 #include "module.hpp"
 #include "python.hpp"
-#include "projection.hpp"
+#include "packing/projection.hpp"
 
 namespace headrace {
 namespace {

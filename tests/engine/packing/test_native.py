@@ -1,4 +1,4 @@
-"""Compiled packing against the oracle: decoded weights, kept codes and their levels bit by bit, chosen codes by their errors."""
+"""Compiled packing against the oracle: weights, kept codes and their levels bit by bit, chosen codes by their errors."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_kept_codes_and_their_levels_are_those_of_the_oracle(
     assert result[1] == pytest.approx(energy, rel=1e-9)
 
 
-@pytest.mark.parametrize(("levels", "tolerance"), [((2, 4), 1.006), ((3, 6), 1.0001), ((4, 8), 1.0001), ((2, 4, 8), 1.0001)])
+@pytest.mark.parametrize(("levels", "tolerance"), [((2, 4), 1.01), ((3, 6), 1.0001), ((4, 8), 1.0001), ((2, 4, 8), 1.0001)])
 @pytest.mark.parametrize("size", [32, 64, 128])
 @pytest.mark.parametrize("name", HEAVY)
 def test_chosen_codes_are_as_good_as_the_oracles(name: str, size: int, levels: tuple[int, ...], tolerance: float) -> None:
@@ -115,7 +115,13 @@ def test_an_affine_source_with_too_many_bits_is_quantized_again() -> None:
     codes = rng.integers(0, 256, (ROWS * COLUMNS // 64, 64)).astype(np.uint8)
     scales, biases = rng.random((2, len(codes))).astype(np.float32)
     described = source(
-        "affine", "F32", codes.reshape(-1), to_bytes(scales, "F32"), bits=8, zero=zero_code(8), biases=to_bytes(biases, "F32")
+        "affine",
+        "F32",
+        codes.reshape(-1),
+        to_bytes(scales, "F32"),
+        bits=8,
+        zero=zero_code(8),
+        biases=to_bytes(biases, "F32"),
     )
     weights = codes * scales[:, None] + biases[:, None]
     out = np.empty_like(weights)

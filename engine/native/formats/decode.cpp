@@ -1,9 +1,9 @@
-#include "decode.hpp"
+#include "formats/decode.hpp"
 
 #include <algorithm>
 #include <limits>
 
-#include "streams.hpp"
+#include "formats/streams.hpp"
 
 namespace headrace {
 namespace {

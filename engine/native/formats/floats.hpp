@@ -3,8 +3,8 @@
 #include <cstdint>
 #include <cstring>
 
-#include "halves.hpp"
-#include "lanes.hpp"
+#include "bitplanes/halves.hpp"
+#include "formats/lanes.hpp"
 
 namespace headrace {
 

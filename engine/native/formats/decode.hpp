@@ -2,7 +2,7 @@
 #pragma once
 #include <cstdint>
 
-#include "floats.hpp"
+#include "formats/floats.hpp"
 
 namespace headrace {
 

@@ -1,8 +1,8 @@
-#include "streams.hpp"
+#include "formats/streams.hpp"
 
 #include <cstring>
 
-#include "lanes.hpp"
+#include "formats/lanes.hpp"
 
 namespace headrace {
 namespace {

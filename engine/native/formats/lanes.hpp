@@ -6,7 +6,7 @@
 #include <cstdint>
 #include <cstring>
 
-#include "clones.hpp"
+#include "arrival/clones.hpp"
 
 #define HEADRACE_INLINE inline __attribute__((always_inline))
 
