@@ -1,8 +1,8 @@
 """Quantization: codes and grids (scale, bias) for groups of weights, as a record has them at every level.
 
 The codes of the highest level are fixed first. A lower level has their upper bits. Its scale and bias are the line through
-the group's weights over these upper codes with the smallest squared error. A source in MLX's affine format keeps its codes. For
-other sources the codes are chosen. With levels of 2 and 4 bits they are chosen so that both levels are good:
+the group's weights over these upper codes with the smallest squared error. A source in MLX's affine format keeps its codes.
+For other sources the codes are chosen. With levels of 2 and 4 bits they are chosen so that both levels are good:
 
 1. For a few grids over smaller and shifted parts of a group's range, the weights' places in 128 bins estimate the error e4
    of the highest level and the error e2 of the lowest one. The grid with the smallest e2 + PRICE e4 is taken.
