@@ -134,7 +134,7 @@ def chunk_for(checkpoint: Checkpoint, knobs: Knobs) -> Chunk:
         return ChunkMemory(one.activations, round(parts.total * GB))
 
     try:
-        return choose_chunk(memory, context=context, usable=usable_memory_bytes())
+        return choose_chunk(memory, context=context, usable=usable_memory_bytes(), largest=chunks.LARGEST[backend()])
     except HeadraceError:
         raise
     except Exception as e:  # a module that MLX cannot trace still runs

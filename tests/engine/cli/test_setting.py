@@ -95,7 +95,7 @@ def test_another_chunk_than_in_the_study_is_said(tmp_path: Path, capsys: Any) ->
     file = str(written(tmp_path, chosen))
     knobs_of(arguments("--config", file))
     (note,) = capsys.readouterr().err.splitlines()[1:]
-    assert note.startswith("note: prefill_chunk=auto was 256 in the study and is 2048 tokens (")
+    assert note.startswith("note: prefill_chunk=auto was 256 in the study and is 512 tokens (")
     assert note.endswith(" here; give --prefill-chunk 256 to run as it did")
     knobs_of(arguments("--config", file, "--prefill-chunk", "256"))
     assert capsys.readouterr().err.splitlines()[1:] == ["note: --prefill-chunk overrides prefill_chunk=auto of the setting"]

@@ -23,7 +23,7 @@ def chosen(bytes_a_token: int, rest: int, usable: int, context: int = 8192) -> C
 @pytest.mark.parametrize(
     ("bytes_a_token", "rest", "context", "tokens", "why"),
     [
-        (10**5, GB, 8192, 4096, "the largest size; a pass takes 0.41 of 16 GB"),
+        (10**5, GB, 8192, 4096, "the largest that pays here; a pass takes 0.41 of 16 GB"),
         (10**5, GB, 2048, 2048, "covers the model's context; a pass takes 0.205 of 16 GB"),
         (10**5, GB, 2049, 4096, "covers the model's context; a pass takes 0.41 of 16 GB"),
         (10**5, GB, 30, 128, "covers the model's context; a pass takes 0.0128 of 16 GB"),
@@ -41,6 +41,11 @@ def test_the_largest_size_that_fits(bytes_a_token: int, rest: int, context: int,
 def test_more_memory_never_gives_a_smaller_chunk() -> None:
     sizes = [chosen(10**6, 2 * GB, gb * GB).tokens for gb in range(1, 64)]
     assert sizes == sorted(sizes) and {128, 256, 512, 1024, 2048, 4096} == set(sizes)
+
+
+def test_no_larger_chunk_than_pays() -> None:
+    found = choose_chunk(lambda tokens: ChunkMemory(tokens, tokens), context=8192, usable=GB, largest=512)
+    assert found.tokens == 512 and found.why.startswith("the largest that pays here")
 
 
 def test_every_user_of_a_setting_has_the_same_chunk(
