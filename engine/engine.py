@@ -168,7 +168,7 @@ class Engine:
         self.windows = windows
         self.page_cached_before = page_cached_before
         self.decoded = Stats()
-        self.passes = Passes(model, layers, state, top_k=checkpoint.top_k, reset_first=bool(self.depends_on_cache))
+        self.passes = Passes(model, layers, state, reset_first=bool(self.depends_on_cache))
         stated = not_finite_keys(checkpoint.config)
         self.forward = Forward(model, self.passes, knobs, name=checkpoint.name, in_order=windows is None, stated=stated)
         self.stats = self.passes.stats
@@ -273,7 +273,7 @@ class Engine:
         except LogitsError as e:
             raise self.explained(e, judge) from e
         experts = sum(layer.experts for layer in self.checkpoint.layers)
-        slots = sum(pool.table.slots for layer in self.layers for pool in layer.cache.pools) if self.layers else experts
+        slots = sum(pool.slots for layer in self.layers for pool in layer.cache.pools) if self.layers else experts
         return dataclasses.replace(
             measured,
             hit_rate=None if self.knobs.cache_gb is None else measured.hit_rate,

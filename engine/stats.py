@@ -1,4 +1,7 @@
-"""Stats: the engine's counters since it was loaded or since `reset()`: in total, by layer, and by decoded token."""
+"""Stats: the engine's counters since it was loaded or since `reset()`: in total, by layer, and by decoded token.
+
+The counters of a layer are one row of an array, which the native code of the engine increases.
+"""
 
 from __future__ import annotations
 
@@ -16,16 +19,7 @@ import numpy as np
 WAITS = ("io_ms", "sync_ms", "quantize_ms")  # they never overlap
 
 
-@dataclass
-class LayerCounts:
-    """One layer's part of the counters of the same names. `sure`: hits per token of a layer whose experts are all cached,
-    which are counted by the number of tokens."""
-
-    hits: int = 0
-    misses: int = 0
-    reads: int = 0
-    bytes_read: int = 0
-    sure: int = 0
+HITS, MISSES, READS, BYTES = range(4)  # columns of `Stats.layers`
 
 
 @dataclass
@@ -34,15 +28,14 @@ class Stats:
 
     A request is one distinct expert of one layer for one forward pass (decoding: one token), after `cache_prior` and
     `cold_drop` have changed the router's choice. It is a hit if the expert has a slot at the request, even if a prefetch is
-    still filling it; that wait counts in `io_ms`. `layers` numbers the layers with experts from 0; it is empty while
-    everything is resident.
+    still filling it; that wait counts in `io_ms`.
+
+    `layers`, int64 [layers, 4], has the hits, misses, reads and bytes of each layer with experts; it is empty while
+    everything is resident. `sure`, int64 [layers], are the hits per token of the layers whose experts are all cached, which
+    are counted by the number of tokens.
     """
 
     tokens: int = 0
-    hits: int = 0
-    misses: int = 0
-    reads: int = 0
-    bytes_read: int = 0  # bytes transferred: direct reads are widened to whole pages
     io_ms: float = 0.0  # time that the main thread waits for reads
     sync_ms: float = 0.0  # time that the main thread waits for the routers' choice, including the computation before it
     quantize_ms: float = 0.0  # time to quantize experts to another width
@@ -67,8 +60,27 @@ class Stats:
     window_predicted_of: int = 0  # all experts that those layers used
     window_predicted_later: int = 0  # part of window_predicted from a window's second and later rejected passes
     window_predicted_later_of: int = 0  # part of window_predicted_of from these passes
-    layers: list[LayerCounts] = field(default_factory=list, repr=False)
+    layers: np.ndarray = field(default_factory=lambda: np.zeros((0, 4), np.int64), repr=False)
+    sure: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64), repr=False)
     _tokens: array[float] = field(default_factory=lambda: array("d"), repr=False)  # ms: wall, then WAITS, per token
+
+    @property
+    def hits(self) -> int:
+        return int(self.layers[:, HITS].sum()) + self.tokens * int(self.sure.sum())
+
+    @property
+    def misses(self) -> int:
+        return int(self.layers[:, MISSES].sum())
+
+    @property
+    def reads(self) -> int:
+        """Blocks read."""
+        return int(self.layers[:, READS].sum())
+
+    @property
+    def bytes_read(self) -> int:
+        """Bytes transferred: direct reads are widened to whole pages."""
+        return int(self.layers[:, BYTES].sum())
 
     @property
     def hit_rate(self) -> float | None:
@@ -130,15 +142,13 @@ class Stats:
     def by_layer(self) -> list[dict[str, Any]]:
         """One row per layer, for a data frame: layer, hits, misses, hit_rate, reads, bytes_read."""
         rows = []
-        for number, c in enumerate(self.layers):
-            hits = c.hits + c.sure * self.tokens
-            rate = _share(hits, hits + c.misses)
-            rows.append(
-                {
-                    "layer": number, "hits": hits, "misses": c.misses, "hit_rate": rate, "reads": c.reads,
-                    "bytes_read": c.bytes_read,
-                }
-            )  # fmt: skip
+        for number, ((hits, misses, reads, nbytes), sure) in enumerate(
+            zip(self.layers.tolist(), self.sure.tolist(), strict=True)
+        ):
+            hits += sure * self.tokens
+            rate = _share(hits, hits + misses)
+            row = {"layer": number, "hits": hits, "misses": misses, "hit_rate": rate, "reads": reads, "bytes_read": nbytes}
+            rows.append(row)
         return rows
 
     def by_token(self) -> dict[str, np.ndarray]:
@@ -151,20 +161,13 @@ class Stats:
         compute = np.maximum(ms[0] - ms[1:].sum(axis=0), 0)  # rounding can make it negative
         return dict(zip(("wall_ms", *WAITS, "compute_ms"), (*ms, compute), strict=True))
 
-    def count_uses(self, layer: int, hits: int, misses: int) -> None:
-        self.hits += hits
-        self.misses += misses
-        counts = self.layers[layer]
-        counts.hits += hits
-        counts.misses += misses
+    def count_layers(self, number: int) -> None:
+        """Start to count `number` layers."""
+        self.layers, self.sure = np.zeros((number, 4), np.int64), np.zeros(number, np.int64)
 
-    def count_read(self, layer: int | None, nbytes: int) -> None:
-        """Count one read call. Not thread-safe."""
-        self.reads += 1
-        self.bytes_read += nbytes
-        if layer is not None:
-            self.layers[layer].reads += 1
-            self.layers[layer].bytes_read += nbytes
+    def count_uses(self, layer: int, hits: int, misses: int) -> None:
+        self.layers[layer, HITS] += hits
+        self.layers[layer, MISSES] += misses
 
     def copy(self) -> Stats:
         return copy.deepcopy(self)
@@ -172,16 +175,14 @@ class Stats:
     def reset(self) -> None:
         for name in _COUNTERS:
             setattr(self, name, getattr(Stats, name))
-        self.layers = [LayerCounts(sure=counts.sure) for counts in self.layers]
+        self.layers[:] = 0  # the native code has its address
         del self._tokens[:]
 
     def add(self, other: Stats, *, since: Stats) -> None:
         """Add the counts of `other` since its earlier copy `since`."""
         for name in _COUNTERS:
             setattr(self, name, getattr(self, name) + getattr(other, name) - getattr(since, name))
-        for mine, now, then in zip(self.layers, other.layers, since.layers, strict=True):
-            for name in ("hits", "misses", "reads", "bytes_read"):
-                setattr(mine, name, getattr(mine, name) + getattr(now, name) - getattr(then, name))
+        self.layers = self.layers + other.layers - since.layers
         self._tokens += other._tokens[len(since._tokens) :]
 
     @contextmanager

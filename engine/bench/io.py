@@ -17,12 +17,10 @@ import numpy as np
 from engine.cache.slots import PAGE, SlotArray
 from engine.checkpoint.checkpoint import Checkpoint
 from engine.disk.direct import open_file
-from engine.disk.load import Piece
 from engine.disk.reader import Reader
 from engine.errors import CheckpointError
 from engine.knobs import GB, Knobs
 from engine.measure.read_source import read_note, source_of
-from engine.stats import Stats
 from engine.system.memory import disk_bytes_read
 from engine.system.page_cache import drop_cache
 
@@ -54,7 +52,7 @@ class _Bench:
         self.files, self.groups, self.knobs = files, groups, knobs
         self.expert_bytes = statistics.mean(sum(n for _, _, n in group) for group in groups)
         self.reader = Reader(
-            files, Stats(), threads=knobs.read_threads, block_bytes=knobs.read_block_kib * 1024,
+            files, threads=knobs.read_threads, block_bytes=knobs.read_block_kib * 1024,
             direct=knobs.io_mode == "direct", gbps=knobs.ssd_gbps,
         )  # fmt: skip
         self._rng = np.random.default_rng(0)
@@ -146,14 +144,16 @@ class _Bench:
         """Read the next `number` experts; returns their bytes."""
         loads, nbytes = [], 0
         for slot in range(number):
-            pieces = [
-                Piece(file, offset, array.memory[slot, :size].data)
+            ranges = [
+                (file, offset, array.memory[slot, :size].data)
                 for (file, offset, size), array in zip(next(self._order), self._slots, strict=False)
             ]
-            nbytes += sum(len(p.into) for p in pieces)
-            loads.append(self.reader.submit(pieces, "expert"))
+            nbytes += sum(len(into) for _, _, into in ranges)
+            loads.append(self.reader.native.submit(ranges))
         for load in loads:
-            load.wait()
+            failure = load.wait()
+            if failure is not None:
+                raise self.reader.error("an expert", failure)
         return nbytes
 
     def _make_slots(self, nbytes: int) -> int:

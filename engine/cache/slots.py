@@ -1,9 +1,10 @@
 """Slots: memory for the cached experts of one pool, owned by MLX and filled by the reader.
 
 A pool has one MLX array `[slots, ...]` per tensor, and mlx-lm's own switch module computes on it with slot numbers instead
-of expert numbers. `memoryview(array)` is writable and MLX sees the writes, so `preadv` reads from the disk straight into a
-slot. Tensors whose bytes change on the way pass through a staging buffer and are converted on arrival: bfloat16 weights on
-the CPU, where MLX computes in float32; codes stored in two streams; and weights that are quantized again.
+of expert numbers. `memoryview(array)` is writable and MLX sees the writes, so the reader's threads read from the disk
+straight into a slot. Tensors whose bytes change on the way pass through a staging buffer and are converted on arrival, in
+the same threads: bfloat16 weights on the CPU, where MLX computes in float32, and codes stored in several streams. Weights
+that are quantized again are converted by MLX, on the main thread.
 
 A slot must not be overwritten while a queued graph may still read it, or MLX computes wrong numbers silently. The caller
 ensures this by evaluating a layer's output before it requests other experts for the same layer.
@@ -11,9 +12,7 @@ ensures this by evaluating a layer's output before it requests other experts for
 
 from __future__ import annotations
 
-import functools
 import math
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import mlx.core as mx
@@ -21,10 +20,8 @@ import numpy as np
 
 from engine.checkpoint.experts import ExpertLayer, ExpertTensor
 from engine.disk.direct import direct_unit
-from engine.disk.load import Piece
-from engine.disk.reader import Reader
 
-from .convert import derive_biases, join_streams, requantized, to_float32, to_mlx
+from .convert import requantized, to_mlx
 from .slot_layout import Requantize, goes_straight, slot_tensors
 
 PAGE = direct_unit()
@@ -64,30 +61,11 @@ def host_view(array: mx.array) -> np.ndarray:
     return np.asarray(memoryview(array))  # type: ignore[arg-type]  # the stubs of mx.array lack the buffer protocol
 
 
-class Straight(NamedTuple):
-    """A tensor that is read straight into its slot."""
-
-    file: list[int]  # by expert
-    offset: list[int]  # by expert
-    nbytes: int
-    memory: memoryview  # all slots
-    section: int | None
-
-
 class Staged(NamedTuple):
     """A tensor that is read into staging memory, with the offsets of its parts there."""
 
     tensor: ExpertTensor
     places: tuple[tuple[ExpertTensor, int], ...]
-
-
-class Arrival(NamedTuple):
-    """What loading one expert into one slot takes."""
-
-    pieces: list[Piece]
-    sections: list[tuple[int | None, memoryview]]  # bytes to verify, by section of the record
-    conversions: list[Callable[[], None]]  # to run when all pieces are there
-    staging: bytearray
 
 
 class Slots:
@@ -116,51 +94,51 @@ class Slots:
             phase = int(straight[name].offset[members[0]]) % PAGE if len(members) and name in straight else 0
             self._arrays[name] = SlotArray(slots, shape, dtype, phase)
             inner[projection][parameter] = self._arrays[name].array
-        self._straight = [
-            Straight(t.file.tolist(), t.offset.tolist(), t.nbytes, self._arrays[t.name].memory_bytes, t.section)
-            for t in straight.values()
-        ]
+        self._straight = list(straight.values())
         self._staged: list[Staged] = []
-        self._staging_bytes = 0
+        self.staging_bytes = 0
         for tensor in layer.tensors:
             if tensor.name in straight:
                 continue
             places = []
             for part in tensor.parts or (tensor,):
-                places.append((part, self._staging_bytes))
-                self._staging_bytes += -(-part.nbytes // STAGING_ALIGNMENT) * STAGING_ALIGNMENT
+                places.append((part, self.staging_bytes))
+                self.staging_bytes += -(-part.nbytes // STAGING_ALIGNMENT) * STAGING_ALIGNMENT
             self._staged.append(Staged(tensor, tuple(places)))
 
-    def arrival(self, expert: int, slot: int, reader: Reader) -> Arrival:
-        """The reads that bring `expert` into `slot`, and the conversions after them."""
-        staging = bytearray(self._staging_bytes)
-        out = Arrival([], [], [], staging)
-        for file, offset, nbytes, memory, section in self._straight:
-            into = memory[slot * nbytes : (slot + 1) * nbytes]
-            out.pieces.append(Piece(file[expert], offset[expert], into))
-            out.sections.append((section, into))
+    def sources(self) -> list[tuple[Any, ...]]:
+        """What is read of an expert, as `engine.native` takes it: file and offset by expert, bytes, the memory of all slots
+        or None, the offset in staging memory, and the section of a packed record or -1."""
+        out = [_source(t, self._arrays[t.name].memory_bytes, 0) for t in self._straight]
+        return out + [_source(part, None, at) for _, places in self._staged for part, at in places]
+
+    def made(self) -> list[tuple[Any, ...]]:
+        """What is made of the bytes in staging memory when all have arrived, as `engine.native` takes it: how, offsets and
+        sizes of the parts, bits of joined codes, the code of a zero weight, and the memory of scales and target."""
+        out: list[tuple[Any, ...]] = []
         for tensor, places in self._staged:
-            views = [memoryview(staging)[at : at + part.nbytes] for part, at in places]
-            for (part, _), into in zip(places, views, strict=True):
-                out.pieces.append(Piece(int(part.file[expert]), int(part.offset[expert]), into))
-                out.sections.append((part.section, into))
-            target = self._arrays[tensor.name].memory[slot]
-            if tensor.parts:
-                join = functools.partial(join_streams, views, tensor)
-                out.conversions.append(functools.partial(reader.make, target, join))
-            elif tensor.projection not in self._requantize or tensor.tensor == "bias":
-                widen = functools.partial(to_float32, views[0], tensor)
-                out.conversions.append(functools.partial(reader.make, target, widen))
-        if self._layer.zeros:
-            out.conversions.append(functools.partial(self._derive_biases, slot))
+            if tensor.projection in self._requantize and tensor.tensor != "bias":
+                continue  # quantized by MLX, on the main thread
+            how = "join" if tensor.parts else "widen_bf16" if tensor.dtype == "BF16" else "widen_f16"
+            sizes = [part.nbytes for part, _ in places]
+            out.append(
+                (how, [at for _, at in places], sizes, tensor.bits, 0.0, None, self._arrays[tensor.name].memory_bytes)
+            )
+        for projection, zero in self._layer.zeros.items():
+            if projection not in self._requantize:
+                scales, biases = (self._arrays[f"{projection}.{name}"] for name in ("scales", "biases"))
+                how = {np.dtype(np.float32): "bias_f32", np.dtype(np.float16): "bias_f16"}.get(
+                    scales.memory.dtype, "bias_bf16"
+                )
+                out.append((how, [], [], 0, zero, scales.memory_bytes, biases.memory_bytes))
         return out
 
-    def quantize_into(self, slot: int, staging: bytearray) -> None:
+    def quantize_into(self, slot: int, staging: memoryview) -> None:
         """Quantize the projections with a new width from staging memory into `slot`; on the main thread, with MLX."""
         parts: dict[str, dict[str, mx.array]] = {}
         for tensor, ((_, at), *_) in self._staged:
             if tensor.projection in self._requantize and tensor.tensor != "bias":
-                array = to_mlx(memoryview(staging)[at : at + tensor.nbytes], tensor, self._compute)
+                array = to_mlx(staging[at : at + tensor.nbytes], tensor, self._compute)
                 parts.setdefault(tensor.projection, {})[tensor.tensor] = array
         for projection, tensors in parts.items():
             codes = requantized(tensors, self._requantize[projection])
@@ -169,8 +147,7 @@ class Slots:
                 memory = self._arrays[f"{projection}.{name}"].memory[slot]
                 memory[...] = host_view(array.view(mx.uint16) if array.dtype == mx.bfloat16 else array)
 
-    def _derive_biases(self, slot: int) -> None:
-        for projection, zero in self._layer.zeros.items():
-            if projection not in self._requantize:
-                scales = self._arrays[f"{projection}.scales"].memory[slot]
-                derive_biases(scales, zero, self._arrays[f"{projection}.biases"].memory[slot])
+
+def _source(tensor: ExpertTensor, slots: memoryview | None, staging: int) -> tuple[Any, ...]:
+    file, offset = np.ascontiguousarray(tensor.file, np.int32), np.ascontiguousarray(tensor.offset, np.int64)
+    return file, offset, tensor.nbytes, slots, staging, -1 if tensor.section is None else tensor.section

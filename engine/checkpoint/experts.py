@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from engine.errors import CheckpointError
+from engine.errors import CheckpointError, ReadError
 
 from .dtypes import FLOATS, FP8, ITEM_BYTES, MLX_TYPES
 from .sanitize.parts import Part
@@ -34,8 +34,12 @@ class Records(Protocol):
     def layer(self, widths: Mapping[str, int]) -> ExpertLayer:
         """The experts at these bits per projection."""
 
-    def verify(self, expert: int, read: list[tuple[int | None, memoryview]]) -> None:
-        """Compare the bytes read of an expert, by section number, with their checksums. Raises `ReadError`."""
+    @property
+    def checksums(self) -> np.ndarray:
+        """CRC-32 of each section of each expert, uint32 [experts, sections + 1]."""
+
+    def damaged(self, expert: int, section: int) -> ReadError:
+        """The error for a section of an expert that does not have its checksum."""
 
 
 @dataclass(frozen=True)

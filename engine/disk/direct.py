@@ -1,4 +1,4 @@
-"""Direct reads: opens files, past the page cache if required, and reads into aligned memory.
+"""Direct reads: opens files, past the page cache if required, and says how their reads must be aligned.
 
 On Linux direct means O_DIRECT, whose reads start and end at multiples of 4 KiB and need aligned memory.
 
@@ -22,10 +22,7 @@ from pathlib import Path
 
 from engine.errors import KnobError, ReadError
 
-from .load import Block
-
 ALIGNMENT = 4096  # of direct reads, bytes; on macOS a page if that is more (see `direct_unit`)
-MOST_VIEWS, MOST_BYTES = 1024, 2**31 - 1  # of one preadv: UIO_MAXIOV and INT_MAX, beyond which macOS gives EINVAL
 SEPARATE_BYTES = 1 << 20  # a destination of its own costs a call: smaller parts are copied (an estimate, not measured)
 UF_COMPRESSED = 0x20  # macOS, <sys/stat.h>: APFS decompresses the file through the page cache
 F_NOCACHE = 48  # macOS, <sys/fcntl.h>; Python does not define it on Linux
@@ -41,68 +38,6 @@ def direct_unit(platform: str = sys.platform, page: int = mmap.PAGESIZE) -> int:
 def compressed_files(files: Iterable[Path]) -> list[Path]:
     """The files that APFS keeps compressed, which no direct read can bypass the page cache for; none on other systems."""
     return [file for file in files if getattr(file.stat(), "st_flags", 0) & UF_COMPRESSED]
-
-
-def lay_out(
-    block: Block, begin: int, scratch: memoryview, alignment: int, memory: int, least: int = 1
-) -> tuple[list[memoryview], list[tuple[memoryview, memoryview]]]:
-    """The destinations of a read of `len(scratch)` bytes at the file offset `begin`, and the copies (to, from) after it.
-
-    Whole units of `alignment` bytes of the file, `least` bytes at least, go straight to their place if its address is a
-    multiple of `memory` (0: never); all other bytes go to `scratch` and are copied."""
-    views, rest = [], []
-    done, at = 0, block.offset - begin
-    for into in block.into:
-        first, last = -(-at // alignment) * alignment, (at + len(into)) // alignment * alignment
-        if memory and last - first >= least and (memory == 1 or (address(into) + first - at) % memory == 0):
-            views += [scratch[done:first], into[first - at : last - at]]
-            rest += [(into[: first - at], scratch[at:first]), (into[last - at :], scratch[last : at + len(into)])]
-            done = last
-        else:
-            rest.append((into, scratch[at : at + len(into)]))
-        at += len(into)
-    views.append(scratch[done:])
-    return [v for v in views if len(v)], [(into, source) for into, source in rest if len(into)]
-
-
-def read_fully(fd: int, into: list[memoryview], offset: int, needed: int, alignment: int) -> None:
-    """Call preadv until `needed` bytes are read. A short read continues where it stopped, in units of `alignment`; a read
-    that a signal interrupted is repeated."""
-    assert sum(map(len, into)) <= MOST_BYTES, "a block is above 2 GiB"
-    done = 0
-    while done < needed:
-        try:
-            count = os.preadv(fd, into[:MOST_VIEWS], offset + done)
-        except InterruptedError:
-            continue
-        if done + count < needed:
-            count -= count % alignment
-            into = _skip(into, count)
-        if count == 0:
-            raise OSError(errno.EIO, "unexpected end of file")
-        done += count
-
-
-def read_apart(fd: int, into: list[memoryview], offset: int, needed: int, alignment: int) -> None:
-    """`read_fully` with one call for each destination, for a system that checks each alone."""
-    for view in into:
-        read_fully(fd, [view], offset, min(len(view), needed), alignment)
-        offset, needed = offset + len(view), needed - len(view)
-
-
-def _skip(into: list[memoryview], count: int) -> list[memoryview]:
-    rest = []
-    for view in into:
-        dropped = min(count, len(view))
-        count -= dropped
-        if dropped < len(view):
-            rest.append(view[dropped:])
-    return rest
-
-
-def address(view: memoryview) -> int:
-    """The address of writable memory."""
-    return ctypes.addressof(ctypes.c_char.from_buffer(view))
 
 
 def open_file(file: Path, direct: bool) -> int:

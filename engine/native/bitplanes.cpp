@@ -16,17 +16,23 @@ constexpr std::uint64_t lower_halves(int bits) {
     return mask;
 }
 
-template <std::size_t SIZE>
+template <class T>
 inline std::uint64_t load(const std::uint8_t *from) {
-    std::uint64_t word = 0;
-    std::memcpy(&word, from, SIZE);
-    return word;
+    T part;
+    std::memcpy(&part, from, sizeof part);
+    return part;
 }
 
-template <std::size_t SIZE>
+template <class T>
 inline void store(std::uint64_t word, std::uint8_t *to) {
-    std::memcpy(to, &word, SIZE);
+    const T part = static_cast<T>(word);
+    std::memcpy(to, &part, sizeof part);
 }
+
+using U64 = std::uint64_t;
+using U32 = std::uint32_t;
+using U16 = std::uint16_t;
+using U8 = std::uint8_t;
 
 // Swap the upper halves of the codes in `x` with the lower halves of those in `y`; its own inverse.
 template <int BITS>
@@ -39,20 +45,20 @@ inline void exchange(std::uint64_t &x, std::uint64_t &y) {
 template <int BITS>
 inline void join_words(const std::uint8_t *upper, const std::uint8_t *lower, std::size_t each, std::uint8_t *out) {
     for (std::size_t at = 0; at < each; at += 8) {
-        std::uint64_t x = load<8>(lower + at), y = load<8>(upper + at);
+        std::uint64_t x = load<U64>(lower + at), y = load<U64>(upper + at);
         exchange<BITS>(x, y);
-        store<8>(x, out + 2 * at);
-        store<8>(y, out + 2 * at + 8);
+        store<U64>(x, out + 2 * at);
+        store<U64>(y, out + 2 * at + 8);
     }
 }
 
 template <int BITS>
 inline void halve_words(const std::uint8_t *stream, std::size_t each, std::uint8_t *upper, std::uint8_t *lower) {
     for (std::size_t at = 0; at < each; at += 8) {
-        std::uint64_t x = load<8>(stream + 2 * at), y = load<8>(stream + 2 * at + 8);
+        std::uint64_t x = load<U64>(stream + 2 * at), y = load<U64>(stream + 2 * at + 8);
         exchange<BITS>(x, y);
-        store<8>(x, lower + at);
-        store<8>(y, upper + at);
+        store<U64>(x, lower + at);
+        store<U64>(y, upper + at);
     }
 }
 
@@ -66,12 +72,23 @@ HEADRACE_CLONES void join_8(const std::uint8_t *upper, const std::uint8_t *lower
     join_words<8>(upper, lower, each, out);
 }
 
-HEADRACE_CLONES void join_6(const std::uint8_t *upper, const std::uint8_t *lower, std::size_t each, std::uint8_t *out) {
-    for (std::size_t at = 0; at < each; at += 3) {
-        std::uint64_t x = load<3>(lower + at), y = load<3>(upper + at);
+// Two words of each stream per step, in the lower 48 bits.
+void join_6(const std::uint8_t *upper, const std::uint8_t *lower, std::size_t each, std::uint8_t *out) {
+    std::size_t at = 0;
+    for (; at + 6 <= each; at += 6) {
+        std::uint64_t x = load<U32>(lower + at) | load<U16>(lower + at + 4) << 32;
+        std::uint64_t y = load<U32>(upper + at) | load<U16>(upper + at + 4) << 32;
         exchange<6>(x, y);
-        store<6>((x & WORD) | (y << 24), out + 2 * at);
+        const std::uint64_t first = (x & WORD) | (y & WORD) << 24, second = (x >> 24) | (y >> 24) << 24;
+        store<U64>(first | second << 48, out + 2 * at);
+        store<U32>(second >> 16, out + 2 * at + 8);
     }
+    if (at == each) return;
+    std::uint64_t x = load<U16>(lower + at) | load<U8>(lower + at + 2) << 16;
+    std::uint64_t y = load<U16>(upper + at) | load<U8>(upper + at + 2) << 16;
+    exchange<6>(x, y);
+    store<U32>(x | y << 24, out + 2 * at);
+    store<U16>(y >> 8, out + 2 * at + 4);
 }
 
 HEADRACE_CLONES void halve_4(const std::uint8_t *stream, std::size_t each, std::uint8_t *upper, std::uint8_t *lower) {
@@ -82,14 +99,27 @@ HEADRACE_CLONES void halve_8(const std::uint8_t *stream, std::size_t each, std::
     halve_words<8>(stream, each, upper, lower);
 }
 
-HEADRACE_CLONES void halve_6(const std::uint8_t *stream, std::size_t each, std::uint8_t *upper, std::uint8_t *lower) {
-    for (std::size_t at = 0; at < each; at += 3) {
-        const std::uint64_t both = load<6>(stream + 2 * at);
-        std::uint64_t x = both & WORD, y = both >> 24;
+void halve_6(const std::uint8_t *stream, std::size_t each, std::uint8_t *upper, std::uint8_t *lower) {
+    std::size_t at = 0;
+    for (; at + 6 <= each; at += 6) {
+        const std::uint64_t first = load<U64>(stream + 2 * at), last = load<U32>(stream + 2 * at + 8);
+        const std::uint64_t second = first >> 48 | last << 16;
+        std::uint64_t x = (first & WORD) | (second & WORD) << 24;
+        std::uint64_t y = (first >> 24 & WORD) | (second >> 24) << 24;
         exchange<6>(x, y);
-        store<3>(x, lower + at);
-        store<3>(y, upper + at);
+        store<U32>(x, lower + at);
+        store<U16>(x >> 32, lower + at + 4);
+        store<U32>(y, upper + at);
+        store<U16>(y >> 32, upper + at + 4);
     }
+    if (at == each) return;
+    const std::uint64_t both = load<U32>(stream + 2 * at) | load<U16>(stream + 2 * at + 4) << 32;
+    std::uint64_t x = both & WORD, y = both >> 24;
+    exchange<6>(x, y);
+    store<U16>(x, lower + at);
+    store<U8>(x >> 16, lower + at + 2);
+    store<U16>(y, upper + at);
+    store<U8>(y >> 16, upper + at + 2);
 }
 
 void join_two(const std::uint8_t *upper, const std::uint8_t *lower, std::size_t each, int bits, std::uint8_t *out) {

@@ -32,6 +32,12 @@ inline std::uint32_t as_bits(float value) {
     return bits;
 }
 
+// `yes` or `no` by masks: gcc turns a conditional operator over sums of floats into branches.
+inline std::uint32_t select(bool condition, std::uint32_t yes, std::uint32_t no) {
+    const std::uint32_t mask = 0u - std::uint32_t{condition};
+    return (yes & mask) | (no & ~mask);
+}
+
 inline float bf16_to_float(std::uint16_t code) { return as_float(std::uint32_t{code} << 16); }
 
 // Rounded to nearest even by adding; a NaN is treated as a number and may overflow, as in engine/checkpoint/dtypes.py.
@@ -46,7 +52,7 @@ inline float f16_to_float(std::uint16_t code) {
     const std::uint32_t normal = rest + (112u << 23);
     const std::uint32_t subnormal = as_bits(as_float(rest + SMALLEST) - as_float(SMALLEST));
     const std::uint32_t special = rest | 0x7F800000u;  // infinity, NaN
-    const std::uint32_t magnitude = exponent == 0 ? subnormal : exponent == 0x7C00u ? special : normal;
+    const std::uint32_t magnitude = select(exponent == 0, subnormal, select(exponent == 0x7C00u, special, normal));
     return as_float(magnitude | (code & 0x8000u) << 16);
 }
 
@@ -58,9 +64,9 @@ inline std::uint16_t float_to_f16(float value) {
     // One unit of 0.5 is the smallest subnormal: adding 0.5 lets the processor round.
     const std::uint32_t subnormal = as_bits(as_float(rest) + 0.5f) - as_bits(0.5f);
     const std::uint32_t payload = (rest >> 13) & 0x3FF;
-    const std::uint32_t nan = 0x7C00u | (payload == 0 ? 1 : payload);
-    const std::uint32_t finite = rest < SMALLEST ? subnormal : normal;
-    const std::uint32_t magnitude = rest > INFINITE ? nan : rest >= TOO_LARGE ? 0x7C00u : finite;
+    const std::uint32_t nan = 0x7C00u | select(payload == 0, 1, payload);
+    const std::uint32_t finite = select(rest < SMALLEST, subnormal, normal);
+    const std::uint32_t magnitude = select(rest > INFINITE, nan, select(rest >= TOO_LARGE, 0x7C00u, finite));
     return static_cast<std::uint16_t>(magnitude | (bits >> 16 & 0x8000u));
 }
 

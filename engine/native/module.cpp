@@ -23,7 +23,9 @@ bool add_all(PyObject *module) {
 #ifdef HEADRACE_SANITIZE
     if (!headrace::add_mistakes(module)) return false;
 #endif
-    return add_build(module) && headrace::add_arrival(module);
+    using namespace headrace;
+    return add_build(module) && add_arrival(module) && add_reader(module) && add_layer(module) && add_pool(module) &&
+           add_device_copy(module);
 }
 
 }  // namespace

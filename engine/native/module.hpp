@@ -7,6 +7,10 @@ namespace headrace {
 
 // Each function adds the names of its source file to `module`; it returns false with a Python exception set.
 bool add_arrival(PyObject *module);
+bool add_reader(PyObject *module);
+bool add_device_copy(PyObject *module);
+bool add_layer(PyObject *module);
+bool add_pool(PyObject *module);
 #ifdef HEADRACE_SANITIZE
 bool add_mistakes(PyObject *module);  // tests/engine/native/mistakes.cpp: bugs that the sanitizers must report
 #endif

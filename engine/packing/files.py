@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from engine.checkpoint.checkpoint import Checkpoint
 from engine.checkpoint.files.headers import Entry
 from engine.checkpoint.store.description import NAME
 from engine.errors import CheckpointError
+from engine.native import core
 from engine.system import atomic
 from engine.system.strict_json import to_json
 
@@ -70,7 +70,7 @@ def write_whole(file: Path, parts: Iterable[bytes | memoryview]) -> int:
     with atomic.replacing(file) as partial, open(partial, "wb") as f:
         for part in parts:
             f.write(part)
-            checksum = zlib.crc32(part, checksum)
+            checksum = core.crc32(part, checksum)
     return checksum
 
 

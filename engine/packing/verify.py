@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import functools
 import os
-import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from engine.checkpoint.checkpoint import Checkpoint
 from engine.errors import CheckpointError, first_line
+from engine.native import core
 from engine.system.strict_json import from_json
 
 from .files import CHECKSUMS, COPY_BYTES, INDEX, Progress
@@ -29,7 +29,7 @@ def verify_store(path: str | Path, progress: Progress = lambda done, of: None) -
         with open(store.path / name, "rb") as f:
             checksum = 0
             while part := f.read(COPY_BYTES):
-                checksum = zlib.crc32(part, checksum)
+                checksum = core.crc32(part, checksum)
                 done += len(part)
                 progress(done, of)
         if checksum != packed:

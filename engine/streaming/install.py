@@ -7,14 +7,12 @@ switch module, which computes on the slots and adds nothing to a token's path.
 from __future__ import annotations
 
 import copy
-import functools
 import math
 from typing import Any
 
 import mlx.nn as nn
 from mlx.utils import tree_unflatten
 
-from engine.cache.eviction import SlotTable
 from engine.cache.pool import SlotPool
 from engine.checkpoint.checkpoint import Checkpoint
 from engine.disk.reader import Reader
@@ -39,22 +37,20 @@ def decode_state_for(source: Checkpoint, knobs: Knobs) -> DecodeState:
     stats = Stats()
     reader = Reader(
         source.files,
-        stats,
         threads=knobs.read_threads,
         block_bytes=knobs.read_block_kib * 1024,
         direct=knobs.io_mode == "direct",
         gbps=knobs.ssd_gbps,
-        deliver=_device_copy() if backend() == "cuda" else None,
+        device=_cuda_driver() if backend() == "cuda" else None,
     )
     experts = max(layer.experts for layer in source.layers)
     return DecodeState(len(source.layers), experts, knobs.evict_half_life, reader, stats)
 
 
-@functools.cache
-def _device_copy() -> Any:
-    from engine.disk.cuda_copy import DeviceCopy
+def _cuda_driver() -> str:
+    from engine.disk.cuda_copy import cuda_driver
 
-    return DeviceCopy()
+    return cuda_driver()
 
 
 def install_layers(
@@ -67,10 +63,10 @@ def install_layers(
         if source.levels is None:
             stored.check_against(module)
         pools = [_pool(plan, module, state, verify=knobs.verify_reads) for plan in plans if plan.layer == number]
-        cache = LayerCache(pools, state.slot_of[number], state.reader)
+        cache = LayerCache(pools, state.slot_of[number])
         layer = StreamedLayer(number, cache, state, last=is_last(path, modules))
         layers.append(layer)
-        state.stats.layers[number].sure = source.top_k if layer.complete else 0
+        state.stats.sure[number] = source.top_k if layer.complete else 0
         stock = layer.complete and len(pools) == 1
         replaced.append((path, pools[0].inner if stock else StreamingSwitch(layer, module)))
         if not layer.complete:
@@ -114,19 +110,22 @@ def fill(layers: list[StreamedLayer], plans: list[BankPlan], state: DecodeState)
             layer.cache.fill()
         else:
             for pool, plan in zip(layer.cache.pools, (p for p in plans if p.layer == layer.number), strict=True):
-                pool.fill(plan.pinned, state.reader)
+                pool.fill(plan.pinned)
 
 
 def _pool(plan: BankPlan, module: Any, state: DecodeState, *, verify: bool) -> SlotPool:
-    table = SlotTable(plan.members, plan.slots, state.policy.layer(plan.layer), state.slot_of[plan.layer], plan.pinned)
     return SlotPool(
         plan.form,
-        table,
+        state.books[plan.layer],
+        state.slot_of[plan.layer],
+        plan.members,
+        plan.slots,
         _at_width(module, plan),
         plan.requantize,
+        state.reader,
         compute=compute_dtype(),
         stats=state.stats,
-        number=plan.layer,
+        pinned=plan.pinned,
         verify=verify,
     )
 

@@ -44,7 +44,7 @@ class StreamedLayer:
         self.chosen = mx.array([], dtype=mx.uint32)
         self._state = state
         self._last = last
-        self._only = cache.pools[0] if len(cache.pools) == 1 else None
+        self._only = cache.pools[0] if len(cache.pools) == 1 and cache.pools[0].decodes else None
 
     def reset(self) -> None:
         """Restore the cache after loading and drop predictions. No queued graph may still read the slots."""
@@ -73,15 +73,13 @@ class StreamedLayer:
         predictions = self.prefetch.predict(x) if self.prefetch is not None and decoding else []
         begin = perf_counter()
         mx.eval(indices, *(p.ids for p in predictions))
-        ids = np.asarray(indices)
         self._state.stats.sync_ms += (perf_counter() - begin) * 1e3
-        if decoding and self.prefetch is None and self._only is not None and self._only.settled:
-            slots = self.cache.slot_of[ids]
-            if slots.min() >= 0:
-                self._state.hit(self.number, ids.reshape(-1))
-                y = self._only.inner(x, mx.array(slots))
-                return y if weights is None else y * weights
-        ids = ids.astype(np.int32)
+        if decoding and weights is None and self.prefetch is None and self._only is not None:
+            y = self._only.inner(x, self._only.decode(indices, self._state.position + 1))
+            if self.ends_pass and self._state.evaluate_last:
+                mx.eval(y)
+            return y
+        ids = np.array(indices).astype(np.int32)
         if weights is not None:
             ids, weights = self._gated(x, ids, weights)
         y = self._counted(x, ids, predictions)
@@ -118,23 +116,14 @@ class StreamedLayer:
 
     def _counted(self, x: mx.array, ids: np.ndarray, predictions: list[Prediction]) -> mx.array:
         """Count the use of the experts `ids` [..., any number] and return their outputs; experts left out give 0."""
-        needed = np.unique(ids[ids != LEFT_OUT])
+        books, tokens = self._state.books[self.number], ids.size // ids.shape[-1]
         if self.prefetch is None:
-            self._count(ids, needed)
+            books.count(ids, tokens, self._state.position)
             return self.cache.on_host(x, ids)
         self.prefetch.receive(predictions)
         self.prefetch.check(ids, self.cache.slot_of, self.cache.guessed())
-        self._count(ids, needed)
+        books.count(ids, tokens, self._state.position)
         return self.cache.on_host(x, ids, functools.partial(self.prefetch.read_ahead, predictions))
-
-    def _count(self, ids: np.ndarray, needed: np.ndarray) -> None:
-        """Update the policy, each token at its own time, and count hits and misses."""
-        tokens = ids.size // ids.shape[-1]
-        times = np.repeat(self._state.position + np.arange(1, tokens + 1), ids.shape[-1])
-        used = ids.reshape(-1) != LEFT_OUT
-        self._state.use(self.number, ids.reshape(-1)[used], times[used])
-        hits = int((self.cache.slot_of[needed] >= 0).sum())
-        self._state.stats.count_uses(self.number, hits, len(needed) - hits)
 
 
 class GatedSwitch(StreamingSwitch):

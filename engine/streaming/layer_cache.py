@@ -13,7 +13,6 @@ import mlx.core as mx
 import numpy as np
 
 from engine.cache.pool import SlotPool
-from engine.disk.reader import Reader
 
 LEFT_OUT = -1  # in place of an expert that a token does not use
 
@@ -30,14 +29,13 @@ class LayerCache:
     `complete`: every expert has a slot, so nothing is ever missing.
     """
 
-    def __init__(self, pools: list[SlotPool], slot_of: np.ndarray, reader: Reader) -> None:
+    def __init__(self, pools: list[SlotPool], slot_of: np.ndarray) -> None:
         self.pools = pools
         self.slot_of = slot_of
         self.complete = all(pool.holds_all for pool in pools)
-        self._reader = reader
         self._pool_of = np.zeros(len(slot_of), np.int8)
         for number, pool in enumerate(pools):
-            self._pool_of[pool.table.members] = number
+            self._pool_of[pool.members] = number
         self._is_second = mx.array(self._pool_of == 1)
         self._tables: list[mx.array] = []
         self._is_cached: mx.array | None = None
@@ -45,7 +43,7 @@ class LayerCache:
     def fill(self) -> None:
         """Load all experts in ascending order, for a layer that holds all of them."""
         for pool in self.pools:
-            pool.fill(pool.table.members, self._reader)
+            pool.fill(pool.members)
 
     def reset(self) -> None:
         """Restore the content after loading. No queued graph may still read the slots."""
@@ -56,16 +54,16 @@ class LayerCache:
     def request(self, experts: np.ndarray, *, speculative: bool) -> None:
         """Queue the reads of those of `experts` (distinct, at most top-k) that are not cached."""
         for pool, members in self._by_pool(experts):
-            pool.request(members, self._reader, speculative=speculative)
+            pool.request(members, speculative=speculative)
 
     def guess(self, experts: np.ndarray, time: int) -> None:
         """Queue speculative reads of `experts` for the token number `time`."""
         for pool, members in self._by_pool(experts):
-            pool.guess(members, time, self._reader)
+            pool.guess(members, time)
 
     def guessed(self) -> set[int]:
         """Return the experts that were read speculatively and not used yet."""
-        return {expert for pool in self.pools for expert in pool.table.guessed}
+        return {expert for pool in self.pools for expert in pool.guessed}
 
     def waits_for(self, experts: np.ndarray) -> bool:
         """Return whether reads of any of `experts` are in progress."""
@@ -102,7 +100,7 @@ class LayerCache:
         batches = list(self._batches(np.unique(used)))
         if len(batches) == 1 and len(used) == ids.size:
             pool, experts = batches[0]
-            pool.request(experts, self._reader)
+            pool.request(experts)
             meanwhile()
             pool.settle(experts)
             return pool.inner(x, mx.array(self.slot_of[ids]))
@@ -124,14 +122,14 @@ class LayerCache:
         """
         for pool, members in self._by_pool(needed):
             wanted = members[np.argsort(self.slot_of[members] < 0, kind="stable")]
-            size = pool.table.slots if len(wanted) <= pool.table.loose else max(1, pool.table.loose // 2)
+            size = pool.slots if len(wanted) <= pool.loose else max(1, pool.loose // 2)
             for begin in range(0, len(wanted), size):
                 yield pool, wanted[begin : begin + size]
 
     def _at_two_widths(self, x: mx.array, ids: np.ndarray, batches: list[Batch], meanwhile: Callable[[], None]) -> mx.array:
         """Compute one token's experts when both pools have some of them and all of them fit."""
         for pool, experts in batches:
-            pool.request(experts, self._reader)
+            pool.request(experts)
         meanwhile()
         flat, outputs, places = ids.reshape(-1), [], []
         for number, (pool, experts) in enumerate(batches):
@@ -147,11 +145,11 @@ class LayerCache:
         flat_x, flat_ids = x.reshape(-1, x.shape[-1]), ids.reshape(-1)
         outputs, order = [], []
         for (pool, experts), following in itertools.zip_longest(batches, batches[1:]):
-            pool.request(experts, self._reader)
+            pool.request(experts)
             if following is not None:
                 next_pool, next_experts = following
-                if next_pool is not pool or len(experts) + len(next_experts) <= pool.table.loose:
-                    next_pool.request(next_experts, self._reader, keep=experts)
+                if next_pool is not pool or len(experts) + len(next_experts) <= pool.loose:
+                    next_pool.request(next_experts, keep=experts)
             pool.settle(experts)
             rows = np.flatnonzero(np.isin(flat_ids, experts))
             tokens = mx.array(rows // ids.shape[-1])

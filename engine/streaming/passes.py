@@ -35,7 +35,7 @@ class Passes:
     """
 
     def __init__(
-        self, model: nn.Module, layers: list[StreamedLayer], state: DecodeState | None, *, top_k: int, reset_first: bool
+        self, model: nn.Module, layers: list[StreamedLayer], state: DecodeState | None, *, reset_first: bool
     ) -> None:
         self.stats = state.stats if state is not None else Stats()
         self.trace: TraceWriter | None = None
@@ -43,7 +43,6 @@ class Passes:
         self._layers = layers
         self._state = state
         self._reset_first = reset_first
-        self._sure_hits = top_k * sum(layer.complete for layer in layers)  # per token
         self._queued: Any = None  # output of the last single token
         self._batch: weakref.ref[Any] | None = None  # a cache of the last batch that decoded
         partial = [layer for layer in layers if not layer.complete]
@@ -102,11 +101,9 @@ class Passes:
             state.skip_last = not last_layer
             try:
                 out = model.plain(*args, **kwargs)
-                state.end_pass(tokens)
+                state.position += tokens
             finally:
                 state.skip_last = state.evaluate_last = False
-                state.forget_hits()  # after an error; `end_pass` has counted them otherwise
-            self.stats.hits += tokens * self._sure_hits
         self.stats.tokens += tokens
         if self.trace is not None:
             self.trace.passed(tokens, phase, last_layer=last_layer)

@@ -105,29 +105,28 @@ def _copy(place: Place) -> Answer:
     import numpy as np
 
     from engine.cache.slots import SlotArray
-    from engine.disk.cuda_copy import DeviceCopy
+    from engine.disk.cuda_copy import cuda_driver
     from engine.model.backend import backend
+    from engine.native import core
 
     slot = SlotArray(1, (COPY_BYTES,), mx.uint8)
     into = slot.memory_bytes
     if backend() == "cuda":
-        way, copy = "copy engine", DeviceCopy()
-        source = copy.staging(COPY_BYTES)
-    else:
-        way, source = "memory", memoryview(bytearray(COPY_BYTES))
-
-        def copy(into: memoryview, source: memoryview) -> None:  # type: ignore[misc]
-            into[:] = source
-
-    np.frombuffer(source, np.uint8)[...] = 7
-    if backend() == "cuda":
+        device = core.DeviceCopy(cuda_driver(), COPY_BYTES)
+        device.fill(7)
+        way, copy = "copy engine", device.copy
         mx.eval(mx.sum(slot.array))  # brings the pages to the device, where the engine keeps them
+    else:
+        way, source = "memory", np.full(COPY_BYTES, 7, np.uint8).data
+
+        def copy(into: memoryview) -> None:  # type: ignore[misc]
+            into[:] = source[: len(into)]
 
     def seconds(nbytes: int, rounds: int) -> float:
         taken = []
         for _ in range(rounds):
             begin = time.perf_counter()
-            copy(into[:nbytes], source[:nbytes])
+            copy(into[:nbytes])
             taken.append(time.perf_counter() - begin)
         return statistics.median(taken)
 

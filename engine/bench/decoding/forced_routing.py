@@ -7,7 +7,6 @@ measured on a trained model.
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from typing import Any
 
@@ -70,7 +69,7 @@ class ForcedRouting:
                 begin = time.perf_counter()
             self._on_device = [mx.array(ids) for ids in self.ids[self._token]]
             engine.forward.logits([int(random[self._token])], cache)
-        return time.perf_counter() - begin, dataclasses.replace(engine.stats)
+        return time.perf_counter() - begin, engine.stats.copy()
 
     def _predicted(self, number: int, ids: np.ndarray, rejected: int) -> np.ndarray:
         """The prediction of a rejected pass: each expert stays with the probability `recall`; the others are replaced by

@@ -47,7 +47,7 @@ def bench_hits(model: Path, knobs: Knobs, *, rounds: int) -> dict[str, Any]:
             for _ in range(TOKENS):
                 for layer, indices in zip(layers, chosen, strict=True):
                     layer(x, indices)
-                state.end_pass(1)
+                state.position += 1
             figures.append((time.perf_counter() - begin) / TOKENS / len(layers) * 1e6)
         misses = engine.stats.misses
     low, middle, high = spread(figures)

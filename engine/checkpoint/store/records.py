@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import zlib
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from engine.errors import CheckpointError, ReadError
+from engine.native import core
 
 from ..experts import INT4_BITS, INT4_ZERO, ExpertLayer, ExpertTensor
 from ..files.headers import Entry
@@ -68,21 +68,19 @@ class LayerRecords:
                 zeros[p.name] = zero_code(self.levels[level])
         return ExpertLayer(self._layer.block, tuple(sorted(tensors, key=lambda t: t.name)), zeros, self)
 
-    def verify(self, expert: int, read: list[tuple[int | None, memoryview]]) -> None:
-        """Compare the bytes read of an expert, by section number, with their checksums. Raises `ReadError`."""
-        for section, view in read:
-            if section is not None and zlib.crc32(view) != self.checksums[expert, section]:
-                raise ReadError(
-                    f"{self._layer.block} expert {expert} is damaged: the checksum of its {self._section_name(section)} "
-                    "differs from the one taken at packing; copy the store's file again, or pack the model again"
-                )
+    def damaged(self, expert: int, section: int) -> ReadError:
+        """The error for a section of an expert whose bytes do not have the checksum that was taken at packing."""
+        return ReadError(
+            f"{self._layer.block} expert {expert} is damaged: the checksum of its {self._section_name(section)} "
+            "differs from the one taken at packing; copy the store's file again, or pack the model again"
+        )
 
     def damage(self, fd: int, expert: int) -> list[str]:
         """Read a whole record and compare its checksums. Returns one line for each damaged section."""
         at = self._records.offset + expert * self._layer.record_bytes
         record = memoryview(os.pread(fd, self._layer.record_bytes, at))
         parts = [record[s.offset : s.offset + s.nbytes] for s in self._layer.sections]
-        sums = [*map(zlib.crc32, parts), zlib.crc32(self.errors[expert].tobytes())]
+        sums = [*map(core.crc32, parts), core.crc32(self.errors[expert].tobytes())]
         names = [*map(self._section_name, range(len(parts))), "table of errors"]
         bad = [name for name, found, packed in zip(names, sums, self.checksums[expert], strict=True) if found != packed]
         if any(record[self._layer.used_bytes :]):

@@ -12,7 +12,6 @@ import hashlib
 import os
 import re
 import tempfile
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from mlx_lm.models.cache import load_prompt_cache, save_prompt_cache
 
 from engine.errors import HeadraceError, first_line
 from engine.generation.trimming import trimmable
+from engine.native import core
 from engine.system.atomic import commit
 from engine.system.strict_json import from_json
 
@@ -143,7 +143,7 @@ def _checksum(path: Path) -> int:
     value = 0
     with open(path, "rb") as stream:
         while block := stream.read(BLOCK):
-            value = zlib.crc32(block, value)
+            value = core.crc32(block, value)
     return value
 
 

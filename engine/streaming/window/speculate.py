@@ -153,7 +153,8 @@ class SpeculativeWindows:
         stats.passes += passes
         for (_, layer), misses in zip(self._may_miss, absent.sum(axis=1).tolist(), strict=True):
             stats.count_uses(layer.number, absent.shape[1] - misses, misses)
-        self._state.use(rows, self._ids, self._state.position + 1)
+        for (_, layer), ids in zip(self._may_miss, self._ids, strict=True):
+            self._state.books[layer.number].use(ids, self._state.position + 1)
         for position, (behind, predicted) in enumerate(rejected):
             used = self._ids[behind:]
             right, of = int((used[..., None] == predicted[behind:, None]).any(axis=-1).sum()), used.size
@@ -184,8 +185,7 @@ class SpeculativeWindows:
             if number >= first:
                 ids = self._ids[number]
                 self._predicted[number] = ids if number == first else self.prediction(number, ids, rejected)
-                needed = np.unique(self._predicted[number])  # a router may choose an expert twice
-                self._may_miss[number][1].cache.request(needed, speculative=number > first)
+                self._may_miss[number][1].cache.request(self._predicted[number], speculative=number > first)
 
     def _repeat(self, first: int) -> tuple[mx.array, int | None]:
         """Repeat the window from layer `first` of those that may miss, with restored caches.
@@ -196,7 +196,6 @@ class SpeculativeWindows:
         self._unknown = []
         stats = self._state.stats
         calls = self._open[self._may_miss[first][0] :]
-        hits = stats.hits
         out = calls[0].x
         try:
             for call in calls:
@@ -206,8 +205,6 @@ class SpeculativeWindows:
                 out = call.run()
         except RejectedPass as rejected:
             return out, rejected.first
-        finally:
-            stats.hits = hits
         return out, self._read_back(self._unknown)
 
 

@@ -1,0 +1,95 @@
+#include "pool/recipe.hpp"
+
+#include <algorithm>
+
+#include "arrival.hpp"
+
+namespace headrace {
+namespace {
+
+std::uint8_t *place(const Source &source, const Load &load) {
+    if (source.slots.data != nullptr) return source.slots.at(load.slot);
+    return load.staging.data() + source.staging;
+}
+
+}  // namespace
+
+void Recipe::ranges(const Load &load, std::vector<Range> &found) const {
+    found.clear();
+    for (const Source &source : sources) {
+        found.push_back({source.file[load.expert], source.offset[load.expert], source.size, place(source, load)});
+    }
+}
+
+bool Recipe::verify(Load &load) const {
+    if (checksums == nullptr) return true;
+    const std::uint32_t *expected = checksums + load.expert * columns;
+    for (const Source &source : sources) {
+        if (source.section < 0) continue;
+        if (crc32(place(source, load), static_cast<std::size_t>(source.size)) == expected[source.section]) continue;
+        load.failure.kind = Failure::CHECKSUM;
+        load.failure.section = source.section;
+        return false;
+    }
+    return true;
+}
+
+void Recipe::make(const Made &one, const Load &load, std::uint8_t *into) const {
+    const auto part = [&](std::size_t i) { return load.staging.data() + one.staging[i]; };
+    const std::size_t bytes = static_cast<std::size_t>(one.slots.slot_bytes);
+    switch (one.how) {
+        case Making::WIDEN_BF16:
+            widen_bf16(reinterpret_cast<const std::uint16_t *>(part(0)), reinterpret_cast<float *>(into), bytes / 4);
+            break;
+        case Making::WIDEN_F16:
+            widen_f16(reinterpret_cast<const std::uint16_t *>(part(0)), reinterpret_cast<float *>(into), bytes / 4);
+            break;
+        case Making::JOIN: {
+            const std::uint8_t *streams[8];
+            for (std::size_t i = 0; i < one.sizes.size(); ++i) streams[i] = part(i);
+            join_planes(streams, one.sizes.data(), static_cast<int>(one.sizes.size()), one.bits, into);
+            break;
+        }
+        case Making::BIAS_F32:
+            derive_biases_f32(reinterpret_cast<const float *>(one.scales.at(load.slot)), one.zero,
+                              reinterpret_cast<float *>(into), bytes / 4);
+            break;
+        case Making::BIAS_F16:
+            derive_biases_f16(reinterpret_cast<const std::uint16_t *>(one.scales.at(load.slot)), one.zero,
+                              reinterpret_cast<std::uint16_t *>(into), bytes / 2);
+            break;
+        case Making::BIAS_BF16:
+            derive_biases_bf16(reinterpret_cast<const std::uint16_t *>(one.scales.at(load.slot)), one.zero,
+                               reinterpret_cast<std::uint16_t *>(into), bytes / 2);
+            break;
+    }
+}
+
+std::size_t Recipe::largest() const {
+    std::size_t most = 0;
+    for (const Made &one : made) most = std::max(most, static_cast<std::size_t>(one.slots.slot_bytes));
+    return most;
+}
+
+void Recipe::finish(Load &load, Worker &worker) const {
+    if (!verify(load) || made.empty()) return;
+    if (worker.device != nullptr) worker.room.resize(std::max(worker.room.size(), largest()));
+    for (const Made &one : made) {
+        std::uint8_t *into = one.slots.at(load.slot);
+        if (worker.device == nullptr) {
+            make(one, load, into);
+            continue;
+        }
+        make(one, load, worker.room.data());
+        const std::size_t bytes = static_cast<std::size_t>(one.slots.slot_bytes);
+        int code = worker.device->copy(into, worker.room.data(), bytes, worker.scratch);
+        if (code == 0) code = worker.device->finish(worker.scratch);
+        if (code != 0) {
+            load.failure.kind = Failure::DEVICE;
+            load.failure.code = code;
+            return;
+        }
+    }
+}
+
+}  // namespace headrace

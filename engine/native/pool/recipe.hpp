@@ -1,0 +1,60 @@
+// Recipe: how an expert's bytes get into a slot: the ranges to read, and what is made of those that cannot be used as stored.
+#pragma once
+#include <cstdint>
+#include <vector>
+
+#include "reading/load.hpp"
+
+namespace headrace {
+
+// Memory of a tensor in all slots of a pool.
+struct SlotMemory {
+    std::uint8_t *data = nullptr;
+    std::int64_t slot_bytes = 0;
+    std::uint8_t *at(std::int32_t slot) const { return data + slot * slot_bytes; }
+};
+
+// A byte range of every expert, read into its slot, or into staging memory if `slots.data` is null.
+struct Source {
+    const std::int32_t *file;    // by expert
+    const std::int64_t *offset;  // by expert
+    std::int64_t size;
+    SlotMemory slots;
+    std::int64_t staging;  // offset in the staging memory
+    std::int32_t section;  // of a packed record, whose checksum is known; -1: none
+};
+
+enum class Making { WIDEN_BF16, WIDEN_F16, JOIN, BIAS_F32, BIAS_F16, BIAS_BF16 };
+
+// A tensor that is made when all ranges are there. The bias kinds read the scales from their slot.
+struct Made {
+    Making how;
+    std::vector<std::int64_t> staging;  // offsets of the parts
+    std::vector<std::size_t> sizes;     // bytes of the parts
+    int bits = 0;                       // of joined codes
+    double zero = 0;                    // code of a zero weight, for biases
+    SlotMemory scales;
+    SlotMemory slots;
+};
+
+struct Recipe {
+    std::vector<Source> sources;
+    std::vector<Made> made;
+    std::size_t staging_bytes = 0;
+    bool keeps_staging = false;           // the caller takes the staging memory
+    const std::uint32_t *checksums = nullptr;  // [experts, columns], by section; null: not verified
+    std::int64_t columns = 0;
+
+    // The ranges of a load, whose staging memory has been made.
+    void ranges(const Load &load, std::vector<Range> &found) const;
+    // Verifies and converts what has arrived; a failure is left in the load.
+    void finish(Load &load, Worker &worker) const;
+    // Bytes of the largest tensor that is made.
+    std::size_t largest() const;
+
+  private:
+    bool verify(Load &load) const;
+    void make(const Made &one, const Load &load, std::uint8_t *into) const;
+};
+
+}  // namespace headrace

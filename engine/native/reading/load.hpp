@@ -1,0 +1,52 @@
+// Load: the reads of one expert, as far as they have come.
+#pragma once
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "reading/block.hpp"
+#include "reading/buffer.hpp"
+
+namespace headrace {
+
+struct Load;
+
+// What a reader's thread has for its work.
+struct Worker {
+    BlockReader blocks;
+    Scratch scratch;
+    DeviceCopy *device = nullptr;
+    std::vector<std::uint8_t> room;  // for conversions
+};
+
+// Runs in the thread that read a load's last block, when all bytes have arrived. It outlives the load.
+class Arrival {
+  public:
+    virtual ~Arrival() = default;
+    virtual void arrive(Load &load, Worker &worker) = 0;
+};
+
+// All members but `done` are protected by the reader's mutex while the load is queued.
+struct Load {
+    std::vector<Block> blocks;
+    std::vector<Piece> pieces;
+    std::size_t next = 0;  // the first block that no thread has begun
+    std::size_t left = 0;  // blocks that have not ended
+    Failure failure;       // the first one
+    Arrival *arrival = nullptr;
+    std::int32_t expert = -1;
+    std::int32_t slot = -1;
+    Buffer staging;
+    std::int64_t *counts = nullptr;  // reads and bytes that its layer counts
+    bool speculative = false;
+    bool awaited = false;  // a thread sleeps until it ends
+    double requested = 0, begun = 0, ended = 0;  // seconds of the steady clock; 0: not yet
+    std::atomic<bool> done{false};               // no thread writes any more
+
+    bool failed() const { return done.load(std::memory_order_acquire) && failure.kind != Failure::NONE; }
+};
+
+using LoadPtr = std::shared_ptr<Load>;
+
+}  // namespace headrace

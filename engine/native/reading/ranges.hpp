@@ -1,0 +1,36 @@
+// Ranges: the byte ranges of an expert, joined where they are adjacent in a file and cut into blocks.
+#pragma once
+#include <cstdint>
+#include <vector>
+
+namespace headrace {
+
+// A byte range of a file and its destination, memory of the same size.
+struct Range {
+    std::int32_t file;
+    std::int64_t offset;
+    std::int64_t size;
+    std::uint8_t *into;
+};
+
+// Consecutive bytes of a block that have one destination.
+struct Piece {
+    std::uint8_t *into;
+    std::int64_t size;
+};
+
+// One read: consecutive bytes of one file, for the pieces `first` .. `first + count` of its load.
+struct Block {
+    std::int32_t file;
+    std::int64_t offset;
+    std::int64_t size;
+    std::uint32_t first;
+    std::uint32_t count;
+};
+
+// Sort `ranges`, join adjacent ones and cut them into blocks of at most `block_bytes`, extended to the next multiple of
+// `alignment` in the file, so that no two blocks share a unit of direct reads.
+void cut(std::vector<Range> &ranges, std::int64_t block_bytes, std::int64_t alignment, std::vector<Block> &blocks,
+         std::vector<Piece> &pieces);
+
+}  // namespace headrace

@@ -1,0 +1,248 @@
+#include "reading/reader.hpp"
+
+#include <pthread.h>
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <chrono>
+
+#include "reading/priority.hpp"
+
+namespace headrace {
+namespace {
+
+constexpr std::size_t MOST_SPARE = 16;  // staging buffers that are kept for later loads, of all layers
+constexpr double SPIN_S = 20e-6;  // before a waiting thread sleeps: waking it costs more than that
+
+// The number of forks between the first process and this one.
+int forks() {
+    static std::atomic<int> count{0};
+    static const int registered = pthread_atfork(nullptr, nullptr, [] { ++count; });
+    (void)registered;
+    return count;
+}
+
+}  // namespace
+
+double steady_seconds() {
+    return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+Reader::Reader(ReaderOptions options)
+    : options_(std::move(options)), throttle_(options_.gbps), forks_(forks()) {}
+
+Reader::~Reader() {
+    close(true);
+}
+
+bool Reader::forked() const { return forks_ != forks(); }
+
+bool Reader::submit(const LoadPtr &load, std::vector<Range> &ranges, bool speculative) {
+    cut(ranges, options_.block_bytes, options_.rules.alignment, load->blocks, load->pieces);
+    load->left = load->blocks.size();
+    load->speculative = speculative;
+    load->requested = steady_seconds();
+    std::lock_guard<std::mutex> lock(mutex_);
+    if (closing_) return false;
+    if (load->left == 0) {
+        end(load);
+        return true;
+    }
+    (speculative ? speculative_ : demand_).push_back(load);
+    start_threads(load->left);
+    return true;
+}
+
+void Reader::start_threads(std::size_t blocks) {
+    while (static_cast<int>(threads_.size()) < options_.threads) threads_.emplace_back(&Reader::work, this);
+    for (std::size_t i = std::min(blocks, static_cast<std::size_t>(idle_)); i > 0; --i) more_.notify_one();
+}
+
+void Reader::hurry(const LoadPtr &load) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    if (!load->speculative) return;
+    load->speculative = false;
+    if (load->next < load->blocks.size()) demand_.push_back(load);
+}
+
+bool Reader::cancel(const LoadPtr &load) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    if (load->next == load->blocks.size()) return false;
+    drop(load);
+    return true;
+}
+
+double Reader::begun(const LoadPtr &load) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    return load->begun;
+}
+
+Buffer Reader::take_buffer(std::size_t size) {
+    const auto found = std::find_if(spare_.begin(), spare_.end(), [size](const Buffer &one) { return one.size() == size; });
+    if (found == spare_.end()) return Buffer(size);
+    Buffer buffer = std::move(*found);
+    spare_.erase(found);
+    return buffer;
+}
+
+void Reader::give_buffer(Buffer buffer) {
+    if (buffer.size() == 0) return;
+    if (spare_.size() == MOST_SPARE) spare_.erase(spare_.begin());
+    spare_.push_back(std::move(buffer));
+}
+
+void Reader::drop(const LoadPtr &load) {
+    load->left -= load->blocks.size() - load->next;
+    load->next = load->blocks.size();
+    if (load->failure.kind == Failure::NONE) load->failure.kind = Failure::CANCELLED;
+    if (load->left == 0) end(load);
+}
+
+void Reader::join(const LoadPtr &load) {
+    const double until = steady_seconds() + SPIN_S;
+    do {
+        for (int i = 0; i < 64; ++i) {
+            if (load->done.load(std::memory_order_acquire)) return;
+        }
+    } while (steady_seconds() < until);
+    std::unique_lock<std::mutex> lock(mutex_);
+    load->awaited = true;
+    done_.wait(lock, [&load] { return load->done.load(std::memory_order_relaxed); });
+}
+
+void Reader::close(bool drop_all) {
+    if (forked()) {  // the threads exist in the parent alone, and the mutex may be locked for ever
+        for (std::thread &thread : threads_) thread.detach();
+        threads_.clear();
+        return;
+    }
+    {
+        std::lock_guard<std::mutex> lock(mutex_);
+        closing_ = true;
+        for (const LoadPtr &load : speculative_) {
+            if (load->speculative && load->next < load->blocks.size()) drop(load);
+        }
+        if (drop_all) {
+            for (const LoadPtr &load : demand_) {
+                if (load->next < load->blocks.size()) drop(load);
+            }
+        }
+        more_.notify_all();
+    }
+    for (std::thread &thread : threads_) thread.join();
+    threads_.clear();
+}
+
+bool Reader::take(Taken &taken) {
+    for (std::deque<LoadPtr> *queue : {&demand_, &speculative_}) {
+        while (!queue->empty()) {
+            const LoadPtr &load = queue->front();
+            if (load->next < load->blocks.size() && load->speculative == (queue == &speculative_)) {
+                taken.load = load;
+                taken.block = load->next++;
+                taken.speculative = load->speculative;
+                if (load->begun == 0) load->begun = steady_seconds();
+                return true;
+            }
+            queue->pop_front();  // all its blocks have begun, were dropped, or are in the other queue
+        }
+    }
+    return false;
+}
+
+void Reader::work() {
+    sleep_precisely();
+    Worker worker;
+    worker.device = options_.device.get();
+    bool low = false;
+    Taken taken;
+    std::unique_lock<std::mutex> lock(mutex_);
+    while (true) {
+        while (!take(taken)) {
+            if (closing_) {
+                lock.unlock();
+                if (worker.scratch.data != nullptr) {
+                    if (worker.device != nullptr) worker.device->detach(worker.scratch);
+                    munmap(worker.scratch.data, worker.scratch.size);
+                }
+                return;
+            }
+            ++idle_;
+            more_.wait(lock);
+            --idle_;
+        }
+        lock.unlock();
+        if (taken.speculative != low) {
+            low = taken.speculative;
+            set_read_priority(low);
+        }
+        read(worker, taken);
+        taken.load.reset();
+        lock.lock();
+    }
+}
+
+bool Reader::attach(Worker &worker, Failure &failure) {
+    worker.scratch.size = static_cast<std::size_t>(options_.block_bytes + 2 * options_.scratch_unit);
+    void *made = mmap(nullptr, worker.scratch.size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANON, -1, 0);
+    if (made == MAP_FAILED) {
+        failure.kind = Failure::MEMORY;
+        return false;
+    }
+    worker.scratch.data = static_cast<std::uint8_t *>(made);
+    const int code = worker.device != nullptr ? worker.device->attach(worker.scratch) : 0;
+    if (code != 0) {
+        munmap(made, worker.scratch.size);
+        worker.scratch = {};
+        failure.kind = Failure::DEVICE;
+        failure.code = code;
+    }
+    return code == 0;
+}
+
+void Reader::read(Worker &worker, const Taken &taken) {
+    Load &load = *taken.load;
+    const Block &block = load.blocks[taken.block];
+    Failure failure;
+    failure.file = block.file;
+    failure.at = block.offset;
+    if (worker.scratch.data != nullptr || attach(worker, failure)) {
+        const std::size_t file = static_cast<std::size_t>(block.file);
+        const std::int64_t got =
+            worker.blocks.read(options_.fds[file], block, load.pieces.data(), options_.rules, options_.memory[file],
+                               worker.scratch, worker.device, faults, taken.speculative, failure);
+        if (got >= 0) {
+            if (throttle_.limited()) {
+                const double wait = throttle_.end(got, load.requested) - steady_seconds();
+                if (wait > 0) std::this_thread::sleep_for(std::chrono::duration<double>(wait));
+            }
+            for (std::int64_t *counts : {totals_, load.counts}) {
+                if (counts == nullptr) continue;
+                __atomic_fetch_add(&counts[0], 1, __ATOMIC_RELAXED);
+                __atomic_fetch_add(&counts[1], got, __ATOMIC_RELAXED);
+            }
+        }
+    }
+    end_block(taken, failure, worker);
+}
+
+void Reader::end_block(const Taken &taken, const Failure &failure, Worker &worker) {
+    Load &load = *taken.load;
+    std::unique_lock<std::mutex> lock(mutex_);
+    if (load.failure.kind == Failure::NONE && failure.kind != Failure::NONE) load.failure = failure;
+    if (--load.left != 0) return;
+    if (load.failure.kind == Failure::NONE && load.arrival != nullptr) {
+        lock.unlock();
+        load.arrival->arrive(load, worker);
+        lock.lock();
+    }
+    end(taken.load);
+}
+
+void Reader::end(const LoadPtr &load) {
+    load->ended = steady_seconds();
+    load->done.store(true, std::memory_order_release);
+    if (load->awaited) done_.notify_all();
+}
+
+}  // namespace headrace

@@ -1,0 +1,94 @@
+// Reader: threads that bring the bytes of loads from files into memory, block by block.
+#pragma once
+#include <atomic>
+#include <condition_variable>
+#include <deque>
+#include <memory>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+#include "reading/load.hpp"
+#include "reading/throttle.hpp"
+
+namespace headrace {
+
+struct ReaderOptions {
+    std::vector<int> fds;
+    std::vector<std::int64_t> memory;  // alignment of destinations, by file; 0: always through scratch memory
+    int threads = 1;
+    std::int64_t block_bytes = 1 << 20;
+    std::int64_t scratch_unit = 4096;  // scratch memory has room for a block and two of these
+    ReadRules rules;
+    double gbps = 0;  // bandwidth to simulate; 0: none
+    std::unique_ptr<DeviceCopy> device;
+};
+
+// Demand reads overtake speculative ones. The threads start with the first load. Nothing here touches Python or MLX.
+class Reader {
+  public:
+    explicit Reader(ReaderOptions options);
+    ~Reader();
+    Reader(const Reader &) = delete;
+    Reader &operator=(const Reader &) = delete;
+
+    // Cuts `ranges` into the blocks of `load` and queues them. False if the reader is closed.
+    bool submit(const LoadPtr &load, std::vector<Range> &ranges, bool speculative);
+    // Moves the remaining blocks of a speculative load before all other speculative ones.
+    void hurry(const LoadPtr &load);
+    // Drops the blocks that no thread has begun; true if there were any. The load then counts as failed.
+    bool cancel(const LoadPtr &load);
+    // When the first read of the load began, in seconds of the steady clock; 0: not yet.
+    double begun(const LoadPtr &load);
+    // Returns when no thread writes for the load any more.
+    void join(const LoadPtr &load);
+    // Finishes the demand reads, drops speculative reads that have not begun, and ends the threads. `drop`: drops all
+    // reads that have not begun.
+    void close(bool drop);
+    bool closed() const { return closing_; }
+    // Staging memory for a load, and its return for later loads; empty if there is no memory. For one thread at a time.
+    Buffer take_buffer(std::size_t size);
+    void give_buffer(Buffer buffer);
+    // Whether this is a copy in a child process made by fork, which has no threads.
+    bool forked() const;
+
+    Faults faults;
+    const ReadRules &rules() const { return options_.rules; }
+    std::int64_t block_bytes() const { return options_.block_bytes; }
+    std::size_t files() const { return options_.fds.size(); }
+    std::int64_t reads() const { return __atomic_load_n(&totals_[0], __ATOMIC_RELAXED); }
+    std::int64_t bytes_read() const { return __atomic_load_n(&totals_[1], __ATOMIC_RELAXED); }
+    bool on_device() const { return options_.device != nullptr; }
+
+  private:
+    struct Taken {
+        LoadPtr load;
+        std::size_t block = 0;
+        bool speculative = false;
+    };
+    bool take(Taken &taken);
+    void work();
+    bool attach(Worker &worker, Failure &failure);
+    void read(Worker &worker, const Taken &taken);
+    void end_block(const Taken &taken, const Failure &failure, Worker &worker);
+    void end(const LoadPtr &load);
+    void start_threads(std::size_t blocks);
+    void drop(const LoadPtr &load);
+
+    ReaderOptions options_;
+    Throttle throttle_;
+    int forks_;
+    std::int64_t totals_[2] = {0, 0};  // blocks and bytes
+    std::mutex mutex_;
+    std::condition_variable more_, done_;
+    std::deque<LoadPtr> demand_, speculative_;
+    std::vector<std::thread> threads_;
+    int idle_ = 0;
+    std::atomic<bool> closing_{false};
+    std::vector<Buffer> spare_;
+};
+
+// Seconds of the steady clock.
+double steady_seconds();
+
+}  // namespace headrace
