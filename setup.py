@@ -34,7 +34,10 @@ if SANITIZE:
     EXTRA = ["tests/engine/native/mistakes.cpp"]
     MACROS += [("HEADRACE_SANITIZE", None)]
     LINK += [f"-fsanitize={SANITIZE}"]
+    if "address" in SANITIZE and "clang" in " ".join(check["command"]()):
+        LINK += ["-shared-libsan"]  # gcc links the shared library by default
     FLAGS += [f"-fsanitize={SANITIZE}", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer", "-O1", "-g", "-UNDEBUG"]
+    FLAGS += ["-fno-wrapv"]  # Python's own flags define the overflow of signed numbers, which hides it
 else:
     MACROS += [("NDEBUG", None)]
     FLAGS += ["-O3"]
@@ -68,10 +71,13 @@ class BuildExtension(build_ext):
     that setuptools adds to errors of an editable install."""
 
     def build_extensions(self) -> None:
+        problem = check["problem"](check["command"]())
+        if problem:
+            raise SystemExit(problem)
         try:
             super().build_extensions()
         except CCompilerError as e:
-            raise SystemExit(check["problem"](check["command"]()) or f"Headrace's C++ sources do not compile: {e}") from None
+            raise SystemExit(f"Headrace's C++ sources do not compile; the compiler's errors are above ({e})") from None
 
     def build_extension(self, ext: Extension) -> None:
         built = Path(self.get_ext_fullpath(ext.name))
