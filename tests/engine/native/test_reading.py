@@ -52,9 +52,10 @@ def test_random_ranges_arrive_as_plain_reads_give_them(
         alignment = memory = 4096
     rng = np.random.default_rng(alignment + apart)
     contents = [file.read_bytes() for file in files]
+    block = int(rng.choice([1, 3, 512, 5000, 1 << 20])) if alignment == 1 else 8192
     try:
         reader, fds = a_reader(
-            *files, threads=int(rng.integers(1, 5)), block=int(rng.choice([1, 3, 512, 5000, 1 << 20])) if alignment == 1 else 8192,
+            *files, threads=int(rng.integers(1, 5)), block=block,
             alignment=alignment, memory=memory, apart=apart, direct=direct,
         )  # fmt: skip
     except OSError as e:
