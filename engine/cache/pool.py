@@ -174,7 +174,6 @@ class SlotPool:
         for expert in self._native.arrived():
             with self._stats.timed("quantize_ms"):
                 self._slots.quantize_into(int(self._slot_of[expert]), self._native.staging(expert))
-            self._native.release(expert)
 
     def _count_useful(self) -> None:
         """Count predicted experts that are now used, and the time that their reads had run."""

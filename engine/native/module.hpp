@@ -8,9 +8,11 @@ namespace headrace {
 // Each function adds the names of its source file to `module`; it returns false with a Python exception set.
 bool add_arrival(PyObject *module);
 bool add_reader(PyObject *module);
+bool add_load(PyObject *module);
 bool add_device_copy(PyObject *module);
 bool add_layer(PyObject *module);
 bool add_pool(PyObject *module);
+bool add_staging(PyObject *module);
 bool add_packing(PyObject *module);
 #ifdef HEADRACE_SANITIZE
 bool add_mistakes(PyObject *module);  // tests/engine/native/mistakes.cpp: bugs that the sanitizers must report

@@ -5,9 +5,76 @@
 
 #include <cstdint>
 #include <cstring>
+#include <exception>
+#include <new>
+#include <type_traits>
 #include <vector>
 
 namespace headrace {
+
+// `Border<function>::call` is `function` for Python's tables: a C++ exception becomes a Python one.
+template <auto function>
+struct Border;
+template <typename Result, typename... Arguments, Result (*function)(Arguments...)>
+struct Border<function> {
+    static Result call(Arguments... arguments) {
+        try {
+            return function(arguments...);
+        } catch (const std::bad_alloc &) {
+            PyErr_NoMemory();
+        } catch (const std::exception &error) {
+            PyErr_SetString(PyExc_RuntimeError, error.what());
+        }
+        if constexpr (std::is_pointer_v<Result>) return nullptr;
+        else return static_cast<Result>(-1);
+    }
+};
+
+// The same for a table of methods, with any calling convention.
+template <auto function>
+PyCFunction method() {
+    return reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)(void)>(Border<function>::call));
+}
+
+// Runs `work` without the interpreter lock. No destructor takes the lock again: at the interpreter's exit that ends the thread.
+template <typename Work>
+void unlocked(Work work) {
+    PyThreadState *state = PyEval_SaveThread();
+    std::exception_ptr failed;
+    try {
+        work();
+    } catch (...) {
+        failed = std::current_exception();
+    }
+    PyEval_RestoreThread(state);
+    if (failed != nullptr) std::rethrow_exception(failed);
+}
+
+// A reference that is given back unless it is passed on.
+class Ref {
+  public:
+    explicit Ref(PyObject *object) : object_(object) {}
+    ~Ref() { Py_XDECREF(object_); }
+    Ref(const Ref &) = delete;
+    Ref &operator=(const Ref &) = delete;
+    PyObject *get() const { return object_; }
+    PyObject *release() {
+        PyObject *object = object_;
+        object_ = nullptr;
+        return object;
+    }
+
+  private:
+    PyObject *object_;
+};
+
+// Appends `item`, a new reference or null with an exception set, which is given back. False with an exception set.
+inline bool append(const Ref &list, PyObject *item) {
+    const Ref one(item);
+    return list.get() != nullptr && item != nullptr && PyList_Append(list.get(), item) == 0;
+}
+
+constexpr const char *INTEGERS = "iIlLqQ";  // letters of the struct module
 
 // A buffer of another object, held until this one ends.
 class View {
@@ -17,17 +84,26 @@ class View {
     View(const View &) = delete;
     View &operator=(const View &) = delete;
     View(View &&other) noexcept : view_(other.view_), held_(other.held_) { other.held_ = false; }
-    // Contiguous memory of items of `item` bytes (0: any). False with an exception set.
-    bool take(PyObject *object, bool writable, Py_ssize_t item, const char *what) {
+    // Memory in C order of items of `item` bytes (0: any) in the machine's byte order, whose type is one of the letters
+    // `kinds` (null: any). False with an exception set.
+    bool take(PyObject *object, bool writable, Py_ssize_t item, const char *what, const char *kinds = nullptr) {
         release();
         const int flags = PyBUF_ANY_CONTIGUOUS | PyBUF_FORMAT | (writable ? PyBUF_WRITABLE : 0);
         if (PyObject_GetBuffer(object, &view_, flags) != 0) return false;
         held_ = true;
+        if (view_.strides != nullptr && !PyBuffer_IsContiguous(&view_, 'C')) {  // MLX's arrays ignore the flags
+            PyErr_Format(PyExc_BufferError, "%s: the memory is not contiguous", what);
+            return false;
+        }
         if (item != 0 && view_.itemsize != item) {
             PyErr_Format(PyExc_TypeError, "%s: items of %zd bytes, not %zd", what, view_.itemsize, item);
             return false;
         }
-        return true;
+        const char *letter = format();
+        if (*letter == '@' || *letter == '=' || *letter == '<') ++letter;
+        if (kinds == nullptr || (*letter != 0 && letter[1] == 0 && std::strchr(kinds, *letter) != nullptr)) return true;
+        PyErr_Format(PyExc_TypeError, "%s are of type '%s', which is not one of %s", what, format(), kinds);
+        return false;
     }
     template <typename T>
     T *data() const {
@@ -50,10 +126,9 @@ class View {
 // Sets `ids` to the expert numbers in a buffer of integers of 4 or 8 bytes, -1 .. `experts` - 1. False with an exception set.
 inline bool read_ids(PyObject *object, std::int32_t experts, std::vector<std::int32_t> &ids) {
     View view;
-    if (!view.take(object, false, 0, "expert numbers")) return false;
-    const char kind = view.format()[std::strlen(view.format()) - 1];
-    if (std::strchr("iIlLqQ", kind) == nullptr || (view.itemsize() != 4 && view.itemsize() != 8)) {
-        PyErr_Format(PyExc_TypeError, "expert numbers are of type '%s', not integers of 4 or 8 bytes", view.format());
+    if (!view.take(object, false, 0, "expert numbers", INTEGERS)) return false;
+    if (view.itemsize() != 4 && view.itemsize() != 8) {
+        PyErr_Format(PyExc_TypeError, "expert numbers are of %zd bytes, not 4 or 8", view.itemsize());
         return false;
     }
     const Py_ssize_t number = view.items();

@@ -14,7 +14,13 @@ void Table::mark(const std::vector<std::int32_t> &keep) {
         std::fill(stays_.begin(), stays_.end(), 0);
         call_ = 1;
     }
-    for (const std::int32_t expert : keep) stays_[static_cast<std::size_t>(expert)] = call_;
+    also(keep);
+}
+
+void Table::also(const std::vector<std::int32_t> &keep) {
+    for (const std::int32_t expert : keep) {
+        if (expert >= 0) stays_[static_cast<std::size_t>(expert)] = call_;
+    }
 }
 
 bool Table::demand(const std::vector<std::int32_t> &experts, const std::vector<std::int32_t> &keep,
@@ -29,7 +35,7 @@ bool Table::demand(const std::vector<std::int32_t> &experts, const std::vector<s
     coldest_.clear();
     if (evicted > 0) {
         mark(experts);
-        for (const std::int32_t expert : keep) stays_[static_cast<std::size_t>(expert)] = call_;
+        also(keep);
         for (std::size_t slot = 0; slot < expert_in_.size(); ++slot) {
             if (evictable(expert_in_[slot])) coldest_.push_back(static_cast<std::int32_t>(slot));
         }

@@ -39,7 +39,8 @@ class Table {
 
   private:
     void put(std::int32_t expert, std::int32_t slot, std::int32_t victim);
-    void mark(const std::vector<std::int32_t> &keep);
+    void mark(const std::vector<std::int32_t> &keep);  // begins a new set of experts that are not evicted
+    void also(const std::vector<std::int32_t> &keep);  // adds to it; negative numbers are no experts
     bool evictable(std::int32_t expert) const {
         return expert >= 0 && !pinned_[static_cast<std::size_t>(expert)] && stays_[static_cast<std::size_t>(expert)] != call_;
     }

@@ -9,9 +9,10 @@ inline double logaddexp2(double x, double y) {
     constexpr double LOG2E = 1.442695040888963407359924681001892137;
     if (x == y) return x + 1;
     const double difference = x - y;
-    if (difference > 0) return x + LOG2E * std::log1p(std::exp2(-difference));
-    if (difference <= 0) return y + LOG2E * std::log1p(std::exp2(difference));
-    return difference;  // not a number
+    if (std::isnan(difference)) return difference;
+    // A statement of its own, so that clang does not fuse the product with the sum.
+    const double more = LOG2E * std::log1p(std::exp2(-std::fabs(difference)));
+    return (difference > 0 ? x : y) + more;
 }
 
 }  // namespace headrace

@@ -10,26 +10,47 @@ Pool::~Pool() { forget(); }
 
 Pool::Status Pool::queue(const Placed &placed, bool speculative, bool settles) {
     changed = true;
-    LoadPtr load = std::make_shared<Load>();
-    load->expert = placed.expert;
-    load->slot = placed.slot;
-    load->counts = layer.counts + READS;
-    if (recipe_.keeps_staging || !recipe_.made.empty() || recipe_.checksums != nullptr) load->arrival = this;
-    if (recipe_.staging_bytes > 0) {
-        load->staging = reader_.take_buffer(recipe_.staging_bytes);
-        if (load->staging.size() == 0) {
-            table_.free(placed.expert);
-            return NO_MEMORY;
+    Status status = CLOSED;
+    try {
+        LoadPtr load = std::make_shared<Load>();
+        load->expert = placed.expert;
+        load->slot = placed.slot;
+        load->counts = layer.counts + READS;
+        if (recipe_.keeps_staging || !recipe_.made.empty() || recipe_.checksums != nullptr) load->arrival = this;
+        if (recipe_.staging_bytes > 0) load->staging = reader_.take_buffer(recipe_.staging_bytes);
+        if (load->staging.size() < recipe_.staging_bytes) {
+            status = NO_MEMORY;
+        } else {
+            recipe_.ranges(*load, ranges_);
+            coming_[placed.expert] = load;
+            if (reader_.submit(load, ranges_, speculative, settles)) {
+                ++queued;
+                return DONE;
+            }
         }
+    } catch (...) {
+        undo(placed.expert);
+        throw;
     }
-    recipe_.ranges(*load, ranges_);
-    if (!reader_.submit(load, ranges_, speculative, settles)) {
-        table_.free(placed.expert);
-        return CLOSED;
+    undo(placed.expert);
+    return status;
+}
+
+// Takes the slot of an expert whose read could not be queued.
+void Pool::undo(std::int32_t expert) {
+    coming_.erase(expert);
+    table_.free(expert);
+}
+
+// Ends the read of an evicted expert: reads that have begun still write into the slot.
+void Pool::retire(std::int32_t victim) {
+    const auto found = coming_.find(victim);
+    if (found != coming_.end()) {
+        reader_.cancel(found->second);
+        reader_.join(found->second);
+        coming_.erase(found);
     }
-    coming_.emplace(placed.expert, std::move(load));
-    ++queued;
-    return DONE;
+    kept_.erase(victim);
 }
 
 void Pool::count_useful(const std::vector<std::int32_t> &experts) {
@@ -68,17 +89,24 @@ Pool::Status Pool::request(const std::vector<std::int32_t> &experts, const std::
         }
     }
     if (!table_.demand(experts, keep, placed_)) return TOO_MANY;
-    for (std::size_t i = 0; i < placed_.size(); ++i) {
-        const auto found = coming_.find(placed_[i].victim);
-        if (found != coming_.end()) {
-            reader_.cancel(found->second);
-            reader_.join(found->second);  // reads that have begun still write into the slot
-            coming_.erase(found);
+    std::size_t i = 0;
+    const auto give_up = [this, &i] {
+        while (++i < placed_.size()) {
+            retire(placed_[i].victim);
+            table_.free(placed_[i].expert);
         }
-        kept_.erase(placed_[i].victim);
-        const Status status = queue(placed_[i], speculative, settles);
+    };
+    for (; i < placed_.size(); ++i) {
+        retire(placed_[i].victim);
+        Status status = DONE;
+        try {
+            status = queue(placed_[i], speculative, settles);
+        } catch (...) {
+            give_up();
+            throw;
+        }
         if (status == DONE) continue;
-        while (++i < placed_.size()) table_.free(placed_[i].expert);
+        give_up();
         return status;
     }
     return DONE;
@@ -88,9 +116,9 @@ void Pool::leave(std::int32_t expert) {
     const auto found = coming_.find(expert);
     Load &load = *found->second;
     if (load.failure.kind != Failure::NONE) {  // the slot's content must not count as a hit later
-        failed.push_back({expert, load.failure});
         table_.free(expert);
         changed = true;
+        failed.push_back({expert, load.failure});
     } else if (recipe_.keeps_staging) {
         kept_[expert] = std::move(load.staging);
         arrived.push_back(expert);
@@ -141,25 +169,25 @@ void Pool::take_in() {
     failed.clear();
 }
 
-void Pool::release(std::int32_t expert) {
-    const auto found = kept_.find(expert);
-    if (found == kept_.end()) return;
-    reader_.give_buffer(std::move(found->second));
-    kept_.erase(found);
-}
-
 void Pool::forget() {
     for (const auto &one : coming_) reader_.cancel(one.second);
-    for (const auto &one : coming_) reader_.join(one.second);  // reads that have begun still write into their slots
+    for (const auto &one : coming_) {
+        reader_.join(one.second);  // reads that have begun still write into their slots
+        if (one.second->failed() || recipe_.keeps_staging) table_.free(one.first);  // a pinned expert, too
+    }
     coming_.clear();
+    for (const auto &one : kept_) table_.free(one.first);
     kept_.clear();
     table_.clear();
     changed = true;
 }
 
-const Buffer *Pool::staging(std::int32_t expert) {
+Buffer Pool::take_staging(std::int32_t expert) {
     const auto found = kept_.find(expert);
-    return found == kept_.end() ? nullptr : &found->second;
+    if (found == kept_.end()) return Buffer();
+    Buffer memory = std::move(found->second);
+    kept_.erase(found);
+    return memory;
 }
 
 }  // namespace headrace

@@ -34,12 +34,14 @@ class Pool : public Arrival {
                    bool settles = false);
     // Waits until all of `experts` are in their slots. Experts that could not be read lose their slot and are in `failed`.
     void settle(const std::vector<std::int32_t> &experts);
+    // Counts predicted experts among `experts`, which are used now, and how long their reads have run.
+    void count_useful(const std::vector<std::int32_t> &experts);
     // Starts to read `expert`, predicted for token `time`, without evicting a warmer expert, one of `experts`, or one whose
     // read is under way. True if a read was queued.
     bool guess(std::int32_t expert, const std::vector<std::int32_t> &experts, std::int64_t time, Status &status);
     // Settles the reads that have ended; their failures are dropped, because no token needs them yet.
     void take_in();
-    // Frees all slots that are not pinned, after their reads have ended.
+    // Frees all slots that are not pinned, after their reads have ended, and those whose expert did not arrive.
     void forget();
 
     bool settled() const { return coming_.empty(); }
@@ -56,13 +58,13 @@ class Pool : public Arrival {
     std::int64_t useful = 0;  // predicted experts that were used
     double hidden_s = 0;      // time that their reads had run when they were needed
 
-    // Staging memory of an expert that arrived and was not released.
-    const Buffer *staging(std::int32_t expert);
-    void release(std::int32_t expert);
+    // Hands over the staging memory of an expert that arrived; empty if there is none.
+    Buffer take_staging(std::int32_t expert);
 
   private:
     Status queue(const Placed &placed, bool speculative, bool settles);
-    void count_useful(const std::vector<std::int32_t> &experts);
+    void retire(std::int32_t victim);
+    void undo(std::int32_t expert);
     void leave(std::int32_t expert);
 
     Reader &reader_;

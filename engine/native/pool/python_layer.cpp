@@ -12,11 +12,15 @@ PyObject *layer_new(PyTypeObject *type, PyObject *args, PyObject *) {
     double half_life = 0;
     if (!PyArg_ParseTuple(args, "OOOOd", &slot_of, &warmth, &uses, &counts, &half_life)) return nullptr;
     auto made = std::make_unique<PythonLayer>();
-    if (!made->slot_of.take(slot_of, true, 4, "slot_of") || !made->warmth.take(warmth, true, 8, "warmth") ||
-        !made->uses.take(uses, true, 8, "uses") || !made->counts.take(counts, true, 8, "counts")) {
+    if (!made->slot_of.take(slot_of, true, 4, "slot_of", INTEGERS) || !made->warmth.take(warmth, true, 8, "warmth", "d") ||
+        !made->uses.take(uses, true, 8, "uses", INTEGERS) || !made->counts.take(counts, true, 8, "counts", INTEGERS)) {
         return nullptr;
     }
     const Py_ssize_t experts = made->slot_of.items();
+    if (!(half_life > 0) || experts > INT32_MAX) {
+        PyErr_SetString(PyExc_ValueError, "half_life is above 0, and experts have numbers of 32 bits");
+        return nullptr;
+    }
     if (made->warmth.items() != experts || made->uses.items() != experts || made->counts.items() != COUNTS) {
         PyErr_Format(PyExc_ValueError, "warmth and uses need one item for each of the %zd experts, and counts %d", experts, COUNTS);
         return nullptr;
@@ -35,6 +39,8 @@ void layer_dealloc(PyObject *self) {
 // count(ids, tokens, position): uses at each token's own time, and hits and misses of the distinct ids.
 PyObject *layer_count(PyObject *self, PyObject *const *args, Py_ssize_t number) {
     PythonLayer &made = *held<PythonLayer>(self);
+    const Use use(made);
+    if (!use) return nullptr;
     if (number != 3 || !read_ids(args[0], made.layer->experts, made.ids)) {
         if (!PyErr_Occurred()) PyErr_SetString(PyExc_TypeError, "count(ids, tokens, position)");
         return nullptr;
@@ -58,6 +64,8 @@ PyObject *layer_count(PyObject *self, PyObject *const *args, Py_ssize_t number) 
 // use(ids, time): uses at one time, without hits and misses.
 PyObject *layer_use(PyObject *self, PyObject *const *args, Py_ssize_t number) {
     PythonLayer &made = *held<PythonLayer>(self);
+    const Use use(made);
+    if (!use) return nullptr;
     if (number != 2 || !read_ids(args[0], made.layer->experts, made.ids)) {
         if (!PyErr_Occurred()) PyErr_SetString(PyExc_TypeError, "use(ids, time)");
         return nullptr;
@@ -69,10 +77,10 @@ PyObject *layer_use(PyObject *self, PyObject *const *args, Py_ssize_t number) {
 }
 
 PyMethodDef LAYER_METHODS[] = {
-    {"count", fast(layer_count), METH_FASTCALL,
+    {"count", method<layer_count>(), METH_FASTCALL,
      "count(ids, tokens, position): count the uses of ids (integers [tokens x any], -1: none), each token at its own time from "
      "position + 1 on, and hits and misses of the distinct ones."},
-    {"use", fast(layer_use), METH_FASTCALL, "use(ids, time): count one use of each of ids at a time in tokens."},
+    {"use", method<layer_use>(), METH_FASTCALL, "use(ids, time): count one use of each of ids at a time in tokens."},
     {nullptr, nullptr, 0, nullptr},
 };
 
@@ -80,7 +88,7 @@ PyType_Slot LAYER_SLOTS[] = {
     {Py_tp_doc, const_cast<char *>(
                     "Layer(slot_of, warmth, uses, counts, half_life): the state of one layer, in arrays of the caller: int32, "
                     "float64 and int64 [experts], and int64 [4] for hits, misses, reads and bytes.")},
-    {Py_tp_new, reinterpret_cast<void *>(layer_new)},
+    {Py_tp_new, reinterpret_cast<void *>(Border<layer_new>::call)},
     {Py_tp_dealloc, reinterpret_cast<void *>(layer_dealloc)},
     {Py_tp_methods, LAYER_METHODS},
     {0, nullptr},

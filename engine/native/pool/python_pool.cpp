@@ -31,19 +31,27 @@ PyObject *pool_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
     recipe.keeps_staging = keeps != 0;
     if (checksums != Py_None) {
         made->views.emplace_back();
-        if (!made->views.back().take(checksums, false, 4, "checksums")) return nullptr;
+        if (!made->views.back().take(checksums, false, 4, "checksums", INTEGERS)) return nullptr;
         recipe.checksums = made->views.back().data<std::uint32_t>();
         recipe.columns = made->views.back().items() / owner.experts;
     }
     for (Py_ssize_t i = 0; i < PyList_Size(sources); ++i) {
-        if (!add_source(PyList_GetItem(sources, i), slots, *native, owner.experts, *made, recipe)) return nullptr;
+        const Ref one(Py_NewRef(PyList_GetItem(sources, i)));
+        if (!add_source(one.get(), slots, *native, owner.experts, *made, recipe)) return nullptr;
         if (recipe.checksums != nullptr && recipe.sources.back().section >= recipe.columns) {
             PyErr_SetString(PyExc_ValueError, "a section has no checksum");
             return nullptr;
         }
     }
     for (Py_ssize_t i = 0; i < PyList_Size(making); ++i) {
-        if (!add_made(PyList_GetItem(making, i), slots, *made, recipe)) return nullptr;
+        const Ref one(Py_NewRef(PyList_GetItem(making, i)));
+        if (!add_made(one.get(), slots, *made, recipe)) return nullptr;
+    }
+    std::int64_t bytes = 0;
+    for (const Source &source : recipe.sources) bytes |= source.size;
+    if (bytes == 0 && (keeps != 0 || !recipe.made.empty())) {
+        PyErr_SetString(PyExc_ValueError, "nothing arrives from which tensors could be made");
+        return nullptr;
     }
     std::vector<std::uint8_t> fixed(view.data<std::uint8_t>(), view.data<std::uint8_t>() + view.items());
     made->pool = std::make_unique<Pool>(owner, *native, Table(owner, slots, std::move(fixed)), std::move(recipe));
@@ -55,15 +63,15 @@ PyObject *pool_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
 void pool_dealloc(PyObject *self) {
     PythonPool *made = held<PythonPool>(self);
     if (made != nullptr && !held<Reader>(made->reader)->forked()) {
-        Py_BEGIN_ALLOW_THREADS
-        made->pool.reset();  // waits for the reads under way
-        Py_END_ALLOW_THREADS
+        unlocked([made] { made->pool.reset(); });  // waits for the reads under way
         Py_DECREF(made->reader);
         Py_DECREF(made->layer);
         delete made;
     }  // in a process made by fork the memory is left
     free_object(self);
 }
+
+PythonLayer &layer_of(PyObject *self) { return *held<PythonLayer>(held<PythonPool>(self)->layer); }
 
 bool raise(Pool::Status status) {
     if (status == Pool::CLOSED) set_closed();
@@ -84,16 +92,17 @@ PythonPool *pool_with_ids(PyObject *self, PyObject *const *args, Py_ssize_t numb
 }
 
 PyObject *pool_request(PyObject *self, PyObject *const *args, Py_ssize_t number) {
+    const Use use(layer_of(self));
+    if (!use) return nullptr;
     PythonPool *made = pool_with_ids(self, args, number, 3, "request(experts, keep, speculative)");
     if (made == nullptr) return nullptr;
     made->keep.clear();
     if (args[1] != Py_None && !read_ids(args[1], made->pool->layer.experts, made->keep)) return nullptr;
-    const bool speculative = PyObject_IsTrue(args[2]) == 1;
+    const int speculative = PyObject_IsTrue(args[2]);
+    if (speculative < 0) return nullptr;
     Pool::Status status = Pool::DONE;
     made->pool->layer.distinct(made->ids.data(), static_cast<std::int64_t>(made->ids.size()), made->distinct);
-    Py_BEGIN_ALLOW_THREADS
-    status = made->pool->request(made->distinct, made->keep, speculative);
-    Py_END_ALLOW_THREADS
+    unlocked([&] { status = made->pool->request(made->distinct, made->keep, speculative == 1); });
     return raise(status) ? nullptr : PyLong_FromLongLong(made->pool->queued);
 }
 
@@ -103,21 +112,23 @@ PyObject *waited(const Pool &pool) {
 }
 
 PyObject *pool_settle(PyObject *self, PyObject *const *args, Py_ssize_t number) {
+    const Use use(layer_of(self));
+    if (!use) return nullptr;
     PythonPool *made = pool_with_ids(self, args, number, 1, "settle(experts)");
     if (made == nullptr) return nullptr;
-    Py_BEGIN_ALLOW_THREADS
-    made->pool->settle(made->ids);
-    Py_END_ALLOW_THREADS
+    unlocked([made] { made->pool->settle(made->ids); });
     return waited(*made->pool);
 }
 
 // decode(ids, time, slots): one token's choice, from uses to slot numbers.
 PyObject *pool_decode(PyObject *self, PyObject *const *args, Py_ssize_t number) {
+    const Use use(layer_of(self));
+    if (!use) return nullptr;
     PythonPool *made = pool_with_ids(self, args, number, 3, "decode(ids, time, slots)");
     if (made == nullptr) return nullptr;
     const long long time = PyLong_AsLongLong(args[1]);
     View slots;
-    if (PyErr_Occurred() || !slots.take(args[2], true, 4, "slots")) return nullptr;
+    if (PyErr_Occurred() || !slots.take(args[2], true, 4, "slots", INTEGERS)) return nullptr;
     const auto all = static_cast<std::int64_t>(made->ids.size());
     if (slots.items() != all) {
         PyErr_Format(PyExc_ValueError, "slots has %zd items, not %lld", slots.items(), static_cast<long long>(all));
@@ -129,13 +140,15 @@ PyObject *pool_decode(PyObject *self, PyObject *const *args, Py_ssize_t number) 
     pool.layer.request(made->distinct);
     bool cached = pool.settled();
     for (const std::int32_t expert : made->distinct) cached = cached && pool.layer.slot_of[expert] >= 0;
-    if (!cached) {
+    if (cached) {
+        pool.count_useful(made->distinct);
+    } else {
         Pool::Status status = Pool::DONE;
         made->keep.clear();
-        Py_BEGIN_ALLOW_THREADS
-        status = pool.request(made->distinct, made->keep, false, true);
-        if (status == Pool::DONE) pool.settle(made->distinct);
-        Py_END_ALLOW_THREADS
+        unlocked([&] {
+            status = pool.request(made->distinct, made->keep, false, true);
+            if (status == Pool::DONE) pool.settle(made->distinct);
+        });
         if (raise(status)) return nullptr;
         if (!pool.failed.empty()) return waited(pool);
     }
@@ -148,6 +161,8 @@ PyObject *pool_decode(PyObject *self, PyObject *const *args, Py_ssize_t number) 
 }
 
 PyObject *pool_guess(PyObject *self, PyObject *const *args, Py_ssize_t number) {
+    const Use use(layer_of(self));
+    if (!use) return nullptr;
     PythonPool *made = pool_with_ids(self, args, number, 2, "guess(experts, time)");
     if (made == nullptr) return nullptr;
     const long long time = PyLong_AsLongLong(args[1]);
@@ -162,6 +177,8 @@ PyObject *pool_guess(PyObject *self, PyObject *const *args, Py_ssize_t number) {
 }
 
 PyObject *pool_waits_for(PyObject *self, PyObject *const *args, Py_ssize_t number) {
+    const Use use(layer_of(self));
+    if (!use) return nullptr;
     PythonPool *made = pool_with_ids(self, args, number, 1, "waits_for(experts)");
     if (made == nullptr) return nullptr;
     for (const std::int32_t expert : made->ids) {
@@ -171,28 +188,27 @@ PyObject *pool_waits_for(PyObject *self, PyObject *const *args, Py_ssize_t numbe
 }
 
 PyObject *pool_take_in(PyObject *self, PyObject *) {
+    const Use use(layer_of(self));
     PythonPool *made = held<PythonPool>(self);
+    if (!use || reader_of(made->reader) == nullptr) return nullptr;
     made->pool->take_in();
     Py_RETURN_NONE;
 }
 
 PyObject *pool_forget(PyObject *self, PyObject *) {
+    const Use use(layer_of(self));
     PythonPool *made = held<PythonPool>(self);
-    if (reader_of(made->reader) == nullptr) return nullptr;
-    Py_BEGIN_ALLOW_THREADS
-    made->pool->forget();
-    Py_END_ALLOW_THREADS
+    if (!use || reader_of(made->reader) == nullptr) return nullptr;
+    unlocked([made] { made->pool->forget(); });
     Py_RETURN_NONE;
 }
 
 PyObject *numbers(const std::vector<std::int32_t> &found) {
-    PyObject *list = PyList_New(0);
+    Ref list(PyList_New(0));
     for (const std::int32_t expert : found) {
-        PyObject *one = PyLong_FromLong(expert);
-        if (list == nullptr || one == nullptr || PyList_Append(list, one) != 0) return nullptr;
-        Py_DECREF(one);
+        if (!append(list, PyLong_FromLong(expert))) return nullptr;
     }
-    return list;
+    return list.release();
 }
 
 PyObject *pool_guessed(PyObject *self, PyObject *) {
@@ -205,30 +221,27 @@ PyObject *pool_guessed(PyObject *self, PyObject *) {
 }
 
 PyObject *pool_failures(PyObject *self, PyObject *) {
-    PyObject *list = PyList_New(0);
+    Ref list(PyList_New(0));
     for (const Failed &one : held<PythonPool>(self)->pool->failed) {
-        PyObject *pair = Py_BuildValue("(iN)", one.expert, failure_tuple(one.failure));
-        if (list == nullptr || pair == nullptr || PyList_Append(list, pair) != 0) return nullptr;
-        Py_DECREF(pair);
+        if (!append(list, Py_BuildValue("(iN)", one.expert, failure_tuple(one.failure)))) return nullptr;
     }
-    return list;
+    return list.release();
 }
 
 PyObject *pool_arrived(PyObject *self, PyObject *) { return numbers(held<PythonPool>(self)->pool->arrived); }
 
 PyObject *pool_staging(PyObject *self, PyObject *expert) {
-    const Buffer *memory = held<PythonPool>(self)->pool->staging(static_cast<std::int32_t>(PyLong_AsLong(expert)));
+    const Use use(layer_of(self));
+    PythonPool *made = held<PythonPool>(self);
+    if (!use || reader_of(made->reader) == nullptr) return nullptr;
+    const long number = PyLong_AsLong(expert);
     if (PyErr_Occurred()) return nullptr;
-    if (memory == nullptr) {
+    Buffer memory = number >= 0 && number < made->pool->layer.experts ? made->pool->take_staging(static_cast<std::int32_t>(number)) : Buffer();
+    if (memory.size() == 0) {
         PyErr_SetString(PyExc_KeyError, "no staging memory is kept for this expert");
         return nullptr;
     }
-    return PyMemoryView_FromMemory(reinterpret_cast<char *>(memory->data()), static_cast<Py_ssize_t>(memory->size()), PyBUF_READ);
-}
-
-PyObject *pool_release(PyObject *self, PyObject *expert) {
-    held<PythonPool>(self)->pool->release(static_cast<std::int32_t>(PyLong_AsLong(expert)));
-    return PyErr_Occurred() ? nullptr : Py_NewRef(Py_None);
+    return staging_view(std::move(memory), made->reader);
 }
 
 PyObject *pool_settled(PyObject *self, void *) { return PyBool_FromLong(held<PythonPool>(self)->pool->settled()); }
@@ -246,23 +259,23 @@ int pool_set_changed(PyObject *self, PyObject *flag, void *) {
 }
 
 PyMethodDef POOL_METHODS[] = {
-    {"request", fast(pool_request), METH_FASTCALL,
+    {"request", method<pool_request>(), METH_FASTCALL,
      "request(experts, keep, speculative): assign slots to experts and queue the missing reads; the number queued. Neither they "
      "nor keep (or None) are evicted."},
-    {"settle", fast(pool_settle), METH_FASTCALL,
+    {"settle", method<pool_settle>(), METH_FASTCALL,
      "settle(experts): wait until they are in their slots; the wait in ms, or -1 if one could not be read (see failures)."},
-    {"decode", fast(pool_decode), METH_FASTCALL,
+    {"decode", method<pool_decode>(), METH_FASTCALL,
      "decode(ids, time, slots): count the uses of one token's choice, read what is missing, and write the slot numbers (int32). "
      "None if all were cached, otherwise the wait in ms, or -1 if one could not be read."},
-    {"guess", fast(pool_guess), METH_FASTCALL, "guess(experts, time): start speculative reads for token `time`; their number."},
-    {"waits_for", fast(pool_waits_for), METH_FASTCALL, "waits_for(experts): whether a read of one of them is under way."},
-    {"take_in", pool_take_in, METH_NOARGS, "Settle the reads that have ended."},
-    {"forget", pool_forget, METH_NOARGS, "Free all slots that are not pinned."},
-    {"guessed", pool_guessed, METH_NOARGS, "The experts that were read speculatively and not used yet."},
-    {"failures", pool_failures, METH_NOARGS, "Of the last settle or decode: (expert, (kind, code, file, byte, section))."},
-    {"arrived", pool_arrived, METH_NOARGS, "Of the last settle or take_in: experts whose staging memory is kept."},
-    {"staging", pool_staging, METH_O, "staging(expert): its staging memory, valid until release."},
-    {"release", pool_release, METH_O, "release(expert): free its staging memory."},
+    {"guess", method<pool_guess>(), METH_FASTCALL, "guess(experts, time): start speculative reads for token `time`; their number."},
+    {"waits_for", method<pool_waits_for>(), METH_FASTCALL, "waits_for(experts): whether a read of one of them is under way."},
+    {"take_in", method<pool_take_in>(), METH_NOARGS, "Settle the reads that have ended."},
+    {"forget", method<pool_forget>(), METH_NOARGS, "Free all slots that are not pinned."},
+    {"guessed", method<pool_guessed>(), METH_NOARGS, "The experts that were read speculatively and not used yet."},
+    {"failures", method<pool_failures>(), METH_NOARGS, "Of the last settle or decode: (expert, (kind, code, file, byte, section))."},
+    {"arrived", method<pool_arrived>(), METH_NOARGS, "Of the last settle or take_in: experts whose staging memory is kept."},
+    {"staging", method<pool_staging>(), METH_O,
+     "staging(expert): a view of its staging memory (bytes), which now belongs to the caller: a second call raises KeyError."},
     {nullptr, nullptr, 0, nullptr},
 };
 
@@ -276,7 +289,7 @@ PyGetSetDef POOL_VALUES[] = {
 PyType_Slot POOL_SLOTS[] = {
     {Py_tp_doc, const_cast<char *>("Pool(layer, reader, slots, pinned, sources, made, staging_bytes, keeps_staging, checksums): "
                                    "the slots of a layer's experts at one width; see engine/cache/pool.py.")},
-    {Py_tp_new, reinterpret_cast<void *>(pool_new)},
+    {Py_tp_new, reinterpret_cast<void *>(Border<pool_new>::call)},
     {Py_tp_dealloc, reinterpret_cast<void *>(pool_dealloc)},
     {Py_tp_methods, POOL_METHODS},
     {Py_tp_getset, POOL_VALUES},

@@ -11,6 +11,27 @@ struct PythonLayer {
     std::unique_ptr<Layer> layer;
     View slot_of, warmth, uses, counts;
     std::vector<std::int32_t> ids, distinct;
+    bool busy = false;  // protected by the interpreter lock
+};
+
+// The use of a layer by one call. Its pools share its arrays, and calls release the interpreter lock: false, with an
+// exception set, if another thread is in a call.
+class Use {
+  public:
+    explicit Use(PythonLayer &layer) : layer_(layer), alone_(!layer.busy) {
+        layer_.busy = true;
+        if (!alone_) PyErr_SetString(PyExc_RuntimeError, "another thread uses the experts of this layer");
+    }
+    ~Use() {
+        if (alone_) layer_.busy = false;
+    }
+    Use(const Use &) = delete;
+    Use &operator=(const Use &) = delete;
+    explicit operator bool() const { return alone_; }
+
+  private:
+    PythonLayer &layer_;
+    bool alone_;
 };
 
 struct PythonPool {
@@ -29,10 +50,7 @@ bool add_made(PyObject *tuple, std::int32_t slots, PythonPool &made, Recipe &rec
 // The type `Layer`, after add_layer.
 PyTypeObject *layer_python_type();
 
-// A function with the calling convention METH_FASTCALL, in a table of methods.
-template <typename Function>
-PyCFunction fast(Function function) {
-    return reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)(void)>(function));
-}
+// A memoryview of staging memory, which is given back to the reader when the view ends.
+PyObject *staging_view(Buffer memory, PyObject *reader);
 
 }  // namespace headrace

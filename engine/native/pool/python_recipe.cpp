@@ -19,6 +19,17 @@ bool slot_memory(PyObject *object, std::int32_t slots, PythonPool &made, SlotMem
     return true;
 }
 
+bool is_tuple(PyObject *object) {
+    if (PyTuple_Check(object)) return true;
+    PyErr_SetString(PyExc_TypeError, "sources and made are lists of tuples");
+    return false;
+}
+
+// Whether `size` bytes at `at` are within `all`.
+bool within(long long at, long long size, std::size_t all) {
+    return at >= 0 && size >= 0 && static_cast<std::size_t>(size) <= all && static_cast<std::size_t>(at) <= all - static_cast<std::size_t>(size);
+}
+
 }  // namespace
 
 bool add_source(PyObject *tuple, std::int32_t slots, const Reader &reader, std::int32_t experts, PythonPool &made,
@@ -26,9 +37,10 @@ bool add_source(PyObject *tuple, std::int32_t slots, const Reader &reader, std::
     PyObject *file = nullptr, *offset = nullptr, *memory = nullptr;
     long long size = 0, staging = 0;
     Source source{};
+    if (!is_tuple(tuple)) return false;
     if (!PyArg_ParseTuple(tuple, "OOLOLi", &file, &offset, &size, &memory, &staging, &source.section)) return false;
     View files, offsets;
-    if (!files.take(file, false, 4, "file") || !offsets.take(offset, false, 8, "offset") ||
+    if (!files.take(file, false, 4, "file", INTEGERS) || !offsets.take(offset, false, 8, "offset", INTEGERS) ||
         !slot_memory(memory, slots, made, source.slots)) {
         return false;
     }
@@ -38,10 +50,11 @@ bool add_source(PyObject *tuple, std::int32_t slots, const Reader &reader, std::
     source.staging = staging;
     bool fits = files.items() == experts && offsets.items() == experts && size >= 0;
     for (Py_ssize_t i = 0; fits && i < experts; ++i) {
-        fits = source.file[i] >= 0 && static_cast<std::size_t>(source.file[i]) < reader.files() && source.offset[i] >= 0;
+        fits = source.file[i] >= 0 && static_cast<std::size_t>(source.file[i]) < reader.files() && source.offset[i] >= 0 &&
+               source.offset[i] <= MOST_OFFSET;
     }
     if (source.slots.data != nullptr) fits = fits && source.slots.slot_bytes == size;
-    else fits = fits && staging >= 0 && staging + size <= static_cast<long long>(recipe.staging_bytes);
+    else fits = fits && within(staging, size, recipe.staging_bytes);
     if (!fits) {
         PyErr_SetString(PyExc_ValueError, "a source's files, offsets or size do not fit the reader, the experts or the slots");
         return false;
@@ -57,6 +70,7 @@ bool add_made(PyObject *tuple, std::int32_t slots, PythonPool &made, Recipe &rec
     const char *how = nullptr;
     PyObject *parts = nullptr, *sizes = nullptr, *scales = nullptr, *memory = nullptr;
     Made one{};
+    if (!is_tuple(tuple)) return false;
     if (!PyArg_ParseTuple(tuple, "sO!O!idOO", &how, &PyList_Type, &parts, &PyList_Type, &sizes, &one.bits, &one.zero, &scales,
                           &memory) ||
         !slot_memory(scales, slots, made, one.scales) || !slot_memory(memory, slots, made, one.slots)) {
@@ -71,8 +85,8 @@ bool add_made(PyObject *tuple, std::int32_t slots, PythonPool &made, Recipe &rec
         one.staging.push_back(PyLong_AsLongLong(PyList_GetItem(parts, i)));
         one.sizes.push_back(PyLong_AsSize_t(PyList_GetItem(sizes, i)));
         if (PyErr_Occurred()) return false;
-        fits = one.staging.back() >= 0 && one.staging.back() + static_cast<std::int64_t>(one.sizes.back()) <=
-                                              static_cast<std::int64_t>(recipe.staging_bytes);
+        fits = one.sizes.back() <= recipe.staging_bytes &&
+               within(one.staging.back(), static_cast<long long>(one.sizes.back()), recipe.staging_bytes);
         total += one.sizes.back();
     }
     const auto bytes = static_cast<std::size_t>(one.slots.slot_bytes);

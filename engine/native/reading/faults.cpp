@@ -2,7 +2,6 @@
 
 #include <cerrno>
 #include <chrono>
-#include <thread>
 
 namespace headrace {
 
@@ -14,7 +13,7 @@ ssize_t Faults::read(std::int32_t file, int fd, const iovec *into, int count, st
     {
         std::unique_lock<std::mutex> lock(mutex_);
         if (recording_) calls_.push_back({file, offset, std::vector<iovec>(into, into + count), speculative});
-        released_.wait(lock, [this] { return !held_; });
+        released_.wait(lock, [this] { return !held_ || ended_; });
         for (Fault &one : faults_) {
             const bool touched = offset < one.end && offset + size > one.begin;
             if ((one.file >= 0 && one.file != file) || !touched || one.times == 0) continue;
@@ -22,8 +21,8 @@ ssize_t Faults::read(std::int32_t file, int fd, const iovec *into, int count, st
             fault = one;
             break;
         }
+        if (fault.delay_s > 0) released_.wait_for(lock, std::chrono::duration<double>(fault.delay_s), [this] { return ended_; });
     }
-    if (fault.delay_s > 0) std::this_thread::sleep_for(std::chrono::duration<double>(fault.delay_s));
     if (fault.error != 0) {
         errno = fault.error;
         return -1;
@@ -57,6 +56,12 @@ void Faults::hold(bool held) {
     std::lock_guard<std::mutex> lock(mutex_);
     held_ = held;
     update();
+    released_.notify_all();
+}
+
+void Faults::end() {
+    std::lock_guard<std::mutex> lock(mutex_);
+    ended_ = true;
     released_.notify_all();
 }
 

@@ -37,6 +37,7 @@ class Faults {
     ssize_t read(std::int32_t file, int fd, const iovec *into, int count, std::int64_t offset, bool speculative);
     void inject(const Fault &fault);
     void hold(bool held);       // reads wait until they are released
+    void end();                 // no read waits any more
     void record(bool recording);  // starts with an empty list
     void heal();                // removes all faults; a hold and the recording stay
     std::vector<ReadCall> calls();
@@ -49,6 +50,7 @@ class Faults {
     std::vector<Fault> faults_;
     std::vector<ReadCall> calls_;
     bool held_ = false;
+    bool ended_ = false;
     bool recording_ = false;
 };
 

@@ -1,30 +1,38 @@
 #include "reading/python_reader.hpp"
 
+#include <climits>
+#include <cmath>
+
 #include "module.hpp"
 
 namespace headrace {
 namespace {
 
+constexpr int MOST_THREADS = 1024;
+constexpr long long MOST_BLOCK = 1LL << 40, MOST_UNIT = 1LL << 30;  // sums with places in a file stay far from overflow
+
 PyTypeObject *reader_type = nullptr;
-PyTypeObject *load_type = nullptr;
 PyObject *closed_error = nullptr;
 
-// A load that Python submitted, with what it writes to and what it needs to live.
-struct PythonLoad {
-    LoadPtr load;
-    PyObject *reader = nullptr;
-    std::vector<View> views;
-};
-
-bool integers(PyObject *list, const char *what, std::vector<std::int64_t> &found) {
+// The integers in a list, 0 .. `most`. False with an exception set.
+bool integers(PyObject *list, const char *what, std::int64_t most, std::vector<std::int64_t> &found) {
     const Py_ssize_t number = PyList_Size(list);
     for (Py_ssize_t i = 0; i < number; ++i) {
-        found.push_back(PyLong_AsLongLong(PyList_GetItem(list, i)));
+        const long long one = PyLong_AsLongLong(PyList_GetItem(list, i));
+        if (PyErr_Occurred()) {
+            PyErr_Format(PyExc_TypeError, "%s: a list of integers is needed", what);
+            return false;
+        }
+        if (one < 0 || one > most) {
+            PyErr_Format(PyExc_ValueError, "%s: %lld is outside 0 .. %lld", what, one, static_cast<long long>(most));
+            return false;
+        }
+        found.push_back(one);
     }
-    if (!PyErr_Occurred()) return true;
-    PyErr_Format(PyExc_TypeError, "%s: a list of integers is needed", what);
-    return false;
+    return true;
 }
+
+bool is_power_of_two(long long value) { return value > 0 && (value & (value - 1)) == 0; }
 
 PyObject *reader_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
     static const char *names[] = {"fds", "memory", "threads", "block_bytes", "alignment", "least", "apart", "scratch_unit",
@@ -40,10 +48,15 @@ PyObject *reader_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
         return nullptr;
     }
     std::vector<std::int64_t> numbers;
-    if (!integers(fds, "fds", numbers) || !integers(memory, "memory", options.memory)) return nullptr;
+    if (!integers(fds, "fds", INT_MAX, numbers) || !integers(memory, "memory", MOST_UNIT, options.memory)) return nullptr;
     for (const std::int64_t fd : numbers) options.fds.push_back(static_cast<int>(fd));
-    if (options.threads < 1 || block < 1 || alignment < 1 || options.memory.size() != options.fds.size() || unit < 0) {
-        PyErr_SetString(PyExc_ValueError, "threads, block_bytes and alignment are at least 1, and memory has one entry a file");
+    if (options.memory.size() != options.fds.size() || options.threads < 1 || options.threads > MOST_THREADS || block < 1 ||
+        block > MOST_BLOCK || !is_power_of_two(alignment) || alignment > MOST_UNIT || !is_power_of_two(unit) ||
+        unit > MOST_UNIT || least < 1 || !(options.gbps >= 0) || std::isinf(options.gbps)) {
+        PyErr_Format(PyExc_ValueError,
+                     "threads are 1 .. %d, block_bytes 1 .. 2^40, alignment and scratch_unit powers of two up to 2^30, least at "
+                     "least 1, gbps 0 or more, and memory has one entry a file",
+                     MOST_THREADS);
         return nullptr;
     }
     options.block_bytes = block;
@@ -64,59 +77,21 @@ PyObject *reader_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
 void reader_dealloc(PyObject *self) {
     Reader *reader = held<Reader>(self);
     if (reader != nullptr && !reader->forked()) {
-        Py_BEGIN_ALLOW_THREADS
-        delete reader;
-        Py_END_ALLOW_THREADS
+        unlocked([reader] { delete reader; });
     }  // a copy made by fork has no threads to end, and its mutex may be locked: its memory is left
     free_object(self);
-}
-
-bool add_ranges(PyObject *list, const Reader &reader, PythonLoad &made, std::vector<Range> &ranges) {
-    for (Py_ssize_t i = 0; i < PyList_Size(list); ++i) {
-        int file = 0;
-        long long offset = 0;
-        PyObject *into = nullptr;
-        if (!PyArg_ParseTuple(PyList_GetItem(list, i), "iLO", &file, &offset, &into)) return false;
-        made.views.emplace_back();
-        if (!made.views.back().take(into, true, 0, "into")) return false;
-        if (file < 0 || static_cast<std::size_t>(file) >= reader.files() || offset < 0) {
-            PyErr_Format(PyExc_ValueError, "file %d at byte %lld: the reader has %zu files", file, offset, reader.files());
-            return false;
-        }
-        ranges.push_back({file, offset, made.views.back().bytes(), made.views.back().data<std::uint8_t>()});
-    }
-    return true;
-}
-
-PyObject *reader_submit(PyObject *self, PyObject *args) {
-    PyObject *list = nullptr;
-    int speculative = 0;
-    if (!PyArg_ParseTuple(args, "O!|p", &PyList_Type, &list, &speculative)) return nullptr;
-    Reader *reader = reader_of(self);
-    if (reader == nullptr) return nullptr;
-    auto made = std::make_unique<PythonLoad>();
-    std::vector<Range> ranges;
-    if (!add_ranges(list, *reader, *made, ranges)) return nullptr;
-    made->load = std::make_shared<Load>();
-    if (!reader->submit(made->load, ranges, speculative != 0)) {
-        set_closed();
-        return nullptr;
-    }
-    made->reader = Py_NewRef(self);
-    return hold(load_type, made.release());
 }
 
 PyObject *reader_close(PyObject *self, PyObject *args) {
     int drop = 0;
     if (!PyArg_ParseTuple(args, "|p", &drop)) return nullptr;
     Reader *reader = held<Reader>(self);
-    if (!reader->forked()) {
-        Py_BEGIN_ALLOW_THREADS
-        reader->close(drop != 0);
-        Py_END_ALLOW_THREADS
-    }
+    if (!reader->forked()) unlocked([reader, drop] { reader->close(drop != 0); });
     Py_RETURN_NONE;
 }
+
+// A truth value, or -1 with an exception set; a reader whose threads are in another process cannot be tested.
+int test_flag(PyObject *self, PyObject *flag) { return reader_of(self) == nullptr ? -1 : PyObject_IsTrue(flag); }
 
 PyObject *reader_inject(PyObject *self, PyObject *args, PyObject *kwargs) {
     static const char *names[] = {"file", "begin", "end", "error", "most", "delay_s", "times", "skip", nullptr};
@@ -125,6 +100,11 @@ PyObject *reader_inject(PyObject *self, PyObject *args, PyObject *kwargs) {
     int skip = 0;
     if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|$iLLiLdLp", const_cast<char **>(names), &fault.file, &begin, &end,
                                      &fault.error, &most, &fault.delay_s, &times, &skip)) {
+        return nullptr;
+    }
+    if (reader_of(self) == nullptr) return nullptr;
+    if (!(fault.delay_s >= 0 && fault.delay_s < 1e6)) {
+        PyErr_SetString(PyExc_ValueError, "delay_s is 0 to a million");
         return nullptr;
     }
     fault.begin = begin;
@@ -137,36 +117,42 @@ PyObject *reader_inject(PyObject *self, PyObject *args, PyObject *kwargs) {
 }
 
 PyObject *reader_heal(PyObject *self, PyObject *) {
-    held<Reader>(self)->faults.heal();
+    Reader *reader = reader_of(self);
+    if (reader == nullptr) return nullptr;
+    reader->faults.heal();
     Py_RETURN_NONE;
 }
 
-PyObject *reader_hold(PyObject *self, PyObject *flag) {
-    held<Reader>(self)->faults.hold(PyObject_IsTrue(flag) == 1);
+PyObject *reader_hold(PyObject *self, PyObject *object) {
+    const int flag = test_flag(self, object);
+    if (flag < 0) return nullptr;
+    held<Reader>(self)->faults.hold(flag == 1);
     Py_RETURN_NONE;
 }
 
-PyObject *reader_record(PyObject *self, PyObject *flag) {
-    held<Reader>(self)->faults.record(PyObject_IsTrue(flag) == 1);
+PyObject *reader_record(PyObject *self, PyObject *object) {
+    const int flag = test_flag(self, object);
+    if (flag < 0) return nullptr;
+    held<Reader>(self)->faults.record(flag == 1);
     Py_RETURN_NONE;
 }
 
 PyObject *reader_calls(PyObject *self, PyObject *) {
-    PyObject *list = PyList_New(0);
-    for (const ReadCall &call : held<Reader>(self)->faults.calls()) {
-        PyObject *into = PyList_New(0);
+    Reader *reader = reader_of(self);
+    if (reader == nullptr) return nullptr;
+    Ref list(PyList_New(0));
+    for (const ReadCall &call : reader->faults.calls()) {
+        Ref into(PyList_New(0));
         for (const iovec &view : call.into) {
-            PyObject *pair = Py_BuildValue("(Kn)", static_cast<unsigned long long>(reinterpret_cast<std::uintptr_t>(view.iov_base)),
-                                           static_cast<Py_ssize_t>(view.iov_len));
-            if (into == nullptr || pair == nullptr || PyList_Append(into, pair) != 0) return nullptr;
-            Py_DECREF(pair);
+            const auto address = static_cast<unsigned long long>(reinterpret_cast<std::uintptr_t>(view.iov_base));
+            if (!append(into, Py_BuildValue("(Kn)", address, static_cast<Py_ssize_t>(view.iov_len)))) return nullptr;
         }
-        PyObject *one = Py_BuildValue("(iLNO)", call.file, static_cast<long long>(call.offset), into,
-                                      call.speculative ? Py_True : Py_False);
-        if (list == nullptr || one == nullptr || PyList_Append(list, one) != 0) return nullptr;
-        Py_DECREF(one);
+        if (into.get() == nullptr || !append(list, Py_BuildValue("(iLOO)", call.file, static_cast<long long>(call.offset),
+                                                                 into.get(), call.speculative ? Py_True : Py_False))) {
+            return nullptr;
+        }
     }
-    return list;
+    return list.release();
 }
 
 PyObject *reader_totals(PyObject *self, void *) {
@@ -179,24 +165,24 @@ PyObject *reader_threads(PyObject *self, void *) { return PyLong_FromLong(held<R
 PyObject *reader_closed(PyObject *self, void *) { return PyBool_FromLong(held<Reader>(self)->closed()); }
 
 PyMethodDef READER_METHODS[] = {
-    {"submit", reader_submit, METH_VARARGS,
+    {"submit", method<submit_load>(), METH_VARARGS,
      "submit(ranges, speculative=False): queue one load of ranges [(file number, byte offset, writable buffer)]. The load keeps "
      "the buffers alive."},
-    {"close", reader_close, METH_VARARGS,
+    {"close", method<reader_close>(), METH_VARARGS,
      "close(drop=False): finish demand reads (drop: only those that have begun), drop speculative ones, end the threads."},
-    {"inject", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)(void)>(reader_inject)), METH_VARARGS | METH_KEYWORDS,
+    {"inject", method<reader_inject>(), METH_VARARGS | METH_KEYWORDS,
      "inject(*, file=-1, begin=0, end=inf, error=0, most=-1, delay_s=0, times=-1, skip=False): for tests, what happens to read "
      "calls that touch these bytes: an errno, at most so many bytes, a delay in s, or success without reading."},
-    {"heal", reader_heal, METH_NOARGS, "Remove all faults."},
-    {"hold", reader_hold, METH_O, "hold(flag): for tests, let reads wait until hold(False)."},
-    {"record", reader_record, METH_O, "record(flag): for tests, keep a list of the read calls from now on."},
-    {"calls", reader_calls, METH_NOARGS, "The recorded calls: (file, offset, [(address, bytes)], speculative)."},
+    {"heal", method<reader_heal>(), METH_NOARGS, "Remove all faults."},
+    {"hold", method<reader_hold>(), METH_O, "hold(flag): for tests, let reads wait until hold(False)."},
+    {"record", method<reader_record>(), METH_O, "record(flag): for tests, keep a list of the read calls from now on."},
+    {"calls", method<reader_calls>(), METH_NOARGS, "The recorded calls: (file, offset, [(address, bytes)], speculative)."},
     {nullptr, nullptr, 0, nullptr},
 };
 
 PyGetSetDef READER_VALUES[] = {
     {"totals", reader_totals, nullptr, "Blocks read and bytes transferred so far.", nullptr},
-    {"threads", reader_threads, nullptr, "Threads that have started.", nullptr},
+    {"threads", Border<reader_threads>::call, nullptr, "Threads that have started.", nullptr},
     {"closed", reader_closed, nullptr, "Whether the reader is closed.", nullptr},
     {nullptr, nullptr, nullptr, nullptr, nullptr},
 };
@@ -205,7 +191,7 @@ PyType_Slot READER_SLOTS[] = {
     {Py_tp_doc, const_cast<char *>(
                     "Reader(fds, memory, threads, block_bytes, alignment, least, apart, scratch_unit, gbps, device): threads that "
                     "read from open files. memory: alignment of destinations by file; device: the CUDA driver's library or None.")},
-    {Py_tp_new, reinterpret_cast<void *>(reader_new)},
+    {Py_tp_new, reinterpret_cast<void *>(Border<reader_new>::call)},
     {Py_tp_dealloc, reinterpret_cast<void *>(reader_dealloc)},
     {Py_tp_methods, READER_METHODS},
     {Py_tp_getset, READER_VALUES},
@@ -213,72 +199,6 @@ PyType_Slot READER_SLOTS[] = {
 };
 
 PyType_Spec READER = {"engine.native._core.Reader", sizeof(Holder<Reader>), 0, Py_TPFLAGS_DEFAULT, READER_SLOTS};
-
-void load_dealloc(PyObject *self) {
-    PythonLoad *made = held<PythonLoad>(self);
-    if (made != nullptr && !held<Reader>(made->reader)->forked()) {
-        Reader *reader = held<Reader>(made->reader);
-        Py_BEGIN_ALLOW_THREADS
-        reader->cancel(made->load);
-        reader->join(made->load);  // no thread may write to the buffers after they are released
-        Py_END_ALLOW_THREADS
-        Py_DECREF(made->reader);
-        delete made;
-    }
-    free_object(self);
-}
-
-Reader *load_reader(PyObject *self) { return reader_of(held<PythonLoad>(self)->reader); }
-
-PyObject *load_wait(PyObject *self, PyObject *) {
-    Reader *reader = load_reader(self);
-    if (reader == nullptr) return nullptr;
-    const LoadPtr load = held<PythonLoad>(self)->load;
-    Py_BEGIN_ALLOW_THREADS
-    reader->join(load);
-    Py_END_ALLOW_THREADS
-    if (load->failure.kind == Failure::NONE) Py_RETURN_NONE;
-    return failure_tuple(load->failure);
-}
-
-PyObject *load_cancel(PyObject *self, PyObject *) {
-    Reader *reader = load_reader(self);
-    return reader == nullptr ? nullptr : PyBool_FromLong(reader->cancel(held<PythonLoad>(self)->load));
-}
-
-PyObject *load_hurry(PyObject *self, PyObject *) {
-    Reader *reader = load_reader(self);
-    if (reader == nullptr) return nullptr;
-    reader->hurry(held<PythonLoad>(self)->load);
-    Py_RETURN_NONE;
-}
-
-PyObject *load_done(PyObject *self, void *) {
-    return PyBool_FromLong(held<PythonLoad>(self)->load->done.load(std::memory_order_acquire));
-}
-
-PyMethodDef LOAD_METHODS[] = {
-    {"wait", load_wait, METH_NOARGS, "Wait until no thread writes any more. None, or the failure (kind, code, file, byte, section)."},
-    {"cancel", load_cancel, METH_NOARGS, "Drop the blocks that no thread has begun; whether there were any."},
-    {"hurry", load_hurry, METH_NOARGS, "Move a speculative load before all other speculative ones."},
-    {nullptr, nullptr, 0, nullptr},
-};
-
-PyGetSetDef LOAD_VALUES[] = {
-    {"done", load_done, nullptr, "Whether no thread writes any more.", nullptr},
-    {nullptr, nullptr, nullptr, nullptr, nullptr},
-};
-
-PyType_Slot LOAD_SLOTS[] = {
-    {Py_tp_doc, const_cast<char *>("The reads of one call of Reader.submit.")},
-    {Py_tp_dealloc, reinterpret_cast<void *>(load_dealloc)},
-    {Py_tp_methods, LOAD_METHODS},
-    {Py_tp_getset, LOAD_VALUES},
-    {0, nullptr},
-};
-
-PyType_Spec LOAD = {"engine.native._core.Load", sizeof(Holder<PythonLoad>), 0,
-                    Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION, LOAD_SLOTS};
 
 }  // namespace
 
@@ -308,8 +228,7 @@ bool add_reader(PyObject *module) {
     closed_error = PyErr_NewException("engine.native._core.ReaderClosed", nullptr, nullptr);
     if (closed_error == nullptr || PyModule_AddObjectRef(module, "ReaderClosed", closed_error) != 0) return false;
     reader_type = add_type(module, READER);
-    load_type = add_type(module, LOAD);
-    return reader_type != nullptr && load_type != nullptr;
+    return reader_type != nullptr;
 }
 
 }  // namespace headrace

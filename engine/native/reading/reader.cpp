@@ -3,7 +3,10 @@
 #include <pthread.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <chrono>
+#include <csignal>
+#include <system_error>
 
 #include "reading/priority.hpp"
 
@@ -13,6 +16,7 @@ namespace {
 constexpr std::size_t MOST_SPARE = 16;  // staging buffers that are kept for later loads, of all layers
 constexpr double SPIN_S = 20e-6;  // before a waiting thread sleeps: waking it costs more than that
 constexpr double WAKE_S = 30e-6;  // a read that takes longer is worth a second thread
+constexpr double MOST_WAIT_S = 1e6;  // of a simulated disk
 constexpr std::int64_t SMALL_BLOCK = 256 << 10;
 
 // The number of forks between the first process and this one.
@@ -30,7 +34,10 @@ double steady_seconds() {
 }
 
 Reader::Reader(ReaderOptions options)
-    : options_(std::move(options)), throttle_(options_.gbps), forks_(forks()) {}
+    : options_(std::move(options)), throttle_(options_.gbps), forks_(forks()) {
+    threads_.reserve(static_cast<std::size_t>(options_.threads));
+    spare_.reserve(MOST_SPARE);
+}
 
 Reader::~Reader() {
     close(true);
@@ -49,10 +56,31 @@ bool Reader::submit(const LoadPtr &load, std::vector<Range> &ranges, bool specul
         end(load);
         return true;
     }
+    start_threads();
     (speculative ? speculative_ : demand_).push_back(load);
-    while (static_cast<int>(threads_.size()) < options_.threads) threads_.emplace_back(&Reader::work, this);
     if (!joins) wake();
     return true;
+}
+
+// The threads leave signals to the interpreter's. If the system refuses more threads, those there are have to do.
+void Reader::start_threads() {
+    if (static_cast<int>(threads_.size()) == options_.threads) return;
+    sigset_t blocked, before;
+    sigfillset(&blocked);
+    for (const int fault : {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT, SIGTRAP}) sigdelset(&blocked, fault);
+    pthread_sigmask(SIG_SETMASK, &blocked, &before);
+    try {
+        while (static_cast<int>(threads_.size()) < options_.threads) threads_.emplace_back(&Reader::work, this);
+    } catch (const std::exception &) {
+        if (!threads_.empty()) options_.threads = static_cast<int>(threads_.size());
+    }
+    pthread_sigmask(SIG_SETMASK, &before, nullptr);
+    if (threads_.empty()) throw std::system_error(EAGAIN, std::generic_category(), "no thread for reads can be started");
+}
+
+int Reader::threads() {
+    std::lock_guard<std::mutex> lock(mutex_);
+    return static_cast<int>(threads_.size());
 }
 
 // Each thread that begins to read wakes one more, so that a request pays for one wake at most.
@@ -63,11 +91,10 @@ void Reader::wake() {
 void Reader::hurry(const LoadPtr &load) {
     std::lock_guard<std::mutex> lock(mutex_);
     if (!load->speculative) return;
+    const bool waits = load->next < load->blocks.size();
+    if (waits) demand_.push_back(load);
     load->speculative = false;
-    if (load->next < load->blocks.size()) {
-        demand_.push_back(load);
-        wake();
-    }
+    if (waits) wake();
 }
 
 bool Reader::cancel(const LoadPtr &load) {
@@ -83,6 +110,7 @@ double Reader::begun(const LoadPtr &load) {
 }
 
 Buffer Reader::take_buffer(std::size_t size) {
+    std::lock_guard<std::mutex> lock(spare_mutex_);
     const auto found = std::find_if(spare_.begin(), spare_.end(), [size](const Buffer &one) { return one.size() == size; });
     if (found == spare_.end()) return Buffer(size);
     Buffer buffer = std::move(*found);
@@ -92,6 +120,7 @@ Buffer Reader::take_buffer(std::size_t size) {
 
 void Reader::give_buffer(Buffer buffer) {
     if (buffer.size() == 0) return;
+    std::lock_guard<std::mutex> lock(spare_mutex_);
     if (spare_.size() == MOST_SPARE) spare_.erase(spare_.begin());
     spare_.push_back(std::move(buffer));
 }
@@ -144,12 +173,16 @@ void Reader::close(bool drop_all) {
             if (load->speculative && load->next < load->blocks.size()) drop(load);
         }
         if (drop_all) {
+            dropping_ = true;
+            dropped_.notify_all();
             for (const LoadPtr &load : demand_) {
                 if (load->next < load->blocks.size()) drop(load);
             }
         }
         more_.notify_all();
     }
+    if (drop_all) faults.end();
+    std::lock_guard<std::mutex> ending(ending_);
     for (std::thread &thread : threads_) thread.join();
     threads_.clear();
     release(helper_);
@@ -237,27 +270,11 @@ void Reader::read(Worker &worker, Taken &taken, std::unique_lock<std::mutex> &lo
     ++reading_;
     if (&worker != &helper_ && (!demand_.empty() || !speculative_.empty())) wake();
     lock.unlock();
-    Load &load = *taken.load;
-    const Block &block = load.blocks[taken.block];
     Failure failure;
-    failure.file = block.file;
-    failure.at = block.offset;
-    if (worker.scratch.data != nullptr || attach(worker, failure)) {
-        const std::size_t file = static_cast<std::size_t>(block.file);
-        const std::int64_t got =
-            worker.blocks.read(options_.fds[file], block, load.pieces.data(), options_.rules, options_.memory[file],
-                               worker.scratch, worker.device, faults, taken.speculative, failure);
-        if (got >= 0) {
-            if (throttle_.limited()) {
-                const double wait = throttle_.end(got, load.requested) - steady_seconds();
-                if (wait > 0) std::this_thread::sleep_for(std::chrono::duration<double>(wait));
-            }
-            for (std::int64_t *counts : {totals_, load.counts}) {
-                if (counts == nullptr) continue;
-                __atomic_fetch_add(&counts[0], 1, __ATOMIC_RELAXED);
-                __atomic_fetch_add(&counts[1], got, __ATOMIC_RELAXED);
-            }
-        }
+    try {
+        transfer(worker, taken, failure);
+    } catch (const std::exception &) {  // there is no memory for its lists
+        failure.kind = Failure::MEMORY;
     }
     lock.lock();
     end_block(taken.load, failure, worker, lock);
@@ -266,12 +283,41 @@ void Reader::read(Worker &worker, Taken &taken, std::unique_lock<std::mutex> &lo
     taken.load.reset();
 }
 
+void Reader::transfer(Worker &worker, const Taken &taken, Failure &failure) {
+    Load &load = *taken.load;
+    const Block &block = load.blocks[taken.block];
+    failure.file = block.file;
+    failure.at = block.offset;
+    if (worker.scratch.data == nullptr && !attach(worker, failure)) return;
+    const std::size_t file = static_cast<std::size_t>(block.file);
+    const std::int64_t got =
+        worker.blocks.read(options_.fds[file], block, load.pieces.data(), options_.rules, options_.memory[file],
+                           worker.scratch, worker.device, faults, taken.speculative, failure);
+    if (got < 0) return;
+    if (throttle_.limited()) {
+        const double wait = std::min(throttle_.end(got, load.requested) - steady_seconds(), MOST_WAIT_S);
+        if (wait > 0) {
+            std::unique_lock<std::mutex> lock(mutex_);
+            dropped_.wait_for(lock, std::chrono::duration<double>(wait), [this] { return dropping_; });
+        }
+    }
+    for (std::int64_t *counts : {totals_, load.counts}) {
+        if (counts == nullptr) continue;
+        __atomic_fetch_add(&counts[0], 1, __ATOMIC_RELAXED);
+        __atomic_fetch_add(&counts[1], got, __ATOMIC_RELAXED);
+    }
+}
+
 void Reader::end_block(const LoadPtr &load, const Failure &failure, Worker &worker, std::unique_lock<std::mutex> &lock) {
     if (load->failure.kind == Failure::NONE && failure.kind != Failure::NONE) load->failure = failure;
     if (--load->left != 0) return;
     if (load->failure.kind == Failure::NONE && load->arrival != nullptr) {
         lock.unlock();
-        load->arrival->arrive(*load, worker);
+        try {
+            load->arrival->arrive(*load, worker);
+        } catch (const std::exception &) {
+            load->failure.kind = Failure::MEMORY;
+        }
         lock.lock();
     }
     end(load);

@@ -33,7 +33,7 @@ class Reader {
     Reader &operator=(const Reader &) = delete;
 
     // Cuts `ranges` into the blocks of `load` and queues them. `joins`: the caller joins it at once, so that no thread needs
-    // to be woken yet. False if the reader is closed.
+    // to be woken yet. False if the reader is closed. Throws if there is no memory or no thread; nothing is queued then.
     bool submit(const LoadPtr &load, std::vector<Range> &ranges, bool speculative, bool joins = false);
     // Moves the remaining blocks of a speculative load before all other speculative ones.
     void hurry(const LoadPtr &load);
@@ -45,10 +45,10 @@ class Reader {
     // as fewer than `threads` read: that takes less time than to wake another one.
     void join(const LoadPtr &load);
     // Finishes the demand reads, drops speculative reads that have not begun, and ends the threads. `drop`: drops all
-    // reads that have not begun.
+    // reads that have not begun, and no longer simulates a bandwidth. Any thread may close, more than once.
     void close(bool drop);
     bool closed() const { return closing_; }
-    // Staging memory for a load, and its return for later loads; empty if there is no memory. For one thread at a time.
+    // Staging memory for a load, and its return for later loads; empty if there is no memory.
     Buffer take_buffer(std::size_t size);
     void give_buffer(Buffer buffer);
     // Whether this is a copy in a child process made by fork, which has no threads.
@@ -58,7 +58,7 @@ class Reader {
     const ReadRules &rules() const { return options_.rules; }
     std::int64_t block_bytes() const { return options_.block_bytes; }
     std::size_t files() const { return options_.fds.size(); }
-    int threads() const { return static_cast<int>(threads_.size()); }
+    int threads();
     std::int64_t reads() const { return __atomic_load_n(&totals_[0], __ATOMIC_RELAXED); }
     std::int64_t bytes_read() const { return __atomic_load_n(&totals_[1], __ATOMIC_RELAXED); }
     bool on_device() const { return options_.device != nullptr; }
@@ -73,6 +73,8 @@ class Reader {
     void work();
     bool attach(Worker &worker, Failure &failure);
     void read(Worker &worker, Taken &taken, std::unique_lock<std::mutex> &lock);
+    void transfer(Worker &worker, const Taken &taken, Failure &failure);
+    void start_threads();
     bool worth_waking(const Taken &taken) const;
     void wake();
     void release(Worker &worker);
@@ -85,7 +87,8 @@ class Reader {
     int forks_;
     std::int64_t totals_[2] = {0, 0};  // blocks and bytes
     std::mutex mutex_;
-    std::condition_variable more_, done_;
+    std::mutex ending_;  // held by the thread that ends the others
+    std::condition_variable more_, done_, dropped_;
     std::deque<LoadPtr> demand_, speculative_;
     std::vector<std::thread> threads_;
     Worker helper_;          // of the thread that waits
@@ -93,6 +96,8 @@ class Reader {
     int idle_ = 0;           // threads that wait for blocks
     int reading_ = 0;        // threads that read a block
     std::atomic<bool> closing_{false};
+    bool dropping_ = false;  // closing, and no read is worth waiting for
+    std::mutex spare_mutex_;
     std::vector<Buffer> spare_;
 };
 
