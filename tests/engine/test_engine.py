@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -143,20 +144,18 @@ def test_more_bits_than_the_checkpoint_has_are_refused(checkpoint: Callable[...,
         load(checkpoint("qwen3_moe", 4), Knobs(expert_bits=8))
 
 
-def test_an_expert_that_cannot_be_read_gives_no_logits(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_expert_that_cannot_be_read_gives_no_logits(path: Path) -> None:
     with load(path, Knobs(cache_gb=footprint(path).one_token_gb)) as engine:
         expected = engine.logits([1, 2, 3])
 
-        def broken(*_: object) -> int:
-            raise OSError(5, "Input/output error")
-
-        monkeypatch.setattr("os.preadv", broken)
+        assert engine.state is not None
+        engine.state.reader.native.inject(error=errno.EIO)
         with pytest.raises(ReadError, match=r"model\.layers\.\d\.mlp expert \d+ could not be read"):
             engine.logits(list(range(100)))
-        monkeypatch.undo()
-        for stream in engine.layers:  # reads queued after the failed one also fail
-            for load_, _ in (coming for bank in stream.cache.pools for coming in bank._coming.values()):
-                load_.join()
+        for pool in (pool for layer in engine.layers for pool in layer.cache.pools):
+            while not pool.settled:  # reads queued after the failed one also fail
+                pool.take_in()
+        engine.state.reader.native.heal()
         assert np.array_equal(engine.logits([1, 2, 3]), expected)
 
 

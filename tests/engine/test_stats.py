@@ -12,7 +12,7 @@ import pytest
 
 from engine import Judge, Knobs, footprint, load
 from engine.measure.judge import Text
-from engine.stats import LayerCounts, Stats
+from engine.stats import READS, Stats
 
 TEXT = "The headrace brings the water to the wheel. When it is clean, the stones grind from morning until night. "
 JUDGE = Judge((Text("a", "prose", TEXT, TEXT[:60]), Text("b", "prose", TEXT[::-1], TEXT[30:90])))
@@ -65,20 +65,22 @@ def test_everything_resident_has_tokens_but_no_layers(path: Path) -> None:
 
 
 def test_counts_are_taken_apart_and_put_together() -> None:
-    stats = Stats(layers=[LayerCounts(), LayerCounts()])
+    stats = Stats()
+    stats.count_layers(2)
     stats.count_uses(0, 3, 1)
     before = stats.copy()
     stats.count_uses(1, 0, 4)
-    stats.count_read(1, 100)
-    stats.count_read(None, 7)
+    stats.layers[1, READS:] += 2, 107
     with stats.timed_token(), stats.timed("io_ms"):
         pass
     part = before.copy()
     part.reset()
     part.add(stats, since=before)
     assert (part.hits, part.misses, part.reads, part.bytes_read) == (0, 4, 2, 107)
-    assert part.by_layer()[0]["hit_rate"] is None and part.by_layer()[1]["bytes_read"] == 100
+    assert part.by_layer()[0]["hit_rate"] is None and part.by_layer()[1]["bytes_read"] == 107
     assert len(part.by_token()["wall_ms"]) == 1 and before.by_layer()[1]["misses"] == 0
+    counted = stats.layers
     stats.reset()
-    assert stats == Stats(layers=[LayerCounts(), LayerCounts()]) and stats.as_dict()["hit_rate"] is None
+    assert stats.layers is counted and not counted.any()  # native code holds its address
+    assert stats.as_dict() == Stats().as_dict() and stats.as_dict()["hit_rate"] is None
     assert not any(len(ms) for ms in stats.by_token().values())

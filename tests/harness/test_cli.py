@@ -18,7 +18,10 @@ from harness.bench import __main__ as bench_main
 
 ROOT = Path(__file__).resolve().parents[2]
 ENGINE = tuple(cli.ENGINE)
-BENCH = ("io", "decode", "hits", "lossy", "bits", "trace", "open", "grids", "pack", "make", "serve", "memory")
+BENCH = (
+    "io", "decode", "beside", "prefill", "hits", "lossy", "bits", "trace", "open", "grids", "pack", "make", "serve",
+    "memory",
+)  # fmt: skip
 SEARCH_BENCH = ("samplers", "ask", "shared", "soak", "confirm", "page")
 COMMANDS = [
     "",

@@ -110,6 +110,7 @@ void Pool::settle(const std::vector<std::int32_t> &experts) {
     }
     if (among_.empty()) return;
     std::sort(among_.begin(), among_.end());
+    among_.erase(std::unique(among_.begin(), among_.end()), among_.end());
     const double begin = steady_seconds();
     for (const std::int32_t expert : among_) reader_.join(coming_[expert]);
     waited_s = steady_seconds() - begin;

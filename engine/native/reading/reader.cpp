@@ -214,7 +214,8 @@ void Reader::release(Worker &worker) {
 
 bool Reader::attach(Worker &worker, Failure &failure) {
     worker.device = options_.device.get();
-    const auto unit = static_cast<std::size_t>(std::max<std::int64_t>(options_.scratch_unit, 4096));
+    const auto unit =
+        static_cast<std::size_t>(std::max<std::int64_t>({options_.scratch_unit, options_.rules.alignment, 4096}));
     worker.memory = Buffer(static_cast<std::size_t>(options_.block_bytes) + 2 * unit, unit);
     worker.scratch.data = worker.memory.data();
     worker.scratch.size = worker.memory.size();

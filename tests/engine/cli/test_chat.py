@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import pty
@@ -107,6 +108,14 @@ class Terminal:
         os.close(guest)
         self.shown = ""
 
+    def interrupt_until(self, text: str) -> str:
+        """Interrupt until `text` is shown: readline misses a signal between the prompt and its wait for a key."""
+        for _ in range(30):
+            os.kill(self.process.pid, signal.SIGINT)
+            with contextlib.suppress(AssertionError):
+                return self.until(text, seconds=2)
+        return self.until(text, seconds=2)
+
     def until(self, text: str, seconds: float = 60) -> str:
         """What is shown, up to `text`, which must come."""
         deadline = time.monotonic() + seconds
@@ -143,9 +152,7 @@ def test_a_chat_in_a_narrow_terminal(model: str) -> None:
     lines = [line for line in status.rpartition("\r\n[")[2].split("\r\n") if line]
     assert len(lines) > 1 and all(len(line) <= 60 for line in lines)
     terminal.until("> ")
-    time.sleep(1)  # readline misses a signal between the prompt and its wait for a key
-    os.kill(terminal.process.pid, signal.SIGINT)
-    terminal.until("Ctrl-D or /exit ends the chat")
+    terminal.interrupt_until("Ctrl-D or /exit ends the chat")
     terminal.until("> ")
     terminal.type("\x04")
     assert terminal.close() == 0

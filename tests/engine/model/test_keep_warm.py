@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from engine import Knobs, footprint, load
-from engine.model import keep_warm, metal
+from engine.model import keep_warm
+from engine.model.environment import metal
 from engine.model.keep_warm import KeepWarm
 
 

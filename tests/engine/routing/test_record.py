@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -221,16 +222,14 @@ def test_mistakes_are_reported_before_computing(path: Path, tmp_path: Path) -> N
         assert len(pd.read_parquet(tmp_path / "a")) == 2 * 3 * 4
 
 
-def test_after_an_error_there_is_no_file_and_no_tap(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(*_: object) -> int:
-        raise OSError(5, "Input/output error")
-
+def test_after_an_error_there_is_no_file_and_no_tap(path: Path, tmp_path: Path) -> None:
     with load(path, smallest(path)) as engine:
         expected = engine.logits(IDS[:5])
-        monkeypatch.setattr("os.preadv", broken)
+        assert engine.state is not None
+        engine.state.reader.native.inject(error=errno.EIO)
         with pytest.raises(ReadError), engine.trace(tmp_path / "t.parquet"):
             engine.logits(IDS)
-        monkeypatch.undo()
+        engine.state.reader.native.heal()
         assert list(tmp_path.iterdir()) == []
         assert np.array_equal(engine.logits(IDS[:5]), expected)
         run(engine, tmp_path / "t.parquet")

@@ -84,7 +84,9 @@ def start(tiny: Path) -> Iterator[Start]:
         def begin(path: Path = tiny, knobs: Knobs | None = None, **options: Any) -> Client:
             engine = stack.enter_context(load(path, knobs or Knobs(cache_gb=footprint(path).one_token_gb)))
             values = {"port": 0, "name": "tiny", "prompt_cache_gb": 0.01, "grace_s": 5, **options}
-            return Client(stack.enter_context(serving(engine, ServeOptions(**values))))
+            made = Client(stack.enter_context(serving(engine, ServeOptions(**values))))
+            made.engine = engine
+            return made
 
         yield begin
 

@@ -19,7 +19,8 @@ ROOT = Path(__file__).resolve().parents[3]
 BAD = [float("nan"), float("inf"), -float("inf"), np.float32("nan"), np.float64("inf"), np.array([1.0, np.nan])]
 OTHERS = ("engine/checkpoint/", "engine/tokenizer/")  # read files of others as mlx-lm does; a config may have Infinity
 OWN = "engine/checkpoint/store/"
-PARSERS = ("engine/quality/json_prompts.py", "engine/system/strict_json.py")
+CHILD = "engine/bench/beside/child/driver.py"  # runs on revisions that have no strict_json
+PARSERS = ("engine/quality/json_prompts.py", "engine/system/strict_json.py", CHILD)
 
 
 def nested(rng: random.Random, leaf: Any, depth: int = 4) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import threading
 import time
 from typing import Any
@@ -11,17 +12,11 @@ import pytest
 from engine import Knobs
 
 
-def broken(*_: object) -> int:
-    raise OSError(5, "Input/output error")
-
-
 @pytest.mark.parametrize("stream", [True, False])
-def test_a_read_error_ends_the_request_and_not_the_server(
-    client: Any, monkeypatch: pytest.MonkeyPatch, stream: bool
-) -> None:
-    monkeypatch.setattr("os.preadv", broken)
+def test_a_read_error_ends_the_request_and_not_the_server(client: Any, stream: bool) -> None:
+    client.engine.state.reader.native.inject(error=errno.EIO)
     reply = client.text("a prompt that needs every expert", stream=stream)
-    monkeypatch.undo()
+    client.engine.state.reader.native.heal()
     assert reply.status == 500 and reply.json["error"]["code"] == "read_error"
     assert "could not be read" in reply.json["error"]["message"]
     assert client.send("GET", "/health").status == 200

@@ -31,10 +31,11 @@ def token(finish: str | None = None) -> Response:
 
 def test_figures_of_a_request() -> None:
     stats = Stats()
+    stats.count_layers(1)
     one = job(stats)
     one.put(context())
     one.put((4, 4))
-    stats.hits, stats.misses, stats.bytes_read = 3, 1, 100
+    stats.layers[0] = 3, 1, 1, 100
     one.put(token())
     one.put(token("length"))
     one.put(None)
