@@ -10,6 +10,7 @@ import os
 import platform
 import runpy
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from setuptools import Extension, find_packages, setup
@@ -74,6 +75,14 @@ class BuildExtension(build_ext):
         problem = check["problem"](check["command"]())
         if problem:
             raise SystemExit(problem)
+        compile_all = self.compiler.compile
+
+        def compile_at_once(sources: list[str], **options: object) -> list[str]:
+            with ThreadPoolExecutor(os.cpu_count()) as threads:
+                objects = threads.map(lambda source: compile_all([source], **options), sources)
+                return [path for paths in objects for path in paths]
+
+        self.compiler.compile = compile_at_once
         try:
             super().build_extensions()
         except CCompilerError as e:

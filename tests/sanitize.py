@@ -3,9 +3,9 @@
     make sanitize
     make sanitize ARGS="thread -k reader"
 
-The first word may name one of `address` (with undefined behaviour and leaks) and `thread`; the others go to pytest. Builds
-go to build/SANITIZER; `HEADRACE_NATIVE` makes the engine load them. Python itself is not instrumented, so the sanitizer's
-library is preloaded, and only those leaks count that have a function of the extension in their stack.
+The first word may be `address` (with undefined behaviour and leaks) or `thread`; the others go to pytest. Builds go to
+build/SANITIZER; `HEADRACE_NATIVE` makes the engine load them. Python itself is not instrumented, so the sanitizer's library
+is preloaded, and only those leaks count that have a function of the extension in their stack.
 """
 
 from __future__ import annotations
@@ -29,10 +29,8 @@ TESTS = ROOT / "tests" / "engine" / "native"
 NOT_NATIVE = ("test_compiler.py", "test_load.py", "test_sources.py")  # tests of Python modules
 OURS = "engine/native/"  # in the stack of a leak
 # The tests need neither MLX nor the fixtures of tests/conftest.py. Reports of undefined behaviour go to standard error.
-PYTEST = (
-    "-m", "pytest", "--noconftest", "--capture=sys", "-p", "no:xdist", "-p", "no:cacheprovider", "--timeout=1800",
-    "--durations=5",
-)  # fmt: skip
+PLUGINS = ("-p", "no:xdist", "-p", "no:cacheprovider")
+PYTEST = ("-m", "pytest", "--noconftest", "--capture=sys", *PLUGINS, "--timeout=1800", "--durations=5")
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ ORDER = {
     ),
 }  # fmt: skip
 LONGEST_FILE, LONGEST_CLASS, MEDIAN_FILE, ROOT_FILES, ROOM_FILES = 350, 200, 130, 8, range(3, 10)
+NATIVE_FILES = 12  # a C++ file that binds names for Python is apart from the code that threads run
 
 
 @functools.cache
@@ -159,9 +160,9 @@ def test_few_files_at_the_root_and_few_in_a_room(package: str) -> None:
 
 
 def test_few_sources_in_a_folder_of_native() -> None:
-    """A source with its header counts once; `module` lists the others."""
+    """A source with its header counts once; `module` only lists the others."""
     counts = Counter(path.parent for path in {path.with_suffix("") for path in native()} if path.name != "module")
-    wrong = {str(folder.relative_to(ROOT)): count for folder, count in counts.items() if count > max(ROOM_FILES)}
+    wrong = {str(folder.relative_to(ROOT)): count for folder, count in counts.items() if count > NATIVE_FILES}
     assert not wrong, wrong
 
 
