@@ -20,6 +20,12 @@ def a_reader(
     return core.Reader(fds, [memory] * len(fds), threads, block, alignment, 1, apart, 4096, gbps, None), fds
 
 
+def closed(reader: core.Reader, fds: list[int]) -> None:
+    reader.close(True)
+    for fd in fds:
+        os.close(fd)
+
+
 class Books:
     """One layer of `experts`, and pools over parts of it that read nothing: the arrays are those that Python sees."""
 

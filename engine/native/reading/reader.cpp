@@ -188,8 +188,8 @@ void Reader::close(bool drop_all) {
     if (drop_all) faults.end();
     std::lock_guard<std::mutex> ending(ending_);
     for (std::thread &thread : threads_) thread.join();
-    threads_.clear();
     std::unique_lock<std::mutex> lock(mutex_);
+    threads_.clear();
     done_.wait(lock, [this] { return !helping_; });  // a waiting thread may still read
     release(helper_);
 }

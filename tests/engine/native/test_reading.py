@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cores import Books, a_reader
+from cores import Books, a_reader, closed
 
 from engine.native import core
 
@@ -28,12 +28,6 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     for file, size in zip(made, (300_001, 65_536), strict=True):
         file.write_bytes(rng.integers(0, 256, size, np.uint8).tobytes())
     return made
-
-
-def closed(reader: core.Reader, fds: list[int]) -> None:
-    reader.close(True)
-    for fd in fds:
-        os.close(fd)
 
 
 def destination(size: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:

@@ -1,0 +1,136 @@
+"""Native pools: no slot counts as filled unless its expert has arrived, whatever ends the reads in between."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from cores import Books, a_reader, closed
+
+from engine.native import core
+
+NONE = np.array([], int)
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "f"
+    path.write_bytes(np.random.default_rng(0).integers(0, 256, 4096, np.uint8).tobytes())
+    return path
+
+
+@pytest.fixture
+def reader(file: Path) -> Iterator[core.Reader]:
+    reader, fds = a_reader(file, threads=1, block=16)
+    yield reader
+    closed(reader, fds)
+
+
+def close_while_held(reader: core.Reader) -> None:
+    """Close the reader while its reads are held: none that has not begun takes place."""
+    ending = threading.Thread(target=reader.close, args=(True,))
+    ending.start()
+    ending.join(30)
+    assert not ending.is_alive()
+
+
+def test_reads_of_evicted_experts_are_left_when_the_reader_is_closed(reader: core.Reader) -> None:
+    books = Books(reader, 8, 8.0)
+    pool, _ = books.pool(3, NONE)
+    reader.hold(True)
+    pool.request(np.array([0, 1, 2]), None, True)
+    close_while_held(reader)
+    with pytest.raises(core.ReaderClosed):
+        pool.request(np.array([3, 4, 5]), None, False)
+    pool.take_in()
+    assert pool.settled and (books.slot_of == -1).all() and pool.failures() == []
+    assert pool.settle(np.array([0, 1, 2])) >= 0
+
+
+def test_a_pinned_expert_that_did_not_arrive_loses_its_slot(reader: core.Reader, file: Path) -> None:
+    books = Books(reader, 8, 8.0)
+    pool, memory = books.pool(4, np.array([0]), size=64)
+    reader.hold(True)
+    pool.request(np.array([0]), None, True)
+    timer = threading.Timer(0.2, reader.hold, (False,))
+    timer.start()
+    pool.forget()
+    timer.join()
+    arrived = memory[:64].tobytes() == file.read_bytes()[:64]
+    assert arrived or (books.slot_of == -1).all()
+    pool.request(np.array([0]), None, False)
+    pool.settle(np.array([0]))
+    pool.forget()
+    assert books.slot_of[0] == 0 and memory[:64].tobytes() == file.read_bytes()[:64]
+
+
+def test_negative_numbers_are_no_experts(reader: core.Reader) -> None:
+    books = Books(reader, 4, 8.0)
+    pool, _ = books.pool(1, NONE)
+    pool.request(np.array([-1, 0]), np.array([-1]), False)
+    assert pool.settle(np.array([-1, 0, 0, -1])) >= 0
+    books.layer.use(np.array([1, -1]), 5)
+    assert pool.guess(np.array([-1, 1]), 6) == 1
+    pool.request(np.array([2]), np.array([-1]), False)
+    assert pool.settle(np.array([2])) >= 0 and books.slot_of.tolist() == [-1, -1, 0, -1]
+
+
+def test_a_prediction_is_confirmed_by_a_choice_that_is_cached(reader: core.Reader) -> None:
+    books = Books(reader, 4, 8.0)
+    pool, _ = books.pool(4, NONE)
+    assert pool.guess(np.array([1, 2]), 1) == 2
+    while not pool.settled:
+        pool.take_in()
+    assert pool.decode(np.array([2]), 1, np.zeros(1, np.int32)) is None
+    assert pool.guessed() == [1] and pool.useful[0] == 1
+
+
+def test_staging_memory_outlives_the_pool_and_the_reader(file: Path) -> None:
+    reader, fds = a_reader(file)
+    books = Books(reader, 4, 8.0)
+    source = (np.zeros(4, np.int32), np.arange(4, dtype=np.int64) * 100, 90, None, 6, -1)
+    pool = core.Pool(books.layer, reader, 2, np.zeros(4, np.uint8), [source], [], 96, True, None)
+    pool.request(np.array([3, 1]), None, False)
+    pool.settle(np.array([3, 1]))
+    assert pool.arrived() == [1, 3]
+    view = pool.staging(3)
+    with pytest.raises(KeyError):
+        pool.staging(3)
+    pool.forget()
+    for number in (1, -1, 4, 2**40):
+        with pytest.raises(KeyError):
+            pool.staging(number)
+    del pool, books
+    closed(reader, fds)
+    del reader
+    assert view.readonly and bytes(view[6:96]) == file.read_bytes()[300:390]
+
+
+def test_a_second_thread_is_refused(reader: core.Reader) -> None:
+    """Two pools share the arrays of their layer."""
+    books = Books(reader, 8, 8.0)
+    pools = [books.pool(2, NONE)[0] for _ in range(2)]
+    reader.hold(True)
+    other = threading.Thread(target=pools[0].decode, args=(np.array([0, 1]), 1, np.zeros(2, np.int32)))
+    other.start()
+    end = time.monotonic() + 30
+    while books.slot_of[1] < 0 and time.monotonic() < end:
+        time.sleep(0.001)
+    time.sleep(0.05)  # the other thread now waits for the reads
+    for call in (
+        lambda: pools[1].request(np.array([4]), None, False),
+        lambda: books.layer.use(np.array([4]), 1),
+        pools[0].take_in,
+        pools[1].forget,
+    ):
+        with pytest.raises(RuntimeError, match="another thread uses"):
+            call()
+    reader.hold(False)
+    other.join(30)
+    assert not other.is_alive()
+    pools[1].request(np.array([4]), None, False)
+    assert pools[1].settle(np.array([4])) >= 0
