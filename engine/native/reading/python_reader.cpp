@@ -9,7 +9,7 @@ namespace headrace {
 namespace {
 
 constexpr int MOST_THREADS = 1024;
-constexpr long long MOST_BLOCK = 1LL << 40, MOST_UNIT = 1LL << 30;  // sums with places in a file stay far from overflow
+constexpr long long MOST_BLOCK = 1LL << 60, MOST_UNIT = 1LL << 30;  // sums with places in a file stay far from overflow
 
 PyTypeObject *reader_type = nullptr;
 PyObject *closed_error = nullptr;
@@ -54,7 +54,7 @@ PyObject *reader_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
         block > MOST_BLOCK || !is_power_of_two(alignment) || alignment > MOST_UNIT || !is_power_of_two(unit) ||
         unit > MOST_UNIT || least < 1 || !(options.gbps >= 0) || std::isinf(options.gbps)) {
         PyErr_Format(PyExc_ValueError,
-                     "threads are 1 .. %d, block_bytes 1 .. 2^40, alignment and scratch_unit powers of two up to 2^30, least at "
+                     "threads are 1 .. %d, block_bytes 1 .. 2^60, alignment and scratch_unit powers of two up to 2^30, least at "
                      "least 1, gbps 0 or more, and memory has one entry a file",
                      MOST_THREADS);
         return nullptr;

@@ -143,15 +143,16 @@ def test_pools_refuse_places_that_do_not_fit(reader: core.Reader) -> None:
 
 def test_no_reference_is_lost(reader: core.Reader) -> None:
     books = Books(reader, 4, 8.0)
-    arrays = [books.slot_of, books.warmth, np.zeros(4, np.int32), np.zeros(4, np.int64), np.zeros(8, np.uint8)]
+    file, offset, *slots = np.zeros(4, np.int32), np.zeros(4, np.int64), np.zeros(8, np.uint8), np.zeros(8, np.uint8)
+    arrays = [books.slot_of, books.warmth, file, offset, *slots]
     into = bytearray(100)
     reader.record(True)
     reader.inject(error=errno.EIO, times=50)
 
     def use(source_bytes: int) -> None:
-        source = (arrays[2], arrays[3], source_bytes, arrays[4], 0, -1)
+        sources: list[Any] = [(file, offset, source_bytes, memory, 0, -1) for memory in slots]
         try:
-            pool = core.Pool(books.layer, reader, 2, np.zeros(4, np.uint8), [source, source], [], 0, False, None)
+            pool = core.Pool(books.layer, reader, 2, np.zeros(4, np.uint8), sources, [], 0, False, None)
         except ValueError:
             return
         pool.request(np.array([0, 1]), None, False)
