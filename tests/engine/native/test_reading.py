@@ -1,4 +1,7 @@
-"""The native reader: every byte as plain reads give it, and no write after a wait, whatever happens in between."""
+"""The native reader: every byte as plain reads give it, and no write after a wait, whatever happens in between.
+
+The tests cover engine/native/reading and engine/native/pool.
+"""
 
 from __future__ import annotations
 
