@@ -1,1 +1,1 @@
-"""Disk reads: bytes from files to memory, in threads that never touch MLX (`cuda_copy` initializes its device first)."""
+"""Disk reads: opens files and owns the native threads that bring bytes to memory; imports MLX only for its CUDA device."""

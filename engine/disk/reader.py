@@ -52,7 +52,9 @@ class Reader:
             )  # fmt: skip
         except Exception as e:
             _close_files(fds)
-            raise HeadraceError(f"CUDA: {e}; restart the process") if isinstance(e, OSError) and device else e from e
+            if isinstance(e, OSError) and device:
+                raise HeadraceError(f"CUDA: {e}; restart the process") from e
+            raise
         # Also runs if the reader is dropped, and at the interpreter's exit, when no thread may write to memory any more.
         self._close = weakref.finalize(self, _close, self.native, fds)
 

@@ -84,7 +84,10 @@ double Reader::begun(const LoadPtr &load) {
 
 Buffer Reader::take_buffer(std::size_t size) {
     const auto found = std::find_if(spare_.begin(), spare_.end(), [size](const Buffer &one) { return one.size() == size; });
-    if (found == spare_.end()) return Buffer(size);
+    if (found == spare_.end()) {
+        if (!spare_.empty()) spare_.erase(spare_.begin());  // of another layer: a new buffer takes its place
+        return Buffer(size);
+    }
     Buffer buffer = std::move(*found);
     spare_.erase(found);
     return buffer;
@@ -117,7 +120,8 @@ void Reader::join(const LoadPtr &load) {
             if (!together && !demand_.empty() && steady_seconds() - begin > WAKE_S) wake();
         }
         helping_ = false;
-        if (!demand_.empty()) wake();
+        if (!demand_.empty() || !speculative_.empty()) wake();  // threads may sleep because this one was reading
+        if (closing_) done_.notify_all();
     }
     lock.unlock();
     const double until = steady_seconds() + SPIN_S;
@@ -152,6 +156,8 @@ void Reader::close(bool drop_all) {
     }
     for (std::thread &thread : threads_) thread.join();
     threads_.clear();
+    std::unique_lock<std::mutex> lock(mutex_);
+    done_.wait(lock, [this] { return !helping_; });  // a waiting thread may still read
     release(helper_);
 }
 

@@ -1,7 +1,8 @@
 """Staging: the memory of experts on their way from the disk into slots.
 
 Bytes that a slot holds as stored are read straight into it. Experts that are widened, joined from streams or requantized
-have a buffer each until they are converted. Direct reads and copies to a GPU pass through a buffer of each reader thread.
+have a buffer of whole pages each until they are converted; the reader keeps up to `SPARE` buffers for later loads. Direct
+reads and copies to a GPU pass through a buffer of each reader thread and of the thread that waits, which reads as well.
 """
 
 from __future__ import annotations
@@ -12,13 +13,14 @@ from collections.abc import Sequence
 from engine.cache.pool import FILL_AT_ONCE
 from engine.cache.slot_layout import goes_straight
 from engine.checkpoint.checkpoint import Checkpoint
-from engine.disk.direct import ALIGNMENT
+from engine.disk.direct import direct_unit
 from engine.knobs import Knobs
 from engine.model.backend import backend, compute_dtype
 
 from ..banks import BankPlan
 
 FLOAT = 4  # bytes of a float32
+SPARE = 16  # buffers; as in engine/native/reading/reader.cpp
 
 
 def staging_bytes(checkpoint: Checkpoint, knobs: Knobs, banks: Sequence[BankPlan], tokens: int) -> int:
@@ -34,8 +36,10 @@ def staging_bytes(checkpoint: Checkpoint, knobs: Knobs, banks: Sequence[BankPlan
     blocks = 0
     if knobs.io_mode == "direct" or backend() == "cuda":
         largest = max(bank.form.expert_bytes for bank in banks)
-        blocks = knobs.read_threads * (min(knobs.read_block_kib * 1024, largest) + 2 * ALIGNMENT)
-    return max(of_layers.values()) + _ahead_bytes(checkpoint, knobs, banks) + blocks
+        blocks = (knobs.read_threads + 1) * (min(knobs.read_block_kib * 1024, largest) + 2 * direct_unit())
+    sizes = {_expert_bytes(bank) for bank in banks} - {0}
+    spare = SPARE * max(sizes) if len(sizes) > 1 else 0  # buffers of one size are those of the layer that needs most
+    return max(*of_layers.values(), spare) + _ahead_bytes(checkpoint, knobs, banks) + blocks
 
 
 def _bank_bytes(checkpoint: Checkpoint, bank: BankPlan, tokens: int) -> int:

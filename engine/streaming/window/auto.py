@@ -24,6 +24,7 @@ class AutoWindow:
     LEAST, MOST, RECENT = 2, 24, 64  # tokens of a trial, and of the size in use that it is compared with
     FIRST, LONGEST, PAUSE = 64, 512, 8
     CLEAR, CHANGED = 2.5, 4.0  # standard errors
+    DRIFT = 0.3  # change of a token's time, as a share of it, that texts alone may cause
 
     def __init__(self, most: int, clock: Callable[[], float] = perf_counter) -> None:
         self._sizes = (1, most)
@@ -58,7 +59,8 @@ class AutoWindow:
         own = self._seconds[self._used]
         if self._level and len(own) == self.RECENT and self._left > 0:
             mean, noise = _spread(own)
-            if abs(mean - self._level) > self.CHANGED * noise * sqrt(2 / self.RECENT):
+            least = max(self.CHANGED * noise * sqrt(2 / self.RECENT), self.DRIFT * self._level)
+            if abs(mean - self._level) > least:
                 self._left, self._wait = 0, self.FIRST
         if self._left <= 0:
             self._seconds[1 - self._used].clear()

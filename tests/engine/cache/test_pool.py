@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import errno
+import threading
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
 import pytest
+from reads import until
 
 from engine.cache.pool import SlotPool
 from engine.checkpoint.experts import ExpertLayer, ExpertTensor
@@ -23,7 +26,7 @@ EXPERTS, BYTES = 10, 64
 class Bank:
     """A pool of `slots` slots over a file in which the bytes of an expert are its number, and its layer."""
 
-    def __init__(self, folder: Path, slots: int) -> None:
+    def __init__(self, folder: Path, slots: int, threads: int = 2) -> None:
         file = folder / "experts"
         file.write_bytes(b"".join(bytes([expert]) * BYTES for expert in range(EXPERTS)))
         place = np.zeros(EXPERTS, np.int32), np.arange(EXPERTS, dtype=np.int64) * BYTES
@@ -32,7 +35,7 @@ class Bank:
         self.stats.count_layers(1)
         self.slot_of, warmth = np.full(EXPERTS, -1, np.int32), np.full(EXPERTS, -np.inf)
         self.shared = core.Layer(self.slot_of, warmth, np.zeros(EXPERTS, np.int64), self.stats.layers[0], 1e-3)
-        self.reader = Reader((file,), threads=2, block_bytes=4096, direct=False, gbps=None)
+        self.reader = Reader((file,), threads=threads, block_bytes=4096, direct=False, gbps=None)
         self.inner: dict[str, dict[str, mx.array]] = {"up_proj": {}}
         self.pool = SlotPool(
             layer, self.shared, self.slot_of, np.arange(EXPERTS), slots, self.inner, {}, self.reader, compute=mx.float32,
@@ -165,6 +168,42 @@ def test_forgetting_frees_all_slots_while_reads_are_under_way(bank: Bank) -> Non
     bank.reader.native.hold(False)
     bank.pool.forget()
     assert bank.pool.settled and not bank.cached()
+
+
+@pytest.fixture
+def waiting(tmp_path: Path) -> Iterator[tuple[Bank, Future[mx.array]]]:
+    """A pool whose reader may read one block at a time, and a thread that waits for expert 7 and reads it itself."""
+    bank = Bank(tmp_path, 4, threads=1)
+    bank.reader.native.hold(True)
+    with ThreadPoolExecutor(1) as other:
+        ids = mx.array([7, 7], dtype=mx.uint32)
+        mx.eval(ids)
+        slots = other.submit(bank.pool.decode, ids, 1)
+        until(lambda: bank.asked == [(7, False)])
+        yield bank, slots
+        bank.reader.native.hold(False)
+    bank.reader.close()
+
+
+def test_speculation_goes_on_after_a_thread_that_read_while_it_waited(waiting: tuple[Bank, Future[mx.array]]) -> None:
+    bank, slots = waiting
+    guess = bank.reader.native.submit([(0, 0, memoryview(bytearray(BYTES)))], True)
+    bank.reader.native.hold(False)
+    slots.result(60)
+    until(lambda: guess.done)
+
+
+def test_a_reader_closes_after_the_read_of_a_thread_that_waits(waiting: tuple[Bank, Future[mx.array]]) -> None:
+    """Neither its file nor its memory may end before."""
+    bank, slots = waiting
+    closing = threading.Thread(target=bank.reader.close)
+    closing.start()
+    until(lambda: bank.reader.native.closed)
+    closing.join(0.1)
+    assert closing.is_alive()
+    bank.reader.native.hold(False)
+    closing.join(60)
+    assert not closing.is_alive() and len(slots.result(60)) == 2 and bank.cached() == {7}
 
 
 def test_a_full_pool_holds_its_experts_in_order(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from engine import Checkpoint, Knobs
 from engine.model.backend import backend
 from engine.plan.banks import plan_banks
 from engine.plan.footprint import weights_of
-from engine.plan.memory.staging import staging_bytes
+from engine.plan.memory.staging import SPARE, staging_bytes
 
 
 @pytest.fixture(scope="module")
@@ -30,5 +31,17 @@ def test_staging_follows_its_causes(source: Checkpoint) -> None:
     one, many = staged(source), staged(source, 100)
     assert 0 < one < many
     assert staged(source, expert_bits=2) > one
-    assert staged(source, io_mode="direct") - one >= 16 * 2 * 4096
+    assert staged(source, io_mode="direct") - one >= 17 * 2 * 4096
     assert staged(source, prefetch="stale_gate", prefetch_depth=2) > staged(source, prefetch="stale_gate") > one
+
+
+@pytest.mark.skipif(backend() != "cpu", reason="floats are widened on the CPU")
+def test_buffers_of_other_sizes_are_kept_beside_those_in_use(source: Checkpoint) -> None:
+    """Layers with different widths have buffers of different sizes."""
+    knobs = Knobs.from_mapping({"cache_gb": weights_of(source, Knobs()).all_experts_gb / 2})
+    banks = plan_banks(source, knobs)
+    alone = staging_bytes(source, knobs, banks, 1)
+    first, *others = banks
+    tensors = tuple(t for t in first.form.tensors if t.name != "up_proj.scales")
+    smaller = dataclasses.replace(first, form=dataclasses.replace(first.form, tensors=tensors))
+    assert staging_bytes(source, knobs, [smaller, *others], 1) == alone * SPARE // source.top_k
