@@ -29,7 +29,7 @@ REPLACED = {
     r"\bvoid(ed)? (pass|passes|layers?)\b": "rejected pass",
     r"\bput(s|ting)? together\b": "combine, assemble",
     r"\b(is|are|was) to be had\b|\bis had\b": "is available",
-    r"\b[Aa]rms?\b(?! ?64)": "origin of a proposal, or contender in a benchmark",
+    r"(?<!04-)\b[Aa]rms?\b(?! ?64)": "origin of a proposal, or contender in a benchmark",
     r"\bseams?\b": "engine adapter, or interface",
     r"\bbelieve[sd]?\b|\bbeliefs?\b": "posterior, estimate",
     r"\bthe books\b|\bits books\b": "statistics, bookkeeping",

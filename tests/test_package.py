@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import tarfile
 import zipfile
 from collections.abc import Callable
 from importlib.metadata import version
@@ -17,18 +18,30 @@ from engine import __version__
 
 ROOT = Path(__file__).resolve().parents[1]
 FAKE_ENGINE = ROOT / "tests" / "harness"
-SOURCES = ("LICENSE", "README.md", "engine", "experiments", "harness", "pyproject.toml", "search_spaces", "setup.py")
+SOURCES = (
+    "LICENSE", "MANIFEST.in", "README.md", "engine", "experiments", "harness", "pyproject.toml", "search_spaces", "setup.py",
+)  # fmt: skip
 Headrace = Callable[..., "subprocess.CompletedProcess[str]"]
 
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel, built beside links to the sources, so that no build folder is left in the checkout."""
-    place = tmp_path_factory.mktemp("sources")
+@pytest.fixture
+def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Links to the sources, so that no build folder is left in the checkout."""
+    return _links(tmp_path_factory.mktemp("sources"))
+
+
+def _links(place: Path) -> Path:
     for name in SOURCES:
         (place / name).symlink_to(ROOT / name)
+    return place
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel, built beside links to the sources."""
+    place = _links(tmp_path_factory.mktemp("sources"))
     isolation = ["--no-build-isolation"] if int(version("setuptools").split(".")[0]) >= 77 else []  # else from the network
     command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", *isolation, "-w", str(place / "dist"), str(place)]
     built = subprocess.run(command, capture_output=True, text=True, timeout=250)
@@ -58,13 +71,40 @@ def test_what_the_wheel_has(wheel: Path) -> None:
     shipped = [*ROOT.glob("search_spaces/*.yaml"), *ROOT.glob("experiments/**/*.yaml")]
     shipped += ROOT.glob("experiments/kimi_mini/checkpoint/*")
     assert {f"headrace/{p.relative_to(ROOT)}" for p in shipped} <= names
+    assert [n for n in names if n.startswith("engine/native/_core.")] and not any(
+        n.endswith((".cpp", ".hpp")) for n in names
+    )
+    assert "-cp311-abi3-" in wheel.name
     code = {str(p.relative_to(ROOT)) for package in ("engine", "harness") for p in ROOT.glob(f"{package}/**/*.py")}
-    assert code | {"engine/py.typed", "harness/py.typed", "engine/routing/calibration.txt"} <= names
+    assert (
+        code | {"engine/py.typed", "engine/native/_core.pyi", "harness/py.typed", "engine/routing/calibration.txt"} <= names
+    )
     assert {name.partition("/")[0] for name in names} == {
         "engine", "harness", "headrace", f"headrace-{__version__}.dist-info",
     }  # fmt: skip
     metadata = zipfile.ZipFile(wheel).read(f"headrace-{__version__}.dist-info/METADATA").decode()
     assert f"\nVersion: {__version__}\n" in metadata and "\nLicense-Expression: Apache-2.0\n" in metadata
+
+
+def test_the_source_distribution_has_the_sources(sources: Path) -> None:
+    command = [sys.executable, "setup.py", "-q", "sdist", "-d", "dist"]
+    subprocess.run(command, cwd=sources, check=True, capture_output=True, timeout=120)
+    with tarfile.open(next((sources / "dist").glob("*.tar.gz"))) as packed:
+        names = packed.getnames()
+    native = {str(p.relative_to(ROOT)) for p in ROOT.glob("engine/native/**/*.[ch]pp")}
+    assert native <= {name.partition("/")[2] for name in names}
+
+
+@pytest.mark.parametrize("editable", [False, True])
+def test_without_a_compiler_one_line_says_what_to_install(sources: Path, tmp_path: Path, editable: bool) -> None:
+    """As pip calls the build; a path without programs has no compiler."""
+    call = f"build_{'editable' if editable else 'wheel'}({str(tmp_path)!r})"
+    command = [sys.executable, "-c", f"from setuptools import build_meta; build_meta.{call}"]
+    env = {k: v for k, v in os.environ.items() if k not in ("CC", "CXX")} | {"PATH": str(tmp_path)}
+    done = subprocess.run(command, cwd=sources, env=env, capture_output=True, text=True, timeout=120)
+    last = done.stderr.splitlines()[-1]
+    assert done.returncode == 1 and last.startswith("Headrace needs a C++ compiler, and ") and "Traceback" not in done.stderr
+    assert all(words in last for words in ("apt install g++", "dnf install gcc-c++", "xcode-select --install"))
 
 
 def test_a_study_from_an_empty_folder(headrace: Headrace, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import functools
+import re
 import statistics
 from collections import Counter, defaultdict
 from pathlib import Path
@@ -164,6 +165,14 @@ def test_few_sources_in_a_folder_of_native() -> None:
     counts = Counter(path.parent for path in {path.with_suffix("") for path in native()} if path.name != "module")
     wrong = {str(folder.relative_to(ROOT)): count for folder, count in counts.items() if count > NATIVE_FILES}
     assert not wrong, wrong
+
+
+def test_every_folder_of_native_is_tested() -> None:
+    """Compiled code is tested through the names that it gives to Python; a test file's docstring names the folders."""
+    docstrings = [ast.get_docstring(ast.parse(p.read_text())) or "" for p in (ROOT / "tests" / "engine").rglob("test_*.py")]
+    folders = {str(p.parent.relative_to(ROOT)) for p in native()} - {"engine/native"}
+    untested = [f for f in sorted(folders) if not any(re.search(rf"{f}\b", text) for text in docstrings)]
+    assert not untested, f"named by no docstring of a test file: {untested}"
 
 
 def test_every_room_states_its_contract() -> None:

@@ -10,6 +10,7 @@ Memory = Buffer | np.ndarray
 
 SOURCES: str
 COMPILER: str
+CRC32: str
 
 def crc32(data: Memory, crc: int = 0, /) -> int: ...
 def widen(codes: Memory, out: Memory, dtype: str, /) -> None: ...

@@ -1,5 +1,7 @@
 #include "module.hpp"
 
+#include "arrival/crc32_fold.hpp"
+
 #ifdef __clang__
 #define HEADRACE_COMPILER "clang " __clang_version__
 #else
@@ -13,10 +15,11 @@ PyModuleDef definition = {
     nullptr, nullptr, nullptr, nullptr, nullptr,
 };
 
-// What this build is: the fingerprint of its sources (engine/native/sources.py) and its compiler.
+// What this build is: the fingerprint of its sources (engine/native/sources.py), its compiler, and how it computes CRC-32 here.
 bool add_build(PyObject *module) {
     return PyModule_AddStringConstant(module, "SOURCES", HEADRACE_SOURCES) == 0 &&
-           PyModule_AddStringConstant(module, "COMPILER", HEADRACE_COMPILER) == 0;
+           PyModule_AddStringConstant(module, "COMPILER", HEADRACE_COMPILER) == 0 &&
+           PyModule_AddStringConstant(module, "CRC32", headrace::can_fold() ? "carry-less products" : "tables") == 0;
 }
 
 bool add_all(PyObject *module) {

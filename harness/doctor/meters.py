@@ -8,6 +8,7 @@ import resource
 import shutil
 import sys
 import time
+import zlib
 from typing import Any
 
 import psutil
@@ -34,6 +35,7 @@ def checks() -> list[Check]:
         Check("machine", "processor", _processor, "Rows have no processor name."),
         Check("machine", "system", _system),
         Check("machine", "versions", _versions),
+        Check("machine", "native core", _native_core, "The engine does not start."),
         Check("machine", "start of the machine", _boot, "A study cannot tell that the machine was restarted."),
         *([Check("machine", "translation by Rosetta", _translated)] if sys.platform == "darwin" else []),
         Check("machine", "clock that goes on during sleep", _continuous, "Sleep during a run is not seen."),
@@ -112,6 +114,16 @@ def _versions(place: Place) -> Answer:
     found = {"headrace": __version__, "commit": known["commit"]}
     found |= {name: known[name] for name in ("python", "mlx", "mlx_lm", "optuna")}
     return Answer(", ".join(f"{name} {str(value)[:12]}" for name, value in found.items() if value), found)
+
+
+def _native_core(place: Place) -> Answer:
+    from engine.native import core
+
+    data = bytes(range(256)) * 4
+    if core.crc32(data) != zlib.crc32(data):
+        raise ArithmeticError("CRC-32 of 1 KiB is wrong")
+    found = {"compiler": core.COMPILER, "abi": "cp311-abi3", "crc32": core.CRC32, "sources": core.SOURCES}
+    return Answer(f"{core.COMPILER}, abi3 of Python 3.11, CRC-32 by {core.CRC32}", found)
 
 
 def _boot(place: Place) -> Answer | None:

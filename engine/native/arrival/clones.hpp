@@ -3,7 +3,7 @@
 #pragma once
 #include <cstddef>  // brings __GLIBC__
 
-#if defined(__x86_64__) && defined(__GLIBC__) && !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+#if defined(__x86_64__) && defined(__GLIBC__) && !defined(HEADRACE_SANITIZE)
 #define HEADRACE_CLONES __attribute__((target_clones("avx2", "default")))
 #else
 #define HEADRACE_CLONES

@@ -1,4 +1,7 @@
-"""CUDA copies, with a driver that only copies memory: the order of the calls, and error codes as one line."""
+"""CUDA copies, with a driver that only copies memory: the order of the calls, and error codes as one line.
+
+The tests cover engine/native/device.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Arrival: native CRC-32, widening, bit planes and biases, compared bit by bit with zlib and numpy."""
+"""Arrival: native CRC-32, widening, bit planes and biases, compared bit by bit with zlib and numpy.
+
+The tests cover engine/native/arrival and engine/native/bitplanes.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Native slots and eviction against the specification in Python (engine/cache/eviction.py), step by step and bit by bit."""
+"""Native slots and eviction against the specification in Python (engine/cache/eviction.py), step by step and bit by bit.
+
+The tests cover engine/native/eviction.
+"""
 
 from __future__ import annotations
 

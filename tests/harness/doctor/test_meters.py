@@ -33,6 +33,7 @@ def test_on_this_machine(tmp_path: Path) -> None:
         == pytest.approx(psutil.virtual_memory().total / 1e9)
     )
     assert found["processor"].figures["cores"] >= found["processor"].figures["usable_cores"] >= 1
+    assert found["native core"].figures["crc32"] in found["native core"].text
     assert found["versions"].figures["python"].startswith(f"{sys.version_info[0]}.{sys.version_info[1]}")
 
 

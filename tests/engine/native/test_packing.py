@@ -1,4 +1,7 @@
-"""Compiled packing against the oracle: weights, kept codes and their levels bit by bit, chosen codes by their errors."""
+"""Compiled packing against the oracle: weights, kept codes and their levels bit by bit, chosen codes by their errors.
+
+The tests cover engine/native/packing and engine/native/formats.
+"""
 
 from __future__ import annotations
 
