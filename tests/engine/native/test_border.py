@@ -1,4 +1,7 @@
-"""The border between Python and the native reader: one clear error for what does not fit, and no reference is lost."""
+"""The border between Python and the native reader: one clear error for what does not fit, and no reference is lost.
+
+The tests cover engine/native/reading and engine/native/pool.
+"""
 
 from __future__ import annotations
 

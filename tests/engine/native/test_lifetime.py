@@ -1,4 +1,7 @@
-"""The native reader's end: by several threads at once, with reads under way, at the interpreter's exit, and in a fork."""
+"""The native reader's end: by several threads at once, with reads under way, at the interpreter's exit, and in a fork.
+
+The tests cover engine/native/reading and engine/native/pool.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cores import a_reader, closed
+from cores import a_reader, closed, forking
 
 from engine.native import core
 
@@ -84,6 +87,7 @@ def test_signals_are_left_to_the_interpreter(file: Path) -> None:
     ours = [p for p in Path("/proc/self/task").iterdir() if p.name not in before]
     assert len(ours) == 2
     for task in ours:
+        time.sleep(0.3)  # a thread starts with all signals blocked
         masks = dict(line.split(":\t") for line in (task / "status").read_text().splitlines() if ":\t" in line)
         blocked = int(masks["SigBlk"], 16)
         assert blocked >> (signal.SIGINT - 1) & 1 and not blocked >> (signal.SIGSEGV - 1) & 1
@@ -120,6 +124,7 @@ EXITS = {
 FORK = """
 native.hold(True)
 pool.request(np.array([0, 1]), None, False)
+time.sleep(0.3)  # the address sanitizer's memory is locked while a thread starts, in the child for ever
 child = os.fork()
 if child == 0:
     signal.alarm(30)
@@ -145,9 +150,9 @@ print(status, memory[:10_000].tobytes() == Path(sys.argv[1]).read_bytes()[:10_00
 """
 
 
-def python(code: str, file: Path) -> subprocess.CompletedProcess[str]:
+def python(code: str, file: Path, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     words = [sys.executable, "-c", START + code, str(file)]
-    return subprocess.run(words, capture_output=True, text=True, timeout=120)
+    return subprocess.run(words, capture_output=True, text=True, timeout=120, env=env)
 
 
 @pytest.mark.parametrize("how", EXITS)
@@ -159,5 +164,5 @@ def test_the_interpreter_exits_with_reads_under_way(file: Path, how: str) -> Non
 
 
 def test_a_fork_with_pools(file: Path) -> None:
-    done = python(FORK, file)
+    done = python(FORK, file, forking())
     assert done.stdout.split() == ["0", "True"], done.stderr

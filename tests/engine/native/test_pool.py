@@ -1,4 +1,7 @@
-"""Native pools: no slot counts as filled unless its expert has arrived, whatever ends the reads in between."""
+"""Native pools: no slot counts as filled unless its expert has arrived, whatever ends the reads in between.
+
+The tests cover engine/native/pool and engine/native/eviction.
+"""
 
 from __future__ import annotations
 

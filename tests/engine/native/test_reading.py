@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cores import Books, a_reader, closed
+from cores import Books, a_reader, closed, forking
 
 from engine.native import core
 
@@ -212,7 +212,9 @@ print(status, load.wait(), into.tobytes() == Path(sys.argv[1]).read_bytes()[:50_
 
 def test_a_fork_with_reads_under_way(files: list[Path]) -> None:
     """The child gets one clear error and ends; the parent goes on."""
-    done: Any = subprocess.run([sys.executable, "-c", FORK, str(files[0])], capture_output=True, text=True, timeout=60)
+    done: Any = subprocess.run(
+        [sys.executable, "-c", FORK, str(files[0])], capture_output=True, text=True, timeout=60, env=forking()
+    )
     assert done.stdout.splitlines() == [
         "the reader's threads do not exist in a process made by fork; load the model there", "0 None True",
     ], done.stderr  # fmt: skip
