@@ -85,8 +85,8 @@ class BuildExtension(build_ext):
         self.compiler.compile = compile_at_once
         try:
             super().build_extensions()
-        except CCompilerError as e:
-            raise SystemExit(f"Headrace's C++ sources do not compile; the compiler's errors are above ({e})") from None
+        except CCompilerError:
+            raise SystemExit("Headrace's C++ sources do not compile; the compiler's errors are above") from None
 
     def build_extension(self, ext: Extension) -> None:
         built = Path(self.get_ext_fullpath(ext.name))
