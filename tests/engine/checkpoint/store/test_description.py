@@ -40,11 +40,11 @@ def test_damaged_description(packed: Path, content: str) -> None:
     one_line(e)
 
 
-@pytest.mark.parametrize("version", [1, 3, 99])
+@pytest.mark.parametrize("version", [1, 4, 99])
 def test_another_version_of_the_format(packed: Path, version: int) -> None:
     edit(packed, lambda content: content.update(format=version))
     with pytest.raises(
-        CheckpointError, match=rf"has format {version}, but this version reads format 2; pack the model again"
+        CheckpointError, match=rf"has format {version}, but this version reads formats 2 and 3; pack the model again"
     ) as e:
         load(packed)
     one_line(e)
