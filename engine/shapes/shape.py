@@ -67,15 +67,20 @@ class Shape:
         """Whether mlx-lm has the architecture, so that the shape can be built, written and run."""
         return self.active_parameters is None
 
-    @cached_property
-    def built(self) -> BuiltModel:
-        """The numbers of mlx-lm's module. Raises `HeadraceError` for an architecture that mlx-lm lacks."""
+    @property
+    def module_config(self) -> dict[str, Any]:
+        """The configuration from which mlx-lm builds the model. Raises `HeadraceError` if it lacks the architecture."""
         if not self.has_module:
             raise HeadraceError(
                 f"{self.name}: mlx-lm has no architecture {self.config['model_type']}, so that the shape gives sizes only; "
-                "use a shape that `python -m engine shapes` lists with a module"
+                "use the shape of another model"
             )
-        return built_model(Path(self.name), dict(self.config))
+        return dict(self.config)
+
+    @cached_property
+    def built(self) -> BuiltModel:
+        """The numbers of mlx-lm's module. Raises `HeadraceError` for an architecture that mlx-lm lacks."""
+        return built_model(Path(self.name), self.module_config)
 
     @cached_property
     def switches(self) -> tuple[Switch, ...]:
