@@ -85,9 +85,7 @@ class Checkpoint:
         else:
             records = open_records(description, tensors, files)
             layers = tuple(of_layer.at_top() for of_layer in records)
-            streamed = [
-                (tensors[name].dtype, tensors[name].nbytes) for layer in description.layers for name in layer.tensors
-            ]
+            streamed = [(tensors[name].dtype, tensors[name].nbytes) for layer in description.own for name in layer.tensors]
         resident = [  # mlx-lm widens FP8 to bfloat16 on loading
             ("BF16", 2 * entry.nbytes) if entry.dtype == FP8 else (entry.dtype, entry.nbytes) for entry in kept.values()
         ]
@@ -179,8 +177,13 @@ class Checkpoint:
 
     @property
     def expert_bytes(self) -> int:
-        """Bytes of all routed experts on disk."""
+        """Bytes of the routed experts of all layers. Records that several layers share count for each of them."""
         return sum(layer.expert_bytes * layer.experts for layer in self.layers)
+
+    @property
+    def shared_layers(self) -> int:
+        """Layers of a store that have the records of another layer, and no file."""
+        return 0 if self.store is None else len(self.store.layers) - len(self.store.own)
 
     def resident_bytes(self, *, widened: bool) -> int:
         """Bytes of all tensors but the routed experts; `widened`: with 16-bit floats stored in 32 bits."""

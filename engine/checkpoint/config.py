@@ -17,6 +17,7 @@ from .built.model import BuiltModel
 from .experts import ExpertLayer
 from .files.unreadable import refuse_pointer, unreadable
 from .places.find import hub_name
+from .store.rehearsal import read_rehearsal
 
 TAG = '"__float__"'  # transformers writes {"__float__": "Infinity"} for a float that is not finite
 GENERIC = re.compile(r"(?i)checkpoint|model|mlx|snapshot|weights|(?=.*\d)[0-9a-f]{7,64}")  # folder names of any model
@@ -25,7 +26,9 @@ GENERIC = re.compile(r"(?i)checkpoint|model|mlx|snapshot|weights|(?=.*\d)[0-9a-f
 def model_name(path: str | Path) -> str:
     """The model's name for people: `owner/name` for a snapshot in the hub's cache and for a folder of LM Studio, otherwise
     the name of the nearest folder at or above `path` that is not generic. Links are not followed, so a link keeps the name
-    its user gave it."""
+    its user gave it. A rehearsal has its mark in its name."""
+    if rehearsal := read_rehearsal(Path(path).expanduser()):
+        return rehearsal.model
     place = Path(os.path.abspath(Path(path).expanduser()))
     if name := hub_name(place):
         return name

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import functools
+import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -38,30 +40,42 @@ def copy_rest(source: Checkpoint, store: Path, tensors: dict[str, Entry]) -> Non
         if shards[-1] and sum(e.nbytes for e in shards[-1].values()) + entry.nbytes > SHARD_BYTES:
             shards.append({})
         shards[-1][name] = entry
+    write_shards(store, shards, functools.partial(_parts, source.files))
+
+
+def write_shards(
+    folder: Path, shards: list[dict[str, Entry]], parts_of: Callable[[str, Entry], Iterator[bytes | memoryview]]
+) -> dict[str, int]:
+    """Write tensors in shards, and then the index, which also holds the shards' checksums. `parts_of` gives a tensor's
+    bytes. Returns the checksums by file."""
     index, checksums = {}, {}
-    for number, shard in enumerate(shards, start=1):
-        file = store / f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+    for file_name, shard in zip(shard_names(len(shards)), shards, strict=True):
         header, at = {}, 0
         for name, entry in shard.items():
             header[name] = {"dtype": entry.dtype, "shape": entry.shape, "data_offsets": [at, at + entry.nbytes]}
             at += entry.nbytes
-            index[name] = file.name
+            index[name] = file_name
         encoded = to_json({"__metadata__": {"format": "mlx"}, **header}).encode()
         encoded = encoded.ljust(-(-len(encoded) // 8) * 8)
-        parts = _shard_bytes(source.files, len(encoded).to_bytes(8, "little") + encoded, shard)
-        checksums[file.name] = write_whole(file, parts)
-    size = sum(entry.nbytes for entry in tensors.values())
+        parts = itertools.chain.from_iterable(parts_of(name, entry) for name, entry in shard.items())
+        whole = itertools.chain([len(encoded).to_bytes(8, "little") + encoded], parts)
+        checksums[file_name] = write_whole(folder / file_name, whole)
+    size = sum(entry.nbytes for shard in shards for entry in shard.values())
     content = {"metadata": {"total_size": size, CHECKSUMS: checksums}, "weight_map": index}
-    write_whole(store / INDEX, [to_json(content, indent=1).encode()])
+    write_whole(folder / INDEX, [to_json(content, indent=1).encode()])
+    return checksums
 
 
-def _shard_bytes(files: tuple[Path, ...], header: bytes, tensors: dict[str, Entry]) -> Iterator[bytes | memoryview]:
-    """The content of a shard, in parts of at most COPY_BYTES."""
-    yield header
-    for entry in tensors.values():
-        with open(files[entry.file], "rb") as f:
-            for at in range(0, entry.nbytes, COPY_BYTES):
-                yield read_range(f.fileno(), entry.offset + at, min(COPY_BYTES, entry.nbytes - at), files[entry.file]).data
+def shard_names(count: int) -> list[str]:
+    """The names of the shards of tensors that are not routed experts."""
+    return [f"model-{number:05d}-of-{count:05d}.safetensors" for number in range(1, count + 1)]
+
+
+def _parts(files: tuple[Path, ...], name: str, entry: Entry) -> Iterator[memoryview]:
+    """The bytes of a tensor of a checkpoint, in parts of at most COPY_BYTES."""
+    with open(files[entry.file], "rb") as f:
+        for at in range(0, entry.nbytes, COPY_BYTES):
+            yield read_range(f.fileno(), entry.offset + at, min(COPY_BYTES, entry.nbytes - at), files[entry.file]).data
 
 
 def write_whole(file: Path, parts: Iterable[bytes | memoryview]) -> int:

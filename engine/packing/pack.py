@@ -84,7 +84,7 @@ def pack_store(
     description = describe(source, layers, experts, levels)
     for layer in description.layers:
         check_config(source.path, unwritten(layer), source.built, source.config)
-    with _prepared(store, description):
+    with prepared(store, description):
         size = sum(layer.file_bytes for layer in description.layers)
         todo = [n for n, layer in enumerate(description.layers) if not (store / layer.file).exists()]
         copied = sum(entry.nbytes for entry in resident.values())
@@ -138,7 +138,7 @@ def describe(
 
 
 @contextlib.contextmanager
-def _prepared(store: Path, description: Description) -> Iterator[None]:
+def prepared(store: Path, description: Description) -> Iterator[None]:
     """Hold the locked folder of a store, with `store.json` and without temporary files of a killed process. Raises
     `HeadraceError` if the folder holds anything but a part of this store, or if another process is packing into it."""
     try:

@@ -18,12 +18,14 @@ from .files import CHECKSUMS, COPY_BYTES, INDEX, Progress
 def verify_store(path: str | Path, progress: Progress = lambda done, of: None) -> list[str]:
     """Read a whole store and compare its checksums. Returns one line for each damaged part."""
     store = Checkpoint.open(path)
-    if store.levels is None:
+    if store.store is None:
         raise CheckpointError(
             f"{store.path} is not a packed store and has no checksums; pack it first (python -m engine pack)"
         )
     shards = _shard_checksums(store)
-    of = store.expert_bytes + sum((store.path / name).stat().st_size for name in shards)
+    own = [number for number, layer in enumerate(store.store.layers) if layer.records_of is None]
+    experts = sum(store.layers[number].expert_bytes * store.layers[number].experts for number in own)
+    of = experts + sum((store.path / name).stat().st_size for name in shards)
     bad, done = [], 0
     for name, packed in shards.items():
         with open(store.path / name, "rb") as f:
@@ -34,7 +36,7 @@ def verify_store(path: str | Path, progress: Progress = lambda done, of: None) -
                 progress(done, of)
         if checksum != packed:
             bad.append(f"{name}: a resident tensor is damaged")
-    for layer, records in zip(store.layers, store.records, strict=True):
+    for layer, records in ((store.layers[number], store.records[number]) for number in own):
         with open(records.file, "rb") as f, ThreadPoolExecutor(os.cpu_count() or 1) as pool:
             for damage in pool.map(functools.partial(records.damage, f.fileno()), range(layer.experts)):
                 bad += damage

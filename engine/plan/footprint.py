@@ -51,6 +51,7 @@ class Footprint:
     top_k: int
     expert_bits: int  # of the checkpoint
     levels: tuple[int, ...]  # widths in a packed store; empty for other checkpoints
+    shared_layers: int  # layers of a store that have another layer's records; 0 for a real model
     one_token_gb: float  # smallest legal cache_gb, whichever experts are hot
     all_experts_gb: float  # smallest cache_gb that holds every expert
     resident_gb: float  # all other weights: attention, routers, shared experts, embeddings
@@ -101,6 +102,7 @@ def footprint(checkpoint: str | Path | Checkpoint, knobs: Knobs | None = None, c
         top_k=checkpoint.top_k,
         expert_bits=checkpoint.expert_bits,
         levels=checkpoint.levels or (),
+        shared_layers=checkpoint.shared_layers,
         one_token_gb=weights.one_token_gb,
         all_experts_gb=weights.all_experts_gb,
         resident_gb=weights.resident_gb,

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.checkpoint.config import read_config
+from engine.checkpoint.store.rehearsal import read_rehearsal
 from engine.errors import CheckpointError, first_line
 
 from .kimi import load_kimi, replaces, tools_note
@@ -53,6 +54,11 @@ def open_tokenizer(path: Path, *, trust_code: bool = False) -> OpenedTokenizer:
     if code is not None and not trust_code and not replaces(path, code):
         raise CheckpointError(_refusal(path, code))
     try:
+        if read_rehearsal(path) is not None:  # transformers would replace parts of it by those of the architecture
+            from mlx_lm.tokenizer_utils import TokenizerWrapper
+            from transformers import PreTrainedTokenizerFast
+
+            return OpenedTokenizer(TokenizerWrapper(PreTrainedTokenizerFast(tokenizer_file=str(path / "tokenizer.json"))))
         if code is not None and not trust_code:
             return OpenedTokenizer(load_kimi(path, code, config, vocab, eos), tools=tools_note(code))
         from mlx_lm.utils import load_tokenizer

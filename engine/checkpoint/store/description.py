@@ -12,6 +12,10 @@ store also has the resident tensors, config and tokenizer. The records of a laye
 (uint8 [experts, bytes]) of an ordinary safetensors file, beside `errors` (float64 [experts, projections, levels]: squared
 error of the weights relative to their squares) and `checksums` (uint32 [experts, sections + 1], CRC-32; the last one covers
 the expert's errors). The file's header holds the digest of the store's description.
+
+Format 3 is format 2 with one more key: `"records": BLOCK` in a layer's entry. Such a layer has no file. Its experts have the
+records of that block's layer, which has the same experts and projections and records of its own. A store in which no layer
+shares its records has format 2.
 """
 
 from __future__ import annotations
@@ -31,7 +35,7 @@ from engine.system.strict_json import from_json, to_json
 from ..dtypes import FLOATS, ITEM_BYTES
 from ..experts import AFFINE_GROUPS
 
-FORMAT = 2
+FORMAT, SHARED_FORMAT = 2, 3
 NAME = "store.json"
 PAGE = 4096
 LEVELS = ((2, 4), (3, 6), (4, 8), (2, 4, 8))  # each width is twice the one before, and MLX computes with all of them
@@ -78,6 +82,7 @@ class Layer:
     experts: int
     projections: tuple[Projection, ...]
     levels: tuple[int, ...]
+    records_of: str | None = None  # block of the layer whose records and file these are; None: the layer has its own
 
     @cached_property
     def sections(self) -> tuple[Section, ...]:
@@ -112,7 +117,7 @@ class Layer:
     @property
     def tensors(self) -> dict[str, tuple[str, tuple[int, ...]]]:
         """Type and shape of the tensors in the layer's file, by name."""
-        base = f"{self.block}.experts."
+        base = f"{self.records_of or self.block}.experts."
         return {
             base + "records": ("U8", (self.experts, self.record_bytes)),
             base + "errors": ("F64", (self.experts, len(self.projections), len(self.levels))),
@@ -160,14 +165,20 @@ class Description:
     def content(self) -> dict[str, Any]:
         layers = [
             {"block": layer.block, "file": layer.file, "experts": layer.experts,
-             "projections": [asdict(p) for p in layer.projections]}
+             "projections": [asdict(p) for p in layer.projections],
+             **({} if layer.records_of is None else {"records": layer.records_of})}
             for layer in self.layers
         ]  # fmt: skip
         source_tensors = [[t.name, t.dtype, list(t.shape), t.experts] for t in self.source_tensors]
         return {
-            "format": FORMAT, "levels": list(self.levels), "source": self.source, "layers": layers,
-            "source_tensors": source_tensors,
+            "format": FORMAT if len(self.own) == len(self.layers) else SHARED_FORMAT, "levels": list(self.levels),
+            "source": self.source, "layers": layers, "source_tensors": source_tensors,
         }  # fmt: skip
+
+    @property
+    def own(self) -> tuple[Layer, ...]:
+        """The layers with records of their own: one for each file."""
+        return tuple(layer for layer in self.layers if layer.records_of is None)
 
     @property
     def replaced(self) -> Iterator[tuple[str, str, tuple[int, ...]]]:
@@ -200,8 +211,10 @@ def read_description(path: Path) -> Description | None:
     except (OSError, ValueError, RecursionError) as e:
         raise CheckpointError(f"{file} is damaged ({first_line(e)}); copy it again, or pack the model again") from e
     version, digest = (content.get(key) if isinstance(content, dict) else None for key in ("format", "digest"))
-    if type(version) is int and version != FORMAT:
-        raise CheckpointError(f"{file} has format {version}, but this version reads format {FORMAT}; pack the model again")
+    if type(version) is int and version not in (FORMAT, SHARED_FORMAT):
+        raise CheckpointError(
+            f"{file} has format {version}, but this version reads formats {FORMAT} and {SHARED_FORMAT}; pack the model again"
+        )
     if version is None or digest != _digest({key: content[key] for key in content if key != "digest"}):
         raise CheckpointError(
             f"{file} is damaged (its digest is not {digest!s:.{DIGITS}}); copy it again, or pack the model again"
@@ -217,9 +230,16 @@ def _description(content: dict[str, Any]) -> Description:
     levels = tuple(content["levels"])
     check_levels(levels)
     layers = tuple(
-        Layer(found["block"], found["file"], found["experts"], tuple(Projection(**p) for p in found["projections"]), levels)
+        Layer(
+            found["block"], found["file"], found["experts"], tuple(Projection(**p) for p in found["projections"]), levels,
+            found.get("records"),
+        )
         for found in content["layers"]
-    )
+    )  # fmt: skip
+    own = {layer.block: layer for layer in layers if layer.records_of is None}
+    shared = [layer for layer in layers if layer.records_of is not None]
+    if shared and content["format"] == FORMAT:
+        raise ValueError(f"{shared[0].block!s:.80} shares records, which format {FORMAT} does not have")
     for layer in layers:
         names = {p.name for p in layer.projections}
         counts = [layer.experts, *(n for p in layer.projections for n in (p.rows, p.columns))]
@@ -233,6 +253,11 @@ def _description(content: dict[str, Any]) -> Description:
             )
         ):  # fmt: skip
             raise ValueError(f"{layer.block!s:.80} has impossible projections")
+        if layer.records_of is not None and (
+            (owner := own.get(layer.records_of)) is None
+            or (owner.file, owner.experts, owner.projections) != (layer.file, layer.experts, layer.projections)
+        ):
+            raise ValueError(f"{layer.block!s:.80} shares the records of {layer.records_of!s:.80}, which do not fit")
     tensors = tuple(
         SourceTensor(str(name), str(dtype), tuple(shape), experts)
         for name, dtype, shape, experts in content["source_tensors"]
@@ -241,8 +266,8 @@ def _description(content: dict[str, Any]) -> Description:
 
 
 def layer_files(path: Path, description: Description) -> tuple[Path, ...]:
-    """The files of records, in the order of the layers. Raises `CheckpointError` if packing is not complete."""
-    files = tuple(path / layer.file for layer in description.layers)
+    """The files of records, each once, in the order of the layers. Raises `CheckpointError` if one is missing."""
+    files = tuple(path / layer.file for layer in description.own)
     missing = [file for file in files if not file.exists()]
     if missing:
         raise CheckpointError(

@@ -11,7 +11,7 @@ import pytest
 from stores import layer_file, one_line
 
 from engine import CheckpointError, KnobError, Knobs, load
-from engine.checkpoint.store.description import read_description
+from engine.checkpoint.store.description import _digest, read_description
 
 Make = Callable[..., Path]
 
@@ -40,11 +40,11 @@ def test_damaged_description(packed: Path, content: str) -> None:
     one_line(e)
 
 
-@pytest.mark.parametrize("version", [1, 3, 99])
+@pytest.mark.parametrize("version", [1, 4, 99])
 def test_another_version_of_the_format(packed: Path, version: int) -> None:
     edit(packed, lambda content: content.update(format=version))
     with pytest.raises(
-        CheckpointError, match=rf"has format {version}, but this version reads format 2; pack the model again"
+        CheckpointError, match=rf"has format {version}, but this version reads formats 2 and 3; pack the model again"
     ) as e:
         load(packed)
     one_line(e)
@@ -81,3 +81,41 @@ def test_description_as_documented(store: Make) -> None:
     names = {t.name for t in described.source_tensors}
     assert "language_model.model.layers.1.mlp.experts.*.gate_proj.weight_packed" in names
     assert {t.experts for t in described.source_tensors} == {16}
+
+
+def share(content: dict[str, Any], of: int = 0) -> None:
+    """Give layer 1 the records of layer `of`, with a valid digest."""
+    content["layers"][1].update(records=content["layers"][of]["block"], file=content["layers"][of]["file"])
+    content["format"] = 3
+    content["digest"] = _digest({key: content[key] for key in content if key != "digest"})
+
+
+def test_a_layer_may_have_the_records_of_another(packed: Path) -> None:
+    before = read_description(packed)
+    edit(packed, share)
+    described = read_description(packed)
+    assert before is not None and described is not None and before.own == before.layers
+    assert [layer.block for layer in described.own] == [layer.block for n, layer in enumerate(before.layers) if n != 1]
+    assert described.layers[1].tensors == described.layers[0].tensors and described.digest != before.digest
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        (lambda content: content.update(format=2), "shares records, which format 2 does not have"),
+        (lambda content: content["layers"][1].update(records="model.layers.9.mlp"), "layers.9.mlp, which do not fit"),
+        (lambda content: content["layers"][1].update(file=content["layers"][2]["file"]), "which do not fit"),
+        (lambda content: content["layers"][1].update(experts=3), "which do not fit"),
+        (lambda content: content["layers"][1].update(records=[1]), "does not describe a store"),
+    ],
+)
+def test_records_that_do_not_fit(packed: Path, change: Callable[[dict[str, Any]], None], match: str) -> None:
+    def wrong(content: dict[str, Any]) -> None:
+        share(content)
+        change(content)
+        content["digest"] = _digest({key: content[key] for key in content if key != "digest"})
+
+    edit(packed, wrong)
+    with pytest.raises(CheckpointError, match=match) as e:
+        read_description(packed)
+    one_line(e)
