@@ -19,7 +19,7 @@ import numpy as np
 WAITS = ("io_ms", "sync_ms", "quantize_ms")  # they never overlap
 
 
-HITS, MISSES, READS, BYTES = range(4)  # columns of `Stats.layers`
+HITS, MISSES, READS, BYTES, LAYERS_MISSED = range(5)  # columns of `Stats.layers`
 
 
 @dataclass
@@ -30,9 +30,9 @@ class Stats:
     `cold_drop` have changed the router's choice. It is a hit if the expert has a slot at the request, even if a prefetch is
     still filling it; that wait counts in `io_ms`.
 
-    `layers`, int64 [layers, 4], has the hits, misses, reads and bytes of each layer with experts; it is empty while
-    everything is resident. `sure`, int64 [layers], are the hits per token of the layers whose experts are all cached, which
-    are counted by the number of tokens.
+    `layers`, int64 [layers, 5], has the hits, misses, reads, bytes and passes with a miss of each layer with experts; it is
+    empty while everything is resident. `sure`, int64 [layers], are the hits per token of the layers whose experts are all
+    cached, which are counted by the number of tokens.
     """
 
     tokens: int = 0
@@ -60,7 +60,7 @@ class Stats:
     window_predicted_of: int = 0  # all experts that those layers used
     window_predicted_later: int = 0  # part of window_predicted from a window's second and later rejected passes
     window_predicted_later_of: int = 0  # part of window_predicted_of from these passes
-    layers: np.ndarray = field(default_factory=lambda: np.zeros((0, 4), np.int64), repr=False)
+    layers: np.ndarray = field(default_factory=lambda: np.zeros((0, 5), np.int64), repr=False)
     sure: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64), repr=False)
     _tokens: array[float] = field(default_factory=lambda: array("d"), repr=False)  # ms: wall, then WAITS, per token
 
@@ -71,6 +71,11 @@ class Stats:
     @property
     def misses(self) -> int:
         return int(self.layers[:, MISSES].sum())
+
+    @property
+    def layers_missed(self) -> int:
+        """Passes of a layer in which at least one expert was missing, over all layers."""
+        return int(self.layers[:, LAYERS_MISSED].sum())
 
     @property
     def reads(self) -> int:
@@ -142,7 +147,7 @@ class Stats:
     def by_layer(self) -> list[dict[str, Any]]:
         """One row per layer, for a data frame: layer, hits, misses, hit_rate, reads, bytes_read."""
         rows = []
-        for number, ((hits, misses, reads, nbytes), sure) in enumerate(
+        for number, ((hits, misses, reads, nbytes, _), sure) in enumerate(
             zip(self.layers.tolist(), self.sure.tolist(), strict=True)
         ):
             hits += sure * self.tokens
@@ -163,11 +168,12 @@ class Stats:
 
     def count_layers(self, number: int) -> None:
         """Start to count `number` layers."""
-        self.layers, self.sure = np.zeros((number, 4), np.int64), np.zeros(number, np.int64)
+        self.layers, self.sure = np.zeros((number, 5), np.int64), np.zeros(number, np.int64)
 
     def count_uses(self, layer: int, hits: int, misses: int) -> None:
         self.layers[layer, HITS] += hits
         self.layers[layer, MISSES] += misses
+        self.layers[layer, LAYERS_MISSED] += misses > 0
 
     def copy(self) -> Stats:
         return copy.deepcopy(self)

@@ -38,7 +38,7 @@ class Books:
         self.slot_of = np.full(experts, -1, np.int32)
         self.warmth = np.full(experts, -np.inf)
         self.uses = np.zeros(experts, np.int64)
-        self.counts = np.zeros(4, np.int64)
+        self.counts = np.zeros(5, np.int64)
         self.layer = core.Layer(self.slot_of, self.warmth, self.uses, self.counts, half_life)
         self.reader = reader
 

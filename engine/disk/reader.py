@@ -25,7 +25,7 @@ class Reader:
     """A pool of `threads` threads that read from the open `files`. They start with the first read. Close it when done.
 
     `device`: the shared library of the CUDA driver, whose copy engine then brings every byte to its place. `native` is the
-    object that pools queue their reads in.
+    object that pools queue their reads in. `dry`: nothing is opened or read; a load counts its blocks and has arrived.
 
     Raises `KnobError` if `direct` is set and the file system cannot read past the page cache, `ReadError` if a file cannot
     be opened.
@@ -33,22 +33,23 @@ class Reader:
 
     def __init__(
         self, files: tuple[Path, ...], *, threads: int, block_bytes: int, direct: bool, gbps: float | None,
-        device: str | None = None,
+        device: str | None = None, dry: bool = False,
     ) -> None:  # fmt: skip
         self.files = files
         apart = direct and sys.platform == "darwin"
         fds: list[int] = []
-        ensure_open_files(len(files), f"a reader of {len(files)} files")
+        if not dry:
+            ensure_open_files(len(files), f"a reader of {len(files)} files")
         try:
-            for file in files:
+            for file in () if dry else files:
                 fds.append(open_file(file, direct))
                 if not direct and hasattr(os, "posix_fadvise"):
                     # Readahead would also read what follows an expert: up to 2.4 times the bytes requested.
                     os.posix_fadvise(fds[-1], 0, 0, os.POSIX_FADV_RANDOM)
-            memory = [memory_alignment(fd, file) if direct else 1 for fd, file in zip(fds, files, strict=True)]
+            memory = [memory_alignment(fd, file) if direct else 1 for fd, file in zip(fds, files, strict=not dry)]
             self.native = core.Reader(
-                fds, memory, threads, block_bytes, direct_unit() if direct else 1, SEPARATE_BYTES if apart else 1, apart,
-                direct_unit(), gbps or 0.0, device,
+                fds or [0] * len(files), memory or [1] * len(files), threads, block_bytes, direct_unit() if direct else 1,
+                SEPARATE_BYTES if apart else 1, apart, direct_unit(), gbps or 0.0, device, dry,
             )  # fmt: skip
         except Exception as e:
             _close_files(fds)

@@ -89,10 +89,13 @@ class Measurement:
     mlx_cache_limit_gb: float | None = figure("limit of MLX's cache of freed buffers, part of the predicted peak", "GB")
     hits: int | None = figure("expert uses found in the cache while decoding")
     misses: int | None = figure("expert uses that had to be read while decoding")
+    layers_missed_per_token: float | None = figure(
+        "mean number of layers that missed at least one expert, per decoded token")
     reads: int | None = figure("read calls while decoding")
     bytes_read: int | None = figure("bytes read while decoding", "bytes")
     io_ms: float | None = figure("total time that decoding waits for reads", "ms")
     sync_ms: float | None = figure("total time that decoding waits for the routers' choices", "ms")
+    quantize_ms: float | None = figure("total time to bring experts to another width while decoding", "ms")
     disk_bytes_read: int | None = figure(
         "bytes read from the disk while decoding, as the system counts them for the process", "bytes")
     disk_bytes_written: int | None = figure(

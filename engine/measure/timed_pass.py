@@ -100,6 +100,7 @@ def timed_pass(
         **quality,
         **{name: value for name, value in decoded.as_dict().items() if name in Measurement.names()},
         bytes_per_token=decoded.bytes_read / decoded.tokens,
+        layers_missed_per_token=decoded.layers_missed / decoded.tokens,
         disk_bytes_read=disk,
         disk_bytes_written=written,
         energy_j=timed.energy_j,

@@ -36,7 +36,7 @@ class Reader:
     totals: tuple[int, int]
     def __init__(
         self, fds: list[int], memory: list[int], threads: int, block_bytes: int, alignment: int, least: int, apart: bool,
-        scratch_unit: int, gbps: float, device: str | None,
+        scratch_unit: int, gbps: float, device: str | None, dry: bool = False,
     ) -> None: ...  # fmt: skip
     def submit(self, ranges: list[tuple[int, int, memoryview]], speculative: bool = False, /) -> Load: ...
     def close(self, drop: bool = False, /) -> None: ...

@@ -21,7 +21,7 @@ from engine.model.switches import StreamingSwitch
 from .decode_state import DecodeState
 from .gating import Gates
 from .layer_cache import LEFT_OUT, LayerCache
-from .prefetch import Prediction, Prefetch
+from .prefetch import Prediction, Prefetch, count_choice
 
 Window = Callable[["StreamedLayer", mx.array, mx.array], mx.array]
 
@@ -116,14 +116,8 @@ class StreamedLayer:
 
     def _counted(self, x: mx.array, ids: np.ndarray, predictions: list[Prediction]) -> mx.array:
         """Count the use of the experts `ids` [..., any number] and return their outputs; experts left out give 0."""
-        counted, tokens = self._state.layers[self.number], ids.size // ids.shape[-1]
-        if self.prefetch is None:
-            counted.count(ids, tokens, self._state.position)
-            return self.cache.on_host(x, ids)
-        self.prefetch.receive(predictions)
-        self.prefetch.check(ids, self.cache.slot_of, self.cache.guessed())
-        counted.count(ids, tokens, self._state.position)
-        return self.cache.on_host(x, ids, functools.partial(self.prefetch.read_ahead, predictions))
+        counted, position = self._state.layers[self.number], self._state.position
+        return self.cache.on_host(x, ids, count_choice(counted, self.cache, self.prefetch, ids, position, predictions))
 
 
 class GatedSwitch(StreamingSwitch):

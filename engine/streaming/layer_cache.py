@@ -6,12 +6,12 @@ the last bit.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterator
 
 import mlx.core as mx
 import numpy as np
 
+from engine.cache.layer_pools import LayerPools, nothing
 from engine.cache.pool import SlotPool
 
 LEFT_OUT = -1  # in place of an expert that a token does not use
@@ -19,24 +19,12 @@ LEFT_OUT = -1  # in place of an expert that a token does not use
 Batch = tuple[SlotPool, np.ndarray]
 
 
-def nothing() -> None:
-    """Do nothing between the requests and the wait for them."""
-
-
-class LayerCache:
-    """The slot pools of one layer. `slot_of` is int32 [experts], -1: not cached; the pools share it.
-
-    `complete`: every expert has a slot, so nothing is ever missing.
-    """
+class LayerCache(LayerPools[SlotPool]):
+    """The slot pools of one layer (see `LayerPools`), with their computation."""
 
     def __init__(self, pools: list[SlotPool], slot_of: np.ndarray) -> None:
-        self.pools = pools
-        self.slot_of = slot_of
-        self.complete = all(pool.holds_all for pool in pools)
-        self._pool_of = np.zeros(len(slot_of), np.int8)
-        for number, pool in enumerate(pools):
-            self._pool_of[pool.members] = number
-        self._is_second = mx.array(self._pool_of == 1)
+        super().__init__(pools, slot_of)
+        self._is_second = mx.array(self.pool_of == 1)
         self._tables: list[mx.array] = []
         self._is_cached: mx.array | None = None
 
@@ -50,20 +38,6 @@ class LayerCache:
         if not self.complete:
             for pool in self.pools:
                 pool.forget()
-
-    def request(self, experts: np.ndarray, *, speculative: bool) -> None:
-        """Queue the reads of those of `experts` (distinct, at most top-k) that are not cached."""
-        for pool, members in self._by_pool(experts):
-            pool.request(members, speculative=speculative)
-
-    def guess(self, experts: np.ndarray, time: int) -> None:
-        """Queue speculative reads of `experts` for the token number `time`."""
-        for pool, members in self._by_pool(experts):
-            pool.guess(members, time)
-
-    def guessed(self) -> set[int]:
-        """Return the experts that were read speculatively and not used yet."""
-        return {expert for pool in self.pools for expert in pool.guessed}
 
     def waits_for(self, experts: np.ndarray) -> bool:
         """Return whether reads of any of `experts` are in progress."""
@@ -83,7 +57,7 @@ class LayerCache:
         """
         if not self._tables or any(pool.changed for pool in self.pools):
             slots = np.maximum(self.slot_of, 0)
-            self._tables = [mx.array(np.where(self._pool_of == n, slots, 0)) for n in range(len(self.pools))]
+            self._tables = [mx.array(np.where(self.pool_of == n, slots, 0)) for n in range(len(self.pools))]
             self._is_cached = None if self.complete else mx.array(self.slot_of >= 0)
             for pool in self.pools:
                 pool.changed = False
@@ -97,63 +71,30 @@ class LayerCache:
         `meanwhile` runs once the missing experts are requested, before the wait for them.
         """
         used = ids[ids != LEFT_OUT]
-        batches = list(self._batches(np.unique(used)))
+        batches, one_token = self.batches(used), ids.size == ids.shape[-1]
+        arrivals = self.arrivals(batches, one_token=one_token, meanwhile=meanwhile)
         if len(batches) == 1 and len(used) == ids.size:
-            pool, experts = batches[0]
-            pool.request(experts)
-            meanwhile()
-            pool.settle(experts)
+            ((pool, _),) = arrivals
             return pool.inner(x, mx.array(self.slot_of[ids]))
-        if len(batches) == len(self.pools) and ids.size == ids.shape[-1]:
-            return self._at_two_widths(x, ids, batches, meanwhile)
-        y = self._in_batches(x, ids, batches)
-        meanwhile()
-        return y
+        if len(batches) == len(self.pools) and one_token:
+            return self._at_two_widths(x, ids, arrivals)
+        return self._in_batches(x, ids, arrivals)
 
-    def _by_pool(self, experts: np.ndarray) -> Iterator[Batch]:
-        if len(self.pools) == 1:
-            yield self.pools[0], experts
-            return
-        for number, pool in enumerate(self.pools):
-            yield pool, experts[self._pool_of[experts] == number]
-
-    def _batches(self, needed: np.ndarray) -> Iterator[Batch]:
-        """Split the needed experts by pool and by what a pool can hold at once, cached ones first.
-
-        If a pool cannot hold all of them, a batch takes half of the slots that are not pinned, so that the next batch can be
-        read meanwhile.
-        """
-        for pool, members in self._by_pool(needed):
-            wanted = members[np.argsort(self.slot_of[members] < 0, kind="stable")]
-            size = pool.slots if len(wanted) <= pool.loose else max(1, pool.loose // 2)
-            for begin in range(0, len(wanted), size):
-                yield pool, wanted[begin : begin + size]
-
-    def _at_two_widths(self, x: mx.array, ids: np.ndarray, batches: list[Batch], meanwhile: Callable[[], None]) -> mx.array:
+    def _at_two_widths(self, x: mx.array, ids: np.ndarray, arrivals: Iterator[Batch]) -> mx.array:
         """Compute one token's experts when both pools have some of them and all of them fit."""
-        for pool, experts in batches:
-            pool.request(experts)
-        meanwhile()
         flat, outputs, places = ids.reshape(-1), [], []
-        for number, (pool, experts) in enumerate(batches):
-            pool.settle(experts)
-            own = np.flatnonzero(self._pool_of[flat] == number)
+        for number, (pool, _) in enumerate(arrivals):
+            own = np.flatnonzero(self.pool_of[flat] == number)
             slots = self.slot_of[flat[own]].reshape(*ids.shape[:-1], -1)
             outputs.append(pool.inner(x, mx.array(slots)))
             places.append(own)
         return mx.concatenate(outputs, axis=-2)[..., mx.array(np.argsort(np.concatenate(places))), :]
 
-    def _in_batches(self, x: mx.array, ids: np.ndarray, batches: list[Batch]) -> mx.array:
+    def _in_batches(self, x: mx.array, ids: np.ndarray, arrivals: Iterator[Batch]) -> mx.array:
         """Compute each batch on the rows that use its experts, then restore the rows' order; experts left out give 0."""
         flat_x, flat_ids = x.reshape(-1, x.shape[-1]), ids.reshape(-1)
         outputs, order = [], []
-        for (pool, experts), following in itertools.zip_longest(batches, batches[1:]):
-            pool.request(experts)
-            if following is not None:
-                next_pool, next_experts = following
-                if next_pool is not pool or len(experts) + len(next_experts) <= pool.loose:
-                    next_pool.request(next_experts, keep=experts)
-            pool.settle(experts)
+        for pool, experts in arrivals:
             rows = np.flatnonzero(np.isin(flat_ids, experts))
             tokens = mx.array(rows // ids.shape[-1])
             y = pool.inner(flat_x[tokens], mx.array(self.slot_of[flat_ids[rows]])[:, None])

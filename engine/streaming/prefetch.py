@@ -7,6 +7,7 @@ only, since a prefill uses nearly every expert anyway.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Container
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +15,9 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
+from engine.cache.layer_pools import LayerPools, nothing
 from engine.model.probe import probe, widened
+from engine.native import core
 from engine.stats import Stats
 
 Router = Callable[[mx.array], mx.array]
@@ -22,10 +25,10 @@ Router = Callable[[mx.array], mx.array]
 
 @dataclass
 class Prediction:
-    """Expert ids on the device, not evaluated yet, that layer `of` will probably choose."""
+    """Expert ids, on the device and not evaluated yet or recorded, that layer `of` will probably choose."""
 
     of: Prefetch
-    ids: mx.array
+    ids: mx.array | np.ndarray
 
 
 class Prefetch:
@@ -75,6 +78,24 @@ class Prefetch:
         for p in predictions:
             if p.of is not self and p.of._predicted is not None:
                 p.of._guess(p.of._predicted)
+
+
+def count_choice(
+    counted: core.Layer, pools: LayerPools[Any], prefetch: Prefetch | None, ids: np.ndarray, position: int,
+    predictions: list[Prediction],
+) -> Callable[[], None]:  # fmt: skip
+    """Count the experts `ids` [..., any number] that a layer uses after `position` tokens, and compare what was predicted.
+
+    `predictions` are this layer's for others, evaluated. Returns what runs once the missing experts are requested.
+    """
+    tokens = ids.size // ids.shape[-1]
+    if prefetch is None:
+        counted.count(ids, tokens, position)
+        return nothing
+    prefetch.receive(predictions)
+    prefetch.check(ids, pools.slot_of, pools.guessed())
+    counted.count(ids, tokens, position)
+    return functools.partial(prefetch.read_ahead, predictions)
 
 
 def link(layers: list[Prefetch], depth: int) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from engine import Judge, Knobs, footprint, load
 from engine.measure.judge import Text
-from engine.stats import READS, Stats
+from engine.stats import BYTES, READS, Stats
 
 TEXT = "The headrace brings the water to the wheel. When it is clean, the stones grind from morning until night. "
 JUDGE = Judge((Text("a", "prose", TEXT, TEXT[:60]), Text("b", "prose", TEXT[::-1], TEXT[30:90])))
@@ -70,13 +70,14 @@ def test_counts_are_taken_apart_and_put_together() -> None:
     stats.count_uses(0, 3, 1)
     before = stats.copy()
     stats.count_uses(1, 0, 4)
-    stats.layers[1, READS:] += 2, 107
+    stats.layers[1, [READS, BYTES]] += 2, 107
     with stats.timed_token(), stats.timed("io_ms"):
         pass
     part = before.copy()
     part.reset()
     part.add(stats, since=before)
     assert (part.hits, part.misses, part.reads, part.bytes_read) == (0, 4, 2, 107)
+    assert (part.layers_missed, stats.layers_missed) == (1, 2)
     assert part.by_layer()[0]["hit_rate"] is None and part.by_layer()[1]["bytes_read"] == 107
     assert len(part.by_token()["wall_ms"]) == 1 and before.by_layer()[1]["misses"] == 0
     counted = stats.layers

@@ -22,7 +22,9 @@ void Layer::request(const std::vector<std::int32_t> &distinct) {
     std::int64_t hits = 0;
     for (const std::int32_t expert : distinct) hits += slot_of[expert] >= 0;
     counts[HITS] += hits;
-    counts[MISSES] += static_cast<std::int64_t>(distinct.size()) - hits;
+    const std::int64_t misses = static_cast<std::int64_t>(distinct.size()) - hits;
+    counts[MISSES] += misses;
+    counts[LAYERS_MISSED] += misses > 0;
 }
 
 }  // namespace headrace

@@ -7,7 +7,8 @@
 
 namespace headrace {
 
-enum Count { HITS, MISSES, READS, BYTES, COUNTS };
+// LAYERS_MISSED: requests of the layer that missed at least one expert.
+enum Count { HITS, MISSES, READS, BYTES, LAYERS_MISSED, COUNTS };
 
 // The arrays belong to Python, with one entry per expert, and outlive this object.
 class Layer {

@@ -87,7 +87,7 @@ PyMethodDef LAYER_METHODS[] = {
 PyType_Slot LAYER_SLOTS[] = {
     {Py_tp_doc, const_cast<char *>(
                     "Layer(slot_of, warmth, uses, counts, half_life): the state of one layer, in arrays of the caller: int32, "
-                    "float64 and int64 [experts], and int64 [4] for hits, misses, reads and bytes.")},
+                    "float64 and int64 [experts], and int64 [5] for hits, misses, reads, bytes and requests with a miss.")},
     {Py_tp_new, reinterpret_cast<void *>(Border<layer_new>::call)},
     {Py_tp_dealloc, reinterpret_cast<void *>(layer_dealloc)},
     {Py_tp_methods, LAYER_METHODS},

@@ -48,12 +48,14 @@ bool add_source(PyObject *tuple, std::int32_t slots, const Reader &reader, std::
     source.offset = offsets.data<std::int64_t>();
     source.size = size;
     source.staging = staging;
+    static std::uint8_t nowhere;
+    if (reader.dry()) source.slots = {&nowhere, 0};
     bool fits = files.items() == experts && offsets.items() == experts && size >= 0;
     for (Py_ssize_t i = 0; fits && i < experts; ++i) {
         fits = source.file[i] >= 0 && static_cast<std::size_t>(source.file[i]) < reader.files() && source.offset[i] >= 0 &&
                source.offset[i] <= MOST_OFFSET;
     }
-    if (source.slots.data != nullptr) fits = fits && source.slots.slot_bytes == size;
+    if (source.slots.data != nullptr) fits = fits && (reader.dry() || source.slots.slot_bytes == size);
     else fits = fits && within(staging, size, recipe.staging_bytes);
     if (!fits) {
         PyErr_SetString(PyExc_ValueError, "a source's files, offsets or size do not fit the reader, the experts or the slots");

@@ -13,6 +13,10 @@ std::int64_t up(std::int64_t value, std::int64_t unit) { return (value + unit - 
 
 }  // namespace
 
+std::int64_t transferred_bytes(const Block &block, std::int64_t alignment) {
+    return up(block.offset % alignment + block.size, alignment);
+}
+
 void BlockReader::lay_out(const Block &block, const Piece *pieces, const ReadRules &rules, std::int64_t memory,
                           std::uint8_t *scratch, std::int64_t begin, std::int64_t transferred) {
     views_.clear();
@@ -82,8 +86,8 @@ std::int64_t BlockReader::read(int fd, const Block &block, const Piece *pieces, 
                                Failure &failure) {
     const std::int64_t begin = block.offset / rules.alignment * rules.alignment;
     const std::int64_t needed = block.offset + block.size - begin;
-    const std::int64_t transferred = up(needed, rules.alignment);
-    lay_out(block, pieces, rules, memory, scratch.data, begin, transferred);
+    const std::int64_t all = transferred_bytes(block, rules.alignment);
+    lay_out(block, pieces, rules, memory, scratch.data, begin, all);
     if (rules.apart) {
         std::int64_t offset = begin, rest = needed;
         for (iovec one : views_) {
@@ -109,7 +113,7 @@ std::int64_t BlockReader::read(int fd, const Block &block, const Piece *pieces, 
         failure = {Failure::DEVICE, code, block.file, block.offset, -1};
         return -1;
     }
-    return transferred;
+    return all;
 }
 
 }  // namespace headrace

@@ -12,6 +12,9 @@
 
 namespace headrace {
 
+// Bytes that are read from the file for a block: whole units.
+std::int64_t transferred_bytes(const Block &block, std::int64_t alignment);
+
 // How files are read.
 struct ReadRules {
     std::int64_t alignment = 1;  // unit of reads in the file, bytes; 1: through the page cache

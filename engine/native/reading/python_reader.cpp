@@ -36,15 +36,15 @@ bool is_power_of_two(long long value) { return value > 0 && (value & (value - 1)
 
 PyObject *reader_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
     static const char *names[] = {"fds", "memory", "threads", "block_bytes", "alignment", "least", "apart", "scratch_unit",
-                                  "gbps", "device", nullptr};
+                                  "gbps", "device", "dry", nullptr};
     ReaderOptions options;
     PyObject *fds = nullptr, *memory = nullptr;
-    int apart = 0;
+    int apart = 0, dry = 0;
     long long block = 0, alignment = 1, least = 1, unit = 4096;
     const char *device = nullptr;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O!O!iLLLpLdz", const_cast<char **>(names), &PyList_Type, &fds,
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O!O!iLLLpLdz|p", const_cast<char **>(names), &PyList_Type, &fds,
                                      &PyList_Type, &memory, &options.threads, &block, &alignment, &least, &apart, &unit,
-                                     &options.gbps, &device)) {
+                                     &options.gbps, &device, &dry)) {
         return nullptr;
     }
     std::vector<std::int64_t> numbers;
@@ -62,6 +62,7 @@ PyObject *reader_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
     options.block_bytes = block;
     options.scratch_unit = unit;
     options.rules = {alignment, least, apart != 0};
+    options.dry = dry != 0;
     if (device != nullptr) {
         std::string error;
         options.device.reset(DeviceCopy::open(device, error));
@@ -189,8 +190,9 @@ PyGetSetDef READER_VALUES[] = {
 
 PyType_Slot READER_SLOTS[] = {
     {Py_tp_doc, const_cast<char *>(
-                    "Reader(fds, memory, threads, block_bytes, alignment, least, apart, scratch_unit, gbps, device): threads that "
-                    "read from open files. memory: alignment of destinations by file; device: the CUDA driver's library or None.")},
+                    "Reader(fds, memory, threads, block_bytes, alignment, least, apart, scratch_unit, gbps, device, dry=False): threads "
+                    "that read from open files. memory: alignment of destinations by file; device: the CUDA driver's library or None; "
+                    "dry: nothing is read, and a load counts its blocks at once.")},
     {Py_tp_new, reinterpret_cast<void *>(Border<reader_new>::call)},
     {Py_tp_dealloc, reinterpret_cast<void *>(reader_dealloc)},
     {Py_tp_methods, READER_METHODS},

@@ -52,6 +52,11 @@ bool Reader::submit(const LoadPtr &load, std::vector<Range> &ranges, bool specul
     load->requested = steady_seconds();
     std::lock_guard<std::mutex> lock(mutex_);
     if (closing_) return false;
+    if (options_.dry) {
+        for (const Block &block : load->blocks) count(*load, transferred_bytes(block, options_.rules.alignment));
+        load->left = 0;
+        load->next = load->blocks.size();
+    }
     if (load->left == 0) {
         end(load);
         return true;
@@ -307,10 +312,15 @@ void Reader::transfer(Worker &worker, const Taken &taken, Failure &failure) {
             dropped_.wait_for(lock, std::chrono::duration<double>(wait), [this] { return dropping_; });
         }
     }
+    count(load, got);
+}
+
+// Counts a block of a load.
+void Reader::count(const Load &load, std::int64_t bytes) {
     for (std::int64_t *counts : {totals_, load.counts}) {
         if (counts == nullptr) continue;
         __atomic_fetch_add(&counts[0], 1, __ATOMIC_RELAXED);
-        __atomic_fetch_add(&counts[1], got, __ATOMIC_RELAXED);
+        __atomic_fetch_add(&counts[1], bytes, __ATOMIC_RELAXED);
     }
 }
 

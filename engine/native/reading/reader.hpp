@@ -22,6 +22,7 @@ struct ReaderOptions {
     ReadRules rules;
     double gbps = 0;  // bandwidth to simulate; 0: none
     std::unique_ptr<DeviceCopy> device;
+    bool dry = false;  // reads nothing: a load counts its blocks and has arrived at once
 };
 
 // Demand reads overtake speculative ones. The threads start with the first load. Nothing here touches Python or MLX.
@@ -62,6 +63,7 @@ class Reader {
     std::int64_t reads() const { return __atomic_load_n(&totals_[0], __ATOMIC_RELAXED); }
     std::int64_t bytes_read() const { return __atomic_load_n(&totals_[1], __ATOMIC_RELAXED); }
     bool on_device() const { return options_.device != nullptr; }
+    bool dry() const { return options_.dry; }
 
   private:
     struct Taken {
@@ -76,6 +78,7 @@ class Reader {
     void transfer(Worker &worker, const Taken &taken, Failure &failure);
     void start_threads();
     bool worth_waking(const Taken &taken) const;
+    void count(const Load &load, std::int64_t bytes);
     void wake();
     void release(Worker &worker);
     void end_block(const LoadPtr &load, const Failure &failure, Worker &worker, std::unique_lock<std::mutex> &lock);

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from engine.cache.pool import FILL_AT_ONCE
+from engine.cache.requests import FILL_AT_ONCE
 from engine.cache.slot_layout import goes_straight
 from engine.checkpoint.checkpoint import Checkpoint
 from engine.disk.direct import direct_unit
