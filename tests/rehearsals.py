@@ -10,7 +10,7 @@ from tiny import CONFIGS
 from engine.knobs import GB
 from engine.packing.random_store import RandomStore, plan_store, write_store
 
-ROUTING: dict[str, Any] = {"popularity": 1.0, "layers_apart": 0.0, "repeat": 0.3, "recent": 0.2, "span": 8, "seed": 0}
+ROUTING: dict[str, Any] = {"popularity": 1.0, "topic": 0.7, "topic_tokens": 40.0, "phrase": 0.5}
 RECALL = (0.8, 0.9)
 
 

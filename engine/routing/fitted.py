@@ -1,4 +1,4 @@
-"""Fitted: parameters of synthetic routing, each fitted to a recorded trace of a real model by `engine.routing.synthetic.fit`.
+"""Fitted: parameters of synthetic routing, fitted to recorded traces of real models by `engine.routing.synthetic.fit`.
 
 Over cache sizes of 1/16 to 3/4 of the experts, hit rates of the synthetic routing are within 5 points of those of the trace.
 """
