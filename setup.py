@@ -105,6 +105,7 @@ setup(
         "engine": ["py.typed"],
         "engine.native": ["_core.pyi"],
         "engine.routing": ["calibration.txt"],
+        "engine.shapes": ["models/*.json"],
         "harness": ["py.typed"],
         "harness.show.page": ["*.css", "*.j2", "*.js"],
         "headrace.experiments": [*EXPERIMENTS, "kimi_mini/checkpoint/*"],

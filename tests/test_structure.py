@@ -20,9 +20,9 @@ PACKAGES = ("engine", "harness")
 # Each room imports only rooms and root files that stand before it.
 ORDER = {
     "engine": (
-        "errors", "needs", "knobs", "effective", "stats", "system", "native", "checkpoint", "tokenizer", "packing", "disk",
-        "model", "routing", "cache", "measure", "setting", "plan", "streaming", "generation", "engine", "quality", "serve",
-        "cli", "bench", "__main__",
+        "errors", "needs", "knobs", "effective", "stats", "system", "native", "checkpoint", "shapes", "tokenizer", "packing",
+        "disk", "model", "routing", "cache", "measure", "setting", "plan", "streaming", "generation", "engine", "quality",
+        "serve", "cli", "bench", "__main__",
     ),
     "harness": (
         "__init__", "paths", "numerics", "results", "schema", "machine", "space", "study", "analysis", "decisions",
