@@ -125,8 +125,8 @@ def write_store(
     mark, there = Rehearsal(plan.shape, routing, window_recall, plan.written), read_rehearsal(folder)
     if there is not None and (there.shape, there.files) != (mark.shape, mark.files):
         raise HeadraceError(
-            f"{folder} holds a rehearsal of {there.shape} with {len(there.files)} files, not {len(mark.files)}; give another "
-            "folder, or remove it with --clean"
+            f"{folder} holds a rehearsal of {there.shape} with {len(there.files)} files, not {len(mark.files)}; give "
+            "another folder, or remove it with --clean"
         )
     todo = [layer for layer in plan.description.own if not (folder / layer.file).exists()]
     unshared = not (folder / INDEX).exists()
