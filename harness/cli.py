@@ -42,6 +42,7 @@ ENGINE = {
     "profile": "take the routing profile of a model",
     "replay": "print what a setting reads on a recorded routing trace, or hit rates",
     "knobs": "print the table of all knobs",
+    "shapes": "list the shapes of published models, with their sizes",
 }
 BENCH = {
     "bench engine": "benchmarks of the engine: reads, decoding, quality, packing",

@@ -6,6 +6,7 @@ folder of `--config-dir`, each with the same sub-folders as `experiments/` and b
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,6 +23,14 @@ def results_folder() -> Path:
     folder."""
     here = Path.cwd()
     return (ROOT if IN_CHECKOUT and here.is_relative_to(ROOT) else here) / "results"
+
+
+def folder_name(model: str) -> str:
+    """The name of a model, its folder or ORG/NAME, as the name of a folder of results."""
+    from engine.checkpoint.config import model_name
+
+    name = model_name(model).rpartition("/")[2]
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).lstrip("._-") or "model"
 
 
 def own_folders(config_dir: str | Path | None = None) -> list[Path]:

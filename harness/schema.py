@@ -6,8 +6,10 @@ Each key has its meaning in the metadata of its field (`help`), which `harness.s
 
 from __future__ import annotations
 
+import functools
 import re
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +18,13 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, OmegaConf
 
 import engine
-from engine.system.shipped import ROOT, SEARCH_SPACES
+from engine.system.shipped import EXPERIMENTS, ROOT, SEARCH_SPACES
 from harness import ConfigError
-from harness.paths import GROUPS, own_spaces, results_folder
+from harness.paths import GROUPS, folder_name, own_spaces, results_folder
 from harness.results.metrics import OBJECTIVES
 
+PROFILES = EXPERIMENTS / "devices.yaml"
+SOLD_GB = 2**30 / 1e9  # a GB of memory as sold, in 10^9 bytes
 FILES: dict[str, str] = {}  # GROUP=NAME of a choice -> GROUP=FILE, as the command line has it
 
 
@@ -121,9 +125,17 @@ class ModelConfig:
 
 @dataclass
 class DeviceConfig:
-    name: str = key(MISSING, "name of this set of limits; rows name the hardware itself")
+    name: str = key(MISSING, "auto, or the name of a profile or of a set of limits; rows name the hardware itself")
     memory_gb: float | None = key(None, "memory limit, GB; null: the memory of this machine")
     usable_share: float = key(0.9, "share of memory_gb that a run may use")
+    gpu_memory_gb: float | None = key(None, "memory that the GPU may use, GB; null: what this machine's GPU reports")
+    chip: str | None = key(None, "profile: processor")
+    backend: str | None = key(None, "profile: cpu, metal or cuda")
+    cores: int | None = key(None, "profile: cores of the processor")
+    gpu_cores: int | None = key(None, "profile: cores of the GPU")
+    memory_bandwidth_gbps: float | None = key(None, "profile: bandwidth of the memory, GB/s")
+    disk_gbps: float | None = key(None, "profile: bandwidth of the disk, GB/s")
+    source: str = key("", "profile: where its figures come from")
     note: str = key("", "remark for the reader")
 
 
@@ -166,11 +178,32 @@ class Config:
     search_space: dict[str, Any] = field(default_factory=dict, metadata={"help": "knobs to search, with their ranges"})
 
 
+@functools.cache
+def profiles() -> Mapping[str, Mapping[str, Any]]:
+    """The profiles of machines by name, such as m2max_96gb, each with keys of the group `device`."""
+    content = yaml.safe_load(PROFILES.read_text(encoding="utf-8"))
+    known = {f.name for f in fields(DeviceConfig)}
+    found: dict[str, dict[str, Any]] = {}
+    for chip, entry in content["chips"].items():
+        for machine in entry["machines"]:
+            for sold in machine["memory"]:
+                name, memory = f"{chip}_{sold}gb", sold * SOLD_GB
+                share = next(rule["share"] for rule in content["working_set"] if sold <= rule["most_gb"])
+                found[name] = {
+                    "name": name, "chip": entry["chip"], "backend": "metal", "source": entry["source"],
+                    "note": f"{entry['chip']}, {sold} GB",
+                    "memory_gb": round(memory, 2), "gpu_memory_gb": round(memory * machine.get("gpu_share", share), 2),
+                    **{key: value for key, value in machine.items() if key in known},
+                }  # fmt: skip
+    return found
+
+
 def register(config_dir: str | Path | None = None) -> None:
-    """Register the schema, all search spaces and the resolvers `${root:}` and `${results:}` with Hydra. `config_dir` is the
-    user's `--config-dir`."""
+    """Register the schema, all search spaces, the profiles of devices and the resolvers `${root:}`, `${results:}` and
+    `${named:}` with Hydra. `config_dir` is the user's `--config-dir`."""
     OmegaConf.register_new_resolver("root", lambda: str(ROOT), replace=True)
     OmegaConf.register_new_resolver("results", lambda: str(results_folder()), replace=True)
+    OmegaConf.register_new_resolver("named", lambda path: folder_name(str(path)), replace=True)
     schema = OmegaConf.structured(Config)
     for open_group in (schema.knobs, schema.search_space, schema.sampler.options):
         OmegaConf.set_struct(open_group, False)  # so that `knobs.ssd_gbps=0.3` needs no `+`
@@ -180,6 +213,8 @@ def register(config_dir: str | Path | None = None) -> None:
     store.store("schema", schema)
     for path in (*own_spaces(config_dir), *sorted(SEARCH_SPACES.glob("*.yaml"))):  # a shipped name means the shipped space
         store_file("search_space", path, path.stem)
+    for name, figures in profiles().items():
+        store.store(name, OmegaConf.create(dict(figures)), group="device", package="device")
 
 
 def store_file(group: str, path: str | Path, name: str = "") -> str:

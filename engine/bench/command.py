@@ -20,7 +20,7 @@ from engine.cli.arguments.options import (
     refuse_ignored,
 )
 from engine.cli.program import HelpFormatter, add_command, add_version, run_command
-from engine.errors import HeadraceError, did_you_mean
+from engine.errors import HeadraceError
 from engine.knobs import LOSSY, WORDS, Knobs
 from engine.system.strict_json import to_json
 
@@ -143,7 +143,9 @@ def add_benchmarks(parser: argparse.ArgumentParser) -> None:
 
     make = add_command(parsers, "make", _make)
     make.add_argument("folder", type=Path, metavar="FOLDER", help="folder to write")
-    make.add_argument("--shape", default="qwen3_30b_a3b", metavar="NAME", help="of which model (default: %(default)s)")
+    make.add_argument(
+        "--shape", default="qwen3_30b_a3b", metavar="NAME", help="python -m engine shapes lists them (default: %(default)s)"
+    )
 
 
 def _decoding(parser: argparse.ArgumentParser, cached: list[float], of_tokens: str = "") -> None:
@@ -319,11 +321,11 @@ def _pack(args: argparse.Namespace) -> None:
 
 def _make(args: argparse.Namespace) -> None:
     """Write a checkpoint of random weights with a known model's shape."""
-    from .shapes import SHAPES, make
+    from engine.shapes.library import shape
 
-    if args.shape not in SHAPES:
-        raise HeadraceError(f"--shape {args.shape} is unknown; {did_you_mean(args.shape, list(SHAPES))}")
-    make(args.shape, args.folder)
+    from .shapes import make
+
+    make(shape(args.shape), args.folder)
 
 
 def _print(result: dict[str, Any]) -> None:

@@ -259,6 +259,29 @@ def knobs(args: argparse.Namespace) -> None:
     print(Knobs.table())
 
 
+def shapes(args: argparse.Namespace) -> None:
+    """List the shapes of published models, or describe one as JSON.
+
+    Bits and GB are those of the published weights, without multi-token prediction and vision. The numbers follow from the
+    modules that mlx-lm builds, which takes ten seconds for all of them.
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    from engine.shapes import library
+    from engine.shapes.listing import COLUMNS, describe, row
+
+    if args.shape is not None:
+        print(to_json(describe(library.shape(args.shape)), indent=1))
+        return
+    table = Table(box=None)
+    for name in COLUMNS:
+        table.add_column(name, justify="left" if name in ("shape", "source") else "right", no_wrap=name != "source")
+    for shape in library.shapes():
+        table.add_row(*(f"{v:.4g}" if isinstance(v, float) else str(v) for v in row(shape)))
+    Console().print(table)
+
+
 def profile(args: argparse.Namespace) -> None:
     """Take the routing profile of a model; prints its path.
 
@@ -271,7 +294,7 @@ def profile(args: argparse.Namespace) -> None:
 
 
 def _traced(engine: Engine, args: argparse.Namespace) -> AbstractContextManager[None]:
-    from engine.routing.ahead import ahead_for
+    from engine.routing.traces.ahead import ahead_for
 
     if args.trace_out is None:
         return nullcontext()

@@ -65,7 +65,7 @@ def _setting(args: argparse.Namespace) -> None:
     from engine.checkpoint.checkpoint import Checkpoint
     from engine.plan.footprint import chunk_for
     from engine.replay.replay import replay
-    from engine.routing.recording import read_recording
+    from engine.routing.traces.recording import read_recording
 
     knobs, recording = knobs_of(args), read_recording(args.trace)
     checkpoint = Checkpoint.open(model_of(args))

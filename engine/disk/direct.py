@@ -58,6 +58,20 @@ def open_file(file: Path, direct: bool) -> int:
     return fd
 
 
+def not_direct(file: Path) -> str:
+    """Why direct reads of a file are not possible, in one line; empty if they are."""
+    fd = None
+    try:
+        fd = open_file(file, direct=True)
+        memory_alignment(fd, file)
+    except (KnobError, ReadError) as e:
+        return str(e).partition("; use")[0]
+    finally:
+        if fd is not None:
+            os.close(fd)
+    return ""
+
+
 def _not_direct(file: Path, reason: str) -> KnobError:
     return KnobError(f"io_mode=direct is not possible for {file} ({reason}); use io_mode=buffered")
 

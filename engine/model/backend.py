@@ -27,11 +27,16 @@ def device_name() -> str:
 def usable_memory_bytes() -> int:
     """Return the memory that a run may use, bytes: the machine's, or what the control groups allow, or on a GPU what the
     device has or recommends; the least of them."""
+    return min(memory_bytes(), gpu_memory_bytes() or memory_bytes())
+
+
+def gpu_memory_bytes() -> int | None:
+    """Return the memory that the GPU recommends to use, or has, bytes; None without a GPU, or if it reports neither."""
     if backend() == "cpu":
-        return memory_bytes()
+        return None
     known = mx.device_info(mx.default_device())
     limits = (known.get(name) for name in ("max_recommended_working_set_size", "total_memory"))
-    return min(memory_bytes(), *(int(limit) for limit in limits if limit))
+    return min((int(limit) for limit in limits if limit), default=None)
 
 
 def compute_dtype() -> mx.Dtype | None:

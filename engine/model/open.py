@@ -1,5 +1,7 @@
 """Open: mlx-lm's model of a checkpoint, loaded lazily, so that no expert's weights are read.
 
+A shape without files is built instead, so that what a pass over it takes can be predicted.
+
 A packed store has no expert tensors that mlx-lm knows. Its model class is subclassed to leave the switches' weights as they
 were created; they are replaced or never computed.
 """
@@ -17,7 +19,7 @@ from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.models.switch_layers import SwitchGLU, SwitchMLP
 from mlx_lm.utils import _get_classes, load_model
 
-from engine.checkpoint.built.model import NO_KERNEL, no_kernel
+from engine.checkpoint.built.model import NO_KERNEL, aside, build, no_kernel
 from engine.checkpoint.built.needed import placeholders
 from engine.checkpoint.checkpoint import Checkpoint
 from engine.errors import CheckpointError, first_line
@@ -30,9 +32,12 @@ def open_model(source: Checkpoint) -> nn.Module:
     """Return mlx-lm's model with lazy weights. Raises `CheckpointError` if mlx-lm cannot build it or shapes do not fit."""
     ensure_open_files(len(source.files), f"a model of {len(source.files)} files")
     try:
-        classes = functools.partial(_without_experts, source) if source.store is not None else _get_classes
-        config = copy.deepcopy(source.config)  # with the knob top_k; mlx-lm changes nested entries
-        model, _ = load_model(source.path, lazy=True, model_config=config, get_model_classes=classes)
+        if source.files:
+            classes = functools.partial(_without_experts, source) if source.store is not None else _get_classes
+            config = copy.deepcopy(source.config)  # with the knob top_k; mlx-lm changes nested entries
+            model, _ = load_model(source.path, lazy=True, model_config=config, get_model_classes=classes)
+        else:
+            model = _of_shape(source)
         model(mx.array([[0]]), cache=make_prompt_cache(model))  # lazy: computes nothing, but checks that the shapes fit
     except Exception as e:  # a wrong config.json raises almost anything in mlx-lm, even ZeroDivisionError
         if NO_KERNEL in str(e):
@@ -41,6 +46,23 @@ def open_model(source: Checkpoint) -> nn.Module:
             f"checkpoint {source.path}: mlx-lm cannot open {source.architecture} ({first_line(e)}); "
             "copy config.json and its shards from one source, or update mlx-lm"
         ) from e
+    return model
+
+
+def _of_shape(source: Checkpoint) -> nn.Module:
+    """Return the model of a shape, which has no files (`engine.shapes`). Its weights are random and never computed."""
+    with aside():
+        model: nn.Module = build(source.config)
+        model.set_dtype(mx.bfloat16)
+        how = source.config.get("quantization")
+        if how is not None:
+
+            def found(path: str, module: nn.Module) -> bool | dict[str, Any]:
+                fits = hasattr(module, "to_quantized") and module.weight.shape[-1] % how["group_size"] == 0
+                chosen: bool | dict[str, Any] = how.get(path, fits)
+                return chosen
+
+            nn.quantize(model, how["group_size"], how["bits"], mode=how.get("mode", "affine"), class_predicate=found)
     return model
 
 

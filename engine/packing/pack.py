@@ -80,8 +80,8 @@ def pack_store(
     if levels is not None:
         check_levels(levels)
     layers = [SourceLayer(layer, block_size(source)) for layer in source.layers]
-    resident, experts = _sorted_out(source)
-    description = _describe(source, layers, experts, levels)
+    resident, experts = sorted_out(source)
+    description = describe(source, layers, experts, levels)
     for layer in description.layers:
         check_config(source.path, unwritten(layer), source.built, source.config)
     with prepared(store, description):
@@ -117,9 +117,10 @@ def block_size(source: Checkpoint) -> tuple[int, int]:
     return found[0], found[1]
 
 
-def _describe(
+def describe(
     source: Checkpoint, layers: list[SourceLayer], experts: tuple[SourceTensor, ...], levels: tuple[int, ...] | None
 ) -> Description:
+    """The description of the store that packing makes; `levels` as in `pack_store`."""
     kinds = [kind for layer in layers for kind in layer.kinds.values()]
     levels = levels or levels_for(max((kind.bits for kind in kinds if kind.mode == "affine"), default=0))
     described = []
@@ -166,7 +167,7 @@ def prepared(store: Path, description: Description) -> Iterator[None]:
         yield
 
 
-def _sorted_out(source: Checkpoint) -> tuple[dict[str, Entry], tuple[SourceTensor, ...]]:
+def sorted_out(source: Checkpoint) -> tuple[dict[str, Entry], tuple[SourceTensor, ...]]:
     """The resident tensors of the checkpoint by name, and the tensors of routed experts."""
     resident: dict[str, Entry] = {}
     experts: dict[str, SourceTensor] = {}

@@ -18,8 +18,8 @@ from engine.cache.requests import PoolRequests, pinned_flags
 from engine.disk.reader import Reader
 from engine.knobs import Knobs
 from engine.native import core
-from engine.routing.ahead import experts_predicted
-from engine.routing.recording import Pass, Recording
+from engine.routing.traces.ahead import experts_predicted
+from engine.routing.traces.recording import Pass, Recording
 from engine.stats import BYTES, HITS, LAYERS_MISSED, MISSES, READS, Stats
 from engine.streaming.decode_state import DecodeState
 from engine.streaming.prefetch import Prediction, Prefetch, count_choice, link

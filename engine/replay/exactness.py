@@ -9,7 +9,7 @@ import numpy as np
 
 from engine.checkpoint.checkpoint import Checkpoint
 from engine.knobs import CACHE_DEPENDENT, Knobs
-from engine.routing.recording import Pass, Recording
+from engine.routing.traces.recording import Pass, Recording
 
 from .sizes import Sizes
 

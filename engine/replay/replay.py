@@ -8,7 +8,7 @@ from engine.checkpoint.checkpoint import Checkpoint
 from engine.errors import HeadraceError
 from engine.knobs import Knobs
 from engine.routing.profile import Profile, routing_profile
-from engine.routing.recording import Recording
+from engine.routing.traces.recording import Recording
 
 from .dry_run import DryRun
 from .exactness import predictions_lack, why_not_exact

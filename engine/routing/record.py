@@ -32,8 +32,8 @@ from engine.model.probe import Outputs, weights_outputs
 from engine.model.routers import Router
 from engine.system import atomic
 
-from .ahead import Ahead, routers_ahead
-from .table import Lines, metadata_of, table_of
+from .traces.ahead import Ahead, routers_ahead
+from .traces.table import Lines, metadata_of, table_of
 
 BULK_TOKENS = 16  # decoded tokens that are read back together; a prefill's chunk is read back by itself
 

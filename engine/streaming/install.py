@@ -7,6 +7,7 @@ switch module, which computes on the slots and adds nothing to a token's path.
 from __future__ import annotations
 
 import copy
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,12 @@ from engine.disk.reader import Reader
 from engine.errors import KnobError
 from engine.knobs import CACHE_DEPENDENT, Knobs
 from engine.model.backend import backend, compute_dtype
+from engine.model.open import open_model
 from engine.model.routers import router_of
 from engine.model.switches import OrderedLinear, StreamingSwitch, is_last, switches
 from engine.plan.banks import BankPlan
-from engine.routing.ahead import Ahead, ahead_of_run, experts_predicted
 from engine.routing.record import TraceWriter
+from engine.routing.traces.ahead import Ahead, ahead_of_run, experts_predicted
 from engine.stats import Stats
 
 from .decode_state import DecodeState
@@ -33,6 +35,8 @@ from .layer_cache import LayerCache
 from .prefetch import Prefetch, link
 from .window.chain import check_plain
 from .window.speculate import SpeculativeWindows
+
+WIDEST = 2.0  # largest prefetch_width that `possible` looks for, as a multiple of top-k
 
 
 def decode_state_for(source: Checkpoint, knobs: Knobs) -> DecodeState:
@@ -177,3 +181,35 @@ def _at_width(module: Any, plan: BankPlan) -> Any:
         else:
             inner[name] = OrderedLinear(how, "bias" in old, order)
     return inner
+
+
+@dataclass(frozen=True)
+class Possible:
+    """`windows` and `prefetch` say why a `sync_window` above 1 and `prefetch=stale_gate` are not possible, in one line; they
+    are empty if they are. `widest` is the largest `prefetch_width` up to `WIDEST`."""
+
+    windows: str
+    prefetch: str
+    widest: float
+
+
+def possible(checkpoint: Checkpoint) -> Possible:
+    """Return what the model allows. Opens mlx-lm's module once, which takes 12 s for a model of 1 T parameters."""
+    model = open_model(checkpoint)
+    found = switches(model, checkpoint)
+    windows = ""
+    try:
+        check_plain(model, [path for path, _ in found])
+    except KnobError as e:
+        windows = str(e).partition("; use")[0]
+    modules = dict(model.named_modules())
+    widest = 0.0
+    for width in (WIDEST, 1.0):
+        wide = experts_predicted(width, checkpoint.top_k)
+        blocks = [(modules[path.rpartition(".")[0]], path.rpartition(".")[2]) for path, _ in found]
+        asked = ((*block, checkpoint.top_k, wide, layer) for block, layer in zip(blocks, checkpoint.layers, strict=True))
+        if all(router_of(*one) is not None for one in asked):
+            widest = width
+            break
+    prefetch = "" if widest else f"no router of {checkpoint.architecture} can be run ahead of time"
+    return Possible(windows, prefetch, widest or 1.0)

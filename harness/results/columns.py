@@ -116,6 +116,10 @@ COLUMNS = (
     Column("architecture", "str", "", "model_type of the checkpoint"),
     Column("model_fingerprint", "str", "", "fingerprint of the checkpoint's content"),
     Column("limit_gb", "float", "GB", "memory limit; a run above it is oom"),
+    Column(
+        "device_profile", "str", "",
+        "device whose limits held in place of this machine's: the measured figures are this machine's; null: its own",
+    ),
     Column("machine", "str", "", "fingerprint of the host name"),
     Column("cpu", "str", "", "processor"),
     Column("cores", "int", "", "logical cores"),

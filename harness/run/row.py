@@ -60,6 +60,7 @@ def make_row(study: Study, job: Job, outcome: Outcome, facts: Mapping[str, Any],
         architecture=study.architecture,
         model_fingerprint=study.model_fingerprint,
         limit_gb=study.limit_gb,
+        device_profile=study.device_profile,
         engine=study.config["engine"]["command"] or study.config["engine"]["module"],
         **study.protocol,
     )

@@ -14,14 +14,19 @@ from harness.study.study import Study
 
 
 def start_notes(study: Study, rows: Sequence[Row]) -> list[str]:
-    """Notes on other commits in the rows, a read bandwidth limit, and a memory limit beyond this machine's."""
-    notes = []
+    """Notes on a derived space, other commits in the rows, a read bandwidth limit, and limits of another machine."""
+    notes = [] if study.automatic is None else [*study.automatic.notes]
     commits = {row["commit"] for row in rows} - {identity()["commit"], None}
     if commits:
         notes.append(f"earlier rows were measured with commit {', '.join(sorted(c[:9] for c in commits))}")
     if (limit := bandwidth_note(study)) is not None:
         notes.append(limit)
     wanted = study.config["device"]["memory_gb"]
+    if study.device_profile:
+        notes.append(
+            f"device={study.device_profile} is not this machine: its limits hold, and all figures are measured here; "
+            "device=auto takes this machine's limits"
+        )
     if wanted and wanted > memory_gb():
         notes.append(f"device.memory_gb={wanted:g} is more than this machine has ({memory_gb():.1f} GB)")
     return notes

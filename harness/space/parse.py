@@ -189,7 +189,7 @@ def _bound(where: str, raw: Any, kind: str, bounds: Mapping[str, float] | None, 
         exact = _term(where, raw, first, bounds)
         for sign, term in zip(rest[::2], rest[1::2], strict=True):
             exact += (1 if sign == "+" else -1) * _term(where, raw, term, bounds)
-        number = _rounded(exact, up, whole=kind == "int")
+        number = rounded(exact, up, whole=kind == "int")
         return number, f"{raw} ({number:g})"
     if isinstance(raw, bool) or not isinstance(raw, int if kind == "int" else int | float) or not math.isfinite(raw):
         raise ConfigError(f"{where}={show(raw)} is not a{' whole' if kind == 'int' else ''} number")
@@ -208,7 +208,8 @@ def _term(where: str, raw: str, term: str, bounds: Mapping[str, float] | None) -
     return float(match[1] or 1) * bounds[match[2]]
 
 
-def _rounded(number: float, up: bool, whole: bool) -> float:
+def rounded(number: float, up: bool, whole: bool = False) -> float:
+    """A computed bound, rounded up or down to four digits, or to an integer."""
     toward = math.ceil if up else math.floor
     if whole:
         return toward(number)

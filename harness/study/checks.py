@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -114,8 +115,10 @@ def missing_checkpoint(c: Mapping[str, Any], checkpoint: Path) -> str:
         lines.append(f"  get it   hf download {model['hub']}, which is then found without model.path")
     lines.append("  path     put it there, or name its folder: model.path=DIR")
     if device["memory_gb"]:
-        usable = device["memory_gb"] * device["usable_share"]
-        lines.append(f"  memory   {device['memory_gb']:g} GB, of which a trial uses at most {usable:g} ({device['note']})")
+        usable = min(device["memory_gb"] * device["usable_share"], device["gpu_memory_gb"] or math.inf)
+        lines.append(
+            f"  memory   {device['memory_gb']:.3g} GB, of which a trial uses at most {usable:.3g} ({device['note']})"
+        )
     lines.append("  now      python -m harness.search study=demo runs on this repository's small model")
     return "\n".join(lines)
 

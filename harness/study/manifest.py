@@ -51,8 +51,12 @@ def settle(study: Study, command: str) -> None:
     texts = [dataclasses.asdict(text) for text in study.judge.texts]
     write_text(study.folder / JUDGE, yaml.safe_dump(texts, allow_unicode=True, sort_keys=False))
     ran = {"model": study.model, "checkpoint": portable_path(study.checkpoint), **study.computes_on}
+    if study.device_profile:
+        ran["device_profile"] = study.device_profile
+    derived = {} if study.automatic is None else {"derived": portable(study.automatic.as_dict())}
     config = portable(dict(study.config))
-    write_json(path, {"version": SCHEMA_VERSION, "identity": identity, **ran, "command": command, "config": config})
+    whole = {"version": SCHEMA_VERSION, "identity": identity, **ran, **derived, "command": command, "config": config}
+    write_json(path, whole)
 
 
 def portable(config: Any) -> Any:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,10 +24,12 @@ from engine.checkpoint.places.hub import repository
 from engine.tokenizer.open import open_tokenizer
 from harness import ConfigError
 from harness.machine import identity as machine
+from harness.machine.device import foreign_name, limits_of, this_machine
 from harness.results.metrics import QUALITY, Direction
 from harness.space.parse import space_from_config
 from harness.space.space import Space, canonical
 
+from .auto import KEY, Automatic, automatic, merged
 from .checks import (
     check_cache,
     check_fixed_knobs,
@@ -41,7 +43,6 @@ from .engines import CommandEngine, PythonEngine, engine_from_config, for_texts
 from .titles import title
 
 TOLERANCE = 0.1  # of a predicted peak; a setting that may fit is tried, and ends at the limit if it does not
-SAME_MEMORY = 0.1  # relative difference that GB against GiB can explain
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,8 @@ class Study:
     objectives: Mapping[str, Direction]
     constraints: tuple[Constraint, ...]
     bounds: Mapping[str, float]  # values of the names that a space's bounds may use, in GB or cores
+    device_profile: str | None = None  # name of the limits in use, if they are not this machine's
+    automatic: Automatic | None = None  # of a space that was derived
 
     @property
     def rules(self) -> dict[str, Any]:
@@ -92,9 +95,7 @@ class Study:
     def headline(self) -> str:
         """One line: name, model, machine, limits and evaluation texts."""
         facts = {"model": self.model, **self.computes_on, **machine.identity(), "ssd_gbps": self.space.fixed.get("ssd_gbps")}
-        device = self.config["device"]
-        other = device["memory_gb"] and abs(device["memory_gb"] / machine.memory_gb() - 1) > SAME_MEMORY
-        limits = f", limits of {device['name']}" if other else ""
+        limits = f", limits of {self.device_profile}" if self.device_profile else ""
         where = title({name: [value] for name, value in facts.items()})
         return f"{self.name}: {where}{limits}, evaluation texts {self.judge_name}"
 
@@ -128,8 +129,7 @@ class Study:
     @property
     def memory_bound_gb(self) -> float:
         """The lower of the machine's limit and the absolute constraints on `peak_memory_gb`."""
-        bounds = [c.number for c in self.constraints if c.metric == "peak_memory_gb" and c.upper and not c.relative]
-        return min([self.limit_gb, *bounds])
+        return _memory_bound(self.limit_gb, self.constraints)
 
     @property
     def protocol(self) -> dict[str, Any]:
@@ -201,26 +201,36 @@ def study_from_config(config: DictConfig) -> Study:
     files = folder_state(checkpoint)
     engine = for_texts(engine, checkpoint, judge)
     resident = engine.footprint(checkpoint, Knobs())
-    if c["engine"]["command"] is None and c["engine"]["module"] == "engine":
+    own = c["engine"]["command"] is None and c["engine"]["module"] == "engine"
+    if own:
         open_tokenizer(checkpoint, trust_code=c["model"]["trust_code"])  # a wrong one ends the search here
-    memory = c["device"]["memory_gb"] or machine.memory_gb()
-    limit = memory * c["device"]["usable_share"]
+    here = this_machine(mlx=own)
+    device = limits_of(c["device"], here)
+    limit = device.limit_gb
     needed = engine.footprint(checkpoint, Knobs(cache_gb=resident.one_token_gb)) if resident.one_token_gb else resident
     bounds = {
         "one_token": resident.one_token_gb,
         "all_experts": resident.all_experts_gb,
         "resident": max(0.0, needed.predicted_peak_gb - resident.one_token_gb),
-        "memory_gb": memory,
+        "memory_gb": device.need("memory_gb"),
         "limit_gb": limit,
         "cores": machine.identity()["cores"],
     }
+    bound = _memory_bound(limit, constraints)
+    profile = foreign_name(c["device"], here)
+    found = None
+    if c["search_space"].pop(KEY, False):
+        named = f"device={profile}" if profile else "this machine"
+        path = c["model"]["path"]
+        found = automatic(checkpoint, engine, here, bound, c["knobs"], own=own, named=named, given=path)
+        c["search_space"] = merged(found.derived.space, c["search_space"])
     space = space_from_config(c["search_space"], c["knobs"], bounds)
     space = dataclasses.replace(space, footprint=functools.cache(functools.partial(engine.footprint, checkpoint)))
     anchors = [*space.anchors(), *(_anchor(space, i, values) for i, values in enumerate(c["study"]["anchors"]))]
     folder = Path(c["results_dir"]).expanduser().absolute() / c["study"]["name"]
     study = Study(
         c, space, anchors, engine, checkpoint, files, judge, judge_name, resident.architecture, resident.fingerprint,
-        resident.predicted_peak_gb, limit, folder, objectives, constraints, bounds,
+        resident.predicted_peak_gb, limit, folder, objectives, constraints, bounds, profile, found,
     )  # fmt: skip
     settings = [space.values(params) for params in anchors]
     streamed = [Knobs.from_mapping(values) for values in settings if values.get("cache_gb") is not None]
@@ -229,6 +239,11 @@ def study_from_config(config: DictConfig) -> Study:
     check_reference(constraints, study.reference_gb, limit)
     check_together(c, space)
     return study
+
+
+def _memory_bound(limit_gb: float, constraints: Sequence[Constraint]) -> float:
+    bounds = [c.number for c in constraints if c.metric == "peak_memory_gb" and c.upper and not c.relative]
+    return min([limit_gb, *bounds])
 
 
 def _checkpoint(c: Mapping[str, Any]) -> Path:

@@ -16,7 +16,13 @@ def test_help_names_groups_and_knobs(cli: Cli, capsys: pytest.CaptureFixture[str
         cli("--help")
     assert ended.value.code == 0
     out = capsys.readouterr().out
-    for part in ("study:        demo, kimi_m2max", "evict_half_life", "quality.text=FILE", "search_space:", "--multirun"):
+    for part in (
+        "study:        auto, demo, kimi_m2max",
+        "evict_half_life",
+        "quality.text=FILE",
+        "search_space:",
+        "--multirun",
+    ):
         assert part in out
 
 

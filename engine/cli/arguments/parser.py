@@ -37,6 +37,8 @@ def add_commands(parsers: Any) -> None:
     add_trust_code(profile)
     add_command(parsers, "knobs", commands.knobs)
     replay.add_arguments(add_command(parsers, "replay", replay.replay))
+    listed = add_command(parsers, "shapes", commands.shapes)
+    listed.add_argument("shape", nargs="?", metavar="SHAPE", help="describe this one (default: list all)")
 
 
 def _measure(parser: argparse.ArgumentParser) -> None:

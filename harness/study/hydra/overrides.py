@@ -29,7 +29,7 @@ from engine.errors import did_you_mean
 from engine.system.shipped import EXPERIMENTS, SEARCH_SPACES
 from harness import ConfigError
 from harness.paths import GROUPS, own_folders
-from harness.schema import Config, store_file
+from harness.schema import Config, profiles, store_file
 
 PARTS: dict[str, Any] = {f.name: f.default_factory for f in dataclasses.fields(Config)}
 TYPES = {
@@ -95,6 +95,7 @@ def choices(config_dir: str | None = None) -> dict[str, list[str]]:
         if group == "search_space":
             places += [SEARCH_SPACES, *(folder / "search_spaces" for folder in folders)]
         found[group] = sorted({p.stem for place in places for p in place.glob("*.yaml")})
+    found["device"] += profiles()
     return found
 
 

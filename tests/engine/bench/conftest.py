@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import dataclasses
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from engine.bench import shapes
+from engine.bench.shapes import make
 from engine.measure.judge import Judge, Text
+from engine.shapes.library import shape
 
 # Qwen3-30B-A3B's configuration with 4 layers of 16 experts, top-4.
 SMALL = {
-    **shapes.SHAPES["qwen3_30b_a3b"], "hidden_size": 128, "num_hidden_layers": 4, "intermediate_size": 128,
+    **shape("qwen3_30b_a3b").config, "hidden_size": 128, "num_hidden_layers": 4, "intermediate_size": 128,
     "num_attention_heads": 4, "num_experts": 16, "num_experts_per_tok": 4, "moe_intermediate_size": 64, "vocab_size": 256,
     "num_key_value_heads": 2, "head_dim": 32,
 }  # fmt: skip
@@ -35,10 +36,8 @@ def judge() -> Judge:
 
 
 @pytest.fixture(scope="session")
-def random_model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A checkpoint of random weights with 4 layers of 16 experts, written by `shapes.make`."""
+def random_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of random weights with 4 layers of 16 experts, written by `make`."""
     folder = tmp_path_factory.mktemp("shapes") / "small"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(shapes.SHAPES, "small", SMALL)
-        shapes.make("small", folder)
-        yield folder
+    make(dataclasses.replace(shape("qwen3_30b_a3b"), name="small", config=SMALL), folder)
+    return folder

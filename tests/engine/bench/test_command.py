@@ -41,7 +41,7 @@ def test_a_trace_leaves_no_choice_to_a_prefetcher(capsys: Capture) -> None:
 
 def test_shapes_of_a_checkpoint_to_make(capsys: Capture, tmp_path: Path) -> None:
     assert command.main(["make", str(tmp_path), "--shape", "qwen3_30b"], "headrace bench engine") == 2
-    assert "--shape qwen3_30b is unknown; did you mean qwen3_30b_a3b?" in capsys.readouterr().err
+    assert "shape qwen3_30b is unknown; did you mean qwen3_30b_a3b?" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["io", "hits", "decode"])

@@ -11,7 +11,7 @@ from engine import Knobs
 from engine.replay.dry_run import DryRun
 from engine.replay.sizes import Sizes, banks_of
 from engine.routing.profile import Profile
-from engine.routing.recording import Recording
+from engine.routing.traces.recording import Recording
 
 EXPERTS = routing(40, 3, 2, 8)
 SIZES = Sizes(3, 8, 2, 1000)

@@ -14,7 +14,7 @@ from traces import routing
 from engine import Checkpoint, Knobs
 from engine.replay.exactness import predictions_lack, why_not_exact
 from engine.replay.sizes import Sizes
-from engine.routing.recording import Recording
+from engine.routing.traces.recording import Recording
 
 MADE = Recording.made_up(routing(30, 3, 4, 16), 10, "trace t")
 

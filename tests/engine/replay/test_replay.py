@@ -21,8 +21,8 @@ from engine.measure.judge import Text
 from engine.replay.replay import replay
 from engine.replay.result import ReplayResult
 from engine.replay.sizes import Sizes
-from engine.routing.ahead import ahead_for
-from engine.routing.recording import Recording, read_recording
+from engine.routing.traces.ahead import ahead_for
+from engine.routing.traces.recording import Recording, read_recording
 from engine.system.shipped import EVALUATION_TEXTS, KIMI_MINI
 
 TEXT = "The headrace brings the water to the wheel. When it is clean, the stones grind from morning until eight. "

@@ -22,8 +22,8 @@ from engine import Checkpoint, HeadraceError, Judge, Knobs, ReadError, footprint
 from engine.engine import Engine
 from engine.measure.judge import Text
 from engine.model.probe import Outputs
-from engine.routing.ahead import Ahead, ahead_for
 from engine.routing.read import read_trace
+from engine.routing.traces.ahead import Ahead, ahead_for
 
 IDS = [int(i) for i in np.random.default_rng(0).integers(0, 250, 90)]
 TEXT = "The headrace brings the water to the wheel. When it is clean, the stones grind from morning until eight. "

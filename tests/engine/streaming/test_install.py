@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,8 +10,9 @@ import numpy as np
 import pytest
 from mlx.utils import tree_flatten
 
-from engine import Judge, Knobs, footprint, load
+from engine import Checkpoint, Judge, Knobs, footprint, load
 from engine.measure.judge import Text
+from engine.streaming.install import possible
 
 TEXT = "The headrace brings the water to the wheel. When it is clean, the stones grind from morning until eight. "
 JUDGE = Judge((Text("a", "prose", TEXT, TEXT[:60]), Text("b", "prose", TEXT[::-1], TEXT[30:90])))
@@ -58,3 +60,22 @@ def test_the_cache_never_grows_beyond_its_size(path: Path, quarter: float) -> No
         pools = [pool for layer in engine.layers for pool in layer.cache.pools]
         held = sum(value.nbytes for pool in pools for _, value in tree_flatten(pool.inner.parameters()))
         assert 0.9 * quarter * 1e9 < held <= quarter * 1e9
+
+
+@pytest.mark.parametrize("family", ["kimi_k2", "qwen3_moe", "mixtral", "nemotron_h"])
+def test_what_is_possible_is_what_loading_accepts(family: str, checkpoint: Callable[..., Path]) -> None:
+    path = checkpoint(family)
+    found = possible(Checkpoint.open(path))
+    assert found.windows == found.prefetch == ""
+    cache_gb = footprint(path).one_token_gb * 1.1
+    load(path, Knobs(cache_gb=cache_gb, sync_window=0)).close()
+    load(path, Knobs(cache_gb=cache_gb, prefetch="stale_gate", prefetch_width=found.widest)).close()
+
+
+def test_what_a_model_refuses_has_a_reason(checkpoint: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    source = Checkpoint.open(checkpoint("kimi_k2"))
+    monkeypatch.setattr("engine.streaming.install.router_of", lambda *args: None)
+    monkeypatch.setattr("engine.streaming.window.chain.LAYER", re.compile("(no)(such)layer"))
+    found = possible(source)
+    assert found.windows.startswith("sync_window is not possible for this model: ") and "; use" not in found.windows
+    assert found.prefetch == "no router of kimi_k2 can be run ahead of time" and found.widest == 1

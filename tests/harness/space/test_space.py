@@ -73,7 +73,10 @@ def test_equal_anchors_are_taken_once() -> None:
     assert [space.values(p) for p in space.anchors()] == [{"cache_gb": 0.055}, {"cache_gb": 0.01}, {"cache_gb": 0.1}]
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "search_spaces").glob("*.yaml")), ids=lambda p: p.stem)
+WRITTEN = [path for path in sorted((ROOT / "search_spaces").glob("*.yaml")) if path.stem != "auto"]  # auto is derived
+
+
+@pytest.mark.parametrize("path", WRITTEN, ids=lambda p: p.stem)
 def test_the_shipped_spaces(path: Path) -> None:
     bounds = {"one_token": 11.9, "all_experts": 571.0, "memory_gb": 96.0, "limit_gb": 72.0, "resident": 10.8,
           "cores": 12.0}  # fmt: skip

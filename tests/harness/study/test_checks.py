@@ -40,7 +40,7 @@ def test_a_relative_constraint_needs_a_reference_that_fits() -> None:
 
 def test_a_missing_checkpoint_to_download_is_described() -> None:
     model = {"about": "org/name", "size_gb": 595.0, "hub": "org/name-on-hub"}
-    device = {"memory_gb": 96.0, "usable_share": 0.5, "note": "a laptop"}
+    device = {"memory_gb": 96.0, "usable_share": 0.5, "gpu_memory_gb": None, "note": "a laptop"}
     text = missing_checkpoint({"model": model, "device": device, "study": {"name": "big"}}, Path("/nope"))
     for part in (
         "study=big",

@@ -21,7 +21,7 @@ def composed(cli: Cli, *overrides: str) -> dict:
 def test_both_studies_compose(cli: Cli) -> None:
     assert composed(cli)["study"]["name"] == "demo"
     kimi = composed(cli, "study=kimi_m2max")
-    assert (kimi["study"]["name"], kimi["device"]["memory_gb"]) == ("kimi_m2max", 96)
+    assert (kimi["study"]["name"], kimi["device"]["name"]) == ("kimi_m2max", "m2max_96gb")
     assert kimi["search_space"]["cache_gb"] == ["one_token", "limit_gb - resident - 1.5"]
     assert "ssd_gbps" not in kimi["knobs"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from engine import Knobs
-from engine.routing.ahead import COLUMN, Ahead, ahead_for, ahead_of_run, column_of, experts_predicted
+from engine.routing.traces.ahead import COLUMN, Ahead, ahead_for, ahead_of_run, column_of, experts_predicted
 
 
 def test_a_run_records_what_it_predicts_itself() -> None:
@@ -24,6 +24,6 @@ def test_widths_are_numbers_of_experts() -> None:
 
 
 def test_a_trace_without_predictions_needs_no_router(tmp_path: Path) -> None:
-    from engine.routing.ahead import routers_ahead
+    from engine.routing.traces.ahead import routers_ahead
 
     assert routers_ahead({}, None, ["a.b", "c.d"], None) == [[], []]  # type: ignore[arg-type]

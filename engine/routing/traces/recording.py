@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from engine.errors import HeadraceError, first_line
+from engine.routing.read import COLUMNS
 
 from .ahead import COLUMN
-from .read import COLUMNS
 
 OLDER = "it has no passes and no warm-up: an earlier version recorded it"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from engine.routing.table import Lines, table_of
+from engine.routing.traces.table import Lines, table_of
 
 
 def test_rows_are_ordered_by_pass_token_layer_and_rank() -> None:

@@ -12,8 +12,8 @@ import pytest
 from traces import routing, write_trace
 
 from engine.errors import HeadraceError
-from engine.routing.recording import OLDER, Recording, read_recording
-from engine.routing.table import Lines, table_of
+from engine.routing.traces.recording import OLDER, Recording, read_recording
+from engine.routing.traces.table import Lines, table_of
 
 LAYERS, TOP_K = 2, 3
 EXPERTS = routing(20, LAYERS, TOP_K, 16)

@@ -1,9 +1,9 @@
-"""Table: the lines that a trace collects, as one Parquet table (see `record`), with its metadata.
+"""Table: the lines that a trace collects, as one Parquet table (see `engine.routing.record`), with its metadata.
 
-Beside the columns of `record`, `predicted_D_N` is a list of the N experts that the router of the layer D layers further on
-chooses for this layer's input, in the router's order; null but in the rows of rank 0 of a pass of one token. Key-value
-metadata: model, fingerprint (of the checkpoint), num_experts, num_layers, top_k, source, lossy (the knobs that the routing
-depends on, as JSON).
+Beside the columns of `engine.routing.record`, `predicted_D_N` is a list of the N experts that the router of the layer D
+layers further on chooses for this layer's input, in the router's order; null but in the rows of rank 0 of a pass of one
+token. Key-value metadata: model, fingerprint (of the checkpoint), num_experts, num_layers, top_k, source, lossy (the knobs
+that the routing depends on, as JSON).
 """
 
 from __future__ import annotations
