@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from engine.cache.replay import hit_rate
+from engine.replay.hit_rates import hit_rate
 from stores import one_line
 
 from engine import HeadraceError
