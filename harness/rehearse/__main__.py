@@ -36,7 +36,7 @@ def main(arguments: Sequence[str], program: str = "python -m harness.rehearse") 
 
 def _parser(program: str) -> argparse.ArgumentParser:
     parser = make_parser(program, __doc__)
-    parser.add_argument("shape", metavar="SHAPE", help="a published model; python -m engine shapes lists them")
+    parser.add_argument("shape", metavar="SHAPE", help="a published model (headrace shapes)")
     text = "folder of the rehearsal (default: in the user's cache folder)"
     parser.add_argument("--folder", type=Path, metavar="DIR", help=text)
     text = "disk space that may be used, in 10^9 bytes (default: %(default)g)"

@@ -24,6 +24,7 @@ from .constraints import parse
 SUFFIX = "_rehearsal"  # of the study's folder
 OF_ROUTERS = ("prefetch", "prefetch_depth", "prefetch_width", "prefetch_cap_mb")  # predict a choice that is not used
 LEFT_OUT = (*LOSSY, *OF_ROUTERS)
+DIRECT = {"io_mode": "direct"}  # the page cache would hold a shared record for several layers at once
 
 
 def rehearsed(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -45,13 +46,13 @@ def rehearsed(config: Mapping[str, Any]) -> dict[str, Any]:
         "name": c["study"]["name"] + SUFFIX,
         "anchors": [{k: v for k, v in anchor.items() if k not in LEFT_OUT} for anchor in c["study"]["anchors"]],
     }
-    c["search_space"] = lossless(c["search_space"])
+    c["search_space"], c["knobs"] = lossless(c["search_space"]), DIRECT | c["knobs"]
     return c
 
 
 def lossless(space: Mapping[str, Any]) -> dict[str, Any]:
     """The entries of a search space that a rehearsal searches."""
-    return {name: entry for name, entry in space.items() if name not in LEFT_OUT}
+    return {name: entry for name, entry in space.items() if name not in (*LEFT_OUT, *DIRECT)}
 
 
 def _store(model: Mapping[str, Any]) -> Path:

@@ -10,13 +10,12 @@ import pytest
 from hydra import compose, initialize_config_dir
 from rehearsals import write
 from stores import one_line
-from support import Cli
 
 from engine import HeadraceError
 from engine.knobs import LOSSY
 from engine.packing.random_store import usual_folder
-from engine.system.shipped import EXPERIMENTS
-from harness.results.rows import read_trials
+from engine.system.shipped import EVALUATION_TEXTS, EXPERIMENTS
+from harness.run.worker import measure
 from harness.schema import register
 from harness.study.study import Study, study_from_config
 
@@ -29,16 +28,19 @@ def study(place: Path, *overrides: str) -> Study:
         return study_from_config(compose("config", ["rehearse=true", f"results_dir={place / 'results'}", *overrides]))
 
 
-def test_a_rehearsed_study_says_so_in_every_row(place: Path, cli: Cli) -> None:
+def test_a_rehearsed_study_says_so_in_every_row(place: Path) -> None:
     path = write(place / "r")
-    few = ("protocol.timed_tokens=4", "protocol.warm_up_tokens=1", "quality.most=1", "budget.trials=2")
-    status, out, err = cli("study=auto", "rehearse=true", "engine.module=engine", f"model.path={path}", *few)
-    assert (status, err) == (0, ""), out
-    rows = read_trials(place / "results" / "r_rehearsal")
-    assert rows["status"].tolist()[0] == "ok" and rows["status"].eq("ok").sum() >= 3, rows["status_reason"].tolist()
-    assert rows["model"].eq("kimi_k25 (rehearsal: random weights)").all()
-    assert rows["mode"].dropna().str.endswith("rehearsal: random weights").all() and rows["perplexity"].isna().all()
-    assert "rehearsal: random weights" in out
+    found = study(place, "study=auto", f"model.path={path}", "study.name=mine")
+    assert found.model == "kimi_k25 (rehearsal: random weights)" and found.model in found.headline
+    assert found.name == "mine_rehearsal" and found.space.fixed["io_mode"] == "direct"
+    request = {
+        "checkpoint": str(path), "judge": str(EVALUATION_TEXTS), "engine": "engine",
+        "knobs": {"cache_gb": found.bounds["all_experts"] / 2},
+        "protocol": {"timed_tokens": 4, "warm_up_tokens": 1, "score": False},
+    }  # fmt: skip
+    figures = measure(request)["figures"]
+    assert figures["mode"].endswith("rehearsal: random weights") and figures["perplexity"] is None
+    assert 0 < figures["hit_rate"] < 1 and figures["decode_tokens"] == 4
 
 
 def test_only_lossless_knobs_are_searched(place: Path) -> None:
@@ -46,7 +48,7 @@ def test_only_lossless_knobs_are_searched(place: Path) -> None:
     found = study(place, "study=kimi_m2max", "device=auto")
     assert found.name == "kimi_m2max_rehearsal" and found.checkpoint == usual_folder("kimi_k2_5")
     searched = found.space.as_dict()
-    assert {"cache_gb", "read_threads"} <= searched.keys() and not {*LOSSY, "prefetch"} & searched.keys()
+    assert {"cache_gb", "read_threads"} <= searched.keys() and not {*LOSSY, "prefetch", "io_mode"} & searched.keys()
     assert list(found.objectives) == ["decode_tok_s", "peak_memory_gb"] and not found.constraints and not found.scored
 
 
