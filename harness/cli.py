@@ -40,7 +40,7 @@ ENGINE = {
     "plan": "print each layer's bits; save or draw the plan",
     "pack": "pack a checkpoint's experts into a store",
     "profile": "take the routing profile of a model",
-    "replay": "print hit rates of a recorded routing trace",
+    "replay": "print what a setting reads on a recorded routing trace, or hit rates",
     "knobs": "print the table of all knobs",
     "shapes": "list the shapes of published models, with their sizes",
 }
