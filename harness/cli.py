@@ -29,6 +29,7 @@ SEARCH = {
     "merge": "put the rows of several studies together",
     "compare": "compare recommended settings and fronts of several studies",
     "doctor": "examine this machine: meters, system calls, disk, host",
+    "forecast": "forecast a model's speed before it is downloaded",
 }
 ENGINE = {
     "generate": "print generated text, then speed and memory",
@@ -60,7 +61,7 @@ def _run(argv: Sequence[str] | None) -> int:
     name = " ".join(words[: 2 if words[:1] == ["bench"] else 1])
     rest = words[len(name.split()) :]
     if name in SEARCH:
-        module = f"harness.{name}.__main__" if name in ("best", "compare", "doctor") else f"harness.{name}"
+        module = f"harness.{name}.__main__" if name in ("best", "compare", "doctor", "forecast") else f"harness.{name}"
         return import_module(module).main(rest, f"headrace {name}")
     if name in ENGINE:
         return import_module("engine.__main__").main(words, "headrace")

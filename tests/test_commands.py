@@ -63,6 +63,7 @@ HELP = [
         ["harness.merge"],
         ["harness.compare"],
         ["harness.doctor"],
+        ["harness.forecast"],
         ["harness.bench"],
         ["engine"],
     ),

@@ -1,19 +1,18 @@
 """Speed: milliseconds a token from few figures of a machine.
 
-    compute = GB that a token touches / (memory bandwidth * efficiency) + layers * layer_ms
+    compute = GB that a token touches / (memory bandwidth * efficiency) + layers * layer_ms + rest_ms
     disk    = GB that it misses / (disk bandwidth * disk efficiency)
     sync    = layers * sync_ms
 
 With a window of one token nothing overlaps: a layer's experts are known only when its router has chosen. A machine that was
-measured here has its own rates and efficiencies of 1. A profile has published bandwidths, and the efficiencies that
+measured here has the time of a whole layer, and no memory bandwidth. A profile has published bandwidths, and the efficiencies that
 `harness.forecast.world.calibration` fits to published measurements.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -33,8 +32,8 @@ class Work:
 
 @dataclass(frozen=True)
 class Rates:
-    """The figures of a machine that turn work into time. The standard deviations are those of a logarithm; `covariance` is
-    that of the logarithms of `FITTED` for a profile."""
+    """The figures of a machine that turn work into time. The standard deviations are those of the
+    logarithm of a token's time."""
 
     gbps: float  # of memory, times its efficiency
     disk_gbps: float  # times its efficiency
@@ -43,12 +42,12 @@ class Rates:
     compute_sd: float = 0.0
     disk_sd: float = 0.0
     inadequacy_sd: float = 0.0
-    source: Mapping[str, str] = field(default_factory=dict)
+    rest_ms: float = 0.0  # of what is no layer, where layers were measured
 
     def parts_ms(self, work: Work, missed_gb: float) -> dict[str, float]:
         """Milliseconds of a token by what they are spent on."""
         return {
-            "compute": work.weights_gb / self.gbps * 1000 + work.all_layers * self.layer_ms,
+            "compute": work.weights_gb / self.gbps * 1000 + work.all_layers * self.layer_ms + self.rest_ms,
             "disk": missed_gb / self.disk_gbps * 1000,
             "sync": work.layers * self.sync_ms,
         }

@@ -8,11 +8,14 @@ uses the fit to all other engines (`without`), as for a user whose engine is not
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import json
 import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -26,6 +29,7 @@ FITTED = ("memory efficiency", "layer_ms", "disk efficiency")
 PRIOR = (math.log(0.6), math.log(0.5), math.log(0.6))  # of the logarithms, before any measurement is seen
 PRIOR_SD = (0.7, 1.0, 0.7)
 STEPS = 40
+FILE = Path(__file__).with_name("fitted.json")  # written by `python -m harness.forecast.world.page --fit`
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,7 @@ class Calibration:
         return self.uncertain(rates, work)
 
     def uncertain(self, rates: Rates, work: Work) -> Rates:
+        """The rates with the uncertainty of a token's time: of memory and layers, of the disk, and of an unknown engine."""
         parts = rates.middle(work)
         total = sum(parts.values())
         by_layer = work.all_layers * rates.layer_ms
@@ -56,9 +61,9 @@ class Calibration:
         compute, disk = (
             math.sqrt(max(0.0, float(g @ covariance @ g))) for g in (gradient * (1, 1, 0), gradient * (0, 0, 1))
         )
-        return Rates(
-            rates.gbps, rates.disk_gbps, rates.layer_ms, rates.sync_ms, widened(compute, self.degrees),
-            widened(disk, self.degrees), widened(self.sd, self.degrees),
+        return dataclasses.replace(
+            rates, compute_sd=widened(compute, self.degrees), disk_sd=widened(disk, self.degrees),
+            inadequacy_sd=widened(self.sd, self.degrees),
         )  # fmt: skip
 
 
@@ -110,6 +115,14 @@ def _missed_gb(one: Published) -> float:
 def usable() -> tuple[Published, ...]:
     """All measurements of which enough is published."""
     return tuple(published(one) for one in world() if not lacks(one))
+
+
+@functools.cache
+def fitted() -> Calibration:
+    """The stored fit to all measurements. Making it opens every shape, which takes seconds; a test compares it."""
+    content = json.loads(FILE.read_text(encoding="utf-8"))
+    rows = tuple(tuple(row) for row in content.pop("covariance"))
+    return Calibration(**{**content, "covariance": rows, "engines": tuple(content["engines"])})
 
 
 @functools.cache
