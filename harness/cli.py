@@ -28,6 +28,7 @@ SEARCH = {
     "best": "print a study's setting as a file to use",
     "merge": "put the rows of several studies together",
     "compare": "compare recommended settings and fronts of several studies",
+    "rehearse": "run a model's shape with random weights before its download",
     "doctor": "examine this machine: meters, system calls, disk, host",
     "forecast": "forecast a model's speed before it is downloaded",
 }
@@ -41,7 +42,7 @@ ENGINE = {
     "plan": "print each layer's bits; save or draw the plan",
     "pack": "pack a checkpoint's experts into a store",
     "profile": "take the routing profile of a model",
-    "replay": "print what a setting reads on a recorded routing trace, or hit rates",
+    "replay": "print what a setting reads on a recorded routing trace",
     "knobs": "print the table of all knobs",
     "shapes": "list the shapes of published models, with their sizes",
 }
@@ -61,7 +62,8 @@ def _run(argv: Sequence[str] | None) -> int:
     name = " ".join(words[: 2 if words[:1] == ["bench"] else 1])
     rest = words[len(name.split()) :]
     if name in SEARCH:
-        module = f"harness.{name}.__main__" if name in ("best", "compare", "doctor", "forecast") else f"harness.{name}"
+        own = ("best", "compare", "doctor", "forecast", "rehearse")
+        module = f"harness.{name}.__main__" if name in own else f"harness.{name}"
         return import_module(module).main(rest, f"headrace {name}")
     if name in ENGINE:
         return import_module("engine.__main__").main(words, "headrace")

@@ -62,7 +62,7 @@ class Prefetch:
         """Count how well this layer's prediction matches its choice `ids` [..., top-k], then drop the prediction."""
         chosen = ids.reshape(-1)
         if ids.size == ids.shape[-1] and self._predicted is not None:
-            right = int(np.isin(chosen, self._predicted).sum())
+            right = int((chosen[:, None] == self._predicted).any(axis=1).sum())
             self._stats.predicted_sets += 1
             self._stats.predicted_exact_sets += right == chosen.size
             self._stats.predicted_of += chosen.size
