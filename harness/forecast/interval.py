@@ -23,7 +23,7 @@ SOURCES = ("locality", "disk", "compute", "inadequacy")
 
 @dataclass(frozen=True)
 class Interval:
-    """A forecast with its interval. `shares`: of the squared width, by source; they add up to 1, or are 0 without a width."""
+    """A forecast with its interval. `shares`: of the squared width, by source; their sum is 1, or 0 without a width."""
 
     middle: float
     low: float

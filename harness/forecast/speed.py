@@ -5,8 +5,8 @@
     sync    = layers * sync_ms
 
 With a window of one token nothing overlaps: a layer's experts are known only when its router has chosen. A machine that was
-measured here has the time of a whole layer, and no memory bandwidth. A profile has published bandwidths, and the efficiencies that
-`harness.forecast.world.calibration` fits to published measurements.
+measured here has the time of a whole layer, and no memory bandwidth. A profile has published bandwidths, and the
+efficiencies that `harness.forecast.world.calibration` fits to published measurements.
 """
 
 from __future__ import annotations

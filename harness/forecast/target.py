@@ -97,9 +97,7 @@ def _of_shape(model: Shape, trace: Path | None) -> Target:
     found = as_checkpoint(model, base) if model.has_module else None
     text = {**model.config, **model.config.get("text_config", {})}
     built = model.built if model.has_module else None
-    vocabulary, hidden = (
-        (built.vocabulary, built.hidden) if built is not None else (text["vocab_size"], text["hidden_size"])
-    )
+    vocabulary, hidden = (built.vocabulary, built.hidden) if built is not None else (text["vocab_size"], text["hidden_size"])
     return Target(
         name=model.name, title=model.title, layers=model.layers, all_layers=layers_of(model), experts=model.experts,
         top_k=model.top_k, widths=widths, resident_bytes=model.resident_bytes(base),

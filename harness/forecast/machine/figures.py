@@ -126,4 +126,3 @@ def _number(word: str, value: str) -> float:
     if not 0 < number < float("inf"):
         raise ConfigError(f"{word}={value} is no positive number; give one, such as {word}=5.3")
     return number
-

@@ -30,8 +30,10 @@ VOCABULARY_PART = 8  # the head of a short model is that much smaller: on a CPU 
 
 @dataclass(frozen=True)
 class LayerTime:
-    """Milliseconds of a token: in a layer, and in the embedding and the head; and in a layer for a token of a prompt. `sd` is
-    the standard deviation of a layer's logarithm between rounds."""
+    """Milliseconds of a token in a layer, in the rest of the model, and of a prompt's token in a layer.
+
+    `sd` is the standard deviation of the logarithm of a layer's time between rounds.
+    """
 
     layer_ms: float
     rest_ms: float

@@ -49,14 +49,16 @@ def page() -> str:
         "Every published measurement of an engine that streams experts, as far as enough of it is published, beside the "
         "forecast of `headrace forecast` for that machine. The command prints this page, and a test compares it:",
         "```sh\npython -m harness.forecast.world.page\n```",
-        f"**{inside} of {len(found)} measurements are inside their {COVERAGE:.0%} interval ({inside / len(found):.0%}).** The "
-        f"median error of the middle is a factor of {np.exp(np.median(errors)):.2f}. The intervals are wide: engines differ "
+        f"**{inside} of {len(found)} measurements are inside their {_percent(COVERAGE)} interval "
+        f"({_percent(inside / len(found))}).** The median error of the middle is a factor of {np.exp(np.median(errors)):.2f}. The intervals are wide: engines differ "
         "by more than settings do. Each forecast knows the model's shape, the bits, the size of the cache and the "
-        "bandwidths of memory and disk. It does not know the engine: the three fitted figures and the spread between engines "
-        "come from the other engines alone. The fit uses published hit rates where there are some; the forecast uses its own.",
+        "bandwidths of memory and disk. It does not know the engine: the three fitted figures and the spread between "
+        "engines come from the other engines alone. The fit uses published hit rates where there are some; the forecast "
+        "uses its own.",
         _table(found),
         f"hit: expert hits forecast for the localities of {', '.join(_names())}, and as published. Where both are known "
-        f"({len(rates)} measurements), the mean of the forecast hit rates is off by {np.median(misses):.0%} of the requests "
+        f"({len(rates)} measurements), the mean of the forecast hit rates is off by "
+        f"{_percent(float(np.median(misses)))} of the requests "
         "in the median. share: how much of the squared width comes from what.",
         "## Outside",
         "\n".join(_outside(one, forecast) for one, forecast in outside),
@@ -65,8 +67,8 @@ def page() -> str:
         "## Not compared",
         "\n".join(f"- {one.name}: {missing} is not published" for one, missing in lost),
         "Bandwidths are those published with the measurement, otherwise those of the machine's profile "
-        "(`experiments/devices.yaml`). Where only the memory of the process is published, 0.5 GB and the resident weights are "
-        "taken off. Sources: `harness/forecast/world/world.yaml`. All of this was chosen before the share inside was "
+        "(`experiments/devices.yaml`). Where only the memory of the process is published, 0.5 GB and the resident weights "
+        "are taken off. Sources: `harness/forecast/world/world.yaml`. All of this was chosen before the share inside was "
         "computed, and not changed after; 80 % would be right, so that these intervals are rather too wide than too narrow.",
     ]
     return "\n\n".join(_wrapped(part) for part in parts) + "\n"
@@ -79,12 +81,14 @@ def _names() -> tuple[str, ...]:
 
 
 def _table(found: Sequence[tuple[Published, Interval]]) -> str:
-    head = "| measurement | tok/s | forecast | 80 % | inside | hit, forecast | published | share: " + ", ".join(SOURCES) + " |"
+    head = (
+        "| measurement | tok/s | forecast | 80 % | inside | hit, forecast | published | share: " + ", ".join(SOURCES) + " |"
+    )
     lines = [head, "|---|---|---|---|---|---|---|---|"]
     for one, f in found:
         m = one.measured
         hits = sorted({f"{hit:.2f}" for hit in one.hit_rates})
-        shares = ", ".join(f"{f.shares[name]:.0%}" for name in SOURCES)
+        shares = ", ".join(_percent(f.shares[name]) for name in SOURCES)
         lines.append(
             f"| [{m.name}]({m.source}) | {m.tokens_per_s:.3g} | {f.middle:.3g} | {f.low:.3g} to {f.high:.3g} | "
             f"{'yes' if m.tokens_per_s in f else '**no**'} | {hits[0]}{f' to {hits[-1]}' if len(hits) > 1 else ''} | "
@@ -101,11 +105,16 @@ def _outside(one: Published, forecast: Interval) -> str:
 
 def _fit(fit: Calibration) -> str:
     return (
-        f"Of the published bandwidth of the memory {fit.memory_efficiency:.0%}, of that of the disk "
-        f"{fit.disk_efficiency:.0%}, and {fit.layer_ms:.2g} ms a layer besides its weights. An engine differs from that by a "
+        f"Of the published bandwidth of the memory {_percent(fit.memory_efficiency)}, of that of the disk "
+        f"{_percent(fit.disk_efficiency)}, and {fit.layer_ms:.2g} ms a layer besides its weights. An engine differs from that by a "
         f"factor of {np.exp(fit.sd):.2f} (one standard deviation, {fit.degrees} degrees of freedom). Fitted to "
-        f"{fit.measurements} measurements; each of the {len(fit.engines)} engines counts once: {', '.join(fit.engines)}."
+        f"{fit.measurements} measurements; each of the {len(fit.engines)} engines counts once: "
+        f"{', '.join(fit.engines)}."
     )
+
+
+def _percent(share: float) -> str:
+    return f"{share * 100:.0f} %"
 
 
 def _wrapped(part: str) -> str:
