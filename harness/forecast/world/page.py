@@ -50,11 +50,11 @@ def page() -> str:
         "forecast of `headrace forecast` for that machine. The command prints this page, and a test compares it:",
         "```sh\npython -m harness.forecast.world.page\n```",
         f"**{inside} of {len(found)} measurements are inside their {_percent(COVERAGE)} interval "
-        f"({_percent(inside / len(found))}).** The median error of the middle is a factor of {np.exp(np.median(errors)):.2f}. The intervals are wide: engines differ "
-        "by more than settings do. Each forecast knows the model's shape, the bits, the size of the cache and the "
-        "bandwidths of memory and disk. It does not know the engine: the three fitted figures and the spread between "
-        "engines come from the other engines alone. The fit uses published hit rates where there are some; the forecast "
-        "uses its own.",
+        f"({_percent(inside / len(found))}).** The median error of the middle is a factor of "
+        f"{np.exp(np.median(errors)):.2f}. The intervals are wide: engines differ by more than settings do. Each forecast "
+        "knows the model's shape, the bits, the size of the cache and the bandwidths of memory and disk. It does not know "
+        "the engine: the three fitted figures and the spread between engines come from the other engines alone. The fit uses "
+        "published hit rates where there are some; the forecast uses its own.",
         _table(found),
         f"hit: expert hits forecast for the localities of {', '.join(_names())}, and as published. Where both are known "
         f"({len(rates)} measurements), the mean of the forecast hit rates is off by "
@@ -106,10 +106,9 @@ def _outside(one: Published, forecast: Interval) -> str:
 def _fit(fit: Calibration) -> str:
     return (
         f"Of the published bandwidth of the memory {_percent(fit.memory_efficiency)}, of that of the disk "
-        f"{_percent(fit.disk_efficiency)}, and {fit.layer_ms:.2g} ms a layer besides its weights. An engine differs from that by a "
-        f"factor of {np.exp(fit.sd):.2f} (one standard deviation, {fit.degrees} degrees of freedom). Fitted to "
-        f"{fit.measurements} measurements; each of the {len(fit.engines)} engines counts once: "
-        f"{', '.join(fit.engines)}."
+        f"{_percent(fit.disk_efficiency)}, and {fit.layer_ms:.2g} ms a layer besides its weights. An engine differs from "
+        f"that by a factor of {np.exp(fit.sd):.2f} (one standard deviation, {fit.degrees} degrees of freedom). Fitted to "
+        f"{fit.measurements} measurements; each of the {len(fit.engines)} engines counts once: {', '.join(fit.engines)}."
     )
 
 
