@@ -26,7 +26,7 @@ SIZES = 5  # cache sizes, if none is given
 CONTEXT = 512  # tokens that memory is planned for
 ON_CPU, ON_GPU = 512, 2048  # tokens of a pass over a prompt
 PROMPTS = (512, 8192)  # tokens, of which the time to the first token is given
-NIGHT_S = 8 * 3600.0
+RUN_S = 8 * 3600.0
 WARM_UP_TOKENS, COOL_DOWN_S = 8, 10.0  # of a run of study=auto
 TEXTS = EXPERIMENTS / "prompts" / "headrace_v1.yaml"
 CHARACTERS = 4.0  # of a token of these texts, about
@@ -75,8 +75,8 @@ class Forecast:
 
     @property
     def trials(self) -> int:
-        """Trials in a night of 8 hours."""
-        return int(NIGHT_S // self.trial_s)
+        """Trials in an unattended run of 8 hours."""
+        return int(RUN_S // self.trial_s)
 
 
 def forecast(model: Target, machine: Machine, worlds: Worlds, cache_gb: Sequence[float] | None = None) -> Forecast:

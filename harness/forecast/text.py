@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from .forecast import NIGHT_S, Forecast, Row
+from .forecast import RUN_S, Forecast, Row
 from .interval import COVERAGE, SOURCES
 
 WORDS = {"disk": "the disk", "compute": "computing", "sync": "waiting for each layer's choice"}
@@ -29,8 +29,8 @@ def verdict(found: Forecast) -> str:
     trials = f"{found.trials} trial{'' if found.trials == 1 else 's'}"
     return (
         f"{at} on {where}: {best.tok_s.middle:.2g} tok/s ({best.tok_s.low:.2g} to {best.tok_s.high:.2g}) with {whole}, "
-        f"limited by {WORDS[best.limit]}; it takes {found.disk_gb[best.bits]:.3g} GB of disk, and a night of "
-        f"{NIGHT_S / 3600:.0f} hours holds about {trials}."
+        f"limited by {WORDS[best.limit]}; it takes {found.disk_gb[best.bits]:.3g} GB of disk, and {RUN_S / 3600:.0f} hours "
+        f"hold about {trials}."
     )
 
 
@@ -64,7 +64,7 @@ def _lines(found: Forecast) -> Iterator[str]:
     times = ", ".join(f"{least}{_seconds(s)} after {n:,} tokens" for n, s in found.ttft_s.items())
     why = " (reads and weights; no profile has a prompt's arithmetic)" if found.ttft_is_least else ""
     yield f"  first token  {times}{why}"
-    yield f"  a trial  about {_seconds(found.trial_s)}: {found.trials} in {NIGHT_S / 3600:.0f} hours"
+    yield f"  a trial  about {_seconds(found.trial_s)}: {found.trials} in {RUN_S / 3600:.0f} hours"
     yield f"  interval {COVERAGE:.0%}, of its squared width: {_shares(best)}"
     yield ""
     yield verdict(found)

@@ -53,8 +53,8 @@ def page() -> str:
         f"({_percent(inside / len(found))}).** The median error of the middle is a factor of "
         f"{np.exp(np.median(errors)):.2f}. The intervals are wide: engines differ by more than settings do. Each forecast "
         "knows the model's shape, the bits, the size of the cache and the bandwidths of memory and disk. It does not know "
-        "the engine: the three fitted figures and the spread between engines come from the other engines alone. The fit uses "
-        "published hit rates where there are some; the forecast uses its own.",
+        "the engine: the three fitted figures and the spread between engines come from the other engines alone. The fit "
+        "uses published hit rates where there are some; the forecast uses its own.",
         _table(found),
         f"hit: expert hits forecast for the localities of {', '.join(_names())}, and as published. Where both are known "
         f"({len(rates)} measurements), the mean of the forecast hit rates is off by "
