@@ -65,7 +65,8 @@ def layer_time(shape: Shape, bits: int | None) -> LayerTime:
 
 def _times(one: _Short, more: _Short, low: int, apart: int) -> LayerTime:
     one.run(1), more.run(1)
-    begin, pairs = time.perf_counter(), []
+    begin = time.perf_counter()
+    pairs: list[tuple[float, float]] = []
     while len(pairs) < 3 or (len(pairs) < ROUNDS and time.perf_counter() - begin < LONGEST_S):
         pairs.append((one.run(1), more.run(1)))
     each = [max((b - a) / apart, 1e-4) for a, b in pairs]
@@ -82,7 +83,7 @@ def _shortened(shape: Shape, layers: int) -> Shape:
     total = int(shape.built.layers)
 
     def short(config: Mapping[str, Any]) -> dict[str, Any]:
-        out = {}
+        out: dict[str, Any] = {}
         for key, value in config.items():
             if isinstance(value, Mapping):
                 out[key] = short(value)

@@ -47,7 +47,7 @@ def page() -> str:
     parts = [
         "# Forecasts beside published measurements",
         "Every published measurement of an engine that streams experts, as far as enough of it is published, beside the "
-        "forecast of `headrace forecast` for that machine. The command prints this page, and a test compares it:",
+        "forecast of `forecast` for that machine. The command prints this page, and a test compares it:",
         "```sh\npython -m harness.forecast.world.page\n```",
         f"**{inside} of {len(found)} measurements are inside their {_percent(COVERAGE)} interval "
         f"({_percent(inside / len(found))}).** The median error of the middle is a factor of "
