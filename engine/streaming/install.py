@@ -188,11 +188,15 @@ def possible(checkpoint: Checkpoint) -> Possible:
     except KnobError as e:
         windows = str(e).partition("; use")[0]
     modules = dict(model.named_modules())
+    blocks: dict[type, tuple[Any, str, Any]] = {}  # one of each kind
+    for path, switch in found:
+        owner, _, name = path.rpartition(".")
+        blocks.setdefault(type(modules[owner]), (modules[owner], name, switch))
     widest = 0.0
     for width in (WIDEST, 1.0):
         wide = math.ceil(width * checkpoint.top_k)
-        blocks = [(modules[path.rpartition(".")[0]], path.rpartition(".")[2], switch) for path, switch in found]
-        if all(router_of(block, name, checkpoint.top_k, wide, switch) is not None for block, name, switch in blocks):
+        routers = (router_of(block, name, checkpoint.top_k, wide, switch) for block, name, switch in blocks.values())
+        if all(router is not None for router in routers):
             widest = width
             break
     prefetch = "" if widest else f"no router of {checkpoint.architecture} can be run ahead of time"

@@ -90,11 +90,11 @@ class Room:
         if name.startswith("prefetch"):
             values = {**values, "prefetch": "stale_gate"}
             if name == "prefetch_width" and "prefetch_depth" in space:
-                values["prefetch_depth"] = space["prefetch_depth"]["high"]
+                values["prefetch_depth"] = _ends(space["prefetch_depth"])[-1]
         if name.startswith("read"):
             values = {**values, **({"io_mode": "direct"} if "io_mode" in space else {})}
             if name == "read_threads" and "read_block_kib" in space:
-                values["read_block_kib"] = space["read_block_kib"]["values"][-1]
+                values["read_block_kib"] = _ends(space["read_block_kib"])[-1]
         least = {k: v for k, v in values.items() if k != "prefetch"} if name == "prefetch_depth" else values
         own, other = (self._left([s], token) for s in ({**values, name: value}, least))
         return other - own
