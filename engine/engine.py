@@ -22,6 +22,7 @@ from mlx_lm.models.cache import make_prompt_cache
 from engine.checkpoint.checkpoint import Checkpoint
 from engine.checkpoint.config import not_finite_keys
 from engine.checkpoint.places.find import find_checkpoint
+from engine.checkpoint.store.rehearsal import ABOUT, read_rehearsal
 from engine.errors import HeadraceError, JudgeError, KnobError
 from engine.generation.context import Context
 from engine.generation.generation import Generation, never
@@ -36,13 +37,14 @@ from engine.model.backend import backend, compute_dtype
 from engine.model.buffer_cache import buffer_cache_bytes, limit_buffer_cache, never_wire
 from engine.model.environment.metal import refuse_without_effect
 from engine.model.keep_warm import KeepWarm
-from engine.model.open import lay_out_for_cpu, open_model
-from engine.model.resident import quantize_resident
+from engine.model.open import open_model
+from engine.model.resident import read_resident
 from engine.model.switches import is_last, switches
 from engine.plan.banks import needs_profile, plan_banks, plan_bits
 from engine.plan.bits import BitsPlan
 from engine.plan.chunk import Chunk
 from engine.plan.footprint import chunk_for, weights_of
+from engine.routing.forced import ForcedRouting, force, refuse_trace, rehearsed
 from engine.routing.profile import routing_profile
 from engine.routing.record import TraceWriter
 from engine.stats import Stats
@@ -89,7 +91,7 @@ def load(checkpoint: str | Path, knobs: Knobs | None = None, *, trust_code: bool
     state = decode_state_for(source, knobs) if streamed else None
     try:
         layers, windows = install_layers(model, source, knobs, plans, state) if state is not None else ([], None)
-        _read_resident(model, source, knobs)
+        read_resident(model, source, knobs.resident_bits)
         if state is not None:
             install_gates(model, source, knobs, layers)
             fill(layers, plans, state)
@@ -99,27 +101,11 @@ def load(checkpoint: str | Path, knobs: Knobs | None = None, *, trust_code: bool
             state.reader.close()
         raise
     engine = Engine(source, knobs, bits, chunk, model, layers, state, windows, cached)
+    if (rehearsal := read_rehearsal(source.path)) is not None:
+        force(engine, rehearsed(rehearsal, source)[0], rehearsal.window_recall)
     if tokenizer is not None:
         engine.tokenizer = tokenizer
     return engine
-
-
-def _read_resident(model: nn.Module, source: Checkpoint, knobs: Knobs) -> None:
-    """Read all weights that are still in the model, bring them to their width and layout, and evaluate them."""
-    dtype = compute_dtype()
-    if dtype is not None:
-        model.set_dtype(dtype)
-    if knobs.resident_bits is not None:
-        quantize_resident(model, source, knobs.resident_bits)
-        for module in model.modules():  # one by one, so that only one is held at both widths
-            mx.eval([value for value in module.values() if isinstance(value, mx.array)])
-    if dtype is not None:
-        lay_out_for_cpu(model)
-        for module in model.modules():  # one by one, so that only one is held at both widths
-            mx.eval([value for value in module.values() if isinstance(value, mx.array)])
-    # With arrays that are no parameters (frequencies of a position encoding): no other thread could evaluate them.
-    mx.eval([value for module in model.modules() for value in module.values() if isinstance(value, mx.array)])
-    model.eval()
 
 
 def _refuse_too_large(source: Checkpoint, knobs: Knobs) -> None:
@@ -136,7 +122,7 @@ def _refuse_too_large(source: Checkpoint, knobs: Knobs) -> None:
         )
 
 
-def _mode(knobs: Knobs) -> str:
+def _mode(knobs: Knobs, source: Checkpoint) -> str:
     kind = "streamed" if knobs.cache_gb is not None else "resident" if knobs.lossy else "reference"
     dtype = str(compute_dtype() or "as-stored").removeprefix("mlx.core.")
     words = [kind, dtype, backend()]
@@ -144,7 +130,7 @@ def _mode(knobs: Knobs) -> str:
         words.append(knobs.io_mode)
         if knobs.ssd_gbps is not None:
             words.append(f"held-to-{knobs.ssd_gbps:g}-GB/s")
-    return " ".join(words)
+    return " ".join(words) + (f", {ABOUT}" if read_rehearsal(source.path) is not None else "")
 
 
 class Engine:
@@ -171,6 +157,7 @@ class Engine:
         self.windows = windows
         self.page_cached_before = page_cached_before
         self.decoded = Stats()
+        self.forced: ForcedRouting | None = None
         self.passes = Passes(model, layers, state, reset_first=bool(self.depends_on_cache))
         stated = not_finite_keys(checkpoint.config)
         self.forward = Forward(
@@ -218,7 +205,7 @@ class Engine:
     @property
     def mode(self) -> str:
         """The path that runs, e.g. `streamed float32 cpu buffered`; part of every row of results."""
-        return _mode(self.knobs)
+        return _mode(self.knobs, self.checkpoint)
 
     def encode(self, text: str, *, start: bool = True) -> list[int]:
         """Return the token ids of a text; with `start`, the tokenizer's start-of-document tokens come first."""
@@ -319,6 +306,7 @@ class Engine:
         The format is that of `engine.routing.record`. Raises `HeadraceError` if the file cannot be written or another trace
         is active; after an error inside no file is written.
         """
+        refuse_trace(self.forced, self.checkpoint)
         if self.passes.trace is not None:
             raise HeadraceError(f"the trace {self.passes.trace.path} is still active; end it before you start {path}")
         found = [place for place, _ in switches(self.model, self.checkpoint)]

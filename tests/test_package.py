@@ -108,8 +108,11 @@ def test_without_a_compiler_one_line_says_what_to_install(sources: Path, tmp_pat
 
 
 def test_a_study_from_an_empty_folder(headrace: Headrace, tmp_path: Path) -> None:
-    """Version, sizes of the shipped model, and a search on a fake engine; results go to the current folder."""
+    """Version, shipped data, sizes of the shipped model, and a search on a fake engine; results go to the current folder."""
     assert headrace("--version", cwd=tmp_path).stdout == f"headrace {__version__}\n"
+    assert json.loads(headrace("shapes", "deepseek_v4_pro", cwd=tmp_path).stdout)["layers"] == 61
+    measured = ["-c", "from harness.forecast.world import world; print(len(world()))"]
+    assert int(headrace(*measured, cwd=tmp_path, python=True).stdout) >= 15
     sizes = headrace("inspect", "--expert-bits", "4", cwd=tmp_path)
     assert sizes.returncode == 0 and json.loads(sizes.stdout)["one_token_gb"] > 0
     words = ["study=demo", "budget.trials=2", "engine.module=fake_engine", "sentinel.every=0", "confirm.share=0"]

@@ -26,8 +26,8 @@ ORDER = {
     ),
     "harness": (
         "__init__", "paths", "numerics", "results", "schema", "machine", "space", "study", "analysis", "decisions",
-        "best", "propose", "run", "show", "compare", "doctor", "rounds", "session", "status", "report", "merge", "search",
-        "bench", "cli",
+        "best", "propose", "run", "show", "compare", "doctor", "forecast", "rounds", "session", "status", "report",
+        "merge", "search", "bench", "cli",
     ),
 }  # fmt: skip
 LONGEST_FILE, LONGEST_CLASS, MEDIAN_FILE, ROOT_FILES, ROOM_FILES = 350, 200, 130, 8, range(3, 10)

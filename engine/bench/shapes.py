@@ -23,7 +23,7 @@ def make(shape: Shape, folder: Path) -> None:
     too small, and if mlx-lm lacks the architecture."""
     if folder.exists() and any(folder.iterdir()):
         raise HeadraceError(f"{folder} is not empty; give a new folder")
-    model = random_model(shape.module_config)
+    model = random_model(shape)
     size = sum(entry.nbytes for entry in model.tensors.values())
     place = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
     free = shutil.disk_usage(place).free

@@ -20,8 +20,30 @@ from engine.checkpoint.checkpoint import Checkpoint
 from engine.errors import KnobError
 
 from .backend import compute_dtype
-from .open import open_model
+from .open import lay_out_for_cpu, open_model
 from .switches import switches
+
+
+def read_resident(model: nn.Module, source: Checkpoint, bits: int | None) -> None:
+    """Read all weights that are still in the model, bring them to `bits` and to their layout, and evaluate them."""
+    dtype = compute_dtype()
+    if dtype is not None:
+        model.set_dtype(dtype)
+    if bits is not None:
+        quantize_resident(model, source, bits)
+        _evaluate_one_by_one(model)
+    if dtype is not None:
+        lay_out_for_cpu(model)
+        _evaluate_one_by_one(model)
+    # With arrays that are no parameters (frequencies of a position encoding): no other thread could evaluate them.
+    mx.eval([value for module in model.modules() for value in module.values() if isinstance(value, mx.array)])
+    model.eval()
+
+
+def _evaluate_one_by_one(model: nn.Module) -> None:
+    """Evaluate the modules one after the other, so that only one is held at both widths."""
+    for module in model.modules():
+        mx.eval([value for value in module.values() if isinstance(value, mx.array)])
 
 
 def quantize_resident(model: nn.Module, source: Checkpoint, bits: int) -> None:

@@ -22,7 +22,6 @@ from typing import Any
 
 import numpy as np
 
-from engine.checkpoint.built.model import built_model
 from engine.checkpoint.experts import layer_number
 from engine.checkpoint.files.headers import Entry
 from engine.checkpoint.layouts import STACKED
@@ -40,6 +39,7 @@ from engine.checkpoint.store.rehearsal import Rehearsal, read_rehearsal
 from engine.errors import HeadraceError
 from engine.knobs import GB
 from engine.native import core
+from engine.shapes.shape import Shape
 from engine.system import atomic
 from engine.system.strict_json import to_json
 
@@ -89,31 +89,29 @@ class RandomStore:
         return self.resident_bytes + sum(layer.file_bytes for layer in self.description.layers)
 
 
-def plan_store(shape: str, config: Mapping[str, Any], disk_gb: float) -> RandomStore:
-    """The store of `shape`, whose config.json is `config`, with as many distinct layers as `disk_gb` holds. Raises
-    `HeadraceError` if the resident weights and one layer of each form do not fit."""
-    built = built_model(Path(shape), dict(config))
-    model = random_model(config)
+def plan_store(shape: Shape, disk_gb: float) -> RandomStore:
+    """The store of a shape, with as many distinct layers as `disk_gb` holds. Raises `HeadraceError` if the resident weights
+    and one layer of each form do not fit, and if mlx-lm lacks the architecture."""
+    model = random_model(shape)
     experts: dict[str, dict[str, Entry]] = {}
     for name, entry in model.tensors.items():
         if m := STACKED.match(name):
             experts.setdefault(m["block"], {})[name] = entry
-    if not experts or not built.switches:
-        raise HeadraceError(f"{shape} has no routed experts; name a Mixture-of-Experts model")
     taken = {name for tensors in experts.values() for name in tensors}
     resident = by_layer({name: entry for name, entry in model.tensors.items() if name not in taken})
     in_order = sorted(experts.items(), key=lambda of: layer_number(of[0]))
     layers = [_layer(model, block, tensors, n, len(experts)) for n, (block, tensors) in enumerate(in_order)]
     room = round(disk_gb * GB) - sum(entry.nbytes for shard in resident for entry in shard.values())
     sources = tuple(SourceTensor(name, model.tensors[name].dtype, model.tensors[name].shape) for name in sorted(taken))
-    description = Description(layers[0].levels, SOURCE + shape, sources, _shared(layers, room))
+    description = Description(layers[0].levels, SOURCE + shape.name, sources, _shared(layers, room))
     names = (MARK, NAME, "config.json", TOKENIZER_FILE, *shard_names(len(resident)), INDEX)
-    plan = RandomStore(shape, model, resident, description, (*names, *(layer.file for layer in description.own)))
+    plan = RandomStore(shape.name, model, resident, description, (*names, *(layer.file for layer in description.own)))
     need = plan.resident_bytes + plan.experts_bytes
     if need > disk_gb * GB:
+        least = math.ceil(need / GB * 100) / 100
         raise HeadraceError(
-            f"--disk-gb {disk_gb:g} is below the {need / GB:.4g} GB that {shape} needs ({plan.resident_bytes / GB:.4g} of "
-            f"resident weights, and a layer of experts); give --disk-gb {math.ceil(need / GB * 100) / 100:g} or more"
+            f"--disk-gb {disk_gb:g} is below the {need / GB:.4g} GB that {shape.name} needs "
+            f"({plan.resident_bytes / GB:.4g} of resident weights, and a layer of experts); give --disk-gb {least:g} or more"
         )
     return plan
 
@@ -124,7 +122,12 @@ def write_store(
 ) -> bool:  # fmt: skip
     """Write the store into `folder`, or finish it. Returns whether there was anything to write. Raises `HeadraceError` if
     the folder holds something else, or the disk has too little space."""
-    mark = Rehearsal(plan.shape, routing, window_recall, plan.written)
+    mark, there = Rehearsal(plan.shape, routing, window_recall, plan.written), read_rehearsal(folder)
+    if there is not None and (there.shape, there.files) != (mark.shape, mark.files):
+        raise HeadraceError(
+            f"{folder} holds a rehearsal of {there.shape} with {len(there.files)} files, not {len(mark.files)}; give "
+            "another folder, or remove it with --clean"
+        )
     todo = [layer for layer in plan.description.own if not (folder / layer.file).exists()]
     unshared = not (folder / INDEX).exists()
     need = sum(layer.file_bytes for layer in todo) + plan.resident_bytes * unshared

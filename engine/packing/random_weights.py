@@ -1,9 +1,8 @@
 """Random weights: the tensors of a model in a published shape, with random values, for machines without the real model.
 
-Weights are 4-bit affine in groups of 64 (routers 8-bit), as mlx-lm converts such models; of 32 where 64 does not divide the
-columns. Codes are uniform, and the scales give weights of mean 0 and variance 1 / columns, which keeps activations of
-order 1. Norms are 1, biases 0. The values depend on the tensor's name alone and are made in parts, so memory does not depend
-on a tensor's size.
+Weights are 4-bit affine in groups of 64, as mlx-lm converts such models (`engine.shapes.layout`). Codes are uniform, and the
+scales give weights of mean 0 and variance 1 / columns, which keeps activations of order 1. Norms are 1, biases 0. The values
+depend on the tensor's name alone and are made in parts, so memory does not depend on a tensor's size.
 """
 
 from __future__ import annotations
@@ -16,11 +15,11 @@ from typing import Any
 
 import numpy as np
 
-from engine.checkpoint.built.model import aside, build
 from engine.checkpoint.dtypes import ITEM_BYTES
 from engine.checkpoint.files.headers import Entry
+from engine.shapes.shape import GROUP_SIZE, Shape
 
-BITS, GROUP_SIZE, ROUTER_BITS = 4, 64, 8
+BITS = 4
 PART_BYTES = 8 << 20
 
 
@@ -57,31 +56,19 @@ class RandomModel:
                 yield bfloat16(np.full(count, 1.0 if one else 0.0)).tobytes()
 
 
-def random_model(config: Mapping[str, Any]) -> RandomModel:
-    """The quantized tensors of the model that mlx-lm builds from `config`. Its weights stay lazy and are never computed."""
-    import mlx.core as mx
-    import mlx.nn as nn
-    from mlx.utils import tree_flatten
-
-    model = build(config)
-    overrides: dict[str, Any] = {}
-
-    def predicate(path: str, module: Any) -> bool | dict[str, Any]:
-        if not hasattr(module, "to_quantized"):
-            return False
-        group = next((size for size in (GROUP_SIZE, 32) if module.weight.shape[-1] % size == 0), 0)
-        how = {"group_size": group, "bits": ROUTER_BITS if path.endswith(".gate") else BITS}
-        if group and how != {"group_size": GROUP_SIZE, "bits": BITS}:
-            overrides[path] = how
-            return how
-        return bool(group)
-
-    with aside():
-        nn.quantize(model, GROUP_SIZE, BITS, class_predicate=predicate)
-    flat: Any = tree_flatten(model.parameters())
-    tensors = {name: Entry("U32" if v.dtype == mx.uint32 else "BF16", tuple(v.shape), 0, 0) for name, v in sorted(flat)}
-    quantization = {"group_size": GROUP_SIZE, "bits": BITS, "mode": "affine", **overrides}
-    return RandomModel({**config, "quantization": quantization}, tensors)
+def random_model(shape: Shape) -> RandomModel:
+    """The tensors of a shape at BITS, in groups of GROUP_SIZE, or of 32 if a matrix of its experts has other columns.
+    Raises `HeadraceError` for an architecture that mlx-lm lacks."""
+    for group_size in (GROUP_SIZE, 32):
+        made = shape.layout(BITS, group_size)
+        if all(
+            f"{path}.{name}.scales" in made.tensors
+            for path in made.experts
+            for name in ("down_proj", "up_proj", "fc1", "fc2")
+            if f"{path}.{name}.weight" in made.tensors
+        ):
+            break
+    return RandomModel(made.config, {name: Entry(*tensor, 0, 0) for name, tensor in sorted(made.tensors.items())})
 
 
 def by_layer(tensors: Mapping[str, Entry]) -> list[dict[str, Entry]]:

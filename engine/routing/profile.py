@@ -14,9 +14,12 @@ from pathlib import Path
 import numpy as np
 
 from engine.checkpoint.checkpoint import Checkpoint
+from engine.checkpoint.store.rehearsal import read_rehearsal
 from engine.errors import HeadraceError, first_line
 from engine.system.strict_json import to_json
 from engine.system.user_cache import cached_file, compute_apart
+
+from .forced import rehearsed
 
 CALIBRATION = Path(__file__).with_name("calibration.txt")
 VERSION = 3  # of the file
@@ -72,7 +75,13 @@ class Profile:
 
 
 def routing_profile(checkpoint: Checkpoint) -> Profile:
-    """Return the profile on the calibration text; it is measured now if its file does not exist."""
+    """Return the profile on the calibration text; it is measured now if its file does not exist. That of a rehearsal is
+    counted on later tokens of its synthetic routing."""
+    if (rehearsal := read_rehearsal(checkpoint.path)) is not None:
+        uses = np.zeros((len(checkpoint.layers), max(layer.experts for layer in checkpoint.layers)), np.int64)
+        for layer, chosen in enumerate(rehearsed(rehearsal, checkpoint)[1].swapaxes(0, 1)):
+            np.add.at(uses[layer], chosen, 1)
+        return Profile(uses)
     file = profile_file(checkpoint)
     if not file.exists():
         what = "the routing profile that cold_bits and pinned_share need"

@@ -39,6 +39,7 @@ class Passes:
     ) -> None:
         self.stats = state.stats if state is not None else Stats()
         self.trace: TraceWriter | None = None
+        self.before_pass: Callable[[int], None] | None = None  # called before each pass with its number of tokens
         self.before_token: Callable[[], None] | None = None  # called before each pass of a single token
         self._layers = layers
         self._state = state
@@ -93,6 +94,8 @@ class Passes:
         self, model: Any, args: tuple[Any, ...], kwargs: dict[str, Any], tokens: int, phase: str, last_layer: bool
     ) -> Any:
         state = self._state
+        if self.before_pass is not None:
+            self.before_pass(tokens)
         if self.before_token is not None and phase == "decode":
             self.before_token()
         if state is None:

@@ -1,24 +1,15 @@
-"""Forced routing: computes with the experts of a recorded trace, for models of random weights.
-
-The routing of a model with random weights collapses. Forced experts do not depend on the hidden state, and a
-rejected pass of `sync_window` would predict all of them. The recall of its predictions is therefore limited to shares
-measured on a trained model.
-"""
+"""Forced routing of a recorded trace: an engine that decodes with the trace's experts (`engine.routing.forced`)."""
 
 from __future__ import annotations
 
 import time
-from typing import Any
 
-import mlx.core as mx
-import mlx.nn as nn
 import numpy as np
-from mlx.utils import tree_unflatten
 from mlx_lm.models.cache import make_prompt_cache
 
 from engine.engine import Engine
 from engine.errors import HeadraceError
-from engine.model.switches import switches
+from engine.routing.forced import force
 from engine.routing.read import Trace
 from engine.stats import Stats
 
@@ -26,94 +17,67 @@ WARM_UP = 16  # least number of tokens before the clock starts
 
 
 class ForcedRouting:
-    """An engine whose routing comes from a trace. If the trace has fewer ranks than the model, the missing ones are the last
-    ranks of the layer half the model away, for the same token.
+    """An engine whose routing comes from a trace, or from its own synthetic routing if `trace` is None. If the trace has
+    fewer ranks than the model, the missing ones are the last ranks of the layer half the model away, for the same token. If
+    it has another number of layers, each layer takes those of the recorded one at the same depth.
 
     `recall`: share of the experts that a rejected pass predicts, for the first pass of a window and for later ones; None:
-    all of them. Raises `HeadraceError` for a trace that does not fit the model.
+    all of them. `mapped` says what was changed to fit the model. Raises `HeadraceError` for a trace that does not fit.
     """
 
-    def __init__(self, engine: Engine, trace: Trace, recall: list[float] | None) -> None:
-        layers, top_k = len(engine.checkpoint.layers), engine.checkpoint.top_k
-        experts = min(layer.experts for layer in engine.checkpoint.layers)
-        recorded = trace.experts[trace.prefilled :] if (trace.experts < 0).any() else trace.experts
-        if recorded.shape[1] < layers or recorded.max() >= experts or recorded.shape[2] < top_k / 2:
-            raise HeadraceError(
-                f"trace {trace.path} ({trace.shape}) does not fit {engine.checkpoint.name} ({layers} layers of "
-                f"{experts} experts, top-{top_k}); give one with as many layers, no more experts and at least half of top-k"
-            )
+    def __init__(self, engine: Engine, trace: Trace | None, recall: list[float] | None) -> None:
         self._engine = engine
-        self.ids = _completed(recorded[:, :layers], top_k)
-        self._token = 0
-        self._on_device: list[mx.array] = []
-        self._recall = recall
-        if engine.windows is not None and recall is not None:
-            engine.windows.prediction = self._predicted  # type: ignore[method-assign]
-        paths = [path for path, _ in switches(engine.model, engine.checkpoint)]
-        modules = dict(engine.model.named_modules())
-        forced = [(path, _ForcedSwitch(modules[path], number, self)) for number, path in enumerate(paths)]
-        engine.model.update_modules(tree_unflatten(forced))
+        self.mapped = ""
+        if trace is not None:
+            self.ids, self.mapped = fitted(trace, engine)
+        else:
+            assert engine.forced is not None
+            self.ids = engine.forced.ids
+        self.forced = force(engine, self.ids, recall)
 
-    def choice(self, layer: int) -> mx.array:
-        return self._on_device[layer]
+    def at(self, first: int) -> None:
+        """Force the trace's tokens from number `first` on in the next passes; after its end the trace repeats."""
+        self.forced.position = first
 
-    def at(self, first: int, count: int) -> None:
-        """Force the trace's `count` tokens from number `first` on in the next pass; after its end the trace repeats."""
-        ids = self.ids[np.arange(first, first + count) % len(self.ids)]
-        self._on_device = [mx.array(ids[:, layer]) for layer in range(ids.shape[1])]
-
-    def decode(self, tokens: int) -> tuple[float, Stats]:
-        """Warm up, then decode `tokens` tokens of the trace once. Returns the seconds and the counters of that time."""
+    def decode(self, tokens: int, *, held: bool = False) -> tuple[float, Stats]:
+        """Warm up, then decode `tokens` tokens once. Returns the seconds and the counters of that time. `held`: with the
+        experts of one token, which are cached after the warm-up."""
         engine, most = self._engine, len(self.ids) - WARM_UP
         cache = make_prompt_cache(engine.model)
         random = np.random.default_rng(0).integers(0, engine.checkpoint.built.vocabulary, len(self.ids))
         begin = 0.0
-        for self._token in range(WARM_UP + min(tokens, most)):
-            if self._token == WARM_UP:
+        self.forced.position, self.forced.held = 0, held
+        for token in range(WARM_UP + min(tokens, most)):
+            if token == WARM_UP:
                 engine.stats.reset()
                 begin = time.perf_counter()
-            self._on_device = [mx.array(ids) for ids in self.ids[self._token]]
-            engine.forward.logits([int(random[self._token])], cache)
+            engine.forward.logits([int(random[token])], cache)
+        self.forced.held = False
         return time.perf_counter() - begin, engine.stats.copy()
 
-    def _predicted(self, number: int, ids: np.ndarray, rejected: int) -> np.ndarray:
-        """The prediction of a rejected pass: each expert stays with the probability `recall`; the others are replaced by
-        choices of the layer for another, random token, because wrong predictions of a real model are often-used experts. A
-        later pass with a higher recall keeps what an earlier one predicted."""
-        assert self._recall is not None
-        rng = np.random.default_rng((self._token, number))
-        wrong = rng.random(ids.shape) >= self._recall[min(rejected, len(self._recall)) - 1]
-        shown = np.array(ids)
-        for other in rng.permutation(len(self.ids)):
-            for rank in np.flatnonzero(wrong):
-                stand_in = self.ids[other, number, rank]
-                if stand_in not in ids and stand_in not in shown:
-                    shown[rank], wrong[rank] = stand_in, False
-            if not wrong.any():
-                break
-        return shown
+
+def fitted(trace: Trace, engine: Engine) -> tuple[np.ndarray, str]:
+    """The trace's experts for the engine's model, uint32 [tokens, layers, top-k], and what was changed to fit, in words."""
+    layers, top_k = len(engine.checkpoint.layers), engine.checkpoint.top_k
+    experts = min(layer.experts for layer in engine.checkpoint.layers)
+    recorded = trace.experts[trace.prefilled :] if (trace.experts < 0).any() else trace.experts
+    _, depth, ranks = recorded.shape
+    if recorded.max() >= experts or ranks < top_k / 2:
+        raise HeadraceError(
+            f"trace {trace.path} ({trace.shape}) does not fit {engine.checkpoint.name} ({layers} layers of "
+            f"{experts} experts, top-{top_k}); give one with no more experts and at least half of top-k"
+        )
+    changes = []
+    if depth != layers:
+        changes.append(f"{depth} recorded layers for {layers}")
+    if ranks != top_k:
+        changes.append(f"{ranks} recorded experts of a token for {top_k}")
+    if (used := int(recorded.max()) + 1) < experts:
+        changes.append(f"only {used} of {experts} experts are used")
+    return completed(recorded[:, np.arange(layers) * depth // layers], top_k), ", ".join(changes)
 
 
-class _ForcedSwitch(nn.Module):
-    """A switch that gets the trace's experts, no earlier than the router's own choice."""
-
-    def __init__(self, inner: Any, layer: int, forced: ForcedRouting) -> None:
-        super().__init__()
-        object.__setattr__(self, "_inner", inner)
-        object.__setattr__(self, "_layer", layer)
-        object.__setattr__(self, "_forced", forced)
-
-    def __call__(self, x: mx.array, indices: mx.array) -> mx.array:
-        return self._inner(x, _instead(indices, self._forced.choice(self._layer)))
-
-
-@mx.compile
-def _instead(indices: mx.array, forced: mx.array) -> mx.array:
-    """`forced`, computed after `indices`."""
-    return mx.where(indices < 1 << 30, mx.broadcast_to(forced, indices.shape), indices).astype(indices.dtype)
-
-
-def _completed(recorded: np.ndarray, top_k: int) -> np.ndarray:
+def completed(recorded: np.ndarray, top_k: int) -> np.ndarray:
     """uint32 [tokens, layers, top-k]: the trace's first ranks, followed by another layer's last ones if it has too few."""
     tokens, layers, ranks = recorded.shape
     if ranks >= top_k:

@@ -77,7 +77,7 @@ class Prefiller:
         end = len(self.prompt) - 1
         ids = self.prompt[first : min(first + self.chunk, end)] if first < end else self.prompt[end:]
         if self.forced is not None:
-            self.forced.at(first, len(ids))
+            self.forced.at(first)
         if first < end:
             self.engine.forward.prefill_cache(ids, cache)
         else:

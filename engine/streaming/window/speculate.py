@@ -108,7 +108,7 @@ class SpeculativeWindows:
     def prediction(self, number: int, ids: np.ndarray, rejected: int) -> np.ndarray:
         """Return the predicted choice of layer `number`, after the choice `ids` in the window's rejected pass `rejected`.
 
-        It is `ids` itself. A benchmark whose routing does not depend on the hidden state replaces this method to simulate a
+        It is `ids` itself. Forced routing, which does not depend on the hidden state, replaces this method to simulate a
         lower recall.
         """
         return ids

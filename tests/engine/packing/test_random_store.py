@@ -10,9 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from rehearsals import RECALL, ROUTING, plan, write
+from rehearsals import RECALL, ROUTING, plan, shape, write
 from stores import by_mlx_lm, contents, flip, logits, one_line, streamed
-from tiny import CONFIGS
 
 from engine import HeadraceError, Knobs, footprint
 from engine.checkpoint.checkpoint import Checkpoint
@@ -103,7 +102,7 @@ def test_resident_weights_are_those_mlx_lm_loads(tmp_path: Path) -> None:
     from engine.packing.files import write_shards
     from engine.packing.random_weights import by_layer, random_model
 
-    model = random_model(CONFIGS["kimi_k25"])
+    model = random_model(shape("kimi_k25"))
     (tmp_path / "config.json").write_text(json.dumps(model.config))
     write_shards(tmp_path, by_layer(model.tensors), lambda name, entry: model.values(name))
     assert 0.1 < by_mlx_lm(tmp_path).std() < 10
@@ -111,9 +110,9 @@ def test_resident_weights_are_those_mlx_lm_loads(tmp_path: Path) -> None:
 
 def test_the_disk_is_checked_before_a_byte_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(
-        HeadraceError, match=r"--disk-gb 0\.0001 is below the 0\.\d+ GB that kimi needs .*give --disk-gb"
+        HeadraceError, match=r"--disk-gb 0\.0001 is below the 0\.\d+ GB that kimi_k25 needs .*give --disk-gb"
     ) as e:
-        plan_store("kimi", CONFIGS["kimi_k25"], 0.0001)
+        plan_store(shape("kimi_k25"), 0.0001)
     one_line(e)
     usage = shutil.disk_usage(tmp_path)._replace(free=1000)
     monkeypatch.setattr(random_store.shutil, "disk_usage", lambda path: usage)
@@ -131,7 +130,9 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
     assert contents(tmp_path) == {"notes.txt": b"mine"}
     path = write(tmp_path / "r")
     before = contents(path)
-    with pytest.raises(HeadraceError, match="holds a store"):
+    with pytest.raises(
+        HeadraceError, match=r"holds a rehearsal of kimi_k25 with \d+ files, not \d+; give another folder, or remove it"
+    ):
         write(path, distinct=3)
     assert contents(path) == before and not write_store(plan(), path, ROUTING, RECALL)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import mlx.core as mx
 import numpy as np
 import pytest
-from tiny import CONFIGS
+from rehearsals import shape
 
 from engine.packing import random_weights
 from engine.packing.random_weights import RandomModel, by_layer, grid, random_model
@@ -13,7 +13,7 @@ from engine.packing.random_weights import RandomModel, by_layer, grid, random_mo
 
 @pytest.fixture(scope="module")
 def model() -> RandomModel:
-    return random_model({**CONFIGS["qwen3_moe"], "hidden_size": 96, "moe_intermediate_size": 64})
+    return random_model(shape("qwen3_moe", hidden_size=128, moe_intermediate_size=96))
 
 
 def array(model: RandomModel, name: str) -> mx.array:
@@ -24,9 +24,9 @@ def array(model: RandomModel, name: str) -> mx.array:
 
 def test_weights_have_mean_0_and_variance_1_over_columns(model: RandomModel) -> None:
     for name, group, bits, columns in (
-        ("model.layers.0.mlp.switch_mlp.gate_proj", 32, 4, 96),
-        ("model.layers.0.mlp.switch_mlp.down_proj", 64, 4, 64),
-        ("model.layers.0.mlp.gate", 32, 8, 96),
+        ("model.layers.0.mlp.switch_mlp.gate_proj", 32, 4, 128),
+        ("model.layers.0.mlp.switch_mlp.down_proj", 32, 4, 96),
+        ("model.layers.0.mlp.gate", 64, 8, 128),
     ):
         parts = [array(model, f"{name}.{part}") for part in ("weight", "scales", "biases")]
         weights = np.array(mx.dequantize(*parts, group_size=group, bits=bits).astype(mx.float32))
