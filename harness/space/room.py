@@ -63,7 +63,8 @@ class Room:
             number = len(values)
             while number > 1 and (extra := self._extra(kept, name, values[number - 1])) > share * self._most(kept):
                 number -= 1
-                reason = f"it takes {extra:.2g} GB beside the cache, more than {share:.0%} of the room for it"
+                much = f"more than {share:.0%} of the room for it" if share else "and there is no room for it"
+                reason = f"it takes {extra:.2g} GB beside the cache, {much}"
                 reasons[name if number == 1 else f"{name}={values[number]}"] = reason
             if number < len(values):
                 kept = _cut(kept, name, values[:number])
