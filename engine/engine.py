@@ -39,18 +39,17 @@ from engine.model.environment.metal import refuse_without_effect
 from engine.model.keep_warm import KeepWarm
 from engine.model.open import open_model
 from engine.model.resident import read_resident
-from engine.model.switches import is_last, switches
 from engine.plan.banks import needs_profile, plan_banks, plan_bits
 from engine.plan.bits import BitsPlan
 from engine.plan.chunk import Chunk
 from engine.plan.footprint import chunk_for, weights_of
 from engine.routing.forced import ForcedRouting, force, refuse_trace, rehearsed
 from engine.routing.profile import routing_profile
-from engine.routing.record import TraceWriter
+from engine.routing.traces.ahead import Ahead
 from engine.stats import Stats
 from engine.streaming.decode_state import DecodeState
 from engine.streaming.forward import Forward
-from engine.streaming.install import decode_state_for, fill, install_gates, install_layers
+from engine.streaming.install import decode_state_for, fill, install_gates, install_layers, trace_writer
 from engine.streaming.layer import StreamedLayer
 from engine.streaming.passes import Passes
 from engine.streaming.window.speculate import SpeculativeWindows
@@ -300,18 +299,17 @@ class Engine:
         return (self.forward.teacher_forced(*text) for text in texts)
 
     @contextmanager
-    def trace(self, path: str | Path) -> Iterator[None]:
-        """Write the routing of everything computed inside, except a measurement's warm-up, to a Parquet file.
+    def trace(self, path: str | Path, ahead: Ahead | None = None) -> Iterator[None]:
+        """Write the routing of everything computed inside to a Parquet file, in the format of `engine.routing.record`.
 
-        The format is that of `engine.routing.record`. Raises `HeadraceError` if the file cannot be written or another trace
-        is active; after an error inside no file is written.
+        `ahead`: predictions to record, by default those of the run itself. Raises `HeadraceError` if the file cannot be
+        written or another trace is active; after an error inside no file is written.
         """
         refuse_trace(self.forced, self.checkpoint)
         if self.passes.trace is not None:
             raise HeadraceError(f"the trace {self.passes.trace.path} is still active; end it before you start {path}")
-        found = [place for place, _ in switches(self.model, self.checkpoint)]
-        ends = is_last(found[-1], dict(self.model.named_modules()))
-        self.passes.trace = trace = TraceWriter(self.model, self.checkpoint, found, ends, path, self.mode)
+        trace = trace_writer(self.model, self.checkpoint, self.knobs, self.layers, path, self.mode, ahead)
+        self.passes.trace = trace
         try:
             yield
             trace.finish()

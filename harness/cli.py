@@ -28,6 +28,7 @@ SEARCH = {
     "best": "print a study's setting as a file to use",
     "merge": "put the rows of several studies together",
     "compare": "compare recommended settings and fronts of several studies",
+    "rehearse": "run a model's shape with random weights before its download",
     "doctor": "examine this machine: meters, system calls, disk, host",
 }
 ENGINE = {
@@ -40,7 +41,7 @@ ENGINE = {
     "plan": "print each layer's bits; save or draw the plan",
     "pack": "pack a checkpoint's experts into a store",
     "profile": "take the routing profile of a model",
-    "replay": "print hit rates of a recorded routing trace",
+    "replay": "print what a setting reads on a recorded routing trace",
     "knobs": "print the table of all knobs",
     "shapes": "list the shapes of published models, with their sizes",
 }
@@ -60,7 +61,7 @@ def _run(argv: Sequence[str] | None) -> int:
     name = " ".join(words[: 2 if words[:1] == ["bench"] else 1])
     rest = words[len(name.split()) :]
     if name in SEARCH:
-        module = f"harness.{name}.__main__" if name in ("best", "compare", "doctor") else f"harness.{name}"
+        module = f"harness.{name}.__main__" if name in ("best", "compare", "doctor", "rehearse") else f"harness.{name}"
         return import_module(module).main(rest, f"headrace {name}")
     if name in ENGINE:
         return import_module("engine.__main__").main(words, "headrace")

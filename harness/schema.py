@@ -117,6 +117,7 @@ class StorageConfig:
 class ModelConfig:
     name: str | None = key(None, "name in reports; null: the checkpoint's folder")
     path: str = key(MISSING, "folder of the checkpoint, or ORG/NAME of a model that was downloaded from the hub")
+    shape: str | None = key(None, "name of its shape, for rehearse=true")
     trust_code: bool = key(False, "run the checkpoint's own Python code if its tokenizer needs it; read that code first")
     hub: str = key("", "ORG/NAME on the hub: used, if it is downloaded, when the folder does not exist")
     about: str = key("", "which checkpoint to download, if the folder does not exist")
@@ -155,6 +156,7 @@ class EngineConfig:
 @dataclass
 class Config:
     results_dir: str = key(MISSING, "folder of all studies")
+    rehearse: bool = key(False, "search the lossless knobs on random weights in the model's shape (headrace rehearse)")
     rounds: int = key(1, "rounds; each explores, evaluates, changes the space and confirms")
     objectives: list[str] = field(default_factory=lambda: list(OBJECTIVES), metadata={"help": "metrics to optimize"})
     constraints: list[str] = field(

@@ -39,6 +39,7 @@ ELSEWHERE = {  # why a command is not tried here
     "PYTHONPATH=. python -m tests.models_table": "it writes docs/models.md, which other tests compare with what they see",
     "python -m engine": "the name of a program, whose commands are tried",
     "python -m engine bench WHAT PATH": "WHAT stands for the words after it, which are tried",
+    "python -m engine.bench.decoding.rehearse < request.json": "a rehearsal starts it with its own request",
     "python -m harness.run.worker request.json result.json": "the search starts it, with files of its own making",
     "python -m harness.doctor.worker FOLDER FIRST": "the doctor starts it, with a folder of its own making",
 }
@@ -63,6 +64,7 @@ HELP = [
         ["harness.merge"],
         ["harness.compare"],
         ["harness.doctor"],
+        ["harness.rehearse"],
         ["harness.bench"],
         ["engine"],
     ),
@@ -145,7 +147,7 @@ def works(command: str, monkeypatch: pytest.MonkeyPatch) -> str | None:
 
 def _as_module(words: list[str]) -> list[str]:
     """A command of the console script as the command of a module."""
-    if words[0] in ("search", "status", "report", "best", "merge", "compare", "doctor"):
+    if words[0] in ("search", "status", "report", "best", "merge", "compare", "doctor", "rehearse"):
         return ["python", "-m", f"harness.{words[0]}", *words[1:]]
     if words[:2] == ["bench", "search"]:
         return ["python", "-m", "harness.bench", *words[2:]]

@@ -21,13 +21,13 @@ PACKAGES = ("engine", "harness")
 ORDER = {
     "engine": (
         "errors", "needs", "knobs", "effective", "stats", "system", "native", "checkpoint", "shapes", "tokenizer", "packing",
-        "disk", "model", "routing", "cache", "measure", "setting", "plan", "streaming", "generation", "engine", "quality",
-        "serve", "cli", "bench", "__main__",
+        "disk", "model", "routing", "cache", "measure", "setting", "plan", "streaming", "replay", "generation", "engine",
+        "quality", "serve", "cli", "bench", "__main__",
     ),
     "harness": (
         "__init__", "paths", "numerics", "results", "schema", "machine", "space", "study", "analysis", "decisions",
-        "best", "propose", "run", "show", "compare", "doctor", "forecast", "rounds", "session", "status", "report",
-        "merge", "search", "bench", "cli",
+        "best", "propose", "run", "show", "compare", "doctor", "rehearse", "forecast", "rounds", "session", "status",
+        "report", "merge", "search", "bench", "cli",
     ),
 }  # fmt: skip
 LONGEST_FILE, LONGEST_CLASS, MEDIAN_FILE, ROOT_FILES, ROOM_FILES = 350, 200, 130, 8, range(3, 10)

@@ -87,24 +87,26 @@ class PoolRequests:
             self.request(some)
             self.settle(some)
 
-    def request(self, experts: np.ndarray, keep: np.ndarray | None = None, *, speculative: bool = False) -> None:
-        """Assign slots to `experts` (members, at most as many as there are slots) and queue the missing reads.
+    def request(self, experts: np.ndarray, keep: np.ndarray | None = None, *, speculative: bool = False) -> int:
+        """Assign slots to `experts` (members, at most as many as there are slots), queue the missing reads and return their
+        number.
 
         Neither `experts` nor `keep`, the experts of outputs that are not computed yet, are evicted. `speculative` reads wait
         for all others; a later request without it promotes them.
         """
         try:
-            self._native.request(experts, keep, speculative)
+            queued = self._native.request(experts, keep, speculative)
         except core.ReaderClosed as e:
             raise self._closed() from e
         self._count_useful()
+        return queued
 
     def settle(self, experts: np.ndarray) -> None:
         """Wait until all of `experts` are in their slots. Raises `ReadError` if one cannot be read."""
         self._ended(self._native.settle(experts))
 
-    def guess(self, experts: np.ndarray, time: int) -> None:
-        """Start to read those of `experts` that are missing, predicted for token `time`.
+    def guess(self, experts: np.ndarray, time: int) -> int:
+        """Start to read those of `experts` that are missing, predicted for token `time`, and return their number.
 
         Never evicts a warmer expert, nor one whose reads are under way.
         """
@@ -114,6 +116,7 @@ class PoolRequests:
             raise self._closed() from e
         self._stats.prefetch_issued += issued
         self._stats.prefetch_bytes += issued * self._expert_bytes
+        return issued
 
     def forget(self) -> None:
         """Free all slots that are not pinned."""

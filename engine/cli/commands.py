@@ -45,6 +45,9 @@ def measure(args: argparse.Namespace) -> None:
     from engine.setting.promise import as_dict, compare
     from engine.system.page_cache import prepare_page_cache
 
+    of_trace = [name for name in ("trace_ahead", "trace_widths") if getattr(args, name) is not None]
+    if args.trace_out is None or of_trace == ["trace_widths"]:
+        refuse_ignored("measure", of_trace, f"records no {'trace' if args.trace_out is None else 'predictions'}")
     setting = setting_of(args)
     judge, knobs, model = Judge.load(eval_texts_of(args)), knobs_of(args, search=True), model_of(args)
     given = {name: getattr(args, name) for name in ("warm_up_tokens", "timed_tokens", "page_cache")}
@@ -54,7 +57,7 @@ def measure(args: argparse.Namespace) -> None:
         print(f"note: reads are limited to {knobs.ssd_gbps:g} GB/s, as in the study's measurements", file=sys.stderr)
     tokenizer = opened_tokenizer(args, model)  # before the page cache, which may read all files
     how = prepare_page_cache(model, protocol.page_cache, knobs.io_mode)
-    with load(model, knobs, trust_code=args.trust_code, tokenizer=tokenizer) as engine, _traced(engine, args.trace_out):
+    with load(model, knobs, trust_code=args.trust_code, tokenizer=tokenizer) as engine, _traced(engine, args):
         measurement = engine.measure(judge, protocol)
         files = engine.checkpoint.files
     limited = knobs.ssd_gbps is not None
@@ -219,30 +222,6 @@ def _pack_paths(args: argparse.Namespace) -> tuple[Path | None, Path]:
     return args.model, folders[0]
 
 
-def replay(args: argparse.Namespace) -> None:
-    """Print hit rates of a recorded routing trace.
-
-    The trace is replayed through the eviction policy at several half-lives, and through Belady's optimum.
-    """
-    from rich.console import Console
-    from rich.table import Table
-
-    from engine.cache.replay import replay_table
-    from engine.routing.read import overlap, read_trace
-
-    trace = read_trace(args.trace)
-    experts = args.experts or int(trace.experts.max()) + 1
-    rows = replay_table(trace, experts, args.slots or [experts // 8, experts // 4, experts // 2], args.half_life)
-    table = Table(title=f"hit rate by slots of a layer with {experts} experts ({trace.shape})", box=None)
-    for name in rows[0]:
-        table.add_column(name, justify="left" if name == "policy" else "right")
-    for row in rows:
-        table.add_row(*(v if isinstance(v, str) else f"{v:.3f}" for v in row.values()))
-    Console().print(table)
-    print(f"share of the experts that the token before chose too: {overlap(trace):.3f}")
-    print(to_json({"replay": str(trace.path), "experts": experts, "overlap": overlap(trace), "rows": rows}))
-
-
 def plan(args: argparse.Namespace) -> None:
     """Print each layer's bits; save or draw the plan."""
     from engine.checkpoint.checkpoint import Checkpoint
@@ -314,8 +293,15 @@ def profile(args: argparse.Namespace) -> None:
     print(take_profile(Checkpoint.open(model_of(args), trust_code=args.trust_code)))
 
 
-def _traced(engine: Engine, path: Path | None) -> AbstractContextManager[None]:
-    return nullcontext() if path is None else engine.trace(path)
+def _traced(engine: Engine, args: argparse.Namespace) -> AbstractContextManager[None]:
+    from engine.routing.traces.ahead import ahead_for
+
+    if args.trace_out is None:
+        return nullcontext()
+    ahead = None
+    if args.trace_ahead is not None:
+        ahead = ahead_for(args.trace_ahead, args.trace_widths or [1.0], engine.checkpoint.top_k)
+    return engine.trace(args.trace_out, ahead)
 
 
 def _print_rows(title: str, rows: Sequence[Mapping[str, Any]]) -> None:

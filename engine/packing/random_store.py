@@ -42,6 +42,7 @@ from engine.native import core
 from engine.shapes.shape import Shape
 from engine.system import atomic
 from engine.system.strict_json import to_json
+from engine.system.user_cache import cached_file
 
 from .files import INDEX, Progress, reserve, shard_names, write_range, write_shards, write_whole
 from .pack import prepared
@@ -89,6 +90,11 @@ class RandomStore:
         return self.resident_bytes + sum(layer.file_bytes for layer in self.description.layers)
 
 
+def usual_folder(shape: str) -> Path:
+    """The folder of a shape's rehearsal in the user's cache folder."""
+    return cached_file(f"rehearsal/{shape}")
+
+
 def plan_store(shape: Shape, disk_gb: float) -> RandomStore:
     """The store of a shape, with as many distinct layers as `disk_gb` holds. Raises `HeadraceError` if the resident weights
     and one layer of each form do not fit, and if mlx-lm lacks the architecture."""
@@ -125,8 +131,8 @@ def write_store(
     mark, there = Rehearsal(plan.shape, routing, window_recall, plan.written), read_rehearsal(folder)
     if there is not None and (there.shape, there.files) != (mark.shape, mark.files):
         raise HeadraceError(
-            f"{folder} holds a rehearsal of {there.shape} with {len(there.files)} files, not {len(mark.files)}; give "
-            "another folder, or remove it with --clean"
+            f"{folder} holds a rehearsal of {there.shape} with {len(there.files)} files, not {len(mark.files)}; "
+            "give another folder, or remove it with --clean"
         )
     todo = [layer for layer in plan.description.own if not (folder / layer.file).exists()]
     unshared = not (folder / INDEX).exists()
@@ -155,6 +161,12 @@ def write_store(
             "what was written with --clean"
         ) from e
     return True
+
+
+def is_complete(folder: Path) -> bool:
+    """Whether the folder holds a rehearsal with all of its files."""
+    mark = read_rehearsal(folder)
+    return mark is not None and all((folder / name).exists() for name in mark.files)
 
 
 def clean(folder: Path) -> tuple[int, list[str]]:

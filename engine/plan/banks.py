@@ -8,6 +8,7 @@ smallest share of its experts cached, so that all layers end up with about the s
 from __future__ import annotations
 
 import heapq
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -25,18 +26,24 @@ from .bits import BitsPlan, compute_plan, needs_routing
 from .bits_file import load_plan
 
 
-@dataclass
-class BankPlan:
-    """One planned bank: the experts `members` of layer number `layer`, stored in `form`, requantized by `requantize`."""
+@dataclass(kw_only=True)
+class Bank:
+    """Sizes of one bank: the experts `members` of layer number `layer`, in `slots` slots of `slot_bytes`."""
 
     layer: int
-    form: ExpertLayer
     members: np.ndarray
-    requantize: dict[str, Requantize]
     slot_bytes: int
     least: int  # slots that one token can need
     slots: int
     pinned: np.ndarray = field(default_factory=lambda: NO_EXPERTS)  # members that are never evicted
+
+
+@dataclass(kw_only=True)
+class BankPlan(Bank):
+    """One planned bank, whose experts are stored in `form` and requantized by `requantize`."""
+
+    form: ExpertLayer
+    requantize: dict[str, Requantize]
 
 
 def plan_bits(checkpoint: Checkpoint, knobs: Knobs, profile: Profile | None = None) -> BitsPlan:
@@ -66,25 +73,33 @@ def plan_banks(
         )
     plan = plan or plan_bits(checkpoint, knobs, profile)
     banks = least_banks(checkpoint, plan)
+    bits = knobs.expert_bits or checkpoint.expert_bits
+    at = f"{bits} bits" if knobs.bits_plan is None else f"{plan.average_bits:.4g} bits on average"
+    give_slots(banks, knobs, f"{checkpoint.name} at {at}", None if profile is None else profile.uses)
+    return banks
+
+
+def give_slots(banks: Sequence[Bank], knobs: Knobs, what: str, uses: np.ndarray | None) -> None:
+    """Set the slots and the pinned experts of the banks of `what` for the cache of `knobs`.
+
+    `uses`, int64 [layers, experts], choose the pinned ones. Raises `KnobError` as `plan_banks` does.
+    """
     if knobs.cache_gb is None:
         for bank in banks:
             bank.slots = len(bank.members)
-        return banks
+        return
     least = sum(b.least * b.slot_bytes for b in banks)
     budget = round(knobs.cache_gb * GB) - least
     if budget < 0:
-        bits = knobs.expert_bits or checkpoint.expert_bits
-        at = f"{bits} bits" if knobs.bits_plan is None else f"{plan.average_bits:.4g} bits on average"
         raise KnobError(
-            f"cache_gb={knobs.cache_gb:g} is below one token's experts ({least / GB:.4g} GB for "
-            f"{checkpoint.name} at {at}); raise it or lower expert_bits"
+            f"cache_gb={knobs.cache_gb:g} is below one token's experts ({least / GB:.4g} GB for {what}); raise it or lower "
+            "expert_bits"
         )
     distribute(banks, budget, knobs.cache_layer_shape)
     if all(bank.slots == len(bank.members) for bank in banks):
         _refuse_idle(knobs, banks)
     if knobs.pinned_share:
-        _pin(banks, knobs.pinned_share, None if profile is None else profile.uses)
-    return banks
+        _pin(banks, knobs.pinned_share, uses)
 
 
 def least_banks(checkpoint: Checkpoint, plan: BitsPlan) -> list[BankPlan]:
@@ -99,11 +114,14 @@ def least_banks(checkpoint: Checkpoint, plan: BitsPlan) -> list[BankPlan]:
             requantize = _requantize(form, bits)
             size = slot_bytes(form, requantize, compute_dtype())
             least = min(checkpoint.top_k, len(members))
-            banks.append(BankPlan(number, form, members, requantize, size, least, least))
+            bank = BankPlan(
+                layer=number, members=members, slot_bytes=size, least=least, slots=least, form=form, requantize=requantize
+            )
+            banks.append(bank)
     return banks
 
 
-def _refuse_idle(knobs: Knobs, banks: list[BankPlan]) -> None:
+def _refuse_idle(knobs: Knobs, banks: Sequence[Bank]) -> None:
     """Raise `KnobError` for a knob that needs misses, when the cache holds every expert."""
     everything = sum(len(b.members) * b.slot_bytes for b in banks)
     for name in knobs.set_names():
@@ -114,7 +132,7 @@ def _refuse_idle(knobs: Knobs, banks: list[BankPlan]) -> None:
             )
 
 
-def distribute(banks: list[BankPlan], budget: int, shape: float) -> None:
+def distribute(banks: Sequence[Bank], budget: int, shape: float) -> None:
     """Distribute `budget` bytes slot by slot, each to the bank with the smallest share of its experts cached.
 
     With a `shape` the first layer's target is 1 + shape times the mean share and the last layer's 1 - shape times; the
@@ -138,7 +156,7 @@ def distribute(banks: list[BankPlan], budget: int, shape: float) -> None:
                 heapq.heappush(queue, place(i))
 
 
-def _pin(banks: list[BankPlan], share: float, uses: np.ndarray | None) -> None:
+def _pin(banks: Sequence[Bank], share: float, uses: np.ndarray | None) -> None:
     """Pin each bank's most used members to `share` of its slots, except the slots that one token can need."""
     for bank in banks:
         count = min(round(share * bank.slots), bank.slots - bank.least)

@@ -10,7 +10,7 @@ cache, so settings that leave room have the same chunk as the resident model, an
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 SIZES = (4096, 2048, 1024, 512, 256, 128)  # tokens
@@ -41,6 +41,12 @@ class ChunkMemory:
 
     activations: int
     run: int
+
+
+def parts_of(tokens: int, chunk: int) -> Iterator[slice]:
+    """The parts of a prompt of `tokens` tokens that are computed in one pass each."""
+    for begin in range(0, tokens, chunk):
+        yield slice(begin, min(begin + chunk, tokens))
 
 
 def choose_chunk(memory: Callable[[int], ChunkMemory], *, context: int, usable: int, largest: int = SIZES[0]) -> Chunk:

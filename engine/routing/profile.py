@@ -52,9 +52,11 @@ class Profile:
 
         experts = np.array([one.experts for one in checkpoint.layers])
         try:
-            metadata = pq.read_schema(path).metadata or {}
+            schema = pq.read_schema(path)
+            metadata = schema.metadata or {}
             declared = [int(metadata.get(k, n)) for k, n in ((b"num_layers", len(experts)), (b"num_experts", max(experts)))]
-            rows = pd.read_parquet(path, columns=["layer", "expert"])
+            rows = pd.read_parquet(path, columns=["layer", "expert", *({"token"} & {*schema.names})])
+            rows = rows[rows["token"] >= 0] if "token" in rows else rows  # without a measurement's warm-up
             layer, expert = (rows[name].to_numpy(np.int64) for name in ("layer", "expert"))
         except (OSError, ValueError, TypeError) as e:
             raise HeadraceError(f"trace {path} cannot be read ({first_line(e)}); give Parquet with layer and expert") from e

@@ -40,6 +40,7 @@ def read_trace(path: str | Path) -> Trace:
         rows = pd.read_parquet(path, columns=list(COLUMNS))
     except (OSError, ValueError) as e:
         raise HeadraceError(f"trace {path} cannot be read ({first_line(e)}); give Parquet with {', '.join(COLUMNS)}") from e
+    rows = rows[rows["token"] >= 0]  # without a measurement's warm-up
     codes = {name: np.unique(rows[name], return_inverse=True) for name in ("token", "layer", "rank")}
     shape = tuple(len(values) for values, _ in codes.values())
     experts = np.full(shape, -1, np.int32)

@@ -1,8 +1,10 @@
 """Record: the routers' choices and gate weights of a run, token by token, as a Parquet trace.
 
-One row per routed slot: token (int32, counted over the run), phase (prefill or decode), layer (int16, counting layers with
-experts from 0), rank (int16, 0 has the largest gate weight), expert (int16), gate_weight (float32). Key-value metadata:
-model, num_experts, num_layers, top_k, source.
+One row per routed slot: token (int32, counted over the run), phase, layer (int16, counting layers with experts from 0), rank
+(int16, 0 has the largest gate weight), expert (int16), gate_weight (float32), pass (int32, the forward pass from 0), text
+(int32, counted over the passes that begin with an empty context). Phases are prefill and decode. A measurement's warm-up has
+phases of its own, warm_up_prefill and warm_up_decode, and its tokens have negative numbers. `table` describes the columns of
+predictions and the metadata.
 
 A tap in front of every switch records ids and gate weights without a sync; they are read back in bulk after the tokens were
 computed. If a layer is computed several times for a token (`sync_window`), the last time counts. The gate weight is the
@@ -16,7 +18,7 @@ Plans and replays need that choice; `Stats` counts the experts that were left ou
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,11 @@ import numpy as np
 from engine.checkpoint.checkpoint import Checkpoint
 from engine.errors import HeadraceError
 from engine.model.probe import Outputs, weights_outputs
+from engine.model.routers import Router
 from engine.system import atomic
+
+from .traces.ahead import Ahead, routers_ahead
+from .traces.table import Lines, metadata_of, table_of
 
 BULK_TOKENS = 16  # decoded tokens that are read back together; a prefill's chunk is read back by itself
 
@@ -36,13 +42,19 @@ class TraceWriter:
     """Records the routing of everything `model` computes until `finish` or `abandon`.
 
     `switches` are the paths of the layers' switches, streamed or mlx-lm's own; `ends`: the last of them is in the model's
-    last layer. Raises `HeadraceError` if `path` cannot be written, before anything is computed.
+    last layer. `lossy` are the knobs that the routing depends on, and `ahead` the predictions to record. The caller sets
+    `warm_up` while the passes of a warm-up run. Raises `HeadraceError` if `path` cannot be written or `ahead` is not
+    possible, before anything is computed.
     """
 
     def __init__(
-        self, model: nn.Module, checkpoint: Checkpoint, switches: list[str], ends: bool, path: str | Path, source: str
-    ) -> None:
+        self, model: nn.Module, checkpoint: Checkpoint, switches: list[str], ends: bool, path: str | Path, source: str, *,
+        lossy: Mapping[str, Any] | None = None, ahead: Ahead | None = None,
+    ) -> None:  # fmt: skip
         self.path = Path(path).expanduser()
+        self.warm_up = False
+        modules = dict(model.named_modules())
+        routers = routers_ahead(modules, checkpoint, switches, ahead)
         self._partial = atomic.temporary(self.path)
         try:
             if self.path.is_dir():
@@ -50,27 +62,30 @@ class TraceWriter:
             self._partial.touch()
         except OSError as e:
             raise HeadraceError(f"the trace {self.path} cannot be written ({e.strerror}); choose another file") from e
-        self._metadata = {
-            "model": checkpoint.name,
-            "num_experts": str(max(layer.experts for layer in checkpoint.layers)),
-            "num_layers": str(len(checkpoint.layers)),
-            "top_k": str(checkpoint.top_k),
-            "source": f"headrace, {source}; layer 0 is {checkpoint.layers[0].block}",
-        }
-        self._tokens = 0
-        self._waiting: list[tuple[int, int, str, mx.array, mx.array | None]] = []  # end token, layer, phase, ids, weights
-        self._waiting_since = 0
-        self._parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []  # see `_read_back`
-        self._taps = _put_taps(model, switches, checkpoint.built.hidden)
-        self._seen = [tap.seen for *_, tap in self._taps]
+        self._metadata = metadata_of(checkpoint, source, lossy or {})
+        self._tokens = {False: 0, True: 0}  # outside and inside a warm-up
+        self._passes = 0
+        self._texts = 0
+        self._waiting: list[tuple[Sequence[int], Seen]] = []  # the head of a line (see `Lines`), and what a tap saw
+        self._unread = 0  # tokens
+        self._lines = Lines()
+        self._taps = _put_taps(modules, switches, checkpoint.built.hidden, routers)
         self._before_last = len(switches) - ends
 
-    def passed(self, tokens: int, phase: str, *, last_layer: bool = True) -> None:
-        """Record an evaluated forward pass over `tokens` tokens; without `last_layer` its last layer was skipped."""
-        self._tokens += tokens
-        seen = self._seen if last_layer else self._seen[: self._before_last]
-        self._waiting += [(self._tokens, layer, phase, s.ids, s.weights) for layer, s in enumerate(seen)]
-        if phase == "prefill" or self._tokens - self._waiting_since >= BULK_TOKENS:
+    def passed(self, tokens: int, phase: str, *, last_layer: bool = True, begins: bool = False) -> None:
+        """Record an evaluated forward pass over `tokens` tokens; without `last_layer` its last layer was skipped.
+
+        `begins`: the context was empty before."""
+        self._tokens[self.warm_up] += tokens
+        self._texts += begins or not self._passes
+        head = (self._tokens[self.warm_up], phase == "decode", self.warm_up, self._passes, self._texts - 1)
+        self._passes += 1
+        taps = self._taps if last_layer else self._taps[: self._before_last]
+        self._waiting += [((*head, layer), tap.seen) for layer, (*_, tap) in enumerate(taps) if tap.seen.ids.size]
+        for *_, tap in self._taps:
+            tap.renew()
+        self._unread += tokens
+        if phase == "prefill" or self._unread >= BULK_TOKENS:
             self._read_back()
 
     def finish(self) -> None:
@@ -80,7 +95,7 @@ class TraceWriter:
         self._take_out()
         self._read_back()
         with atomic.replacing(self.path) as partial:
-            pq.write_table(self._table(), partial, compression="zstd")
+            pq.write_table(table_of(self._lines, self._tokens[True], self._metadata), partial, compression="zstd")
 
     def abandon(self) -> None:
         """Remove the taps and write nothing."""
@@ -92,47 +107,24 @@ class TraceWriter:
             setattr(block, name, tap.switch)
 
     def _read_back(self) -> None:
-        """Read the recorded arrays back to the host.
-
-        Appends one line per array of ids (first token, layer, is decode, rows, top-k), then all ids and all weights (NaN
-        where unknown), flat and in the same order.
-        """
+        """Read the recorded arrays back to the host."""
         if not self._waiting:
             return
-        afters, layers, phases, ids, weights = zip(*self._waiting, strict=True)
+        heads, seen = zip(*self._waiting, strict=True)
         # Fewer rows than tokens if only the last rows are computed. The sequences of a batch follow one another.
-        shapes = np.array([(i.size // i.shape[-1], i.shape[-1]) for i in ids])
-        decode = [phase == "decode" for phase in phases]
-        lines = np.column_stack([np.array(afters) - shapes[:, 0], layers, decode, shapes])
-        experts = _to_host(ids)
+        shapes = np.array([(s.ids.size // s.ids.shape[-1], s.ids.shape[-1]) for s in seen])
+        experts = _to_host([s.ids for s in seen])
         factors = np.full(len(experts), np.nan, np.float32)
-        known = [w for w in weights if w is not None]
+        known = [s.weights for s in seen if s.weights is not None]
         if known:
-            mask = np.repeat([w is not None for w in weights], shapes.prod(axis=1))
+            mask = np.repeat([s.weights is not None for s in seen], shapes.prod(axis=1))
             factors[mask] = _to_host([w if w.dtype == mx.float32 else w.astype(mx.float32) for w in known])
-        self._parts.append((lines, experts.astype(np.int16), factors))
-        self._waiting, self._waiting_since = [], self._tokens
-
-    def _table(self) -> Any:
-        """Return all rows, ordered by token, layer and rank."""
-        import pyarrow as pa
-
-        empty = (np.zeros((0, 5), np.int64), np.zeros(0, np.int16), np.zeros(0, np.float32))
-        lines, expert, weight = (np.concatenate(part) for part in zip(empty, *self._parts, strict=True))
-        sizes = lines[:, 3] * lines[:, 4]
-        first, layer, decode, _, top_k = np.repeat(lines, sizes, axis=0).T
-        within = np.arange(len(expert)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-        token, place = first + within // top_k, within % top_k
-        order = np.lexsort((place, -np.nan_to_num(weight), layer, token))
-        columns = {
-            "token": pa.array(token[order].astype(np.int32)),
-            "phase": pa.array(np.where(decode[order], "decode", "prefill"), pa.large_string()),
-            "layer": pa.array(layer[order].astype(np.int16)),
-            "rank": pa.array(place.astype(np.int16)[np.lexsort((place, layer, token))]),
-            "expert": pa.array(expert[order]),
-            "gate_weight": pa.array(weight[order], pa.float32(), from_pandas=True),  # NaN becomes null
-        }
-        return pa.table(columns).replace_schema_metadata(self._metadata)
+        predicted = [(line, name, ids) for line, s in enumerate(seen) for name, ids in s.predicted]
+        on_host = _to_host([ids for *_, ids in predicted]) if predicted else np.array([])
+        parts = np.split(on_host, np.cumsum([ids.size for *_, ids in predicted])[:-1])
+        names = [(line, name) for line, name, _ in predicted]
+        self._lines.add(np.array(heads, np.int64), shapes, experts, factors, zip(names, parts, strict=False))
+        self._waiting, self._unread = [], 0
 
 
 def _to_host(arrays: Sequence[mx.array]) -> np.ndarray:
@@ -147,44 +139,55 @@ def _to_host(arrays: Sequence[mx.array]) -> np.ndarray:
 
 
 class Seen:
-    """One tap's last record: expert ids [..., top_k], and their outputs' factors if the block multiplies by them."""
+    """One tap's last record: expert ids [..., top_k], their outputs' factors if the block multiplies by them, and for a pass
+    of one token what the routers of later layers choose for it, each with the name of its column."""
 
     def __init__(self) -> None:
         self.ids = mx.array([], dtype=mx.uint32)
         self.weights: mx.array | None = None
+        self.predicted: list[tuple[str, mx.array]] = []
 
 
 class Tap(nn.Module):
-    """A module in front of a switch. Switch and record are hidden from MLX's parameter trees."""
+    """A module in front of a switch. Switch, record and routers are hidden from MLX's parameter trees."""
 
     switch: Any
     seen: Seen
     weighs: bool
+    routers: list[tuple[str, Router]]
 
-    def __init__(self, switch: Any, weighs: bool) -> None:
+    def __init__(self, switch: Any, weighs: bool, routers: list[tuple[str, Router]]) -> None:
         super().__init__()
-        for name, value in (("switch", switch), ("seen", Seen()), ("weighs", weighs)):
+        for name, value in (("switch", switch), ("seen", Seen()), ("weighs", weighs), ("routers", routers)):
             object.__setattr__(self, name, value)
+
+    def renew(self) -> None:
+        """Begin a new record; the last one belongs to its pass."""
+        object.__setattr__(self, "seen", Seen())
 
     def __call__(self, x: mx.array, indices: mx.array) -> Any:
         y = self.switch(x, indices)
-        self.seen.ids, self.seen.weights = indices, None
+        seen = self.seen
+        seen.ids, seen.weights = indices, None
+        one_token = indices.size == indices.shape[-1]
+        seen.predicted = [(name, router(x.reshape(1, 1, -1))) for name, router in self.routers] if one_token else []
 
         def weighed(weights: mx.array) -> mx.array:
-            self.seen.weights = weights
+            seen.weights = weights
             return y * weights
 
         return Outputs(y, weighed) if self.weighs else y
 
 
-def _put_taps(model: nn.Module, switches: list[str], dims: int) -> list[tuple[nn.Module, str, Tap]]:
+def _put_taps(
+    modules: dict[str, Any], switches: list[str], dims: int, routers: list[list[tuple[str, Router]]]
+) -> list[tuple[nn.Module, str, Tap]]:
     """Put a tap in front of every switch; return (block, name in it, tap). `dims` is the width of the hidden state."""
-    modules = dict(model.named_modules())
     taps = []
-    for path in switches:
+    for path, ahead in zip(switches, routers, strict=True):
         owner, _, name = path.rpartition(".")
         block = modules[owner]
-        tap = Tap(modules[path], weights_outputs(block, name, dims))
+        tap = Tap(modules[path], weights_outputs(block, name, dims), ahead)
         setattr(block, name, tap)
         taps.append((block, name, tap))
     return taps

@@ -16,6 +16,7 @@ from mlx_lm.models.cache import make_prompt_cache
 from engine.knobs import Knobs
 from engine.measure.not_finite import LogitsError, explained, first_layer
 from engine.measure.timed_pass import Scored
+from engine.plan.chunk import parts_of
 
 from .passes import Passes
 
@@ -45,15 +46,15 @@ class Forward:
 
     def prefill(self, ids: list[int], cache: list[Any]) -> Iterator[mx.array]:
         """Yield the logits of a prompt, chunk by chunk, float32 [tokens, vocab]."""
-        for begin in range(0, len(ids), self.chunk):
-            logits = self.logits(ids[begin : begin + self.chunk], cache)
+        for part in parts_of(len(ids), self.chunk):
+            logits = self.logits(ids[part], cache)
             mx.eval([c.state for c in cache])
             yield logits
 
     def prefill_cache(self, ids: list[int], cache: list[Any]) -> None:
         """Prefill without logits. The last layer's experts and the head are neither read nor computed."""
-        for begin in range(0, len(ids), self.chunk):
-            chunk = mx.array([ids[begin : begin + self.chunk]])
+        for part in parts_of(len(ids), self.chunk):
+            chunk = mx.array([ids[part]])
             self._passes.run(self.model, chunk, cache, phase="prefill", last_layer=False)
             mx.eval([c.state for c in cache])
 
@@ -91,12 +92,14 @@ class Forward:
         )
 
     def warm_up(self, texts: list[tuple[list[int], list[int]]], tokens: int) -> None:
-        """Decode `tokens` tokens of the texts' continuations outside the trace, cycling through the texts.
+        """Decode `tokens` tokens of the texts' continuations, cycling through the texts; a trace tells them apart.
 
         Each text's prompt is first cut to that many tokens and prefilled. This compiles kernels and touches memory before
         the clock starts.
         """
-        trace, self._passes.trace = self._passes.trace, None
+        trace = self._passes.trace
+        if trace is not None:
+            trace.warm_up = True
         for prompt, continuation in itertools.cycle(texts):
             if tokens <= 0:
                 break
@@ -105,4 +108,5 @@ class Forward:
             for token in continuation[:tokens]:
                 self.decode(token, cache)
             tokens -= len(continuation)
-        self._passes.trace = trace
+        if trace is not None:
+            trace.warm_up = False

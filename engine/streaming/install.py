@@ -7,8 +7,8 @@ switch module, which computes on the slots and adds nothing to a token's path.
 from __future__ import annotations
 
 import copy
-import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import mlx.nn as nn
@@ -16,20 +16,24 @@ from mlx.utils import tree_unflatten
 
 from engine.cache.pool import SlotPool
 from engine.checkpoint.checkpoint import Checkpoint
+from engine.checkpoint.experts import ExpertLayer
 from engine.disk.reader import Reader
 from engine.errors import KnobError
 from engine.knobs import CACHE_DEPENDENT, Knobs
 from engine.model.backend import backend, compute_dtype
 from engine.model.open import open_model
+from engine.model.routers import router_of
 from engine.model.switches import OrderedLinear, StreamingSwitch, is_last, switches
 from engine.plan.banks import BankPlan
+from engine.routing.record import TraceWriter
+from engine.routing.traces.ahead import Ahead, ahead_of_run, experts_predicted
 from engine.stats import Stats
 
 from .decode_state import DecodeState
 from .gating import gates_of
 from .layer import GatedSwitch, StreamedLayer
 from .layer_cache import LayerCache
-from .prefetch import Prefetch, link, router_of
+from .prefetch import Prefetch, link
 from .window.chain import check_plain
 from .window.speculate import SpeculativeWindows
 
@@ -117,6 +121,18 @@ def fill(layers: list[StreamedLayer], plans: list[BankPlan], state: DecodeState)
                 pool.fill(plan.pinned)
 
 
+def trace_writer(
+    model: nn.Module, source: Checkpoint, knobs: Knobs, layers: list[StreamedLayer], path: str | Path, mode: str,
+    ahead: Ahead | None = None,
+) -> TraceWriter:  # fmt: skip
+    """Return the writer of a trace of a model with its `layers` installed; without `ahead` it records what they predict."""
+    found = [place for place, _ in switches(model, source)]
+    ends = is_last(found[-1], dict(model.named_modules()))
+    partial = [layer.number for layer in layers if not layer.complete]
+    ahead = ahead or ahead_of_run(knobs, partial, source.top_k)
+    return TraceWriter(model, source, found, ends, path, mode, lossy=knobs.lossy, ahead=ahead)
+
+
 def _pool(plan: BankPlan, module: Any, state: DecodeState, *, verify: bool) -> SlotPool:
     return SlotPool(
         plan.form,
@@ -138,11 +154,11 @@ def _install_prefetch(
     layers: dict[str, StreamedLayer], modules: dict[str, Any], source: Checkpoint, knobs: Knobs, stats: Stats
 ) -> None:
     """Let the layers predict each other. `layers` maps switch paths to the layers that may miss an expert."""
-    wide = math.ceil(knobs.prefetch_width * source.top_k)
+    wide = experts_predicted(knobs.prefetch_width, source.top_k)
     predictors = []
     for path, layer in layers.items():
         owner, _, name = path.rpartition(".")
-        router = router_of(modules[owner], name, source.top_k, wide, layer.cache.pools[0].inner)
+        router = router_of(modules[owner], name, source.top_k, wide, source.layers[layer.number])
         if router is None:
             raise KnobError(
                 f"prefetch={knobs.prefetch} is not possible for {source.architecture}: the router of "
@@ -188,14 +204,14 @@ def possible(checkpoint: Checkpoint) -> Possible:
     except KnobError as e:
         windows = str(e).partition("; use")[0]
     modules = dict(model.named_modules())
-    blocks: dict[type, tuple[Any, str, Any]] = {}  # one of each kind
-    for path, switch in found:
+    blocks: dict[type, tuple[Any, str, ExpertLayer]] = {}  # one of each kind
+    for (path, _), layer in zip(found, checkpoint.layers, strict=True):
         owner, _, name = path.rpartition(".")
-        blocks.setdefault(type(modules[owner]), (modules[owner], name, switch))
+        blocks.setdefault(type(modules[owner]), (modules[owner], name, layer))
     widest = 0.0
     for width in (WIDEST, 1.0):
-        wide = math.ceil(width * checkpoint.top_k)
-        routers = (router_of(block, name, checkpoint.top_k, wide, switch) for block, name, switch in blocks.values())
+        wide = experts_predicted(width, checkpoint.top_k)
+        routers = (router_of(block, name, checkpoint.top_k, wide, layer) for block, name, layer in blocks.values())
         if all(router is not None for router in routers):
             widest = width
             break

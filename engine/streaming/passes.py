@@ -68,7 +68,7 @@ class Passes:
         Without `last_layer`, the last layer's experts are neither read nor computed, and the logits are meaningless.
         """
         self._await_queued()
-        return self._counted(model, (tokens,), {"cache": cache}, tokens.size, phase, last_layer)
+        return self._counted(model, (tokens,), {"cache": cache}, cache, tokens.size, phase, last_layer)
 
     def call(self, model: Any, args: tuple[Any, ...], kwargs: dict[str, Any], *, dropped: bool) -> Any:
         """Return what a call of the model returns. `dropped`: the caller ignores it, so it may be meaningless."""
@@ -82,7 +82,8 @@ class Passes:
         decoding = length == 1 and not dropped
         if self._state is not None:
             self._state.evaluate_last = not decoding
-        out = self._counted(model, args, kwargs, sequences * length, "decode" if decoding else "prefill", not dropped)
+        phase = "decode" if decoding else "prefill"
+        out = self._counted(model, args, kwargs, cache, sequences * length, phase, not dropped)
         if decoding and self._may_miss:
             mx.async_eval(out)
             self._queued = out
@@ -91,9 +92,17 @@ class Passes:
         return out
 
     def _counted(
-        self, model: Any, args: tuple[Any, ...], kwargs: dict[str, Any], tokens: int, phase: str, last_layer: bool
+        self,
+        model: Any,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        cache: Any,
+        tokens: int,
+        phase: str,
+        last_layer: bool,
     ) -> Any:
         state = self._state
+        begins = self.trace is not None and self._starts_a_text(cache)
         if self.before_pass is not None:
             self.before_pass(tokens)
         if self.before_token is not None and phase == "decode":
@@ -109,7 +118,7 @@ class Passes:
                 state.skip_last = state.evaluate_last = False
         self.stats.tokens += tokens
         if self.trace is not None:
-            self.trace.passed(tokens, phase, last_layer=last_layer)
+            self.trace.passed(tokens, phase, last_layer=last_layer, begins=begins)
         return out
 
     def _await_queued(self) -> None:

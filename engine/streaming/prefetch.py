@@ -16,11 +16,9 @@ import mlx.core as mx
 import numpy as np
 
 from engine.cache.layer_pools import LayerPools, nothing
-from engine.model.probe import probe, widened
+from engine.model.routers import Router
 from engine.native import core
 from engine.stats import Stats
-
-Router = Callable[[mx.array], mx.array]
 
 
 @dataclass
@@ -64,7 +62,7 @@ class Prefetch:
         """Count how well this layer's prediction matches its choice `ids` [..., top-k], then drop the prediction."""
         chosen = ids.reshape(-1)
         if ids.size == ids.shape[-1] and self._predicted is not None:
-            right = int(np.isin(chosen, self._predicted).sum())
+            right = int((chosen[:, None] == self._predicted).any(axis=1).sum())
             self._stats.predicted_sets += 1
             self._stats.predicted_exact_sets += right == chosen.size
             self._stats.predicted_of += chosen.size
@@ -102,20 +100,3 @@ def link(layers: list[Prefetch], depth: int) -> None:
     """Let every layer predict the `depth` layers after it; with depth 0, a control, every layer predicts itself."""
     for number, layer in enumerate(layers):
         layer.ahead = layers[number : number + 1] if depth == 0 else layers[number + 1 : number + 1 + depth]
-
-
-def router_of(block: Any, switch: str, top_k: int, wide: int, sample: Any) -> Router | None:
-    """Return a function from a block's input [1, 1, dims] to the `wide` expert ids that its router ranks first.
-
-    None if the block's router cannot be run by itself. `sample` is a switch of the block, for the width of its input.
-    """
-    dims = sample["gate_proj" if "gate_proj" in sample else "fc1"].input_dims
-    copied = block if wide == top_k else widened(block, switch, top_k, wide, dims)
-    if copied is None:
-        return None
-    run = probe(copied, switch, weigh=False)
-    try:
-        ids = run(mx.zeros((1, 1, dims))).ids
-    except Exception:  # an unknown block may raise anything
-        return None
-    return (lambda x: run(x).ids) if ids.size == wide else None

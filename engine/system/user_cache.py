@@ -40,8 +40,9 @@ def _without_home() -> Path:
     return folder
 
 
-def compute_apart(what: str, *command: str, given: str = "") -> None:
-    """Run `python -m command` with `given` as its input. Raises `HeadraceError` with the last line of its errors."""
+def compute_apart(what: str, *command: str, given: str = "") -> str:
+    """Run `python -m command` with `given` as its input; returns its output. Raises `HeadraceError` with the last line of
+    its errors."""
     done = subprocess.run(
         [sys.executable, "-m", *command],
         input=given, capture_output=True, encoding="utf-8", env=child_environment(), check=False,
@@ -49,6 +50,7 @@ def compute_apart(what: str, *command: str, given: str = "") -> None:
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or [f"its process ended with {done.returncode}"])[-1]
         raise HeadraceError(f"{what} could not be computed: {reason.removeprefix('error: ')}")
+    return done.stdout
 
 
 def store_in_cache(file: Path, content: bytes) -> None:

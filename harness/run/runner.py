@@ -163,7 +163,7 @@ class Runner:
             "trust_code": study.config["model"]["trust_code"],
             "judge": str(study.folder / JUDGE),
             "knobs": job.proposal.values,
-            "protocol": {**study.protocol, "score": source is None},
+            "protocol": {**study.protocol, "score": source is None and not study.config["rehearse"]},
             "quality": {"kl": study.wants_kl, "json_prompts": study.json_prompts} if source is None else None,
             "stop": stop,
             "beat": str(study.folder / "beat"),

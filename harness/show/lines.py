@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from engine.checkpoint.store.rehearsal import ABOUT
 from harness.analysis.estimates import noise, suspects
 from harness.analysis.hypervolume import contributions
 from harness.analysis.pareto import Analysis, Rows
@@ -49,6 +50,16 @@ def confirmation(choice: Choice, fresh: int, runs: int) -> str:
         return f"not confirmed: {fresh} of {runs} fresh runs"
     rivals = " or ".join(f"trial {t}" for t in choice.rivals[:2])
     return f"not confirmed: with probability {choice.doubt:.0%} the setting is truly {rivals}"
+
+
+def rehearsal(df: pd.DataFrame) -> list[str]:
+    """A line if rows were measured on a rehearsal, whose mark is in their mode."""
+    n = int(df["mode"].astype("string").str.contains(ABOUT, regex=False, na=False).sum())
+    return (
+        [f"{ABOUT} ({n} of {len(df)} runs): speed and memory are those of the model's shape, quality is unknown"]
+        if n
+        else []
+    )
 
 
 def violations(df: pd.DataFrame) -> list[str]:

@@ -19,7 +19,7 @@ from harness.best.write import write_best
 from harness.propose.report_study import publish
 
 from .costs import costs
-from .lines import contribution, health, reasons, saved, undecided, violations
+from .lines import contribution, health, reasons, rehearsal, saved, undecided, violations
 from .page.facts import commands
 from .page.html import write_page
 from .page.summary import Summary
@@ -38,7 +38,7 @@ def report(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     df, found, best, choices = summary.df, summary.found, summary.front, summary.choices
     say()
     say(str(summary.counts))
-    for line in violations(df):
+    for line in (*rehearsal(df), *violations(df)):
         say(line)
     if len(best):
         say("recommended settings:")

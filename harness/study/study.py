@@ -21,6 +21,7 @@ from engine.checkpoint.config import model_name
 from engine.checkpoint.fingerprint import State, another, folder_state
 from engine.checkpoint.places.find import find_checkpoint, in_places
 from engine.checkpoint.places.hub import repository
+from engine.checkpoint.store.rehearsal import read_rehearsal
 from engine.tokenizer.open import open_tokenizer
 from harness import ConfigError
 from harness.machine import identity as machine
@@ -40,6 +41,7 @@ from .checks import (
 )
 from .constraints import Constraint, constraints_from_config, objectives_from_config
 from .engines import CommandEngine, PythonEngine, engine_from_config, for_texts
+from .rehearsal import lossless, rehearsed
 from .titles import title
 
 TOLERANCE = 0.1  # of a predicted peak; a setting that may fit is tried, and ends at the limit if it does not
@@ -79,7 +81,8 @@ class Study:
 
     @property
     def model(self) -> str:
-        return str(self.config["model"]["name"] or model_name(self.checkpoint))
+        marked = read_rehearsal(self.checkpoint)
+        return marked.model if marked else str(self.config["model"]["name"] or model_name(self.checkpoint))
 
     @property
     def computes_on(self) -> dict[str, str | None]:
@@ -194,6 +197,8 @@ def study_from_config(config: DictConfig) -> Study:
         raise ConfigError("model.path is not set; give model.path=DIR, or ORG/NAME of a downloaded model")
     c: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     check_numbers(c)
+    if c["rehearse"]:
+        c = rehearsed(c)
     objectives = objectives_from_config(c["objectives"])
     constraints = constraints_from_config(c["constraints"], c["quality"]["json_prompts"])
     judge_path = Path(c["quality"]["text"]).expanduser()
@@ -226,6 +231,8 @@ def study_from_config(config: DictConfig) -> Study:
         path = c["model"]["path"]
         found = automatic(checkpoint, engine, here, bound, c["knobs"], own=own, named=named, given=path)
         c["search_space"] = merged(found.derived.space, c["search_space"])
+        if c["rehearse"]:
+            c["search_space"] = lossless(c["search_space"])
     space = space_from_config(c["search_space"], c["knobs"], bounds)
     space = dataclasses.replace(space, footprint=functools.cache(functools.partial(engine.footprint, checkpoint)))
     anchors = [*space.anchors(), *(_anchor(space, i, values) for i, values in enumerate(c["study"]["anchors"]))]

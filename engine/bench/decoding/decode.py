@@ -163,8 +163,8 @@ def _row(
     decoder: Decoder, contender: Contender, base: Contender | None, plain: list[float], expert_bytes: float
 ) -> dict[str, Any]:
     stats, setting = decoder.stats[-1], decoder.setting
-    io = np.array([s.misses * expert_bytes / s.tokens / GB for s in decoder.stats]) / np.array(plain)
     speed = np.array(contender.figures)
+    missing_gb = np.array([s.misses * expert_bytes / s.tokens / GB for s in decoder.stats])
     row: dict[str, Any] = {
         "cached": setting.cached, "average_bits": decoder.engine.bits.average_bits, "window": contender.name,
         "cache_gb": decoder.engine.knobs.cache_gb,
@@ -176,10 +176,17 @@ def _row(
         "passes_per_window": stats.passes_per_window, "rejected_layers_per_token": stats.rejected_layers / stats.tokens,
         "window_recall_by_pass": stats.window_recall_by_pass,
     }  # fmt: skip
-    row |= {"share_of_resident": None, "share_of_serial": None, "share_of_overlapped": None}
-    if base is not None:
-        compute = 1 / np.array(base.figures)
-        row["share_of_resident"] = spread(speed * compute)
-        row["share_of_serial"] = spread(speed * (io + compute))
-        row["share_of_overlapped"] = spread(speed * np.maximum(io, compute))
-    return row
+    compute = None if base is None else 1 / np.array(base.figures)
+    row["share_of_resident"] = None if compute is None else spread(speed * compute)
+    return row | shares_of_ceilings(speed, missing_gb / np.array(plain), compute)
+
+
+def shares_of_ceilings(speed: np.ndarray, io: np.ndarray, compute: np.ndarray | None) -> dict[str, Any]:
+    """The speeds, tokens/s by round, as shares of the serial and of the overlapped ceiling, with seconds of `io` and of
+    `compute` for a token. Null without compute."""
+    if compute is None:
+        return {"share_of_serial": None, "share_of_overlapped": None}
+    return {
+        "share_of_serial": spread(speed * (io + compute)),
+        "share_of_overlapped": spread(speed * np.maximum(io, compute)),
+    }

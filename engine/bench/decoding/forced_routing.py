@@ -7,17 +7,18 @@ import time
 import numpy as np
 from mlx_lm.models.cache import make_prompt_cache
 
+from engine.checkpoint.store.rehearsal import Rehearsal
 from engine.engine import Engine
 from engine.errors import HeadraceError
-from engine.routing.forced import force
+from engine.routing.forced import force, rehearsed
 from engine.routing.read import Trace
 from engine.stats import Stats
 
-WARM_UP = 16  # least number of tokens before the clock starts
+WARM_UP = 16  # tokens before the clock starts
 
 
 class ForcedRouting:
-    """An engine whose routing comes from a trace, or from its own synthetic routing if `trace` is None. If the trace has
+    """An engine whose routing comes from a trace, or if that is None from the made-up one of a rehearsal. If the trace has
     fewer ranks than the model, the missing ones are the last ranks of the layer half the model away, for the same token. If
     it has another number of layers, each layer takes those of the recorded one at the same depth.
 
@@ -25,30 +26,34 @@ class ForcedRouting:
     all of them. `mapped` says what was changed to fit the model. Raises `HeadraceError` for a trace that does not fit.
     """
 
-    def __init__(self, engine: Engine, trace: Trace | None, recall: list[float] | None) -> None:
+    def __init__(
+        self, engine: Engine, trace: Trace | None, recall: list[float] | None, rehearsal: Rehearsal | None = None
+    ) -> None:
         self._engine = engine
         self.mapped = ""
         if trace is not None:
             self.ids, self.mapped = fitted(trace, engine)
         else:
-            assert engine.forced is not None
-            self.ids = engine.forced.ids
+            assert rehearsal is not None
+            self.ids, _ = rehearsed(rehearsal, engine.checkpoint)
         self.forced = force(engine, self.ids, recall)
 
     def at(self, first: int) -> None:
         """Force the trace's tokens from number `first` on in the next passes; after its end the trace repeats."""
         self.forced.position = first
 
-    def decode(self, tokens: int, *, held: bool = False) -> tuple[float, Stats]:
-        """Warm up, then decode `tokens` tokens once. Returns the seconds and the counters of that time. `held`: with the
-        experts of one token, which are cached after the warm-up."""
-        engine, most = self._engine, len(self.ids) - WARM_UP
+    def decode(self, tokens: int, *, warm_up: int = WARM_UP, held: bool = False) -> tuple[float, Stats]:
+        """Decode `warm_up` tokens, then `tokens` tokens once. Returns the seconds and the counters of that time.
+
+        `held`: with the experts of one token, which are cached after the first one.
+        """
+        engine, most = self._engine, len(self.ids) - warm_up
         cache = make_prompt_cache(engine.model)
         random = np.random.default_rng(0).integers(0, engine.checkpoint.built.vocabulary, len(self.ids))
         begin = 0.0
         self.forced.position, self.forced.held = 0, held
-        for token in range(WARM_UP + min(tokens, most)):
-            if token == WARM_UP:
+        for token in range(warm_up + min(tokens, most)):
+            if token == warm_up:
                 engine.stats.reset()
                 begin = time.perf_counter()
             engine.forward.logits([int(random[token])], cache)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import math
 from pathlib import Path
 from typing import Any
 
-from engine.cli import chat, commands, text
+from engine.cli import chat, commands, replay, text
 from engine.cli import serve as serving
 from engine.cli.program import add_command
 from engine.knobs import LOSSY
@@ -37,9 +36,9 @@ def add_commands(parsers: Any) -> None:
     add_model(profile)
     add_trust_code(profile)
     add_command(parsers, "knobs", commands.knobs)
+    replay.add_arguments(add_command(parsers, "replay", replay.replay))
     listed = add_command(parsers, "shapes", commands.shapes)
     listed.add_argument("shape", nargs="?", metavar="SHAPE", help="describe this one (default: list all)")
-    _replay(add_command(parsers, "replay", commands.replay))
 
 
 def _measure(parser: argparse.ArgumentParser) -> None:
@@ -93,19 +92,12 @@ def _pack(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--verify", action="store_true", help="read all records and compare their checksums")
 
 
-def _replay(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("trace", type=Path, metavar="TRACE", help="routing trace (Parquet)")
-    text = "slots of a layer (default: an eighth, a quarter and half of the experts)"
-    parser.add_argument("--slots", type=int, nargs="+", metavar="N", help=text)
-    text = "experts of a layer (default: the highest number in the trace, plus 1)"
-    parser.add_argument("--experts", type=int, metavar="N", help=text)
-    text = "of a use count, in tokens (default: 0 4 16 64 inf)"
-    half_lives = [0.0, 4.0, 16.0, 64.0, math.inf]
-    parser.add_argument("--half-life", type=float, nargs="+", default=half_lives, metavar="X", help=text)
-
-
 def _trace_out(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--trace-out", type=Path, metavar="FILE", help="write the run's routing to this Parquet file")
+    text = "with --trace-out: also what the routers of the next N layers predict, for replays with prefetch"
+    parser.add_argument("--trace-ahead", type=positive, metavar="N", help=text)
+    text = "with --trace-ahead: experts of a prediction, as multiples of top-k (default: 1)"
+    parser.add_argument("--trace-widths", type=float, nargs="+", metavar="X", help=text)
 
 
 def _levels(text: str) -> tuple[int, ...]:

@@ -18,18 +18,19 @@ from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.utils import load_model
 from tiny import CONFIGS
 
-from engine import HeadraceError, Judge, Knobs, ReadError, footprint, load
+from engine import Checkpoint, HeadraceError, Judge, Knobs, ReadError, footprint, load
 from engine.engine import Engine
 from engine.measure.judge import Text
 from engine.model.probe import Outputs
 from engine.routing.read import read_trace
+from engine.routing.traces.ahead import Ahead, ahead_for
 
 IDS = [int(i) for i in np.random.default_rng(0).integers(0, 250, 90)]
 TEXT = "The headrace brings the water to the wheel. When it is clean, the stones grind from morning until eight. "
 SCHEMA = pa.schema(
     [
         ("token", pa.int32()), ("phase", pa.large_string()), ("layer", pa.int16()), ("rank", pa.int16()),
-        ("expert", pa.int16()), ("gate_weight", pa.float32()),
+        ("expert", pa.int16()), ("gate_weight", pa.float32()), ("pass", pa.int32()), ("text", pa.int32()),
     ]
 )  # fmt: skip
 
@@ -126,11 +127,12 @@ def test_the_schema_matches_published_traces(path: Path, tmp_path: Path) -> None
     metadata = {k.decode(): v.decode() for k, v in schema.metadata.items()}
     source = metadata.pop("source")
     assert source == "headrace, streamed float32 cpu buffered; layer 0 is model.layers.1.mlp"
+    assert (metadata.pop("fingerprint"), metadata.pop("lossy")) == (Checkpoint.open(path).fingerprint, "{}")
     assert metadata == {"model": path.name, "num_experts": "16", "num_layers": "3", "top_k": "4"}
     assert list(tmp_path.iterdir()) == [tmp_path / "t.parquet"]
 
 
-def test_a_measurement_is_traced_without_its_warm_up(path: Path, tmp_path: Path) -> None:
+def test_a_measurement_is_traced_apart_from_its_warm_up(path: Path, tmp_path: Path) -> None:
     judge = Judge((Text("a", "prose", TEXT, TEXT[:60]), Text("b", "prose", TEXT[::-1], TEXT[30:90])))
     with load(path, smallest(path)) as engine:
         with engine.trace(tmp_path / "t.parquet"):
@@ -141,6 +143,50 @@ def test_a_measurement_is_traced_without_its_warm_up(path: Path, tmp_path: Path)
     assert (trace.phase == "decode").sum() == traced.decode_tokens * 3 * 4
     assert trace.token.max() + 1 == 2 * len(TEXT) + traced.decode_tokens
     assert (traced.hits + traced.misses) == (trace.phase == "decode").sum()
+    warm = trace[trace.token < 0]
+    assert {*warm.phase} == {"warm_up_prefill", "warm_up_decode"} and {*warm.token} == set(range(-16, 0))
+    assert (trace.phase.str.startswith("warm_up") == (trace.token < 0)).all() and warm["pass"].max() == 8
+    assert trace["pass"].is_monotonic_increasing and trace.groupby("pass").phase.nunique().eq(1).all()
+    assert trace.groupby("text").token.min().tolist() == [-16, 0, len(TEXT) + 59]
+    assert read_trace(tmp_path / "t.parquet").prefilled == 2 * len(TEXT)
+
+
+@pytest.mark.parametrize("knobs", [{}, {"prefetch": "stale_gate"}, {"sync_window": 0}])
+def test_predictions_are_those_of_prefetch(path: Path, tmp_path: Path, knobs: dict[str, Any]) -> None:
+    """A trace holds what `Prefetch` predicts, recorded by a run with it, without it, or resident."""
+    predicted: list[list[int]] = []
+    with load(path, smallest(path, prefetch="stale_gate")) as engine:
+        for layer in engine.layers:
+            receive = layer.prefetch.receive
+            layer.prefetch.receive = lambda found, to=receive: (
+                predicted.extend(np.array(p.ids).ravel().tolist() for p in found),
+                to(found),
+            )
+        run(engine, tmp_path / "own.parquet")
+    with load(path, smallest(path, **knobs)) as engine, engine.trace(tmp_path / "t.parquet", ahead_for(2, [1, 0.5], 4)):
+        cache = make_prompt_cache(engine.model)
+        list(engine.forward.prefill(IDS[:70], cache))
+        for token in IDS[70:86]:
+            engine.forward.decode(token, cache)
+    for file, names in (
+        ("own", ["predicted_1_4"]),
+        ("t", ["predicted_1_2", "predicted_1_4", "predicted_2_2", "predicted_2_4"]),
+    ):
+        trace = pd.read_parquet(tmp_path / f"{file}.parquet")
+        assert [n for n in trace.columns if n.startswith("predicted")] == names
+        known = trace[trace.predicted_1_4.notna()]
+        assert (known["rank"] == 0).all() and {*known.layer} == {0, 1} and {*known.token} == set(range(70, 86))
+        assert [ids.tolist() for ids in known.sort_values(["token", "layer"]).predicted_1_4] == predicted
+    assert {*trace[trace.predicted_2_2.notna()].layer} == {0} and trace.predicted_2_2.dropna().map(len).eq(2).all()
+
+
+def test_a_router_that_cannot_run_ahead_is_named(path: Path, tmp_path: Path) -> None:
+    with load(path) as engine:
+        with pytest.raises(
+            HeadraceError, match="cannot choose 17 of 16 experts ahead of time; record the trace without pred"
+        ):
+            engine.trace(tmp_path / "t.parquet", Ahead((1,), (17,))).__enter__()
+        assert list(tmp_path.iterdir()) == [] and engine.passes.trace is None
 
 
 @pytest.mark.parametrize("cached", [None, 1.2, 9.0])

@@ -10,7 +10,7 @@ import pytest
 from stores import one_line
 
 from engine import HeadraceError
-from engine.cache.replay import hit_rate
+from engine.replay.hit_rates import hit_rate
 from engine.routing import synthetic as module
 from engine.routing.fitted import DEFAULT, FITTED
 from engine.routing.read import Trace, overlap, read_trace

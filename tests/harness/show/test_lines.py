@@ -5,7 +5,7 @@ from __future__ import annotations
 from synthetic import trials
 
 from harness.analysis.pareto import standings
-from harness.show.lines import contribution, health, saved, savings, undecided, violations
+from harness.show.lines import contribution, health, rehearsal, saved, savings, undecided, violations
 
 
 def test_savings_are_named_by_their_reason() -> None:
@@ -25,6 +25,11 @@ def test_violations_and_drift_have_one_line() -> None:
         "limits of device=m1_8gb, which is not the machine"
     )
     assert health(df.assign(drift=[0.9, None]))[-1] == "sentinel speed 90% to 90% of the earlier median in 1 runs"
+
+
+def test_a_rehearsal_is_named() -> None:
+    df = trials((1, 1, 1), (2, 2, 2), mode=["streamed float32 cpu direct, rehearsal: random weights", None])
+    assert rehearsal(df)[0].startswith("rehearsal: random weights (1 of 2 runs)") and rehearsal(df.assign(mode=None)) == []
 
 
 def test_contribution_needs_two_origins() -> None:

@@ -1,7 +1,7 @@
-"""Replay: hit rates of a recorded routing trace under each eviction policy, without a model or a disk.
+"""Hit rates: a recorded routing trace under each eviction policy, layer by layer, without a model or a disk.
 
-It takes seconds and shows what a policy gains on a model's routing, beside Belady's optimum, which knows the future. It does
-not measure speed.
+It takes seconds and shows what a policy gains on a model's routing, beside Belady's optimum, which knows the future. The
+prompt is replayed token by token, so these are not the engine's own figures (`replay`).
 """
 
 from __future__ import annotations
@@ -10,11 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from engine.cache.eviction import NO_EXPERTS, DecayedFrequency, SlotTable
 from engine.errors import HeadraceError
 from engine.routing.belady import belady_misses
 from engine.routing.read import Trace
-
-from .eviction import NO_EXPERTS, DecayedFrequency, SlotTable
 
 
 def hit_rate(trace: Trace, experts: int, slots: int, half_life: float, pinned_share: float = 0.0) -> float:

@@ -10,7 +10,7 @@ import pytest
 from traces import routing, write_trace
 
 from engine.__main__ import main
-from engine.cache.replay import belady_hit_rate, hit_rate
+from engine.replay.hit_rates import belady_hit_rate, hit_rate
 from engine.routing.read import Trace, overlap
 
 Capture = pytest.CaptureFixture[str]

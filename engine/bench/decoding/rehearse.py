@@ -1,0 +1,86 @@
+"""Rehearse: one setting on a store of random weights, in a process of its own, whose peak memory is the setting's.
+
+    python -m engine.bench.decoding.rehearse < request.json
+
+Each round measures plain reads of the store's files, decodes with the forced routing, and decodes again with the experts of
+one token held: nothing is missing then, so that this is the time of computing and of syncs, and the resident model is not
+needed. Request: `store`, `knobs`, `trace` (a file; null: made up), `locality` (parameters of made-up routing; null: the
+store's own), `window_recall` (null: the store's own), `rounds`, `tokens`, `warm_up`. The answer is JSON on the last line.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+
+from engine.checkpoint.store.rehearsal import read_rehearsal
+from engine.cli.program import guarded
+from engine.engine import load
+from engine.errors import HeadraceError
+from engine.knobs import GB, Knobs
+from engine.plan.footprint import footprint
+from engine.routing.read import read_trace
+from engine.system.memory import disk_bytes_read, peak_memory_bytes
+from engine.system.strict_json import from_json, to_json
+
+from ..plain_reads import plain_gbps
+from .forced_routing import ForcedRouting
+
+HELD_TOKENS, HELD_WARM_UP = 8, 2
+
+
+def measure(request: Mapping[str, Any]) -> dict[str, Any]:
+    """The figures of one setting; lists have one entry a round. Raises `HeadraceError`."""
+    store, knobs = Path(request["store"]), Knobs.from_mapping(request["knobs"])
+    rehearsal = read_rehearsal(store)
+    if rehearsal is None:
+        raise HeadraceError(f"{store} is no rehearsal; write one with headrace rehearse")
+    if request["locality"] is not None:
+        rehearsal = dataclasses.replace(rehearsal, routing=request["locality"])
+    trace = None if request["trace"] is None else read_trace(request["trace"])
+    recall = request["window_recall"] or list(rehearsal.window_recall)
+    rounds: dict[str, list[Any]] = {
+        name: []
+        for name in ("plain_gbps", "tok_s", "held_s", "missing_gb", "read_gb", "disk_gb", "hit_rate", "io_ms", "sync_ms")
+    }
+    with load(store, knobs) as engine:
+        source = engine.checkpoint
+        expert_gb = source.expert_bytes / sum(layer.experts for layer in source.layers) / GB
+        forced = ForcedRouting(engine, trace, recall, rehearsal)
+        stats = engine.stats
+        for _ in range(request["rounds"]):
+            rounds["plain_gbps"].append(knobs.ssd_gbps or plain_gbps(source.files, knobs))
+            before = disk_bytes_read()
+            seconds, stats = forced.decode(request["tokens"], warm_up=request["warm_up"])
+            tokens, after = stats.tokens, disk_bytes_read()
+            disk = None if before is None or after is None else (after - before) / GB / (tokens + request["warm_up"])
+            rounds["tok_s"].append(tokens / seconds)
+            rounds["missing_gb"].append(stats.misses * expert_gb / tokens)
+            rounds["read_gb"].append(stats.bytes_read / GB / tokens)
+            rounds["disk_gb"].append(disk)
+            rounds["hit_rate"].append(stats.hit_rate)
+            rounds["io_ms"].append(stats.io_ms / tokens)
+            rounds["sync_ms"].append(stats.sync_ms / tokens)
+            seconds, held = forced.decode(HELD_TOKENS, warm_up=HELD_WARM_UP, held=True)
+            rounds["held_s"].append(seconds / held.tokens)
+        return {
+            **rounds, "tokens": stats.tokens, "mode": engine.mode, "mapped": forced.mapped, "knobs": engine.knobs.as_dict(),
+            "cached": sum(p.slots for layer in engine.layers for p in layer.cache.pools)
+            / sum(layer.experts for layer in source.layers),
+            "passes_per_token": stats.passes / stats.tokens or None,
+            "peak_memory_gb": peak_memory_bytes() / GB, "mlx_peak_gb": mx.get_peak_memory() / GB,
+            "predicted_peak_gb": footprint(source, knobs).predicted_peak_gb,
+        }  # fmt: skip
+
+
+def main() -> int:
+    return guarded(lambda: print(to_json(measure(from_json(sys.stdin.read())))))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
