@@ -1,7 +1,7 @@
 """Rehearsal of a study: `rehearse=true` searches the lossless knobs on random weights in the model's full shape.
 
-It changes the composed configuration, so the rest of a study does not know of it: the model is the store that `headrace
-rehearse` has written, metrics of quality and lossy knobs are left out, and the study has a folder of its own. The store's
+It changes the composed configuration, so the rest of a study does not know of it: the model is the store that a
+rehearsal has written, metrics of quality and lossy knobs are left out, and the study has a folder of its own. The store's
 mark is in the model's name, hence in every row and report.
 """
 
@@ -56,7 +56,7 @@ def lossless(space: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _store(model: Mapping[str, Any]) -> Path:
-    """The folder of the rehearsal: `model.path` if it is one, else where `headrace rehearse` writes it."""
+    """The folder of the rehearsal: `model.path` if it is one, else where a rehearsal is written."""
     given = Path(model["path"]).expanduser().absolute()
     if read_rehearsal(given) is not None:
         return given
