@@ -107,7 +107,7 @@ setup(
         "engine.routing": ["calibration.txt"],
         "engine.shapes": ["models/*.json"],
         "harness": ["py.typed"],
-        "harness.forecast": ["*.yaml"],
+        "harness.forecast.world": ["*.json", "*.yaml"],
         "harness.show.page": ["*.css", "*.j2", "*.js"],
         "headrace.experiments": [*EXPERIMENTS, "kimi_mini/checkpoint/*"],
         "headrace.search_spaces": ["*.yaml"],

@@ -30,6 +30,7 @@ SEARCH = {
     "compare": "compare recommended settings and fronts of several studies",
     "rehearse": "run a model's shape with random weights before its download",
     "doctor": "examine this machine: meters, system calls, disk, host",
+    "forecast": "forecast a model's speed before it is downloaded",
 }
 ENGINE = {
     "generate": "print generated text, then speed and memory",
@@ -61,7 +62,8 @@ def _run(argv: Sequence[str] | None) -> int:
     name = " ".join(words[: 2 if words[:1] == ["bench"] else 1])
     rest = words[len(name.split()) :]
     if name in SEARCH:
-        module = f"harness.{name}.__main__" if name in ("best", "compare", "doctor", "rehearse") else f"harness.{name}"
+        own = ("best", "compare", "doctor", "forecast", "rehearse")
+        module = f"harness.{name}.__main__" if name in own else f"harness.{name}"
         return import_module(module).main(rest, f"headrace {name}")
     if name in ENGINE:
         return import_module("engine.__main__").main(words, "headrace")

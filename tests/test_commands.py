@@ -64,6 +64,7 @@ HELP = [
         ["harness.merge"],
         ["harness.compare"],
         ["harness.doctor"],
+        ["harness.forecast"],
         ["harness.rehearse"],
         ["harness.bench"],
         ["engine"],
@@ -147,7 +148,7 @@ def works(command: str, monkeypatch: pytest.MonkeyPatch) -> str | None:
 
 def _as_module(words: list[str]) -> list[str]:
     """A command of the console script as the command of a module."""
-    if words[0] in ("search", "status", "report", "best", "merge", "compare", "doctor", "rehearse"):
+    if words[0] in ("search", "status", "report", "best", "merge", "compare", "doctor", "rehearse", "forecast"):
         return ["python", "-m", f"harness.{words[0]}", *words[1:]]
     if words[:2] == ["bench", "search"]:
         return ["python", "-m", "harness.bench", *words[2:]]

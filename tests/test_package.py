@@ -111,7 +111,7 @@ def test_a_study_from_an_empty_folder(headrace: Headrace, tmp_path: Path) -> Non
     """Version, shipped data, sizes of the shipped model, and a search on a fake engine; results go to the current folder."""
     assert headrace("--version", cwd=tmp_path).stdout == f"headrace {__version__}\n"
     assert json.loads(headrace("shapes", "deepseek_v4_pro", cwd=tmp_path).stdout)["layers"] == 61
-    measured = ["-c", "from harness.forecast.world import world; print(len(world()))"]
+    measured = ["-c", "from harness.forecast.world.measurements import world; print(len(world()))"]
     assert int(headrace(*measured, cwd=tmp_path, python=True).stdout) >= 15
     sizes = headrace("inspect", "--expert-bits", "4", cwd=tmp_path)
     assert sizes.returncode == 0 and json.loads(sizes.stdout)["one_token_gb"] > 0

@@ -16,6 +16,7 @@ from mlx.utils import tree_unflatten
 
 from engine.cache.pool import SlotPool
 from engine.checkpoint.checkpoint import Checkpoint
+from engine.checkpoint.experts import ExpertLayer
 from engine.disk.reader import Reader
 from engine.errors import KnobError
 from engine.knobs import CACHE_DEPENDENT, Knobs
@@ -203,12 +204,15 @@ def possible(checkpoint: Checkpoint) -> Possible:
     except KnobError as e:
         windows = str(e).partition("; use")[0]
     modules = dict(model.named_modules())
+    blocks: dict[type, tuple[Any, str, ExpertLayer]] = {}  # one of each kind
+    for (path, _), layer in zip(found, checkpoint.layers, strict=True):
+        owner, _, name = path.rpartition(".")
+        blocks.setdefault(type(modules[owner]), (modules[owner], name, layer))
     widest = 0.0
     for width in (WIDEST, 1.0):
         wide = experts_predicted(width, checkpoint.top_k)
-        blocks = [(modules[path.rpartition(".")[0]], path.rpartition(".")[2]) for path, _ in found]
-        asked = ((*block, checkpoint.top_k, wide, layer) for block, layer in zip(blocks, checkpoint.layers, strict=True))
-        if all(router_of(*one) is not None for one in asked):
+        routers = (router_of(block, name, checkpoint.top_k, wide, layer) for block, name, layer in blocks.values())
+        if all(router is not None for router in routers):
             widest = width
             break
     prefetch = "" if widest else f"no router of {checkpoint.architecture} can be run ahead of time"

@@ -24,7 +24,18 @@ from .sides import Side
 GROUPS = {
     "model": ("model", "architecture", "model_fingerprint"),
     "texts": ("eval_texts", "eval_fingerprint"),
-    "machine": ("machine", "cpu", "cores", "machine_memory_gb", "device", "backend", "os", "ssd_gbps", "limit_gb"),
+    "machine": (
+        "machine",
+        "cpu",
+        "cores",
+        "machine_memory_gb",
+        "device",
+        "backend",
+        "os",
+        "ssd_gbps",
+        "limit_gb",
+        "device_profile",
+    ),
     "versions": ("headrace_version", "commit", "dirty", "engine", "python", "mlx", "mlx_lm", "optuna", "schema_version"),
     "protocol": ("warm_up_tokens", "timed_tokens", "page_cache"),
     "search": ("objectives", "constraints", "space", "seed", "sampler"),
@@ -86,6 +97,8 @@ def fact(side: Side, name: str) -> str:
     known = sorted(values.unique().tolist(), key=str)
     if name == "ssd_gbps" and not known:
         return "unlimited"
+    if name == "device_profile" and not known:
+        return "its own"
     if name == "commit":
         known = [str(v)[:SHOWN_COMMIT] for v in known]
     if name in ("machine_memory_gb", "limit_gb"):

@@ -1,4 +1,5 @@
-"""Forecast: the speed of a model before it is downloaded, and the published measurements against which it is checked.
+"""Forecast: speed, memory, disk and times of a model on a machine, before its weights are there, with an interval.
 
-`world` reads them from world.yaml. Nothing here imports MLX.
+Hit rates come from replays through the engine's own slots, times from few figures of the machine. Only the probes of this
+machine import MLX at once.
 """

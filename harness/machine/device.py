@@ -20,6 +20,7 @@ from harness.schema import profiles
 from . import identity
 
 AUTO = "auto"
+CUDA_SHARE = 0.9  # of a GPU's memory; its driver and other programs need some. Metal's own figure leaves room for them
 SAME_MEMORY = 0.1  # relative difference that GB against GiB can explain
 
 
@@ -85,7 +86,7 @@ def this_machine(*, mlx: bool = True) -> Device:
         from engine.model import backend as of_mlx
 
         backend, nbytes = of_mlx.backend(), of_mlx.gpu_memory_bytes()
-        gpu = None if nbytes is None else nbytes / GB
+        gpu = None if nbytes is None else nbytes / GB * (CUDA_SHARE if backend == "cuda" else 1)
         chip = of_mlx.device_name() if backend == "cuda" else chip
     return Device(AUTO, chip, backend, facts["cores"], memory_gb=identity.memory_gb(), gpu_memory_gb=gpu)
 

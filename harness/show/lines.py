@@ -112,9 +112,16 @@ def savings(df: pd.DataFrame) -> list[tuple[str, float, int]]:
     return [(str(reason), float(seconds.sum()), len(seconds)) for reason, seconds in groups]
 
 
+def foreign_limits(df: pd.DataFrame) -> list[str]:
+    """The names of devices whose limits held on another machine."""
+    return sorted(df["device_profile"].dropna().unique()) if "device_profile" in df else []
+
+
 def health(df: pd.DataFrame) -> list[str]:
-    """The noise between runs, the drift of the sentinel, and the trials that are still suspect."""
+    """Limits of another machine, the noise between runs, the drift of the sentinel, and trials that are still suspect."""
     lines, found = [], noise(df)
+    for name in foreign_limits(df):
+        lines.append(f"limits of device={name}, which is not the machine that measured: its speeds are not those of {name}")
     known = [f"{SHORT[m]} {row['sd']:.1%}" for m, row in found.iterrows() if row["runs"] and row["sd"] > 0]
     if known:
         lines.append(f"noise from run to run: {', '.join(known)} ({int(found['runs'].max())} runs)")

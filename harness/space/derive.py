@@ -25,6 +25,7 @@ LEAST_BLOCK_KIB, MOST_BLOCK_KIB = 4, 1 << 15
 LEAST_THREADS, MOST_THREADS = 8, 32
 HOT = {"type": "float", "low": 0.05, "high": 0.75, "step": 0.05}
 WIDE = 1.5  # ratio of the ends of a range of cache_gb that is worth a search
+BETTER = 1.1  # factor by which a poorer choice must widen that range to be taken
 SHARES = (0.1, 0.02, 0.0)  # of the room for the cache that one value of another knob may take; the first that fits
 
 
@@ -181,7 +182,7 @@ def _fitting(
         for share in SHARES:
             space, trimmed = room.trimmed(whole, share)
             cache = room.cache(space)
-            if cache is None or cache["high"] / cache["low"] <= widest:
+            if cache is None or cache["high"] / cache["low"] <= widest * BETTER:
                 continue
             widest, reasons = cache["high"] / cache["low"], why | trimmed
             best = space if "cache_gb" in room.fixed else {"cache_gb": cache, **space}

@@ -63,7 +63,8 @@ class Room:
             number = len(values)
             while number > 1 and (extra := self._extra(kept, name, values[number - 1])) > share * self._most(kept):
                 number -= 1
-                reason = f"it takes {extra:.2g} GB beside the cache, more than {share:.0%} of the room for it"
+                much = f"more than {share:.0%} of the room for it" if share else "and there is no room for it"
+                reason = f"it takes {extra:.2g} GB beside the cache, {much}"
                 reasons[name if number == 1 else f"{name}={values[number]}"] = reason
             if number < len(values):
                 kept = _cut(kept, name, values[:number])
@@ -90,11 +91,11 @@ class Room:
         if name.startswith("prefetch"):
             values = {**values, "prefetch": "stale_gate"}
             if name == "prefetch_width" and "prefetch_depth" in space:
-                values["prefetch_depth"] = space["prefetch_depth"]["high"]
+                values["prefetch_depth"] = _ends(space["prefetch_depth"])[-1]
         if name.startswith("read"):
             values = {**values, **({"io_mode": "direct"} if "io_mode" in space else {})}
             if name == "read_threads" and "read_block_kib" in space:
-                values["read_block_kib"] = space["read_block_kib"]["values"][-1]
+                values["read_block_kib"] = _ends(space["read_block_kib"])[-1]
         least = {k: v for k, v in values.items() if k != "prefetch"} if name == "prefetch_depth" else values
         own, other = (self._left([s], token) for s in ({**values, name: value}, least))
         return other - own

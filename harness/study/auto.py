@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shlex
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,7 +74,8 @@ def automatic(
         notes.append(f"everything fits: {whole:.3g} GB with all experts resident; streaming can only save memory")
     notes += found.lines()
     if source.levels is None:
-        notes.append(f"packing: {_packing(source, given)}")
+        high = found.space.get("cache_gb", {"high": fixed.get("cache_gb")})["high"]
+        notes.append(f"packing: {_packing(source, given, footprint, high)}")
     return Automatic(found, tuple(notes))
 
 
@@ -104,8 +105,8 @@ def _described(source: Checkpoint) -> str:
     )
 
 
-def _packing(source: Checkpoint, given: str) -> str:
-    """What packing takes (time, disk) and gives, and its command."""
+def _packing(source: Checkpoint, given: str, footprint: Callable[[Knobs], Any], cache_gb: float) -> str:
+    """What packing takes (time, disk) and gives, and its command. `cache_gb`: the largest cache of the space."""
     try:
         found = estimate(source)
     except (CheckpointError, HeadraceError) as e:
@@ -114,11 +115,20 @@ def _packing(source: Checkpoint, given: str) -> str:
     short = f", and {free:.3g} are free on the checkpoint's disk" if free < found.store_gb else ""
     levels = ",".join(map(str, found.levels))
     shares = ", ".join(f"{share:.2g} at {bits} bits" for bits, share in zip(found.levels, found.shares, strict=True))
+    fit = [f"{_held(cache_gb, footprint(Knobs()).all_experts_gb)} as stored"]
+    for bits in found.levels:
+        if bits < source.expert_bits:
+            fit.append(f"{_held(cache_gb, footprint(Knobs(expert_bits=bits)).all_experts_gb)} at {bits} bits")
     return (
-        f"a store makes the bits a knob. It takes {_time(found)} and {found.store_gb:.3g} GB of disk{short}. An expert then "
-        f"reads {shares} of its bytes, and about as much less of the cache: "
+        f"a store makes the bits a knob. It takes {_time(found)} and {found.store_gb:.3g} GB of disk{short}. Of an expert's "
+        f"bytes it reads {shares}, and a cache of {cache_gb:.3g} GB holds {', '.join(fit)}: "
         f"python -m engine pack --model {shlex.quote(given)} --levels {levels} STORE"
     )
+
+
+def _held(cache_gb: float, all_experts_gb: float) -> str:
+    """`11%`."""
+    return f"{min(1.0, cache_gb / all_experts_gb):.0%}"
 
 
 def _time(found: Estimate) -> str:

@@ -193,6 +193,8 @@ class Study:
 
 def study_from_config(config: DictConfig) -> Study:
     """Check a composed configuration. Raises `ConfigError`, `CheckpointError` or `JudgeError`."""
+    if OmegaConf.is_missing(config.model, "path"):
+        raise ConfigError("model.path is not set; give model.path=DIR, or ORG/NAME of a downloaded model")
     c: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     check_numbers(c)
     if c["rehearse"]:

@@ -136,6 +136,7 @@ def identity(summary: Summary) -> list[tuple[str, str]]:
         ("machine", ", ".join(dict.fromkeys(w for w in (*machine, memory) if w))),
         ("backend", one("backend")),
         ("memory limit", f"{one('limit_gb')} GB" if one("limit_gb") else ""),
+        ("limits of", f"{one('device_profile')}, which is not this machine" if one("device_profile") else ""),
         ("read limit", f"{one('ssd_gbps')} GB/s (simulated disk)" if one("ssd_gbps") else ""),
         ("model", one("model")),
         ("architecture", one("architecture")),

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from families import configuration
 from mlx.utils import tree_flatten
+from tiny import make
 
 from engine import Checkpoint, Judge, Knobs, footprint, load
 from engine.measure.judge import Text
@@ -72,10 +73,7 @@ def test_what_is_possible_is_what_loading_accepts(family: str, checkpoint: Calla
     load(path, Knobs(cache_gb=cache_gb, prefetch="stale_gate", prefetch_width=found.widest)).close()
 
 
-def test_what_a_model_refuses_has_a_reason(checkpoint: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    source = Checkpoint.open(checkpoint("kimi_k2"))
-    monkeypatch.setattr("engine.streaming.install.router_of", lambda *args: None)
-    monkeypatch.setattr("engine.streaming.window.chain.LAYER", re.compile("(no)(such)layer"))
-    found = possible(source)
-    assert found.windows.startswith("sync_window is not possible for this model: ") and "; use" not in found.windows
-    assert found.prefetch == "no router of kimi_k2 can be run ahead of time" and found.widest == 1
+def test_what_a_model_refuses_has_a_reason(tmp_path: Path) -> None:
+    found = possible(Checkpoint.open(make(tmp_path / "m", "hunyuan", config=configuration("hunyuan"))))
+    assert found.windows == "sync_window is not possible for this model: DecoderLayer is not in a plain chain"
+    assert found.prefetch == "no router of hunyuan can be run ahead of time" and found.widest == 1

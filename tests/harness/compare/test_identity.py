@@ -33,6 +33,7 @@ def test_equal_studies_differ_in_nothing(tmp_path: Path) -> None:
         ({"cpu": "M4 Max", "cores": 16}, "cpu M2 Max -> M4 Max", set(), "machines differ in kind"),
         ({"machine": "two"}, "machine one -> two", set(), "of one kind, but not the same"),
         ({"mlx": "0.33.0", "headrace_version": None}, "headrace_version 0.3.0 -> unknown", set(), "versions differ"),
+        ({"device_profile": "m1_8gb"}, "device_profile its own -> m1_8gb", set(), None),
         ({"ssd_gbps": 0.3}, "ssd_gbps unlimited -> 0.3", set(), "two disks"),
         ({"model": "renamed"}, "model m -> renamed", set(), None),
         ({"space": "t", "config": {"identity": {"space": {"search_space": {"cache_gb": [0.005, 0.08]}, "knobs": {}}}}},

@@ -86,4 +86,4 @@ def test_a_machine_is_described(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backend, "gpu_memory_bytes", lambda: 80 * 10**9)
     monkeypatch.setattr(backend, "device_name", lambda: "NVIDIA H200")
     found = device.this_machine.__wrapped__()
-    assert (found.chip, found.gpu_memory_gb) == ("NVIDIA H200", 80)
+    assert (found.chip, found.gpu_memory_gb) == ("NVIDIA H200", 72)

@@ -21,6 +21,9 @@ def test_savings_are_named_by_their_reason() -> None:
 def test_violations_and_drift_have_one_line() -> None:
     df = trials((1, 1, 1), (2, 2, 2), feasible=[False, True], violated=["perplexity <= 1", None], run=[0, 0])
     assert violations(df) == ["1 violate a constraint, most often perplexity <= 1"]
+    assert health(df.assign(device_profile=["m1_8gb", None]))[0].startswith(
+        "limits of device=m1_8gb, which is not the machine"
+    )
     assert health(df.assign(drift=[0.9, None]))[-1] == "sentinel speed 90% to 90% of the earlier median in 1 runs"
 
 

@@ -191,6 +191,11 @@ def test_a_store_that_fits_with_some_of_its_levels_only() -> None:
     assert lowest.left_out["cold_bits"] == "4 bits do not fit"
 
 
+def test_a_narrow_range_costs_no_other_knob() -> None:
+    found = derive(fake(), Host(25, 12, "metal"), {}).space
+    assert found["cache_gb"]["high"] == 13 and len(found["read_threads"]["values"]) == 5 and "read_block_kib" in found
+
+
 def test_a_model_that_does_not_fit_is_one_line() -> None:
     with pytest.raises(ConfigError) as e:
         derive(fake(), Host(21, 8, "metal"), {})

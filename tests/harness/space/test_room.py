@@ -61,5 +61,16 @@ def test_a_knob_with_one_value_left_is_no_choice() -> None:
     assert found["read_threads"] == 1 and "read_threads" in why  # 16 is the default
 
 
+def test_threads_are_judged_with_the_block_that_is_left() -> None:
+    space = {**SPACE, "read_block_kib": {"type": "ordinal", "values": [4, 8192]}}
+
+    def footprint(knobs: Knobs) -> Any:
+        rest = knobs.read_threads * knobs.read_block_kib / 1024 if knobs.io_mode == "direct" else 0
+        return SimpleNamespace(one_token_gb=10.0, all_experts_gb=100.0, predicted_peak_gb=rest + (knobs.cache_gb or 100))
+
+    found, _ = Room(footprint, 30, {}).trimmed(space, 0.1)
+    assert found["read_block_kib"] == 4 and found["read_threads"]["values"] == [1, 4, 16]
+
+
 def test_nothing_is_cut_where_there_is_room() -> None:
     assert room(600, window=1, ahead=1, thread=0.1).trimmed(SPACE, 0.1) == (SPACE, {})

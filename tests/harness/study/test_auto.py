@@ -30,6 +30,7 @@ def auto(place: Path, checkpoint: Path, *overrides: str) -> Study:
         return study_from_config(compose("config", given))
 
 
+@pytest.mark.slow
 def test_the_whole_study_of_a_users_model(place: Path, cli: Cli, checkpoint: Make) -> None:
     path = shutil.copytree(checkpoint("qwen3_moe"), place / "My Model")
     few = ("protocol.timed_tokens=4", "protocol.warm_up_tokens=1", "quality.most=1")
@@ -96,6 +97,11 @@ def test_a_foreign_engine_with_three_sizes(place: Path, cli: Cli) -> None:
     status, out, err = cli("study=auto", "budget.trials=3", "protocol.timed_tokens=64")
     assert (status, err) == (0, "") and "not known whether a sync costs time" in out
     assert len(read_trials(place / "results" / place.name)) == 4
+
+
+def test_without_a_model_the_error_names_the_key(place: Path, cli: Cli) -> None:
+    status, _, err = cli("study=auto", "model.path=???")
+    assert (status, err) == (2, "model.path is not set; give model.path=DIR, or ORG/NAME of a downloaded model\n")
 
 
 def test_parts_of_an_entry_replace_parts() -> None:

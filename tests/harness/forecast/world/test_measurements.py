@@ -8,8 +8,8 @@ import pytest
 
 from engine import HeadraceError
 from engine.shapes.library import shape
-from harness.forecast.published import Measured
-from harness.forecast.world import read_measurements, world
+from harness.forecast.world.measurements import read_measurements, world
+from harness.forecast.world.published import Measured
 
 
 def test_there_are_enough_of_many_machines_models_and_engines() -> None:

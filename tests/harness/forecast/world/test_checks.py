@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from engine import HeadraceError
-from harness.forecast.checks import measured
+from harness.forecast.world.checks import measured
 
 GOOD: dict[str, Any] = {
     "name": "a", "engine": "e", "machine": {"chip": "Apple M4", "compute": "metal", "memory_gb": 16}, "shape": "glm_5",

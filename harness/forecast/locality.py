@@ -1,0 +1,111 @@
+"""Locality: the share of a token's experts that a cache misses, replayed through the engine's own slots.
+
+A model with a trace replays it. Any other model replays synthetic routing in its own shape, once for each trace that there
+is: a trace's parameters (`engine.routing.fitted`) are one possible world. How far the worlds differ is what is not known of
+the model's locality. LAYERS layers at equal distances over the depth stand for all, since a layer's slots are its own.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from engine.errors import HeadraceError
+from engine.knobs import GB, Knobs
+from engine.replay.replay import replay
+from engine.replay.sizes import Sizes
+from engine.routing.fitted import FITTED
+from engine.routing.synthetic import synthetic
+from engine.routing.traces.recording import Recording, read_recording
+
+LAYERS, PROMPT, DECODED = 6, 128, 128
+SHARE = 1 << 20  # bytes of an expert in a replay, of which only the slots matter
+
+
+@dataclass(frozen=True)
+class Worlds:
+    """Possible routings of one model: those of traces of other models, or its own."""
+
+    experts: int
+    top_k: int
+    names: tuple[str, ...]
+    recordings: tuple[Recording, ...]
+
+    def missed(self, slots: Sequence[float]) -> np.ndarray:
+        """The share of a token's experts that is missed with so many slots a layer, float64 [worlds, slots]."""
+        return np.array([[1 - self._hits(recording, n) for n in slots] for recording in self.recordings])
+
+    def prompt_share(self, tokens: int) -> float:
+        """The share of a layer's experts that a pass over so many tokens uses, averaged over worlds and layers."""
+        shares = []
+        for recording in self.recordings:
+            some = recording.experts[:tokens]
+            used = [len(np.unique(some[:, n])) for n in range(some.shape[1])]
+            share = float(np.mean(used)) / self.experts
+            more = tokens / len(some)  # independent draws beyond the recording: an upper limit
+            shares.append(1 - (1 - share) ** more)
+        return float(np.mean(shares))
+
+    def _hits(self, recording: Recording, slots: float) -> float:
+        """Between two whole numbers of slots, and below those of one token, hit rates are interpolated."""
+        if slots >= self.experts:
+            return 1.0
+        if slots < self.top_k:  # the engine needs a slot for each expert of a token; other engines do not
+            return max(0.0, slots) / self.top_k * self._whole(recording, self.top_k)
+        low = int(slots)
+        rest = slots - low
+        below = self._whole(recording, low)
+        return below if not rest else below * (1 - rest) + rest * self._whole(recording, low + 1)
+
+    def _whole(self, recording: Recording, slots: int) -> float:
+        return 1.0 if slots >= self.experts else _hit_rate(_Known(recording), self.experts, slots)
+
+
+class _Known:
+    """A recording by its identity, for a cache of results."""
+
+    def __init__(self, recording: Recording) -> None:
+        self.recording = recording
+
+    def __hash__(self) -> int:
+        return id(self.recording)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Known) and other.recording is self.recording
+
+
+@functools.lru_cache(maxsize=4096)
+def _hit_rate(known: _Known, experts: int, slots: int) -> float:
+    _, layers, top_k = known.recording.experts.shape
+    sizes = Sizes(layers, experts, top_k, SHARE)
+    found = replay(known.recording, sizes, Knobs(cache_gb=layers * slots * SHARE / GB)).hit_rate
+    assert found is not None
+    return found
+
+
+@functools.lru_cache(maxsize=64)
+def worlds_of(experts: int, top_k: int) -> Worlds:
+    """The worlds of a model without a trace."""
+    if top_k >= experts:
+        raise HeadraceError(f"a model that uses {top_k} of {experts} experts has nothing to stream; give another model")
+    made = [
+        Recording.made_up(synthetic(locality, PROMPT + DECODED, LAYERS, experts, top_k), PROMPT, f"locality of {name}")
+        for name, locality in FITTED.items()
+    ]
+    return Worlds(experts, top_k, tuple(FITTED), tuple(made))
+
+
+def own_world(trace: Path, layers: int, experts: int, top_k: int) -> Worlds:
+    """The one world of a model with a trace. Raises `HeadraceError` for a trace that does not fit the model."""
+    recording = read_recording(trace)
+    found = recording.experts.shape
+    if found[1:] != (layers, top_k) or recording.experts.max(initial=-1) >= experts:
+        raise HeadraceError(
+            f"trace {trace} ({recording.shape}) does not fit the model, which has {layers} layers of {experts} experts, "
+            f"top-{top_k}; give a trace of this model, or leave --trace out"
+        )
+    return Worlds(experts, top_k, (str(trace.name),), (recording,))

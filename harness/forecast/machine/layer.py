@@ -1,0 +1,134 @@
+"""Layer: the time that a layer of a model's real shape takes to compute on this machine, with weights of zeros.
+
+Two short models are built with mlx-lm, as deep as the first layers with routed experts, one a few layers deeper. They have
+the model's widths, heads and formats, as many experts as two tokens use, and a part of the vocabulary. The difference of
+their times is that of a layer. The rest is that of the head, in proportion to the vocabulary. Attention sees an almost empty
+context.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import math
+import statistics
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from engine.errors import HeadraceError, first_line
+from engine.shapes.as_checkpoint import as_checkpoint
+from engine.shapes.shape import Shape
+
+DEEPER = 4  # layers of a period of attention, in models that mix kinds
+MOST_BYTES = 6 << 30  # of the weights of a short model; a deeper one is shortened
+ROUNDS, LONGEST_S = 12, 2.5
+PROMPT = 16  # tokens of a pass that stands for a prompt
+VOCABULARY_PART = 8  # the head of a short model is that much smaller: on a CPU the whole one takes longer than the layers
+
+
+@dataclass(frozen=True)
+class LayerTime:
+    """Milliseconds of a token in a layer, in the rest of the model, and of a prompt's token in a layer.
+
+    `sd` is the standard deviation of the logarithm of a layer's time between rounds.
+    """
+
+    layer_ms: float
+    rest_ms: float
+    prompt_layer_ms: float
+    sd: float
+
+
+def layer_time(shape: Shape, bits: int | None) -> LayerTime:
+    """Measure the layers of a shape as converted to `bits`. Raises `HeadraceError` if mlx-lm cannot build or run it."""
+    first = min(switch.number for switch in shape.switches)
+    total = int(shape.built.layers)
+    low = min(first + 1, max(1, total - 1))
+    high = min(low + DEEPER, total)
+    if high == low:
+        raise HeadraceError(f"{shape.name} has {total} layer, of which no difference can be measured; give another model")
+    try:
+        one, more = (_Short(_shortened(shape, n), bits) for n in (low, high))
+        while more.nbytes > MOST_BYTES and high > low + 1:
+            high -= 1
+            more = _Short(_shortened(shape, high), bits)
+        return _times(one, more, low, high - low)
+    except HeadraceError:
+        raise
+    except Exception as e:  # MLX and mlx-lm raise almost anything for a shape that they cannot run
+        raise HeadraceError(
+            f"a layer of {shape.name} cannot be computed here ({first_line(e)}); name a profile: device=NAME"
+        ) from e
+
+
+def _times(one: _Short, more: _Short, low: int, apart: int) -> LayerTime:
+    one.run(1), more.run(1)
+    begin = time.perf_counter()
+    pairs: list[tuple[float, float]] = []
+    while len(pairs) < 3 or (len(pairs) < ROUNDS and time.perf_counter() - begin < LONGEST_S):
+        pairs.append((one.run(1), more.run(1)))
+    each = [max((b - a) / apart, 1e-4) for a, b in pairs]
+    layer = statistics.median(each)
+    rest = max(0.0, statistics.median(a for a, _ in pairs) - low * layer) * VOCABULARY_PART
+    prompt = max((more.run(PROMPT) - one.run(PROMPT)) / apart / PROMPT, layer / PROMPT)
+    deviations = [abs(math.log(value / layer)) for value in each]
+    return LayerTime(layer, rest, prompt, 1.4826 * statistics.median(deviations))
+
+
+def _shortened(shape: Shape, layers: int) -> Shape:
+    """The shape with so many layers, and as many experts as two tokens use in each."""
+    experts = min(shape.experts, max(16, -(-2 * shape.top_k // 16) * 16))
+    total = int(shape.built.layers)
+
+    def short(config: Mapping[str, Any]) -> dict[str, Any]:
+        out: dict[str, Any] = {}
+        for key, value in config.items():
+            if isinstance(value, Mapping):
+                out[key] = short(value)
+            elif value == total and "layer" in key:
+                out[key] = layers
+            elif value == shape.experts and "expert" in key:
+                out[key] = experts
+            elif value == shape.built.vocabulary:
+                out[key] = value // VOCABULARY_PART
+            elif isinstance(value, list) and len(value) == total:
+                out[key] = value[:layers]
+            else:
+                out[key] = copy.deepcopy(value)
+        return out
+
+    return dataclasses.replace(shape, config=short(shape.config))
+
+
+class _Short:
+    """A short model with weights of zeros."""
+
+    def __init__(self, shape: Shape, bits: int | None) -> None:
+        import mlx.core as mx
+        from mlx.utils import tree_flatten, tree_map
+
+        from engine.model.backend import compute_dtype
+        from engine.model.open import open_model
+
+        model = open_model(as_checkpoint(shape, bits))
+        if (dtype := compute_dtype()) is not None:
+            model.set_dtype(dtype)
+        model.update(tree_map(lambda value: mx.zeros(value.shape, value.dtype), model.parameters()))
+        flat: Any = tree_flatten(model.parameters())
+        self.nbytes = sum(value.nbytes for _, value in flat)
+        self._model = model
+        self._cache: Any = None
+
+    def run(self, tokens: int) -> float:
+        """Milliseconds of a pass over so many tokens; the second pass of two, so that the cache has its memory."""
+        import mlx.core as mx
+        from mlx_lm.models.cache import make_prompt_cache
+
+        if self._cache is None or tokens > 1:
+            self._cache = make_prompt_cache(self._model)
+            mx.eval(self._model(mx.zeros((1, tokens), mx.int32), cache=self._cache))
+        begin = time.perf_counter()
+        mx.eval(self._model(mx.zeros((1, tokens), mx.int32), cache=self._cache))
+        return (time.perf_counter() - begin) * 1000

@@ -1,0 +1,27 @@
+"""Tests of the disk's probe."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from engine import HeadraceError
+from harness.forecast.machine import disk
+
+
+def test_a_new_file_is_read_and_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(disk, "FILE_BYTES", 32 << 20)
+    found = disk.disk_speed((), 1 << 20, tmp_path)
+    assert found.gbps > 0 and found.sd >= 0 and "32 MiB" in found.how and list(tmp_path.iterdir()) == []
+
+
+def test_a_model_s_largest_file_is_read(tmp_path: Path) -> None:
+    small, large = tmp_path / "small", tmp_path / "large"
+    small.write_bytes(bytes(10)), large.write_bytes(bytes(4 << 20))
+    assert "read from large" in disk.disk_speed((small, large), 1 << 20, tmp_path).how
+
+
+def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    with pytest.raises(HeadraceError, match="name another folder with --folder"):
+        disk.disk_speed((), 1 << 20, tmp_path / "missing")
