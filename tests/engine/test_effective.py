@@ -24,6 +24,7 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "verify_reads": st.booleans(), "ssd_gbps": st.none() | st.just(0.3),
     "gpu_keep_warm": st.booleans(), "mlx_ops_per_buffer": st.none() | st.just(20),
     "mlx_mb_per_buffer": st.none() | st.just(50), "mlx_fast_synch": st.booleans(),
+    "mlx_cuda_graphs": st.booleans(),
     "expert_bits": st.none() | st.sampled_from(BITS), "cold_bits": st.none() | st.sampled_from(BITS),
     "hot_share": st.none() | share | st.sampled_from([0.0, 1.0]),
     "freq_exponent": st.sampled_from([0.0, 1.0]), "bits_plan": st.none() | st.just("plan.parquet"),

@@ -76,7 +76,7 @@ class Reader {
     void transfer(Worker &worker, const Taken &taken, Failure &failure);
     void start_threads();
     bool worth_waking(const Taken &taken) const;
-    void wake();
+    void wake(int count = 1);
     void release(Worker &worker);
     void end_block(const LoadPtr &load, const Failure &failure, Worker &worker, std::unique_lock<std::mutex> &lock);
     void end(const LoadPtr &load);
