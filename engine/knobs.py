@@ -52,8 +52,8 @@ def knob(
     backend: str | None = None,
 ) -> Any:  # fmt: skip
     """A dataclass field with the text for the generated tables and `--help`. `by_cache`: the effect on the logits depends on
-    the cached experts; `needs`: conditions on other knobs, without which this one has no effect; `backend`: it exists on that
-    backend of MLX alone."""
+    the cached experts; `needs`: conditions on other knobs, without which this one has no effect; `backend`: the only backend
+    of MLX that has it."""
     metadata = {"lossless": lossless, "text": text, "unit": unit, "by_cache": by_cache, "needs": needs, "backend": backend}
     return dataclasses.field(default=default, metadata=metadata)
 

@@ -89,8 +89,9 @@ def bench_beside(
     """Speed of this checkout over that of `other` for every cached share and every `sync_window`, and the ratio of a layer's
     bookkeeping for every number of `misses`.
 
-    The ceilings are those of `bench decode`, with MLX as it is by default.
-    `other_model`: the other checkout decodes this checkpoint, whose resident model also gives the ceilings. `profile`: one more turn of each with samples of the main thread.
+    The ceilings are those of `bench decode`, with MLX as it is by default. `other_model`: the other checkout decodes this
+    checkpoint, whose resident model also gives the ceilings. `profile`: one more turn of each with samples of the main
+    thread.
     """
     with _sides(other, model, other_model, variables(knobs.as_dict())) as sides:
         resident, *_ = settings_of(sides[2].source, knobs, [], [], True, False, None)
