@@ -31,6 +31,7 @@ def main(argv: Sequence[str] | None = None, program: str = "python -m engine") -
 def parser(program: str) -> argparse.ArgumentParser:
     """The parser of the command line. Its commands are imported here, within `run_command`, because MLX may not load."""
     refuse_translated()
+    import_module("engine.tokenizer.without_torch")  # before mlx-lm
     made = make_parser(program, ABOUT + (__doc__ or "").partition("\n\n")[2])
     parsers = made.add_subparsers(required=True, metavar="COMMAND")
     import_module("engine.cli.arguments.parser").add_commands(parsers)

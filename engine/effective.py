@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from engine.knobs import CACHE_DEPENDENT, DEFAULTS, LOSSY, METAL, NEEDS_MISSES, WORDS, Knobs, idle
+from engine.knobs import BACKENDS, CACHE_DEPENDENT, DEFAULTS, LOSSY, NEEDS_MISSES, WORDS, Knobs, idle
 
 WIDTHS = tuple(n for n in LOSSY if n not in (*CACHE_DEPENDENT, "top_k", "resident_bits"))  # knobs of the experts' widths
 
@@ -58,9 +58,10 @@ def _one_width(kept: dict[str, Any], stored: int | None) -> dict[str, Any]:
 
 def _as_in_model(kept: dict[str, Any], model: Any) -> None:
     """Unset values equal to the model's and knobs of another backend, and limit layer counts to the model's layers."""
-    if getattr(model, "backend", "metal") != "metal":
-        for name in METAL:
-            kept.pop(name, None)
+    if backend := getattr(model, "backend", None):
+        for name, own in BACKENDS.items():
+            if own != backend:
+                kept.pop(name, None)
     layers, top_k = (getattr(model, name, None) for name in ("moe_layers", "top_k"))
     if layers and (kept.get("sync_window") or 0) >= max(2, layers):
         kept["sync_window"] = WORDS["sync_window"]["all"]

@@ -35,7 +35,7 @@ from engine.measure.protocol import Protocol
 from engine.measure.timed_pass import Scored, timed_pass
 from engine.model.backend import backend, compute_dtype
 from engine.model.buffer_cache import buffer_cache_bytes, limit_buffer_cache, never_wire
-from engine.model.environment.metal import refuse_without_effect
+from engine.model.environment.backend_knobs import refuse_without_effect
 from engine.model.keep_warm import KeepWarm
 from engine.model.open import open_model
 from engine.model.resident import read_resident

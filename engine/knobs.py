@@ -49,12 +49,12 @@ def removed(name: str, value: Any = None) -> str | None:
 
 def knob(
     default: Any, text: str, *, unit: str = "", lossless: bool = True, by_cache: bool = False, needs: tuple[Need, ...] = (),
-    metal: bool = False,
+    backend: str | None = None,
 ) -> Any:  # fmt: skip
     """A dataclass field with the text for the generated tables and `--help`. `by_cache`: the effect on the logits depends on
-    the cached experts; `needs`: conditions on other knobs, without which this one has no effect; `metal`: it exists only on
-    MLX's Metal backend."""
-    metadata = {"lossless": lossless, "text": text, "unit": unit, "by_cache": by_cache, "needs": needs, "metal": metal}
+    the cached experts; `needs`: conditions on other knobs, without which this one has no effect; `backend`: the only backend
+    of MLX that has it."""
+    metadata = {"lossless": lossless, "text": text, "unit": unit, "by_cache": by_cache, "needs": needs, "backend": backend}
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -103,15 +103,19 @@ class Knobs:
         needs=(needs.STREAMS,))
     gpu_keep_warm: bool = knob(
         False, "Metal only: multiply small matrices on a stream of their own while decoding, to keep the GPU's clock up",
-        metal=True)
+        backend="metal")
     mlx_ops_per_buffer: int | None = knob(
         None, "Metal only: most operations of one command buffer (MLX_MAX_OPS_PER_BUFFER); unset: MLX's choice for the GPU",
-        metal=True)
+        backend="metal")
     mlx_mb_per_buffer: int | None = knob(
         None, "Metal only: most data of one command buffer (MLX_MAX_MB_PER_BUFFER); unset: MLX's choice for the GPU",
-        unit="MB", metal=True)
+        unit="MB", backend="metal")
     mlx_fast_synch: bool = knob(
-        False, "Metal only: faster synchronization of CPU and GPU (MLX_METAL_FAST_SYNCH, macOS 15 and later)", metal=True)
+        False, "Metal only: faster synchronization of CPU and GPU (MLX_METAL_FAST_SYNCH, macOS 15 and later)",
+        backend="metal")
+    mlx_cuda_graphs: bool = knob(
+        True, "CUDA only: launch many kernels together, as a CUDA graph (MLX_USE_CUDA_GRAPHS); false: each at once",
+        backend="cuda")
     expert_bits: int | None = knob(
         None, "bits of the routed experts; unset: as in the checkpoint", unit="bits", lossless=False, needs=(needs.NO_PLAN,))
     cold_bits: int | None = knob(
@@ -251,7 +255,8 @@ DEFAULTS = {f.name: f.default for f in dataclasses.fields(Knobs)}
 # Quality depends only on the lossy knobs, unless a cache-dependent one is set; then it depends on all knobs.
 LOSSY = tuple(f.name for f in dataclasses.fields(Knobs) if not f.metadata["lossless"])
 CACHE_DEPENDENT = tuple(f.name for f in dataclasses.fields(Knobs) if f.metadata["by_cache"])
-METAL = tuple(f.name for f in dataclasses.fields(Knobs) if f.metadata["metal"])
+# The knobs of one backend -> that backend.
+BACKENDS: dict[str, str] = {f.name: own for f in dataclasses.fields(Knobs) if (own := f.metadata["backend"])}
 NEEDS_MISSES = tuple(name for name, needs in NEEDS.items() if any(need.misses for need in needs))
 
 

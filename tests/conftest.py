@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import environment  # noqa: F401 (before numpy and matplotlib)
@@ -10,6 +10,7 @@ import pytest
 from tiny import make, make_fp8, make_gpt_oss_original, make_int4, make_original
 
 from engine.packing.pack import pack_store
+from engine.tokenizer.without_torch import show_torch
 
 # Folders and files whose tests take long together; `make quick` leaves them out.
 SLOW_ROOMS = (
@@ -39,6 +40,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """The routing profile and the like never touch the user's own cache folder."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+@pytest.fixture(autouse=True)
+def _torch_as_it_was() -> Iterator[None]:
+    """Commands that run in the test's process hide torch; the GP sampler needs it."""
+    yield
+    show_torch()
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,8 @@ static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
 static char noted[1 << 20];
 static char broken[64];
 static int broken_code, broken_after, inverted;
-static int64_t copied;
+static int64_t copied, from_locked;
+static struct { uint64_t begin, end; } locked[64];
 static char stream;
 
 static int note(const char *name) {
@@ -22,9 +23,10 @@ static int note(const char *name) {
     return code;
 }
 
-/* For the test: the names of the calls, bytes copied, inverted copies, and a function that fails after `after` calls. */
+/* For the test: the names of the calls, bytes copied (all, and from page-locked memory), inverted copies, and a function that fails after `after` calls. */
 const char *fake_calls(void) { return noted; }
 int64_t fake_copied(void) { return copied; }
+int64_t fake_from_locked(void) { return from_locked; }
 void fake_invert(int flag) { inverted = flag; }
 void fake_break(const char *name, int code, int after) {
     pthread_mutex_lock(&mutex);
@@ -44,15 +46,36 @@ int cuStreamCreate(void **made, unsigned flags) { return (void)flags, *made = &s
 int cuStreamSynchronize(void *waited) { return waited != &stream ? 400 : note("cuStreamSynchronize"); }
 int cuStreamDestroy_v2(void *destroyed) { return destroyed != &stream ? 400 : note("cuStreamDestroy_v2"); }
 int cuMemHostRegister_v2(void *memory, size_t size, unsigned flags) {
-    return (void)memory, (void)size, (void)flags, note("cuMemHostRegister_v2");
+    const int code = ((void)flags, note("cuMemHostRegister_v2"));
+    pthread_mutex_lock(&mutex);
+    for (int i = 0; code == 0 && i < 64; ++i) {
+        if (locked[i].end != 0) continue;
+        locked[i].begin = (uint64_t)(uintptr_t)memory;
+        locked[i].end = locked[i].begin + size;
+        break;
+    }
+    pthread_mutex_unlock(&mutex);
+    return code;
 }
-int cuMemHostUnregister(void *memory) { return (void)memory, note("cuMemHostUnregister"); }
+int cuMemHostUnregister(void *memory) {
+    pthread_mutex_lock(&mutex);
+    for (int i = 0; i < 64; ++i) {
+        if (locked[i].begin == (uint64_t)(uintptr_t)memory) locked[i].begin = locked[i].end = 0;
+    }
+    pthread_mutex_unlock(&mutex);
+    return note("cuMemHostUnregister");
+}
 int cuMemcpyAsync(uint64_t into, uint64_t from, size_t size, void *queue) {
     int code = queue != &stream ? 400 : note("cuMemcpyAsync");
     if (code != 0) return code;
     unsigned char *target = (unsigned char *)(uintptr_t)into;
     const unsigned char *source = (const unsigned char *)(uintptr_t)from;
     for (size_t i = 0; i < size; ++i) target[i] = inverted ? (unsigned char)~source[i] : source[i];
-    __atomic_fetch_add(&copied, (int64_t)size, __ATOMIC_RELAXED);
+    pthread_mutex_lock(&mutex);
+    copied += (int64_t)size;
+    for (int i = 0; i < 64; ++i) {
+        if (from >= locked[i].begin && from + size <= locked[i].end) from_locked += (int64_t)size;
+    }
+    pthread_mutex_unlock(&mutex);
     return 0;
 }

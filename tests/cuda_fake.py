@@ -32,7 +32,7 @@ class FakeCuda:
         self.path = compiled(folder)
         self._library = ctypes.CDLL(self.path)
         self._library.fake_calls.restype = ctypes.c_char_p
-        self._library.fake_copied.restype = ctypes.c_int64
+        self._library.fake_copied.restype = self._library.fake_from_locked.restype = ctypes.c_int64
 
     @property
     def calls(self) -> list[str]:
@@ -42,6 +42,11 @@ class FakeCuda:
     def copied(self) -> int:
         """Bytes copied so far."""
         return int(self._library.fake_copied())
+
+    @property
+    def copied_from_locked(self) -> int:
+        """Those of them that were in page-locked memory."""
+        return int(self._library.fake_from_locked())
 
     def invert(self) -> None:
         """Copies deliver inverted bits, so that bytes which took another way are seen."""

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+import engine.tokenizer.without_torch  # noqa: F401 - before mlx-lm
 from engine.checkpoint.checkpoint import Checkpoint
 from engine.engine import Engine, load
 from engine.knobs import Knobs

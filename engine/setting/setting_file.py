@@ -21,7 +21,7 @@ from typing import Any
 import yaml
 
 from engine.errors import HeadraceError, KnobError, did_you_mean, first_line
-from engine.knobs import WORDS, Knobs, idle
+from engine.knobs import BACKENDS, WORDS, Knobs, idle
 from engine.measure.measurement import Measurement
 from engine.measure.protocol import Protocol
 from engine.system.shipped import located
@@ -130,10 +130,13 @@ class Setting:
 
 def knobs_to_write(knobs: Knobs) -> tuple[dict[str, Any], dict[str, Any]]:
     """The values of a setting file's `knobs` and `search_only`: those that are set, and those with an effect that is not
-    `off`, even at their default."""
+    `off`, even at their default. Knobs of one backend at their default are left out: other machines refuse them."""
     values, set_names = knobs.as_dict(), knobs.set_names()
     without = idle(values)
-    off = [n for n, value in values.items() if value in (None, 0, "off") and n not in (*set_names, *WORDS)]
+    off = [
+        n for n, value in values.items()
+        if (value in (None, 0, "off") or n in BACKENDS) and n not in (*set_names, *WORDS)
+    ]  # fmt: skip
     kept = {name: value for name, value in values.items() if name not in without and name not in off}
     words = {name: next((w for w, v in WORDS.get(name, {}).items() if v == value), value) for name, value in kept.items()}
     return ({n: v for n, v in words.items() if n not in SEARCH_ONLY}, {n: v for n, v in words.items() if n in SEARCH_ONLY})

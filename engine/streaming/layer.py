@@ -15,6 +15,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
+from engine.model.backend import backend
 from engine.model.probe import deferred
 from engine.model.switches import StreamingSwitch
 
@@ -44,6 +45,8 @@ class StreamedLayer:
         self.chosen = mx.array([], dtype=mx.uint32)
         self._state = state
         self._last = last
+        # On CUDA the device computes the experts while the next layer's graph is built. Elsewhere a start costs more.
+        self._starts = backend() == "cuda"
         self._only = cache.pools[0] if len(cache.pools) == 1 and cache.pools[0].decodes else None
 
     def reset(self) -> None:
@@ -75,17 +78,20 @@ class StreamedLayer:
         mx.eval(indices, *(p.ids for p in predictions))
         self._state.stats.sync_ms += (perf_counter() - begin) * 1e3
         if decoding and weights is None and self.prefetch is None and self._only is not None:
-            y = self._only.inner(x, self._only.decode(indices, self._state.position + 1))
-            if self.ends_pass and self._state.evaluate_last:
-                mx.eval(y)
-            return y
+            return self._started(self._only.inner(x, self._only.decode(indices, self._state.position + 1)))
         ids = np.array(indices).astype(np.int32)
         if weights is not None:
             ids, weights = self._gated(x, ids, weights)
-        y = self._counted(x, ids, predictions)
+        y = self._started(self._counted(x, ids, predictions))
+        return y if weights is None else y * weights
+
+    def _started(self, y: mx.array) -> mx.array:
+        """Evaluate the outputs if nothing later does, or start their evaluation where that is worth its cost."""
         if self.ends_pass and self._state.evaluate_last:
             mx.eval(y)
-        return y if weights is None else y * weights
+        elif self._starts:
+            mx.async_eval(y)
+        return y
 
     def _gated(self, x: mx.array, ids: np.ndarray, weights: mx.array) -> tuple[np.ndarray, mx.array]:
         """Return choice and weights after the gates. Without a missing expert both stay as they are."""

@@ -19,6 +19,7 @@ from engine.errors import CheckpointError, first_line
 
 from .kimi import load_kimi, replaces, tools_note
 from .own_code import OwnCode, own_code, read_tokenizer_config
+from .without_torch import show_torch
 
 VOCABULARIES = (
     "tokenizer.json",
@@ -63,6 +64,8 @@ def open_tokenizer(path: Path, *, trust_code: bool = False) -> OpenedTokenizer:
             return OpenedTokenizer(load_kimi(path, code, config, vocab, eos), tools=tools_note(code))
         from mlx_lm.utils import load_tokenizer
 
+        if code is not None:
+            show_torch()
         # Without the argument, transformers would ask on the terminal whether to run the code, and wait for an answer.
         tokenizer = load_tokenizer(path, {"trust_remote_code": trust_code}, eos_token_ids=eos)
         tokenizer.encode("a")  # the first use of a tokenizer may fail as well

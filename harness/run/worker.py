@@ -33,6 +33,7 @@ from typing import Any
 
 import numpy as np
 
+import engine.tokenizer.without_torch  # noqa: F401 - before mlx-lm
 from engine import Checkpoint, HeadraceError, Judge, Knobs, Measurement, Protocol, prepare_page_cache
 from engine.errors import OUT_OF_MEMORY, first_line, foreseeable
 from engine.system import atomic

@@ -24,6 +24,7 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "verify_reads": st.booleans(), "ssd_gbps": st.none() | st.just(0.3),
     "gpu_keep_warm": st.booleans(), "mlx_ops_per_buffer": st.none() | st.just(20),
     "mlx_mb_per_buffer": st.none() | st.just(50), "mlx_fast_synch": st.booleans(),
+    "mlx_cuda_graphs": st.booleans(),
     "expert_bits": st.none() | st.sampled_from(BITS), "cold_bits": st.none() | st.sampled_from(BITS),
     "hot_share": st.none() | share | st.sampled_from([0.0, 1.0]),
     "freq_exponent": st.sampled_from([0.0, 1.0]), "bits_plan": st.none() | st.just("plan.parquet"),
@@ -90,7 +91,7 @@ def test_a_value_is_legal_where_its_needs_are_met(name: str) -> None:
     assert name not in others and set(others) >= {need.knob for need in NEEDS[name]}
     changed = {"prefetch": "stale_gate", "io_mode": "direct", "bits_plan": "p", "verify_reads": True,
                "expert_bits": 4, "cold_bits": 2, "resident_bits": 4, "hot_share": 0.5, "read_block_kib": 64}  # fmt: skip
-    by_type = True if isinstance(DEFAULTS[name], bool) else 0.5 if isinstance(DEFAULTS[name], float) else 2
+    by_type = not DEFAULTS[name] if isinstance(DEFAULTS[name], bool) else 0.5 if isinstance(DEFAULTS[name], float) else 2
     value = changed.get(name, by_type)
     knobs = Knobs.from_mapping({**others, name: value})
     assert effective(knobs.as_dict())[name] == value != DEFAULTS[name]

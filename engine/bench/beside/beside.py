@@ -17,6 +17,7 @@ import numpy as np
 
 from engine.checkpoint.checkpoint import Checkpoint
 from engine.knobs import DEFAULTS, GB, Knobs
+from engine.model.environment.mlx_environment import VARIABLES, variables
 from engine.system.shipped import PACKAGES
 
 from ..contender import Contender, in_turns, spread
@@ -61,7 +62,8 @@ class Side:
     def open(self, knobs: Knobs, **arguments: Any) -> str:
         """Load an engine in the place of the one before; returns its mode. Only knobs that are set are sent, since another
         revision may not have the others."""
-        given = {name: value for name, value in knobs.as_dict().items() if value != DEFAULTS[name]}
+        without = () if self.name == "this" else VARIABLES
+        given = {n: value for n, value in knobs.as_dict().items() if value != DEFAULTS[n] and n not in without}
         mode: str = self.checkout.ask("open", model=str(self.model.resolve()), knobs=given, **arguments)["mode"]
         return mode
 
@@ -87,10 +89,11 @@ def bench_beside(
     """Speed of this checkout over that of `other` for every cached share and every `sync_window`, and the ratio of a layer's
     bookkeeping for every number of `misses`.
 
-    The ceilings are those of `bench decode`. `other_model`: the other checkout decodes this checkpoint, whose resident model
-    also gives the ceilings. `profile`: one more turn of each with samples of the main thread.
+    The ceilings are those of `bench decode`, with MLX as it is by default. `other_model`: the other checkout decodes this
+    checkpoint, whose resident model also gives the ceilings. `profile`: one more turn of each with samples of the main
+    thread.
     """
-    with _sides(other, model, other_model) as sides:
+    with _sides(other, model, other_model, variables(knobs.as_dict())) as sides:
         resident, *_ = settings_of(sides[2].source, knobs, [], [], True, False, None)
         if cached:
             sides[2].open(resident.knobs, **work.arguments(None))
@@ -112,9 +115,11 @@ def bench_beside(
 
 
 @contextlib.contextmanager
-def _sides(other: Path, model: Path, other_model: Path | None) -> Iterator[tuple[Side, Side, Side]]:
-    """This checkout, the other one, and the resident model."""
-    with Checkout(other) as theirs, Checkout(PACKAGES) as ours, Checkout(PACKAGES) as resident:
+def _sides(
+    other: Path, model: Path, other_model: Path | None, environment: dict[str, str]
+) -> Iterator[tuple[Side, Side, Side]]:
+    """This checkout, the other one, and the resident model. Knobs that are variables of MLX are this checkout's alone."""
+    with Checkout(other, {}) as theirs, Checkout(PACKAGES, environment) as ours, Checkout(PACKAGES, {}) as resident:
         base = other_model or model
         yield Side("this", ours, model), Side("other", theirs, base), Side("resident", resident, base)
 

@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Any
 
 from engine.errors import HeadraceError
+from engine.model.environment.mlx_environment import VARIABLES
 from engine.system.strict_json import from_json, to_json
 from engine.system.user_cache import child_environment
 
@@ -18,9 +19,12 @@ SHOWN = 3  # last lines of the process's errors in a message
 
 
 class Checkout:
-    """The process of one checkout, from its first request until `close`. Raises `HeadraceError` if it is no checkout."""
+    """The process of one checkout, from its first request until `close`. Raises `HeadraceError` if it is no checkout.
 
-    def __init__(self, folder: Path) -> None:
+    `environment`: MLX's variables for it (`engine.model.environment.mlx_environment`); it gets no others of them.
+    """
+
+    def __init__(self, folder: Path, environment: dict[str, str]) -> None:
         self.folder = folder.resolve()
         if not (self.folder / "engine" / "__init__.py").exists():
             raise HeadraceError(f"{folder} has no engine/__init__.py; give the folder of a checkout of Headrace")
@@ -28,7 +32,7 @@ class Checkout:
         command = [sys.executable, "-c", START, str(self.folder), str(Path(__file__).parent)]
         self._process = subprocess.Popen(
             command, cwd=self.folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, text=True,
-            env=child_environment(),
+            env={k: v for k, v in child_environment().items() if k not in VARIABLES.values()} | environment,
         )  # fmt: skip
         self._started = False
 

@@ -17,7 +17,7 @@ from typing import Any
 from engine.checkpoint.places.find import find_checkpoint, hub_name, in_places
 from engine.errors import HeadraceError, KnobError
 from engine.generation.sampling import Sampling
-from engine.knobs import DEFAULTS, IO_MODES, METAL, PREFETCH, REMOVED, WORDS, Knobs, default_text, removed
+from engine.knobs import BACKENDS, DEFAULTS, IO_MODES, PREFETCH, REMOVED, WORDS, Knobs, default_text, removed
 from engine.model.environment.mlx_environment import RESTARTED, restart_with
 from engine.setting.setting_file import Setting, read_setting
 from engine.setting.study_setting import PICK, setting_from
@@ -246,23 +246,23 @@ def knobs_of(args: argparse.Namespace, *, search: bool = False) -> Knobs:
     `KnobError`."""
     setting, given = setting_of(args), knobs_given(args)
     knobs = Knobs(**given) if setting is None else _for_here(setting.for_use(given, search=search), given)
-    if any(getattr(knobs, name) not in (None, DEFAULTS[name]) for name in METAL):
-        from engine.model.environment import metal
+    if any(getattr(knobs, name) not in (None, DEFAULTS[name]) for name in BACKENDS):
+        from engine.model.environment import backend_knobs
 
-        metal.refuse_elsewhere(knobs)
+        backend_knobs.refuse_elsewhere(knobs)
         restart_with(vars(knobs))
     return knobs
 
 
 def _for_here(knobs: Knobs, given: Collection[str]) -> Knobs:
     """The knobs without those of a setting that exist only on another backend, each left out with a note."""
-    if all(getattr(knobs, name) in (None, DEFAULTS[name]) for name in METAL):
+    if all(getattr(knobs, name) in (None, DEFAULTS[name]) for name in BACKENDS):
         return knobs
-    from engine.model.environment import metal
+    from engine.model.environment import backend_knobs
 
-    left_out = {name: DEFAULTS[name] for name in metal.without_effect(vars(knobs)) if name not in given}
+    left_out = {name: DEFAULTS[name] for name in backend_knobs.without_effect(vars(knobs)) if name not in given}
     for name in left_out:
-        backend = metal.backend()
+        backend = backend_knobs.backend()
         print(f"note: {knobs.shown(name)} of the setting is left out: MLX computes on {backend} here", file=sys.stderr)
     return Knobs.from_mapping({**knobs.as_dict(), **left_out})
 

@@ -1,4 +1,4 @@
-"""Environment: the knobs that MLX reads from environment variables, and the folder of its compiled kernels.
+"""Environment: the knobs of one backend of MLX, its environment variables, and the folder of its compiled kernels.
 
-Imports no model and no other engine room but errors, knobs and system. Only `metal` imports MLX.
+Imports no model and no other engine room but errors, knobs and system. Only `backend_knobs` imports MLX.
 """

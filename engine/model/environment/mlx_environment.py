@@ -1,7 +1,8 @@
-"""MLX environment: settings that MLX reads once from environment variables, when its Metal device starts.
+"""MLX environment: settings that MLX reads once from environment variables, when its device starts.
 
-A variable set later changes nothing (static values in mlx/utils.h and mlx/backend/metal/device.cpp). So a measuring child
-gets them in its environment, a command restarts itself with them, and `load` in a running process refuses to be too late.
+A variable set later changes nothing (static values in mlx/utils.h and in device.cpp of mlx/backend/metal and
+mlx/backend/cuda). So a measuring child gets them in its environment, a command restarts itself with them, and `load` in a
+running process refuses to be too late.
 This module imports no MLX; `engine` imports it before MLX.
 """
 
@@ -13,11 +14,13 @@ from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
 from engine.errors import KnobError
+from engine.knobs import DEFAULTS
 
 VARIABLES = {  # knob -> variable
     "mlx_ops_per_buffer": "MLX_MAX_OPS_PER_BUFFER",
     "mlx_mb_per_buffer": "MLX_MAX_MB_PER_BUFFER",
     "mlx_fast_synch": "MLX_METAL_FAST_SYNCH",
+    "mlx_cuda_graphs": "MLX_USE_CUDA_GRAPHS",
 }
 RESTARTED = "HEADRACE_RESTARTED"  # set in a command that restarted itself
 AT_START = {variable: os.environ.get(variable) for variable in VARIABLES.values()}  # when MLX was imported, or before
@@ -27,7 +30,11 @@ Exec = Callable[[str, list[str], dict[str, str]], NoReturn]
 
 def variables(values: Mapping[str, Any]) -> dict[str, str]:
     """The environment variables of knob values; without those that are at their defaults."""
-    return {variable: str(int(values[knob])) for knob, variable in VARIABLES.items() if values.get(knob)}
+    return {
+        variable: str(int(values[knob]))
+        for knob, variable in VARIABLES.items()
+        if values.get(knob) not in (None, DEFAULTS[knob])
+    }
 
 
 def refuse_late(values: Mapping[str, Any]) -> None:

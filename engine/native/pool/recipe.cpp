@@ -17,7 +17,8 @@ std::uint8_t *place(const Source &source, const Load &load) {
 void Recipe::ranges(const Load &load, std::vector<Range> &found) const {
     found.clear();
     for (const Source &source : sources) {
-        found.push_back({source.file[load.expert], source.offset[load.expert], source.size, place(source, load)});
+        found.push_back({source.file[load.expert], source.offset[load.expert], source.size, place(source, load),
+                         source.slots.data != nullptr});
     }
 }
 
@@ -73,16 +74,20 @@ std::size_t Recipe::largest() const {
 
 void Recipe::finish(Load &load, Worker &worker) const {
     if (!verify(load) || made.empty()) return;
-    if (worker.device != nullptr) worker.room.resize(std::max(worker.room.size(), largest()));
+    std::uint8_t *room = worker.scratch.data;  // page-locked, and no read uses it now: the fastest to copy from
+    if (worker.device != nullptr && worker.scratch.size < largest()) {
+        worker.room.resize(std::max(worker.room.size(), largest()));
+        room = worker.room.data();
+    }
     for (const Made &one : made) {
         std::uint8_t *into = one.slots.at(load.slot);
         if (worker.device == nullptr) {
             make(one, load, into);
             continue;
         }
-        make(one, load, worker.room.data());
+        make(one, load, room);
         const std::size_t bytes = static_cast<std::size_t>(one.slots.slot_bytes);
-        int code = worker.device->copy(into, worker.room.data(), bytes, worker.scratch);
+        int code = worker.device->copy(into, room, bytes, worker.scratch);
         if (code == 0) code = worker.device->finish(worker.scratch);
         if (code != 0) {
             load.failure.kind = Failure::DEVICE;

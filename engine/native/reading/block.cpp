@@ -18,14 +18,15 @@ std::int64_t transferred_bytes(const Block &block, std::int64_t alignment) {
 }
 
 void BlockReader::lay_out(const Block &block, const Piece *pieces, const ReadRules &rules, std::int64_t memory,
-                          std::uint8_t *scratch, std::int64_t begin, std::int64_t transferred) {
+                          std::uint8_t *scratch, std::int64_t begin, std::int64_t transferred, bool device) {
     views_.clear();
     copies_.clear();
     const auto view = [this](std::uint8_t *at, std::int64_t size) {
         if (size > 0) views_.push_back({at, static_cast<std::size_t>(size)});
     };
-    const auto copy = [this](std::uint8_t *into, const std::uint8_t *from, std::int64_t size) {
-        if (size > 0) copies_.push_back({into, from, size});
+    bool by_device = false;  // of the piece at hand
+    const auto copy = [&](std::uint8_t *into, const std::uint8_t *from, std::int64_t size) {
+        if (size > 0) copies_.push_back({into, from, size, by_device});
     };
     std::int64_t done = 0, at = block.offset - begin;  // bytes of the read that have a destination; place of the next piece
     for (std::uint32_t i = block.first; i < block.first + block.count; ++i) {
@@ -33,7 +34,8 @@ void BlockReader::lay_out(const Block &block, const Piece *pieces, const ReadRul
         const std::int64_t first = up(at, rules.alignment);
         const std::int64_t last = (at + piece.size) / rules.alignment * rules.alignment;
         const auto address = reinterpret_cast<std::uintptr_t>(piece.into + (first - at));
-        if (memory != 0 && last - first >= rules.least && address % static_cast<std::uintptr_t>(memory) == 0) {
+        by_device = device && piece.slot;
+        if (!by_device && memory != 0 && last - first >= rules.least && address % static_cast<std::uintptr_t>(memory) == 0) {
             view(scratch + done, first - done);
             view(piece.into + (first - at), last - first);
             copy(piece.into, scratch + at, first - at);
@@ -87,7 +89,7 @@ std::int64_t BlockReader::read(int fd, const Block &block, const Piece *pieces, 
     const std::int64_t begin = block.offset / rules.alignment * rules.alignment;
     const std::int64_t needed = block.offset + block.size - begin;
     const std::int64_t all = transferred_bytes(block, rules.alignment);
-    lay_out(block, pieces, rules, memory, scratch.data, begin, all);
+    lay_out(block, pieces, rules, memory, scratch.data, begin, all, device != nullptr);
     if (rules.apart) {
         std::int64_t offset = begin, rest = needed;
         for (iovec one : views_) {
@@ -101,14 +103,16 @@ std::int64_t BlockReader::read(int fd, const Block &block, const Piece *pieces, 
         return -1;
     }
     int code = 0;
+    bool queued = false;
     for (const Copy &one : copies_) {
-        if (device == nullptr) {
+        queued = queued || one.by_device;
+        if (!one.by_device) {
             std::memcpy(one.into, one.from, static_cast<std::size_t>(one.size));
         } else if ((code = device->copy(one.into, one.from, static_cast<std::size_t>(one.size), scratch)) != 0) {
             break;
         }
     }
-    if (device != nullptr && code == 0) code = device->finish(scratch);
+    if (queued && code == 0) code = device->finish(scratch);
     if (code != 0) {
         failure = {Failure::DEVICE, code, block.file, block.offset, -1};
         return -1;

@@ -36,8 +36,8 @@ struct Failure {
 class BlockReader {
   public:
     // Reads `block` whose destinations are `pieces`. `memory`: alignment of destinations, bytes; 0: always through scratch
-    // memory. With `device`, copies are made by it. Returns the bytes read from the file, including alignment; -1 with the
-    // reason in `failure`.
+    // memory. With `device`, all bytes of slots pass through scratch memory, and the device copies them. Returns the bytes
+    // read from the file, including alignment; -1 with the reason in `failure`.
     std::int64_t read(int fd, const Block &block, const Piece *pieces, const ReadRules &rules, std::int64_t memory,
                       const Scratch &scratch, DeviceCopy *device, Faults &faults, bool speculative, Failure &failure);
 
@@ -46,9 +46,10 @@ class BlockReader {
         std::uint8_t *into;
         const std::uint8_t *from;
         std::int64_t size;
+        bool by_device;
     };
     void lay_out(const Block &block, const Piece *pieces, const ReadRules &rules, std::int64_t memory, std::uint8_t *scratch,
-                 std::int64_t begin, std::int64_t transferred);
+                 std::int64_t begin, std::int64_t transferred, bool device);
     bool read_fully(int fd, iovec *views, std::size_t count, std::int64_t offset, std::int64_t needed, const Block &block,
                     const ReadRules &rules, Faults &faults, bool speculative, Failure &failure);
     std::vector<iovec> views_;

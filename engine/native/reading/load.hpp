@@ -18,7 +18,7 @@ struct Worker {
     Buffer memory;  // of `scratch`, aligned to a unit of direct reads
     Scratch scratch;
     DeviceCopy *device = nullptr;
-    std::vector<std::uint8_t> room;  // for conversions
+    std::vector<std::uint8_t> room;  // for conversions larger than the scratch memory
 };
 
 // Runs in the thread that read a load's last block, when all bytes have arrived. It outlives the load.

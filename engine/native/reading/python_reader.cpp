@@ -70,7 +70,6 @@ PyObject *reader_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
             PyErr_Format(PyExc_OSError, "%s: %s", device, error.c_str());
             return nullptr;
         }
-        for (std::int64_t &one : options.memory) one = 0;
     }
     return hold(type, new Reader(std::move(options)));
 }

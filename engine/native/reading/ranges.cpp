@@ -22,7 +22,7 @@ void cut(std::vector<Range> &ranges, std::int64_t block_bytes, std::int64_t alig
                 stop = (at + block_bytes + alignment - 1) / alignment * alignment;
             }
             const std::int64_t taken = std::min(range.size - done, stop - end);
-            pieces.push_back({range.into + done, taken});
+            pieces.push_back({range.into + done, taken, range.slot});
             blocks.back().count += 1;
             blocks.back().size += taken;
             end += taken;

@@ -5,18 +5,21 @@
 
 namespace headrace {
 
-// A byte range of a file and its destination, memory of the same size.
+// A byte range of a file and its destination, memory of the same size. `slot`: the destination is in a slot, which on a device
+// is not written by the host.
 struct Range {
     std::int32_t file;
     std::int64_t offset;
     std::int64_t size;
     std::uint8_t *into;
+    bool slot = true;
 };
 
 // Consecutive bytes of a block that have one destination.
 struct Piece {
     std::uint8_t *into;
     std::int64_t size;
+    bool slot;
 };
 
 // One read: consecutive bytes of one file, for the pieces `first` .. `first + count` of its load.

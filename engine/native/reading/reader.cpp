@@ -88,9 +88,9 @@ int Reader::threads() {
     return static_cast<int>(threads_.size());
 }
 
-// Each thread that begins to read wakes one more, so that a request pays for one wake at most.
-void Reader::wake() {
-    if (idle_ > 0 && reading_ < options_.threads) more_.notify_one();
+// Each thread that begins to read wakes two more, so that a request pays for one wake at most.
+void Reader::wake(int count) {
+    for (int i = 0; i < count && i < idle_ && reading_ < options_.threads; ++i) more_.notify_one();
 }
 
 void Reader::hurry(const LoadPtr &load) {
@@ -279,7 +279,7 @@ bool Reader::attach(Worker &worker, Failure &failure) {
 
 void Reader::read(Worker &worker, Taken &taken, std::unique_lock<std::mutex> &lock) {
     ++reading_;
-    if (&worker != &helper_ && (!demand_.empty() || !speculative_.empty())) wake();
+    if (&worker != &helper_ && (!demand_.empty() || !speculative_.empty())) wake(2);
     lock.unlock();
     Failure failure;
     try {

@@ -79,7 +79,7 @@ class Reader {
     void start_threads();
     bool worth_waking(const Taken &taken) const;
     void count(const Load &load, std::int64_t bytes);
-    void wake();
+    void wake(int count = 1);
     void release(Worker &worker);
     void end_block(const LoadPtr &load, const Failure &failure, Worker &worker, std::unique_lock<std::mutex> &lock);
     void end(const LoadPtr &load);

@@ -55,7 +55,7 @@ def test_model_knobs_and_texts_come_from_the_file(tmp_path: Path, capsys: Any) -
 def test_metal_knobs_of_a_file_are_left_out_elsewhere_and_those_of_the_command_refused(
     tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("engine.model.environment.metal.backend", lambda: "cuda")
+    monkeypatch.setattr("engine.model.environment.backend_knobs.backend", lambda: "cuda")
     mac = replace(SETTING, knobs={**SETTING.knobs, "gpu_keep_warm": True, "mlx_ops_per_buffer": 20})
     file = str(written(tmp_path, mac))
     assert knobs_of(arguments("--config", file)) == Knobs(cache_gb=0.01, read_threads=2)

@@ -12,7 +12,7 @@ import pytest
 
 from engine import Knobs, footprint, load
 from engine.model import keep_warm
-from engine.model.environment import metal
+from engine.model.environment import backend_knobs
 from engine.model.keep_warm import KeepWarm
 
 
@@ -45,7 +45,7 @@ def test_an_engine_keeps_warm_while_decoding_with_the_same_logits(
     checkpoint: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = checkpoint("deepseek_v3", None, True)
-    monkeypatch.setattr(metal, "backend", lambda: "metal")
+    monkeypatch.setattr(backend_knobs, "backend", lambda: "metal")
     texts, logits = [], []
     for on in (False, True):
         with load(path, Knobs(cache_gb=footprint(path).one_token_gb, gpu_keep_warm=on)) as engine:

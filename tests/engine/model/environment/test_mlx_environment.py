@@ -12,7 +12,9 @@ from engine import KnobError
 from engine.model.environment import mlx_environment
 from engine.model.environment.mlx_environment import restart_with, variables
 
-ALL = {"mlx_ops_per_buffer": 20, "mlx_mb_per_buffer": 50, "mlx_fast_synch": True, "cache_gb": 1.0}
+ALL = {
+    "mlx_ops_per_buffer": 20, "mlx_mb_per_buffer": 50, "mlx_fast_synch": True, "mlx_cuda_graphs": False, "cache_gb": 1.0
+}  # fmt: skip
 
 
 class Restarted(Exception):
@@ -24,8 +26,11 @@ def execute(program: str, words: list[str], environment: dict[str, str]) -> NoRe
 
 
 def test_variables_of_knobs() -> None:
-    assert variables(ALL) == {"MLX_MAX_OPS_PER_BUFFER": "20", "MLX_MAX_MB_PER_BUFFER": "50", "MLX_METAL_FAST_SYNCH": "1"}
-    assert variables({"mlx_ops_per_buffer": None, "mlx_fast_synch": False}) == variables({}) == {}
+    assert variables(ALL) == {
+        "MLX_MAX_OPS_PER_BUFFER": "20", "MLX_MAX_MB_PER_BUFFER": "50", "MLX_METAL_FAST_SYNCH": "1",
+        "MLX_USE_CUDA_GRAPHS": "0",
+    }  # fmt: skip
+    assert variables({"mlx_ops_per_buffer": None, "mlx_fast_synch": False, "mlx_cuda_graphs": True}) == variables({}) == {}
 
 
 def test_a_command_restarts_itself_once(monkeypatch: pytest.MonkeyPatch) -> None:
