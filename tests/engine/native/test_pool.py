@@ -137,3 +137,21 @@ def test_a_second_thread_is_refused(reader: core.Reader) -> None:
     assert not other.is_alive()
     pools[1].request(np.array([4]), None, False)
     assert pools[1].settle(np.array([4])) >= 0
+
+
+@pytest.mark.parametrize("made", [(), (("widen_bf16", [0], [40], 0, 0.0, None, bytearray(160)),)])
+def test_a_dry_reader_counts_whole_units_and_touches_nothing(made: tuple[object, ...]) -> None:
+    """Experts of 40 bytes in blocks of 16, read in units of 8: three blocks of 16, 16 and 8 bytes each."""
+    dry = core.Reader([0], [1], 1, 16, 8, 1, False, 4096, 0.0, None, True)
+    books = Books(dry, 8, 8.0)
+    pool, memory = books.pool(2, NONE, size=40, staging=64 if made else 0, made=made)
+    memory[:] = 7
+    for time_, ids in enumerate(([0, 1], [1, 2], [3, 4]), start=1):
+        assert pool.decode(np.array(ids), time_, np.zeros(2, np.int32)) is not None
+    assert pool.guess(np.array([6]), 99) == 1 and not pool.settled
+    assert books.counts.tolist() == [1, 5, 6 * 3, 6 * 40, 3] and dry.totals == (18, 240)
+    pool.settle(np.array([6]))
+    assert pool.settled and pool.failures() == [] and (memory == 7).all() and dry.threads == 0
+    dry.close()
+    with pytest.raises(core.ReaderClosed):
+        pool.request(np.array([7]), None, False)
