@@ -57,7 +57,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Forecast:
-    """All that is forecast. `best` is the fastest setting of the model's own width that fits, or the smallest cache if none
+    """All that is forecast. `best` is the fastest setting of the widest width that fits, or the smallest cache if none
     fits. Seconds of a trial are those of a run of study=auto with that setting."""
 
     model: Target
@@ -88,7 +88,7 @@ def forecast(model: Target, machine: Machine, worlds: Worlds, cache_gb: Sequence
         for width in model.widths
         for size in _sizes(model, machine, width, cache_gb, limit - sum(fixed.values()))
     )
-    own = [row for row in rows if row.own]
+    own = [row for row in rows if row.bits == model.widths[0].bits]
     fitting = [row for row in own if row.fits]
     best = max(fitting, key=lambda row: row.tok_s.middle) if fitting else min(own, key=lambda row: row.cache_gb)
     parts = {"resident": fixed["resident"], "experts": best.cache_gb, **{n: v for n, v in fixed.items() if n != "resident"}}

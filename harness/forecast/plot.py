@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+from matplotlib.ticker import FuncFormatter
 
 from harness.show.plots.figure import BLUE, FAINT, GREY, INK, RED, STYLE, save
 
@@ -15,6 +16,7 @@ COLOURS = (BLUE, RED, GREY, INK, FAINT)
 
 def plot(found: Forecast, path: Path) -> None:
     """Save `path` as PNG, and an SVG beside it."""
+    plain = FuncFormatter(lambda value, _: f"{value:g}" if f"{value:e}"[0] in "1235" else "")
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=(7.5, 4.5))
         for colour, bits in zip(COLOURS, dict.fromkeys(row.bits for row in found.rows), strict=False):
@@ -27,6 +29,9 @@ def plot(found: Forecast, path: Path) -> None:
             )
         axes.set_xscale("log")
         axes.set_yscale("log")
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter(plain)
+            axis.set_minor_formatter(plain)
         axes.set_xlabel("experts cached, GB")
         axes.set_ylabel("tokens a second, forecast with 80 % interval")
         axes.set_title(f"{found.model.title} on {found.machine.device.name}", loc="left")

@@ -12,6 +12,7 @@ from typing import Any
 from engine.cache.slot_layout import slot_bytes
 from engine.checkpoint.built.model import BuiltModel
 from engine.checkpoint.checkpoint import Checkpoint
+from engine.checkpoint.experts import AFFINE_BITS
 from engine.checkpoint.places.hub import repository
 from engine.errors import HeadraceError, did_you_mean
 from engine.knobs import GB
@@ -82,8 +83,9 @@ def target(what: str, trace: Path | None = None) -> Target:
     if path.exists() or (what not in names() and repository(what) is not None):
         return _of_checkpoint(what, trace)
     if what not in names():
-        hint = did_you_mean(what, [*names()])
-        raise HeadraceError(f"{what} is neither a folder nor a published shape; {hint} (headrace shapes lists all)")
+        near = did_you_mean(what, [*names()])
+        hint = f"{near} (headrace shapes lists all)" if near.startswith("did") else "headrace shapes lists the shapes"
+        raise HeadraceError(f"{what} is neither a folder nor a published shape; {hint}")
     return _of_shape(shape(what), trace)
 
 
@@ -116,16 +118,16 @@ def _of_checkpoint(what: str, trace: Path | None) -> Target:
         for n in sorted(found.levels or (found.expert_bits,), reverse=True)
     )
     how = found.config.get("quantization") or found.config.get("quantization_config") or {}
-    bits = how.get("bits") if isinstance(how.get("bits"), int) else None
-    group = how.get("group_size", GROUP_SIZE)
-    form = BF16 if bits is None else affine(bits, group)
+    bits = how.get("bits") if isinstance(how.get("bits"), int) else None  # of everything, not of the experts alone
+    computed = bits or (found.expert_bits if found.expert_bits in AFFINE_BITS else None)
+    form = BF16 if computed is None else affine(computed, GROUP_SIZE)
     config = {k: v for k, v in found.config.items() if k not in ("quantization", "quantization_config")}
     model = Shape(found.name, found.name, config, form, form, None, None, (), Source(str(found.path), str(found.path), ""))
     return Target(
         name=found.name, title=found.name, layers=len(found.layers), all_layers=int(built.layers), experts=largest.experts,
         top_k=found.top_k, widths=widths, resident_bytes=found.rest_bytes,
         embedding_bytes=_embedding(text, built.vocabulary, built.hidden, bits), half_bytes=found.half_bytes, shape=model,
-        base_bits=bits, checkpoint=found, files=found.files, trace=trace or _trace_of(found, largest.experts),
+        base_bits=computed, checkpoint=found, files=found.files, trace=trace or _trace_of(found, largest.experts),
     )  # fmt: skip
 
 

@@ -65,7 +65,7 @@ def _lines(found: Forecast) -> Iterator[str]:
     why = " (reads and weights; no profile has a prompt's arithmetic)" if found.ttft_is_least else ""
     yield f"  first token  {times}{why}"
     yield f"  a trial  about {_seconds(found.trial_s)}: {found.trials} in {RUN_S / 3600:.0f} hours"
-    yield f"  interval {COVERAGE:.0%}, of its squared width: {_shares(best)}"
+    yield f"  interval {COVERAGE * 100:.0f} %, of its squared width: {_shares(best)}"
     yield ""
     yield verdict(found)
 

@@ -24,7 +24,7 @@ from engine.shapes.shape import Shape
 DEEPER = 4  # layers of a period of attention, in models that mix kinds
 MOST_BYTES = 6 << 30  # of the weights of a short model; a deeper one is shortened
 ROUNDS, LONGEST_S = 12, 2.5
-PROMPT = 16  # tokens of a pass that stands for a prompt
+PROMPT, FEW, SLOW_MS = 16, 4, 20.0  # tokens of a pass that stands for a prompt; fewer where a layer is slow
 VOCABULARY_PART = 8  # the head of a short model is that much smaller: on a CPU the whole one takes longer than the layers
 
 
@@ -72,7 +72,8 @@ def _times(one: _Short, more: _Short, low: int, apart: int) -> LayerTime:
     each = [max((b - a) / apart, 1e-4) for a, b in pairs]
     layer = statistics.median(each)
     rest = max(0.0, statistics.median(a for a, _ in pairs) - low * layer) * VOCABULARY_PART
-    prompt = max((more.run(PROMPT) - one.run(PROMPT)) / apart / PROMPT, layer / PROMPT)
+    tokens = PROMPT if layer < SLOW_MS else FEW
+    prompt = max((more.run(tokens) - one.run(tokens)) / apart / tokens, layer / tokens)
     deviations = [abs(math.log(value / layer)) for value in each]
     return LayerTime(layer, rest, prompt, 1.4826 * statistics.median(deviations))
 

@@ -48,3 +48,17 @@ def test_a_folder_has_its_trace() -> None:
 def test_what_is_no_model(what: str, said: str) -> None:
     with pytest.raises(HeadraceError, match=said):
         target(what)
+
+
+def test_a_folder_that_is_not_there_has_a_short_line() -> None:
+    with pytest.raises(HeadraceError, match=r"^/no/such is neither a folder nor a published shape; headrace shapes lists"):
+        target("/no/such")
+
+
+def test_a_store_has_the_widths_of_its_levels(tmp_path: Path) -> None:
+    from engine.packing.pack import pack_store
+
+    pack_store(KIMI_MINI, tmp_path / "store", (4, 8))
+    found = target(str(tmp_path / "store"))
+    assert [(width.bits, width.own) for width in found.widths] == [(8, True), (4, True)]
+    assert found.widths[0].expert_bytes > found.widths[1].expert_bytes and found.trace is None

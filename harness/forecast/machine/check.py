@@ -1,0 +1,116 @@
+"""Check: forecasts of kimi_mini on this machine beside measurements, with the disk held at four bandwidths.
+
+    python -m harness.forecast.machine.check
+
+The layers are probed once, before everything. Then each of twelve settings is measured, in random order, with `ssd_gbps`
+holding the reads. It prints a table, the median error and the share inside the interval; some minutes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+import statistics
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from engine.cli.program import guarded, make_parser
+from engine.knobs import Knobs
+from engine.measure.judge import Judge
+from engine.measure.protocol import Protocol
+from engine.system.shipped import EXPERIMENTS
+from harness.forecast.forecast import TEXTS, Row, forecast
+from harness.forecast.locality import own_world
+from harness.forecast.target import Target, target
+
+from .figures import Machine, device_from, machine
+
+CHECKPOINT = EXPERIMENTS / "kimi_mini" / "checkpoint"
+DISK_GBPS, CACHED = (0.05, 0.1, 0.3, 1.0), (0.125, 0.25, 0.5)
+HELD_SD = 0.0  # of a held disk
+
+
+@dataclasses.dataclass(frozen=True)
+class Pair:
+    """A forecast and what was measured."""
+
+    disk_gbps: float
+    row: Row
+    tok_s: float
+    read_gb: float
+
+    @property
+    def error(self) -> float:
+        return abs(self.row.tok_s.middle / self.tok_s - 1)
+
+    def line(self) -> str:
+        t = self.row.tok_s
+        inside = "yes" if self.tok_s in t else "no"
+        return (
+            f"| {self.disk_gbps:g} | {self.row.cached_share:.3g} | {t.middle:.3g} | {t.low:.3g} to {t.high:.3g} | "
+            f"{self.tok_s:.3g} | {inside} | {self.row.read_gb * 1e3:.3g} | {self.read_gb * 1e3:.3g} |"
+        )
+
+
+HEAD = (
+    "| disk, GB/s | cached | forecast, tok/s | 80 % | measured | inside | MB a token, forecast | measured |\n"
+    "|---|---|---|---|---|---|---|---|"
+)
+
+
+def with_disk(found: Machine, gbps: float) -> Machine:
+    """The same probes with a held disk."""
+
+    def rates(work: Any) -> Any:
+        some = dataclasses.replace(found.rates(work), disk_gbps=gbps, disk_sd=HELD_SD)
+        parts = some.middle(work)
+        assert found.probed is not None
+        return dataclasses.replace(some, compute_sd=found.probed.sd * parts["compute"] / sum(parts.values()))
+
+    return dataclasses.replace(found, rates=rates, disk_gbps=gbps)
+
+
+def measured(cache_gb: float, disk_gbps: float, tokens: int) -> tuple[float, float]:
+    """Tokens a second and GB a token of one run."""
+    from engine import load
+
+    engine = load(CHECKPOINT, Knobs(cache_gb=cache_gb, ssd_gbps=disk_gbps))
+    found = engine.measure(Judge.load(TEXTS), Protocol(timed_tokens=tokens, score=False))
+    return found.decode_tok_s, (found.bytes_per_token or 0.0) / 1e9
+
+
+def pairs(model: Target, disks: Sequence[float], shares: Sequence[float], tokens: int) -> list[Pair]:
+    """Forecast and measure every combination, in random order."""
+    assert model.trace is not None
+    worlds = own_world(model.trace, model.layers, model.experts, model.top_k)
+    found = machine(device_from({"device.disk_gbps": "1"}), model, Path())
+    every_gb = model.layers * model.experts * model.slot_gb(model.widths[0], widened=found.widened)
+    made = []
+    settings = [(disk, share) for disk in disks for share in shares]
+    random.Random(0).shuffle(settings)
+    for disk, share in settings:
+        row = forecast(model, with_disk(found, disk), worlds, [share * every_gb]).best
+        made.append(Pair(disk, row, *measured(row.cache_gb, disk, tokens)))
+    return sorted(made, key=lambda pair: (pair.disk_gbps, pair.row.cached_share))
+
+
+def main(arguments: Sequence[str], program: str = "python -m harness.forecast.machine.check") -> int:
+    """Print the table; returns the exit status."""
+    return guarded(lambda: _main(arguments, program))
+
+
+def _main(arguments: Sequence[str], program: str) -> int:
+    parser = make_parser(program, __doc__)
+    parser.add_argument("--tokens", type=int, default=64, metavar="N", help="timed tokens of a setting (default: 64)")
+    tokens = parser.parse_args(arguments).tokens
+    made = pairs(target(str(CHECKPOINT)), DISK_GBPS, CACHED, tokens)
+    inside = sum(pair.tok_s in pair.row.tok_s for pair in made)
+    print("\n".join([HEAD, *(pair.line() for pair in made)]))
+    print(f"\nmedian error {statistics.median(p.error for p in made) * 100:.0f} %, {inside} of {len(made)} inside")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
