@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from engine import KnobError, Knobs
+from engine.knobs import BACKENDS, DEFAULTS
 from harness import ConfigError
 
-from .reasons import METAL_ONLY, NEVER, not_packed, on_cpu
+from .reasons import NEVER, OF_ONE_BACKEND, not_packed, on_cpu
 from .room import Room
 
 HALF_LIFE = {"type": "float", "low": 1, "high": 256, "log": True}  # tokens
@@ -86,12 +87,12 @@ def derive(sizes: Sizes, host: Host, fixed: Mapping[str, Any]) -> Derived:
             "search; run it with python -m engine"
         )
     left_out = dict(NEVER)
-    other = _reading(sizes, host, model, left_out) | _ahead(sizes, host, model, left_out) | _metal(host, left_out)
+    other = _reading(sizes, host, model, left_out) | _ahead(sizes, host, model, left_out) | _of_backend(host, left_out)
     space = _fitting(sizes, room, model, other, left_out)
     if space is None:
         raise ConfigError(_too_large(sizes, host, model, room))
     left_out = {name: reason for name, reason in left_out.items() if name not in space and name not in fixed}
-    usual = {METAL_ONLY, *NEVER.values()}
+    usual = {*OF_ONE_BACKEND.values(), *NEVER.values()}
     return Derived(space, left_out, tuple(name for name, reason in left_out.items() if reason not in usual))
 
 
@@ -154,11 +155,17 @@ def _ahead(sizes: Sizes, host: Host, model: Any, left_out: dict[str, str]) -> di
     return space
 
 
-def _metal(host: Host, left_out: dict[str, str]) -> dict[str, Any]:
-    names = ("gpu_keep_warm", "mlx_fast_synch")
-    if host.backend == "metal":
-        return {name: {"type": "choice", "values": [False, True]} for name in names}
-    return _without(names, METAL_ONLY, left_out)
+def _of_backend(host: Host, left_out: dict[str, str]) -> dict[str, Any]:
+    """The switches of this machine's backend of MLX."""
+    space: dict[str, Any] = {}
+    for name, own in BACKENDS.items():
+        if name in NEVER:
+            continue
+        if own == host.backend:
+            space[name] = {"type": "choice", "values": [DEFAULTS[name], not DEFAULTS[name]]}
+        else:
+            left_out[name] = OF_ONE_BACKEND[own]
+    return space
 
 
 def _without(names: tuple[str, ...], why: str, left_out: dict[str, str]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ NEVER = {
     "mlx_ops_per_buffer": "no gain for streaming has been reported",
     "mlx_mb_per_buffer": "no gain for streaming has been reported",
 }
-METAL_ONLY = "it exists on Metal alone"
+OF_ONE_BACKEND = {"metal": "it exists on Metal alone", "cuda": "it exists on CUDA alone"}
 
 
 def on_cpu(backend: str | None) -> str:

@@ -14,8 +14,8 @@ from engine.system.shipped import ROOT
 CACHE = yaml.safe_load((ROOT / "search_spaces" / "kimi_mini.yaml").read_text())["cache_gb"]
 CASES = [
     ("study=dmo", "study=dmo is unknown; did you mean demo?"),
-    ("study=xyzzy", "study=xyzzy is unknown; choose one of: demo, kimi_m2max"),
-    ("search_space=nope", "search_space=nope is unknown; choose one of: kimi_k2, kimi_mini"),
+    ("study=xyzzy", "study=xyzzy is unknown; choose one of: auto, demo, kimi_m2max"),
+    ("search_space=nope", "search_space=nope is unknown; choose one of: auto, kimi_k2, kimi_mini"),
     ("budget.trails=3", "budget.trails is not a key; did you mean budget.trials?"),
     ("stud=demo", "stud is not a key; did you mean study?"),
     ("budget.trials=lots", "budget.trials=lots: 'lots' is not of type Integer"),
@@ -33,7 +33,7 @@ CASES = [
     ("objectives=[a=b", "its brackets cannot be read; close each"),
     ("bud get=3", "'bud get' cannot be a key; did you mean budget?"),
     ("budget=3", "budget=3: Invalid type assigned: int is not a subclass of Budget"),
-    ("search_space=5", "search_space=5 is unknown; choose one of: kimi_k2, kimi_mini"),
+    ("search_space=5", "search_space=5 is unknown; choose one of: auto, kimi_k2, kimi_mini"),
     ("search_space=nope.yaml", "search_space=nope.yaml cannot be read (No such file or directory); give a file"),
     ("~knobs.ssd_gbp", "knobs.ssd_gbp"),
     ("search_space.cach_gb=1", "search_space.cach_gb: cach_gb is not a knob; did you mean cache_gb?"),
@@ -109,7 +109,7 @@ def test_the_same_in_a_process_of_its_own(place: Path) -> None:
     process = spawn(place, "study=dmo")
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (2, "")
-    assert err == "study=dmo is unknown; did you mean demo? (there are: demo, kimi_m2max)\n"
+    assert err == "study=dmo is unknown; did you mean demo? (there are: auto, demo, kimi_m2max)\n"
 
 
 def test_text_too_short_to_judge_with(cli: Cli, place: Path) -> None:
