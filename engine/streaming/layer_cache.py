@@ -27,7 +27,6 @@ class LayerCache(LayerPools[SlotPool]):
         self._is_second = mx.array(self.pool_of == 1)
         self._tables: list[mx.array] = []
         self._is_cached: mx.array | None = None
-        self._in_order = False  # every expert is in the slot of its own number
 
     def fill(self) -> None:
         """Load all experts in ascending order, for a layer that holds all of them."""
@@ -60,11 +59,8 @@ class LayerCache(LayerPools[SlotPool]):
             slots = np.maximum(self.slot_of, 0)
             self._tables = [mx.array(np.where(self.pool_of == n, slots, 0)) for n in range(len(self.pools))]
             self._is_cached = None if self.complete else mx.array(self.slot_of >= 0)
-            self._in_order = len(self.pools) == 1 and np.array_equal(self.slot_of, np.arange(len(self.slot_of)))
             for pool in self.pools:
                 pool.changed = False
-        if self._in_order:  # the graph is that of the resident model
-            return self.pools[0].inner(x, indices)
         outputs = [pool.inner(x, table[indices]) for pool, table in zip(self.pools, self._tables, strict=True)]
         y = outputs[0] if len(outputs) == 1 else mx.where(self._is_second[indices][..., None], outputs[1], outputs[0])
         return y if self._is_cached is None else mx.where(self._is_cached[indices][..., None], y, 0)

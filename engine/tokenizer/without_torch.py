@@ -1,8 +1,8 @@
 """Without torch: importing this module hides an installed torch from mlx-lm's import, which does not need it.
 
 mlx-lm imports transformers for the tokenizer, and transformers imports torch, triton, SciPy and scikit-learn wherever they
-are installed. That takes 11 to 14 s of every process on a machine that has them, and 2 s without. Entry points of our own
-processes import this module first. A library's user is not affected: `import engine` does not import it.
+are installed. Imports took 11 to 14 s of every process on a machine that has them, and 2.5 to 4.5 s without. Entry points of
+our own processes import this module first. A library's user is not affected: `import engine` does not import it.
 """
 
 from __future__ import annotations
