@@ -26,7 +26,7 @@ ORDER = {
     ),
     "harness": (
         "__init__", "paths", "numerics", "results", "schema", "machine", "space", "study", "analysis", "decisions",
-        "best", "propose", "run", "show", "compare", "doctor", "rehearse", "forecast", "rounds", "session", "status",
+        "best", "propose", "run", "show", "compare", "doctor", "forecast", "rehearse", "rounds", "session", "status",
         "report", "merge", "search", "bench", "cli",
     ),
 }  # fmt: skip

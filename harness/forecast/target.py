@@ -127,7 +127,7 @@ def _of_checkpoint(what: str, trace: Path | None) -> Target:
         name=found.name, title=found.name, layers=len(found.layers), all_layers=int(built.layers), experts=largest.experts,
         top_k=found.top_k, widths=widths, resident_bytes=found.rest_bytes,
         embedding_bytes=_embedding(text, built.vocabulary, built.hidden, bits), half_bytes=found.half_bytes, shape=model,
-        base_bits=computed, checkpoint=found, files=found.files, trace=trace or _trace_of(found, largest.experts),
+        base_bits=computed, checkpoint=found, files=found.files, trace=trace or trace_of(found, largest.experts),
     )  # fmt: skip
 
 
@@ -141,7 +141,7 @@ def _embedding(text: dict[str, Any], vocabulary: int, hidden: int, bits: int | N
     return 0 if text.get("tie_word_embeddings") else round(vocabulary * hidden * (2 if bits is None else (bits + 0.5) / 8))
 
 
-def _trace_of(found: Checkpoint, experts: int) -> Path | None:
+def trace_of(found: Checkpoint, experts: int) -> Path | None:
     """A trace beside the checkpoint or in the folder above it, if its description is that of the model."""
     import pyarrow.parquet as pq
 

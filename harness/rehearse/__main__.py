@@ -87,6 +87,7 @@ def _rehearse(args: argparse.Namespace) -> int:
 def _run(args: argparse.Namespace, found: Written, other: Any) -> None:
     from engine.model.backend import usable_memory_bytes
 
+    from .foresee import forecasts
     from .report import document, print_report
 
     usable = usable_memory_bytes() / GB
@@ -96,10 +97,12 @@ def _run(args: argparse.Namespace, found: Written, other: Any) -> None:
         "locality": None if other is None else other.as_dict(), "window_recall": args.window_recall, "rounds": args.rounds,
         "tokens": args.tokens, "warm_up": args.warm_up,
     }  # fmt: skip
-    answers = run(str(found.folder), made, options, lambda line: print(f"note: {line}", file=sys.stderr))
     like = other or found.locality
+    tell = lambda line: print(f"note: {line}", file=sys.stderr)  # noqa: E731
+    before = forecasts(found.source, made, args.trace and args.trace.expanduser(), like, tell)
+    answers = run(str(found.folder), made, options, tell)
     routing = f"made up with the locality of {like.source}" if args.trace is None else f"forced from {args.trace.name}"
-    result = document(facts(found), routing, answers)
+    result = document(facts(found), routing, answers, before)
     if args.json:
         print(to_json(result, indent=1))
     else:

@@ -11,18 +11,32 @@ import numpy as np
 from engine.bench.contender import spread
 from engine.bench.decoding.decode import shares_of_ceilings
 from engine.checkpoint.store.rehearsal import ABOUT
+from harness.forecast.study.fit import Speed
 
-COLUMNS = ("cached", "cache GB", "window", "tok/s", "GB/token", "hit", "GB memory (predicted)", "of serial", "of overlapped")
+COLUMNS = (
+    "cached",
+    "cache GB",
+    "window",
+    "tok/s",
+    "forecast (80 %)",
+    "GB/token",
+    "hit",
+    "GB memory (predicted)",
+    "of serial",
+    "of overlapped",
+)
 
 
-def document(facts: Mapping[str, Any], routing: str, answers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """All figures. `compute_ms` is the time of a token with no expert missing, of the fastest setting: the ceilings are
-    strict."""
+def document(
+    facts: Mapping[str, Any], routing: str, answers: Sequence[Mapping[str, Any]], before: Sequence[Speed | None]
+) -> dict[str, Any]:
+    """All figures; `before` has the forecast of each answer. `compute_ms` is the time of a token with no expert missing, of
+    the fastest setting: the ceilings are strict."""
     compute = min(float(np.median(answer["held_s"])) for answer in answers)
     return {
         "about": ABOUT, **facts, "routing": routing, "mapped": answers[0]["mapped"], "mode": answers[0]["mode"],
         "plain_gbps": spread([gbps for answer in answers for gbps in answer["plain_gbps"]]), "compute_ms": compute * 1e3,
-        "rows": [_row(answer, compute) for answer in answers],
+        "rows": [_row(answer, compute) | _forecast(speed) for answer, speed in zip(answers, before, strict=True)],
     }  # fmt: skip
 
 
@@ -41,6 +55,11 @@ def _row(answer: Mapping[str, Any], compute: float) -> dict[str, Any]:
         "predicted_peak_gb": answer["predicted_peak_gb"], **shares_of_ceilings(speed, io, np.full(len(speed), compute)),
         "knobs": answer["knobs"],
     }  # fmt: skip
+
+
+def _forecast(speed: Speed | None) -> dict[str, Any]:
+    """The forecast as lower end, middle and upper end; None without one."""
+    return {"forecast_tok_s": None if speed is None else [speed.low, speed.tok_s, speed.high]}
 
 
 def print_report(found: Mapping[str, Any]) -> None:
@@ -88,6 +107,7 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
     window = {0: "all", -1: "auto"}.get(row["sync_window"], str(row["sync_window"]))
     return [
         f"{row['cached']:.1%}", f"{row['cache_gb']:.4g}", window, f"{row['decode_tok_s'][1]:.3g}",
+        "-" if row["forecast_tok_s"] is None else "{1:.3g} ({0:.3g} to {2:.3g})".format(*row["forecast_tok_s"]),
         f"{row['read_gb_per_token']:.3g}", "-" if row["hit_rate"] is None else f"{row['hit_rate']:.3f}",
         f"{row['peak_memory_gb']:.3g} ({row['predicted_peak_gb']:.3g})",
         *("{1:.2f} ({0:.2f}..{2:.2f})".format(*row[name]) for name in ("share_of_serial", "share_of_overlapped")),

@@ -88,6 +88,12 @@ COLUMNS = (
     Column("decode_tok_s_low", "float", "tokens/s", "lower end of the 95 % interval within this run (block bootstrap)"),
     Column("decode_tok_s_high", "float", "tokens/s", "upper end of that interval; runs differ by more than it covers"),
     Column("steady_tok_s", "float", "tokens/s", "median speed of blocks of 16 tokens; the longest waits hardly affect it"),
+    Column(
+        "forecast_tok_s", "float", "tokens/s",
+        "decode_tok_s by arithmetic, from what was known before the run (docs/forecast.md); null: no forecast",
+    ),
+    Column("forecast_tok_s_low", "float", "tokens/s", "lower end of the forecast's 80 % interval"),
+    Column("forecast_tok_s_high", "float", "tokens/s", "upper end of that interval"),
     Column("warm_up_tokens", "int", "", "tokens decoded before the timed part"),
     Column("timed_tokens", "int", "", "tokens to decode in the timed part; null: all continuations"),
     Column("page_cache", "str", "", "page cache at the start of the run: cold, warm or as_is"),

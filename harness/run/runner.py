@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,9 @@ class Runner:
     interrupted: Callable[[], bool]
     note: Callable[[str], None]
     begun: Callable[[Job, int], None] = field(default=lambda job, pid: None)
+    forecast: Callable[[Mapping[str, Any], Sequence[Row], datetime], Mapping[str, float]] = field(
+        default=lambda values, rows, when: {}
+    )  # columns of a row that is about to be measured, from the rows of this machine
     tokens: dict[tuple[int, int], Sequence[float]] = field(default_factory=dict)  # (trial, run) -> times, ms
     calendar: Calendar = field(default_factory=Calendar)
     _patient: bool = True
@@ -65,6 +69,7 @@ class Runner:
             "started_at": self.calendar.now(), "sequence": history.next_sequence, "predicted_peak_gb": predicted_gb,
             "attempt": min(attempt, MAX_STARTS),
         }  # fmt: skip
+        facts |= {} if reason else self.forecast(values, history.own, facts["started_at"])
         to_beat = None if reason else rival_of(study, job, history, predicted_gb, source)
         outcome = self._crashed(job, start, attempt)
         if outcome is None and reason:

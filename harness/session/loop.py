@@ -19,6 +19,7 @@ from harness.analysis.estimates import noise
 from harness.analysis.failures import streak
 from harness.decisions.drift import check_drift
 from harness.decisions.reuse import typical_s
+from harness.forecast.study.text import started
 from harness.machine.clocks import awake, continuous
 from harness.machine.quiet import check_disk
 from harness.propose.ask_tell import Proposal, Proposals, Search
@@ -93,6 +94,9 @@ class Session:
             if one.number == self._first_round:
                 for text in start_notes(self.study, self.history.own):
                     self._note(text)
+                self.report("forecasting")
+                now = lambda: self._stop.now  # noqa: E731
+                self._runner.forecast = started(self.study, one.space, self.history.own, self._note, now)
             self._explore(one)
             self._confirm(one)
             if self._stop.requested:

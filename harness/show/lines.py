@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from engine.checkpoint.store.rehearsal import ABOUT
 from harness.analysis.estimates import noise, suspects
+from harness.analysis.forecasts import check_forecasts
 from harness.analysis.hypervolume import contributions
 from harness.analysis.pareto import Analysis, Rows
 from harness.decisions.recommend import Choice, compared, named
@@ -110,6 +111,12 @@ def savings(df: pd.DataFrame) -> list[tuple[str, float, int]]:
     some = spared[spared > 0]
     groups = some.groupby(df["status"].map(SAVED_BY).fillna("quality reused"))
     return [(str(reason), float(seconds.sum()), len(seconds)) for reason, seconds in groups]
+
+
+def forecast(df: pd.DataFrame) -> list[str]:
+    """How good the forecasts of speed were."""
+    found = check_forecasts(df)
+    return [] if found is None else [str(found)]
 
 
 def foreign_limits(df: pd.DataFrame) -> list[str]:

@@ -19,7 +19,7 @@ from harness.best.write import write_best
 from harness.propose.report_study import publish
 
 from .costs import costs
-from .lines import contribution, health, reasons, rehearsal, saved, undecided, violations
+from .lines import contribution, forecast, health, reasons, rehearsal, saved, undecided, violations
 from .page.facts import commands
 from .page.html import write_page
 from .page.summary import Summary
@@ -57,7 +57,14 @@ def report(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         say()
         console.print(front_table(found, console.width))
         say()
-        for line in (*undecided(summary.standings), *contribution(found), *saved(df), *health(df), *costs(df)):
+        for line in (
+            *undecided(summary.standings),
+            *contribution(found),
+            *saved(df),
+            *health(df),
+            *forecast(df),
+            *costs(df),
+        ):
             say(line)
         say()
         console.print(importance_table(summary.importance))

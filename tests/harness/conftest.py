@@ -14,6 +14,7 @@ import pytest
 from support import HERE, ROOT, Cli, arguments, prepare
 
 from engine import Judge, Knobs
+from harness.forecast.study.probe import Figures
 from harness.results.rows import read_trials
 from harness.run import runner
 from harness.run.supervise import Outcome
@@ -46,6 +47,9 @@ def cli(place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixt
     def run(*overrides: str, plots: bool = False) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["search", *arguments(place, *overrides)])
         monkeypatch.setattr(search, "_status", 0)
+        monkeypatch.setattr(
+            "harness.forecast.study.forecaster.probe", lambda *_: Figures(20.0, 0.0, 0.1)
+        )  # it takes seconds
         for plot in () if plots else PLOTS:
             monkeypatch.setattr(f"harness.show.report.{plot}", lambda df, path: path)
         if not plots:

@@ -1,4 +1,5 @@
-"""Figures of the page for plotly: the front in its planes, importance, slices, session, and memory against its prediction.
+"""Figures of the page for plotly: the front in its planes, importance, slices, session, and speed and memory against their
+forecasts.
 
 A figure is plain data: a colour is the name of a CSS variable, so that the page can draw it light and dark, and the knobs of
 a point are no part of it, because the page takes them from the table of all trials.
@@ -16,6 +17,7 @@ import pandas as pd
 
 from engine import Knobs
 from harness.analysis.estimates import suspect_runs
+from harness.analysis.forecasts import FORECAST, forecast_runs
 from harness.analysis.timeline import since_first
 from harness.results.columns import NOT_RUN, STATUSES
 from harness.results.metrics import SPEEDS
@@ -40,7 +42,7 @@ MARKS: dict[str, Any] = {  # in the order of drawing; shapes differ, so that col
 
 
 def figures(summary: Summary) -> dict[str, list[Figure]]:
-    """The figures by section: planes, importance, slices, session and memory; a section without data has none."""
+    """The figures by section: planes, importance, slices, session, speed and memory; a section without data has none."""
     if not len(summary.df):
         return {}
     points = _points(summary)
@@ -49,6 +51,7 @@ def figures(summary: Summary) -> dict[str, list[Figure]]:
         "importance": _importance(summary),
         "slices": _slices(summary, points),
         "session": _session(summary.df),
+        "speed": _speed(summary.df),
         "memory": _memory(summary),
     }
 
@@ -274,20 +277,35 @@ def _runs(rows: pd.DataFrame, time: pd.Series, values: pd.Series | None, name: s
             **({} if values is None else {"y": _list(values)})}  # fmt: skip
 
 
+def _speed(df: pd.DataFrame) -> list[Figure]:
+    """Measured over forecast speed, with the forecasts' 80 % intervals."""
+    rows = forecast_runs(df)
+    if len(rows) < 2:
+        return []
+    middle, low, high = FORECAST
+    bars = {"type": "data", "symmetric": False, "array": _list(rows[high] - rows[middle]),
+            "arrayminus": _list(rows[middle] - rows[low]), "color": "--faint", "thickness": 1, "width": 3}  # fmt: skip
+    return [_against_forecast("speed", rows, middle, "decode_tok_s", {"error_x": bars})]
+
+
 def _memory(summary: Summary) -> list[Figure]:
     """Measured over predicted memory, with the line on which they are equal."""
     pairs = forecast_pairs(summary)
     if len(pairs) < 2:
         return []
-    trace = {**_scatter(pairs, "predicted_peak_gb", "peak_memory_gb", "trials"), "hover": "trial",
+    return [_against_forecast("memory", pairs, "predicted_peak_gb", "peak_memory_gb", {})]
+
+
+def _against_forecast(what: str, rows: pd.DataFrame, x: str, y: str, more: Figure) -> Figure:
+    """Measurements over forecasts, with the line on which they are equal."""
+    trace = {**_scatter(rows, x, y, "trials"), "hover": "trial", **more,
              "marker": {"symbol": "circle-open", "size": 8, "color": "--blue"}}  # fmt: skip
-    both = pairs[["predicted_peak_gb", "peak_memory_gb"]].to_numpy(float)
+    both = rows[[x, y]].to_numpy(float)
     ends = [_short(both.min()), _short(both.max())]
     equal = {"type": "scatter", "mode": "lines", "x": ends, "y": ends, "name": "equal", "hoverinfo": "skip",
              "line": {"color": "--faint", "dash": "dash", "width": 1.2}}  # fmt: skip
-    layout = {"xaxis": {"title": "predicted_peak_gb"}, "yaxis": {"title": "peak_memory_gb, measured"}, "legend": True,
-              "height": 380}  # fmt: skip
-    return [{"title": "memory, measured against predicted", "note": "", "traces": [equal, trace], "layout": layout}]
+    layout = {"xaxis": {"title": x}, "yaxis": {"title": f"{y}, measured"}, "legend": True, "height": 380}
+    return {"title": f"{what}, measured against forecast", "note": "", "traces": [equal, trace], "layout": layout}
 
 
 def _list(values: Any) -> list[Any]:

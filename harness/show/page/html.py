@@ -18,13 +18,13 @@ from engine import __version__
 from engine.system.strict_json import to_json
 from harness.results.files import write_text
 from harness.show.costs import costs
-from harness.show.lines import contribution, health, undecided, violations
+from harness.show.lines import contribution, forecast, health, undecided, violations
 from harness.show.tables import importance_rows
 
 from . import facts
 from .figures import figures, important
 from .summary import Summary
-from .tables import front_cells, recommended_cells, trial_cells
+from .tables import forecast_cells, front_cells, recommended_cells, trial_cells
 
 NAME = "report.html"
 SHARED = 20  # length of a list from which it is worth to be written once
@@ -58,6 +58,7 @@ def page(summary: Summary) -> str:
             if some
             else [],
             failures=facts.failures(summary.df), saved=facts.saved_rows(summary), memory=facts.memory_forecast(summary),
+            speed=forecast(summary.df) if some else [], forecasts=forecast_cells(summary.df) if some else None,
             contribution=contribution(summary.found) if len(summary.front) else [],
         )
     )  # fmt: skip

@@ -10,6 +10,7 @@ import pandas as pd
 
 from engine import Knobs
 from engine.effective import effective
+from harness.analysis.forecasts import FORECAST, forecast_runs
 from harness.decisions.recommend import ratio
 from harness.results.columns import NOT_RUN
 from harness.results.metrics import METRICS, SHORT
@@ -20,6 +21,7 @@ from harness.show.text import number, with_interval
 from .summary import Summary
 
 CONFIRMED, UNCONFIRMED, UNDECIDED, DOMINATED = "front, confirmed", "front, unconfirmed", "undecided", "dominated"
+FORECASTS = 200  # trials in the table of forecasts
 REMARK = 100  # characters of a reason in the table of all trials
 INFEASIBLE, REFERENCE, UNKNOWN, SUSPECT = "violates a constraint", "reference", "figures missing", "suspect"
 
@@ -115,6 +117,21 @@ def trial_cells(summary: Summary) -> Table:
         rows.append([*cells, Cell("; ".join([*_tags(summary, trial), *([why[:REMARK]] if why else [])]))])
     headers = ["trial", "standing", *(SHORT[n] for n in metrics), "runs", "s", "origin", *names, "remark"]
     return Table(headers, rows, frozenset({"standing", "origin", "remark"}))
+
+
+def forecast_cells(df: pd.DataFrame) -> Table:
+    """The forecast speed with its 80 % interval, the measured one and the error, of the newest `FORECASTS` trials."""
+    rows = []
+    for row in forecast_runs(df).sort_values("trial").tail(FORECASTS).to_dict("records"):
+        middle, low, high, speed = (float(row[name]) for name in (*FORECAST, "decode_tok_s"))
+        cells = [
+            Cell(str(row["trial"]), int(row["trial"])), Cell(row["origin"] or ""), Cell(number(middle), middle),
+            Cell(f"{number(low)} to {number(high)}"), Cell(number(speed), speed),
+            Cell(f"{middle / speed - 1:+.0%}", middle / speed - 1), Cell("yes" if low <= speed <= high else "no"),
+        ]  # fmt: skip
+        rows.append(cells)
+    headers = ["trial", "origin", "forecast tok/s", "80 % interval", "measured tok/s", "error", "inside"]
+    return Table(headers, rows, frozenset({"origin"}))
 
 
 def kinds(summary: Summary) -> dict[int, tuple[str, str]]:

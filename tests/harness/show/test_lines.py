@@ -5,7 +5,7 @@ from __future__ import annotations
 from synthetic import trials
 
 from harness.analysis.pareto import standings
-from harness.show.lines import contribution, health, rehearsal, saved, savings, undecided, violations
+from harness.show.lines import contribution, forecast, health, rehearsal, saved, savings, undecided, violations
 
 
 def test_savings_are_named_by_their_reason() -> None:
@@ -25,6 +25,12 @@ def test_violations_and_drift_have_one_line() -> None:
         "limits of device=m1_8gb, which is not the machine"
     )
     assert health(df.assign(drift=[0.9, None]))[-1] == "sentinel speed 90% to 90% of the earlier median in 1 runs"
+
+
+def test_forecasts_have_one_line() -> None:
+    df = trials((10, 1, 1), forecast_tok_s=[9.0], forecast_tok_s_low=[8.0], forecast_tok_s_high=[11.0], run=[0])
+    assert forecast(df.assign(status="ok"))[0].endswith("1 setting: median error 10.0%, 1 (100%) inside the 80 % interval")
+    assert forecast(df.assign(forecast_tok_s=None)) == []
 
 
 def test_a_rehearsal_is_named() -> None:

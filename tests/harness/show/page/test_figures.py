@@ -13,6 +13,8 @@ from made import rows_of, summary_of
 from harness.show.page.figures import MARKS, figures
 from harness.show.page.tables import CONFIRMED, DOMINATED, INFEASIBLE, UNCONFIRMED
 
+FORECAST = {"forecast_tok_s": 40.0, "forecast_tok_s_low": 30.0, "forecast_tok_s_high": 55.0}
+
 
 def plain(value: Any) -> Any:
     """A figure's data with a colour in place of each CSS variable."""
@@ -22,9 +24,9 @@ def plain(value: Any) -> Any:
 
 
 def test_plotly_accepts_every_trace(tmp_path: Path) -> None:
-    found = figures(summary_of(tmp_path, rows_of(40)))
+    found = figures(summary_of(tmp_path, rows_of(40, **FORECAST)))
     assert {name: len(some) for name, some in found.items()} == {
-        "planes": 3, "importance": 1, "slices": 6, "session": 1, "memory": 1,
+        "planes": 3, "importance": 1, "slices": 6, "session": 1, "speed": 1, "memory": 1,
     }  # fmt: skip
     for figure in (f for some in found.values() for f in some):
         drawn = go.Figure([plain(trace) for trace in figure["traces"]])
@@ -46,6 +48,16 @@ def test_the_planes_hold_the_front_the_dominated_and_the_infeasible(tmp_path: Pa
     at = sure["customdata"].index(int(one["trial"]))
     assert sure["y"][at] == pytest.approx(one["decode_tok_s"], rel=1e-4)
     assert sure["error_y"]["array"][at] == pytest.approx(one["decode_tok_s_high"] - one["decode_tok_s"], rel=1e-4)
+
+
+def test_speeds_against_their_forecasts(tmp_path: Path) -> None:
+    rows = rows_of(**FORECAST)
+    (figure,) = figures(summary_of(tmp_path, rows))["speed"]
+    equal, trace = figure["traces"]
+    first = [r for r in rows if r["status"] == "ok" and r["run"] == 0]
+    assert sorted(trace["customdata"]) == sorted(r["trial"] for r in first) and set(trace["x"]) == {40.0}
+    assert trace["error_x"]["array"][0] == 15 and trace["error_x"]["arrayminus"][0] == 10 and equal["x"] == equal["y"]
+    assert not figures(summary_of(tmp_path, rows_of()))["speed"]
 
 
 def test_kinds_differ_in_shape() -> None:

@@ -32,6 +32,12 @@ def test_the_numbers_are_those_of_the_front(tmp_path: Path) -> None:
     assert f"{len(best)} settings, {int(best['confirmed'].sum())} of them confirmed" in cells.text
 
 
+def test_forecasts_have_a_section(tmp_path: Path) -> None:
+    text = page(summary_of(tmp_path, rows_of(forecast_tok_s=40.0, forecast_tok_s_low=30.0, forecast_tok_s_high=55.0)))
+    assert "Speed forecast before the first run of 25 settings: median error" in text and 'id="forecast-table"' in text
+    assert "forecast-table" not in page(summary_of(tmp_path, rows_of()))
+
+
 def test_texts_of_the_rows_are_inert(tmp_path: Path) -> None:
     rows = rows_of(study=EVIL, model=EVIL, cpu=EVIL, eval_texts=EVIL, os=EVIL, space=EVIL)
     rows = [

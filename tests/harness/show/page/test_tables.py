@@ -9,7 +9,7 @@ from made import rows_of, summary_of
 from harness.analysis.pareto import front, reference
 from harness.decisions.recommend import named, recommended
 from harness.results.rows import frame
-from harness.show.page.tables import front_cells, kinds, recommended_cells, trial_cells
+from harness.show.page.tables import forecast_cells, front_cells, kinds, recommended_cells, trial_cells
 
 METRICS = ("decode_tok_s", "peak_memory_gb", "perplexity")
 
@@ -51,6 +51,18 @@ def test_every_trial_has_a_row_and_a_standing(tmp_path: Path) -> None:
     assert stand[25][1] == "out of memory: 3.1 GB" and stand[28][1] == "perplexity <= 5"
     remark = dict(zip(table.headers, table.rows[summary.default or 0], strict=True))["remark"].text
     assert "default" in remark
+
+
+def test_forecasts_stand_beside_measurements(tmp_path: Path) -> None:
+    rows = rows_of(forecast_tok_s=40.0, forecast_tok_s_low=30.0, forecast_tok_s_high=55.0)
+    table = forecast_cells(summary_of(tmp_path, rows).df)
+    first = {r["trial"]: r["decode_tok_s"] for r in rows if r["status"] == "ok" and r["run"] == 0}
+    assert [row[0].value for row in table.rows] == sorted(first)
+    for trial, _, forecast, around, measured, error, inside in table.rows:
+        speed = first[trial.value]
+        assert (forecast.value, around.text, measured.value) == (40.0, "30 to 55", speed)
+        assert error.value == 40.0 / speed - 1 and inside.text == ("yes" if 30 <= speed <= 55 else "no")
+    assert not forecast_cells(summary_of(tmp_path, rows_of()).df).rows
 
 
 def test_a_study_without_rows_has_empty_tables(tmp_path: Path) -> None:

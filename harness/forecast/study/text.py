@@ -1,0 +1,71 @@
+"""Text: what a study prints of its forecast before its first run."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from engine.errors import first_line
+from engine.knobs import Knobs
+from harness.show.text import RESIDENT, number, setting
+from harness.space.space import Space
+from harness.study.study import Study
+
+from .candidates import Candidate, sample, winners
+from .forecaster import Forecaster, forecaster
+
+Row = Mapping[str, Any]
+
+
+def started(
+    study: Study, space: Space, rows: Sequence[Row], note: Callable[[str], None], interrupted: Callable[[], bool]
+) -> Callable[[Row, Sequence[Row], datetime], Mapping[str, float]]:
+    """Note the forecast of a session before its first run, or in one line why there is none.
+
+    `rows`: the runs so far on this machine. Returns what gives the columns of a row: `Forecaster.columns`, or no columns.
+    """
+    try:
+        found, problem = forecaster(study, interrupted)
+        if problem and not found.runs(rows):
+            note(f"no forecast before the first run: {problem}")
+            return found.columns
+        for text in start_lines(study, space, rows, found):
+            note(text)
+    except Exception as e:  # a search goes on without a forecast, whatever the model's files hold
+        note(f"no forecast: {first_line(e)}")
+        return lambda values, rows, when: {}
+    return found.columns
+
+
+def start_lines(study: Study, space: Space, rows: Sequence[Row], found: Forecaster) -> list[str]:
+    """The forecast of the reference and of the settings of `space` that win by arithmetic, after the runs `rows`."""
+    begin = time.monotonic()
+    lines = []
+    if study.reference_gb <= study.limit_gb:
+        lines.append(line("reference", RESIDENT, Candidate({}, found.speed({}, rows), study.reference_gb)))
+    first = [study.space.values(params) for params in study.anchors]
+    some = sample(space, first, study.seed, study.forbidden, lambda values: found.speed(values, rows))
+    found.keep()
+    names = [entry.name for entry in space.entries]
+    lines += [line(name, _knobs(one.values, names), one) for name, one in winners(some)]
+    runs = len(found.runs(rows))
+    basis = f"fitted to {runs} run{'' if runs == 1 else 's'}" if runs else "before any run"
+    took = time.monotonic() - begin
+    settings = f"{len(some)} setting{'' if len(some) == 1 else 's'} in {took:.1f} s"
+    return [f"forecast {basis}, with 80 % intervals: {settings}; routing: {found.arithmetic.routing.about}", *lines]
+
+
+def line(name: str, knobs: str, one: Candidate) -> str:
+    """One setting: speed with its interval, memory, and whether it is lossy."""
+    speed = one.speed
+    quality = ", quality unknown" if one.lossy else ""
+    return (
+        f"forecast, {name}: {number(speed.tok_s)} tok/s ({number(speed.low)} to {number(speed.high)}), "
+        f"{number(one.memory_gb)} GB{quality}: {knobs}"
+    )
+
+
+def _knobs(values: Mapping[str, Any], names: Sequence[str]) -> str:
+    return setting(Knobs.from_mapping(values).as_dict(), names)
