@@ -6,7 +6,6 @@ Everything that is computed from headers alone takes it: bits, slots, footprint,
 from __future__ import annotations
 
 import hashlib
-import json
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +14,7 @@ from engine.checkpoint.checkpoint import Checkpoint
 from engine.checkpoint.dtypes import HALF
 from engine.checkpoint.experts import INT4_ZERO, ExpertLayer, ExpertTensor
 from engine.checkpoint.fingerprint import Blocks
+from engine.system.strict_json import to_json
 
 from .layout import Layout, nbytes
 from .shape import GROUP_SIZE, Shape
@@ -28,7 +28,7 @@ def as_checkpoint(shape: Shape, bits: int | None = None, group_size: int = GROUP
     made = shape.layout(bits, group_size)
     resident = [tensor for name, tensor in made.tensors.items() if not made.is_expert(name)]
     tensors = sorted((name, *tensor) for name, tensor in made.tensors.items())
-    digest = hashlib.sha256(json.dumps([made.config, tensors], sort_keys=True).encode()).hexdigest()
+    digest = hashlib.sha256(to_json([made.config, tensors], sort_keys=True).encode()).hexdigest()
     none = np.zeros(0, np.int64)
     return Checkpoint(
         path=Path(shape.name),

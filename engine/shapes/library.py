@@ -7,11 +7,11 @@ number of parameters, published sizes of checkpoints, and where all of this was 
 from __future__ import annotations
 
 import functools
-import json
 from pathlib import Path
 from typing import Any
 
 from engine.errors import HeadraceError, did_you_mean
+from engine.system.strict_json import from_json
 
 from .formats import PUBLISHED
 from .shape import PublishedCheckpoint, Shape, Source
@@ -36,7 +36,7 @@ def shape(name: str) -> Shape:
     """The shape of that name. Raises `HeadraceError` for an unknown one."""
     if name not in names():
         raise HeadraceError(f"shape {name} is unknown; {did_you_mean(name, [*names()])} (python -m engine shapes lists all)")
-    return from_dict(name, json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8")))
+    return from_dict(name, from_json((FOLDER / f"{name}.json").read_text(encoding="utf-8")))
 
 
 def from_dict(name: str, content: dict[str, Any]) -> Shape:

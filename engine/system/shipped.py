@@ -18,6 +18,7 @@ SEARCH_SPACES = ROOT / "search_spaces"
 PROMPTS = EXPERIMENTS / "prompts"
 KIMI_MINI = EXPERIMENTS / "kimi_mini" / "checkpoint"
 EVALUATION_TEXTS = PROMPTS / "headrace_v1.yaml"
+REHEARSAL_TEXTS = PROMPTS / "rehearsal_v1.yaml"
 JSON_PROMPTS = PROMPTS / "json_v1.yaml"
 
 HERE = "${root:}"  # stands for `ROOT` in the paths of manifests and setting files

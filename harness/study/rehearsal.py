@@ -3,6 +3,9 @@
 It changes the composed configuration, so the rest of a study does not know of it: the model is the store that a
 rehearsal has written, metrics of quality and lossy knobs are left out, and the study has a folder of its own. The store's
 mark is in the model's name, hence in every row and report.
+
+The prompts are short. A prompt of 150 tokens would read most of the model's experts before the first timed token, and with
+forced routing a text means nothing. A study of `prefill_tok_s` or `ttft_ms` keeps its evaluation texts.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from engine.checkpoint.store.rehearsal import read_rehearsal
 from engine.knobs import LOSSY
 from engine.packing.random_store import is_complete, usual_folder
 from engine.shapes.library import shape
+from engine.system.shipped import REHEARSAL_TEXTS
 from harness import ConfigError
 from harness.results.metrics import QUALITY
 
@@ -24,6 +28,7 @@ from .constraints import parse
 SUFFIX = "_rehearsal"  # of the study's folder
 OF_ROUTERS = ("prefetch", "prefetch_depth", "prefetch_width", "prefetch_cap_mb")  # predict a choice that is not used
 LEFT_OUT = (*LOSSY, *OF_ROUTERS)
+OF_PROMPTS = ("prefill_tok_s", "ttft_ms")  # metrics
 DIRECT = {"io_mode": "direct"}  # the page cache would hold a shared record for several layers at once
 
 
@@ -46,6 +51,9 @@ def rehearsed(config: Mapping[str, Any]) -> dict[str, Any]:
         "name": c["study"]["name"] + SUFFIX,
         "anchors": [{k: v for k, v in anchor.items() if k not in LEFT_OUT} for anchor in c["study"]["anchors"]],
     }
+    metrics = [*c["objectives"], *(parse(text).metric for text in c["constraints"])]
+    if not any(name in OF_PROMPTS for name in metrics):
+        c["quality"] |= {"text": str(REHEARSAL_TEXTS), "most": None}
     c["search_space"], c["knobs"] = lossless(c["search_space"]), DIRECT | c["knobs"]
     return c
 

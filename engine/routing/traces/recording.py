@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 
 from engine.errors import HeadraceError, first_line
 from engine.routing.read import COLUMNS
+from engine.system.strict_json import from_json
 
 from .ahead import COLUMN
 
@@ -138,7 +138,7 @@ def _recording(
     fingerprint = metadata.get(b"fingerprint")
     return Recording(
         f"trace {path}", experts, passes, {_pair(n): _predictions(c, token, layer, shape) for n, c in predicted.items()},
-        None if lossy is None else json.loads(lossy), None if fingerprint is None else fingerprint.decode(),
+        None if lossy is None else from_json(lossy), None if fingerprint is None else fingerprint.decode(),
         "" if complete else OLDER,
     )  # fmt: skip
 

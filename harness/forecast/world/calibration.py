@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 import math
 from collections import Counter
 from collections.abc import Sequence
@@ -19,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
+from engine.system.strict_json import from_json
 from harness.forecast.interval import Interval, interval, spread, widened
 from harness.forecast.speed import Rates, Work
 
@@ -120,7 +120,7 @@ def usable() -> tuple[Published, ...]:
 @functools.cache
 def fitted() -> Calibration:
     """The stored fit to all measurements. Making it opens every shape, which takes seconds; a test compares it."""
-    content = json.loads(FILE.read_text(encoding="utf-8"))
+    content = from_json(FILE.read_text(encoding="utf-8"))
     rows = tuple(tuple(row) for row in content.pop("covariance"))
     return Calibration(**{**content, "covariance": rows, "engines": tuple(content["engines"])})
 

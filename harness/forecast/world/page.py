@@ -9,7 +9,6 @@ The first command prints the page, the second the figures that profiles use (fit
 from __future__ import annotations
 
 import dataclasses
-import json
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -17,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from engine.cli.program import guarded, make_parser
+from engine.system.strict_json import to_json
 from harness.forecast.interval import COVERAGE, SOURCES, Interval
 
 from .calibration import Calibration, forecast_of, usable, without
@@ -125,7 +125,7 @@ def _wrapped(part: str) -> str:
 
 def fit_text() -> str:
     """The content of fitted.json."""
-    return json.dumps(_rounded(dataclasses.asdict(without())), indent=1) + "\n"
+    return to_json(_rounded(dataclasses.asdict(without())), indent=1) + "\n"
 
 
 def _rounded(value: Any) -> Any:

@@ -10,7 +10,9 @@ from harness.session.notes import start_notes
 
 
 def plan(gb: float | None = None) -> Any:
-    return SimpleNamespace(config={"device": {"memory_gb": gb}}, space=SimpleNamespace(fixed={}))
+    return SimpleNamespace(
+        config={"device": {"memory_gb": gb}}, space=SimpleNamespace(fixed={}), automatic=None, device_profile=None
+    )
 
 
 def test_notes_name_other_commits_and_a_memory_limit_beyond_the_machine() -> None:

@@ -43,6 +43,14 @@ def test_a_rehearsed_study_says_so_in_every_row(place: Path) -> None:
     assert 0 < figures["hit_rate"] < 1 and figures["decode_tokens"] == 4
 
 
+def test_prompts_are_short_unless_they_are_measured(place: Path) -> None:
+    path = write(place / "r")
+    found = study(place, "study=auto", f"model.path={path}")
+    assert found.judge_name == "rehearsal_v1" and max(len(text.prompt) for text in found.judge.texts) < 5
+    kept = study(place, "study=auto", f"model.path={path}", "objectives=[decode_tok_s,ttft_ms]")
+    assert kept.judge_name == "headrace_v1"
+
+
 def test_only_lossless_knobs_are_searched(place: Path) -> None:
     write(usual_folder("kimi_k2_5"))
     found = study(place, "study=kimi_m2max", "device=auto")

@@ -35,7 +35,7 @@ def test_figures_of_a_request() -> None:
     one = job(stats)
     one.put(context())
     one.put((4, 4))
-    stats.layers[0] = 3, 1, 1, 100
+    stats.layers[0] = 3, 1, 1, 100, 1
     one.put(token())
     one.put(token("length"))
     one.put(None)
