@@ -1,4 +1,4 @@
-"""Forecasts: the speeds that rows foresaw before their runs, against those that were measured.
+"""Forecasts: the speeds that rows predicted before their runs, against those that were measured.
 
 The first run of each setting counts: later ones are forecast when the setting has been measured before.
 """

@@ -87,7 +87,7 @@ def _rehearse(args: argparse.Namespace) -> int:
 def _run(args: argparse.Namespace, found: Written, other: Any) -> None:
     from engine.model.backend import usable_memory_bytes
 
-    from .foresee import forecasts
+    from .forecasts import forecasts
     from .report import document, print_report
 
     usable = usable_memory_bytes() / GB

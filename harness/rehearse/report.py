@@ -21,7 +21,7 @@ COLUMNS = (
     "forecast (80 %)",
     "GB/token",
     "hit",
-    "GB memory (predicted)",
+    "GB (predicted)",
     "of serial",
     "of overlapped",
 )
@@ -67,7 +67,7 @@ def print_report(found: Mapping[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    console = Console(width=None if sys.stdout.isatty() else 120, highlight=False, soft_wrap=True)
+    console = Console(width=None if sys.stdout.isatty() else 130, highlight=False, soft_wrap=True)
     low, middle, high = found["plain_gbps"]
     shared = "" if found["distinct_layers"] == found["layers"] else (
         f"; {found['distinct_layers']} layers have records of their own, the others share them"
@@ -107,7 +107,7 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
     window = {0: "all", -1: "auto"}.get(row["sync_window"], str(row["sync_window"]))
     return [
         f"{row['cached']:.1%}", f"{row['cache_gb']:.4g}", window, f"{row['decode_tok_s'][1]:.3g}",
-        "-" if row["forecast_tok_s"] is None else "{1:.3g} ({0:.3g} to {2:.3g})".format(*row["forecast_tok_s"]),
+        "-" if row["forecast_tok_s"] is None else "{1:.3g} ({0:.3g}..{2:.3g})".format(*row["forecast_tok_s"]),
         f"{row['read_gb_per_token']:.3g}", "-" if row["hit_rate"] is None else f"{row['hit_rate']:.3f}",
         f"{row['peak_memory_gb']:.3g} ({row['predicted_peak_gb']:.3g})",
         *("{1:.2f} ({0:.2f}..{2:.2f})".format(*row[name]) for name in ("share_of_serial", "share_of_overlapped")),

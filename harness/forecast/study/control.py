@@ -20,7 +20,7 @@ from harness.decisions.drift import sentinel_trial
 from .fit import NOISE_SD
 
 WALK_SD = 0.1  # of the logarithm, in the square root of an hour
-LONGEST_H = 9.0  # of a gap: a machine is as different after a week as after a night
+LONGEST_H = 9.0  # of a gap: after a longer pause a machine differs no more
 
 
 @dataclass(frozen=True)

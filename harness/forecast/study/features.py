@@ -58,10 +58,10 @@ class Arithmetic:
             )
             streamed = len({bank.layer for bank in banks if bank.slots < len(bank.members)}) / layers
             table.append([read, streamed, _two_widths(banks, layers), missed, quantized])
-        read, *rest = np.mean(table, axis=0).tolist()
+        read, streamed, two_widths, missed, quantized = np.mean(table, axis=0).tolist()
         reads = [row[0] for row in table]
-        gbps = knobs.ssd_gbps or self.disk_gbps
-        return Features(read / GB / gbps * 1000, *rest, io_spread=spread(reads) if all(reads) else 0.0)
+        io_ms = read / GB / (knobs.ssd_gbps or self.disk_gbps) * 1000
+        return Features(io_ms, streamed, two_widths, missed, quantized, spread(reads) if all(reads) else 0.0)
 
 
 def key(knobs: Knobs) -> str:

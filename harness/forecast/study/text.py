@@ -29,7 +29,7 @@ def started(
     try:
         found, problem = forecaster(study, interrupted)
         if problem and not found.runs(rows):
-            note(f"no forecast before the first run: {problem}")
+            note(f"no forecast before the first run: {problem.splitlines()[0]}")
             return found.columns
         for text in start_lines(study, space, rows, found):
             note(text)

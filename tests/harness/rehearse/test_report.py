@@ -42,7 +42,7 @@ def test_the_printed_report_says_what_it_is(capsys: pytest.CaptureFixture[str]) 
     print_report(document(FACTS, "made up with the locality of x", [answer(1.0), answer(0.5, window=0)], [None, FORECAST]))
     out = capsys.readouterr().out
     for text in ("rehearsal: random weights", "3 layers have records of their own", "11.9 GB", "8 recorded layers for 60",
-                 "all", "0.3 (0.2 to 0.45)", "0.88 (0.88..0.88)", "33 (32.5)"):  # fmt: skip
+                 "all", "0.3 (0.2..0.45)", "0.88 (0.88..0.88)", "33 (32.5)"):  # fmt: skip
         assert text in out, text
 
 
