@@ -47,19 +47,20 @@ def run_command(
     timeout_s: float | None = None,
     interrupted: Callable[[], bool] = lambda: False,
     shared: bool = False,
+    env: Mapping[str, str] | None = None,
 ) -> str:
     """The standard output of `words` for `request`. All processes that the command started have ended when this returns.
 
     With `shared`, the command keeps this process's stderr and process group: its messages reach the run's log, and it is
-    killed with this process. Otherwise stderr is captured, and its last line becomes part of the error. Raises
-    `CommandError`.
+    killed with this process. Otherwise stderr is captured, and its last line becomes part of the error. `env`: the command's
+    environment, by default that of this process. Raises `CommandError`.
     """
     with tempfile.TemporaryFile() as stdin, tempfile.TemporaryFile() as stdout, tempfile.TemporaryFile() as stderr:
         stdin.write(to_json(request).encode())
         stdin.seek(0)
         try:
             child = subprocess.Popen(
-                words, stdin=stdin, stdout=stdout, stderr=None if shared else stderr, start_new_session=not shared
+                words, stdin=stdin, stdout=stdout, stderr=None if shared else stderr, start_new_session=not shared, env=env
             )
         except OSError as e:
             raise CommandError(f"{words[0]} cannot be started ({e.strerror}); name a program that can") from e

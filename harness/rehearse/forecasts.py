@@ -9,7 +9,6 @@ from engine.checkpoint.checkpoint import Checkpoint
 from engine.errors import first_line
 from engine.knobs import Knobs
 from engine.routing.synthetic import Locality
-from harness.forecast.machine.figures import HERE_SD
 from harness.forecast.study.features import Arithmetic
 from harness.forecast.study.fit import Speed, fit, prior
 from harness.forecast.study.probe import probe
@@ -24,7 +23,7 @@ def forecasts(
         limits = {knobs.ssd_gbps for knobs in made}
         figures = probe(source.path, source.path, limits.pop() if len(limits) == 1 else None, lambda: False)
         arithmetic = Arithmetic(routing(source, trace, None if trace else locality), figures.disk_gbps)
-        found = fit([], [], prior(figures.base_ms, HERE_SD, len(source.layers), figures.sync_ms))
+        found = fit([], [], prior(figures.base_ms, figures.base_sd, len(source.layers), figures.sync_ms))
         return [found.speed(arithmetic.features(knobs.as_dict())) for knobs in made]
     except Exception as e:
         tell(f"no forecast: {first_line(e)}")

@@ -4,8 +4,8 @@
        + two_widths * (share of layers with experts of two widths) + missed * (layers with a miss)
        + requantized * (experts that are brought to another width)
 
-The noise is relative to the time. Its standard deviation has an inverse-gamma prior, so that few rows can widen it but not
-make it vanish.
+The noise is relative to the time. Its standard deviation has an inverse-gamma prior, so that few rows can widen it and not
+remove it.
 """
 
 from __future__ import annotations

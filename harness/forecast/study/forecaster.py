@@ -13,7 +13,6 @@ from typing import Any
 from engine.checkpoint.checkpoint import Checkpoint
 from engine.errors import HeadraceError
 from harness.decisions.reuse import settings_of
-from harness.forecast.machine.figures import HERE_SD
 from harness.study.study import Study
 
 from .control import Controls, controls
@@ -84,7 +83,7 @@ class Forecaster:
 
     def _prior(self, ms: Sequence[float]) -> Prior:
         if (figures := self._kept.figures) is not None:
-            return prior(figures.base_ms, HERE_SD, self._layers, figures.sync_ms)
+            return prior(figures.base_ms, figures.base_sd, self._layers, figures.sync_ms)
         if not ms:
             raise HeadraceError("neither figures of this machine nor a run")
         return prior(ms[0], BASE_SD, self._layers, io_sd=IO_SD)
@@ -95,7 +94,7 @@ def why_none(study: Study) -> str:
     engine = study.config["engine"]
     if engine["command"] is None and engine["module"] == "engine":
         return ""
-    return f"its arithmetic is that of this project's engine, not of {engine['command'] or engine['module']}"
+    return f"only this project's engine can be replayed, not {engine['command'] or engine['module']}"
 
 
 def forecaster(study: Study, interrupted: Callable[[], bool]) -> tuple[Forecaster, str]:

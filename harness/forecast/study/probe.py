@@ -1,14 +1,14 @@
 """Probe: the figures of this machine for a study's model, measured in a child process and kept beside the rows.
 
 The child measures a layer at the real shape, the host's wait for a router's choice, and the disk, unless the study limits
-its reads. It takes a few seconds. The session's own process never holds the weights that are measured with.
-
-    python -m harness.forecast.study.probe      reads a request as JSON, writes the figures as JSON
+its reads. It takes a few seconds. The session's own process never holds the weights that are measured with. The child reads
+a request as JSON and writes the figures as JSON.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -19,6 +19,10 @@ from engine import __version__
 from engine.errors import HeadraceError
 from engine.system import atomic
 from engine.system.strict_json import from_json, to_json
+from engine.system.user_cache import child_environment
+from harness.forecast.machine.figures import HERE_SD, device_from, machine
+from harness.forecast.speed import Work
+from harness.forecast.target import target
 from harness.machine.json_command import run_command
 
 from .fit import Features
@@ -30,11 +34,12 @@ MOST_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class Figures:
-    """Of a token with everything in memory, ms; of the wait for one layer's choice, ms; and of the disk."""
+    """Of a token with everything in memory, ms, and its relative sd; of the wait for a layer's choice, ms; of the disk."""
 
     base_ms: float
     sync_ms: float
     disk_gbps: float
+    base_sd: float = HERE_SD
 
 
 @dataclass
@@ -75,16 +80,14 @@ def probe(checkpoint: Path, folder: Path, ssd_gbps: float | None, interrupted: C
     `HeadraceError`."""
     request = {"checkpoint": str(checkpoint), "folder": str(folder), "disk_gbps": ssd_gbps}
     words = [sys.executable, "-m", __name__]
-    answer = run_command(words, request, most_bytes=MOST_BYTES, timeout_s=TIMEOUT_S, interrupted=interrupted)
-    return Figures(**from_json(answer))
+    answer = run_command(
+        words, request, most_bytes=MOST_BYTES, timeout_s=TIMEOUT_S, interrupted=interrupted, env=child_environment()
+    )
+    return Figures(**from_json(answer.strip().splitlines()[-1]))
 
 
 def measured(request: dict[str, Any]) -> Figures:
     """The child's part."""
-    from harness.forecast.machine.figures import device_from, machine
-    from harness.forecast.speed import Work
-    from harness.forecast.target import target
-
     model = target(request["checkpoint"])
     limit = request["disk_gbps"]
     found = machine(device_from({} if limit is None else {"device.disk_gbps": str(limit)}), model, Path(request["folder"]))
@@ -92,7 +95,7 @@ def measured(request: dict[str, Any]) -> Figures:
         raise HeadraceError(f"no layer of {model.name} was measured; see headrace forecast {request['checkpoint']}")
     rates = found.rates(Work(1.0, (1.0,), model.layers, model.all_layers))
     base = model.all_layers * found.probed.layer_ms + found.probed.rest_ms
-    return Figures(base, rates.sync_ms, found.disk_gbps)
+    return Figures(base, rates.sync_ms, found.disk_gbps, math.hypot(HERE_SD, found.probed.sd))
 
 
 def main() -> int:

@@ -10,6 +10,7 @@ from rehearsals import shape
 
 from engine.bench import plain_reads
 from harness.cli import main
+from harness.forecast.study.probe import Figures
 from harness.rehearse import __main__ as command
 
 
@@ -17,6 +18,7 @@ from harness.rehearse import __main__ as command
 def _tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(command, "shape", shape)
     monkeypatch.setattr(plain_reads, "PLAIN_MIB", 1)
+    monkeypatch.setattr("harness.rehearse.forecasts.probe", lambda *_: Figures(10.0, 0.0, 0.5))
 
 
 def run(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str, str]:
@@ -34,6 +36,8 @@ def test_figures_of_a_shape(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     )
     (row,) = found["rows"]
     assert row["about"] == "rehearsal: random weights" and row["tokens"] == 8 and 0 < row["hit_rate"] < 1
+    low, middle, high = row["forecast_tok_s"]
+    assert 0 < low < middle < high < 500
     assert row["knobs"]["io_mode"] == "direct" and row["share_of_serial"][1] > 0 and row["read_gb_per_token"] > 0
     status, out, _ = run(capsys, *where, "--clean")
     assert (status, (tmp_path / "r").exists()) == (0, False) and out.startswith("removed 0.000")

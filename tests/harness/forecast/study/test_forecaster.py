@@ -79,6 +79,6 @@ def test_without_a_probe_forecasts_begin_after_the_first_run(study: Study, monke
 
 def test_other_engines_have_none(study: Study, probed: list[float | None]) -> None:
     other = dataclasses.replace(study, config={**study.config, "engine": {"module": "mine", "command": None}})
-    assert not why_none(study) and why_none(other).endswith("not of mine") and not probed
-    with pytest.raises(HeadraceError, match="not of mine"):
+    assert not why_none(study) and why_none(other).endswith("not mine") and not probed
+    with pytest.raises(HeadraceError, match="not mine"):
         forecaster(other, lambda: False)

@@ -37,7 +37,7 @@ def test_the_forecast_names_the_settings_that_win(study: Study, probed: list[flo
 def test_other_engines_have_one_line(study: Study) -> None:
     other = dataclasses.replace(study, config={**study.config, "engine": {"module": "mine", "command": None}})
     lines, columns = notes(other)
-    assert len(lines) == 1 and lines[0].startswith("no forecast: its arithmetic is that of") and columns({}, [], NOW) == {}
+    assert len(lines) == 1 and lines[0].startswith("no forecast: only this project's engine") and columns({}, [], NOW) == {}
 
 
 @pytest.mark.parametrize("where", [(forecaster, "routing"), (text, "start_lines"), (forecaster, "probe")])
