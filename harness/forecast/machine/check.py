@@ -3,7 +3,8 @@
     python -m harness.forecast.machine.check
 
 The layers are probed once, before everything. Then each combination of bandwidth and cache size is measured, in random
-order, with `ssd_gbps` holding the reads. It prints a table, the median error and the share inside the interval; some minutes.
+order, with `ssd_gbps` holding the reads. It prints a table, the median error and the share inside the interval; some
+minutes.
 """
 
 from __future__ import annotations
@@ -112,9 +113,8 @@ def _main(arguments: Sequence[str], program: str) -> int:
     made = pairs(target(str(CHECKPOINT)), args.disk_gbps, args.cached, args.tokens)
     inside = sum(pair.tok_s in pair.row.tok_s for pair in made)
     print("\n".join([HEAD, *(pair.line() for pair in made)]))
-    print(
-        f"\nmedian error {statistics.median(p.error for p in made) * 100:.0f} %, {inside} of {len(made)} inside ({inside / len(made):.0%})"
-    )
+    error = statistics.median(pair.error for pair in made)
+    print(f"\nmedian error {error:.0%}, {inside} of {len(made)} inside ({inside / len(made):.0%})")
     return 0
 
 
