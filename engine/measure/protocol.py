@@ -10,6 +10,7 @@ from typing import Any
 from engine.errors import HeadraceError, did_you_mean
 
 PAGE_CACHE = ("as_is", "cold", "warm")
+REAL, RESTORED = PREFILL = ("real", "restored")
 
 
 @dataclass(frozen=True)
@@ -19,13 +20,15 @@ class Protocol:
     `warm_up_tokens` tokens are decoded first, outside the clock. The clock then covers the first `timed_tokens` decoded
     tokens of the evaluation texts, in order (None: all). With `score` the rest of the texts follows without a clock, and
     perplexity covers all of them; without it the measurement ends there and has no perplexity. `page_cache` is applied
-    before the engine is loaded (see `prepare_page_cache`).
+    before the engine is loaded (see `prepare_page_cache`). `prefill`: `real` computes every prompt; `restored` reads the
+    state after it where it was kept, and keeps it otherwise (see `engine.prompt_cache`).
     """
 
     warm_up_tokens: int = 8
     timed_tokens: int | None = None
     page_cache: str = "as_is"
     score: bool = True
+    prefill: str = REAL
 
     def __post_init__(self) -> None:
         timed = () if self.timed_tokens is None else (("timed_tokens", self.timed_tokens, 1),)
@@ -34,6 +37,8 @@ class Protocol:
                 raise HeadraceError(f"{name}={value!r} is not an integer of at least {least}; give one")
         if self.page_cache not in PAGE_CACHE:
             raise HeadraceError(f"page_cache={self.page_cache!r} is unknown; choose one of: {', '.join(PAGE_CACHE)}")
+        if self.prefill not in PREFILL:
+            raise HeadraceError(f"prefill={self.prefill!r} is unknown; choose one of: {', '.join(PREFILL)}")
         if type(self.score) is not bool:
             raise HeadraceError(f"score={self.score!r} is neither true nor false; give true or false")
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from engine import CheckpointError
+from engine.measure.protocol import REAL
 from harness import ResultsError
 from harness.decisions.reuse import quality_source, reference_figures, wrong_answer
 from harness.machine.clocks import Calendar
@@ -163,11 +164,15 @@ class Runner:
             "trust_code": study.config["model"]["trust_code"],
             "judge": str(study.folder / JUDGE),
             "knobs": job.proposal.values,
-            "protocol": {**study.protocol, "score": source is None and not study.config["rehearse"]},
+            "protocol": {
+                **study.protocol, "score": source is None and not study.config["rehearse"],
+                "prefill": REAL if job.real_prefill else study.prefill,
+            },
+            "kept_gb": study.config["protocol"]["kept_gb"],
             "quality": {"kl": study.wants_kl, "json_prompts": study.json_prompts} if source is None else None,
             "stop": stop,
             "beat": str(study.folder / "beat"),
-        }
+        }  # fmt: skip
 
     def _cool_down(self, seconds: float) -> None:
         end = time.monotonic() + seconds

@@ -6,7 +6,8 @@ The child ends with its parent, which holds the other end of its standard input.
 Hydra, so that its peak memory is the engine's.
 
 Request: `checkpoint`, `judge` (path of the evaluation texts), `knobs`, and `engine` (see `harness.study.engines`) or
-`command`. Optional: `trust_code` (whether the checkpoint's own code may run); `protocol` (as `engine.Protocol`); `stop`
+`command`. Optional: `trust_code` (whether the checkpoint's own code may run); `protocol` (as `engine.Protocol`); `kept_gb`
+(limit of the kept prompts); `stop`
 {below_tok_s, error, noise, rival_ms}, the parameters of early stopping with the rival's time of each token; `quality` {kl:
 bool, json_prompts: path or null}; and `beat`, a file that is touched after loading and then, at most every second, while
 the engine works. An engine that reports no progress never creates that file.
@@ -36,6 +37,8 @@ import numpy as np
 import engine.tokenizer.without_torch  # noqa: F401 - before mlx-lm
 from engine import Checkpoint, HeadraceError, Judge, Knobs, Measurement, Protocol, prepare_page_cache
 from engine.errors import OUT_OF_MEMORY, first_line, foreseeable
+from engine.measure.protocol import REAL, RESTORED
+from engine.prompt_cache.kept import LIMIT_GB, Keeping
 from engine.system import atomic
 from engine.system.page_cache import cached_share, weight_files
 from engine.system.strict_json import from_json, to_json
@@ -73,7 +76,7 @@ def _measure(request: dict[str, Any]) -> dict[str, Any]:
     protocol = Protocol.from_mapping(request.get("protocol") or {})
     if request.get("engine") == "engine" and _wanted_quality(request)["kl"]:
         _ensure_reference(request)  # it reads the whole checkpoint, so it comes before the page cache is prepared
-    if request.get("engine") == "engine" and protocol.page_cache == "cold":
+    if request.get("engine") == "engine" and (protocol.page_cache == "cold" or protocol.prefill == RESTORED):
         _ = Checkpoint.open(request["checkpoint"]).fingerprint  # it reads from every tensor, so it comes first as well
     by = prepare_page_cache(request["checkpoint"], protocol.page_cache, knobs.io_mode)
     files = weight_files(request["checkpoint"])
@@ -90,6 +93,7 @@ def _measure(request: dict[str, Any]) -> dict[str, Any]:
         if value and figures[name] is None and protocol.score and not measurement.ended_early:
             raise HeadraceError(f"{name} is requested, but this engine does not measure it; remove it from the study")
     figures["page_cached_before"] = cached_before
+    figures["prefill"] = figures["prefill"] or REAL  # another engine keeps no prompts
     if figures["page_cached_after"] is None:
         figures["page_cached_after"] = cached_share(files)
     return {
@@ -110,6 +114,7 @@ def _run(request: dict[str, Any], knobs: Knobs, protocol: Protocol) -> tuple[Mea
     takes = inspect.signature(loaded.measure).parameters
     all_names = any(p.kind is p.VAR_KEYWORD for p in takes.values())
     wanted = {name for name in ("protocol", "keep_going") if all_names or name in takes}
+    wanted |= {"keeping"} & set(takes)
     own_engine = hasattr(loaded, "teacher_forced")  # it has counters, and engine.quality accepts it
     beat = Beat(request.get("beat"))
     if own_engine or "keep_going" in wanted:
@@ -129,7 +134,7 @@ def _run(request: dict[str, Any], knobs: Knobs, protocol: Protocol) -> tuple[Mea
 
     # KL needs a pass of its own over all texts, which yields perplexity as well.
     follow = dataclasses.replace(protocol, score=False) if by_quality and wanted_quality["kl"] else protocol
-    given = {"protocol": follow, "keep_going": keep_going}
+    given = {"protocol": follow, "keep_going": keep_going, "keeping": Keeping(request.get("kept_gb") or LIMIT_GB)}
     answer = loaded.measure(judge, **{name: given[name] for name in wanted})
     measurement = Measurement.from_mapping(answer) if isinstance(answer, Mapping) else answer
     if by_quality and not measurement.ended_early:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.knobs import CACHE_DEPENDENT, DEFAULTS, idle
-from engine.measure.protocol import PAGE_CACHE
+from engine.measure.protocol import PAGE_CACHE, PREFILL
 from harness import ConfigError, ResultsError
 from harness.results.metrics import QUALITY
 from harness.space.space import Space
@@ -40,10 +40,11 @@ def check_numbers(c: Mapping[str, Any]) -> None:
         group, _, name = key.rpartition(".")
         if not 0 <= c[group][name] <= 1:
             raise ConfigError(f"{key}={c[group][name]:g} is outside 0 .. 1; give a share")
-    if c["protocol"]["page_cache"] not in PAGE_CACHE:
-        raise ConfigError(
-            f"protocol.page_cache={c['protocol']['page_cache']} is unknown; choose one of: {', '.join(PAGE_CACHE)}"
-        )
+    for key, known in (("page_cache", PAGE_CACHE), ("prefill", PREFILL)):
+        if c["protocol"][key] not in known:
+            raise ConfigError(f"protocol.{key}={c['protocol'][key]} is unknown; choose one of: {', '.join(known)}")
+    if not c["protocol"]["kept_gb"] > 0:
+        raise ConfigError(f"protocol.kept_gb={c['protocol']['kept_gb']:g} is not above 0; give GB, or protocol.prefill=real")
     device = c["device"]
     if device["memory_gb"] is not None and not device["memory_gb"] > 0:
         raise ConfigError(
