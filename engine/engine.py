@@ -156,8 +156,7 @@ class Engine:
         self.state = state
         self.windows = windows
         self.page_cached_before = page_cached_before
-        self.decoded = Stats()
-        self.spans = Spans()
+        self.decoded, self.spans = Stats(), Spans()
         self.forced: ForcedRouting | None = None
         self.passes = Passes(model, layers, state, reset_first=bool(self.depends_on_cache))
         stated = not_finite_keys(checkpoint.config)
@@ -262,8 +261,7 @@ class Engine:
         try:
             measured, self.decoded = timed_pass(
                 self.teacher_forced(judge, protocol), self.stats, weight_files(self.checkpoint.path),
-                timed_tokens=protocol.timed_tokens or most, score=protocol.score, keep_going=keep_going,
-                spans=self.spans,
+                timed_tokens=protocol.timed_tokens or most, score=protocol.score, keep_going=keep_going, spans=self.spans,
             )  # fmt: skip
         except LogitsError as e:
             raise self.explained(e, judge) from e
