@@ -257,17 +257,12 @@ class Engine:
         together have fewer than `timed_tokens`.
         """
         protocol = protocol or Protocol()
-        most = self.continuation_tokens(judge)
-        if (protocol.timed_tokens or 0) > most:
-            raise JudgeError(
-                f"timed_tokens={protocol.timed_tokens} is above the {most} tokens of all continuations; "
-                "lower it, or leave it unset to time them all"
-            )
+        timed_tokens = protocol.timed_of(self.continuation_tokens(judge))
         self.spans.take()  # what an earlier pass left
         try:
             measured, self.decoded = timed_pass(
                 self._timed_texts(judge, protocol, keeping), self.stats, weight_files(self.checkpoint.path),
-                timed_tokens=protocol.timed_tokens or most, score=protocol.score, keep_going=keep_going, spans=self.spans,
+                timed_tokens=timed_tokens, score=protocol.score, keep_going=keep_going, spans=self.spans,
             )  # fmt: skip
         except LogitsError as e:
             raise self.explained(e, judge) from e

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from engine.errors import HeadraceError, did_you_mean
+from engine.errors import HeadraceError, JudgeError, did_you_mean
 
 PAGE_CACHE = ("as_is", "cold", "warm")
 REAL, RESTORED = PREFILL = ("real", "restored")
@@ -41,6 +41,15 @@ class Protocol:
             raise HeadraceError(f"prefill={self.prefill!r} is unknown; choose one of: {', '.join(PREFILL)}")
         if type(self.score) is not bool:
             raise HeadraceError(f"score={self.score!r} is neither true nor false; give true or false")
+
+    def timed_of(self, most: int) -> int:
+        """Return the tokens to time, of the `most` in all continuations. Raises `JudgeError` for more than these."""
+        if (self.timed_tokens or 0) > most:
+            raise JudgeError(
+                f"timed_tokens={self.timed_tokens} is above the {most} tokens of all continuations; "
+                "lower it, or leave it unset to time them all"
+            )
+        return self.timed_tokens or most
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> Protocol:

@@ -21,6 +21,7 @@ from mlx_lm.models.cache import make_prompt_cache
 
 from engine.errors import HeadraceError, first_line
 from engine.knobs import GB
+from engine.measure.spans import FILL
 from engine.measure.timed_pass import Prefilled, Prompt, Scored, computed, token_nll
 from engine.model.switches import switches
 from engine.routing.forced import ForcedRouting
@@ -72,7 +73,12 @@ def timed_texts(engine: Any, texts: Sequence[Text], keeping: Keeping | None, fil
     if keeping is None or folder is None:
         return (_computed(*engine.forward.teacher_forced(*text)) for text in texts)
     places = [] if engine.forced is not None else [place for place, _ in switches(engine.model, engine.checkpoint)]
-    kept = KeptPrompts(engine.forward, folder, places, fill, keeping.say, engine.forced)
+
+    def filled(routing: np.ndarray) -> None:
+        with engine.spans.part(FILL):
+            fill(routing)
+
+    kept = KeptPrompts(engine.forward, folder, places, filled, keeping.say, engine.forced)
     return (kept.passes(*text) for text in texts)
 
 
@@ -160,10 +166,12 @@ class KeptPrompts:
             found, last = [], None
             for logits, targets in self._forward.prompt(prompt, following, cache):
                 found.append(token_nll(logits, targets))
-                last = logits[-1:]
+                last = mx.contiguous(logits[-1:])
                 if recorder is not None:
                     recorder.take(len(targets))
             ms = (time.perf_counter() - begin) * 1e3
+        mx.eval(last)
+        del logits
         most_bytes = max(0, mx.get_peak_memory() - mx.get_active_memory())
         mlx_peak = max(mlx_peak, mx.get_peak_memory())
         nll = np.concatenate(found)
@@ -172,7 +180,7 @@ class KeptPrompts:
             if routing is None:
                 self._say("prompt cache: a layer does not choose experts for each token; the prompt is computed in each run")
             else:
-                prefix = Prefix(cache, routing, nll[:-1], mx.contiguous(last), most_bytes)
+                prefix = Prefix(cache, routing, nll[:-1], last, most_bytes)
                 self._folder.save(name, prefix.as_caches(), KIND)
         return Prefilled(nll, ms, mlx_peak=mlx_peak)
 
