@@ -21,6 +21,7 @@ from mlx_lm.models.cache import make_prompt_cache
 
 from engine.checkpoint.checkpoint import Checkpoint
 from engine.checkpoint.config import not_finite_keys
+from engine.checkpoint.known import opened
 from engine.checkpoint.places.find import find_checkpoint
 from engine.checkpoint.store.rehearsal import ABOUT, read_rehearsal
 from engine.errors import HeadraceError, JudgeError, KnobError
@@ -49,7 +50,7 @@ from engine.routing.traces.ahead import Ahead
 from engine.stats import Stats
 from engine.streaming.decode_state import DecodeState
 from engine.streaming.forward import Forward
-from engine.streaming.install import decode_state_for, fill, install_gates, install_layers, trace_writer
+from engine.streaming.install import decode_state_for, filling, install_gates, install_layers, trace_writer
 from engine.streaming.layer import StreamedLayer
 from engine.streaming.passes import Passes
 from engine.streaming.window.speculate import SpeculativeWindows
@@ -71,7 +72,7 @@ def load(checkpoint: str | Path, knobs: Knobs | None = None, *, trust_code: bool
     refuse_without_effect(knobs)
     checkpoint = find_checkpoint(checkpoint)
     cached = cached_share(weight_files(checkpoint))  # before the headers are read
-    source = Checkpoint.open(checkpoint, trust_code=trust_code).with_top_k(knobs.top_k)
+    source = opened(checkpoint, trust_code=trust_code).with_top_k(knobs.top_k)
     # mlx-lm cannot read a store's experts, so they are streamed even when all of them stay. plan_banks refuses verify_reads
     # for a checkpoint without checksums.
     streamed = knobs.streams or knobs.verify_reads or source.levels is not None
@@ -90,10 +91,10 @@ def load(checkpoint: str | Path, knobs: Knobs | None = None, *, trust_code: bool
     state = decode_state_for(source, knobs) if streamed else None
     try:
         layers, windows = install_layers(model, source, knobs, plans, state) if state is not None else ([], None)
-        read_resident(model, source, knobs.resident_bits)
+        with filling(layers, plans):
+            read_resident(model, source, knobs.resident_bits)
         if state is not None:
             install_gates(model, source, knobs, layers)
-            fill(layers, plans, state)
             state.stats.reset()
     except BaseException:
         if state is not None:
@@ -156,6 +157,7 @@ class Engine:
         self.windows = windows
         self.page_cached_before = page_cached_before
         self.decoded = Stats()
+        self._texts: dict[Judge, list[tuple[list[int], list[int]]]] = {}  # token ids of the texts measured last
         self.forced: ForcedRouting | None = None
         self.passes = Passes(model, layers, state, reset_first=bool(self.depends_on_cache))
         stated = not_finite_keys(checkpoint.config)
@@ -320,6 +322,9 @@ class Engine:
             self.passes.trace = None
 
     def _tokens_of(self, judge: Judge) -> list[tuple[list[int], list[int]]]:
+        known = self._texts.get(judge)
+        if known is not None:
+            return known
         texts = []
         for text in judge.texts:
             tokens = self.encode(text.prompt), self.encode(text.continuation, start=False)
@@ -328,4 +333,5 @@ class Engine:
                     f"text {text.name} has too few tokens ({len(tokens[0])} + {len(tokens[1])}, at least 1 + 2); lengthen it"
                 )
             texts.append(tokens)
+        self._texts = {judge: texts}
         return texts

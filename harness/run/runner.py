@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from engine import CheckpointError
+from engine.checkpoint.fingerprint import State
+from engine.checkpoint.known import keep, opened
 from harness import ResultsError
 from harness.decisions.reuse import quality_source, reference_figures, wrong_answer
 from harness.machine.clocks import Calendar
@@ -26,12 +28,14 @@ from harness.study.constraints import check_constraints
 from harness.study.manifest import JUDGE
 from harness.study.study import Study
 
+from .children import Children
 from .in_flight import MAX_STARTS, InFlight, Start
 from .job import Job, Row
-from .pruning import dominated, infeasible, rival_of, stop_rule
 from .row import copy_quality, make_row, saved_s
+from .stopping.pruning import dominated, infeasible, rival_of, stop_rule
 from .supervise import Interrupted, Outcome, run_child
 
+KNOWN = "checkpoint.known"  # file in the study's folder: see `engine.checkpoint.known`
 SLEEP_ENDS = ("hang", "timeout", "crash")  # ends that sleep may cause: a device or a share is gone after it
 
 
@@ -51,6 +55,10 @@ class Runner:
     def __post_init__(self) -> None:
         self._files = self.study.files
         self.in_flight = InFlight(self.study.folder)
+        engine = self.study.config["engine"]
+        self._children = Children(self.in_flight.request, "" if engine["command"] else engine["module"])
+        self._known = self.study.folder / KNOWN
+        self._known_files: State | None = None  # the checkpoint's files when it was written
 
     def run(self, job: Job, history: History) -> tuple[Row, Sequence[float]]:
         """The job's row and its token times in ms. Raises `Interrupted`, or `HeadraceError` for what ends the study, such
@@ -83,6 +91,11 @@ class Runner:
         row["saved_s"] = saved_s(row, rows)
         return row, outcome.token_ms
 
+    def close(self) -> None:
+        """End the child that waits for a next run, and remove what it would read."""
+        self._children.close()
+        self._known.unlink(missing_ok=True)
+
     def _crashed(self, job: Job, start: Start, attempt: int) -> Outcome | None:
         """The outcome of a run that is not tried again; None if it is."""
         if start.machine_fell:
@@ -110,6 +123,7 @@ class Runner:
         """The outcome of a measured run, and the columns of its start and its guards."""
         study, config = self.study, self.study.config
         guards = GuardsConfig(**config["guards"])
+        self._children.prepare(job.proposal.values)
         if not self._patient:  # after a wait without success, do not wait again until the machine is quiet
             guards.wait_s = 0.0
         self._cool_down(config["protocol"]["cool_down_s"])
@@ -128,7 +142,7 @@ class Runner:
 
         try:
             outcome = run_child(
-                self.in_flight.request,
+                self._children,
                 self._log(job),
                 timeout_s=config["budget"]["trial_timeout_s"],
                 hang_s=config["budget"]["hang_s"],
@@ -161,6 +175,7 @@ class Runner:
             "command": engine["command"],
             "checkpoint": str(study.checkpoint),
             "trust_code": study.config["model"]["trust_code"],
+            "known": self._write_known(),
             "judge": str(study.folder / JUDGE),
             "knobs": job.proposal.values,
             "protocol": {**study.protocol, "score": source is None and not study.config["rehearse"]},
@@ -168,6 +183,16 @@ class Runner:
             "stop": stop,
             "beat": str(study.folder / "beat"),
         }
+
+    def _write_known(self) -> str | None:
+        """The file with what is known of the checkpoint, so that no run parses and hashes it again. None: another engine."""
+        study, engine = self.study, self.study.config["engine"]
+        if engine["command"] is not None or engine["module"] != "engine":
+            return None
+        if self._known_files != self._files:
+            keep(opened(study.checkpoint, trust_code=study.config["model"]["trust_code"]), self._known)
+            self._known_files = self._files
+        return str(self._known)
 
     def _cool_down(self, seconds: float) -> None:
         end = time.monotonic() + seconds

@@ -1,14 +1,16 @@
 """Child process of a run: load the engine, measure, write the result. `harness.run.supervise` starts and watches it.
 
-    python -m harness.run.worker request.json result.json
+    python -m harness.run.worker ENGINE request.json result.json
 
-The child ends with its parent, which holds the other end of its standard input. It imports neither Optuna nor pandas nor
-Hydra, so that its peak memory is the engine's.
+The child imports the engine adapter ENGINE ("" for none) and then waits for a line on its standard input, after which it
+reads the request: see `harness.run.children`. It ends with its parent, which holds the other end of that input. It imports
+neither Optuna nor pandas nor Hydra, so that its peak memory is the engine's.
 
 Request: `checkpoint`, `judge` (path of the evaluation texts), `knobs`, and `engine` (see `harness.study.engines`) or
 `command`. Optional: `trust_code` (whether the checkpoint's own code may run); `protocol` (as `engine.Protocol`); `stop`
 {below_tok_s, error, noise, rival_ms}, the parameters of early stopping with the rival's time of each token; `quality` {kl:
-bool, json_prompts: path or null}; and `beat`, a file that is touched after loading and then, at most every second, while
+bool, json_prompts: path or null}; `known`, a file with what the search knows of the checkpoint
+(`engine.checkpoint.known`); and `beat`, a file that is touched after loading and then, at most every second, while
 the engine works. An engine that reports no progress never creates that file.
 
 Result: `figures` (by column), `token_ms` (a list; null if the engine does not report it), `ended_early`, `score_s` (seconds
@@ -19,7 +21,9 @@ line); an error that does not come from this program is printed with its traceba
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import importlib
 import inspect
 import os
 import signal
@@ -34,7 +38,8 @@ from typing import Any
 import numpy as np
 
 import engine.tokenizer.without_torch  # noqa: F401 - before mlx-lm
-from engine import Checkpoint, HeadraceError, Judge, Knobs, Measurement, Protocol, prepare_page_cache
+from engine import HeadraceError, Judge, Knobs, Measurement, Protocol, prepare_page_cache
+from engine.checkpoint.known import opened, take
 from engine.errors import OUT_OF_MEMORY, first_line, foreseeable
 from engine.system import atomic
 from engine.system.page_cache import cached_share, weight_files
@@ -42,9 +47,10 @@ from engine.system.strict_json import from_json, to_json
 from harness.study.engines import CommandEngine, engine_at
 
 from .beat import Beat
-from .early_stopping import Early
+from .stopping.early_stopping import Early
 
 ENGINES_OWN = "engine's own"
+OWN_MODULES = ("engine.engine", "engine.plan.ceiling", "engine.plan.memory.activations")  # of this project's engine
 
 
 def measure(request: dict[str, Any]) -> dict[str, Any]:
@@ -69,12 +75,15 @@ def _named(e: BaseException) -> str:
 
 
 def _measure(request: dict[str, Any]) -> dict[str, Any]:
+    if request.get("known"):
+        take(Path(request["known"]))
     knobs = Knobs.from_mapping(request["knobs"])
     protocol = Protocol.from_mapping(request.get("protocol") or {})
     if request.get("engine") == "engine" and _wanted_quality(request)["kl"]:
         _ensure_reference(request)  # it reads the whole checkpoint, so it comes before the page cache is prepared
     if request.get("engine") == "engine" and protocol.page_cache == "cold":
-        _ = Checkpoint.open(request["checkpoint"]).fingerprint  # it reads from every tensor, so it comes first as well
+        # Where it is not known, it reads from every tensor, so it comes first as well.
+        _ = opened(request["checkpoint"], trust_code=_trusts(request)).fingerprint
     by = prepare_page_cache(request["checkpoint"], protocol.page_cache, knobs.io_mode)
     files = weight_files(request["checkpoint"])
     cached_before = cached_share(files)
@@ -157,7 +166,7 @@ def _ensure_reference(request: dict[str, Any]) -> None:
     """Compute the reference logits if they are not cached, in a process of their own, before this one loads a model."""
     from engine.quality.reference import compute_reference, reference_file
 
-    source, judge = Checkpoint.open(request["checkpoint"], trust_code=_trusts(request)), Judge.load(request["judge"])
+    source, judge = opened(request["checkpoint"], trust_code=_trusts(request)), Judge.load(request["judge"])
     prompts = _json_prompts(request)
     if not reference_file(source, judge, prompts).exists():
         compute_reference(source, judge, prompts)
@@ -193,15 +202,29 @@ def _early(stop: Mapping[str, float] | None, protocol: Protocol, loaded: Any, ju
     return lambda token_ms: rule(np.maximum(np.asarray(token_ms) + level[: len(token_ms)], 1e-3))
 
 
-def _end_with_parent() -> None:
-    os.read(0, 1)  # not sys.stdin, whose lock would block the interpreter's shutdown
+def import_ahead(engine: str) -> None:
+    """Import what a run of this engine needs: it is the same for every setting. An error recurs when the run imports it."""
+    with contextlib.suppress(Exception):
+        for name in (engine.partition(":")[0], *OWN_MODULES * (engine == "engine")):
+            if name:
+                importlib.import_module(name)
+
+
+def _follow_parent(go: threading.Event) -> None:
+    """Set `go` at the first line of the input, and end this process at the end of the input."""
+    if os.read(0, 1):  # not sys.stdin, whose lock would block the interpreter's shutdown
+        go.set()
+        os.read(0, 1)
     if os.getpgrp() == os.getpid():  # end all descendants as well
         os.killpg(0, signal.SIGKILL)
     os._exit(1)
 
 
-def main(request_path: str, result_path: str) -> None:
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+def main(engine: str, request_path: str, result_path: str) -> None:
+    go = threading.Event()
+    threading.Thread(target=_follow_parent, args=(go,), daemon=True).start()
+    import_ahead(engine)
+    go.wait()
     result = measure(from_json(Path(request_path).read_text()))
     atomic.write_text(Path(result_path), to_json(result), durable=False)
 

@@ -108,6 +108,10 @@ class Session:
         share = self.study.config["confirm"]["share"]
         return progress(self.history.known, self.history.own, self.study.trials, share, self._confirming)
 
+    def close(self) -> None:
+        """End what waits for a next run."""
+        self._runner.close()
+
     def report(self, phase: str, job: Job | None = None, message: str = "") -> None:
         """Write the state that `harness.status` shows."""
         write_state(

@@ -15,7 +15,7 @@ from harness.decisions.reuse import rival, too_large
 from harness.results.history import History
 from harness.study.study import Study
 
-from .job import Job, Rival, Row
+from ..job import Job, Rival, Row
 
 Tokens = Mapping[tuple[int, int], Sequence[float]]  # (trial, run) -> time of each token, ms
 

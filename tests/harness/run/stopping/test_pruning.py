@@ -11,7 +11,7 @@ from harness.results.columns import NAMES
 from harness.results.history import History
 from harness.results.metrics import OBJECTIVES
 from harness.run.job import Job, Rival
-from harness.run.pruning import dominated, infeasible, rival_of, stop_rule
+from harness.run.stopping.pruning import dominated, infeasible, rival_of, stop_rule
 
 VALUES = {"cache_gb": 1.0, "ssd_gbps": 0.5}
 NEW = Job(Proposal(4, "sampler", VALUES))
