@@ -33,7 +33,7 @@ from engine.measure.judge import Judge
 from engine.measure.measurement import Measurement
 from engine.measure.not_finite import LogitsError
 from engine.measure.protocol import Protocol
-from engine.measure.timed_pass import Scored, timed_pass
+from engine.measure.timed_pass import KeepGoing, KeepScoring, Scored, timed_pass
 from engine.model.backend import backend, compute_dtype
 from engine.model.buffer_cache import buffer_cache_bytes, limit_buffer_cache, never_wire
 from engine.model.environment.backend_knobs import refuse_without_effect
@@ -157,7 +157,6 @@ class Engine:
         self.windows = windows
         self.page_cached_before = page_cached_before
         self.decoded = Stats()
-        self._texts: dict[Judge, list[tuple[list[int], list[int]]]] = {}  # token ids of the texts measured last
         self.forced: ForcedRouting | None = None
         self.passes = Passes(model, layers, state, reset_first=bool(self.depends_on_cache))
         stated = not_finite_keys(checkpoint.config)
@@ -243,13 +242,14 @@ class Engine:
         return generation
 
     def measure(
-        self, judge: Judge, protocol: Protocol | None = None, keep_going: Callable[[list[float]], bool] | None = None
-    ) -> Measurement:
+        self, judge: Judge, protocol: Protocol | None = None, keep_going: KeepGoing | None = None,
+        keep_scoring: KeepScoring | None = None,
+    ) -> Measurement:  # fmt: skip
         """Decode the evaluation texts against the clock under a protocol (see `engine.measure.timed_pass`).
 
         `keep_going` is called after each timed token with the milliseconds of all timed tokens so far; the measurement ends
-        early when it returns False. perplexity = exp(mean negative log-likelihood). Raises `JudgeError` if a text has too
-        few tokens, or all texts together have fewer than `timed_tokens`.
+        early when it returns False. `keep_scoring`: see `timed_pass`. perplexity = exp(mean negative log-likelihood). Raises
+        `JudgeError` if a text has too few tokens, or all texts together have fewer than `timed_tokens`.
         """
         protocol = protocol or Protocol()
         most = self.continuation_tokens(judge)
@@ -262,6 +262,7 @@ class Engine:
             measured, self.decoded = timed_pass(
                 self.teacher_forced(judge, protocol), self.stats, weight_files(self.checkpoint.path),
                 timed_tokens=protocol.timed_tokens or most, score=protocol.score, keep_going=keep_going,
+                keep_scoring=keep_scoring,
             )  # fmt: skip
         except LogitsError as e:
             raise self.explained(e, judge) from e
@@ -322,9 +323,6 @@ class Engine:
             self.passes.trace = None
 
     def _tokens_of(self, judge: Judge) -> list[tuple[list[int], list[int]]]:
-        known = self._texts.get(judge)
-        if known is not None:
-            return known
         texts = []
         for text in judge.texts:
             tokens = self.encode(text.prompt), self.encode(text.continuation, start=False)
@@ -333,5 +331,4 @@ class Engine:
                     f"text {text.name} has too few tokens ({len(tokens[0])} + {len(tokens[1])}, at least 1 + 2); lengthen it"
                 )
             texts.append(tokens)
-        self._texts = {judge: texts}
         return texts

@@ -78,6 +78,12 @@ COLUMNS = (
     Column("drift_since", "time", "UTC", "sentinel runs that drifted: start of the one before"),
     Column("drift_sequence", "int", "", "sentinel runs that drifted: sequence of the one before; runs since are suspect"),
     Column("quality_from_trial", "int", "", "trial that the quality figures were copied from; null if measured in this run"),
+    Column(
+        "scoring_stopped", "str", "",
+        "why scoring ended early, after scored_tokens tokens; perplexity is then null; null: scoring was complete",
+    ),
+    Column("perplexity_at_least", "float", "", "lower end of the interval in which perplexity lies if scoring ended early"),
+    Column("perplexity_at_most", "float", "", "upper end of that interval"),
     Column("score_s", "float", "s", "part of wall_s spent on quality alone, after the timed part"),
     Column("saved_s", "float", "s", "estimated time saved because the run was pruned, stopped early, or reused quality"),
     Column("note", "str", "", "comment of the proposer"),

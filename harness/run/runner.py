@@ -12,11 +12,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from engine import CheckpointError
+from engine import CheckpointError, Knobs
 from engine.checkpoint.fingerprint import State
 from engine.checkpoint.known import keep, opened
 from harness import ResultsError
-from harness.decisions.reuse import quality_source, reference_figures, wrong_answer
+from harness.decisions.reuse import quality_source, reference_figures, settled_source, wrong_answer
 from harness.machine.clocks import Calendar
 from harness.machine.identity import boot_id
 from harness.machine.quiet import Watch, wait_until_quiet
@@ -24,7 +24,7 @@ from harness.propose.outcomes import log_of
 from harness.results.history import History
 from harness.results.metrics import QUALITY
 from harness.schema import GuardsConfig
-from harness.study.constraints import check_constraints
+from harness.study.constraints import checked
 from harness.study.manifest import JUDGE
 from harness.study.study import Study
 
@@ -32,9 +32,10 @@ from .children import Children
 from .in_flight import MAX_STARTS, InFlight, Start
 from .job import Job, Row
 from .row import copy_quality, make_row, saved_s
-from .stopping.pruning import dominated, infeasible, rival_of, stop_rule
+from .stopping.pruning import dominated, infeasible, rival_of, score_rule, stop_rule
 from .supervise import Interrupted, Outcome, run_child
 
+NLL = "reference_nll.npy"  # file in the study's folder: nll of each scored token of the unchanged model
 KNOWN = "checkpoint.known"  # file in the study's folder: see `engine.checkpoint.known`
 SLEEP_ENDS = ("hang", "timeout", "crash")  # ends that sleep may cause: a device or a share is gone after it
 
@@ -58,6 +59,7 @@ class Runner:
         engine = self.study.config["engine"]
         self._children = Children(self.in_flight.request, "" if engine["command"] else engine["module"])
         self._known = self.study.folder / KNOWN
+        self._nll = self.study.folder / NLL
         self._known_files: State | None = None  # the checkpoint's files when it was written
 
     def run(self, job: Job, history: History) -> tuple[Row, Sequence[float]]:
@@ -69,6 +71,8 @@ class Runner:
         start = self.in_flight.start(job)
         attempt = start.attempt + job.proposal.starts
         source = quality_source(rows, values) if job.proposal.trial or job.run else None
+        if source is None and job.is_new:
+            source = settled_source(rows, values, study.objectives, study.constraints)
         facts: Row = {
             "started_at": self.calendar.now(), "sequence": history.next_sequence, "predicted_peak_gb": predicted_gb,
             "attempt": min(attempt, MAX_STARTS),
@@ -81,13 +85,14 @@ class Runner:
             outcome = Outcome("dominated", too_slow)
         if outcome is None:
             stop = None if to_beat is None else stop_rule(study, to_beat, rows, self.tokens)
-            outcome, measured = self._measure_awake(job, attempt, source, stop)
+            scoring = score_rule(study, job, history, str(self._nll)) if source is None else None
+            outcome, measured = self._measure_awake(job, attempt, source, {"stop": stop, "stop_scoring": scoring})
             facts |= measured
         row = make_row(study, job, outcome, facts, self.sampler())
         if source is not None and row["status"] in ("ok", "stopped"):
             copy_quality(row, source)
         if row["status"] == "ok":
-            row["feasible"], row["violated"] = check_constraints(study.constraints, row, reference_figures([*rows, row]))
+            row["feasible"], row["violated"] = checked(study.constraints, row, reference_figures([*rows, row]))
         row["saved_s"] = saved_s(row, rows)
         return row, outcome.token_ms
 
@@ -105,7 +110,7 @@ class Runner:
         return None
 
     def _measure_awake(
-        self, job: Job, attempt: int, source: Mapping[str, Any] | None, stop: Mapping[str, Any] | None
+        self, job: Job, attempt: int, source: Mapping[str, Any] | None, stop: Mapping[str, Any]
     ) -> tuple[Outcome, Row]:
         """`_measure`, and once more if the run failed after the machine slept: the setting did not cause that."""
         outcome, facts = self._measure(job, attempt, source, stop)
@@ -118,7 +123,7 @@ class Runner:
         return outcome, facts
 
     def _measure(
-        self, job: Job, attempt: int, source: Mapping[str, Any] | None, stop: Mapping[str, Any] | None
+        self, job: Job, attempt: int, source: Mapping[str, Any] | None, stop: Mapping[str, Any]
     ) -> tuple[Outcome, Row]:
         """The outcome of a measured run, and the columns of its start and its guards."""
         study, config = self.study, self.study.config
@@ -161,11 +166,9 @@ class Runner:
             outcome = replace(outcome, status="wrong", reason=why, figures={}, token_ms=(), score_s=None)
         return outcome, facts
 
-    def _request(
-        self, job: Job, attempt: int, source: Mapping[str, Any] | None, stop: Mapping[str, Any] | None
-    ) -> dict[str, Any]:
+    def _request(self, job: Job, attempt: int, source: Mapping[str, Any] | None, stop: Mapping[str, Any]) -> dict[str, Any]:
         """What `harness.run.worker` reads, and the fields of the record in flight."""
-        study, engine = self.study, self.study.config["engine"]
+        study, engine, lossy = self.study, self.study.config["engine"], Knobs.from_mapping(job.proposal.values).lossy
         return {
             "trial": job.proposal.trial,
             "run": job.run,
@@ -180,7 +183,8 @@ class Runner:
             "knobs": job.proposal.values,
             "protocol": {**study.protocol, "score": source is None and not study.config["rehearse"]},
             "quality": {"kl": study.wants_kl, "json_prompts": study.json_prompts} if source is None else None,
-            "stop": stop,
+            **stop,
+            "keep_nll": None if lossy or source is not None or self._nll.exists() else str(self._nll),
             "beat": str(study.folder / "beat"),
         }
 

@@ -52,6 +52,7 @@ class Outcome:
     slept_s: float = 0.0  # sleep of the machine or standstill of the search, besides wall_s
     score_s: float | None = None  # part of wall_s spent on quality alone
     log_tail: str | None = None
+    scoring_stopped: Mapping[str, Any] | None = None  # why and where scoring ended early
 
 
 def run_child(
@@ -122,6 +123,7 @@ def run_child(
         slept,
         answer.get("score_s"),
         None if status in ("ok", "stopped") else _tail(log),
+        answer.get("scoring_stopped"),
     )
 
 
@@ -155,7 +157,8 @@ def fate(answer: Mapping[str, Any], code: int, log: Path, needed: Sequence[str])
     """Status and reason of a child that ended without the supervisor."""
     if "figures" in answer:
         figures, early = answer["figures"], bool(answer.get("ended_early"))
-        for name in needed if not early else ["decode_tok_s"]:
+        scored = not answer.get("scoring_stopped")
+        for name in [n for n in needed if scored or n != "perplexity"] if not early else ["decode_tok_s"]:
             if figures.get(name) is None:
                 return "crash", f"{name} is missing"
         if found := not_finite({"figures": figures, "token_ms": answer.get("token_ms")}):

@@ -9,14 +9,16 @@ neither Optuna nor pandas nor Hydra, so that its peak memory is the engine's.
 Request: `checkpoint`, `judge` (path of the evaluation texts), `knobs`, and `engine` (see `harness.study.engines`) or
 `command`. Optional: `trust_code` (whether the checkpoint's own code may run); `protocol` (as `engine.Protocol`); `stop`
 {below_tok_s, error, noise, rival_ms}, the parameters of early stopping with the rival's time of each token; `quality` {kl:
-bool, json_prompts: path or null}; `known`, a file with what the search knows of the checkpoint
+bool, json_prompts: path or null}; `stop_scoring`, the parameters of `stopping.scoring`; `keep_nll`, a file for the
+log-likelihoods of a complete scoring; `known`, a file with what the search knows of the checkpoint
 (`engine.checkpoint.known`); and `beat`, a file that is touched after loading and then, at most every second, while
 the engine works. An engine that reports no progress never creates that file.
 
-Result: `figures` (by column), `token_ms` (a list; null if the engine does not report it), `ended_early`, `score_s` (seconds
-after the last timed token, spent on quality; null if unknown), `protocol` (the one followed, or "engine's own" if the engine
-takes none) and `page_cache_by` (how the page cache was prepared). After a failure: `error` (class name) and `reason` (one
-line); an error that does not come from this program is printed with its traceback as well.
+Result: `figures` (by column), `token_ms` (a list; null if the engine does not report it), `ended_early`, `scoring_stopped`
+(null, or {reason, tokens, at_least, at_most}), `score_s` (seconds after the last timed token, spent on quality; null if
+unknown), `protocol` (the one followed, or "engine's own" if the engine takes none) and `page_cache_by` (how the page cache
+was prepared). After a failure: `error` (class name) and `reason` (one line); an error that does not come from this program
+is printed with its traceback as well.
 """
 
 from __future__ import annotations
@@ -48,6 +50,7 @@ from harness.study.engines import CommandEngine, engine_at
 
 from .beat import Beat
 from .stopping.early_stopping import Early
+from .stopping.scoring import Scoring, scoring_of
 
 ENGINES_OWN = "engine's own"
 OWN_MODULES = ("engine.engine", "engine.plan.ceiling", "engine.plan.memory.activations")  # of this project's engine
@@ -91,9 +94,9 @@ def _measure(request: dict[str, Any]) -> dict[str, Any]:
         answer = CommandEngine(request["command"]).measure(request)
         if "error" in answer:
             return {"error": str(answer["error"]), "reason": " ".join(str(answer.get("reason", "")).split())[:300]}
-        measurement, followed, score_s = Measurement.from_mapping(answer), False, None
+        measurement, followed, score_s, scoring = Measurement.from_mapping(answer), False, None, None
     else:
-        measurement, followed, score_s = _run(request, knobs, protocol)
+        measurement, followed, score_s, scoring = _run(request, knobs, protocol)
     figures = measurement.as_dict()
     for name, value in _wanted_quality(request).items():
         if value and figures[name] is None and protocol.score and not measurement.ended_early:
@@ -105,20 +108,24 @@ def _measure(request: dict[str, Any]) -> dict[str, Any]:
         "figures": figures,
         "token_ms": None if measurement.token_ms is None else list(measurement.token_ms),
         "ended_early": measurement.ended_early,
+        "scoring_stopped": dataclasses.asdict(scoring.stopped) if scoring is not None and scoring.stopped else None,
         "score_s": score_s if protocol.score else None,
         "protocol": protocol.as_dict() if followed else ENGINES_OWN,
         "page_cache_by": by,
     }
 
 
-def _run(request: dict[str, Any], knobs: Knobs, protocol: Protocol) -> tuple[Measurement, bool, float | None]:
-    """The measurement of an engine in this process, whether it followed the protocol, and the seconds spent on quality."""
+def _run(
+    request: dict[str, Any], knobs: Knobs, protocol: Protocol
+) -> tuple[Measurement, bool, float | None, Scoring | None]:
+    """The measurement of an engine in this process, whether it followed the protocol, the seconds spent on quality, and the
+    rule that may have ended scoring."""
     engine, judge = engine_at(request["engine"], trust_code=_trusts(request)), Judge.load(request["judge"])
     wanted_quality = _wanted_quality(request)
     loaded = engine.load(request["checkpoint"], knobs)
     takes = inspect.signature(loaded.measure).parameters
     all_names = any(p.kind is p.VAR_KEYWORD for p in takes.values())
-    wanted = {name for name in ("protocol", "keep_going") if all_names or name in takes}
+    wanted = {name for name in ("protocol", "keep_going", "keep_scoring") if all_names or name in takes}
     own_engine = hasattr(loaded, "teacher_forced")  # it has counters, and engine.quality accepts it
     beat = Beat(request.get("beat"))
     if own_engine or "keep_going" in wanted:
@@ -138,12 +145,16 @@ def _run(request: dict[str, Any], knobs: Knobs, protocol: Protocol) -> tuple[Mea
 
     # KL needs a pass of its own over all texts, which yields perplexity as well.
     follow = dataclasses.replace(protocol, score=False) if by_quality and wanted_quality["kl"] else protocol
-    given = {"protocol": follow, "keep_going": keep_going}
+    scoring = scoring_of(request.get("stop_scoring"))
+    given = {"protocol": follow, "keep_going": keep_going, "keep_scoring": scoring}
     answer = loaded.measure(judge, **{name: given[name] for name in wanted})
     measurement = Measurement.from_mapping(answer) if isinstance(answer, Mapping) else answer
     if by_quality and not measurement.ended_early:
         measurement = _with_quality(measurement, loaded, judge, request)
-    return measurement, "protocol" in wanted, time.perf_counter() - last if last else None
+    if request.get("keep_nll") and measurement.token_nll is not None:
+        with atomic.replacing(Path(request["keep_nll"]), durable=False) as partial, open(partial, "wb") as file:
+            np.save(file, np.array(measurement.token_nll))
+    return measurement, "protocol" in wanted, time.perf_counter() - last if last else None, scoring
 
 
 def _trusts(request: dict[str, Any]) -> bool:
