@@ -25,7 +25,7 @@ from engine.errors import first_line
 from engine.knobs import GB
 from engine.system.strict_json import from_json, not_finite
 from harness import ResultsError
-from harness.machine.clocks import Sign, Stopwatch
+from harness.machine.clocks import Sign, Stopwatch, awake
 from harness.machine.processes import end_group
 
 from .children import Children
@@ -52,6 +52,7 @@ class Outcome:
     slept_s: float = 0.0  # sleep of the machine or standstill of the search, besides wall_s
     score_s: float | None = None  # part of wall_s spent on quality alone
     log_tail: str | None = None
+    parts: Mapping[str, float | None] = field(default_factory=dict)  # columns: seconds of wall_s by part
     scoring_stopped: Mapping[str, Any] | None = None  # why and where scoring ended early
 
 
@@ -77,7 +78,7 @@ def run_child(
     for file in (children.result, beat):
         file.unlink(missing_ok=True)
     knobs = from_json(children.request.read_text()).get("knobs") or {}
-    watch, sign = Stopwatch(), Sign(beat)
+    watch, sign, begin = Stopwatch(), Sign(beat), awake()
     peak, verdict = 0.0, None
     child = children.begin(log, knobs)
     try:
@@ -106,7 +107,7 @@ def run_child(
             with contextlib.suppress(OSError):  # the child ended before it read its line
                 child.stdin.close()
         child.wait()
-    wall, slept = watch.look(), watch.lost_s
+    wall, slept, end = watch.look(), watch.lost_s, awake()
     children.prepare()
     if verdict:
         return Outcome(*verdict, seen_peak_gb=peak, wall_s=wall, slept_s=slept, log_tail=_tail(log))
@@ -123,8 +124,20 @@ def run_child(
         slept,
         answer.get("score_s"),
         None if status in ("ok", "stopped") else _tail(log),
+        parts_of(answer, begin, end),
         answer.get("scoring_stopped"),
     )
+
+
+def parts_of(answer: Mapping[str, Any], begin: float, end: float) -> dict[str, float | None]:
+    """Seconds of starting, preparing, loading and ending by a child's answer. `begin`, `end`: of the run, by `awake`."""
+    began, ended = answer.get("began_s"), answer.get("ended_s")
+    return {
+        "start_s": None if began is None else max(0.0, began - begin),
+        "prepare_s": answer.get("prepare_s"),
+        "load_s": answer.get("load_s"),
+        "end_s": None if ended is None else max(0.0, end - ended),
+    }
 
 
 def _answer(result: Path) -> dict[str, Any]:

@@ -16,9 +16,10 @@ the engine works. An engine that reports no progress never creates that file.
 
 Result: `figures` (by column), `token_ms` (a list; null if the engine does not report it), `ended_early`, `scoring_stopped`
 (null, or {reason, tokens, at_least, at_most}), `score_s` (seconds after the last timed token, spent on quality; null if
-unknown), `protocol` (the one followed, or "engine's own" if the engine takes none) and `page_cache_by` (how the page cache
-was prepared). After a failure: `error` (class name) and `reason` (one line); an error that does not come from this program
-is printed with its traceback as well.
+unknown), `prepare_s` and `load_s` (seconds before loading and of it), `began_s` and `ended_s` (when this process had its
+request and its result, by `clocks.awake`), `protocol` (the one followed, or "engine's own" if the engine takes none) and
+`page_cache_by` (how the page cache was prepared). After a failure: `error` (class name) and `reason` (one line); an error
+that does not come from this program is printed with its traceback as well.
 """
 
 from __future__ import annotations
@@ -46,11 +47,12 @@ from engine.errors import OUT_OF_MEMORY, first_line, foreseeable
 from engine.system import atomic
 from engine.system.page_cache import cached_share, weight_files
 from engine.system.strict_json import from_json, to_json
+from harness.machine.clocks import awake
 from harness.study.engines import CommandEngine, engine_at
 
 from .beat import Beat
 from .stopping.early_stopping import Early
-from .stopping.scoring import Scoring, scoring_of
+from .stopping.scoring import Stopped, scoring_of
 
 ENGINES_OWN = "engine's own"
 OWN_MODULES = ("engine.engine", "engine.plan.ceiling", "engine.plan.memory.activations")  # of this project's engine
@@ -78,6 +80,7 @@ def _named(e: BaseException) -> str:
 
 
 def _measure(request: dict[str, Any]) -> dict[str, Any]:
+    begin = time.perf_counter()
     if request.get("known"):
         take(Path(request["known"]))
     knobs = Knobs.from_mapping(request["knobs"])
@@ -90,13 +93,15 @@ def _measure(request: dict[str, Any]) -> dict[str, Any]:
     by = prepare_page_cache(request["checkpoint"], protocol.page_cache, knobs.io_mode)
     files = weight_files(request["checkpoint"])
     cached_before = cached_share(files)
+    prepare_s = time.perf_counter() - begin
     if request.get("command"):
         answer = CommandEngine(request["command"]).measure(request)
         if "error" in answer:
             return {"error": str(answer["error"]), "reason": " ".join(str(answer.get("reason", "")).split())[:300]}
-        measurement, followed, score_s, scoring = Measurement.from_mapping(answer), False, None, None
+        run = _Run(Measurement.from_mapping(answer), followed=False)
     else:
-        measurement, followed, score_s, scoring = _run(request, knobs, protocol)
+        run = _run(request, knobs, protocol)
+    measurement = run.measurement
     figures = measurement.as_dict()
     for name, value in _wanted_quality(request).items():
         if value and figures[name] is None and protocol.score and not measurement.ended_early:
@@ -104,22 +109,36 @@ def _measure(request: dict[str, Any]) -> dict[str, Any]:
     figures["page_cached_before"] = cached_before
     if figures["page_cached_after"] is None:
         figures["page_cached_after"] = cached_share(files)
+    if figures["timed_s"] is None and measurement.token_ms:
+        figures["timed_s"] = sum(measurement.token_ms) / 1e3
     return {
         "figures": figures,
         "token_ms": None if measurement.token_ms is None else list(measurement.token_ms),
         "ended_early": measurement.ended_early,
-        "scoring_stopped": dataclasses.asdict(scoring.stopped) if scoring is not None and scoring.stopped else None,
-        "score_s": score_s if protocol.score else None,
-        "protocol": protocol.as_dict() if followed else ENGINES_OWN,
+        "scoring_stopped": None if run.scoring_stopped is None else dataclasses.asdict(run.scoring_stopped),
+        "score_s": run.score_s if protocol.score else None,
+        "prepare_s": prepare_s,
+        "load_s": run.load_s,
+        "protocol": protocol.as_dict() if run.followed else ENGINES_OWN,
         "page_cache_by": by,
     }
 
 
-def _run(
-    request: dict[str, Any], knobs: Knobs, protocol: Protocol
-) -> tuple[Measurement, bool, float | None, Scoring | None]:
-    """The measurement of an engine in this process, whether it followed the protocol, the seconds spent on quality, and the
-    rule that may have ended scoring."""
+@dataclasses.dataclass(frozen=True)
+class _Run:
+    """The measurement of an engine, whether it followed the protocol, the seconds spent on quality and on loading, and why
+    scoring ended early."""
+
+    measurement: Measurement
+    followed: bool
+    score_s: float | None = None
+    load_s: float | None = None
+    scoring_stopped: Stopped | None = None
+
+
+def _run(request: dict[str, Any], knobs: Knobs, protocol: Protocol) -> _Run:
+    """The run of an engine in this process."""
+    begin = time.perf_counter()
     engine, judge = engine_at(request["engine"], trust_code=_trusts(request)), Judge.load(request["judge"])
     wanted_quality = _wanted_quality(request)
     loaded = engine.load(request["checkpoint"], knobs)
@@ -134,6 +153,8 @@ def _run(
         beat.watch(lambda: (loaded.stats.tokens, loaded.stats.bytes_read))
     early = _early(request.get("stop"), protocol, loaded, judge)
     by_quality = own_engine and any(wanted_quality.values())
+    _ = getattr(loaded, "tokenizer", None)  # opened here, because it is part of loading
+    load_s = time.perf_counter() - begin
 
     last = 0.0
 
@@ -154,7 +175,8 @@ def _run(
     if request.get("keep_nll") and measurement.token_nll is not None:
         with atomic.replacing(Path(request["keep_nll"]), durable=False) as partial, open(partial, "wb") as file:
             np.save(file, np.array(measurement.token_nll))
-    return measurement, "protocol" in wanted, time.perf_counter() - last if last else None, scoring
+    score_s = time.perf_counter() - last if last else None
+    return _Run(measurement, "protocol" in wanted, score_s, load_s, None if scoring is None else scoring.stopped)
 
 
 def _trusts(request: dict[str, Any]) -> bool:
@@ -236,7 +258,9 @@ def main(engine: str, request_path: str, result_path: str) -> None:
     threading.Thread(target=_follow_parent, args=(go,), daemon=True).start()
     import_ahead(engine)
     go.wait()
+    began_s = awake()
     result = measure(from_json(Path(request_path).read_text()))
+    result |= {"began_s": began_s, "ended_s": awake()}
     atomic.write_text(Path(result_path), to_json(result), durable=False)
 
 
