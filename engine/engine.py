@@ -243,14 +243,13 @@ class Engine:
         return generation
 
     def measure(
-        self, judge: Judge, protocol: Protocol | None = None, keep_going: KeepGoing | None = None,
-        keep_scoring: KeepScoring | None = None,
-    ) -> Measurement:  # fmt: skip
+        self, judge: Judge, protocol: Protocol | None = None, keep_going: KeepGoing = None, keep_scoring: KeepScoring = None
+    ) -> Measurement:
         """Decode the evaluation texts against the clock under a protocol (see `engine.measure.timed_pass`).
 
         `keep_going` is called after each timed token with the milliseconds of all timed tokens so far; the measurement ends
-        early when it returns False. `keep_scoring`: see `timed_pass`. perplexity = exp(mean negative log-likelihood). Raises
-        `JudgeError` if a text has too few tokens, or all texts together have fewer than `timed_tokens`.
+        early when it returns False, as scoring does with `keep_scoring`. perplexity = exp(mean negative log-likelihood).
+        Raises `JudgeError` if a text has too few tokens, or all texts together have fewer than `timed_tokens`.
         """
         protocol = protocol or Protocol()
         most = self.continuation_tokens(judge)

@@ -32,8 +32,8 @@ from .read_source import source_of
 from .spans import FILL, PREFIX, Spans
 
 Scored = Iterator[tuple[mx.array, list[int]]]  # logits, float32 [tokens, vocab], and the tokens that follow
-KeepGoing = Callable[[list[float]], bool]
-KeepScoring = Callable[[list[np.ndarray], float, float], bool]  # nll so far in parts, tokens/s, peak memory in GB
+KeepGoing = Callable[[list[float]], bool] | None
+KeepScoring = Callable[[list[np.ndarray], float, float], bool] | None  # nll so far in parts, tokens/s, peak memory in GB
 
 
 @dataclass
@@ -58,8 +58,8 @@ def timed_pass(
     *,
     timed_tokens: int,
     score: bool = True,
-    keep_going: KeepGoing | None = None,
-    keep_scoring: KeepScoring | None = None,
+    keep_going: KeepGoing = None,
+    keep_scoring: KeepScoring = None,
     spans: Spans | None = None,
 ) -> tuple[Measurement, Stats]:
     """Run through the passes of `texts` (prompt, continuation) and return the figures and the timed tokens' counters.
@@ -142,7 +142,7 @@ def _scored(terms: np.ndarray, stopped: bool) -> dict[str, Any]:
 
 
 def _timed(
-    texts: Iterator[tuple[Scored, Scored]], stats: Stats, timed_tokens: int, keep_going: KeepGoing | None, spans: Spans
+    texts: Iterator[tuple[Scored, Scored]], stats: Stats, timed_tokens: int, keep_going: KeepGoing, spans: Spans
 ) -> _Timed:  # fmt: skip
     """Run the timed part: prefill prompts and decode until `timed_tokens` tokens are timed or `keep_going` returns False."""
     timed = _Timed(stats.copy())

@@ -81,6 +81,7 @@ class Session:
             study, lambda: self._proposals.sampler, lambda: stop.now, note,
             lambda job, pid: log.info("trial %s runs in process %d", job.name, pid),
         )  # fmt: skip
+        self.close = self._runner.close
         for (trial, run), tokens in read_tokens(study.folder).groupby(["trial", "run"]):
             self._runner.tokens[int(trial), int(run)] = tokens["wall_ms"].to_numpy()
 
@@ -107,10 +108,6 @@ class Session:
         """How far the study is."""
         share = self.study.config["confirm"]["share"]
         return progress(self.history.known, self.history.own, self.study.trials, share, self._confirming)
-
-    def close(self) -> None:
-        """End what waits for a next run."""
-        self._runner.close()
 
     def report(self, phase: str, job: Job | None = None, message: str = "") -> None:
         """Write the state that `harness.status` shows."""
