@@ -50,10 +50,10 @@ def quality_source(rows: Sequence[Row], values: Row) -> Row | None:
 
 
 def settled_source(
-    rows: Sequence[Row], values: Row, objectives: Collection[str], constraints: Sequence[Constraint]
+    rows: Sequence[Row], trial: int, values: Row, objectives: Collection[str], constraints: Sequence[Constraint]
 ) -> Row | None:
-    """The row whose run bounded the perplexity of this setting well enough for every setting with the same quality; None if
-    there is none: what it decided must not depend on the speed of that setting."""
+    """The row whose run bounded the perplexity of this setting well enough, although scoring ended early; None if there is
+    none. For a row of another trial, what the bounds decided must not depend on the speed of that trial."""
     key = quality_key(Knobs.from_mapping(values).as_dict())
     reference = reference_figures(rows)
     for row in rows:
@@ -62,7 +62,8 @@ def settled_source(
         ends = [row["perplexity_at_least"], row["perplexity_at_most"]]
         excess = [[c.excess(end, reference) for end in ends] for c in constraints if c.metric == "perplexity"]
         violated = any(all(e is not None and e > 0 for e in both) for both in excess)
-        if (violated or "perplexity" not in objectives) and quality_key(settings_of(row)) == key:
+        settled = violated or "perplexity" not in objectives
+        if row["trial"] == trial or (settled and quality_key(settings_of(row)) == key):
             return row
     return None
 

@@ -130,7 +130,7 @@ COLUMNS = (
     Column("waited_s", "float", "s", "time spent waiting for the machine to be cool and idle before the run"),
     Column("predicted_peak_gb", "float", "GB", "peak memory of the process, predicted before the run (docs/memory.md)"),
     Column("seen_peak_gb", "float", "GB", "peak memory of the process as observed from outside, for every status"),
-    Column("wall_s", "float", "s", "duration of the run, awake: start, load and measurement"),
+    Column("wall_s", "float", "s", "duration of the run, awake, from its request: rest of the start, load and measurement"),
     Column("slept_s", "float", "s", "time besides wall_s in which the machine slept or stood still during the run"),
     Column("started_at", "time", "UTC", "start of the run: the wall clock at the session's start, plus time without jumps"),
     Column("study", "str", "", "name of the study"),

@@ -72,8 +72,8 @@ class Runner:
         start = self.in_flight.start(job)
         attempt = start.attempt + job.proposal.starts
         source = quality_source(rows, values) if job.proposal.trial or job.run else None
-        if source is None and job.is_new:
-            source = settled_source(rows, values, study.objectives, study.constraints)
+        if source is None and job.origin != "confirm":
+            source = settled_source(rows, job.proposal.trial, values, study.objectives, study.constraints)
         facts: Row = {
             "started_at": self.calendar.now(), "sequence": history.next_sequence, "predicted_peak_gb": predicted_gb,
             "attempt": min(attempt, MAX_STARTS), "session": self.clock.name,

@@ -11,6 +11,7 @@ from typing import Any
 
 from engine import Knobs, Protocol
 from harness.analysis.estimates import estimates, noise
+from harness.decisions.recommend import default_trial
 from harness.decisions.reuse import quality_key, reference_figures, rival, settings_of, too_large
 from harness.results.history import History
 from harness.results.metrics import QUALITY
@@ -68,7 +69,8 @@ def score_rule(study: Study, job: Job, history: History, reference_nll: str) -> 
     others = any(name in QUALITY and name != "perplexity" for name in study.objectives)
     others |= study.wants_kl or study.json_prompts is not None
     lossless = not Knobs.from_mapping(job.proposal.values).lossy
-    if not error or others or lossless or not job.is_new or job.proposal.origin == "anchor":
+    is_default = default_trial(history.table) in (None, job.proposal.trial)  # it is in every report
+    if not error or others or lossless or not job.is_new or is_default:
         return None
     own = reference_figures(rows)
     scored = next((r["scored_tokens"] for r in rows if r["perplexity"] is not None and r["scored_tokens"]), None)
