@@ -68,7 +68,7 @@ def test_scoring_that_ended_early_decides_once_and_is_completed_by_a_confirmatio
     requests = child(answer)
     space = ("search_space.expert_bits={type:ordinal,values:[2,3,4]}", "~search_space.cold_bits", "~search_space.hot_share")
     given = ("objectives=[decode_tok_s,peak_memory_gb]", "constraints=['perplexity <= 1.02 * reference']")
-    status, _, _ = cli("budget.trials=8", "confirm.share=0.5", "sampler.name=random", *space, *given)
+    status, _, _ = cli("budget.trials=14", "confirm.share=0.5", "sampler.name=random", *space, *given)
     df = read_trials(place / "results" / "demo")
     assert status == 0
     ended = df[df["scoring_stopped"].notna()]
