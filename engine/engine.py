@@ -32,6 +32,7 @@ from engine.measure.judge import Judge
 from engine.measure.measurement import Measurement
 from engine.measure.not_finite import LogitsError
 from engine.measure.protocol import Protocol
+from engine.measure.spans import FILL, Spans
 from engine.measure.timed_pass import Scored, timed_pass
 from engine.model.backend import backend, compute_dtype
 from engine.model.buffer_cache import buffer_cache_bytes, limit_buffer_cache, never_wire
@@ -138,7 +139,7 @@ class Engine:
     `model` is mlx-lm's module. mlx-lm's generation code can call it, and every call is counted in `stats`.
     `chunk` is the prefill chunk in use. `state` is the streamed layers' shared state, None while every expert is resident.
     `page_cached_before` is the share of the checkpoint's files that were in the page cache before loading. `decoded` holds
-    the counters of the timed tokens of the last `measure`.
+    the counters of the timed tokens of the last `measure`. `spans` collects where the time of a `measure` goes.
     """
 
     def __init__(
@@ -155,7 +156,7 @@ class Engine:
         self.state = state
         self.windows = windows
         self.page_cached_before = page_cached_before
-        self.decoded = Stats()
+        self.decoded, self.spans = Stats(), Spans()
         self.forced: ForcedRouting | None = None
         self.passes = Passes(model, layers, state, reset_first=bool(self.depends_on_cache))
         stated = not_finite_keys(checkpoint.config)
@@ -256,10 +257,11 @@ class Engine:
                 f"timed_tokens={protocol.timed_tokens} is above the {most} tokens of all continuations; "
                 "lower it, or leave it unset to time them all"
             )
+        self.spans.take()  # what an earlier pass left
         try:
             measured, self.decoded = timed_pass(
                 self.teacher_forced(judge, protocol), self.stats, weight_files(self.checkpoint.path),
-                timed_tokens=protocol.timed_tokens or most, score=protocol.score, keep_going=keep_going,
+                timed_tokens=protocol.timed_tokens or most, score=protocol.score, keep_going=keep_going, spans=self.spans,
             )  # fmt: skip
         except LogitsError as e:
             raise self.explained(e, judge) from e
@@ -295,7 +297,8 @@ class Engine:
         """
         texts = self._tokens_of(judge)
         self.forward.begin()
-        self.forward.warm_up(texts, (protocol or Protocol()).warm_up_tokens)
+        with self.spans.part(FILL):
+            self.forward.warm_up(texts, (protocol or Protocol()).warm_up_tokens)
         return (self.forward.teacher_forced(*text) for text in texts)
 
     @contextmanager

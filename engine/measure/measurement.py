@@ -87,6 +87,10 @@ class Measurement:
         "mean time per decoded token without these waits and the time to change widths", "ms")
     mlx_peak_gb: float | None = figure("high-water mark of MLX's own allocations", "GB")
     mlx_cache_limit_gb: float | None = figure("limit of MLX's cache of freed buffers, part of the predicted peak", "GB")
+    prefix_s: float | None = figure(
+        "time to bring the prompts of the timed texts into the model's caches: computed, or restored", "s")
+    fill_s: float | None = figure("time to fill the experts' cache before the clock starts, warm-up tokens included", "s")
+    timed_s: float | None = figure("time of the timed tokens' forward passes", "s")
     hits: int | None = figure("expert uses found in the cache while decoding")
     misses: int | None = figure("expert uses that had to be read while decoding")
     layers_missed_per_token: float | None = figure(

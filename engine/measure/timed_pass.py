@@ -29,6 +29,7 @@ from engine.system.page_cache import cached_share
 from .measurement import Measurement, perplexity
 from .not_finite import check_nll
 from .read_source import source_of
+from .spans import FILL, PREFIX, Spans
 
 Scored = Iterator[tuple[mx.array, list[int]]]  # logits, float32 [tokens, vocab], and the tokens that follow
 KeepGoing = Callable[[list[float]], bool]
@@ -57,17 +58,21 @@ def timed_pass(
     timed_tokens: int,
     score: bool = True,
     keep_going: KeepGoing | None = None,
+    spans: Spans | None = None,
 ) -> tuple[Measurement, Stats]:
     """Run through the passes of `texts` (prompt, continuation) and return the figures and the timed tokens' counters.
 
     The clock covers the first `timed_tokens` decoded tokens. Every token after a text's first is scored; speed and counters
     cover the decoding of the timed tokens only. With `score` the rest of the texts follows without a clock and gives
-    perplexity. `stats` are the engine's counters, which the passes advance; `files` hold its weights. Fields that only the
-    engine knows (slots, bits, mode, judge) are null. Raises `FigureError` at the first logits that are not finite.
+    perplexity. `stats` are the engine's counters, which the passes advance; `files` hold its weights; `spans` has the time
+    before this pass (warm-up) and receives that of the prompts. Fields that only the engine knows (slots, bits, mode, judge)
+    are null. Raises `FigureError` at the first logits that are not finite.
     """
     at_start = machine_state()
     stats.reset()
-    timed = _timed(texts, stats, timed_tokens, keep_going)
+    spans = spans or Spans()
+    timed = _timed(texts, stats, timed_tokens, keep_going, spans)
+    spent = spans.take()  # here, because the rest of the pass is scoring
     at_end, peak, mlx_peak = machine_state(), peak_memory_bytes(), mx.get_peak_memory()
     written = disk_bytes_written()
     cached_after = cached_share(files)
@@ -88,6 +93,9 @@ def timed_pass(
         decode_tokens=decoded.tokens,
         timed_nll=float(nll.mean()),
         ttft_ms=statistics.median(timed.prefill_ms),
+        prefix_s=spent.get(PREFIX),
+        fill_s=spent.get(FILL),
+        timed_s=sum(timed.token_ms) / 1e3,
         token_ms=tuple(timed.token_ms),
         ended_early=timed.ended_early,
         decode_ms_p50=float(np.quantile(times["wall_ms"], 0.5)),
@@ -115,12 +123,15 @@ def timed_pass(
     return measurement, decoded
 
 
-def _timed(texts: Iterator[tuple[Scored, Scored]], stats: Stats, timed_tokens: int, keep_going: KeepGoing | None) -> _Timed:
+def _timed(
+    texts: Iterator[tuple[Scored, Scored]], stats: Stats, timed_tokens: int, keep_going: KeepGoing | None, spans: Spans
+) -> _Timed:  # fmt: skip
     """Run the timed part: prefill prompts and decode until `timed_tokens` tokens are timed or `keep_going` returns False."""
     timed = _Timed(stats.copy())
     for prompt, continuation in texts:
         before, begin = stats.tokens, time.perf_counter()
-        found = [token_nll(logits, targets) for logits, targets in prompt]
+        with spans.part(PREFIX):
+            found = [token_nll(logits, targets) for logits, targets in prompt]
         timed.prefill_ms.append((time.perf_counter() - begin) * 1e3)
         timed.prefilled += stats.tokens - before
         timed.nll += [check_nll(nll, f"a prompt of {stats.tokens - before} tokens") for nll in found]

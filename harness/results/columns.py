@@ -41,6 +41,26 @@ class Column:
     null: bool = True
 
 
+TIME_COLUMNS = (  # where the time of a run went, with prefix_s, fill_s, timed_s and score_s (harness.analysis.hours)
+    Column("session", "str", "", "identifier of the command that measured the run; null in older rows"),
+    Column(
+        "session_s", "float", "s",
+        "time since that command began, when the run ended: sleep and lost_s of an earlier command included",
+    ),
+    Column(
+        "between_s", "float", "s",
+        "time since the run before, or since the command began, besides cool_down_s and waited_s: proposing, rows, a look "
+        "at the machine",
+    ),
+    Column("cool_down_s", "float", "s", "pause before the run (protocol.cool_down_s)"),
+    Column("lost_s", "float", "s", "time of earlier starts of this run without a row: interrupted, or failed after sleep"),
+    Column("start_s", "float", "s", "part of wall_s until the run's process had its imports and its request"),
+    Column("prepare_s", "float", "s", "part of wall_s that prepared page cache and reference logits before loading"),
+    Column("load_s", "float", "s", "part of wall_s that opened the model and read its resident and pinned weights"),
+    Column("end_s", "float", "s", "part of wall_s from the run's result to the end of its process"),
+)  # fmt: skip
+
+
 def _declared(of: type, prefix: str = "") -> list[Column]:
     """The columns of a dataclass whose fields carry a unit and a text: `Knobs` or `Measurement`."""
     fields = [(f, str(f.type).split(" |")[0]) for f in dataclasses.fields(of) if f.metadata]
@@ -78,6 +98,7 @@ COLUMNS = (
     Column("drift_since", "time", "UTC", "sentinel runs that drifted: start of the one before"),
     Column("drift_sequence", "int", "", "sentinel runs that drifted: sequence of the one before; runs since are suspect"),
     Column("quality_from_trial", "int", "", "trial that the quality figures were copied from; null if measured in this run"),
+    *TIME_COLUMNS,
     Column("score_s", "float", "s", "part of wall_s spent on quality alone, after the timed part"),
     Column("saved_s", "float", "s", "estimated time saved because the run was pruned, stopped early, or reused quality"),
     Column("note", "str", "", "comment of the proposer"),

@@ -15,7 +15,7 @@ from typing import Any
 from engine import CheckpointError
 from harness import ResultsError
 from harness.decisions.reuse import quality_source, reference_figures, wrong_answer
-from harness.machine.clocks import Calendar
+from harness.machine.clocks import Calendar, SessionClock
 from harness.machine.identity import boot_id
 from harness.machine.quiet import Watch, wait_until_quiet
 from harness.propose.outcomes import log_of
@@ -46,6 +46,7 @@ class Runner:
     begun: Callable[[Job, int], None] = field(default=lambda job, pid: None)
     tokens: dict[tuple[int, int], Sequence[float]] = field(default_factory=dict)  # (trial, run) -> times, ms
     calendar: Calendar = field(default_factory=Calendar)
+    clock: SessionClock = field(default_factory=SessionClock)
     _patient: bool = True
 
     def __post_init__(self) -> None:
@@ -63,8 +64,11 @@ class Runner:
         source = quality_source(rows, values) if job.proposal.trial or job.run else None
         facts: Row = {
             "started_at": self.calendar.now(), "sequence": history.next_sequence, "predicted_peak_gb": predicted_gb,
-            "attempt": min(attempt, MAX_STARTS),
+            "attempt": min(attempt, MAX_STARTS), "session": self.clock.name,
         }  # fmt: skip
+        if start.lost_s:
+            self.clock.take_over(start.lost_s)
+            facts["lost_s"] = start.lost_s  # also if it is not tried again
         to_beat = None if reason else rival_of(study, job, history, predicted_gb, source)
         outcome = self._crashed(job, start, attempt)
         if outcome is None and reason:
@@ -73,14 +77,18 @@ class Runner:
             outcome = Outcome("dominated", too_slow)
         if outcome is None:
             stop = None if to_beat is None else stop_rule(study, to_beat, rows, self.tokens)
-            outcome, measured = self._measure_awake(job, attempt, source, stop)
+            outcome, measured = self._measure_awake(job, attempt, source, stop, start.lost_s)
             facts |= measured
+        else:
+            facts["between_s"] = self.clock.since_run()
+            self.clock.ran()
         row = make_row(study, job, outcome, facts, self.sampler())
         if source is not None and row["status"] in ("ok", "stopped"):
             copy_quality(row, source)
         if row["status"] == "ok":
             row["feasible"], row["violated"] = check_constraints(study.constraints, row, reference_figures([*rows, row]))
         row["saved_s"] = saved_s(row, rows)
+        row["session_s"] = self.clock.s()
         return row, outcome.token_ms
 
     def _crashed(self, job: Job, start: Start, attempt: int) -> Outcome | None:
@@ -92,40 +100,44 @@ class Runner:
         return None
 
     def _measure_awake(
-        self, job: Job, attempt: int, source: Mapping[str, Any] | None, stop: Mapping[str, Any] | None
+        self, job: Job, attempt: int, source: Mapping[str, Any] | None, stop: Mapping[str, Any] | None, lost_s: float
     ) -> tuple[Outcome, Row]:
         """`_measure`, and once more if the run failed after the machine slept: the setting did not cause that."""
-        outcome, facts = self._measure(job, attempt, source, stop)
+        outcome, facts = self._measure(job, attempt, source, stop, lost_s)
         if outcome.slept_s and outcome.status in SLEEP_ENDS:
             self.note(
                 f"trial {job.name}: {outcome.status} ({outcome.reason}) after the machine slept or stood still for "
                 f"{outcome.slept_s:.0f} s; it is measured again"
             )
-            outcome, facts = self._measure(job, attempt, source, stop)
+            before, lost_s = facts, lost_s + outcome.wall_s + outcome.slept_s
+            outcome, facts = self._measure(job, attempt, source, stop, lost_s)
+            facts |= {name: before[name] + facts[name] for name in ("between_s", "cool_down_s", "waited_s")}
         return outcome, facts
 
     def _measure(
-        self, job: Job, attempt: int, source: Mapping[str, Any] | None, stop: Mapping[str, Any] | None
+        self, job: Job, attempt: int, source: Mapping[str, Any] | None, stop: Mapping[str, Any] | None, lost_s: float
     ) -> tuple[Outcome, Row]:
         """The outcome of a measured run, and the columns of its start and its guards."""
         study, config = self.study, self.study.config
         guards = GuardsConfig(**config["guards"])
         if not self._patient:  # after a wait without success, do not wait again until the machine is quiet
             guards.wait_s = 0.0
-        self._cool_down(config["protocol"]["cool_down_s"])
+        cool_down_s = self._cool_down(config["protocol"]["cool_down_s"])
         quiet = wait_until_quiet(guards, note=self.note, interrupted=self.interrupted)
         if self.interrupted():
             raise Interrupted
         self._patient = quiet.reason is None
         started_at = self.calendar.now()
-        request = self._request(job, attempt, source, stop)
+        request = self._request(job, attempt, source, stop, lost_s)
         self.in_flight.write(request)
         watch = Watch(guards, quiet)
+        between_s = max(0.0, self.clock.since_run() - cool_down_s - quiet.waited_s)
 
         def started(pid: int) -> None:
             self.in_flight.write_child(pid)
             self.begun(job, pid)
 
+        self.clock.ran()  # so that the time since is that of this run, should it be interrupted
         try:
             outcome = run_child(
                 self.in_flight.request,
@@ -138,17 +150,19 @@ class Runner:
                 started=started,
                 tick=watch.look,
             )
+            self.clock.ran()
             self._files = study.check_model(self._files)
         except (Interrupted, CheckpointError, ResultsError):
-            self.in_flight.take_back(request)
+            self.in_flight.take_back(request, self.clock.since_run())
             raise
-        facts = {"started_at": started_at, **watch.end(outcome.figures, outcome.slept_s)}
+        facts = {"started_at": started_at, "between_s": between_s, "cool_down_s": cool_down_s, "lost_s": lost_s or None}
+        facts |= watch.end(outcome.figures, outcome.slept_s)
         if outcome.status == "ok" and source is not None and (why := wrong_answer(source, outcome.figures)):
             outcome = replace(outcome, status="wrong", reason=why, figures={}, token_ms=(), score_s=None)
         return outcome, facts
 
     def _request(
-        self, job: Job, attempt: int, source: Mapping[str, Any] | None, stop: Mapping[str, Any] | None
+        self, job: Job, attempt: int, source: Mapping[str, Any] | None, stop: Mapping[str, Any] | None, lost_s: float
     ) -> dict[str, Any]:
         """What `harness.run.worker` reads, and the fields of the record in flight."""
         study, engine = self.study, self.study.config["engine"]
@@ -156,6 +170,7 @@ class Runner:
             "trial": job.proposal.trial,
             "run": job.run,
             "attempt": attempt,
+            "lost_s": lost_s,
             "boot_id": boot_id(),
             "engine": engine["module"],
             "command": engine["command"],
@@ -169,10 +184,12 @@ class Runner:
             "beat": str(study.folder / "beat"),
         }
 
-    def _cool_down(self, seconds: float) -> None:
-        end = time.monotonic() + seconds
-        while (left := end - time.monotonic()) > 0 and not self.interrupted():
+    def _cool_down(self, seconds: float) -> float:
+        """Pause before a run; returns the seconds that it took."""
+        begin = time.monotonic()
+        while (left := begin + seconds - time.monotonic()) > 0 and not self.interrupted():
             time.sleep(min(left, 0.2))
+        return time.monotonic() - begin
 
     def _log(self, job: Job) -> Path:
         return self.study.folder / log_of(job.proposal.trial, job.run)

@@ -28,7 +28,7 @@ from engine.model.environment.mlx_environment import variables
 from engine.system.strict_json import from_json, not_finite
 from engine.system.user_cache import child_environment
 from harness import ResultsError
-from harness.machine.clocks import Sign, Stopwatch
+from harness.machine.clocks import Sign, Stopwatch, awake
 from harness.machine.processes import end_group
 
 POLL_S = 0.1
@@ -53,6 +53,7 @@ class Outcome:
     slept_s: float = 0.0  # sleep of the machine or standstill of the search, besides wall_s
     score_s: float | None = None  # part of wall_s spent on quality alone
     log_tail: str | None = None
+    parts: Mapping[str, float | None] = field(default_factory=dict)  # columns: seconds of wall_s by part
 
 
 def run_child(
@@ -74,7 +75,7 @@ def run_child(
     for file in (result, beat):
         file.unlink(missing_ok=True)
     log.parent.mkdir(exist_ok=True)
-    watch, sign = Stopwatch(), Sign(beat)
+    watch, sign, begin = Stopwatch(), Sign(beat), awake()
     peak, verdict = 0.0, None
     with open(log, "wb") as out:
         command = [sys.executable, "-m", "harness.run.worker", str(request), str(result)]
@@ -123,7 +124,19 @@ def run_child(
         slept,
         answer.get("score_s"),
         None if status in ("ok", "stopped") else _tail(log),
+        parts_of(answer, begin, awake()),
     )
+
+
+def parts_of(answer: Mapping[str, Any], begin: float, end: float) -> dict[str, float | None]:
+    """Seconds of starting, preparing, loading and ending by a child's answer. `begin`, `end`: of the run, by `awake`."""
+    began, ended = answer.get("began_s"), answer.get("ended_s")
+    return {
+        "start_s": None if began is None else max(0.0, began - begin),
+        "prepare_s": answer.get("prepare_s"),
+        "load_s": answer.get("load_s"),
+        "end_s": None if ended is None else max(0.0, end - ended),
+    }
 
 
 def _answer(result: Path) -> dict[str, Any]:

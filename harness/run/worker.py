@@ -12,9 +12,10 @@ bool, json_prompts: path or null}; and `beat`, a file that is touched after load
 the engine works. An engine that reports no progress never creates that file.
 
 Result: `figures` (by column), `token_ms` (a list; null if the engine does not report it), `ended_early`, `score_s` (seconds
-after the last timed token, spent on quality; null if unknown), `protocol` (the one followed, or "engine's own" if the engine
-takes none) and `page_cache_by` (how the page cache was prepared). After a failure: `error` (class name) and `reason` (one
-line); an error that does not come from this program is printed with its traceback as well.
+after the last timed token, spent on quality; null if unknown), `prepare_s` and `load_s` (seconds before loading and of it),
+`began_s` and `ended_s` (when this process had its request and its result, by `clocks.awake`), `protocol` (the one followed,
+or "engine's own" if the engine takes none) and `page_cache_by` (how the page cache was prepared). After a failure: `error`
+(class name) and `reason` (one line); an error that does not come from this program is printed with its traceback as well.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ from engine.errors import OUT_OF_MEMORY, first_line, foreseeable
 from engine.system import atomic
 from engine.system.page_cache import cached_share, weight_files
 from engine.system.strict_json import from_json, to_json
+from harness.machine.clocks import awake
 from harness.study.engines import CommandEngine, engine_at
 
 from .beat import Beat
@@ -69,6 +71,7 @@ def _named(e: BaseException) -> str:
 
 
 def _measure(request: dict[str, Any]) -> dict[str, Any]:
+    begin = time.perf_counter()
     knobs = Knobs.from_mapping(request["knobs"])
     protocol = Protocol.from_mapping(request.get("protocol") or {})
     if request.get("engine") == "engine" and _wanted_quality(request)["kl"]:
@@ -78,13 +81,15 @@ def _measure(request: dict[str, Any]) -> dict[str, Any]:
     by = prepare_page_cache(request["checkpoint"], protocol.page_cache, knobs.io_mode)
     files = weight_files(request["checkpoint"])
     cached_before = cached_share(files)
+    prepare_s = time.perf_counter() - begin
     if request.get("command"):
         answer = CommandEngine(request["command"]).measure(request)
         if "error" in answer:
             return {"error": str(answer["error"]), "reason": " ".join(str(answer.get("reason", "")).split())[:300]}
         measurement, followed, score_s = Measurement.from_mapping(answer), False, None
+        load_s = None
     else:
-        measurement, followed, score_s = _run(request, knobs, protocol)
+        measurement, followed, score_s, load_s = _run(request, knobs, protocol)
     figures = measurement.as_dict()
     for name, value in _wanted_quality(request).items():
         if value and figures[name] is None and protocol.score and not measurement.ended_early:
@@ -92,18 +97,24 @@ def _measure(request: dict[str, Any]) -> dict[str, Any]:
     figures["page_cached_before"] = cached_before
     if figures["page_cached_after"] is None:
         figures["page_cached_after"] = cached_share(files)
+    if figures["timed_s"] is None and measurement.token_ms:
+        figures["timed_s"] = sum(measurement.token_ms) / 1e3
     return {
         "figures": figures,
         "token_ms": None if measurement.token_ms is None else list(measurement.token_ms),
         "ended_early": measurement.ended_early,
         "score_s": score_s if protocol.score else None,
+        "prepare_s": prepare_s,
+        "load_s": load_s,
         "protocol": protocol.as_dict() if followed else ENGINES_OWN,
         "page_cache_by": by,
     }
 
 
-def _run(request: dict[str, Any], knobs: Knobs, protocol: Protocol) -> tuple[Measurement, bool, float | None]:
-    """The measurement of an engine in this process, whether it followed the protocol, and the seconds spent on quality."""
+def _run(request: dict[str, Any], knobs: Knobs, protocol: Protocol) -> tuple[Measurement, bool, float | None, float]:
+    """The measurement of an engine in this process, whether it followed the protocol, and the seconds spent on quality and
+    on loading."""
+    begin = time.perf_counter()
     engine, judge = engine_at(request["engine"], trust_code=_trusts(request)), Judge.load(request["judge"])
     wanted_quality = _wanted_quality(request)
     loaded = engine.load(request["checkpoint"], knobs)
@@ -118,6 +129,8 @@ def _run(request: dict[str, Any], knobs: Knobs, protocol: Protocol) -> tuple[Mea
         beat.watch(lambda: (loaded.stats.tokens, loaded.stats.bytes_read))
     early = _early(request.get("stop"), protocol, loaded, judge)
     by_quality = own_engine and any(wanted_quality.values())
+    _ = getattr(loaded, "tokenizer", None)  # opened here, because it is part of loading
+    load_s = time.perf_counter() - begin
 
     last = 0.0
 
@@ -134,7 +147,7 @@ def _run(request: dict[str, Any], knobs: Knobs, protocol: Protocol) -> tuple[Mea
     measurement = Measurement.from_mapping(answer) if isinstance(answer, Mapping) else answer
     if by_quality and not measurement.ended_early:
         measurement = _with_quality(measurement, loaded, judge, request)
-    return measurement, "protocol" in wanted, time.perf_counter() - last if last else None
+    return measurement, "protocol" in wanted, time.perf_counter() - last if last else None, load_s
 
 
 def _trusts(request: dict[str, Any]) -> bool:
@@ -202,7 +215,9 @@ def _end_with_parent() -> None:
 
 def main(request_path: str, result_path: str) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    began_s = awake()
     result = measure(from_json(Path(request_path).read_text()))
+    result |= {"began_s": began_s, "ended_s": awake()}
     atomic.write_text(Path(result_path), to_json(result), durable=False)
 
 

@@ -113,6 +113,7 @@ class Session:
         write_state(
             self.study.folder, phase=phase, since_s=awake(), started_s=self._begin, ended_s=self._last_end,
             first_sequence=self._first_sequence, **dataclasses.asdict(self.progress()),
+            session=self._runner.clock.name, session_s=self._runner.clock.s(),
             hours=self.study.config["budget"]["hours"], message=message, **({} if job is None else job_fields(job)),
         )  # fmt: skip
 
