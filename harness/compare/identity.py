@@ -3,8 +3,8 @@
 A difference either explains the figures (another disk, another version) or makes some of them incomparable:
 
 - perplexity and KL divergence need the same evaluation texts and the same model;
-- speeds and bytes per token need the same protocol, because warm-up, timed tokens, page cache and the experts' cache at the start
-  define what they are.
+- speeds and bytes per token need the same protocol, because warm-up, timed tokens, page cache and the state of the experts'
+  cache define what they are.
 """
 
 from __future__ import annotations

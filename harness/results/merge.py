@@ -34,8 +34,8 @@ COMMON = {
 def merge(places: Sequence[Path], *, mixed_machines: bool = False) -> pa.Table:
     """The rows of all places (folders of studies or .parquet files), by trial, then run.
 
-    Raises `ResultsError` if the rows differ in evaluation texts, model, objectives or the state of the experts' cache, and if they come from different kinds
-    of machine unless `mixed_machines`: their speeds are not comparable.
+    Raises `ResultsError` if the rows differ in evaluation texts, model, objectives or the state of the experts' cache, and
+    if they come from different kinds of machine unless `mixed_machines`: their speeds are not comparable.
     """
     sets = []
     for place in places:

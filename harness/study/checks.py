@@ -96,11 +96,11 @@ def check_together(c: Mapping[str, Any], space: Space) -> None:
         raise ConfigError(
             f"rounds={c['rounds']} with storage.url: machines that share a study search one space; set rounds=1"
         )
-    own = c["engine"]["command"] is None and c["engine"]["module"] == "engine"
-    if (state := c["protocol"]["state"]) != PREFILLED and not own:
+    state, engine = c["protocol"]["state"], c["engine"]["command"] or c["engine"]["module"]
+    if state != PREFILLED and engine != "engine":
         raise ConfigError(
-            f"protocol.state={state} is a state of this engine's cache, and {c['engine']['command'] or c['engine']['module']} "
-            f"is another engine; set protocol.state={PREFILLED}"
+            f"protocol.state={state} is a state of this engine's cache, and {engine} is another engine; set "
+            f"protocol.state={PREFILLED}"
         )
     by_cache = [name for name in CACHE_DEPENDENT if name in space.fixed or name in {e.name for e in space.entries}]
     by_cache = [name for name in by_cache if space.fixed.get(name, 1) not in (None, DEFAULTS[name])]

@@ -174,9 +174,8 @@ def test_dry_slots_are_read_when_they_are_fetched(reader: core.Reader, file: Pat
     pool.dry = False
     slots = {int(e): int(books.slot_of[e]) for e in np.flatnonzero(books.slot_of >= 0)}
     owed = {expert for _, _, expert in pool.owed()}
-    assert owed == {
-        e for e, slot in slots.items() if memory[64 * slot : 64 * slot + 64].tobytes() != data[64 * e : 64 * e + 64]
-    }
+    rows = memory.reshape(3, 64)
+    assert owed == {e for e, slot in slots.items() if rows[slot].tobytes() != data[64 * e : 64 * e + 64]}
     assert all(file == 0 and offset == 64 * expert for file, offset, expert in pool.owed()) and 4 in owed
     pool.fetch(4)
     assert 4 not in {expert for _, _, expert in pool.owed()}
@@ -184,8 +183,7 @@ def test_dry_slots_are_read_when_they_are_fetched(reader: core.Reader, file: Pat
         with pytest.raises(ValueError, match="has no slot that lacks its bytes"):
             pool.fetch(expert)
     pool.settle(np.array([4]))
-    slot = int(books.slot_of[4])
-    assert memory[64 * slot : 64 * slot + 64].tobytes() == data[256:320]
+    assert rows[books.slot_of[4]].tobytes() == data[256:320]
     left = len(owed) - 1
     assert pool.disown() == left and pool.disown() == 0 and (books.slot_of >= 0).sum() == 3 - left
 
