@@ -125,6 +125,30 @@ class PoolRequests:
         """Free all slots that are not pinned."""
         self._native.forget()
 
+    @property
+    def dry(self) -> bool:
+        """Whether experts get slots without being read."""
+        return bool(self._native.dry)
+
+    @dry.setter
+    def dry(self, value: bool) -> None:
+        self._native.dry = value
+
+    def owed(self) -> list[tuple[int, int, int]]:
+        """File, offset and number of each expert whose slot lacks its bytes, because it was placed while `dry`."""
+        return self._native.owed()
+
+    def fetch(self, expert: int) -> None:
+        """Queue the reads of an expert that is `owed`; `settle` it afterwards."""
+        try:
+            self._native.fetch(expert)
+        except core.ReaderClosed as e:
+            raise self._closed() from e
+
+    def disown(self) -> None:
+        """Take the slots of the experts that are `owed`."""
+        self._native.disown()
+
     def _ended(self, waited_ms: float) -> None:
         """Count the wait of a native call."""
         self._stats.io_ms += waited_ms

@@ -118,6 +118,10 @@ COLUMNS = (
     Column("warm_up_tokens", "int", "", "tokens decoded before the timed part"),
     Column("timed_tokens", "int", "", "tokens to decode in the timed part; null: all continuations"),
     Column("page_cache", "str", "", "page cache at the start of the run: cold, warm or as_is"),
+    Column(
+        "state", "str", "",
+        "experts' cache when the timed part starts: prefilled, steady or cold; null in older rows, which are prefilled",
+    ),
     Column("load_before", "float", "cores", "busy cores before the run"),
     Column("load_during", "float", "cores", "busy cores during the run, without those of the run itself"),
     Column("available_gb_before", "float", "GB", "available memory before the run"),
