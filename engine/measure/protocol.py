@@ -11,6 +11,7 @@ from engine.errors import HeadraceError, JudgeError, did_you_mean
 
 PAGE_CACHE = ("as_is", "cold", "warm")
 REAL, RESTORED = PREFILL = ("real", "restored")
+PREFILLED, STEADY, COLD = STATES = ("prefilled", "steady", "cold")
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,9 @@ class Protocol:
     perplexity covers all of them; without it the measurement ends there and has no perplexity. `page_cache` is applied
     before the engine is loaded (see `prepare_page_cache`). `prefill`: `real` computes every prompt; `restored` reads the
     state after it where it was kept, and keeps it otherwise (see `engine.prompt_cache`).
+
+    `state` is what the experts' cache holds when the clock starts for a text: what its prompt left there (`prefilled`), what
+    a long generation that ends with it leaves (`steady`), or nothing but pinned experts (`cold`).
     """
 
     warm_up_tokens: int = 8
@@ -29,6 +33,7 @@ class Protocol:
     page_cache: str = "as_is"
     score: bool = True
     prefill: str = REAL
+    state: str = PREFILLED
 
     def __post_init__(self) -> None:
         timed = () if self.timed_tokens is None else (("timed_tokens", self.timed_tokens, 1),)
@@ -39,6 +44,8 @@ class Protocol:
             raise HeadraceError(f"page_cache={self.page_cache!r} is unknown; choose one of: {', '.join(PAGE_CACHE)}")
         if self.prefill not in PREFILL:
             raise HeadraceError(f"prefill={self.prefill!r} is unknown; choose one of: {', '.join(PREFILL)}")
+        if self.state not in STATES:
+            raise HeadraceError(f"state={self.state!r} is unknown; choose one of: {', '.join(STATES)}")
         if type(self.score) is not bool:
             raise HeadraceError(f"score={self.score!r} is neither true nor false; give true or false")
 
