@@ -33,15 +33,9 @@ class Besides:
 
 def besides(study: str, rows: Sequence[Mapping[str, Any]]) -> Besides | None:
     """The means of rows; None without a complete run whose parts are recorded."""
-    found = [
-        (sum(parts(row).values()) - row["timed_s"], row["decode_tokens"])
-        for row in rows
-        if row["status"] == "ok"
-        and row["origin"] != "reference"
-        and row["session"]
-        and row["timed_s"]
-        and row["decode_tokens"]
-    ]
+    complete = [row for row in rows if row["status"] == "ok" and row["session"] and row["origin"] != "reference"]
+    timed = [row for row in complete if row["timed_s"] and row["decode_tokens"]]
+    found = [(sum(parts(row).values()) - row["timed_s"], row["decode_tokens"]) for row in timed]
     if not found:
         return None
     seconds, tokens = (sum(some) / len(found) for some in zip(*found, strict=True))
