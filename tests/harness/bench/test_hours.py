@@ -56,8 +56,8 @@ def test_a_study_that_it_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert "holds 2 studies; give --results a folder without studies" in capsys.readouterr().err
 
 
-def test_mistakes_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_mistakes_are_one_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["hours", "--study", str(tmp_path), "budget.trials=4"]) == 2
-    assert "leave out --results and overrides" in capsys.readouterr().err
+    assert "leave out --results and overrides" in capfd.readouterr().err
     assert main(["hours", "--results", str(tmp_path / "new"), "budget.trails=4"]) == 2
-    assert "the search ended with exit status 2; its reason is above" in capsys.readouterr().err
+    assert "the search ended with exit status 2; its reason is above" in capfd.readouterr().err

@@ -75,4 +75,4 @@ def test_the_forecast_uses_what_was_measured() -> None:
     assert as_dict(found)["trial_measured"] == dataclasses.asdict(measured)
     without = forecast(MODEL, at, worlds, [20.0])
     assert without.trial_s > found.trial_s and as_dict(without)["trial_measured"] is None
-    assert "measured in" not in report(without)
+    assert "timed tokens" not in report(without)

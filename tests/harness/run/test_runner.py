@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -104,6 +105,7 @@ def test_the_time_of_an_interrupted_run_is_in_the_row_of_the_next_command(place:
         seen.append(request["trial"])
         time.sleep(0.2)
         if len(seen) in (2, 3):
+            signal.raise_signal(signal.SIGTERM)
             raise Interrupted
         return Outcome("ok", figures=FINE, wall_s=0.2)
 
