@@ -50,7 +50,7 @@ def measure(args: argparse.Namespace) -> None:
         refuse_ignored("measure", of_trace, f"records no {'trace' if args.trace_out is None else 'predictions'}")
     setting = setting_of(args)
     judge, knobs, model = Judge.load(eval_texts_of(args)), knobs_of(args, search=True), model_of(args)
-    given = {name: getattr(args, name) for name in ("warm_up_tokens", "timed_tokens", "page_cache")}
+    given = {name: getattr(args, name) for name in ("warm_up_tokens", "timed_tokens", "page_cache", "state")}
     given = {name: value for name, value in given.items() if value is not None}
     protocol = Protocol.from_mapping({**(setting.protocol if setting is not None else {}), **given})
     if setting is not None and knobs.ssd_gbps is not None and knobs.ssd_gbps == setting.search_only.get("ssd_gbps"):

@@ -10,6 +10,7 @@ from typing import Any
 from engine.errors import HeadraceError, did_you_mean
 
 PAGE_CACHE = ("as_is", "cold", "warm")
+PREFILLED, STEADY, COLD = STATES = ("prefilled", "steady", "cold")
 
 
 @dataclass(frozen=True)
@@ -20,12 +21,16 @@ class Protocol:
     tokens of the evaluation texts, in order (None: all). With `score` the rest of the texts follows without a clock, and
     perplexity covers all of them; without it the measurement ends there and has no perplexity. `page_cache` is applied
     before the engine is loaded (see `prepare_page_cache`).
+
+    `state` is what the experts' cache holds when the clock starts for a text: what its prompt left there (`prefilled`), what
+    a long generation that ends with it leaves (`steady`), or nothing but pinned experts (`cold`).
     """
 
     warm_up_tokens: int = 8
     timed_tokens: int | None = None
     page_cache: str = "as_is"
     score: bool = True
+    state: str = PREFILLED
 
     def __post_init__(self) -> None:
         timed = () if self.timed_tokens is None else (("timed_tokens", self.timed_tokens, 1),)
@@ -34,6 +39,8 @@ class Protocol:
                 raise HeadraceError(f"{name}={value!r} is not an integer of at least {least}; give one")
         if self.page_cache not in PAGE_CACHE:
             raise HeadraceError(f"page_cache={self.page_cache!r} is unknown; choose one of: {', '.join(PAGE_CACHE)}")
+        if self.state not in STATES:
+            raise HeadraceError(f"state={self.state!r} is unknown; choose one of: {', '.join(STATES)}")
         if type(self.score) is not bool:
             raise HeadraceError(f"score={self.score!r} is neither true nor false; give true or false")
 
