@@ -79,6 +79,18 @@ def test_a_child_with_other_variables_of_mlx_is_replaced(children: Children) -> 
     child.communicate(timeout=60)
 
 
+def test_a_start_that_fails_costs_no_result(children: Children, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The run before has ended well; the next one reports what is wrong."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(subprocess, "Popen", fail)
+    children.prepare()
+    with pytest.raises(OSError, match="No space left"):
+        children.begin(children.request.with_name("log"), {})
+
+
 SEARCH = """
 import sys, time
 from pathlib import Path
