@@ -1,4 +1,4 @@
-"""Children: the process of the next run is started while the one before it cools down, and waits with its imports done.
+"""Children: the process of the next run is started once the run before is timed, and waits with its imports done.
 
 Each run has a process, a process group and a log to itself, as before. Only the moment of the start differs: a child imports
 the engine (2 s of processor time) when no run is timed, then sleeps until its first line of input, after which it reads the
