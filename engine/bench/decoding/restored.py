@@ -75,12 +75,15 @@ def bench_restored(
 
 def _row(knobs: Knobs, warmed: int, both: dict[str, list[Measurement]]) -> dict[str, Any]:
     if any(one.prefill != RESTORED for one in both[RESTORED]):
-        raise HeadraceError(f"bench restored: no prompt is kept with cache_gb={knobs.cache_gb:.4g}; see python -m engine measure")
+        raise HeadraceError(
+            f"bench restored: no prompt is kept with cache_gb={knobs.cache_gb:.4g}; see python -m engine measure"
+        )
     misses = {name: [one.misses for one in runs] for name, runs in both.items()}
     speeds = {name: [one.decode_tok_s for one in runs] for name, runs in both.items()}
     ratio = statistics.mean(np.log(np.divide(speeds[RESTORED], speeds[REAL])))
     return {
-        "knobs": {name: getattr(knobs, name) for name in knobs.set_names()}, "warm_up_tokens": warmed, "exact": knobs.prefetch == "off" and knobs.sync_window == 1,
+        "knobs": {name: getattr(knobs, name) for name in knobs.set_names()}, "warm_up_tokens": warmed,
+        "exact": knobs.prefetch == "off" and knobs.sync_window == 1,
         "misses": misses, "tok_s": speeds, "log_ratio": float(ratio),
         "filled_gb": statistics.median((one.fill_bytes or 0) / GB for one in both[RESTORED]),
     }  # fmt: skip
