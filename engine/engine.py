@@ -21,6 +21,7 @@ from mlx_lm.models.cache import make_prompt_cache
 
 from engine.checkpoint.checkpoint import Checkpoint
 from engine.checkpoint.config import not_finite_keys
+from engine.checkpoint.known import opened
 from engine.checkpoint.places.find import find_checkpoint
 from engine.checkpoint.store.rehearsal import ABOUT, read_rehearsal
 from engine.errors import HeadraceError, JudgeError, KnobError
@@ -33,7 +34,7 @@ from engine.measure.measurement import Measurement
 from engine.measure.not_finite import LogitsError
 from engine.measure.protocol import Protocol
 from engine.measure.spans import FILL, Spans
-from engine.measure.timed_pass import Scored, timed_pass
+from engine.measure.timed_pass import KeepGoing, KeepScoring, Scored, timed_pass
 from engine.model.backend import backend, compute_dtype
 from engine.model.buffer_cache import buffer_cache_bytes, limit_buffer_cache, never_wire
 from engine.model.environment.backend_knobs import refuse_without_effect
@@ -50,7 +51,7 @@ from engine.routing.traces.ahead import Ahead
 from engine.stats import Stats
 from engine.streaming.decode_state import DecodeState
 from engine.streaming.forward import Forward
-from engine.streaming.install import decode_state_for, fill, install_gates, install_layers, trace_writer
+from engine.streaming.install import decode_state_for, filling, install_gates, install_layers, trace_writer
 from engine.streaming.layer import StreamedLayer
 from engine.streaming.passes import Passes
 from engine.streaming.window.speculate import SpeculativeWindows
@@ -72,7 +73,7 @@ def load(checkpoint: str | Path, knobs: Knobs | None = None, *, trust_code: bool
     refuse_without_effect(knobs)
     checkpoint = find_checkpoint(checkpoint)
     cached = cached_share(weight_files(checkpoint))  # before the headers are read
-    source = Checkpoint.open(checkpoint, trust_code=trust_code).with_top_k(knobs.top_k)
+    source = opened(checkpoint, trust_code=trust_code).with_top_k(knobs.top_k)
     # mlx-lm cannot read a store's experts, so they are streamed even when all of them stay. plan_banks refuses verify_reads
     # for a checkpoint without checksums.
     streamed = knobs.streams or knobs.verify_reads or source.levels is not None
@@ -91,10 +92,10 @@ def load(checkpoint: str | Path, knobs: Knobs | None = None, *, trust_code: bool
     state = decode_state_for(source, knobs) if streamed else None
     try:
         layers, windows = install_layers(model, source, knobs, plans, state) if state is not None else ([], None)
-        read_resident(model, source, knobs.resident_bits)
+        with filling(layers, plans):
+            read_resident(model, source, knobs.resident_bits)
         if state is not None:
             install_gates(model, source, knobs, layers)
-            fill(layers, plans, state)
             state.stats.reset()
     except BaseException:
         if state is not None:
@@ -242,13 +243,13 @@ class Engine:
         return generation
 
     def measure(
-        self, judge: Judge, protocol: Protocol | None = None, keep_going: Callable[[list[float]], bool] | None = None
+        self, judge: Judge, protocol: Protocol | None = None, keep_going: KeepGoing = None, keep_scoring: KeepScoring = None
     ) -> Measurement:
         """Decode the evaluation texts against the clock under a protocol (see `engine.measure.timed_pass`).
 
         `keep_going` is called after each timed token with the milliseconds of all timed tokens so far; the measurement ends
-        early when it returns False. perplexity = exp(mean negative log-likelihood). Raises `JudgeError` if a text has too
-        few tokens, or all texts together have fewer than `timed_tokens`.
+        early when it returns False, as scoring does with `keep_scoring`. perplexity = exp(mean negative log-likelihood).
+        Raises `JudgeError` if a text has too few tokens, or all texts together have fewer than `timed_tokens`.
         """
         protocol = protocol or Protocol()
         most = self.continuation_tokens(judge)
@@ -261,7 +262,8 @@ class Engine:
         try:
             measured, self.decoded = timed_pass(
                 self.teacher_forced(judge, protocol), self.stats, weight_files(self.checkpoint.path),
-                timed_tokens=protocol.timed_tokens or most, score=protocol.score, keep_going=keep_going, spans=self.spans,
+                timed_tokens=protocol.timed_tokens or most, score=protocol.score, keep_going=keep_going,
+                keep_scoring=keep_scoring, spans=self.spans,
             )  # fmt: skip
         except LogitsError as e:
             raise self.explained(e, judge) from e

@@ -70,6 +70,9 @@ class ProtocolConfig:
         "long generation) or cold (empty)",
     )
     cool_down_s: float = key(0.0, "pause between runs, s")
+    stop_scoring_error: float = key(
+        0.01, "probability that scoring of a lossy setting ends early although its perplexity would have mattered; 0: never"
+    )
     stop_error: float = key(0.01, "probability that early stopping ends a run that could enter the front; 0: never stop")
 
 

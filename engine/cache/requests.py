@@ -6,6 +6,7 @@ choices and count the same blocks.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -80,9 +81,11 @@ class PoolRequests:
         """Settle the reads that have ended. A failed one is dropped: the next request reads it again."""
         self._native.take_in()
 
-    def fill(self, experts: np.ndarray) -> None:
-        """Load `experts` into free slots, in their order, a few at a time; before the first token."""
+    def fill(self, experts: np.ndarray, ended: Callable[[], bool] = lambda: False) -> None:
+        """Load `experts` into free slots, in their order, a few at a time until `ended()`; before the first token."""
         for begin in range(0, len(experts), FILL_AT_ONCE):
+            if ended():
+                return
             some = experts[begin : begin + FILL_AT_ONCE]
             self.request(some)
             self.settle(some)

@@ -157,6 +157,8 @@ class Measurement:
     # fmt: on
     token_ms: tuple[float, ...] | None = None  # wall time of each timed token, scoring it included
     ended_early: bool = False  # `keep_going` returned False
+    token_nll: tuple[float, ...] | None = None  # nll of each scored token; null unless all were scored
+    scoring_stopped: bool = False  # `keep_scoring` returned False; scored_tokens is the number scored until then
 
     def __post_init__(self) -> None:
         refuse_not_finite(vars(self), "this measurement", "the checkpoint, a lossy knob or the engine is broken")
@@ -182,7 +184,7 @@ class Measurement:
 
     @classmethod
     def names(cls) -> tuple[str, ...]:
-        """Return the names of all figures, without the raw data `token_ms` and `ended_early`."""
+        """Return the names of all figures, without the raw data and marks behind them."""
         return tuple(f.name for f in dataclasses.fields(cls) if f.metadata)
 
     def as_dict(self) -> dict[str, Any]:

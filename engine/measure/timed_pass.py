@@ -32,7 +32,8 @@ from .read_source import source_of
 from .spans import FILL, PREFIX, Spans
 
 Scored = Iterator[tuple[mx.array, list[int]]]  # logits, float32 [tokens, vocab], and the tokens that follow
-KeepGoing = Callable[[list[float]], bool]
+KeepGoing = Callable[[list[float]], bool] | None
+KeepScoring = Callable[[list[np.ndarray], float, float], bool] | None  # nll so far in parts, tokens/s, peak memory in GB
 
 
 @dataclass
@@ -57,16 +58,18 @@ def timed_pass(
     *,
     timed_tokens: int,
     score: bool = True,
-    keep_going: KeepGoing | None = None,
+    keep_going: KeepGoing = None,
+    keep_scoring: KeepScoring = None,
     spans: Spans | None = None,
 ) -> tuple[Measurement, Stats]:
     """Run through the passes of `texts` (prompt, continuation) and return the figures and the timed tokens' counters.
 
     The clock covers the first `timed_tokens` decoded tokens. Every token after a text's first is scored; speed and counters
     cover the decoding of the timed tokens only. With `score` the rest of the texts follows without a clock and gives
-    perplexity. `stats` are the engine's counters, which the passes advance; `files` hold its weights; `spans` has the time
-    before this pass (warm-up) and receives that of the prompts. Fields that only the engine knows (slots, bits, mode, judge)
-    are null. Raises `FigureError` at the first logits that are not finite.
+    perplexity, unless `keep_scoring` returns False before its end. `stats` are the engine's counters, which the passes
+    advance; `files` hold its weights; `spans` has the time before this pass (warm-up) and receives that of the prompts.
+    Fields that only the engine knows (slots, bits, mode, judge) are null. Raises `FigureError` at the first logits that are
+    not finite.
     """
     at_start = machine_state()
     stats.reset()
@@ -80,15 +83,19 @@ def timed_pass(
     decoded, times = timed.decoded, timed.decoded.by_token()
     disk = None if disk_bytes_read() is None else timed.disk_read
     share = page_cache_share(disk, decoded.bytes_read)
+    speed = _per_s(decoded.tokens, timed.token_ms, "decode_tok_s")
     quality: dict[str, Any] = {"perplexity": None}
     if score and not timed.ended_early:
         left = itertools.chain.from_iterable(itertools.chain(*passes) for passes in texts)
-        rest = itertools.chain(timed.rest, left)
-        terms = np.concatenate([nll, *(check_nll(token_nll(*step), "an untimed token") for step in rest)])
-        value, error = perplexity(terms)
-        quality = {"perplexity": value, "perplexity_se": error, "nll": float(terms.mean()), "scored_tokens": len(terms)}
+        parts, stopped = [nll], False
+        for step in itertools.chain(timed.rest, left):
+            parts.append(check_nll(token_nll(*step), "an untimed token"))
+            if keep_scoring is not None and not keep_scoring(parts, speed, peak / GB):
+                stopped = True
+                break
+        quality = _scored(np.concatenate(parts), stopped)
     measurement = Measurement(
-        decode_tok_s=_per_s(decoded.tokens, timed.token_ms, "decode_tok_s"),
+        decode_tok_s=speed,
         prefill_tok_s=_per_s(timed.prefilled, timed.prefill_ms, "prefill_tok_s"),
         decode_tokens=decoded.tokens,
         timed_nll=float(nll.mean()),
@@ -123,8 +130,19 @@ def timed_pass(
     return measurement, decoded
 
 
+def _scored(terms: np.ndarray, stopped: bool) -> dict[str, Any]:
+    """The figures of the scored tokens; of a scoring that ended early only their number, and no perplexity."""
+    if stopped:
+        return {"perplexity": None, "scored_tokens": len(terms), "scoring_stopped": True}
+    value, error = perplexity(terms)
+    return {
+        "perplexity": value, "perplexity_se": error, "nll": float(terms.mean()), "scored_tokens": len(terms),
+        "token_nll": tuple(terms.tolist()),
+    }  # fmt: skip
+
+
 def _timed(
-    texts: Iterator[tuple[Scored, Scored]], stats: Stats, timed_tokens: int, keep_going: KeepGoing | None, spans: Spans
+    texts: Iterator[tuple[Scored, Scored]], stats: Stats, timed_tokens: int, keep_going: KeepGoing, spans: Spans
 ) -> _Timed:  # fmt: skip
     """Run the timed part: prefill prompts and decode until `timed_tokens` tokens are timed or `keep_going` returns False."""
     timed = _Timed(stats.copy())

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engine.checkpoint.checkpoint import Checkpoint
+from engine.checkpoint.known import opened
 from engine.errors import HeadraceError, first_line
 from engine.knobs import GB, Knobs
 from engine.model.backend import backend, compute_dtype, usable_memory_bytes
@@ -87,7 +88,7 @@ def footprint(checkpoint: str | Path | Checkpoint, knobs: Knobs | None = None, c
     from .memory.activations import pass_memory  # importing mlx-lm takes about a second
 
     knobs = knobs or Knobs()
-    checkpoint = checkpoint if isinstance(checkpoint, Checkpoint) else Checkpoint.open(checkpoint)
+    checkpoint = checkpoint if isinstance(checkpoint, Checkpoint) else opened(checkpoint)
     checkpoint = checkpoint.with_top_k(knobs.top_k)
     banks = least_banks(checkpoint, plan_bits(checkpoint, knobs))
     weights = _weights(checkpoint, knobs, banks)

@@ -97,7 +97,9 @@ def recommended(
         return []
     own = _own_perplexity(found)
     lossless = _lossless(every)
-    close = (every["perplexity"] <= own * (1 + max_loss) * (1 + 1e-9)).to_numpy() if own is not None else lossless
+    # Where scoring ended early, the upper end of the interval counts until a confirmation run completes it.
+    most = every["perplexity"].fillna(every["perplexity_at_most"].astype(float))
+    close = (most <= own * (1 + max_loss) * (1 + 1e-9)).to_numpy() if own is not None else lossless
     small = (every["peak_memory_gb"] <= memory_gb).to_numpy() if memory_gb is not None else close
     loss = (
         f"perplexity at most {100 * max_loss:.3g} % above the model's own"

@@ -81,6 +81,7 @@ class Session:
             study, lambda: self._proposals.sampler, lambda: stop.now, note,
             lambda job, pid: log.info("trial %s runs in process %d", job.name, pid),
         )  # fmt: skip
+        self.close = self._runner.close
         for (trial, run), tokens in read_tokens(study.folder).groupby(["trial", "run"]):
             self._runner.tokens[int(trial), int(run)] = tokens["wall_ms"].to_numpy()
 

@@ -24,7 +24,14 @@ LEAST = {
     **{"recommend.max_loss": 0, "recommend.memory_gb": 0},
     **{"guards.min_disk_gb": 0, "guards.max_load": 0, "guards.wait_s": 0, "storage.stale_s": 1},
 }
-SHARES = ("confirm.within", "confirm.error", "protocol.stop_error", "guards.min_free_memory_share", "recommend.speed_share")
+SHARES = (
+    "confirm.within",
+    "confirm.error",
+    "protocol.stop_error",
+    "protocol.stop_scoring_error",
+    "guards.min_free_memory_share",
+    "recommend.speed_share",
+)
 
 
 def check_numbers(c: Mapping[str, Any]) -> None:

@@ -50,6 +50,38 @@ def test_a_wrong_answer_is_no_result(session: Callable[..., pd.DataFrame]) -> No
     assert bad["decode_tok_s"].isna().all()
 
 
+def test_scoring_that_ended_early_decides_once_and_is_completed_by_a_confirmation(place: Path, cli: Cli, child: Any) -> None:
+    """Perplexity is constrained and no objective: settings of 3 bits are clear of both bounds, those of 2 violate one."""
+
+    def answer(request: dict[str, Any]) -> Outcome:
+        bits, stop = request["knobs"].get("expert_bits"), request["stop_scoring"]
+        perplexity = {None: 4.0, 4: 4.02, 3: 4.02, 2: 9.0}[bits]
+        fine = {"decode_tok_s": 40.0 / (bits or 8), "peak_memory_gb": 0.02 * (bits or 8), "scored_tokens": 900}
+        if not request["protocol"]["score"]:
+            return Outcome("ok", figures=fine | {"scored_tokens": None}, wall_s=1.0)
+        if stop is None:
+            return Outcome("ok", figures=fine | {"perplexity": perplexity}, wall_s=1.0, score_s=3.0)
+        assert [b["text"] for b in stop["bounds"]] == ["perplexity <= 1.02 * reference", "recommend.max_loss"]
+        ended = {"reason": "clear", "tokens": 300, "at_least": 0.99 * perplexity, "at_most": 1.001 * perplexity}
+        return Outcome("ok", figures=fine, wall_s=1.0, score_s=1.0, scoring_stopped=ended)
+
+    requests = child(answer)
+    space = ("search_space.expert_bits={type:ordinal,values:[2,3,4]}", "~search_space.cold_bits", "~search_space.hot_share")
+    given = ("objectives=[decode_tok_s,peak_memory_gb]", "constraints=['perplexity <= 1.02 * reference']")
+    status, _, _ = cli("budget.trials=14", "confirm.share=0.5", "sampler.name=random", *space, *given)
+    df = read_trials(place / "results" / "demo")
+    assert status == 0
+    ended = df[df["scoring_stopped"].notna()]
+    assert ended["perplexity"].isna().all() and (ended["scored_tokens"] == 300).all()
+    assert ended["feasible"].tolist() == (ended["expert_bits"] == 3).tolist()
+    own = ended[ended["quality_from_trial"].isna()]
+    assert sorted(own["expert_bits"]) == [2, 3] and (own["saved_s"] == 2.0).all()
+    assert sum(r["stop_scoring"] is not None for r in requests) == 2
+    confirmed = df[(df["origin"] == "confirm") & (df["expert_bits"] == 3)]
+    assert len(confirmed) and (confirmed["perplexity"] == 4.02).all() and (confirmed["scored_tokens"] == 900).all()
+    assert (df[df["expert_bits"].isna()]["perplexity"] == 4.0).all()
+
+
 def test_sleep_fails_no_run_and_makes_its_figures_suspect(place: Path, cli: Cli, child: Any) -> None:
     """A run that hangs once after sleep, one that fails twice after it, and one that ends well after it."""
     fine = {"decode_tok_s": 10.0, "peak_memory_gb": 0.02, "perplexity": 4.0}

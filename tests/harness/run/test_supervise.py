@@ -25,7 +25,7 @@ from harness import ResultsError, search
 from harness.machine import clocks
 from harness.results.metrics import OBJECTIVES
 from harness.results.rows import read_trials
-from harness.run import supervise
+from harness.run import children
 from harness.run.supervise import Outcome, fate, run_child
 
 Study = tuple[pd.DataFrame, dict[int, FrozenTrial]]
@@ -146,12 +146,13 @@ TIMES = {  # of the file, as the server of a share keeps them
 @pytest.fixture
 def beating(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Supervise a child that beats ten times a second and then ends or hangs; returns the outcome."""
-    popen = supervise.subprocess.Popen
+    popen = children.subprocess.Popen
 
     def start(command: list[str], **more: Any) -> Any:
         return popen([sys.executable, "-c", BEATING, *command[-2:]], **more)
 
-    monkeypatch.setattr(supervise.subprocess, "Popen", start)
+    monkeypatch.setattr(children.subprocess, "Popen", start)
+    monkeypatch.setattr(children.Children, "prepare", lambda self: None)
 
     def run(times: str, beats: int = 15, ends: bool = True, **more: Any) -> Outcome:
         monkeypatch.setenv("TIMES", TIMES[times])
@@ -160,7 +161,7 @@ def beating(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         given = {"timeout_s": 60, "hang_s": 1.0, "limit_gb": 9, "needed": ["decode_tok_s"], "interrupted": lambda: False,
                  "started": lambda pid: None, **more}  # fmt: skip
         (tmp_path / "running.json").write_text("{}")
-        return run_child(tmp_path / "running.json", tmp_path / "logs" / "log", **given)
+        return run_child(children.Children(tmp_path / "running.json"), tmp_path / "logs" / "log", **given)
 
     return run
 
@@ -219,9 +220,11 @@ def test_the_child_has_the_variables_of_its_knobs_before_it_imports_mlx(
     request.write_text(
         json.dumps({"checkpoint": str(tmp_path / "none"), "judge": "none", "knobs": knobs, "engine": "engine"})
     )
-    with contextlib.suppress(CheckpointError):
+    with contextlib.suppress(CheckpointError), contextlib.closing(children.Children(request, "engine")) as ahead:
+        ahead.prepare()  # without these variables, so it does not serve
+        ahead.prepare(knobs)
         run_child(
-            request, tmp_path / "logs" / "log", timeout_s=60, hang_s=None, limit_gb=10, needed=[],
+            ahead, tmp_path / "logs" / "log", timeout_s=60, hang_s=None, limit_gb=10, needed=[],
             interrupted=lambda: False, started=lambda pid: None,
         )  # fmt: skip
     assert out.exists(), (tmp_path / "logs" / "log").read_text()

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from support import ROOT
 
@@ -198,6 +199,29 @@ def test_quality_takes_a_pass_of_its_own(
             break
     assert early["ended_early"] and early["figures"]["perplexity"] is early["figures"]["kl"] is None
     assert early["figures"]["decode_tokens"] == tokens // 2
+
+
+def test_scoring_ends_early_by_the_likelihoods_that_the_unchanged_model_left(
+    checkpoint: Callable[..., Path], tmp_path: Path, request_of: Callable[..., dict[str, Any]]
+) -> None:
+    """The timed part is complete either way; the figures of a scoring that ended early have no perplexity."""
+    path, own = checkpoint("deepseek_v3", None, True), tmp_path / "own.npy"
+    common = {"engine": "engine", "checkpoint": str(path), "protocol": {"timed_tokens": 9}}
+    whole = measure(request_of(**common, keep_nll=str(own)))["figures"]
+    nll = np.load(own)
+    assert (len(nll), nll.mean()) == (whole["scored_tokens"], whole["nll"])
+    bound = {"text": "perplexity <= 1", "value": 1.0, "upper": True, "constraint": True}
+    rule = {"error": 0.01, "tokens": len(nll), "reference": str(own), "noise": 0.1, "bounds": [bound], "rivals": []}
+    lossy = {"cache_gb": 0.0005, "expert_bits": 4}
+    result = measure({**request_of(), **common, "knobs": lossy, "stop_scoring": rule, "keep_nll": None})
+    stopped, figures = result["scoring_stopped"], result["figures"]
+    assert stopped["reason"] == "violates perplexity <= 1"
+    assert len(nll) // 4 <= stopped["tokens"] == figures["scored_tokens"] < len(nll)
+    assert (figures["perplexity"], figures["nll"], figures["decode_tokens"]) == (None, None, 9)
+    complete = measure({**request_of(), **common, "knobs": lossy})
+    assert complete["scoring_stopped"] is None
+    assert complete["figures"]["timed_nll"] == figures["timed_nll"]
+    assert stopped["at_least"] < complete["figures"]["perplexity"] < stopped["at_most"]
 
 
 def test_the_child_imports_no_harness_library() -> None:
