@@ -69,6 +69,8 @@ class ProtocolConfig:
         "experts' cache when timing starts: prefilled (as the prompt leaves it), steady (as after a "
         "long generation) or cold (empty)",
     )
+    prefill: str = key("restored", "prompts of a run: restored (read, once kept) or real (computed each time)")
+    kept_gb: float = key(8.0, "limit of the kept prompts of all models and studies, GB")
     cool_down_s: float = key(0.0, "pause between runs, s")
     stop_scoring_error: float = key(
         0.01, "probability that scoring of a lossy setting ends early although its perplexity would have mattered; 0: never"

@@ -15,6 +15,7 @@ from typing import Any
 from engine import CheckpointError, Knobs
 from engine.checkpoint.fingerprint import State
 from engine.checkpoint.known import keep, opened
+from engine.measure.protocol import REAL
 from harness import ResultsError
 from harness.decisions.reuse import quality_source, reference_figures, settled_source, wrong_answer
 from harness.machine.clocks import Calendar, SessionClock
@@ -199,12 +200,16 @@ class Runner:
             "known": self._write_known(),
             "judge": str(study.folder / JUDGE),
             "knobs": job.proposal.values,
-            "protocol": {**study.protocol, "score": source is None and not study.config["rehearse"]},
+            "protocol": {
+                **study.protocol, "score": source is None and not study.config["rehearse"],
+                "prefill": REAL if job.real_prefill else study.prefill,
+            },
+            "kept_gb": study.config["protocol"]["kept_gb"],
             "quality": {"kl": study.wants_kl, "json_prompts": study.json_prompts} if source is None else None,
             **stops,
             "keep_nll": None if lossy or source is not None or self._nll.exists() else str(self._nll),
             "beat": str(study.folder / "beat"),
-        }
+        }  # fmt: skip
 
     def _write_known(self) -> str | None:
         """The file with what is known of the checkpoint, so that no run parses and hashes it again. None: another engine."""

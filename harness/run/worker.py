@@ -7,7 +7,8 @@ reads the request: see `harness.run.children`. It ends with its parent, which ho
 neither Optuna nor pandas nor Hydra, so that its peak memory is the engine's.
 
 Request: `checkpoint`, `judge` (path of the evaluation texts), `knobs`, and `engine` (see `harness.study.engines`) or
-`command`. Optional: `trust_code` (whether the checkpoint's own code may run); `protocol` (as `engine.Protocol`); `stop`
+`command`. Optional: `trust_code` (whether the checkpoint's own code may run); `protocol` (as `engine.Protocol`); `kept_gb`
+(limit of the kept prompts); `stop`
 {below_tok_s, error, noise, rival_ms}, the parameters of early stopping with the rival's time of each token; `quality` {kl:
 bool, json_prompts: path or null}; `stop_scoring`, the parameters of `stopping.scoring`; `keep_nll`, a file for the
 log-likelihoods of a complete scoring; `known`, a file with what the search knows of the checkpoint
@@ -44,6 +45,8 @@ import engine.tokenizer.without_torch  # noqa: F401 - before mlx-lm
 from engine import HeadraceError, Judge, Knobs, Measurement, Protocol, prepare_page_cache
 from engine.checkpoint.known import opened, take
 from engine.errors import OUT_OF_MEMORY, first_line, foreseeable
+from engine.measure.protocol import REAL, RESTORED
+from engine.prompt_cache.kept import LIMIT_GB, Keeping
 from engine.system import atomic
 from engine.system.page_cache import cached_share, weight_files
 from engine.system.strict_json import from_json, to_json
@@ -87,7 +90,7 @@ def _measure(request: dict[str, Any]) -> dict[str, Any]:
     protocol = Protocol.from_mapping(request.get("protocol") or {})
     if request.get("engine") == "engine" and _wanted_quality(request)["kl"]:
         _ensure_reference(request)  # it reads the whole checkpoint, so it comes before the page cache is prepared
-    if request.get("engine") == "engine" and protocol.page_cache == "cold":
+    if request.get("engine") == "engine" and (protocol.page_cache == "cold" or protocol.prefill == RESTORED):
         # Where it is not known, it reads from every tensor, so it comes first as well.
         _ = opened(request["checkpoint"], trust_code=_trusts(request)).fingerprint
     by = prepare_page_cache(request["checkpoint"], protocol.page_cache, knobs.io_mode)
@@ -107,6 +110,7 @@ def _measure(request: dict[str, Any]) -> dict[str, Any]:
         if value and figures[name] is None and protocol.score and not measurement.ended_early:
             raise HeadraceError(f"{name} is requested, but this engine does not measure it; remove it from the study")
     figures["page_cached_before"] = cached_before
+    figures["prefill"] = figures["prefill"] or REAL  # another engine keeps no prompts
     if figures["page_cached_after"] is None:
         figures["page_cached_after"] = cached_share(files)
     if figures["timed_s"] is None and measurement.token_ms:
@@ -145,6 +149,7 @@ def _run(request: dict[str, Any], knobs: Knobs, protocol: Protocol) -> _Run:
     takes = inspect.signature(loaded.measure).parameters
     all_names = any(p.kind is p.VAR_KEYWORD for p in takes.values())
     wanted = {name for name in ("protocol", "keep_going", "keep_scoring") if all_names or name in takes}
+    wanted |= {"keeping"} & set(takes)
     own_engine = hasattr(loaded, "teacher_forced")  # it has counters, and engine.quality accepts it
     beat = Beat(request.get("beat"))
     if own_engine or "keep_going" in wanted:
@@ -167,7 +172,8 @@ def _run(request: dict[str, Any], knobs: Knobs, protocol: Protocol) -> _Run:
     # KL needs a pass of its own over all texts, which yields perplexity as well.
     follow = dataclasses.replace(protocol, score=False) if by_quality and wanted_quality["kl"] else protocol
     scoring = scoring_of(request.get("stop_scoring"))
-    given = {"protocol": follow, "keep_going": keep_going, "keep_scoring": scoring}
+    keeping = Keeping(request.get("kept_gb") or LIMIT_GB)
+    given = {"protocol": follow, "keep_going": keep_going, "keep_scoring": scoring, "keeping": keeping}
     answer = loaded.measure(judge, **{name: given[name] for name in wanted})
     measurement = Measurement.from_mapping(answer) if isinstance(answer, Mapping) else answer
     if by_quality and not measurement.ended_early:

@@ -36,11 +36,11 @@ from . import outside
 from .conclude import conclude
 from .coordinator import Coordinator, Stop, pause
 from .due import (
+    confirmation,
     confirmation_budget,
     confirmation_due,
     has_reference,
     refuse_hopeless_space,
-    rerun,
     rerun_due,
     round_end_s,
     trials_due,
@@ -172,7 +172,7 @@ class Session:
                     return
                 while (job := rerun_due(self.study, self.history, one.number)) and not self._stop.requested:
                     self._do(job, "confirming")
-                self._do(rerun(self.history.known, trial, "confirm", one.number), "confirming")
+                self._do(confirmation(self.study, self.history, trial, one.number), "confirming")
 
     def _do(self, job: Job, phase: str) -> None:
         """Measure one job and record its row."""

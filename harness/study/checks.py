@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.knobs import CACHE_DEPENDENT, DEFAULTS, idle
-from engine.measure.protocol import PAGE_CACHE, PREFILLED, STATES, STEADY
+from engine.measure.protocol import PAGE_CACHE, PREFILL, PREFILLED, STATES, STEADY
 from harness import ConfigError, ResultsError
 from harness.results.metrics import QUALITY
 from harness.space.space import Space
@@ -47,12 +47,11 @@ def check_numbers(c: Mapping[str, Any]) -> None:
         group, _, name = key.rpartition(".")
         if not 0 <= c[group][name] <= 1:
             raise ConfigError(f"{key}={c[group][name]:g} is outside 0 .. 1; give a share")
-    if c["protocol"]["page_cache"] not in PAGE_CACHE:
-        raise ConfigError(
-            f"protocol.page_cache={c['protocol']['page_cache']} is unknown; choose one of: {', '.join(PAGE_CACHE)}"
-        )
-    if (state := c["protocol"]["state"]) not in STATES:
-        raise ConfigError(f"protocol.state={state} is unknown; choose one of: {', '.join(STATES)}")
+    for key, known in (("page_cache", PAGE_CACHE), ("state", STATES), ("prefill", PREFILL)):
+        if c["protocol"][key] not in known:
+            raise ConfigError(f"protocol.{key}={c['protocol'][key]} is unknown; choose one of: {', '.join(known)}")
+    if not c["protocol"]["kept_gb"] > 0:
+        raise ConfigError(f"protocol.kept_gb={c['protocol']['kept_gb']:g} is not above 0; give GB, or protocol.prefill=real")
     device = c["device"]
     if device["memory_gb"] is not None and not device["memory_gb"] > 0:
         raise ConfigError(

@@ -22,7 +22,7 @@ from engine.checkpoint.fingerprint import State, another, folder_state
 from engine.checkpoint.places.find import find_checkpoint, in_places
 from engine.checkpoint.places.hub import repository
 from engine.checkpoint.store.rehearsal import read_rehearsal
-from engine.measure.protocol import PREFILLED
+from engine.measure.protocol import PREFILLED, REAL
 from engine.tokenizer.open import open_tokenizer
 from harness import ConfigError
 from harness.machine import identity as machine
@@ -140,6 +140,12 @@ class Study:
     def protocol(self) -> dict[str, Any]:
         """The part of the protocol that every measurement of the study shares."""
         return {k: self.config["protocol"][k] for k in ("warm_up_tokens", "timed_tokens", "page_cache", "state")}
+
+    @property
+    def prefill(self) -> str:
+        """How prompts come into the model: `restored`, or `real` if the study says so or asks how fast a prefill is."""
+        wanted = {*self.objectives, *(c.metric for c in self.constraints)}
+        return REAL if wanted & {"prefill_tok_s", "ttft_ms"} else str(self.config["protocol"]["prefill"])
 
     @property
     def space_fingerprint(self) -> str:
