@@ -16,6 +16,10 @@ RUN_PARTS = {  # parts of a complete run: line of the table -> column
 }  # fmt: skip
 AROUND = {"cooling down": "cool_down_s", "waiting for quiet": "waited_s", "between runs": "between_s"}
 ASLEEP, LOST, REST, UNKNOWN = "asleep", "lost to failures", "not attributed", "not recorded"
+NEEDED = (  # columns of a row
+    "session", "session_s", "origin", "status", "wall_s", "slept_s", "saved_s", "lost_s", *RUN_PARTS.values(),
+    *AROUND.values(),
+)  # fmt: skip
 COMPLETE = ("ok", "stopped")  # the time of a run with another end is lost
 TOLERANCE, TOLERANCE_S = 0.02, 0.5  # between the sum and the clock: a share of the clock, and seconds for each session
 Row = Mapping[str, Any]
@@ -77,7 +81,8 @@ class Hours:
 
 
 def hours(rows: Iterable[Row], session: str | None = None, session_s: float | None = None) -> Hours:
-    """The time budget of rows. `session`, `session_s`: the newest session and its clock, which continues after its rows."""
+    """The time budget of rows with the columns `NEEDED`. `session` and `session_s` are the newest session and its clock,
+    which continues after its last row."""
     names = [*RUN_PARTS, REST, ASLEEP, LOST, *AROUND]
     every, confirming = dict.fromkeys(names, 0.0), dict.fromkeys(names, 0.0)
     clocks: dict[str, float] = {}

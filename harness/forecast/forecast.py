@@ -21,6 +21,7 @@ from .locality import Worlds
 from .machine.figures import Machine
 from .speed import Work
 from .target import Target, Width
+from .trial import Besides
 
 SIZES = 5  # cache sizes, if none is given
 CONTEXT = 512  # tokens that memory is planned for
@@ -72,6 +73,7 @@ class Forecast:
     ttft_s: dict[int, float]
     ttft_is_least: bool
     trial_s: float
+    besides: Besides | None = None  # of a trial, where a study has measured it; None: arithmetic
 
     @property
     def trials(self) -> int:
@@ -79,8 +81,11 @@ class Forecast:
         return int(RUN_S // self.trial_s)
 
 
-def forecast(model: Target, machine: Machine, worlds: Worlds, cache_gb: Sequence[float] | None = None) -> Forecast:
-    """The forecast. Raises `HeadraceError` for a cache below one token's experts."""
+def forecast(
+    model: Target, machine: Machine, worlds: Worlds, cache_gb: Sequence[float] | None = None, besides: Besides | None = None
+) -> Forecast:  # fmt: skip
+    """The forecast. `besides`: what a trial took beside its timed tokens, where that is measured. Raises `HeadraceError` for
+    a cache below one token's experts."""
     fixed = _parts(model, machine)
     limit = float(machine.device.limit_gb)
     rows = tuple(
@@ -97,7 +102,7 @@ def forecast(model: Target, machine: Machine, worlds: Worlds, cache_gb: Sequence
     return Forecast(
         model, machine, worlds.names, model.trace is not None, parts, limit, rows, best,
         {one.bits: model.disk_gb(one) for one in model.widths}, times, machine.probed is None,
-        _trial_s(model, machine, worlds, width, best),
+        _trial_s(model, machine, worlds, width, best, besides), besides,
     )  # fmt: skip
 
 
@@ -178,8 +183,13 @@ def _ttft(model: Target, machine: Machine, worlds: Worlds, width: Width, row: Ro
     return seconds + rates.rest_ms / 1000
 
 
-def _trial_s(model: Target, machine: Machine, worlds: Worlds, width: Width, row: Row) -> float:
-    """Seconds of a run of study=auto: the resident weights are read, all evaluation texts are prefilled and decoded."""
+def _trial_s(
+    model: Target, machine: Machine, worlds: Worlds, width: Width, row: Row, besides: Besides | None
+) -> float:  # fmt: skip
+    """Seconds of a run of study=auto: what a study measured beside the timed tokens, and these at the forecast speed.
+    Without one, the resident weights are read, and all evaluation texts are prefilled and decoded."""
+    if besides is not None:
+        return besides.seconds + besides.tokens / row.tok_s.middle
     rates = machine.rates(Work(1.0, (1.0,), model.layers, model.all_layers))
     prompts = sum(_ttft(model, machine, worlds, width, row, prompt) for prompt, _ in text_tokens())
     decoded = WARM_UP_TOKENS + sum(after for _, after in text_tokens())
@@ -208,7 +218,9 @@ def as_dict(found: Forecast) -> dict[str, Any]:
         "device": device, "figures": list(found.machine.lines), "localities": list(found.worlds),
         "memory_gb": found.parts_gb, "memory_limit_gb": found.limit_gb, "disk_gb": found.disk_gb,
         "rows": [_row_dict(row) for row in found.rows], "best": _row_dict(found.best), "ttft_s": found.ttft_s,
-        "ttft_is_least": found.ttft_is_least, "trial_s": found.trial_s, "trials_in_8_hours": found.trials,
+        "ttft_is_least": found.ttft_is_least, "trial_s": found.trial_s,
+        "trial_measured": None if found.besides is None else dataclasses.asdict(found.besides),
+        "trials_in_8_hours": found.trials,
     }  # fmt: skip
 
 

@@ -64,7 +64,8 @@ def _lines(found: Forecast) -> Iterator[str]:
     times = ", ".join(f"{least}{_seconds(s)} after {n:,} tokens" for n, s in found.ttft_s.items())
     why = " (reads and weights; no profile has a prompt's arithmetic)" if found.ttft_is_least else ""
     yield f"  first token  {times}{why}"
-    yield f"  a trial  about {_seconds(found.trial_s)}: {found.trials} in {RUN_S / 3600:.0f} hours"
+    source = "" if found.besides is None else f" ({found.besides})"
+    yield f"  a trial  about {_seconds(found.trial_s)}: {found.trials} in {RUN_S / 3600:.0f} hours{source}"
     yield f"  interval {COVERAGE * 100:.0f} %, of its squared width: {_shares(best)}"
     yield ""
     yield verdict(found)

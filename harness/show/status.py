@@ -196,7 +196,8 @@ def show(console: Console, facts: Row, rows: Sequence[Row]) -> None:
         df = frame(rows)
         console.print(f"\nfront of {facts['front']}, best first:\n", highlight=False)
         console.print(front_table(df, console.width, **rules_of(Path(facts["folder"]))))
-    if (spent := hours(rows, **facts["clock"])).runs:
+    spent = hours(rows, **facts["clock"])
+    if spent.runs or spent.unknown_runs:
         console.print()
         console.print(hours_table(spent))
 

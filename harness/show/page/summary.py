@@ -11,7 +11,7 @@ import pandas as pd
 
 from engine.system.strict_json import from_json
 from harness.analysis.counts import Counts, count
-from harness.analysis.hours import Hours, hours
+from harness.analysis.hours import NEEDED, Hours, hours
 from harness.analysis.importance import Importance, importance
 from harness.analysis.pareto import Analysis, reference
 from harness.decisions.recommend import Choice, Named, default_trial, named, recommended, rules_of, wishes_of
@@ -92,7 +92,7 @@ class Summary:
     def hours(self) -> Hours:
         """Where the time went. The state file has the clock of the newest session, which continues after its last row."""
         state = _json(self.folder / "state.json")
-        return hours(self.df.to_dict("records"), state.get("session"), state.get("session_s"))
+        return hours(self.df[list(NEEDED)].to_dict("records"), state.get("session"), state.get("session_s"))
 
     @cached_property
     def last_error(self) -> str:

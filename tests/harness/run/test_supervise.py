@@ -22,11 +22,12 @@ from support import HERE, Cli, arguments, prepare
 from engine import CheckpointError
 from engine.errors import foreseeable
 from harness import ResultsError, search
+from harness.analysis.hours import hours, parts
 from harness.machine import clocks
 from harness.results.metrics import OBJECTIVES
 from harness.results.rows import read_trials
 from harness.run import children
-from harness.run.supervise import Outcome, fate, run_child
+from harness.run.supervise import Outcome, fate, parts_of, run_child
 
 Study = tuple[pd.DataFrame, dict[int, FrozenTrial]]
 FATES = {  # fault: (status, reason)
@@ -89,6 +90,27 @@ def test_the_others_are_not_affected(study: Study) -> None:
     fine = df[~df["read_threads"].isin(THREADS.values())]
     assert (fine["status"] == "ok").all() and len(fine) >= 3
     assert all(stored[n].constraints["possible"] < 0 for n in fine["trial"] if n in stored)
+
+
+def test_the_time_of_all_runs_is_the_clock_of_the_search(study: Study) -> None:
+    """Real processes that end in every way: the sum of all parts is within 0.5 s and 2 % of the clock."""
+    df, _ = study
+    rows = df.to_dict("records")
+    found = hours(rows)
+    assert found.agrees and found.sessions == 1 and found.clock_s == df["session_s"].max()
+    assert found.of("lost to failures") == pytest.approx(df.loc[df["read_threads"].isin(THREADS.values()), "wall_s"].sum())
+    for row in rows:
+        inside = parts(row)
+        assert all(seconds >= 0 for seconds in inside.values()), inside
+        if row["status"] == "ok":
+            assert 0 < row["start_s"] < row["wall_s"] and row["end_s"] > 0 and row["load_s"] > 0
+            assert inside["not attributed"] < 0.5 * row["wall_s"]
+
+
+def test_parts_of_an_answer() -> None:
+    answer = {"began_s": 102.0, "ended_s": 107.5, "prepare_s": 0.5, "load_s": 2.0}
+    assert parts_of(answer, 100.0, 108.0) == {"start_s": 2.0, "prepare_s": 0.5, "load_s": 2.0, "end_s": 0.5}
+    assert set(parts_of({}, 100.0, 108.0).values()) == {None}
 
 
 def test_a_setting_that_cannot_fit_is_predicted_and_not_run(place: Path, cli: Cli, in_process: Any) -> None:

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import textwrap
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -95,6 +96,7 @@ def test_a_run_that_is_too_slow_is_stopped(tmp_path: Path, request_of: Callable[
         assert (result["figures"]["perplexity"] is None) == result["ended_early"]
     assert result["protocol"] == Protocol(3, 200).as_dict()
     assert (tmp_path / "b").exists()
+    assert result["figures"]["timed_s"] == pytest.approx(sum(result["token_ms"]) / 1e3)
 
 
 @pytest.mark.parametrize(
@@ -134,6 +136,7 @@ def test_a_command_measures(tmp_path: Path, request_of: Callable[..., dict[str, 
     result = measure(request_of(command=command, protocol={"warm_up_tokens": 5}))
     assert (result["figures"]["decode_tok_s"], result["token_ms"], result["protocol"]) == (5, [200, 201.5], "engine's own")
     engine, whole = CommandEngine(command), no_footprint("c")
+    assert (result["load_s"], result["figures"]["timed_s"]) == (None, 0.4015)
     assert engine.footprint("c", Knobs(cache_gb=2.0)) == Footprint(whole.architecture, whole.fingerprint, one_token_gb=2.0)
     assert engine.footprint("c", Knobs()) == whole  # after {} the command is not called again
     assert engine.footprint("c", Knobs(cache_gb=3.0)) == whole
@@ -176,8 +179,15 @@ def test_quality_takes_a_pass_of_its_own(
         protocol={"timed_tokens": 9, "page_cache": "cold"},
         quality={"kl": True, "json_prompts": str(tmp_path / "json.yaml")},
     )  # fmt: skip
+    begin = time.perf_counter()
     result = measure(asked)
-    figures = result["figures"]
+    whole, figures = time.perf_counter() - begin, result["figures"]
+    spent = [
+        *(result[f"{name}_s"] for name in ("prepare", "load", "score")),
+        *(figures[f"{n}_s"] for n in ("prefix", "fill", "timed")),
+    ]
+    assert all(seconds > 0 for seconds in spent) and sum(spent) <= whole
+    assert figures["timed_s"] == pytest.approx(sum(result["token_ms"]) / 1e3)
     with load(path, Knobs(**knobs)) as engine:
         expected = quality(engine, judge, reference_for(engine.checkpoint, judge, prompts), prompts)
         tokens = engine.continuation_tokens(judge)
