@@ -123,7 +123,7 @@ class KeptPrompts:
                     self._forced.position += len(prompt)
                 ms = (time.perf_counter() - begin) * 1e3
                 found = Prefilled(prefix.nll_with(continuation[0]), ms, restored=True)
-            if timed:
+            if timed or self._engine.depends_on_cache:  # then quality depends on the state, too
                 with self._spans.part(FILL):
                     if prefix is not None:
                         prefix.take_memory()
@@ -133,8 +133,8 @@ class KeptPrompts:
         return prefill, self._forward.continuation(continuation, cache)
 
     def routing(self, prompt: list[int], continuation: list[int]) -> np.ndarray:
-        """The choices for a prompt, int16 [tokens, layers, top-k], computed unless they are kept. Raises `HeadraceError` for a
-        model that has none for a token."""
+        """The choices for a prompt, int16 [tokens, layers, top-k], computed unless they are kept. Raises `HeadraceError` for
+        a model that has none for a token."""
         prefix = self._kept(prompt)
         if prefix is not None:
             return prefix.routing

@@ -6,22 +6,25 @@ end, so two runs that compute their prompts differ as well; that difference is s
 
 from __future__ import annotations
 
+import argparse
 import statistics
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from engine.engine import load
+from engine.cli.arguments.opening import add_trust_code, opened_tokenizer
+from engine.cli.arguments.options import add_eval_texts, add_model, model_of, positive
 from engine.errors import HeadraceError
 from engine.knobs import GB, Knobs
-from engine.measure.judge import Judge
-from engine.measure.measurement import Measurement
 from engine.measure.protocol import REAL, RESTORED, Protocol
-from engine.plan.footprint import footprint
-from engine.prompt_cache.kept import Keeping
+from engine.system.strict_json import to_json
+
+if TYPE_CHECKING:
+    from engine.measure.judge import Judge
+    from engine.measure.measurement import Measurement
 
 EVERY_FOURTH = (
     {"prefetch": "stale_gate"}, {"sync_window": 0}, {"prefetch": "stale_gate", "prefetch_depth": 2}, {"sync_window": 4},
@@ -29,12 +32,39 @@ EVERY_FOURTH = (
 T95 = 2.1  # quantile of Student's distribution for about 20 settings
 
 
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of the command."""
+    add_model(parser)
+    add_trust_code(parser)
+    add_eval_texts(parser)
+    for option, default, text in (("rounds", 3, "turns of each contender"), ("settings", 20, "settings"),
+                                  ("tokens", 64, "timed tokens of a turn")):  # fmt: skip
+        parser.add_argument(f"--{option}", type=positive, default=default, metavar="N", help=f"{text} (default: {default})")
+    text = "warm-up tokens, one summary for each (default: 8)"
+    parser.add_argument("--warm-up-tokens", type=int, nargs="+", default=[8], metavar="N", help=text)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Compare speed and misses after restored prompts with computed ones."""
+    from engine.measure.judge import Judge
+
+    model = model_of(args)
+    opened_tokenizer(args, model)
+    result = bench_restored(
+        model, Judge.load(args.eval_texts), settings(model, args.settings), rounds=args.rounds, tokens=args.tokens,
+        warm_up=args.warm_up_tokens, trust_code=args.trust_code,
+    )  # fmt: skip
+    print(to_json(result))
+
+
 def settings(model: Path, count: int, seed: int = 0) -> list[Knobs]:
     """Return `count` random lossless settings; every fourth has prefetch or windows."""
+    from engine.plan.footprint import footprint
+
     rng, found, sizes = np.random.default_rng(seed), list[Knobs](), footprint(model)
     spare = sizes.all_experts_gb - sizes.one_token_gb
     while len(found) < count:
-        knobs: dict[str, Any] = {"cache_gb": sizes.one_token_gb + spare * float(rng.choice([0.05, 0.15, 0.3, 0.5, 0.7]))}
+        knobs: dict[str, Any] = {"cache_gb": sizes.one_token_gb + spare * float(rng.uniform(0.05, 0.7))}
         for name, values in (
             ("evict_half_life", (4.0, 16.0, 256.0)), ("pinned_share", (0.0, 0.3)), ("cache_layer_shape", (0.0, 0.4)),
             ("prefill_chunk", (0, 48)), ("read_block_kib", (16, 1024)),
@@ -52,22 +82,25 @@ def bench_restored(
 ) -> dict[str, Any]:  # fmt: skip
     """Measure each setting `rounds` times with computed and with restored prompts, in turns, for each number of `warm_up`
     tokens. Raises `HeadraceError` if prompts cannot be kept."""
+    from engine.engine import load
+    from engine.prompt_cache.kept import Keeping
+
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         keeping = Keeping(folder=Path(folder), say=lambda line: None)
 
-        def run(knobs: Knobs, prefill: str, warmed: int) -> Measurement:
+        def measured(knobs: Knobs, prefill: str, warmed: int) -> Measurement:
             protocol = Protocol(warm_up_tokens=warmed, timed_tokens=tokens, score=False, prefill=prefill)
             with load(model, knobs, trust_code=trust_code) as engine:
                 return engine.measure(judge, protocol, keeping=keeping)
 
         for warmed in warm_up:
             for knobs in given:
-                run(knobs, RESTORED, warmed)  # keeps the prompts, and reads the files into the page cache
+                measured(knobs, RESTORED, warmed)  # keeps the prompts, and reads the files into the page cache
                 both: dict[str, list[Measurement]] = {REAL: [], RESTORED: []}
                 for number in range(rounds):
                     for prefill in (REAL, RESTORED) if number % 2 == 0 else (RESTORED, REAL):
-                        both[prefill].append(run(knobs, prefill, warmed))
+                        both[prefill].append(measured(knobs, prefill, warmed))
                 rows.append(_row(knobs, warmed, both))
                 _print(rows[-1])
     return {"bench": "restored", "rounds": rounds, "tokens": tokens, "summary": _summary(rows), "rows": rows}

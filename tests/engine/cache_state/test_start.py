@@ -32,7 +32,7 @@ def test_a_state_before_the_clock(checkpoint: Callable[..., Path], state: str) -
         computed = slots(one)
         starts[0].after_prompt(0)
         starts[1].after_prompt(0, PROMPTS[0])
-        assert (starts[1].filled.experts > 0) == (state != "cold") and len(calls) == 2 * (state == "steady")
+        assert (other.filled.experts > 0) == (state != "cold") and len(calls) == 2 * (state == "steady")
         if state == "prefilled":  # the prompt that was computed is another one
             assert np.array_equal(slots(one), computed) and not np.array_equal(slots(one), slots(other))
             return
