@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -106,6 +106,7 @@ class KeptPrompts:
         self._forced: ForcedRouting | None = engine.forced
         self._engine, self._folder, self._say = engine, folder, say
         self._said = False
+        self._mlx_peak = 0  # before the last reset, bytes
 
     def passes(self, prompt: list[int], continuation: list[int], after: AfterPrompt) -> tuple[Prompt, Scored]:
         """A text's prompt, to be called first, and the pass over its continuation. `after` is called after a timed prompt,
@@ -116,7 +117,7 @@ class KeptPrompts:
             begin = time.perf_counter()
             prefix = self._kept(prompt)
             if prefix is None:
-                found = self._computed(prompt, continuation[0], cache, keep=timed)
+                found, _ = self._computed(prompt, continuation[0], cache, record=timed and self._folder is not None)
             else:
                 cache[:] = prefix.cache
                 if self._forced is not None:
@@ -128,29 +129,21 @@ class KeptPrompts:
                     if prefix is not None:
                         prefix.take_memory()
                     after(None if prefix is None else prefix.routing)
-            return found
+            return replace(found, mlx_peak=self._mlx_peak)
 
         return prefill, self._forward.continuation(continuation, cache)
 
     def routing(self, prompt: list[int], continuation: list[int]) -> np.ndarray:
-        """The choices for a prompt, int16 [tokens, layers, top-k], computed unless they are kept. Raises `HeadraceError` for
-        a model that has none for a token."""
+        """The choices for a prompt, int16 [tokens, layers, top-k], computed unless they are kept.
+
+        Raises `HeadraceError` for a model that has none for a token.
+        """
+        if self._forced is not None:
+            return self._chosen(None, self._forced.position, len(prompt))  # type: ignore[return-value]
         prefix = self._kept(prompt)
-        if prefix is not None:
-            return prefix.routing
-        forced = self._forced
-        start = 0 if forced is None else forced.position
-        with self._recorded() as recorder:
-            for logits in self._forward.prefill(prompt, make_prompt_cache(self._forward.model)):
-                if recorder is not None:
-                    recorder.take(len(logits))
-        routing = self._chosen(recorder, start, len(prompt))
-        if forced is not None:
-            forced.position = start
+        routing = prefix.routing if prefix else self._computed(prompt, continuation[0], [], record=True)[1]
         if routing is None:
-            raise HeadraceError(
-                "state=steady is not possible: a layer does not choose experts for each token; use prefilled"
-            )
+            raise HeadraceError("state=steady is not possible: a layer has no choice for some tokens; set state=prefilled")
         return routing
 
     def _name(self, prompt: list[int]) -> np.ndarray:
@@ -177,13 +170,15 @@ class KeptPrompts:
             self._folder.reject(file, e)
             return None
 
-    def _computed(self, prompt: list[int], following: int, cache: list[Any], *, keep: bool) -> Prefilled:
-        """Compute a prompt against the clock, then keep it if that is wanted and possible."""
+    def _computed(
+        self, prompt: list[int], following: int, cache: list[Any], *, record: bool
+    ) -> tuple[Prefilled, np.ndarray | None]:
+        """Compute a prompt against the clock; with `record`, also return its routing, and keep it if that is possible."""
         cache[:] = make_prompt_cache(self._forward.model)
-        if not keep or self._folder is None:
-            return computed(self._forward.prompt(prompt, following, cache))
+        if not record:
+            return computed(self._forward.prompt(prompt, following, cache)), None
         name, start = self._name(prompt), 0 if self._forced is None else self._forced.position
-        mlx_peak = mx.get_peak_memory()
+        self._mlx_peak = max(self._mlx_peak, mx.get_peak_memory())
         mx.reset_peak_memory()
         with self._recorded() as recorder:
             begin = time.perf_counter()
@@ -199,11 +194,11 @@ class KeptPrompts:
         most_bytes = max(0, mx.get_peak_memory() - mx.get_active_memory())
         nll = np.concatenate(found)
         routing = self._chosen(recorder, start, len(prompt))
-        if routing is None:
+        if self._folder is not None and routing is None:
             self._say("prompt cache: a layer does not choose experts for each token; its prompts are computed in each run")
-        elif np.isfinite(nll).all():
+        elif self._folder is not None and routing is not None and np.isfinite(nll).all():
             self._folder.save(name, Prefix(cache, routing, nll[:-1], last, most_bytes).as_caches(), KIND)
-        return Prefilled(nll, ms, mlx_peak=max(mlx_peak, mx.get_peak_memory()))
+        return Prefilled(nll, ms), routing
 
     def _recorded(self) -> AbstractContextManager[Recorder | None]:
         if self._forced is not None:

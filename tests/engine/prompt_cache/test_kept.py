@@ -184,7 +184,8 @@ def test_killed_while_writing_and_two_writers_at_once(checkpoint: Any, keeping: 
     assert len(list(keeping.path.iterdir())) == 1 and not [f for f in files_of(keeping) if not f.name.startswith(".")]
     both = [subprocess.Popen([*command, "write"], cwd=ROOT, stderr=subprocess.PIPE) for _ in range(2)]
     assert [process.communicate()[1] for process in both] == [b"", b""]
-    assert len(list(keeping.path.iterdir())) == 1  # what the killed one left is removed
+    assert 1 <= len(files_of(keeping)) <= 2  # each may have written the prompt before it saw that of the other
+    assert not [f for f in keeping.path.iterdir() if f.name.startswith(".")]  # what the killed one left is removed
     with load(path) as engine:
         assert engine.measure(ONE, RESTORED, keeping=keeping).prefill == "restored"
     assert not said
