@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from engine.measure.judge import Judge
     from engine.measure.measurement import Measurement
 
-EVERY_FOURTH = (
+BY_TIME = (
     {"prefetch": "stale_gate"}, {"sync_window": 0}, {"prefetch": "stale_gate", "prefetch_depth": 2}, {"sync_window": 4},
 )  # fmt: skip
 T95 = 2.1  # quantile of Student's distribution for about 20 settings
@@ -40,6 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for option, default, text in (("rounds", 3, "turns of each contender"), ("settings", 20, "settings"),
                                   ("tokens", 64, "timed tokens of a turn")):  # fmt: skip
         parser.add_argument(f"--{option}", type=positive, default=default, metavar="N", help=f"{text} (default: {default})")
+    parser.add_argument("--by-time", action="store_true", help="only settings with prefetch or windows")
     text = "warm-up tokens, one summary for each (default: 8)"
     parser.add_argument("--warm-up-tokens", type=int, nargs="+", default=[8], metavar="N", help=text)
 
@@ -50,15 +51,16 @@ def run(args: argparse.Namespace) -> None:
 
     model = model_of(args)
     opened_tokenizer(args, model)
+    given = settings(model, args.settings, by_time=args.by_time)
     result = bench_restored(
-        model, Judge.load(args.eval_texts), settings(model, args.settings), rounds=args.rounds, tokens=args.tokens,
-        warm_up=args.warm_up_tokens, trust_code=args.trust_code,
+        model, Judge.load(args.eval_texts), given, rounds=args.rounds, tokens=args.tokens, warm_up=args.warm_up_tokens,
+        trust_code=args.trust_code,
     )  # fmt: skip
     print(to_json(result))
 
 
-def settings(model: Path, count: int, seed: int = 0) -> list[Knobs]:
-    """Return `count` random lossless settings; every fourth has prefetch or windows."""
+def settings(model: Path, count: int, seed: int = 0, *, by_time: bool = False) -> list[Knobs]:
+    """Return `count` random lossless settings; every fourth has prefetch or windows, or all of them if `by_time`."""
     from engine.plan.footprint import footprint
 
     rng, found, sizes = np.random.default_rng(seed), list[Knobs](), footprint(model)
@@ -70,8 +72,8 @@ def settings(model: Path, count: int, seed: int = 0) -> list[Knobs]:
             ("prefill_chunk", (0, 48)), ("read_block_kib", (16, 1024)),
         ):  # fmt: skip
             knobs[name] = type(values[0])(rng.choice(values))
-        if len(found) % 4 == 3:
-            knobs |= EVERY_FOURTH[len(found) // 4 % len(EVERY_FOURTH)]
+        if by_time or len(found) % 4 == 3:
+            knobs |= BY_TIME[len(found) // (1 if by_time else 4) % len(BY_TIME)]
         found.append(Knobs.from_mapping(knobs))
     return found
 
