@@ -12,6 +12,7 @@ ignored: the checkpoint is then opened as usual. Only objects of this package, n
 from __future__ import annotations
 
 import contextlib
+import copy
 import io
 import pickle
 from pathlib import Path
@@ -50,11 +51,13 @@ def opened(path: str | Path, *, trust_code: bool = False) -> Checkpoint:
 
 
 def keep(checkpoint: Checkpoint, file: Path) -> None:
-    """Write what is known of a checkpoint to `file`, with its fingerprint. Writes nothing if an object of the model's
-    configuration cannot be written. Raises `OSError`, and `CheckpointError` for a file of it that cannot be read."""
+    """Write what is known of a checkpoint to `file`, with its fingerprint. Writes nothing if one of its objects cannot be
+    written. Raises `OSError`, and `CheckpointError` for a file of it that cannot be read."""
     state, value = _state(checkpoint.path), checkpoint.fingerprint
+    kept = copy.copy(checkpoint)
+    kept.__dict__.pop("built", None)  # it holds objects of mlx-lm, and is made in 0.1 s
     with contextlib.suppress(pickle.PicklingError, TypeError, AttributeError):
-        content = pickle.dumps((_code(), state, value, checkpoint), protocol=5)
+        content = pickle.dumps((_code(), state, value, kept), protocol=5)
         atomic.write_bytes(file, content, durable=False)
 
 

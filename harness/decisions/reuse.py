@@ -118,7 +118,7 @@ def rival(points: pd.DataFrame, objectives: Sequence[str], predicted_gb: float, 
         if quality[name] is None:
             return None
         worse = rivals[name] < quality[name] if METRICS[name] == "maximize" else rivals[name] > quality[name]
-        rivals = rivals[~worse]
+        rivals = rivals[~worse & rivals[name].notna()]  # unknown where scoring ended early
     return int(rivals["decode_tok_s_low"].idxmax()) if len(rivals) else None
 
 

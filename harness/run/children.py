@@ -1,4 +1,4 @@
-"""Children: the process of the next run is started while the one before it cools down, and waits with its imports done.
+"""Children: the process of the next run is started once the run before is timed, and waits with its imports done.
 
 Each run has a process, a process group and a log to itself, as before. Only the moment of the start differs: a child imports
 the engine (2 s of processor time) when no run is timed, then sleeps until its first line of input, after which it reads the
@@ -51,7 +51,8 @@ class Children:
         if self._waiting is None or self._waiting.process.poll() is not None or self._waiting.variables != wanted:
             self.close()
             log = self.request.parent / "logs" / NEXT_LOG
-            self._waiting = _Waiting(self._start(log, wanted), log, wanted)
+            with contextlib.suppress(OSError):  # no room or no process now: the run's own start reports it
+                self._waiting = _Waiting(self._start(log, wanted), log, wanted)
 
     def begin(self, log: Path, knobs: Mapping[str, Any]) -> Process:
         """The child that runs the request in the file, with the run's `log`. It begins at once. The caller ends it."""

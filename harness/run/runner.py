@@ -34,7 +34,7 @@ from .in_flight import MAX_STARTS, InFlight, Start
 from .job import Job, Row
 from .row import copy_quality, make_row, saved_s
 from .stopping.pruning import dominated, infeasible, rival_of, score_rule, stop_rule
-from .supervise import Interrupted, Outcome, run_child
+from .supervise import TIMED, Interrupted, Outcome, run_child
 
 NLL = "reference_nll.npy"  # file in the study's folder: nll of each scored token of the unchanged model
 KNOWN = "checkpoint.known"  # file in the study's folder: see `engine.checkpoint.known`
@@ -209,6 +209,7 @@ class Runner:
             **stops,
             "keep_nll": None if lossy or source is not None or self._nll.exists() else str(self._nll),
             "beat": str(study.folder / "beat"),
+            "timed": str(study.folder / TIMED),
         }  # fmt: skip
 
     def _write_known(self) -> str | None:

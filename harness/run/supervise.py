@@ -31,6 +31,7 @@ from harness.machine.processes import end_group
 from .children import Children
 
 POLL_S = 0.1
+TIMED = "timed"  # file beside the request: the run's timing has ended
 TAIL_LINES = 12
 OUT_OF_MEMORY = ("[malloc] Unable to allocate", "Insufficient Memory", "MemoryError", "out of memory", "bad_alloc")
 
@@ -68,18 +69,18 @@ def run_child(
     started: Callable[[int], None],
     tick: Callable[[], None] = lambda: None,
 ) -> Outcome:
-    """Run the request of `children` in a child and classify its end; then let the next child wait.
+    """Run the request of `children` in a child and classify its end; let the next child wait as soon as timing has ended.
 
     The `needed` figures must be finite. `started` receives the process id; `tick` is called about ten times a second. Raises
     `Interrupted` when `interrupted()`, `CheckpointError` if the engine cannot open the checkpoint at all, and `ResultsError`
     if the disk is full.
     """
-    beat = children.request.with_name("beat")
-    for file in (children.result, beat):
+    beat, timed = (children.request.with_name(name) for name in ("beat", TIMED))
+    for file in (children.result, beat, timed):
         file.unlink(missing_ok=True)
     knobs = from_json(children.request.read_text()).get("knobs") or {}
     watch, sign, begin = Stopwatch(), Sign(beat), awake()
-    peak, verdict = 0.0, None
+    peak, verdict, ready = 0.0, None, False
     child = children.begin(log, knobs)
     try:
         started(child.pid)
@@ -100,6 +101,9 @@ def run_child(
                 verdict = "hang", f"no sign of life for {hang_s:g} s (budget.hang_s)"
             else:
                 tick()
+                if not ready and timed.exists():  # the rest is scoring
+                    ready = True
+                    children.prepare()
                 time.sleep(POLL_S)
     finally:
         end_group(child.pid)

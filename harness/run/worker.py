@@ -12,8 +12,9 @@ Request: `checkpoint`, `judge` (path of the evaluation texts), `knobs`, and `eng
 {below_tok_s, error, noise, rival_ms}, the parameters of early stopping with the rival's time of each token; `quality` {kl:
 bool, json_prompts: path or null}; `stop_scoring`, the parameters of `stopping.scoring`; `keep_nll`, a file for the
 log-likelihoods of a complete scoring; `known`, a file with what the search knows of the checkpoint
-(`engine.checkpoint.known`); and `beat`, a file that is touched after loading and then, at most every second, while
-the engine works. An engine that reports no progress never creates that file.
+(`engine.checkpoint.known`); `timed`, a file that is made when timing has ended and scoring goes on; and `beat`, a file
+that is touched after loading and then, at most every second, while the engine works. An engine that reports no progress
+never creates that file.
 
 Result: `figures` (by column), `token_ms` (a list; null if the engine does not report it), `ended_early`, `scoring_stopped`
 (null, or {reason, tokens, at_least, at_most}), `score_s` (seconds after the last timed token, spent on quality; null if
@@ -53,7 +54,7 @@ from engine.system.strict_json import from_json, to_json
 from harness.machine.clocks import awake
 from harness.study.engines import CommandEngine, engine_at
 
-from .beat import Beat
+from .beat import Beat, Signal
 from .stopping.early_stopping import Early
 from .stopping.scoring import Stopped, scoring_of
 
@@ -171,12 +172,18 @@ def _run(request: dict[str, Any], knobs: Knobs, protocol: Protocol) -> _Run:
 
     # KL needs a pass of its own over all texts, which yields perplexity as well.
     follow = dataclasses.replace(protocol, score=False) if by_quality and wanted_quality["kl"] else protocol
-    scoring = scoring_of(request.get("stop_scoring"))
+    scoring, timed = scoring_of(request.get("stop_scoring")), Signal(request.get("timed"))
+
+    def keep_scoring(nll: list[np.ndarray], tok_s: float, peak_gb: float) -> bool:
+        timed()
+        return scoring is None or scoring(nll, tok_s, peak_gb)
+
     keeping = Keeping(request.get("kept_gb") or LIMIT_GB)
-    given = {"protocol": follow, "keep_going": keep_going, "keep_scoring": scoring, "keeping": keeping}
+    given = {"protocol": follow, "keep_going": keep_going, "keep_scoring": keep_scoring, "keeping": keeping}
     answer = loaded.measure(judge, **{name: given[name] for name in wanted})
     measurement = Measurement.from_mapping(answer) if isinstance(answer, Mapping) else answer
     if by_quality and not measurement.ended_early:
+        timed()
         measurement = _with_quality(measurement, loaded, judge, request)
     if request.get("keep_nll") and measurement.token_nll is not None:
         with atomic.replacing(Path(request["keep_nll"]), durable=False) as partial, open(partial, "wb") as file:
@@ -268,6 +275,10 @@ def main(engine: str, request_path: str, result_path: str) -> None:
     result = measure(from_json(Path(request_path).read_text()))
     result |= {"began_s": began_s, "ended_s": awake()}
     atomic.write_text(Path(result_path), to_json(result), durable=False)
+    if engine == "engine":  # nothing is left to do at the interpreter's exit, which takes a third of a second with MLX
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import pickle
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -44,11 +45,15 @@ def no_reads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fingerprints, "_hashed", refuse)
 
 
-@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize(
+    ("packed", "family", "bits"),
+    [(False, "qwen3_moe", 4), (True, "qwen3_moe", 4), (False, "kimi_k25", None), (False, "deepseek_v3", None)],
+)
 def test_a_run_parses_and_hashes_nothing(
-    checkpoint: Make, store: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, packed: bool
+    checkpoint: Make, store: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, packed: bool, family: str, bits: Any
 ) -> None:
-    path, file = (store if packed else checkpoint)("qwen3_moe", 4), tmp_path / "known"
+    """Also where the arguments of a model are objects of mlx-lm's own (kimi_k25)."""
+    path, file = (store if packed else checkpoint)(family, bits), tmp_path / "known"
     first = opened(path)
     keep(first, file)
     forget(monkeypatch)

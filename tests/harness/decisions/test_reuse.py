@@ -143,6 +143,17 @@ def test_the_rival_is_no_worse_in_memory_and_quality(predicted_gb: float, perple
     assert found == expected
 
 
+def test_a_point_of_unknown_quality_is_no_rival() -> None:
+    """Its scoring ended early, so it is not known to be no worse."""
+    objectives, quality = ["decode_tok_s", "peak_memory_gb", "perplexity"], {"perplexity": 99.0}
+    first = rival(POINTS, objectives, 99.0, quality)
+    assert first is not None
+    some = POINTS.copy()
+    some.loc[first, "perplexity"] = float("nan")
+    second = rival(some, objectives, 99.0, quality)
+    assert second is not None and second != first
+
+
 def test_no_rival_if_an_objective_cannot_be_predicted() -> None:
     assert rival(POINTS, ["decode_tok_s", "perplexity"], 2.0, None) is None
     assert rival(POINTS, ["decode_tok_s", "bytes_per_token"], 2.0, {"perplexity": 17.0}) is None

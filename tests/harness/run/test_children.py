@@ -73,10 +73,22 @@ def test_a_child_with_other_variables_of_mlx_is_replaced(children: Children) -> 
     children.prepare({"mlx_ops_per_buffer": 20})
     fits = waiting(children)
     assert fits != plain and not psutil.pid_exists(plain)
-    assert psutil.Process(fits).environ()["MLX_MAX_OPS_PER_BUFFER"] == "20"
+    wait_for(lambda: psutil.Process(fits).environ().get("MLX_MAX_OPS_PER_BUFFER") == "20")  # exec fills it a moment later
     child = children.begin(children.request.with_name("log"), {})
     assert child.pid != fits and not psutil.pid_exists(fits)
     child.communicate(timeout=60)
+
+
+def test_a_start_that_fails_costs_no_result(children: Children, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The run before has ended well; the next one reports what is wrong."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(subprocess, "Popen", fail)
+    children.prepare()
+    with pytest.raises(OSError, match="No space left"):
+        children.begin(children.request.with_name("log"), {})
 
 
 SEARCH = """

@@ -201,6 +201,24 @@ def test_a_run_that_gives_signs_is_no_hang_whatever_the_clocks_say(
     assert (silent.status, silent.reason) == ("hang", "no sign of life for 1 s (budget.hang_s)")
 
 
+def test_the_next_child_starts_when_timing_has_ended_and_not_before(
+    tmp_path: Path, beating: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run beats for 1.5 s, and reports the end of its timing in between."""
+    starts: list[bool] = []
+    timed, ticks = tmp_path / "timed", itertools.count()
+    timed.touch()  # of an earlier run
+    monkeypatch.setattr(children.Children, "prepare", lambda self: starts.append(timed.exists()))
+
+    def tick() -> None:
+        if next(ticks) == 5:
+            assert not starts
+            timed.touch()
+
+    assert beating("now", tick=tick).status == "ok"
+    assert starts == [True, True]  # once during scoring; at the end of the run nothing is left to do
+
+
 def test_sleep_is_no_time_of_a_run(beating: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """The machine sleeps for an hour in the middle: one clock stands still, or (a paused virtual machine) both go on."""
     for both in (False, True):
