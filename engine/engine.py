@@ -19,6 +19,7 @@ import mlx.nn as nn
 import numpy as np
 from mlx_lm.models.cache import make_prompt_cache
 
+from engine.cache_state.fill import Filled
 from engine.checkpoint.checkpoint import Checkpoint
 from engine.checkpoint.config import not_finite_keys
 from engine.checkpoint.known import opened
@@ -32,7 +33,7 @@ from engine.knobs import CACHE_DEPENDENT, GB, Knobs
 from engine.measure.judge import Judge
 from engine.measure.measurement import Measurement
 from engine.measure.not_finite import LogitsError
-from engine.measure.protocol import REAL, Protocol
+from engine.measure.protocol import PREFILLED, REAL, Protocol
 from engine.measure.spans import FILL, Spans
 from engine.measure.timed_pass import KeepGoing, KeepScoring, Prompt, Scored, timed_pass
 from engine.model.backend import backend, compute_dtype
@@ -126,6 +127,7 @@ def _facts(engine: Engine, measured: Measurement, judge: Judge) -> dict[str, Any
     slots = sum(pool.slots for layer in engine.layers for pool in layer.cache.pools) if engine.layers else experts
     return {
         "hit_rate": None if engine.knobs.cache_gb is None else measured.hit_rate,
+        "fill_bytes": engine.filled.bytes_read if engine.layers else None,
         "page_cached_before": engine.page_cached_before,
         "slots": slots,
         "cached_share": slots / experts,
@@ -161,7 +163,7 @@ class Engine:
         self.state = state
         self.windows = windows
         self.page_cached_before = page_cached_before
-        self.decoded, self.spans = Stats(), Spans()
+        self.decoded, self.spans, self.filled = Stats(), Spans(), Filled()
         self.forced: ForcedRouting | None = None
         self.passes = Passes(model, layers, state, reset_first=bool(self.depends_on_cache))
         stated = not_finite_keys(checkpoint.config)
@@ -259,6 +261,7 @@ class Engine:
         """
         protocol = protocol or Protocol()
         timed_tokens = protocol.timed_of(self.continuation_tokens(judge))
+        self.filled = Filled()
         self.spans.take()  # what an earlier pass left
         try:
             measured, self.decoded = timed_pass(
@@ -292,6 +295,8 @@ class Engine:
 
         A prompt is computed whatever the protocol says if its state depends on earlier texts, or if a trace is to show it.
         """
+        if protocol.state != PREFILLED and self.passes.trace is not None:
+            raise HeadraceError(f"state={protocol.state} leaves no trace that can be replayed; record it with {PREFILLED}")
         texts = self._warmed_up(judge, protocol)
         real = protocol.prefill == REAL or self.depends_on_cache or self.passes.trace is not None
         return timed_texts(self, texts, protocol.state, None if real else keeping or Keeping())

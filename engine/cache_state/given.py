@@ -23,11 +23,12 @@ from .fill import Filled, fill
 
 
 class Streamed(Protocol):
-    """What is needed of an engine (`engine.Engine`)."""
+    """What is needed of an engine (`engine.Engine`). `filled`: what was read to reach the states of a measurement."""
 
     layers: list[StreamedLayer]
     state: DecodeState | None
     windows: SpeculativeWindows | None
+    filled: Filled
 
     @property
     def depends_on_cache(self) -> list[str]: ...

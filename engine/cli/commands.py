@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from engine.errors import HeadraceError
 from engine.knobs import GB, LOSSY, Knobs
-from engine.measure.protocol import RESTORED, Protocol
+from engine.measure.protocol import PREFILLED, RESTORED, Protocol
 from engine.system.strict_json import to_json
 
 from .arguments.opening import opened_tokenizer
@@ -76,7 +76,10 @@ def measure(args: argparse.Namespace) -> None:
         **measurement.as_dict(), "predicted_peak_gb": predicted.predicted_peak_gb,
         "predicted_parts_gb": dataclasses.asdict(predicted.parts_gb), "protocol": protocol.as_dict(), "page_cache_by": how,
     }  # fmt: skip
-    if setting is not None and setting.measured:
+    other_state = setting is not None and protocol.state != setting.protocol.get("state", PREFILLED)
+    if setting is not None and setting.measured and other_state:
+        print(f"note: the study's figures are of another state than {protocol.state}, so they are left out", file=sys.stderr)
+    elif setting is not None and setting.measured:
         compared = compare(setting, measurement)
         _print_promise(setting, compared)
         figures["promised"] = as_dict(compared)

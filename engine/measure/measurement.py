@@ -93,6 +93,8 @@ class Measurement:
         "time to bring the prompts of the timed texts into the model's caches: computed, or restored", "s")
     fill_s: float | None = figure("time to fill the experts' cache before the clock starts, warm-up tokens included", "s")
     timed_s: float | None = figure("time of the timed tokens' forward passes", "s")
+    fill_bytes: int | None = figure(
+        "bytes read to give the experts' cache its state before the clock starts; null if nothing streams", "bytes")
     hits: int | None = figure("expert uses found in the cache while decoding")
     misses: int | None = figure("expert uses that had to be read while decoding")
     layers_missed_per_token: float | None = figure(

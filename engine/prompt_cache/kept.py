@@ -124,7 +124,7 @@ class KeptPrompts:
                     self._forced.position += len(prompt)
                 ms = (time.perf_counter() - begin) * 1e3
                 found = Prefilled(prefix.nll_with(continuation[0]), ms, restored=True)
-            if timed:
+            if timed or self._engine.depends_on_cache:  # then quality depends on the state, too
                 with self._spans.part(FILL):
                     if prefix is not None:
                         prefix.take_memory()
