@@ -19,11 +19,13 @@ import mlx.nn as nn
 import numpy as np
 from mlx_lm.models.cache import make_prompt_cache
 
+from engine.cache_state.fill import Filled
 from engine.checkpoint.checkpoint import Checkpoint
 from engine.checkpoint.config import not_finite_keys
+from engine.checkpoint.known import opened
 from engine.checkpoint.places.find import find_checkpoint
 from engine.checkpoint.store.rehearsal import ABOUT, read_rehearsal
-from engine.errors import HeadraceError, JudgeError, KnobError
+from engine.errors import HeadraceError, JudgeError
 from engine.generation.context import Context
 from engine.generation.generation import Generation, never
 from engine.generation.sampling import Sampling
@@ -31,8 +33,9 @@ from engine.knobs import CACHE_DEPENDENT, GB, Knobs
 from engine.measure.judge import Judge
 from engine.measure.measurement import Measurement
 from engine.measure.not_finite import LogitsError
-from engine.measure.protocol import Protocol
-from engine.measure.timed_pass import Scored, timed_pass
+from engine.measure.protocol import PREFILLED, REAL, Protocol
+from engine.measure.spans import FILL, Spans
+from engine.measure.timed_pass import KeepGoing, KeepScoring, Prompt, Scored, timed_pass
 from engine.model.backend import backend, compute_dtype
 from engine.model.buffer_cache import buffer_cache_bytes, limit_buffer_cache, never_wire
 from engine.model.environment.backend_knobs import refuse_without_effect
@@ -42,18 +45,18 @@ from engine.model.resident import read_resident
 from engine.plan.banks import needs_profile, plan_banks, plan_bits
 from engine.plan.bits import BitsPlan
 from engine.plan.chunk import Chunk
-from engine.plan.footprint import chunk_for, weights_of
+from engine.plan.footprint import chunk_for, refuse_too_large
+from engine.prompt_cache.kept import Keeping, timed_texts
 from engine.routing.forced import ForcedRouting, force, refuse_trace, rehearsed
 from engine.routing.profile import routing_profile
 from engine.routing.traces.ahead import Ahead
 from engine.stats import Stats
 from engine.streaming.decode_state import DecodeState
 from engine.streaming.forward import Forward
-from engine.streaming.install import decode_state_for, fill, install_gates, install_layers, trace_writer
+from engine.streaming.install import decode_state_for, filling, install_gates, install_layers, trace_writer
 from engine.streaming.layer import StreamedLayer
 from engine.streaming.passes import Passes
 from engine.streaming.window.speculate import SpeculativeWindows
-from engine.system.memory import memory_bytes
 from engine.system.meters.translated import refuse_translated
 from engine.system.page_cache import cached_share, weight_files
 from engine.tokenizer.open import open_tokenizer
@@ -71,13 +74,13 @@ def load(checkpoint: str | Path, knobs: Knobs | None = None, *, trust_code: bool
     refuse_without_effect(knobs)
     checkpoint = find_checkpoint(checkpoint)
     cached = cached_share(weight_files(checkpoint))  # before the headers are read
-    source = Checkpoint.open(checkpoint, trust_code=trust_code).with_top_k(knobs.top_k)
+    source = opened(checkpoint, trust_code=trust_code).with_top_k(knobs.top_k)
     # mlx-lm cannot read a store's experts, so they are streamed even when all of them stay. plan_banks refuses verify_reads
     # for a checkpoint without checksums.
     streamed = knobs.streams or knobs.verify_reads or source.levels is not None
     bits = plan_bits(source, knobs)
     plans = plan_banks(source, knobs, bits) if streamed else []
-    _refuse_too_large(source, knobs)
+    refuse_too_large(source, knobs)
     chunk = chunk_for(source, knobs)
     if streamed and needs_profile(knobs):
         profile = routing_profile(source)
@@ -90,10 +93,10 @@ def load(checkpoint: str | Path, knobs: Knobs | None = None, *, trust_code: bool
     state = decode_state_for(source, knobs) if streamed else None
     try:
         layers, windows = install_layers(model, source, knobs, plans, state) if state is not None else ([], None)
-        read_resident(model, source, knobs.resident_bits)
+        with filling(layers, plans):
+            read_resident(model, source, knobs.resident_bits)
         if state is not None:
             install_gates(model, source, knobs, layers)
-            fill(layers, plans, state)
             state.stats.reset()
     except BaseException:
         if state is not None:
@@ -107,20 +110,6 @@ def load(checkpoint: str | Path, knobs: Knobs | None = None, *, trust_code: bool
     return engine
 
 
-def _refuse_too_large(source: Checkpoint, knobs: Knobs) -> None:
-    """Raise `KnobError` for a setting that cannot fit into memory, before the first byte is read."""
-    need, have = weights_of(source, knobs), memory_bytes() / GB
-    if need.total_gb > have:
-        room = have - need.resident_gb
-        fits = room > need.one_token_gb
-        remedy = f"set cache_gb below {room:.4g}" if fits else "no cache_gb fits; use a machine with more memory"
-        what = "every expert resident" if knobs.cache_gb is None else f"cache_gb={knobs.cache_gb:g}"
-        raise KnobError(
-            f"{what} with {need.resident_gb:.4g} GB of other weights takes {need.total_gb:.4g} GB, more than the "
-            f"{have:.4g} GB of memory here; {remedy}"
-        )
-
-
 def _mode(knobs: Knobs, source: Checkpoint) -> str:
     kind = "streamed" if knobs.cache_gb is not None else "resident" if knobs.lossy else "reference"
     dtype = str(compute_dtype() or "as-stored").removeprefix("mlx.core.")
@@ -132,13 +121,32 @@ def _mode(knobs: Knobs, source: Checkpoint) -> str:
     return " ".join(words) + (f", {ABOUT}" if read_rehearsal(source.path) is not None else "")
 
 
+def _facts(engine: Engine, measured: Measurement, judge: Judge) -> dict[str, Any]:
+    """The figures of a measurement that only its engine knows."""
+    experts = sum(layer.experts for layer in engine.checkpoint.layers)
+    slots = sum(pool.slots for layer in engine.layers for pool in layer.cache.pools) if engine.layers else experts
+    return {
+        "hit_rate": None if engine.knobs.cache_gb is None else measured.hit_rate,
+        "fill_bytes": engine.filled.bytes_read if engine.layers else None,
+        "page_cached_before": engine.page_cached_before,
+        "slots": slots,
+        "cached_share": slots / experts,
+        "prefill_chunk_used": engine.chunk.tokens,
+        "mlx_cache_limit_gb": buffer_cache_bytes() / GB,
+        "average_bits": engine.bits.average_bits,
+        "plan_fingerprint": engine.bits.fingerprint,
+        "eval_fingerprint": judge.fingerprint,
+        "mode": engine.mode,
+    }
+
+
 class Engine:
     """A loaded model. Use it as a context manager, or `close()` it, to end its reader threads.
 
     `model` is mlx-lm's module. mlx-lm's generation code can call it, and every call is counted in `stats`.
     `chunk` is the prefill chunk in use. `state` is the streamed layers' shared state, None while every expert is resident.
     `page_cached_before` is the share of the checkpoint's files that were in the page cache before loading. `decoded` holds
-    the counters of the timed tokens of the last `measure`.
+    the counters of the timed tokens of the last `measure`. `spans` collects where the time of a `measure` goes.
     """
 
     def __init__(
@@ -155,7 +163,7 @@ class Engine:
         self.state = state
         self.windows = windows
         self.page_cached_before = page_cached_before
-        self.decoded = Stats()
+        self.decoded, self.spans, self.filled = Stats(), Spans(), Filled()
         self.forced: ForcedRouting | None = None
         self.passes = Passes(model, layers, state, reset_first=bool(self.depends_on_cache))
         stated = not_finite_keys(checkpoint.config)
@@ -241,43 +249,29 @@ class Engine:
         return generation
 
     def measure(
-        self, judge: Judge, protocol: Protocol | None = None, keep_going: Callable[[list[float]], bool] | None = None
-    ) -> Measurement:
+        self, judge: Judge, protocol: Protocol | None = None, keep_going: KeepGoing = None, keep_scoring: KeepScoring = None,
+        keeping: Keeping | None = None,
+    ) -> Measurement:  # fmt: skip
         """Decode the evaluation texts against the clock under a protocol (see `engine.measure.timed_pass`).
 
         `keep_going` is called after each timed token with the milliseconds of all timed tokens so far; the measurement ends
-        early when it returns False. perplexity = exp(mean negative log-likelihood). Raises `JudgeError` if a text has too
-        few tokens, or all texts together have fewer than `timed_tokens`.
+        early when it returns False, as scoring does with `keep_scoring`. `keeping`: where prompts are kept for
+        `prefill=restored`; the user's cache folder if unset. perplexity = exp(mean negative log-likelihood). Raises
+        `JudgeError` if a text has too few tokens, or all texts together have fewer than `timed_tokens`.
         """
         protocol = protocol or Protocol()
-        most = self.continuation_tokens(judge)
-        if (protocol.timed_tokens or 0) > most:
-            raise JudgeError(
-                f"timed_tokens={protocol.timed_tokens} is above the {most} tokens of all continuations; "
-                "lower it, or leave it unset to time them all"
-            )
+        timed_tokens = protocol.timed_of(self.continuation_tokens(judge))
+        self.filled = Filled()
+        self.spans.take()  # what an earlier pass left
         try:
             measured, self.decoded = timed_pass(
-                self.teacher_forced(judge, protocol), self.stats, weight_files(self.checkpoint.path),
-                timed_tokens=protocol.timed_tokens or most, score=protocol.score, keep_going=keep_going,
+                self._timed_texts(judge, protocol, keeping), self.stats, weight_files(self.checkpoint.path),
+                timed_tokens=timed_tokens, score=protocol.score, keep_going=keep_going, keep_scoring=keep_scoring,
+                spans=self.spans,
             )  # fmt: skip
         except LogitsError as e:
             raise self.explained(e, judge) from e
-        experts = sum(layer.experts for layer in self.checkpoint.layers)
-        slots = sum(pool.slots for layer in self.layers for pool in layer.cache.pools) if self.layers else experts
-        return dataclasses.replace(
-            measured,
-            hit_rate=None if self.knobs.cache_gb is None else measured.hit_rate,
-            page_cached_before=self.page_cached_before,
-            slots=slots,
-            cached_share=slots / experts,
-            prefill_chunk_used=self.chunk.tokens,
-            mlx_cache_limit_gb=buffer_cache_bytes() / GB,
-            average_bits=self.bits.average_bits,
-            plan_fingerprint=self.bits.fingerprint,
-            eval_fingerprint=judge.fingerprint,
-            mode=self.mode,
-        )
+        return dataclasses.replace(measured, **_facts(self, measured, judge))
 
     def explained(self, error: LogitsError, judge: Judge) -> LogitsError:
         """An error with the first layer whose output for the evaluation texts is not finite, and a remedy."""
@@ -293,10 +287,19 @@ class Engine:
         Both are lazy iterators of logits, float32 [tokens, vocab], and the tokens that follow; exhaust them in this order.
         Raises `JudgeError` if a text has too few tokens.
         """
-        texts = self._tokens_of(judge)
-        self.forward.begin()
-        self.forward.warm_up(texts, (protocol or Protocol()).warm_up_tokens)
+        texts = self._warmed_up(judge, protocol or Protocol())
         return (self.forward.teacher_forced(*text) for text in texts)
+
+    def _timed_texts(self, judge: Judge, protocol: Protocol, keeping: Keeping | None) -> Iterator[tuple[Prompt, Scored]]:
+        """Warm up, then return for each text its prompt, computed or restored, and the pass over its continuation.
+
+        A prompt is computed whatever the protocol says if its state depends on earlier texts, or if a trace is to show it.
+        """
+        if protocol.state != PREFILLED and self.passes.trace is not None:
+            raise HeadraceError(f"state={protocol.state} leaves no trace that can be replayed; record it with {PREFILLED}")
+        texts = self._warmed_up(judge, protocol)
+        real = protocol.prefill == REAL or self.depends_on_cache or self.passes.trace is not None
+        return timed_texts(self, texts, protocol.state, None if real else keeping or Keeping())
 
     @contextmanager
     def trace(self, path: str | Path, ahead: Ahead | None = None) -> Iterator[None]:
@@ -318,6 +321,14 @@ class Engine:
             raise
         finally:
             self.passes.trace = None
+
+    def _warmed_up(self, judge: Judge, protocol: Protocol) -> list[tuple[list[int], list[int]]]:
+        """Decode the warm-up tokens; return the tokens of the texts, each prompt and continuation."""
+        texts = self._tokens_of(judge)
+        self.forward.begin()
+        with self.spans.part(FILL):
+            self.forward.warm_up(texts, protocol.warm_up_tokens)
+        return texts
 
     def _tokens_of(self, judge: Judge) -> list[tuple[list[int], list[int]]]:
         texts = []

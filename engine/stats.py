@@ -184,6 +184,12 @@ class Stats:
         self.layers[:] = 0  # the native code has its address
         del self._tokens[:]
 
+    def restore(self, earlier: Stats) -> None:
+        """Undo what was counted since the copy `earlier`; the times of decoded tokens stay."""
+        for name in _COUNTERS:
+            setattr(self, name, getattr(earlier, name))
+        self.layers[:] = earlier.layers
+
     def add(self, other: Stats, *, since: Stats) -> None:
         """Add the counts of `other` since its earlier copy `since`."""
         for name in _COUNTERS:

@@ -6,8 +6,8 @@ IN is the folder of a study or a .parquet file. OUT is a new folder, which then 
 `python -m harness.report OUT`, or a new .parquet file. A row keeps its `row_id` and its study. If two sets use one trial
 number for different settings, the later set's trial gets a new number; if both have a run of one trial under the same number
 (each machine measures the sentinel), the later set's run gets the next free number. Rows of different evaluation texts,
-models or objectives are refused, and so are different kinds of machine (processor, cores) without --mixed-machines: their
-speeds are not comparable.
+models, objectives or states of the experts' cache are refused, and so are different kinds of machine (processor, cores)
+without --mixed-machines: their speeds are not comparable.
 """
 
 from __future__ import annotations

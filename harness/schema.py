@@ -64,7 +64,17 @@ class ProtocolConfig:
     timed_tokens: int | None = key(engine.Protocol.timed_tokens, "timed tokens; null: all of the evaluation texts")
     repeats: int = key(1, "runs of each setting, each in a process of its own")
     page_cache: str = key(engine.Protocol.page_cache, "page cache before a run: cold (checkpoint dropped), warm or as_is")
+    state: str = key(
+        engine.Protocol.state,
+        "experts' cache when timing starts: prefilled (as the prompt leaves it), steady (as after a "
+        "long generation) or cold (empty)",
+    )
+    prefill: str = key("restored", "prompts of a run: restored (read, once kept) or real (computed each time)")
+    kept_gb: float = key(8.0, "limit of the kept prompts of all models and studies, GB")
     cool_down_s: float = key(0.0, "pause between runs, s")
+    stop_scoring_error: float = key(
+        0.01, "probability that scoring of a lossy setting ends early although its perplexity would have mattered; 0: never"
+    )
     stop_error: float = key(0.01, "probability that early stopping ends a run that could enter the front; 0: never stop")
 
 

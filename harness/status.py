@@ -29,6 +29,7 @@ from engine.setting.study_setting import BEST
 from engine.system.strict_json import from_json, to_json
 from harness import ResultsError
 from harness.analysis.counts import count
+from harness.analysis.hours import hours
 from harness.analysis.pareto import front
 from harness.decisions.recommend import rules_of
 from harness.machine.clocks import awake, continuous
@@ -66,6 +67,8 @@ def status(folder: Path, meters: Meters | None = None) -> tuple[dict[str, Any], 
         "progress": progress_facts(state, rows, config, now, fate == RUNS),
         "now": current_run(state, now) if fate == RUNS else None,
         "rows": row_facts(rows, _ended_s_ago(state), int(state.get("first_sequence") or 0)),
+        "clock": (clock := {name: state.get(name) for name in ("session", "session_s")}),
+        "time": hours(rows, **clock).as_dict(),
         "health": health(folder, guards, meters),
         "front": (_try(problems, lambda: len(front(frame(rows), **rules_of(folder)))) or 0) if rows else 0,
         "best": sorted(str(path) for path in (folder / BEST).glob("*.yaml")),

@@ -21,8 +21,8 @@ PACKAGES = ("engine", "harness")
 ORDER = {
     "engine": (
         "errors", "needs", "knobs", "effective", "stats", "system", "native", "checkpoint", "shapes", "tokenizer", "packing",
-        "disk", "model", "routing", "cache", "measure", "setting", "plan", "streaming", "replay", "generation", "engine",
-        "quality", "serve", "cli", "bench", "__main__",
+        "disk", "model", "routing", "cache", "measure", "setting", "plan", "streaming", "replay", "cache_state",
+        "generation", "prompt_cache", "engine", "quality", "serve", "cli", "bench", "__main__",
     ),
     "harness": (
         "__init__", "paths", "numerics", "results", "schema", "machine", "space", "study", "analysis", "decisions",

@@ -24,6 +24,8 @@ from engine.errors import HeadraceError
 from engine.knobs import LOSSY, WORDS, Knobs
 from engine.system.strict_json import to_json
 
+from .decoding import restored
+
 ABOUT = "Each benchmark prints its ceiling beside the measurement, and one JSON document as its last line."
 READS = ("read_threads", "read_block_kib", "io_mode", "ssd_gbps")  # knobs of reads alone
 
@@ -84,6 +86,8 @@ def add_benchmarks(parser: argparse.ArgumentParser) -> None:
     beside.add_argument("--misses", type=int, nargs="+", default=[], metavar="N", help=text)
     beside.add_argument("--profile", action="store_true", help="also sample where the main thread is, in one more turn")
     add_knobs(beside, [name for name in every if name not in ("cache_gb", "sync_window")])
+
+    restored.add_arguments(add_command(parsers, "restored", restored.run))
 
     hits = add_command(parsers, "hits", _hits)
     add_model(hits, positional=True)

@@ -1,4 +1,7 @@
-"""bench open: time and memory of opening and planning a checkpoint, and of mlx-lm's lazy opening; no weight is read.
+"""bench open: time and memory of opening and planning a checkpoint, of its fingerprint and of mlx-lm's lazy opening.
+
+No weight is read but the fingerprint's samples. The same checkpoint is then opened as a run of a search opens it, from what
+the search knows (`engine.checkpoint.known`).
 
 Each part runs in its own process, to measure its own peak of memory. The bound for opening and planning is 15 s and 1.5 GB
 for a checkpoint of 1 T parameters in 200,000 tensors (Kimi K2.5's original).
@@ -8,11 +11,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from engine.checkpoint.checkpoint import Checkpoint
+from engine.checkpoint.known import keep, opened, take
 from engine.errors import HeadraceError
 from engine.knobs import GB, Knobs
 from engine.system.memory import peak_memory_bytes
@@ -27,19 +33,25 @@ def bench_open(path: Path) -> dict[str, Any]:
     opening it with mlx-lm afterwards."""
     result = {"bench": "open", "bound_s": BOUND_S, "bound_gb": BOUND_GB, **_in_its_own_process("headrace", path)}
     result["mlx_lm"] = _in_its_own_process("mlx_lm", path)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "known"
+        result["fingerprint"] = _in_its_own_process("fingerprint", path, file)
+        result["known"] = _in_its_own_process("known", path, file)
     print(f"{result['tensors']} tensors in {result['files']} files of {result['apparent_gb']:.1f} GB")
     print(f"  {'':<34}{'s':>8}{'peak GB':>10}")
     seconds = result["open_s"] + result["plan_s"]
     print(f"  {'open and plan':<34}{seconds:8.2f}{result['peak_gb']:10.3f}")
     print(f"  {'bound for 1 T parameters':<34}{BOUND_S:8.2f}{BOUND_GB:10.3f}")
     print(f"  {'open with mlx-lm, and compare':<34}{result['mlx_lm']['s']:8.2f}{result['mlx_lm']['peak_gb']:10.3f}")
+    print(f"  {'fingerprint':<34}{result['fingerprint']['s']:8.2f}{result['fingerprint']['peak_gb']:10.3f}")
+    print(f"  {'open, with fingerprint, as known':<34}{result['known']['s']:8.2f}{result['known']['peak_gb']:10.3f}")
     return result
 
 
-def _in_its_own_process(what: str, path: Path) -> dict[str, Any]:
-    command = [sys.executable, "-m", "engine.bench.opening", what, str(path)]
+def _in_its_own_process(what: str, *paths: Path) -> dict[str, Any]:
+    command = [sys.executable, "-m", "engine.bench.opening", what, *map(str, paths)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=child_environment(), check=False)
-    lines = done.stdout.splitlines() or [to_json({"error": f"opening {path} ended with status {done.returncode}"})]
+    lines = done.stdout.splitlines() or [to_json({"error": f"opening {paths[0]} ended with status {done.returncode}"})]
     answer = from_json(lines[-1])
     if "error" in answer:
         raise HeadraceError(answer["error"])
@@ -80,8 +92,31 @@ def open_with_mlx_lm(path: Path) -> dict[str, Any]:
     return {"s": time.perf_counter() - begin, "peak_gb": peak_memory_bytes() / GB, "switches": len(found)}
 
 
+def take_fingerprint(path: Path, file: Path) -> dict[str, Any]:
+    """Compute the fingerprint of a checkpoint, and keep in `file` what is then known of it."""
+    source = opened(path)
+    begin = time.perf_counter()
+    _ = source.fingerprint
+    seconds = time.perf_counter() - begin
+    keep(source, file)
+    return {"s": seconds, "peak_gb": peak_memory_bytes() / GB, "file_bytes": file.stat().st_size}
+
+
+def open_as_known(path: Path, file: Path) -> dict[str, Any]:
+    """Open a checkpoint and get its fingerprint from what `file` keeps. Raises `HeadraceError` if it does not hold."""
+    begin = time.perf_counter()
+    if not take(file):
+        raise HeadraceError(f"{path} changed while it was opened; try again")
+    _ = opened(path).fingerprint
+    return {"s": time.perf_counter() - begin, "peak_gb": peak_memory_bytes() / GB}
+
+
+PARTS: dict[str, Callable[..., dict[str, Any]]] = {
+    "headrace": open_and_plan, "mlx_lm": open_with_mlx_lm, "fingerprint": take_fingerprint, "known": open_as_known,
+}  # fmt: skip
+
 if __name__ == "__main__":
     try:
-        print(to_json({"headrace": open_and_plan, "mlx_lm": open_with_mlx_lm}[sys.argv[1]](Path(sys.argv[2]))))
+        print(to_json(PARTS[sys.argv[1]](*map(Path, sys.argv[2:]))))
     except HeadraceError as e:
         print(to_json({"error": str(e)}))

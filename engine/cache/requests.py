@@ -6,6 +6,7 @@ choices and count the same blocks.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -80,9 +81,11 @@ class PoolRequests:
         """Settle the reads that have ended. A failed one is dropped: the next request reads it again."""
         self._native.take_in()
 
-    def fill(self, experts: np.ndarray) -> None:
-        """Load `experts` into free slots, in their order, a few at a time; before the first token."""
+    def fill(self, experts: np.ndarray, ended: Callable[[], bool] = lambda: False) -> None:
+        """Load `experts` into free slots, in their order, a few at a time until `ended()`; before the first token."""
         for begin in range(0, len(experts), FILL_AT_ONCE):
+            if ended():
+                return
             some = experts[begin : begin + FILL_AT_ONCE]
             self.request(some)
             self.settle(some)
@@ -121,6 +124,30 @@ class PoolRequests:
     def forget(self) -> None:
         """Free all slots that are not pinned."""
         self._native.forget()
+
+    @property
+    def dry(self) -> bool:
+        """Whether experts get slots without being read."""
+        return bool(self._native.dry)
+
+    @dry.setter
+    def dry(self, value: bool) -> None:
+        self._native.dry = value
+
+    def owed(self) -> list[tuple[int, int, int]]:
+        """File, offset and number of each expert whose slot lacks its bytes, because it was placed while `dry`."""
+        return self._native.owed()
+
+    def fetch(self, expert: int) -> None:
+        """Queue the reads of an expert that is `owed`; `settle` it afterwards."""
+        try:
+            self._native.fetch(expert)
+        except core.ReaderClosed as e:
+            raise self._closed() from e
+
+    def disown(self) -> None:
+        """Take the slots of the experts that are `owed`."""
+        self._native.disown()
 
     def _ended(self, waited_ms: float) -> None:
         """Count the wait of a native call."""

@@ -95,7 +95,7 @@ _known: dict[tuple[str, State], str] = {}  # results of this process; a study ne
 def fingerprint(path: Path, description: str, files: Sequence[Path], blocks: Blocks) -> str:
     """The fingerprint: `2-` and 16 hexadecimal digits. `description` is a digest of the headers' content. Raises
     `CheckpointError` for a file that cannot be read."""
-    tokenizer = sorted({file for pattern in TOKENIZER for file in path.glob(pattern) if file.is_file()})
+    tokenizer = _tokenizer(path)
     try:
         key = description, state_of([*files, *tokenizer])
         if key not in _known:
@@ -108,6 +108,16 @@ def fingerprint(path: Path, description: str, files: Sequence[Path], blocks: Blo
         return _known[key]
     except OSError as e:
         raise CheckpointError(f"{e.filename or path} cannot be read ({e.strerror or e}); copy it again") from e
+
+
+def learn(value: str, path: Path, description: str, files: Sequence[Path]) -> None:
+    """Take `value` as the fingerprint of these files in their present state; another process has computed it. Raises
+    `OSError`."""
+    _known[description, state_of([*files, *_tokenizer(path)])] = value
+
+
+def _tokenizer(path: Path) -> list[Path]:
+    return sorted({file for pattern in TOKENIZER for file in path.glob(pattern) if file.is_file()})
 
 
 def state_of(files: Iterable[Path]) -> State:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from engine.errors import HeadraceError
 from engine.knobs import GB, LOSSY, Knobs
-from engine.measure.protocol import Protocol
+from engine.measure.protocol import PREFILLED, RESTORED, Protocol
 from engine.system.strict_json import to_json
 
 from .arguments.opening import opened_tokenizer
@@ -48,9 +48,11 @@ def measure(args: argparse.Namespace) -> None:
     of_trace = [name for name in ("trace_ahead", "trace_widths") if getattr(args, name) is not None]
     if args.trace_out is None or of_trace == ["trace_widths"]:
         refuse_ignored("measure", of_trace, f"records no {'trace' if args.trace_out is None else 'predictions'}")
+    if args.trace_out is not None and args.prefill == RESTORED:
+        refuse_ignored("measure", ["prefill"], "computes every prompt for a trace")
     setting = setting_of(args)
     judge, knobs, model = Judge.load(eval_texts_of(args)), knobs_of(args, search=True), model_of(args)
-    given = {name: getattr(args, name) for name in ("warm_up_tokens", "timed_tokens", "page_cache")}
+    given = {name: getattr(args, name) for name in ("warm_up_tokens", "timed_tokens", "page_cache", "state", "prefill")}
     given = {name: value for name, value in given.items() if value is not None}
     protocol = Protocol.from_mapping({**(setting.protocol if setting is not None else {}), **given})
     if setting is not None and knobs.ssd_gbps is not None and knobs.ssd_gbps == setting.search_only.get("ssd_gbps"):
@@ -74,7 +76,10 @@ def measure(args: argparse.Namespace) -> None:
         **measurement.as_dict(), "predicted_peak_gb": predicted.predicted_peak_gb,
         "predicted_parts_gb": dataclasses.asdict(predicted.parts_gb), "protocol": protocol.as_dict(), "page_cache_by": how,
     }  # fmt: skip
-    if setting is not None and setting.measured:
+    other_state = setting is not None and protocol.state != setting.protocol.get("state", PREFILLED)
+    if setting is not None and setting.measured and other_state:
+        print(f"note: the study's figures are of another state than {protocol.state}, so they are left out", file=sys.stderr)
+    elif setting is not None and setting.measured:
         compared = compare(setting, measurement)
         _print_promise(setting, compared)
         figures["promised"] = as_dict(compared)

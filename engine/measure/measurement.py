@@ -58,11 +58,13 @@ class Measurement:
         short="GB", better="minimize", noise=0.005, default=MISSING)
     perplexity: float | None = figure("exp of nll", short="ppl", better="minimize", quality=True, default=MISSING)
     _: KW_ONLY
+    prefill: str | None = figure(
+        "how prompts came into the model: real (computed) or restored (at least one was read as it was kept)")
     prefill_tok_s: float | None = figure(
-        "speed of the prompts", "tokens/s", short="prefill tok/s", better="maximize", speed=True)
+        "speed of the prompts; null if they were restored", "tokens/s", short="prefill tok/s", better="maximize", speed=True)
     ttft_ms: float | None = figure(
-        "time to first token: prefill of a prompt, median of the timed texts", "ms", short="ms TTFT", better="minimize",
-        speed=True)
+        "time to first token: prefill of a prompt, median of the timed texts; null if they were restored", "ms",
+        short="ms TTFT", better="minimize", speed=True)
     kl: float | None = figure(
         "mean KL divergence from the reference's next-token distribution; null if not asked for", "nats", short="nats KL",
         better="minimize", quality=True)
@@ -87,6 +89,12 @@ class Measurement:
         "mean time per decoded token without these waits and the time to change widths", "ms")
     mlx_peak_gb: float | None = figure("high-water mark of MLX's own allocations", "GB")
     mlx_cache_limit_gb: float | None = figure("limit of MLX's cache of freed buffers, part of the predicted peak", "GB")
+    prefix_s: float | None = figure(
+        "time to bring the prompts of the timed texts into the model's caches: computed, or restored", "s")
+    fill_s: float | None = figure("time to fill the experts' cache before the clock starts, warm-up tokens included", "s")
+    timed_s: float | None = figure("time of the timed tokens' forward passes", "s")
+    fill_bytes: int | None = figure(
+        "bytes read to give the experts' cache its state before the clock starts; null if nothing streams", "bytes")
     hits: int | None = figure("expert uses found in the cache while decoding")
     misses: int | None = figure("expert uses that had to be read while decoding")
     layers_missed_per_token: float | None = figure(
@@ -153,6 +161,8 @@ class Measurement:
     # fmt: on
     token_ms: tuple[float, ...] | None = None  # wall time of each timed token, scoring it included
     ended_early: bool = False  # `keep_going` returned False
+    token_nll: tuple[float, ...] | None = None  # nll of each scored token; null unless all were scored
+    scoring_stopped: bool = False  # `keep_scoring` returned False; scored_tokens is the number scored until then
 
     def __post_init__(self) -> None:
         refuse_not_finite(vars(self), "this measurement", "the checkpoint, a lossy knob or the engine is broken")
@@ -178,7 +188,7 @@ class Measurement:
 
     @classmethod
     def names(cls) -> tuple[str, ...]:
-        """Return the names of all figures, without the raw data `token_ms` and `ended_early`."""
+        """Return the names of all figures, without the raw data and marks behind them."""
         return tuple(f.name for f in dataclasses.fields(cls) if f.metadata)
 
     def as_dict(self) -> dict[str, Any]:

@@ -1,12 +1,11 @@
 """Timed pass: one pass over the evaluation texts, whose first part runs against the clock.
 
 The timed part is the same to the last operation whether or not the rest is scored after it, so scoring does not change the
-speed.
+speed. A prompt is computed, or the state after it is restored; then the prefill has no speed.
 """
 
 from __future__ import annotations
 
-import itertools
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -28,10 +27,35 @@ from engine.system.page_cache import cached_share
 
 from .measurement import Measurement, perplexity
 from .not_finite import check_nll
+from .protocol import REAL, RESTORED
 from .read_source import source_of
+from .spans import FILL, PREFIX, Spans
 
 Scored = Iterator[tuple[mx.array, list[int]]]  # logits, float32 [tokens, vocab], and the tokens that follow
-KeepGoing = Callable[[list[float]], bool]
+KeepGoing = Callable[[list[float]], bool] | None
+KeepScoring = Callable[[list[np.ndarray], float, float], bool] | None  # nll so far in parts, tokens/s, peak memory in GB
+
+
+@dataclass(frozen=True)
+class Prefilled:
+    """A prompt that was brought into the model in `ms` milliseconds. `nll`: of its tokens after the first and of the one
+    that follows, nats, float64 [tokens]. `restored`: its state was read, not computed. `mlx_peak`: MLX's high-water mark
+    before its last reset, bytes."""
+
+    nll: np.ndarray
+    ms: float
+    restored: bool = False
+    mlx_peak: int = 0
+
+
+Prompt = Callable[[bool], Prefilled]  # called once, with whether it is of the timed part
+
+
+def computed(passes: Scored) -> Prefilled:
+    """A prompt that is computed by exhausting `passes`, against the clock."""
+    begin = time.perf_counter()
+    found = [token_nll(logits, targets) for logits, targets in passes]
+    return Prefilled(np.concatenate(found), (time.perf_counter() - begin) * 1e3)
 
 
 @dataclass
@@ -43,6 +67,8 @@ class _Timed:
     token_ms: list[float] = field(default_factory=list)
     nll: list[np.ndarray] = field(default_factory=list)
     prefilled: int = 0
+    restored: bool = False  # at least one prompt
+    mlx_peak: int = 0  # before the last reset, bytes
     disk_read: int = 0
     energy_j: float | None = None  # of the decoding; None if unknown
     ended_early: bool = False
@@ -50,44 +76,58 @@ class _Timed:
 
 
 def timed_pass(
-    texts: Iterator[tuple[Scored, Scored]],
+    texts: Iterator[tuple[Prompt, Scored]],
     stats: Stats,
     files: Sequence[Path],
     *,
     timed_tokens: int,
     score: bool = True,
-    keep_going: KeepGoing | None = None,
+    keep_going: KeepGoing = None,
+    keep_scoring: KeepScoring = None,
+    spans: Spans | None = None,
 ) -> tuple[Measurement, Stats]:
-    """Run through the passes of `texts` (prompt, continuation) and return the figures and the timed tokens' counters.
+    """Run through `texts` (prompt, pass over the continuation) and return the figures and the timed tokens' counters.
 
     The clock covers the first `timed_tokens` decoded tokens. Every token after a text's first is scored; speed and counters
     cover the decoding of the timed tokens only. With `score` the rest of the texts follows without a clock and gives
-    perplexity. `stats` are the engine's counters, which the passes advance; `files` hold its weights. Fields that only the
-    engine knows (slots, bits, mode, judge) are null. Raises `FigureError` at the first logits that are not finite.
+    perplexity, unless `keep_scoring` returns False before its end. `stats` are the engine's counters, which the passes
+    advance; `files` hold its weights; `spans` has the time before this pass (warm-up) and receives that of the prompts.
+    Fields that only the engine knows (slots, bits, mode, judge) are null. Raises `FigureError` at the first logits that are
+    not finite.
     """
     at_start = machine_state()
     stats.reset()
-    timed = _timed(texts, stats, timed_tokens, keep_going)
-    at_end, peak, mlx_peak = machine_state(), peak_bytes(), mx.get_peak_memory()
+    spans = spans or Spans()
+    timed = _timed(texts, stats, timed_tokens, keep_going, spans)
+    spent = spans.take()  # here, because the rest of the pass is scoring
+    at_end, mlx_peak = machine_state(), max(timed.mlx_peak, mx.get_peak_memory())
+    peak = peak_bytes(mlx_peak)
     written = disk_bytes_written()
     cached_after = cached_share(files)
     nll = np.concatenate(timed.nll)
     decoded, times = timed.decoded, timed.decoded.by_token()
     disk = None if disk_bytes_read() is None else timed.disk_read
     share = page_cache_share(disk, decoded.bytes_read)
+    speed = _per_s(decoded.tokens, timed.token_ms, "decode_tok_s")
     quality: dict[str, Any] = {"perplexity": None}
     if score and not timed.ended_early:
-        left = itertools.chain.from_iterable(itertools.chain(*passes) for passes in texts)
-        rest = itertools.chain(timed.rest, left)
-        terms = np.concatenate([nll, *(check_nll(token_nll(*step), "an untimed token") for step in rest)])
-        value, error = perplexity(terms)
-        quality = {"perplexity": value, "perplexity_se": error, "nll": float(terms.mean()), "scored_tokens": len(terms)}
+        parts, stopped = [nll], False
+        for part in _untimed(timed.rest, texts):
+            parts.append(part)
+            if keep_scoring is not None and not keep_scoring(parts, speed, peak / GB):
+                stopped = True
+                break
+        quality = _scored(np.concatenate(parts), stopped)
     measurement = Measurement(
-        decode_tok_s=_per_s(decoded.tokens, timed.token_ms, "decode_tok_s"),
-        prefill_tok_s=_per_s(timed.prefilled, timed.prefill_ms, "prefill_tok_s"),
+        decode_tok_s=speed,
+        prefill=RESTORED if timed.restored else REAL,
+        prefill_tok_s=None if timed.restored else _per_s(timed.prefilled, timed.prefill_ms, "prefill_tok_s"),
         decode_tokens=decoded.tokens,
         timed_nll=float(nll.mean()),
-        ttft_ms=statistics.median(timed.prefill_ms),
+        ttft_ms=None if timed.restored else statistics.median(timed.prefill_ms),
+        prefix_s=spent.get(PREFIX),
+        fill_s=spent.get(FILL),
+        timed_s=sum(timed.token_ms) / 1e3,
         token_ms=tuple(timed.token_ms),
         ended_early=timed.ended_early,
         decode_ms_p50=float(np.quantile(times["wall_ms"], 0.5)),
@@ -115,15 +155,30 @@ def timed_pass(
     return measurement, decoded
 
 
-def _timed(texts: Iterator[tuple[Scored, Scored]], stats: Stats, timed_tokens: int, keep_going: KeepGoing | None) -> _Timed:
+def _scored(terms: np.ndarray, stopped: bool) -> dict[str, Any]:
+    """The figures of the scored tokens; of a scoring that ended early only their number, and no perplexity."""
+    if stopped:
+        return {"perplexity": None, "scored_tokens": len(terms), "scoring_stopped": True}
+    value, error = perplexity(terms)
+    return {
+        "perplexity": value, "perplexity_se": error, "nll": float(terms.mean()), "scored_tokens": len(terms),
+        "token_nll": tuple(terms.tolist()),
+    }  # fmt: skip
+
+
+def _timed(
+    texts: Iterator[tuple[Prompt, Scored]], stats: Stats, timed_tokens: int, keep_going: KeepGoing, spans: Spans
+) -> _Timed:  # fmt: skip
     """Run the timed part: prefill prompts and decode until `timed_tokens` tokens are timed or `keep_going` returns False."""
     timed = _Timed(stats.copy())
     for prompt, continuation in texts:
-        before, begin = stats.tokens, time.perf_counter()
-        found = [token_nll(logits, targets) for logits, targets in prompt]
-        timed.prefill_ms.append((time.perf_counter() - begin) * 1e3)
-        timed.prefilled += stats.tokens - before
-        timed.nll += [check_nll(nll, f"a prompt of {stats.tokens - before} tokens") for nll in found]
+        with spans.part(PREFIX):
+            found = prompt(True)
+        timed.prefill_ms.append(found.ms)
+        timed.prefilled += len(found.nll)
+        timed.restored |= found.restored
+        timed.mlx_peak = max(timed.mlx_peak, found.mlx_peak)
+        timed.nll.append(check_nll(found.nll, f"a prompt of {len(found.nll)} tokens"))
         counted = stats.copy()
         timed.disk_read -= disk_bytes_read() or 0
         counters = energy()
@@ -143,6 +198,14 @@ def _timed(texts: Iterator[tuple[Scored, Scored]], stats: Stats, timed_tokens: i
             timed.rest = continuation
             break
     return timed
+
+
+def _untimed(rest: Scored, texts: Iterator[tuple[Prompt, Scored]]) -> Iterator[np.ndarray]:
+    """Yield what the tokens after the timed part cost, nats: the rest of the text that the clock stopped in, and `texts`."""
+    yield from (check_nll(token_nll(*step), "an untimed token") for step in rest)
+    for prompt, continuation in texts:
+        yield check_nll(prompt(False).nll, "an untimed token")
+        yield from (check_nll(token_nll(*step), "an untimed token") for step in continuation)
 
 
 def _per_s(tokens: int, ms: Sequence[float], name: str) -> float:

@@ -18,10 +18,10 @@ def backend() -> str:
     return "metal" if mx.metal.is_available() else "cuda"
 
 
-def peak_bytes() -> int:
+def peak_bytes(mlx_peak: int | None = None) -> int:
     """Peak memory of this process so far, bytes. On CUDA with MLX's allocations: the system does not count a device's memory
-    as that of a process."""
-    return peak_memory_bytes() + (mx.get_peak_memory() if backend() == "cuda" else 0)
+    as that of a process. `mlx_peak`: theirs, if MLX's own record of it was reset since."""
+    return peak_memory_bytes() + (0 if backend() != "cuda" else mx.get_peak_memory() if mlx_peak is None else mlx_peak)
 
 
 def device_name() -> str:

@@ -22,6 +22,7 @@ from mlx_lm.utils import _get_classes, load_model
 from engine.checkpoint.built.model import NO_KERNEL, aside, build, no_kernel
 from engine.checkpoint.built.needed import placeholders
 from engine.checkpoint.checkpoint import Checkpoint
+from engine.checkpoint.files.headers import garbage_collection_off
 from engine.errors import CheckpointError, first_line
 from engine.system.open_files import ensure_open_files
 
@@ -35,7 +36,8 @@ def open_model(source: Checkpoint) -> nn.Module:
         if source.files:
             classes = functools.partial(_without_experts, source) if source.store is not None else _get_classes
             config = copy.deepcopy(source.config)  # with the knob top_k; mlx-lm changes nested entries
-            model, _ = load_model(source.path, lazy=True, model_config=config, get_model_classes=classes)
+            with garbage_collection_off():  # for 208,000 tensors 8.0 instead of 12.5 s of processor time
+                model, _ = load_model(source.path, lazy=True, model_config=config, get_model_classes=classes)
         else:
             model = _of_shape(source)
         model(mx.array([[0]]), cache=make_prompt_cache(model))  # lazy: computes nothing, but checks that the shapes fit

@@ -19,6 +19,7 @@ import mlx.core as mx
 import numpy as np
 
 from engine.checkpoint.checkpoint import Checkpoint
+from engine.checkpoint.known import opened
 from engine.checkpoint.store.rehearsal import read_rehearsal
 from engine.errors import HeadraceError, first_line
 from engine.knobs import CACHE_DEPENDENT, GB, Knobs
@@ -62,7 +63,7 @@ def ceiling_tok_s(
         return None
     if knobs.resident_bits is not None and knobs.resident_bits < RESIDENT_BITS:
         return None
-    source = checkpoint if isinstance(checkpoint, Checkpoint) else Checkpoint.open(checkpoint, trust_code=trust_code)
+    source = checkpoint if isinstance(checkpoint, Checkpoint) else opened(checkpoint, trust_code=trust_code)
     if read_rehearsal(source.path) is not None:  # its routing is not that of the texts
         return None
     profile = routing_profile(source) if needs_routing(knobs) else None

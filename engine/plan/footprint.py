@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engine.checkpoint.checkpoint import Checkpoint
-from engine.errors import HeadraceError, first_line
+from engine.checkpoint.known import opened
+from engine.errors import HeadraceError, KnobError, first_line
 from engine.knobs import GB, Knobs
 from engine.model.backend import backend, compute_dtype, usable_memory_bytes
+from engine.system.memory import memory_bytes
 
 from . import chunk as chunks
 from .banks import BankPlan, distribute, least_banks, plan_bits
@@ -87,7 +89,7 @@ def footprint(checkpoint: str | Path | Checkpoint, knobs: Knobs | None = None, c
     from .memory.activations import pass_memory  # importing mlx-lm takes about a second
 
     knobs = knobs or Knobs()
-    checkpoint = checkpoint if isinstance(checkpoint, Checkpoint) else Checkpoint.open(checkpoint)
+    checkpoint = checkpoint if isinstance(checkpoint, Checkpoint) else opened(checkpoint)
     checkpoint = checkpoint.with_top_k(knobs.top_k)
     banks = least_banks(checkpoint, plan_bits(checkpoint, knobs))
     weights = _weights(checkpoint, knobs, banks)
@@ -146,6 +148,20 @@ def chunk_for(checkpoint: Checkpoint, knobs: Knobs) -> Chunk:
 def weights_of(checkpoint: Checkpoint, knobs: Knobs) -> Weights:
     """Return the sizes of the weights alone, from the headers. Raises as `footprint` does."""
     return _weights(checkpoint, knobs, least_banks(checkpoint, plan_bits(checkpoint, knobs)))
+
+
+def refuse_too_large(source: Checkpoint, knobs: Knobs) -> None:
+    """Raise `KnobError` for a setting that cannot fit into memory, before the first byte is read."""
+    need, have = weights_of(source, knobs), memory_bytes() / GB
+    if need.total_gb > have:
+        room = have - need.resident_gb
+        fits = room > need.one_token_gb
+        remedy = f"set cache_gb below {room:.4g}" if fits else "no cache_gb fits; use a machine with more memory"
+        what = "every expert resident" if knobs.cache_gb is None else f"cache_gb={knobs.cache_gb:g}"
+        raise KnobError(
+            f"{what} with {need.resident_gb:.4g} GB of other weights takes {need.total_gb:.4g} GB, more than the "
+            f"{have:.4g} GB of memory here; {remedy}"
+        )
 
 
 def experts_gb(checkpoint: Checkpoint, plan: BitsPlan) -> float:

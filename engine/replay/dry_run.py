@@ -22,7 +22,7 @@ from engine.routing.traces.ahead import experts_predicted
 from engine.routing.traces.recording import Pass, Recording
 from engine.stats import BYTES, HITS, LAYERS_MISSED, MISSES, READS, Stats
 from engine.streaming.decode_state import DecodeState
-from engine.streaming.prefetch import Prediction, Prefetch, count_choice, link
+from engine.streaming.prefetch import Prediction, Prefetch, link, request_choice
 
 from .result import COUNTS
 from .sizes import ReadBank
@@ -111,15 +111,9 @@ class DryRun:
 
     def _choice(self, layer: int, ids: np.ndarray, token: int) -> None:
         """Request the experts `ids` [tokens, top-k] of one layer, as `StreamedLayer` does."""
-        state, pools, prefetch = self._state, self._pools[layer], self._prefetch.get(layer)
-        one_token = len(ids) == 1
-        if one_token and prefetch is None and len(pools.pools) == 1 and pools.pools[0].decodes:
-            pools.pools[0].decode_into(ids, state.position + 1, self._slots)
-            return
-        predictions = self._predictions(layer, token) if one_token else []
-        meanwhile = count_choice(state.layers[layer], pools, prefetch, ids, state.position, predictions)
-        for _ in pools.arrivals(pools.batches(ids[ids >= 0]), one_token=one_token, meanwhile=meanwhile):
-            pass
+        predictions = self._predictions(layer, token) if len(ids) == 1 else []
+        prefetch = self._prefetch.get(layer)
+        request_choice(self._state, layer, self._pools[layer], prefetch, ids, self._slots, predictions)
 
     def _predictions(self, layer: int, token: int) -> list[Prediction]:
         found = []

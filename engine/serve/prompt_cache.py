@@ -20,10 +20,10 @@ import numpy as np
 from engine.errors import first_line
 from engine.generation.trimming import common_prefix, cut_copy, size_of, trimmable, usable
 from engine.knobs import GB
+from engine.prompt_cache.file import PrefixFile
+from engine.prompt_cache.folder import PrefixFolder
 
-from .prefixes.file import PrefixFile
-from .prefixes.folder import PrefixFolder
-from .prefixes.writer import Writer
+from .writer import Writer
 
 MOST_ENTRIES = 32
 KINDS = ("assistant", "user", "system")

@@ -21,6 +21,8 @@ from engine.engine import Engine
 from engine.errors import HeadraceError, first_line
 from engine.generation.prompts import template_note
 from engine.knobs import GB
+from engine.prompt_cache.folder import PrefixFolder, Words
+from engine.prompt_cache.identity import cache_key
 from engine.system.strict_json import to_json
 
 from .api.handler import Handler
@@ -28,11 +30,10 @@ from .api.service import Service
 from .compute.generator import Generator
 from .errors import RequestError
 from .options import ServeOptions, short_name
-from .prefixes.folder import PrefixFolder
-from .prefixes.identity import cache_key
 from .prompt_cache import PromptCache
 
 MOST_CONNECTIONS = 256  # threads; further connections are closed with the status 503
+WORDS = Words("--prompt-cache-dir", "--prompt-cache-disk-gb", "prefixes stay in memory only")
 LAST_SECONDS = 5.0  # for clients to take the error that ends their request
 JOIN_SECONDS = 10.0  # for the generation thread to end its step
 
@@ -165,7 +166,10 @@ def make_prompt_cache(engine: Engine, options: ServeOptions, log: Callable[[str]
     folder = None
     if options.prompt_cache_dir is not None:
         limit = int(options.prompt_cache_disk_gb * GB)
-        folder = PrefixFolder(options.prompt_cache_dir.expanduser(), cache_key(engine), limit, log)
+        key = cache_key(engine.checkpoint, engine.knobs, engine.bits, engine.chunk.tokens)
+        folder = PrefixFolder(options.prompt_cache_dir.expanduser(), key, limit, log, WORDS)
+        if others := folder.others():
+            log(f"prompt cache: {others} files in {folder.path} are of another model, setting or version and are not used")
     return PromptCache(max_bytes=int(options.prompt_cache_gb * GB), folder=folder, say=log)
 
 

@@ -85,11 +85,16 @@ class Forward:
         Both are lazy and must be exhausted in this order.
         """
         cache = make_prompt_cache(self.model)
-        targets = iter([*prompt[1:], continuation[0]])
-        return (
-            ((logits, list(itertools.islice(targets, len(logits)))) for logits in self.prefill(prompt, cache)),
-            ((self.decode(token, cache), [target]) for token, target in itertools.pairwise(continuation)),
-        )
+        return self.prompt(prompt, continuation[0], cache), self.continuation(continuation, cache)
+
+    def prompt(self, prompt: list[int], following: int, cache: list[Any]) -> Scored:
+        """The pass over a text's prompt, in chunks; `following` is the token after it."""
+        targets = iter([*prompt[1:], following])
+        return ((logits, list(itertools.islice(targets, len(logits)))) for logits in self.prefill(prompt, cache))
+
+    def continuation(self, continuation: list[int], cache: list[Any]) -> Scored:
+        """The pass over a text's continuation, token by token, with the `cache` that its prompt has filled by then."""
+        return ((self.decode(token, cache), [target]) for token, target in itertools.pairwise(continuation))
 
     def warm_up(self, texts: list[tuple[list[int], list[int]]], tokens: int) -> None:
         """Decode `tokens` tokens of the texts' continuations, cycling through the texts; a trace tells them apart.

@@ -6,7 +6,10 @@ switch module, which computes on the slots and adds nothing to a token's path.
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import threading
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -111,14 +114,42 @@ def install_gates(model: nn.Module, source: Checkpoint, knobs: Knobs, layers: li
         modules[owner][name] = GatedSwitch(layer, replaced)
 
 
-def fill(layers: list[StreamedLayer], plans: list[BankPlan], state: DecodeState) -> None:
-    """Load the experts that stay: all of a layer that holds every expert, and the pinned ones."""
-    for layer in layers:
-        if layer.complete:
-            layer.cache.fill()
-        else:
-            for pool, plan in zip(layer.cache.pools, (p for p in plans if p.layer == layer.number), strict=True):
-                pool.fill(plan.pinned)
+@contextlib.contextmanager
+def filling(layers: list[StreamedLayer], plans: list[BankPlan]) -> Iterator[None]:
+    """Load the experts that stay, all of a layer that holds every expert and the pinned ones, while the block runs.
+
+    The block may evaluate anything but the slots. Experts that are quantized on arrival need MLX, which other threads cannot
+    use, and are loaded after it. An error of the block ends the filling after the reads under way. Raises `ReadError`.
+    """
+    ended, failed = threading.Event(), []
+    experts = {
+        pool: pool.members if layer.complete else plan.pinned
+        for layer in layers
+        for pool, plan in zip(layer.cache.pools, (p for p in plans if p.layer == layer.number), strict=True)
+    }
+
+    def fill() -> None:
+        try:
+            for pool in experts:
+                if pool.decodes:
+                    pool.fill(experts[pool], ended.is_set)
+        except BaseException as e:
+            failed.append(e)
+
+    thread = threading.Thread(target=fill, name="fill", daemon=True)
+    thread.start()
+    try:
+        yield
+    except BaseException:
+        ended.set()
+        raise
+    finally:
+        thread.join()
+    if failed:
+        raise failed[0]
+    for pool in experts:
+        if not pool.decodes:
+            pool.fill(experts[pool])
 
 
 def trace_writer(

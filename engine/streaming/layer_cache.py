@@ -28,11 +28,6 @@ class LayerCache(LayerPools[SlotPool]):
         self._tables: list[mx.array] = []
         self._is_cached: mx.array | None = None
 
-    def fill(self) -> None:
-        """Load all experts in ascending order, for a layer that holds all of them."""
-        for pool in self.pools:
-            pool.fill(pool.members)
-
     def reset(self) -> None:
         """Restore the content after loading. No queued graph may still read the slots."""
         if not self.complete:

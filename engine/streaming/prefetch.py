@@ -20,6 +20,8 @@ from engine.model.routers import Router
 from engine.native import core
 from engine.stats import Stats
 
+from .decode_state import DecodeState
+
 
 @dataclass
 class Prediction:
@@ -94,6 +96,23 @@ def count_choice(
     prefetch.check(ids, pools.slot_of, pools.guessed())
     counted.count(ids, tokens, position)
     return functools.partial(prefetch.read_ahead, predictions)
+
+
+def request_choice(
+    state: DecodeState, number: int, pools: LayerPools[Any], prefetch: Prefetch | None, ids: np.ndarray, slots: np.ndarray,
+    predictions: list[Prediction],
+) -> None:  # fmt: skip
+    """Count and request the experts `ids` [tokens, top-k] of layer `number`, as `StreamedLayer` does, without computing.
+
+    `predictions` are this layer's for others. `slots`, int32 [top-k], is scratch memory.
+    """
+    one_token = len(ids) == 1
+    if one_token and prefetch is None and len(pools.pools) == 1 and pools.pools[0].decodes:
+        pools.pools[0].decode_into(ids, state.position + 1, slots)
+        return
+    meanwhile = count_choice(state.layers[number], pools, prefetch, ids, state.position, predictions)
+    for _ in pools.arrivals(pools.batches(ids[ids >= 0]), one_token=one_token, meanwhile=meanwhile):
+        pass
 
 
 def link(layers: list[Prefetch], depth: int) -> None:

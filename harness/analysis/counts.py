@@ -109,12 +109,12 @@ def confirmations(rows: Sequence[Row], round_number: int) -> int:
 def left_s(rows: Sequence[Row], runs_left: int) -> float | None:
     """Time for `runs_left` trials and confirmations, in s; None before the first run.
 
-    It is based on the last `RECENT` runs, including the waits and sentinels between them.
+    It is based on the last `RECENT` runs, including sentinels, waits, pauses and all else between them.
     """
     made = sorted((r for r in rows if r["status"] not in NOT_RUN and r["started_at"]), key=order)
     recent = made[-RECENT:]
     counted = sum(not r["run"] or r["origin"] == "confirm" for r in recent)
-    took = sum((r["wall_s"] or 0.0) + (r["waited_s"] or 0.0) for r in recent)
+    took = sum(r[name] or 0.0 for r in recent for name in ("wall_s", "waited_s", "cool_down_s", "between_s", "lost_s"))
     return took / counted * runs_left if counted else None
 
 

@@ -27,7 +27,17 @@ PRIOR_RUNS = 3.0
 CLIP = 2.5
 WINSOR = 1.5  # standard deviations from the median at which a run is clipped, if there are three or more
 NEEDED = ("trial", "run", "status", "origin", "feasible", *(f"{m}{end}" for m in METRICS for end in ("", "_low", "_high")))
-COLUMNS = ("trial", "origin", "round", "proposer", "hit_rate", "predicted_peak_gb", *Knobs.names(), "removed_knobs")
+COLUMNS = (
+    "trial",
+    "origin",
+    "round",
+    "proposer",
+    "hit_rate",
+    "predicted_peak_gb",
+    "perplexity_at_most",
+    *Knobs.names(),
+    "removed_knobs",
+)
 
 
 def estimates(df: pd.DataFrame) -> pd.DataFrame:

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 from engine.cli.program import make_parser, run_command
 
-from . import ask, confirm, page, samplers, shared
+from . import ask, confirm, hours, page, samplers, shared
 from .soak import soak
 
-MODULES = (samplers, ask, shared, soak, confirm, page)
+MODULES = (samplers, ask, shared, soak, confirm, page, hours)
 
 
 def main(argv: Sequence[str] | None = None, program: str = "python -m harness.bench") -> int:

@@ -30,7 +30,7 @@ MACHINE = {
 }
 VERSIONS = {"headrace_version": "headrace", "mlx": "mlx", "mlx_lm": "mlx_lm", "python": "python", "commit": "commit"}
 MODEL = {"model": "name", "model_fingerprint": "fingerprint", "architecture": "architecture"}
-PROTOCOL = ("warm_up_tokens", "timed_tokens", "page_cache")
+PROTOCOL = ("warm_up_tokens", "timed_tokens", "page_cache", "state")
 
 
 def settings_of(folder: Path, found: Analysis, choices: Sequence[Choice]) -> dict[str, Setting]:

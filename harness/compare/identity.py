@@ -3,7 +3,8 @@
 A difference either explains the figures (another disk, another version) or makes some of them incomparable:
 
 - perplexity and KL divergence need the same evaluation texts and the same model;
-- speeds need the same protocol, because warm-up, timed tokens and page cache define what a speed is.
+- speeds and bytes per token need the same protocol, because warm-up, timed tokens, page cache and the state of the experts'
+  cache define what they are.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any
 import pandas as pd
 
 from engine.checkpoint.fingerprint import another
+from engine.measure.protocol import PREFILLED
 from harness.results.metrics import METRICS, QUALITY, SPEEDS
 from harness.show.text import number
 from harness.study.manifest import changes
@@ -37,7 +39,7 @@ GROUPS = {
         "device_profile",
     ),
     "versions": ("headrace_version", "commit", "dirty", "engine", "python", "mlx", "mlx_lm", "optuna", "schema_version"),
-    "protocol": ("warm_up_tokens", "timed_tokens", "page_cache"),
+    "protocol": ("warm_up_tokens", "timed_tokens", "page_cache", "state"),
     "search": ("objectives", "constraints", "space", "seed", "sampler"),
 }
 ROUNDING = ("cpu", "device", "backend", "headrace_version", "commit", "dirty", "engine", "mlx", "mlx_lm")
@@ -97,6 +99,8 @@ def fact(side: Side, name: str) -> str:
     known = sorted(values.unique().tolist(), key=str)
     if name == "ssd_gbps" and not known:
         return "unlimited"
+    if name == "state":
+        known = sorted({*known, *([PREFILLED] if not known or side.df[name].isna().any() else [])})
     if name == "device_profile" and not known:
         return "its own"
     if name == "commit":
@@ -141,7 +145,7 @@ def _incomparable(base: Side, other: Side, found: Sequence[Difference]) -> dict[
                               f"{fact(other, 'eval_texts')} {texts.other})"  # fmt: skip
         elif metric in QUALITY and model:
             reasons[metric] = f"the models differ ({_model(base)}, {_model(other)}): {another(model.base, model.other)}"
-        elif metric in SPEEDS and (changed := [d for d in found if d.group == "protocol"]):
+        elif metric in (*SPEEDS, "bytes_per_token") and (changed := [d for d in found if d.group == "protocol"]):
             reasons[metric] = f"the protocol differs ({'; '.join(map(str, changed))})"
     return reasons
 

@@ -7,7 +7,8 @@
 
 They are chosen by estimates from the front and the undecided trials. Among several within `within` of the fastest, those
 with enough fresh runs come first. A recommended setting is confirmed if it has `runs` fresh runs, and the probability that
-its rule truly selects another setting (faster by more than `within`) is at most `error`.
+its rule truly selects another setting (faster by more than `within`) is at most `error`. If its prompts were restored, a
+confirmation run has to compute them as well.
 
 Two more settings are always shown with these: the `default` (the first anchor: every knob at its default or the nearest
 value in the space) and the `reference` (everything resident).
@@ -24,6 +25,7 @@ import numpy as np
 
 from engine import Knobs
 from engine.knobs import LOSSY
+from engine.measure.protocol import REAL, RESTORED
 from engine.system.strict_json import from_json
 from harness.analysis.estimates import noise
 from harness.analysis.pareto import EQUAL, ERROR, RUNS, WITHIN, Analysis, Duels, Rows, analysed, measured, reference
@@ -97,7 +99,9 @@ def recommended(
         return []
     own = _own_perplexity(found)
     lossless = _lossless(every)
-    close = (every["perplexity"] <= own * (1 + max_loss) * (1 + 1e-9)).to_numpy() if own is not None else lossless
+    # Where scoring ended early, the upper end of the interval counts until a confirmation run completes it.
+    most = every["perplexity"].fillna(every["perplexity_at_most"].astype(float))
+    close = (most <= own * (1 + max_loss) * (1 + 1e-9)).to_numpy() if own is not None else lossless
     small = (every["peak_memory_gb"] <= memory_gb).to_numpy() if memory_gb is not None else close
     loss = (
         f"perplexity at most {100 * max_loss:.3g} % above the model's own"
@@ -127,6 +131,7 @@ class _Race:
         self.duels = found.duels if speed in objectives else Duels(every, [speed, *objectives], found.within)
         self.drawn = -self.duels.drawn[:, :, 0]  # true speeds as logarithms, more is better: (draws, points)
         self.fresh = every["fresh_runs"].to_numpy() >= found.runs
+        self.restored = every.index.isin(list(only_restored(found.df)))
         self.margin = float(np.log1p(found.within))
 
     def fastest(self, name: str, rule: str, eligible: np.ndarray) -> Choice:
@@ -154,7 +159,7 @@ class _Race:
         doubt = float(ahead.any(axis=1).mean()) if len(others) else 0.0
         chances = ahead.mean(axis=0)
         order = others[np.argsort(-chances, kind="stable")[: (chances > self.error / 4).sum()]]
-        sure = bool(self.fresh[chosen] and doubt <= self.error)
+        sure = bool(self.fresh[chosen] and not self.restored[chosen] and doubt <= self.error)
         index = self.every.index
         return Choice(name, rule, int(index[chosen]), "", doubt, sure, tuple(int(index[i]) for i in order))
 
@@ -173,10 +178,19 @@ def _own_perplexity(found: Analysis) -> float | None:
     return float(known[0]) if known else None
 
 
+def only_restored(df: pd.DataFrame) -> set[int]:
+    """The trials with restored prompts and no confirmation run that computed them."""
+    if "prefill" not in df:
+        return set()
+    real = df.loc[(df["prefill"] == REAL) & (df["origin"] == "confirm") & (df["status"] == "ok"), "trial"]
+    return set(df.loc[df["prefill"] == RESTORED, "trial"]) - set(real)
+
+
 def to_confirm(choices: Sequence[Choice], df: pd.DataFrame, runs: int = RUNS) -> list[int]:
     """The trials to measure again for the recommendations, most urgent first.
 
-    The default and recommended settings without `runs` fresh runs come first. The trials and likeliest rivals of unconfirmed
+    The default and recommended settings without `runs` fresh runs come first, with those recommended settings whose prompts
+    no confirmation run has computed. The trials and likeliest rivals of unconfirmed
     recommendations follow, up to `MOST` times `runs` fresh runs each.
     """
     fresh = measured(df)["fresh_runs"]
@@ -185,7 +199,8 @@ def to_confirm(choices: Sequence[Choice], df: pd.DataFrame, runs: int = RUNS) ->
         *([default] if default is not None and default in fresh.index else []),
         *(c.trial for c in choices if c.trial is not None),
     ]
-    lacking = [t for t in names if fresh[t] < runs]
+    restored = only_restored(df) & {c.trial for c in choices}
+    lacking = [t for t in names if fresh[t] < runs or t in restored]
     unsure = [t for c in choices if not c.confirmed and c.trial is not None for t in (c.trial, *c.rivals[:2])]
     return list(dict.fromkeys([*lacking, *(t for t in unsure if fresh[t] < MOST * runs)]))
 

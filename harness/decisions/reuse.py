@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from engine import Knobs
@@ -20,6 +20,8 @@ from harness.space.space import canonical
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from harness.study.constraints import Constraint
 
 Row = Mapping[str, Any]
 SAME_NLL = 2e-3  # nats; another order of rounding changes less, a wrong expert about a hundred times as much
@@ -45,6 +47,25 @@ def quality_source(rows: Sequence[Row], values: Row) -> Row | None:
     scored = (r for r in rows if r["status"] == "ok" and r["quality_from_trial"] is None and r["perplexity"] is not None)
     scored = (r for r in scored if r.get("removed_knobs") is None)
     return next((r for r in scored if quality_key({name: r[name] for name in Knobs.names()}) == key), None)
+
+
+def settled_source(
+    rows: Sequence[Row], trial: int, values: Row, objectives: Collection[str], constraints: Sequence[Constraint]
+) -> Row | None:
+    """The row whose run bounded the perplexity of this setting well enough, although scoring ended early; None if there is
+    none. For a row of another trial, what the bounds decided must not depend on the speed of that trial."""
+    key = quality_key(Knobs.from_mapping(values).as_dict())
+    reference = reference_figures(rows)
+    for row in rows:
+        if row["status"] != "ok" or row["scoring_stopped"] is None or row["quality_from_trial"] is not None:
+            continue
+        ends = [row["perplexity_at_least"], row["perplexity_at_most"]]
+        excess = [[c.excess(end, reference) for end in ends] for c in constraints if c.metric == "perplexity"]
+        violated = any(all(e is not None and e > 0 for e in both) for both in excess)
+        settled = violated or "perplexity" not in objectives
+        if row["trial"] == trial or (settled and quality_key(settings_of(row)) == key):
+            return row
+    return None
 
 
 def wrong_answer(source: Row, figures: Row) -> str | None:
@@ -97,7 +118,7 @@ def rival(points: pd.DataFrame, objectives: Sequence[str], predicted_gb: float, 
         if quality[name] is None:
             return None
         worse = rivals[name] < quality[name] if METRICS[name] == "maximize" else rivals[name] > quality[name]
-        rivals = rivals[~worse]
+        rivals = rivals[~worse & rivals[name].notna()]  # unknown where scoring ended early
     return int(rivals["decode_tok_s_low"].idxmax()) if len(rivals) else None
 
 

@@ -31,6 +31,9 @@ def _forecast(arguments: Sequence[str], program: str) -> int:
     parser.add_argument("device", nargs="*", metavar="device=NAME", help="machine, and figures of it: device.FIGURE=VALUE")
     parser.add_argument("--cache-gb", metavar="GB,GB", help="sizes of the cache (default: five that fit)")
     parser.add_argument("--trace", type=Path, metavar="FILE", help="the model's routing trace, for its own hit rates")
+    parser.add_argument(
+        "--study", metavar="STUDY", help="a study of this model, for the time of a trial beside its timed tokens"
+    )
     parser.add_argument("--plot", type=Path, metavar="FILE", help="save a plot (PNG and SVG)")
     parser.add_argument("--folder", type=Path, default=Path(), metavar="DIR", help="on the disk to measure (default: here)")
     parser.add_argument("--json", action="store_true", help="print the forecast as JSON")
@@ -43,13 +46,17 @@ def _forecast(arguments: Sequence[str], program: str) -> int:
     from .machine.figures import device_from, machine
     from .target import target
     from .text import report, verdict
+    from .trial import found_here, of_study
 
     device = device_from(words)
     model = target(given.model, given.trace)
     worlds = worlds_of(model.experts, model.top_k)
     if model.trace is not None:
         worlds = own_world(model.trace, model.layers, model.experts, model.top_k)
-    found = forecast(model, machine(device, model, given.folder.expanduser()), worlds, sizes)
+    at = machine(device, model, given.folder.expanduser())
+    here = None if at.probed is None else found_here(given.model, model)
+    besides = here if given.study is None else of_study(given.study, model)
+    found = forecast(model, at, worlds, sizes, besides)
     print(to_json({**as_dict(found), "verdict": verdict(found)}) if given.json else report(found))
     if given.plot is not None:
         from .plot import plot

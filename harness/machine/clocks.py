@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+import uuid
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -41,6 +42,30 @@ class Calendar:
 
     def now(self) -> datetime:
         return self._start + timedelta(seconds=max(0.0, continuous() - self._at))
+
+
+class SessionClock:
+    """Time of the session `name` by `continuous`, so sleep is part of it, and the time since its last run."""
+
+    def __init__(self) -> None:
+        self.name = uuid.uuid4().hex[:16]
+        self._begin = self._ran = continuous()
+
+    def s(self) -> float:
+        """Seconds since the session began."""
+        return max(0.0, continuous() - self._begin)
+
+    def since_run(self) -> float:
+        """Seconds since the last run ended, or since the session began."""
+        return max(0.0, continuous() - self._ran)
+
+    def ran(self) -> None:
+        """A run has ended."""
+        self._ran = continuous()
+
+    def take_over(self, seconds: float) -> None:
+        """Count the time that an earlier session spent on a run that this one repeats."""
+        self._begin -= seconds
 
 
 class Stopwatch:

@@ -1,8 +1,9 @@
 """Speed interval: the speed of a run with its interval, and its steady speed, from the times of its tokens.
 
 `decode_tok_s` is tokens over time. It is what a user waits for and what a bandwidth bounds, and it is a mean, so that the
-rule which stops slow runs early (`harness.run.early_stopping`) bounds the same figure. Its interval is that of the mean
-token time. Neighbouring tokens are correlated (experts that one token reads, the next one finds), so blocks of `STRETCH`
+rule which stops slow runs early (`harness.run.stopping.early_stopping`) bounds the same figure. Its interval is that of the
+mean token time. Neighbouring tokens are correlated (experts that one token reads, the next one finds), so blocks of
+`STRETCH`
 consecutive tokens are drawn, each starting at any token: the moving-block bootstrap (Künsch, 1989). With few blocks the
 interval is widened as Student's t is.
 

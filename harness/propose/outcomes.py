@@ -25,7 +25,7 @@ def objective_values(row: Row, rows: Sequence[Row], objectives: Mapping[str, Dir
     """The measured objectives of a row; for each missing one the worst value of all `rows`, or `WORST`."""
     values = []
     for name, direction in objectives.items():
-        own = row[name] if row["status"] in ("ok", "stopped", *NOT_RUN) else None
+        own = _known(row, name) if row["status"] in ("ok", "stopped", *NOT_RUN) else None
         if own is None or not math.isfinite(own):
             seen = [r[name] for r in rows if r["status"] == "ok" and r[name] is not None and math.isfinite(r[name])]
             worst = min if direction == "maximize" else max
@@ -37,8 +37,15 @@ def objective_values(row: Row, rows: Sequence[Row], objectives: Mapping[str, Dir
 def constraint_values(row: Row, rows: Sequence[Row], constraints: Sequence[Constraint], limit_gb: float) -> dict[str, float]:
     """Each constraint's excess, above 0 if violated. Unknown ones are 0: Optuna needs the same names for every trial."""
     reference = reference_figures(rows) if constraints else {}
-    excess = {c.text: c.excess(row.get(c.metric), reference) or 0.0 for c in constraints}
+    excess = {c.text: c.excess(_known(row, c.metric), reference) or 0.0 for c in constraints}
     return {"possible": infeasibility(row, limit_gb), **excess}
+
+
+def _known(row: Row, name: str) -> float | None:
+    """A figure of a row. Where scoring ended early, perplexity is the end of its interval that is best for the setting: it
+    lost, or is clear of every bound, even so."""
+    own: float | None = row.get(name)
+    return row.get(f"{name}_at_least") if own is None and name == "perplexity" else own
 
 
 def infeasibility(row: Row, limit_gb: float) -> float:

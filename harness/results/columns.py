@@ -41,6 +41,26 @@ class Column:
     null: bool = True
 
 
+TIME_COLUMNS = (  # where the time of a run went, with prefix_s, fill_s, timed_s and score_s (harness.analysis.hours)
+    Column("session", "str", "", "identifier of the command that measured the run; null in older rows"),
+    Column(
+        "session_s", "float", "s",
+        "time since that command began, when the run ended: sleep and lost_s of an earlier command included",
+    ),
+    Column(
+        "between_s", "float", "s",
+        "time since the run before, or since the command began, besides cool_down_s and waited_s: proposing, rows, a look "
+        "at the machine",
+    ),
+    Column("cool_down_s", "float", "s", "pause before the run (protocol.cool_down_s)"),
+    Column("lost_s", "float", "s", "time of earlier starts of this run without a row: interrupted, or failed after sleep"),
+    Column("start_s", "float", "s", "part of wall_s until the run's process had its imports and its request"),
+    Column("prepare_s", "float", "s", "part of wall_s that prepared page cache and reference logits before loading"),
+    Column("load_s", "float", "s", "part of wall_s that opened the model and read its resident and pinned weights"),
+    Column("end_s", "float", "s", "part of wall_s from the run's result to the end of its process"),
+)  # fmt: skip
+
+
 def _declared(of: type, prefix: str = "") -> list[Column]:
     """The columns of a dataclass whose fields carry a unit and a text: `Knobs` or `Measurement`."""
     fields = [(f, str(f.type).split(" |")[0]) for f in dataclasses.fields(of) if f.metadata]
@@ -78,6 +98,13 @@ COLUMNS = (
     Column("drift_since", "time", "UTC", "sentinel runs that drifted: start of the one before"),
     Column("drift_sequence", "int", "", "sentinel runs that drifted: sequence of the one before; runs since are suspect"),
     Column("quality_from_trial", "int", "", "trial that the quality figures were copied from; null if measured in this run"),
+    Column(
+        "scoring_stopped", "str", "",
+        "why scoring ended early, after scored_tokens tokens; perplexity is then null; null: scoring was complete",
+    ),
+    Column("perplexity_at_least", "float", "", "lower end of the interval in which perplexity lies if scoring ended early"),
+    Column("perplexity_at_most", "float", "", "upper end of that interval"),
+    *TIME_COLUMNS,
     Column("score_s", "float", "s", "part of wall_s spent on quality alone, after the timed part"),
     Column("saved_s", "float", "s", "estimated time saved because the run was pruned, stopped early, or reused quality"),
     Column("note", "str", "", "comment of the proposer"),
@@ -97,6 +124,10 @@ COLUMNS = (
     Column("warm_up_tokens", "int", "", "tokens decoded before the timed part"),
     Column("timed_tokens", "int", "", "tokens to decode in the timed part; null: all continuations"),
     Column("page_cache", "str", "", "page cache at the start of the run: cold, warm or as_is"),
+    Column(
+        "state", "str", "",
+        "experts' cache when the timed part starts: prefilled, steady or cold; null in older rows, which are prefilled",
+    ),
     Column("load_before", "float", "cores", "busy cores before the run"),
     Column("load_during", "float", "cores", "busy cores during the run, without those of the run itself"),
     Column("available_gb_before", "float", "GB", "available memory before the run"),
@@ -109,7 +140,7 @@ COLUMNS = (
     Column("waited_s", "float", "s", "time spent waiting for the machine to be cool and idle before the run"),
     Column("predicted_peak_gb", "float", "GB", "peak memory of the process, predicted before the run (docs/memory.md)"),
     Column("seen_peak_gb", "float", "GB", "peak memory of the process as observed from outside, for every status"),
-    Column("wall_s", "float", "s", "duration of the run, awake: start, load and measurement"),
+    Column("wall_s", "float", "s", "duration of the run, awake, from its request: rest of the start, load and measurement"),
     Column("slept_s", "float", "s", "time besides wall_s in which the machine slept or stood still during the run"),
     Column("started_at", "time", "UTC", "start of the run: the wall clock at the session's start, plus time without jumps"),
     Column("study", "str", "", "name of the study"),

@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 
 from engine import Knobs
 from engine.checkpoint.fingerprint import another
+from engine.measure.protocol import PREFILLED
 from harness import ResultsError
 
 from .metrics import OBJECTIVES
@@ -24,14 +25,17 @@ from .parquet import TOKENS_SCHEMA, write_table
 from .rows import in_order, read_table
 
 SETTING = (*Knobs.names(), "removed_knobs")  # these are the same in all rows of a trial
-COMMON = {"eval_fingerprint": "sets of evaluation texts", "model_fingerprint": "models", "objectives": "sets of objectives"}
+COMMON = {
+    "eval_fingerprint": "sets of evaluation texts", "model_fingerprint": "models", "objectives": "sets of objectives",
+    "state": "states of the experts' cache",
+}  # fmt: skip
 
 
 def merge(places: Sequence[Path], *, mixed_machines: bool = False) -> pa.Table:
     """The rows of all places (folders of studies or .parquet files), by trial, then run.
 
-    Raises `ResultsError` if the rows differ in evaluation texts, model or objectives, and if they come from different kinds
-    of machine unless `mixed_machines`: their speeds are not comparable.
+    Raises `ResultsError` if the rows differ in evaluation texts, model, objectives or the state of the experts' cache, and
+    if they come from different kinds of machine unless `mixed_machines`: their speeds are not comparable.
     """
     sets = []
     for place in places:
@@ -64,6 +68,7 @@ def write_merged(out: Path, places: Sequence[Path], *, mixed_machines: bool = Fa
 
 def _check(rows: pa.Table, mixed_machines: bool) -> None:
     found = {name: set(rows[name].to_pylist()) - {None} for name in ("eval_fingerprint", "model_fingerprint")}
+    found["state"] = {state or PREFILLED for state in rows["state"].to_pylist()}
     found["objectives"] = {o or ",".join(OBJECTIVES) for o in rows["objectives"].to_pylist()}
     for name, values in found.items():
         if len(values) > 1:

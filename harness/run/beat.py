@@ -16,6 +16,19 @@ from typing import Any
 BEAT_S = 1.0  # least time between two beats
 
 
+class Signal:
+    """Makes the empty file `path`, once. Without a path it does nothing."""
+
+    def __init__(self, path: str | None) -> None:
+        self._path = Path(path) if path else None
+
+    def __call__(self) -> None:
+        if self._path is not None:
+            with contextlib.suppress(OSError):
+                self._path.touch()
+            self._path = None
+
+
 class Beat:
     """Changes the file `path`, at most every `BEAT_S`. Without a path it does nothing."""
 

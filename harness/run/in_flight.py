@@ -23,10 +23,12 @@ MAX_STARTS = 3
 
 @dataclass(frozen=True)
 class Start:
-    """The number of a run's start, and whether the machine went down during the start before."""
+    """The number of a run's start, whether the machine went down during the start before, and the known seconds that earlier
+    starts took without a row."""
 
     attempt: int
     machine_fell: bool
+    lost_s: float = 0.0
 
 
 class InFlight:
@@ -45,7 +47,7 @@ class InFlight:
         if (request["trial"], request["run"], request["knobs"]) != (job.proposal.trial, job.run, job.proposal.values):
             return Start(1, False)  # another setting has the number after the storage was lost
         fell = request["attempt"] > 0 and None not in (request["boot_id"], boot_id()) and request["boot_id"] != boot_id()
-        return Start(int(request["attempt"]) + 1, fell)
+        return Start(int(request["attempt"]) + 1, fell, float(request.get("lost_s") or 0.0))
 
     def write(self, request: Mapping[str, Any]) -> None:
         """Record a request before its child starts."""
@@ -55,9 +57,10 @@ class InFlight:
         """Record the child's process."""
         write_json(self._child, {"pid": pid, "created": created(pid)})
 
-    def take_back(self, request: Mapping[str, Any]) -> None:
-        """Do not count this start, since the setting did not cause its end."""
-        write_json(self.request, {**request, "attempt": request["attempt"] - 1})
+    def take_back(self, request: Mapping[str, Any], spent_s: float) -> None:
+        """Do not count this start, which took `spent_s`, since the setting did not cause its end."""
+        lost_s = (request.get("lost_s") or 0.0) + spent_s
+        write_json(self.request, {**request, "attempt": request["attempt"] - 1, "lost_s": lost_s})
 
     def clear(self) -> None:
         """Remove the record once the row is written."""

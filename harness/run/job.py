@@ -13,12 +13,13 @@ Row = dict[str, Any]
 @dataclass(frozen=True)
 class Job:
     """Run number `run` of a proposal in a round. `origin` is that of the run (repeat, sentinel, confirm, again); without
-    one, the proposal's."""
+    one, the proposal's. `real_prefill`: its prompts are computed, whatever the study's protocol says."""
 
     proposal: Proposal
     run: int = 0
     origin: str = ""
     round: int = 1
+    real_prefill: bool = False
 
     @property
     def name(self) -> str:

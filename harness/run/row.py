@@ -21,6 +21,10 @@ from harness.study.study import Study
 from .job import Job, Row
 from .supervise import Outcome
 
+OF_QUALITY = (
+    "perplexity_se", "nll", "scored_tokens", "scoring_stopped", "perplexity_at_least", "perplexity_at_most",
+)  # fmt: skip
+
 
 def make_row(study: Study, job: Job, outcome: Outcome, facts: Mapping[str, Any], sampler: str) -> Row:
     """The row of a run's outcome. `facts`: start, attempt, prediction and guard columns; `sampler`: the one in use."""
@@ -49,6 +53,7 @@ def make_row(study: Study, job: Job, outcome: Outcome, facts: Mapping[str, Any],
         wall_s=outcome.wall_s,
         slept_s=outcome.slept_s,
         score_s=outcome.score_s,
+        **outcome.parts,
         study=study.name,
         seed=study.seed,
         sampler=sampler,
@@ -64,13 +69,16 @@ def make_row(study: Study, job: Job, outcome: Outcome, facts: Mapping[str, Any],
         engine=study.config["engine"]["command"] or study.config["engine"]["module"],
         **study.protocol,
     )
+    if (ended := outcome.scoring_stopped) is not None:
+        row.update(scoring_stopped=ended["reason"], scored_tokens=ended["tokens"])
+        row.update(perplexity_at_least=ended["at_least"], perplexity_at_most=ended["at_most"])
     return row
 
 
 def copy_quality(row: Row, source: Mapping[str, Any]) -> None:
     """Take the quality of the row `source`, whose setting has the same quality by construction."""
     row["quality_from_trial"] = source["trial"]
-    for name in (*QUALITY, "perplexity_se", "nll", "scored_tokens"):
+    for name in (*QUALITY, *OF_QUALITY):
         row[name] = source[name]
 
 
@@ -81,6 +89,9 @@ def saved_s(row: Row, rows: Sequence[Mapping[str, Any]]) -> float | None:
         return typical
     if row["status"] == "stopped":
         return None if typical is None else max(0.0, typical - row["wall_s"])
+    if row["scoring_stopped"] is not None and row["quality_from_trial"] is None and row["score_s"] is not None:
+        whole = max((r["scored_tokens"] or 0 for r in rows), default=0)
+        return float(row["score_s"] * max(0.0, whole / row["scored_tokens"] - 1))
     if row["quality_from_trial"] is not None:
         scored = [r["score_s"] for r in rows if r["score_s"] is not None]
         return statistics.median(scored) if scored else None

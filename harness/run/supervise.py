@@ -1,4 +1,4 @@
-"""Supervisor: run one child process, limit its time and memory, and classify its end.
+"""Supervisor: watch one child process, limit its time and memory, and classify its end.
 
 The child leads its own process group, so that Ctrl-C at the terminal reaches only the search, and a child that exceeds a
 limit is killed with its descendants. Supervision costs two small reads of /proc every tenth of a second. Limits of time are
@@ -7,12 +7,11 @@ in time awake: `harness.machine.clocks` tells it from sleep, and no clock of a f
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import itertools
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,14 +23,15 @@ import psutil
 from engine import CheckpointError
 from engine.errors import first_line
 from engine.knobs import GB
-from engine.model.environment.mlx_environment import variables
 from engine.system.strict_json import from_json, not_finite
-from engine.system.user_cache import child_environment
 from harness import ResultsError
-from harness.machine.clocks import Sign, Stopwatch
+from harness.machine.clocks import Sign, Stopwatch, awake
 from harness.machine.processes import end_group
 
+from .children import Children
+
 POLL_S = 0.1
+TIMED = "timed"  # file beside the request: the run's timing has ended
 TAIL_LINES = 12
 OUT_OF_MEMORY = ("[malloc] Unable to allocate", "Insufficient Memory", "MemoryError", "out of memory", "bad_alloc")
 
@@ -53,10 +53,12 @@ class Outcome:
     slept_s: float = 0.0  # sleep of the machine or standstill of the search, besides wall_s
     score_s: float | None = None  # part of wall_s spent on quality alone
     log_tail: str | None = None
+    parts: Mapping[str, float | None] = field(default_factory=dict)  # columns: seconds of wall_s by part
+    scoring_stopped: Mapping[str, Any] | None = None  # why and where scoring ended early
 
 
 def run_child(
-    request: Path,
+    children: Children,
     log: Path,
     *,
     timeout_s: float,
@@ -67,50 +69,53 @@ def run_child(
     started: Callable[[int], None],
     tick: Callable[[], None] = lambda: None,
 ) -> Outcome:
-    """Run `harness.run.worker` on the file `request` and classify its end. The `needed` figures must be finite. `started`
-    receives the process id; `tick` is called about ten times a second. Raises `Interrupted` when `interrupted()`,
-    `CheckpointError` if the engine cannot open the checkpoint at all, and `ResultsError` if the disk is full."""
-    result, beat = request.with_name("result.json"), request.with_name("beat")
-    for file in (result, beat):
+    """Run the request of `children` in a child and classify its end; let the next child wait as soon as timing has ended.
+
+    The `needed` figures must be finite. `started` receives the process id; `tick` is called about ten times a second. Raises
+    `Interrupted` when `interrupted()`, `CheckpointError` if the engine cannot open the checkpoint at all, and `ResultsError`
+    if the disk is full.
+    """
+    beat, timed = (children.request.with_name(name) for name in ("beat", TIMED))
+    for file in (children.result, beat, timed):
         file.unlink(missing_ok=True)
-    log.parent.mkdir(exist_ok=True)
-    watch, sign = Stopwatch(), Sign(beat)
-    peak, verdict = 0.0, None
-    with open(log, "wb") as out:
-        command = [sys.executable, "-m", "harness.run.worker", str(request), str(result)]
-        environment = child_environment(**variables(from_json(request.read_text()).get("knobs") or {}))
-        child = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=out, stderr=out, env=environment, start_new_session=True
-        )
-        try:
-            started(child.pid)
-            process = psutil.Process(child.pid)
-            for turn in itertools.count():
-                if child.poll() is not None or verdict:
-                    break
-                if interrupted():
-                    raise Interrupted
-                peak = max(peak, _peak_gb(process, with_children=turn % 10 == 9))
-                took = watch.look()
-                silent = sign.silent_s(took)
-                if peak > limit_gb:
-                    verdict = "oom", f"{peak:.3g} GB are above the limit of {limit_gb:.3g} GB"
-                elif took > timeout_s:
-                    verdict = "timeout", f"no result within {timeout_s:g} s (budget.trial_timeout_s)"
-                elif hang_s is not None and silent > hang_s:
-                    verdict = "hang", f"no sign of life for {hang_s:g} s (budget.hang_s)"
-                else:
-                    tick()
-                    time.sleep(POLL_S)
-        finally:
-            end_group(child.pid)
-            if child.stdin:
+    knobs = from_json(children.request.read_text()).get("knobs") or {}
+    watch, sign, begin = Stopwatch(), Sign(beat), awake()
+    peak, verdict, ready = 0.0, None, False
+    child = children.begin(log, knobs)
+    try:
+        started(child.pid)
+        process = psutil.Process(child.pid)
+        for turn in itertools.count():
+            if child.poll() is not None or verdict:
+                break
+            if interrupted():
+                raise Interrupted
+            peak = max(peak, _peak_gb(process, with_children=turn % 10 == 9))
+            took = watch.look()
+            silent = sign.silent_s(took)
+            if peak > limit_gb:
+                verdict = "oom", f"{peak:.3g} GB are above the limit of {limit_gb:.3g} GB"
+            elif took > timeout_s:
+                verdict = "timeout", f"no result within {timeout_s:g} s (budget.trial_timeout_s)"
+            elif hang_s is not None and silent > hang_s:
+                verdict = "hang", f"no sign of life for {hang_s:g} s (budget.hang_s)"
+            else:
+                tick()
+                if not ready and timed.exists():  # the rest is scoring
+                    ready = True
+                    children.prepare()
+                time.sleep(POLL_S)
+    finally:
+        end_group(child.pid)
+        if child.stdin:
+            with contextlib.suppress(OSError):  # the child ended before it read its line
                 child.stdin.close()
-            child.wait()
-    wall, slept = watch.look(), watch.lost_s
+        child.wait()
+    wall, slept, end = watch.look(), watch.lost_s, awake()
+    children.prepare()
     if verdict:
         return Outcome(*verdict, seen_peak_gb=peak, wall_s=wall, slept_s=slept, log_tail=_tail(log))
-    answer = _answer(result)
+    answer = _answer(children.result)
     status, reason = fate(answer, child.returncode, log, needed)
     figures = answer.get("figures", {}) if status in ("ok", "stopped") else {}
     return Outcome(
@@ -123,7 +128,20 @@ def run_child(
         slept,
         answer.get("score_s"),
         None if status in ("ok", "stopped") else _tail(log),
+        parts_of(answer, begin, end),
+        answer.get("scoring_stopped"),
     )
+
+
+def parts_of(answer: Mapping[str, Any], begin: float, end: float) -> dict[str, float | None]:
+    """Seconds of starting, preparing, loading and ending by a child's answer. `begin`, `end`: of the run, by `awake`."""
+    began, ended = answer.get("began_s"), answer.get("ended_s")
+    return {
+        "start_s": None if began is None else max(0.0, began - begin),
+        "prepare_s": answer.get("prepare_s"),
+        "load_s": answer.get("load_s"),
+        "end_s": None if ended is None else max(0.0, end - ended),
+    }
 
 
 def _answer(result: Path) -> dict[str, Any]:
@@ -156,7 +174,8 @@ def fate(answer: Mapping[str, Any], code: int, log: Path, needed: Sequence[str])
     """Status and reason of a child that ended without the supervisor."""
     if "figures" in answer:
         figures, early = answer["figures"], bool(answer.get("ended_early"))
-        for name in needed if not early else ["decode_tok_s"]:
+        scored = not answer.get("scoring_stopped")
+        for name in [n for n in needed if scored or n != "perplexity"] if not early else ["decode_tok_s"]:
             if figures.get(name) is None:
                 return "crash", f"{name} is missing"
         if found := not_finite({"figures": figures, "token_ms": answer.get("token_ms")}):

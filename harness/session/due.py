@@ -3,6 +3,7 @@ uninterrupted one."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ from harness.analysis.estimates import suspects
 from harness.analysis.timeline import order
 from harness.decisions.confirmation import next_sweep
 from harness.decisions.drift import drifted, due, sentinel_trial
+from harness.decisions.recommend import only_restored, recommended
 from harness.decisions.reuse import settings_of
 from harness.propose.ask_tell import Proposal
 from harness.results.columns import NOT_RUN
@@ -69,6 +71,15 @@ def confirmation_due(study: Study, history: History, round_number: int, sweep: i
         history.table, **study.rules, **study.config["recommend"], spent=confirmations(history.own, round_number),
         budget=budget, sweep=sweep, own={r["trial"] for r in history.own if r["run"] == 0},
     )  # fmt: skip
+
+
+def confirmation(study: Study, history: History, trial: int, round_number: int) -> Job:
+    """The next confirmation run of a trial. That of a recommended setting computes its prompts if none did so before."""
+    job = rerun(history.known, trial, "confirm", round_number)
+    if trial not in only_restored(history.table):
+        return job
+    chosen = {c.trial for c in recommended(history.table, **study.rules, **study.config["recommend"])}
+    return dataclasses.replace(job, real_prefill=trial in chosen)
 
 
 def confirmation_budget(study: Study, history: History, round_number: int) -> int:

@@ -37,11 +37,11 @@ from . import outside
 from .conclude import conclude
 from .coordinator import Coordinator, Stop, pause
 from .due import (
+    confirmation,
     confirmation_budget,
     confirmation_due,
     has_reference,
     refuse_hopeless_space,
-    rerun,
     rerun_due,
     round_end_s,
     trials_due,
@@ -82,6 +82,7 @@ class Session:
             study, lambda: self._proposals.sampler, lambda: stop.now, note,
             lambda job, pid: log.info("trial %s runs in process %d", job.name, pid),
         )  # fmt: skip
+        self.close = self._runner.close
         for (trial, run), tokens in read_tokens(study.folder).groupby(["trial", "run"]):
             self._runner.tokens[int(trial), int(run)] = tokens["wall_ms"].to_numpy()
 
@@ -117,6 +118,7 @@ class Session:
         write_state(
             self.study.folder, phase=phase, since_s=awake(), started_s=self._begin, ended_s=self._last_end,
             first_sequence=self._first_sequence, **dataclasses.asdict(self.progress()),
+            session=self._runner.clock.name, session_s=self._runner.clock.s(),
             hours=self.study.config["budget"]["hours"], message=message, **({} if job is None else job_fields(job)),
         )  # fmt: skip
 
@@ -174,7 +176,7 @@ class Session:
                     return
                 while (job := rerun_due(self.study, self.history, one.number)) and not self._stop.requested:
                     self._do(job, "confirming")
-                self._do(rerun(self.history.known, trial, "confirm", one.number), "confirming")
+                self._do(confirmation(self.study, self.history, trial, one.number), "confirming")
 
     def _do(self, job: Job, phase: str) -> None:
         """Measure one job and record its row."""

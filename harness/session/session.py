@@ -53,6 +53,7 @@ def run_study(study: Study, watcher: Watcher, stop: Stop, warn: Callable[[str], 
 
         compact(study.folder)
         session = Session(study, watcher, stop, log, note, coordinator_of(study, storage, stop, note))
+        held.callback(session.close)
         try:
             session.search()
         except BaseException as e:

@@ -27,7 +27,8 @@ def write_state(folder: Path, **fields: Any) -> None:
 
     `harness.status` reads phase (any word, or one of `ENDED`), round, trial, run, origin, since_s (when this phase or run
     began) and started_s (when the command began), both on the clock `clocks.awake`, ended_s (when its last run ended, on
-    `clocks.continuous`), first_sequence (of the command's rows), hours, message, and the fields of `counts.Progress`.
+    `clocks.continuous`), first_sequence (of the command's rows), session and session_s (as in `columns.TIME_COLUMNS`),
+    hours, message, and the fields of `counts.Progress`.
     """
     pid = os.getpid()
     content = {**fields, "pid": pid, "created": created(pid), "boot_id": boot_id()}

@@ -109,7 +109,10 @@ def savings(df: pd.DataFrame) -> list[tuple[str, float, int]]:
     """(reason, seconds saved, runs concerned) of every reason to save time that applied."""
     spared = df["saved_s"].fillna(0).astype(float)
     some = spared[spared > 0]
-    groups = some.groupby(df["status"].map(SAVED_BY).fillna("quality reused"))
+    why = df["status"].map(SAVED_BY).fillna("quality reused")
+    if "scoring_stopped" in df:
+        why = why.mask(df["scoring_stopped"].notna() & df["quality_from_trial"].isna(), "scoring ended early")
+    groups = some.groupby(why)
     return [(str(reason), float(seconds.sum()), len(seconds)) for reason, seconds in groups]
 
 

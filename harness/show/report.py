@@ -19,6 +19,7 @@ from harness.best.write import write_best
 from harness.propose.report_study import publish
 
 from .costs import costs
+from .hours import hours_table
 from .lines import contribution, forecast, health, reasons, rehearsal, saved, undecided, violations
 from .page.facts import commands
 from .page.html import write_page
@@ -72,6 +73,9 @@ def report(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         say(f"plot  {_short(plot_front(found, folder / 'front.png'))}")
     elif len(df):
         say(f"no feasible trial yet; last error: {summary.last_error}")
+    if summary.hours.runs or summary.hours.unknown_runs:
+        console.print(hours_table(summary.hours))
+        say()
     if len(df):
         chosen = {c.name: c.trial for c in choices if c.trial is not None}
         say(f"study {publish(folder, rows, found, chosen)}")

@@ -1,7 +1,7 @@
 """Status page: facts of a study from its state, rows and machine, and their text.
 
 progress, current_run, row_facts, health    one group of facts each, JSON-ready
-lines, show                                 the facts as words, with the front as a table
+lines, show                                 the facts as words, with front and time budget as tables
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from rich.table import Table
 
 from harness.analysis.counts import Counts, Progress, count, left_s, progress
 from harness.analysis.failures import FAILED, cause, streak
+from harness.analysis.hours import hours
 from harness.analysis.timeline import order
 from harness.decisions.recommend import rules_of
 from harness.machine.load import Look, Meters, look
@@ -26,6 +27,7 @@ from harness.results.columns import NOT_RUN
 from harness.results.rows import frame
 from harness.schema import GuardsConfig
 
+from .hours import hours_table
 from .tables import front_table
 from .text import clock
 
@@ -194,6 +196,10 @@ def show(console: Console, facts: Row, rows: Sequence[Row]) -> None:
         df = frame(rows)
         console.print(f"\nfront of {facts['front']}, best first:\n", highlight=False)
         console.print(front_table(df, console.width, **rules_of(Path(facts["folder"]))))
+    spent = hours(rows, **facts["clock"])
+    if spent.runs or spent.unknown_runs:
+        console.print()
+        console.print(hours_table(spent))
 
 
 def _grid(pairs: Sequence[tuple[str, str]]) -> RenderableType:

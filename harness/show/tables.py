@@ -141,7 +141,10 @@ def trial_line(row: Mapping[str, Any], done: int, wanted: int, names: Sequence[s
     objectives = names_given.split(",") if isinstance(names_given, str) else list(OBJECTIVES)
     figures = "  ".join(f"{number(row[n], 4):>6} {SHORT[n]}" for n in objectives)
     violated = f"  ({row['violated']})" if row.get("violated") else ""
-    return f"{head}{again} {figures}  {knobs}{violated}"
+    ended, copied = "", row.get("quality_from_trial")
+    if isinstance(row.get("scoring_stopped"), str) and (copied is None or copied != copied):
+        ended = f"  (scoring ended after {row['scored_tokens']} tokens: {row['scoring_stopped']})"
+    return f"{head}{again} {figures}  {knobs}{violated}{ended}"
 
 
 def _cell(row: Mapping[str, Any], name: str) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.knobs import CACHE_DEPENDENT, DEFAULTS, idle
-from engine.measure.protocol import PAGE_CACHE
+from engine.measure.protocol import PAGE_CACHE, PREFILL, PREFILLED, STATES, STEADY
 from harness import ConfigError, ResultsError
 from harness.results.metrics import QUALITY
 from harness.space.space import Space
@@ -24,7 +24,14 @@ LEAST = {
     **{"recommend.max_loss": 0, "recommend.memory_gb": 0},
     **{"guards.min_disk_gb": 0, "guards.max_load": 0, "guards.wait_s": 0, "storage.stale_s": 1},
 }
-SHARES = ("confirm.within", "confirm.error", "protocol.stop_error", "guards.min_free_memory_share", "recommend.speed_share")
+SHARES = (
+    "confirm.within",
+    "confirm.error",
+    "protocol.stop_error",
+    "protocol.stop_scoring_error",
+    "guards.min_free_memory_share",
+    "recommend.speed_share",
+)
 
 
 def check_numbers(c: Mapping[str, Any]) -> None:
@@ -40,10 +47,11 @@ def check_numbers(c: Mapping[str, Any]) -> None:
         group, _, name = key.rpartition(".")
         if not 0 <= c[group][name] <= 1:
             raise ConfigError(f"{key}={c[group][name]:g} is outside 0 .. 1; give a share")
-    if c["protocol"]["page_cache"] not in PAGE_CACHE:
-        raise ConfigError(
-            f"protocol.page_cache={c['protocol']['page_cache']} is unknown; choose one of: {', '.join(PAGE_CACHE)}"
-        )
+    for key, known in (("page_cache", PAGE_CACHE), ("state", STATES), ("prefill", PREFILL)):
+        if c["protocol"][key] not in known:
+            raise ConfigError(f"protocol.{key}={c['protocol'][key]} is unknown; choose one of: {', '.join(known)}")
+    if not c["protocol"]["kept_gb"] > 0:
+        raise ConfigError(f"protocol.kept_gb={c['protocol']['kept_gb']:g} is not above 0; give GB, or protocol.prefill=real")
     device = c["device"]
     if device["memory_gb"] is not None and not device["memory_gb"] > 0:
         raise ConfigError(
@@ -93,6 +101,19 @@ def check_together(c: Mapping[str, Any], space: Space) -> None:
     if c["storage"]["url"] and c["rounds"] > 1:
         raise ConfigError(
             f"rounds={c['rounds']} with storage.url: machines that share a study search one space; set rounds=1"
+        )
+    state, engine = c["protocol"]["state"], c["engine"]["command"] or c["engine"]["module"]
+    if state != PREFILLED and engine != "engine":
+        raise ConfigError(
+            f"protocol.state={state} is a state of this engine's cache, and {engine} is another engine; set "
+            f"protocol.state={PREFILLED}"
+        )
+    by_cache = [name for name in CACHE_DEPENDENT if name in space.fixed or name in {e.name for e in space.entries}]
+    by_cache = [name for name in by_cache if space.fixed.get(name, 1) not in (None, DEFAULTS[name])]
+    if state == STEADY and by_cache:
+        raise ConfigError(
+            f"protocol.state={STEADY} with {by_cache[0]}: its choices depend on what is cached and cannot be given; set "
+            f"protocol.state={PREFILLED}, or leave {by_cache[0]} out"
         )
     lossy = [e.name for e in space.entries if e.name in CACHE_DEPENDENT]
     if lossy and space.fixed.get("prefill_chunk") != 1:

@@ -90,6 +90,27 @@ def objectives_from_config(names: Sequence[str]) -> dict[str, Direction]:
     return {name: METRICS[name] for name in names}
 
 
+def checked(
+    constraints: Sequence[Constraint], row: Mapping[str, Any], reference: Mapping[str, Any] | None
+) -> tuple[bool | None, str | None]:
+    """`check_constraints` of a row. Where scoring ended early, a constraint holds or is violated only if it is at both ends
+    of the perplexity's interval."""
+    if row["scoring_stopped"] is None:
+        return check_constraints(constraints, row, reference)
+    ends = [{**row, "perplexity": row[f"perplexity_{end}"]} for end in ("at_least", "at_most")]
+    found = [check_constraints(constraints, end, reference) for end in ends]
+    decided = [
+        [(e := c.excess(end["perplexity"], reference)) is not None and e > 0 for end in ends]
+        for c in constraints
+        if c.metric == "perplexity"
+    ]
+    if any(one != other for one, other in decided):
+        others = [c for c in constraints if c.metric != "perplexity"]
+        feasible, violated = check_constraints(others, row, reference)
+        return feasible and None, violated
+    return found[0]
+
+
 def check_constraints(
     constraints: Sequence[Constraint], figures: Mapping[str, Any], reference: Mapping[str, Any] | None
 ) -> tuple[bool | None, str | None]:

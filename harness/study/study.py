@@ -22,6 +22,7 @@ from engine.checkpoint.fingerprint import State, another, folder_state
 from engine.checkpoint.places.find import find_checkpoint, in_places
 from engine.checkpoint.places.hub import repository
 from engine.checkpoint.store.rehearsal import read_rehearsal
+from engine.measure.protocol import PREFILLED, REAL
 from engine.tokenizer.open import open_tokenizer
 from harness import ConfigError
 from harness.machine import identity as machine
@@ -44,6 +45,7 @@ from .engines import CommandEngine, PythonEngine, engine_from_config, for_texts
 from .rehearsal import lossless, rehearsed
 from .titles import title
 
+SINCE = {("state", PREFILLED)}  # of the protocol: what studies of earlier versions do without naming it
 TOLERANCE = 0.1  # of a predicted peak; a setting that may fit is tried, and ends at the limit if it does not
 
 
@@ -137,7 +139,13 @@ class Study:
     @property
     def protocol(self) -> dict[str, Any]:
         """The part of the protocol that every measurement of the study shares."""
-        return {k: self.config["protocol"][k] for k in ("warm_up_tokens", "timed_tokens", "page_cache")}
+        return {k: self.config["protocol"][k] for k in ("warm_up_tokens", "timed_tokens", "page_cache", "state")}
+
+    @property
+    def prefill(self) -> str:
+        """How prompts come into the model: `restored`, or `real` if the study says so or asks how fast a prefill is."""
+        wanted = {*self.objectives, *(c.metric for c in self.constraints)}
+        return REAL if wanted & {"prefill_tok_s", "ttft_ms"} else str(self.config["protocol"]["prefill"])
 
     @property
     def space_fingerprint(self) -> str:
@@ -151,7 +159,7 @@ class Study:
             "engine": self.config["engine"]["command"] or self.config["engine"]["module"],
             "objectives": ",".join(self.objectives),
             "constraints": [c.text for c in self.constraints],
-            "protocol": self.protocol,
+            "protocol": {k: v for k, v in self.protocol.items() if (k, v) not in SINCE},
             "seed": self.seed,
             "space": {"search_space": self.space.as_dict(), "knobs": dict(self.space.fixed)},
             "machine": {

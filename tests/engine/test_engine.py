@@ -211,7 +211,7 @@ def test_the_routing_profile_is_measured_once(path: Path, monkeypatch: pytest.Mo
 @pytest.mark.parametrize("cache_gb", [None, 0.001])
 def test_a_setting_above_memory_is_refused(path: Path, monkeypatch: pytest.MonkeyPatch, cache_gb: float | None) -> None:
     f = footprint(path)
-    monkeypatch.setattr("engine.engine.memory_bytes", lambda: round((f.resident_gb + 0.0008) * 1e9))
+    monkeypatch.setattr("engine.plan.footprint.memory_bytes", lambda: round((f.resident_gb + 0.0008) * 1e9))
     with pytest.raises(KnobError, match=r"takes .* GB, more than the .* GB of memory here; set cache_gb below 0.0008"):
         load(path, Knobs(cache_gb=cache_gb))
     with load(path, Knobs(cache_gb=0.0006)):

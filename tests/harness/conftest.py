@@ -17,6 +17,7 @@ from engine import Judge, Knobs
 from harness.forecast.study.probe import Figures
 from harness.results.rows import read_trials
 from harness.run import runner
+from harness.run.children import Children
 from harness.run.supervise import Outcome
 from harness.study.engines import engine_at
 
@@ -68,8 +69,8 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> Callable[[Alter], None]:
     def replace(alter: Alter) -> None:
         made = iter(range(10_000))
 
-        def direct(request: Path, log: Path, **_: Any) -> Outcome:
-            asked = json.loads(request.read_text())
+        def direct(children: Children, log: Path, **_: Any) -> Outcome:
+            asked = json.loads(children.request.read_text())
             engine = engine_at(asked["engine"]).load(asked["checkpoint"], Knobs.from_mapping(asked["knobs"]))
             figures = engine.measure(Judge.load(asked["judge"])).as_dict()
             if not asked["protocol"]["score"]:
@@ -80,6 +81,7 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> Callable[[Alter], None]:
             return Outcome("ok", None, figures, seen_peak_gb=figures["peak_memory_gb"], wall_s=1.0, score_s=0.4)
 
         monkeypatch.setattr(runner, "run_child", direct)
+        monkeypatch.setattr(Children, "prepare", lambda self, knobs: None)
 
     return replace
 
@@ -111,11 +113,12 @@ def child(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[dict[str, Any]
     def put(answer: Callable[[dict[str, Any]], Outcome]) -> Requests:
         requests: Requests = []
 
-        def run_child(request: Path, log: Path, **rest: Any) -> Outcome:
-            requests.append(json.loads(request.read_text()))
+        def run_child(children: Children, log: Path, **rest: Any) -> Outcome:
+            requests.append(json.loads(children.request.read_text()))
             return answer(requests[-1])
 
         monkeypatch.setattr(runner, "run_child", run_child)
+        monkeypatch.setattr(Children, "prepare", lambda self, knobs: None)
         return requests
 
     return put

@@ -93,6 +93,23 @@ def test_a_search_that_runs(study: Path) -> None:
     assert json.loads(json.dumps(found)) == found
 
 
+def test_where_the_time_went(study: Path) -> None:
+    found, rows = status.status(study)
+    assert found["time"]["not_recorded_runs"] == 6 and "is not recorded by part" in " ".join(text(found, rows, 60).split())
+    times = {"session": "a", "between_s": 1.0, "timed_s": 4.0, "cool_down_s": 0.5}
+    put(study, 6, session_s=11.5, **times)
+    put(study, 7, session_s=23.0, **times | {"origin": "confirm"})
+    write_state(study, **STATE, session="a", session_s=25.0)
+    found, rows = status.status(study)
+    assert found["time"]["parts_s"]["timing"] == 8.0 and found["time"]["confirmation_s"] == 11.5
+    assert found["time"]["clock_s"] == found["time"]["sum_s"] == 25.0
+    for width in (60, 120):
+        page = text(found, rows, width)
+        assert max(map(len, page.splitlines())) <= width
+        assert "clock of the search" in page and "cooling down" in page
+    assert json.loads(json.dumps(found)) == found
+
+
 def test_no_time_depends_on_the_wall_clock(study: Path) -> None:
     """Rows from the future, and a state of this machine: the time since the last run is that of a clock that never jumps.
     Without such a state, the page names the time by the clock of the rows' machine."""

@@ -10,7 +10,7 @@ from engine.cli import chat, commands, replay, text
 from engine.cli import serve as serving
 from engine.cli.program import add_command
 from engine.knobs import LOSSY
-from engine.measure.protocol import PAGE_CACHE, Protocol
+from engine.measure.protocol import PAGE_CACHE, PREFILL, STATES, Protocol
 from engine.system.shipped import JSON_PROMPTS
 
 from .opening import add_trust_code
@@ -54,6 +54,13 @@ def _measure(parser: argparse.ArgumentParser) -> None:
     text = "before loading: drop the checkpoint's files (cold), read them through (warm), or neither (as_is, the default)"
     metavar = f"{{{','.join(PAGE_CACHE)}}}"
     parser.add_argument("--page-cache", metavar=metavar, help=text)
+    text = "prompts: compute them (real, the default), or read those kept by an earlier run and keep the rest (restored)"
+    parser.add_argument("--prefill", metavar=f"{{{','.join(PREFILL)}}}", help=text)
+    text = (
+        "experts' cache when the clock starts: as the prompt leaves it (prefilled, the default), as after a long generation"
+    )
+    metavar = f"{{{','.join(STATES)}}}"
+    parser.add_argument("--state", metavar=metavar, help=f"{text} (steady), or empty (cold)")
     _trace_out(parser)
     add_setting(parser)
     add_knobs(parser)

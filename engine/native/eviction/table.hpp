@@ -31,6 +31,8 @@ class Table {
     // Frees the slots of all experts that are not pinned.
     void clear();
 
+    // The expert in each slot; -1: free.
+    const std::vector<std::int32_t> &experts() const { return expert_in_; }
     bool guessed(std::int32_t expert) const { return guessed_[static_cast<std::size_t>(expert)] != NEVER; }
     void confirm(std::int32_t expert);  // a predicted expert is used
     bool any_guessed() const { return guesses_ > 0; }

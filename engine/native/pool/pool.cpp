@@ -4,12 +4,18 @@
 
 namespace headrace {
 Pool::Pool(Layer &layer, Reader &reader, Table table, Recipe recipe)
-    : layer(layer), reader_(reader), table_(std::move(table)), recipe_(std::move(recipe)) {}
+    : layer(layer), reader_(reader), table_(std::move(table)), recipe_(std::move(recipe)),
+      content_(table_.experts().size(), -1) {}
 
 Pool::~Pool() { forget(); }
 
 Pool::Status Pool::queue(const Placed &placed, bool speculative, bool settles) {
     changed = true;
+    if (dry) {
+        ++queued;
+        return DONE;
+    }
+    content_[static_cast<std::size_t>(placed.slot)] = -1;
     Status status = CLOSED;
     try {
         LoadPtr load = std::make_shared<Load>();
@@ -122,6 +128,8 @@ void Pool::leave(std::int32_t expert) {
     } else if (recipe_.keeps_staging) {
         kept_[expert] = std::move(load.staging);
         arrived.push_back(expert);
+    } else {
+        content_[static_cast<std::size_t>(load.slot)] = expert;
     }
     reader_.give_buffer(std::move(load.staging));
     coming_.erase(found);
@@ -174,6 +182,7 @@ void Pool::forget() {
     for (const auto &one : coming_) {
         reader_.join(one.second);  // reads that have begun still write into their slots
         if (one.second->failed() || recipe_.keeps_staging) table_.free(one.first);  // a pinned expert, too
+        else content_[static_cast<std::size_t>(one.second->slot)] = one.first;
     }
     coming_.clear();
     for (const auto &one : kept_) table_.free(one.first);
@@ -182,11 +191,36 @@ void Pool::forget() {
     changed = true;
 }
 
+std::vector<std::int32_t> Pool::owed() const {
+    std::vector<std::int32_t> found;
+    for (const std::int32_t expert : table_.experts()) {
+        if (expert >= 0 && owes(expert)) found.push_back(expert);
+    }
+    return found;
+}
+
+bool Pool::owes(std::int32_t expert) const {
+    const auto slot = static_cast<std::size_t>(layer.slot_of[expert]);  // -1: beyond all slots
+    return slot < content_.size() && table_.experts()[slot] == expert && content_[slot] != expert && coming_.count(expert) == 0;
+}
+
+Pool::Status Pool::fetch(std::int32_t expert) {
+    return queue({expert, layer.slot_of[expert], -1}, false, false);
+}
+
+std::int64_t Pool::disown() {
+    const std::vector<std::int32_t> lost = owed();
+    for (const std::int32_t expert : lost) table_.free(expert);
+    changed = changed || !lost.empty();
+    return static_cast<std::int64_t>(lost.size());
+}
+
 Buffer Pool::take_staging(std::int32_t expert) {
     const auto found = kept_.find(expert);
     if (found == kept_.end()) return Buffer();
     Buffer memory = std::move(found->second);
     kept_.erase(found);
+    content_[static_cast<std::size_t>(layer.slot_of[expert])] = expert;  // the caller converts it into the slot
     return memory;
 }
 

@@ -2,6 +2,7 @@
 #pragma once
 #include <cstdint>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include "eviction/table.hpp"
@@ -44,12 +45,22 @@ class Pool : public Arrival {
     // Frees all slots that are not pinned, after their reads have ended, and those whose expert did not arrive.
     void forget();
 
+    // While `dry`, experts get slots and nothing is read. `owed` then are the experts whose slots lack their bytes, `fetch`
+    // queues the reads of one of them, and `disown` takes the slots of those that are left; their number.
+    std::vector<std::int32_t> owed() const;
+    bool owes(std::int32_t expert) const;
+    Status fetch(std::int32_t expert);
+    std::int64_t disown();
+    // Where the bytes of an expert begin: its first file, and the lowest offset there.
+    std::pair<std::int32_t, std::int64_t> begin(std::int32_t expert) const { return recipe_.begin(expert); }
+
     bool settled() const { return coming_.empty(); }
     bool waits_for(std::int32_t expert) const { return coming_.count(expert) > 0; }
     bool guessed(std::int32_t expert) const { return table_.guessed(expert); }
     void arrive(Load &load, Worker &worker) override { recipe_.finish(load, worker); }
 
     Layer &layer;
+    bool dry = false;
     bool changed = true;  // slot_of differs from the device's copy
     std::int64_t queued = 0;  // loads of the last request
     double waited_s = 0;      // of the last `settle`
@@ -70,6 +81,7 @@ class Pool : public Arrival {
     Reader &reader_;
     Table table_;
     Recipe recipe_;
+    std::vector<std::int32_t> content_;  // by slot: the expert whose bytes are there; -1: unknown
     std::unordered_map<std::int32_t, LoadPtr> coming_;
     std::unordered_map<std::int32_t, Buffer> kept_;
     std::vector<Placed> placed_;

@@ -211,6 +211,38 @@ PyObject *numbers(const std::vector<std::int32_t> &found) {
     return list.release();
 }
 
+PyObject *pool_owed(PyObject *self, PyObject *) {
+    const Pool &pool = *held<PythonPool>(self)->pool;
+    Ref list(PyList_New(0));
+    for (const std::int32_t expert : pool.owed()) {
+        const auto [file, offset] = pool.begin(expert);
+        if (!append(list, Py_BuildValue("(iLi)", file, static_cast<long long>(offset), expert))) return nullptr;
+    }
+    return list.release();
+}
+
+PyObject *pool_fetch(PyObject *self, PyObject *argument) {
+    const Use use(layer_of(self));
+    PythonPool *made = held<PythonPool>(self);
+    if (!use || reader_of(made->reader) == nullptr) return nullptr;
+    const long expert = PyLong_AsLong(argument);
+    if (PyErr_Occurred()) return nullptr;
+    Pool &pool = *made->pool;
+    if (pool.dry || expert < 0 || expert >= pool.layer.experts || !pool.owes(static_cast<std::int32_t>(expert))) {
+        PyErr_Format(PyExc_ValueError, "expert %ld has no slot that lacks its bytes", expert);
+        return nullptr;
+    }
+    Pool::Status status = Pool::DONE;
+    unlocked([&] { status = pool.fetch(static_cast<std::int32_t>(expert)); });
+    if (raise(status)) return nullptr;
+    Py_RETURN_NONE;
+}
+
+PyObject *pool_disown(PyObject *self, PyObject *) {
+    const Use use(layer_of(self));
+    return use ? PyLong_FromLongLong(held<PythonPool>(self)->pool->disown()) : nullptr;
+}
+
 PyObject *pool_guessed(PyObject *self, PyObject *) {
     const Pool &pool = *held<PythonPool>(self)->pool;
     std::vector<std::int32_t> found;
@@ -251,6 +283,13 @@ PyObject *pool_useful(PyObject *self, void *) {
     return Py_BuildValue("(Ld)", static_cast<long long>(pool.useful), pool.hidden_s * 1e3);
 }
 
+PyObject *pool_dry(PyObject *self, void *) { return PyBool_FromLong(held<PythonPool>(self)->pool->dry); }
+
+int pool_set_dry(PyObject *self, PyObject *flag, void *) {
+    held<PythonPool>(self)->pool->dry = flag != nullptr && PyObject_IsTrue(flag) == 1;
+    return 0;
+}
+
 PyObject *pool_changed(PyObject *self, void *) { return PyBool_FromLong(held<PythonPool>(self)->pool->changed); }
 
 int pool_set_changed(PyObject *self, PyObject *flag, void *) {
@@ -271,6 +310,9 @@ PyMethodDef POOL_METHODS[] = {
     {"waits_for", method<pool_waits_for>(), METH_FASTCALL, "waits_for(experts): whether a read of one of them is under way."},
     {"take_in", method<pool_take_in>(), METH_NOARGS, "Settle the reads that have ended."},
     {"forget", method<pool_forget>(), METH_NOARGS, "Free all slots that are not pinned."},
+    {"owed", method<pool_owed>(), METH_NOARGS, "(file, offset, expert) for each expert whose slot lacks its bytes, since it was placed dry."},
+    {"fetch", method<pool_fetch>(), METH_O, "fetch(expert): queue the reads of one of them; settle it afterwards."},
+    {"disown", method<pool_disown>(), METH_NOARGS, "Take the slots of experts that lack their bytes; their number."},
     {"guessed", method<pool_guessed>(), METH_NOARGS, "The experts that were read speculatively and not used yet."},
     {"failures", method<pool_failures>(), METH_NOARGS, "Of the last settle or decode: (expert, (kind, code, file, byte, section))."},
     {"arrived", method<pool_arrived>(), METH_NOARGS, "Of the last settle or take_in: experts whose staging memory is kept."},
@@ -281,6 +323,7 @@ PyMethodDef POOL_METHODS[] = {
 
 PyGetSetDef POOL_VALUES[] = {
     {"settled", pool_settled, nullptr, "Whether no read is under way.", nullptr},
+    {"dry", pool_dry, pool_set_dry, "Whether experts get slots without being read.", nullptr},
     {"useful", pool_useful, nullptr, "Predicted experts that were used so far, and the ms that their reads had run.", nullptr},
     {"changed", pool_changed, pool_set_changed, "Whether slot_of differs from the device's copy.", nullptr},
     {nullptr, nullptr, nullptr, nullptr, nullptr},

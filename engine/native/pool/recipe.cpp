@@ -72,6 +72,17 @@ std::size_t Recipe::largest() const {
     return most;
 }
 
+std::pair<std::int32_t, std::int64_t> Recipe::begin(std::int32_t expert) const {
+    std::pair<std::int32_t, std::int64_t> first{0, 0};
+    bool any = false;
+    for (const Source &source : sources) {
+        const std::pair<std::int32_t, std::int64_t> at{source.file[expert], source.offset[expert]};
+        if (!any || at < first) first = at;
+        any = true;
+    }
+    return first;
+}
+
 void Recipe::finish(Load &load, Worker &worker) const {
     if (!verify(load) || made.empty()) return;
     std::uint8_t *room = worker.scratch.data;  // page-locked, and no read uses it now: the fastest to copy from

@@ -1,6 +1,7 @@
 // Recipe: how an expert's bytes get into a slot: the ranges to read, and what is made of those that cannot be used as stored.
 #pragma once
 #include <cstdint>
+#include <utility>
 #include <vector>
 
 #include "reading/load.hpp"
@@ -49,6 +50,8 @@ struct Recipe {
     void ranges(const Load &load, std::vector<Range> &found) const;
     // Verifies and converts what has arrived; a failure is left in the load.
     void finish(Load &load, Worker &worker) const;
+    // The first file that an expert's bytes are in, and the lowest offset there.
+    std::pair<std::int32_t, std::int64_t> begin(std::int32_t expert) const;
     // Bytes of the largest tensor that is made.
     std::size_t largest() const;
 

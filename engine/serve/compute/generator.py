@@ -21,9 +21,9 @@ from mlx_lm.server import CompletionRequest, GenerationArguments, ResponseGenera
 from engine.engine import Engine
 from engine.errors import first_line
 from engine.generation.trimming import always_trimmable
+from engine.serve.compute.segments import split_prompt, stable_prefix
 from engine.serve.errors import RequestError, as_request_error
 from engine.serve.options import ServeOptions
-from engine.serve.prefixes.segments import split_prompt, stable_prefix
 from engine.serve.prompt_cache import PromptCache
 
 from .job import Job

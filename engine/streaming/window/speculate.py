@@ -105,6 +105,11 @@ class SpeculativeWindows:
             raise RejectedPass(first)
         return layer.cache.on_host(x, self._ids[number].reshape(indices.shape))
 
+    def interrupted(self) -> None:
+        """State that something else than decoding took time, so that `auto` does not count it as a token's."""
+        if self._auto is not None:
+            self._auto.size(decoding=False)
+
     def prediction(self, number: int, ids: np.ndarray, rejected: int) -> np.ndarray:
         """Return the predicted choice of layer `number`, after the choice `ids` in the window's rejected pass `rejected`.
 

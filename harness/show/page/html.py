@@ -18,6 +18,7 @@ from engine import __version__
 from engine.system.strict_json import to_json
 from harness.results.files import write_text
 from harness.show.costs import costs
+from harness.show.hours import HEADERS, hours_lines, hours_rows
 from harness.show.lines import contribution, forecast, health, undecided, violations
 from harness.show.tables import importance_rows
 
@@ -57,8 +58,10 @@ def page(summary: Summary) -> str:
             health=[*violations(summary.df), *undecided(summary.standings), *health(summary.df), *costs(summary.df)]
             if some
             else [],
-            failures=facts.failures(summary.df), saved=facts.saved_rows(summary), memory=facts.memory_forecast(summary),
-            speed=forecast(summary.df) if some else [], forecasts=forecast_cells(summary.df) if some else None,
+            failures=facts.failures(summary.df), saved=facts.saved_rows(summary), hour_headers=HEADERS,
+            hour_lines=hours_lines(summary.hours), hour_rows=hours_rows(summary.hours) if summary.hours.runs else [],
+            memory=facts.memory_forecast(summary), speed=forecast(summary.df) if some else [],
+            forecasts=forecast_cells(summary.df) if some else None,
             contribution=contribution(summary.found) if len(summary.front) else [],
         )
     )  # fmt: skip

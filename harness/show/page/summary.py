@@ -11,6 +11,7 @@ import pandas as pd
 
 from engine.system.strict_json import from_json
 from harness.analysis.counts import Counts, count
+from harness.analysis.hours import NEEDED, Hours, hours
 from harness.analysis.importance import Importance, importance
 from harness.analysis.pareto import Analysis, reference
 from harness.decisions.recommend import Choice, Named, default_trial, named, recommended, rules_of, wishes_of
@@ -88,6 +89,12 @@ class Summary:
         return importance(self.found) if len(self.df) else Importance(0)
 
     @cached_property
+    def hours(self) -> Hours:
+        """Where the time went. The state file has the clock of the newest session, which continues after its last row."""
+        state = _json(self.folder / "state.json")
+        return hours(self.df[list(NEEDED)].to_dict("records"), state.get("session"), state.get("session_s"))
+
+    @cached_property
     def last_error(self) -> str:
         """Why there is no front: the newest reason in the rows."""
         reasons = self.df["status_reason"].dropna()
@@ -96,13 +103,18 @@ class Summary:
     @cached_property
     def manifest(self) -> dict[str, Any]:
         """The study's manifest; empty without a readable one."""
-        try:
-            found = from_json((self.folder / "manifest.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return {}
-        return found if isinstance(found, dict) else {}
+        return _json(self.folder / "manifest.json")
 
     @property
     def config(self) -> dict[str, Any]:
         config = self.manifest.get("config")
         return config if isinstance(config, dict) else {}
+
+
+def _json(path: Path) -> dict[str, Any]:
+    """The document of a file; empty without a readable one."""
+    try:
+        found = from_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}

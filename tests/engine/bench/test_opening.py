@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from engine import HeadraceError
-from engine.bench.opening import bench_open, open_and_plan, open_with_mlx_lm
+from engine.bench.opening import bench_open, open_and_plan, open_as_known, open_with_mlx_lm, take_fingerprint
 from engine.checkpoint.checkpoint import Checkpoint
 
 
@@ -22,6 +22,16 @@ def test_opening_and_planning(checkpoint: Callable[..., Path]) -> None:
 
 def test_mlx_lm_finds_the_same_switches(checkpoint: Callable[..., Path]) -> None:
     assert open_with_mlx_lm(checkpoint("deepseek_v3", None, True))["switches"] == 3
+
+
+def test_what_a_search_knows_opens_the_same_checkpoint(checkpoint: Callable[..., Path], tmp_path: Path) -> None:
+    path, file = checkpoint("deepseek_v3", None, True), tmp_path / "known"
+    first = take_fingerprint(path, file)
+    assert first["file_bytes"] == file.stat().st_size > 0 and first["s"] >= 0
+    assert open_as_known(path, file)["peak_gb"] > 0
+    file.write_bytes(b"")
+    with pytest.raises(HeadraceError, match="changed while it was opened"):
+        open_as_known(path, file)
 
 
 def test_an_error_in_the_child_is_an_error_here(tmp_path: Path) -> None:

@@ -51,6 +51,7 @@ def test_warm_up_decodes_the_given_number_of_tokens(path: Path, monkeypatch: pyt
         ({"timed_tokens": 0}, "timed_tokens=0 is not an integer of at least 1"),
         ({"timed_tokens": True}, "timed_tokens=True is not"),
         ({"page_cache": "hot"}, "page_cache='hot' is unknown; choose one of: as_is, cold, warm"),
+        ({"prefill": "half"}, "prefill='half' is unknown; choose one of: real, restored"),
         ({"score": 1}, "score=1 is neither"),
         ({"timed_token": 4}, "did you mean timed_tokens?"),
     ],
@@ -95,7 +96,8 @@ def test_the_command_line_takes_a_protocol(path: Path, tmp_path: Path, capsys: p
     assert main([*command, "cold", "--timed-tokens", "6", "--warm-up-tokens", "2"]) == 0
     result = json.loads(capsys.readouterr().out)
     assert (result["decode_tokens"], result["page_cache_by"]) == (6, "posix_fadvise")
-    assert result["protocol"] == {"warm_up_tokens": 2, "timed_tokens": 6, "page_cache": "cold", "score": True}
+    asked = {"warm_up_tokens": 2, "timed_tokens": 6, "page_cache": "cold"}
+    assert result["protocol"] == {**asked, "score": True, "prefill": "real"}
     for wrong in (["lukewarm"], ["as_is", "--timed-tokens", "0"], ["warm", "--io-mode", "direct", "--cache-gb", "0.0005"]):
         assert main([*command, *wrong]) == 2
         err = capsys.readouterr().err

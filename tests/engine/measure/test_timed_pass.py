@@ -76,6 +76,17 @@ def test_the_score_is_the_mean_over_all_passes(path: Path) -> None:
     assert m.ttft_ms > 0 and m.scored_tokens == sum(len(t.prompt + t.continuation) - 1 for t in JUDGE.texts)
 
 
+def test_the_parts_of_a_measurement_are_its_own(path: Path, third: float) -> None:
+    with load(path, Knobs(cache_gb=third)) as engine:
+        first = engine.measure(JUDGE, Protocol(timed_tokens=41))
+        list(engine.teacher_forced(JUDGE))  # warms up once more
+        second = engine.measure(JUDGE, Protocol(timed_tokens=41, warm_up_tokens=0))
+    for m in (first, second):
+        assert m.timed_s == pytest.approx(sum(m.token_ms) / 1e3)
+        assert m.prefix_s >= m.ttft_ms / 1e3  # of two texts, whose median is below their sum
+    assert first.fill_s > 10 * second.fill_s
+
+
 def test_lossless_knobs_do_not_change_the_timed_part(path: Path, third: float) -> None:
     protocol = Protocol(timed_tokens=24, score=False)
     expected = measured(path, protocol).timed_nll

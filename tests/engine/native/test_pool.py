@@ -155,3 +155,62 @@ def test_a_dry_reader_counts_whole_units_and_touches_nothing(made: tuple[object,
     dry.close()
     with pytest.raises(core.ReaderClosed):
         pool.request(np.array([7]), None, False)
+
+
+def test_dry_slots_are_read_when_they_are_fetched(reader: core.Reader, file: Path) -> None:
+    """An expert whose bytes are still in its slot is owed nothing; one that another expert replaced is."""
+    books, data = Books(reader, 8, 8.0), file.read_bytes()
+    pool, memory = books.pool(3, NONE, size=64)
+    pool.request(np.array([0, 1, 2]), None, False)
+    pool.settle(np.array([0, 1, 2]))
+    read = books.counts[2]
+    pool.dry = True
+    assert pool.request(np.array([3, 4]), None, False) == 2 and pool.settle(np.array([3, 4])) == 0
+    books.layer.use(np.array([4]), 1)
+    pool.request(np.array([0, 5]), None, False)  # 0 returns, perhaps to its old slot
+    assert pool.settled and books.counts[2] == read and pool.dry
+    with pytest.raises(ValueError, match="has no slot that lacks its bytes"):
+        pool.fetch(4)
+    pool.dry = False
+    slots = {int(e): int(books.slot_of[e]) for e in np.flatnonzero(books.slot_of >= 0)}
+    owed = {expert for _, _, expert in pool.owed()}
+    rows = memory.reshape(3, 64)
+    assert owed == {e for e, slot in slots.items() if rows[slot].tobytes() != data[64 * e : 64 * e + 64]}
+    assert all(file == 0 and offset == 64 * expert for file, offset, expert in pool.owed()) and 4 in owed
+    pool.fetch(4)
+    assert 4 not in {expert for _, _, expert in pool.owed()}
+    for expert in (4, 7, -1, 8, 2**40):
+        with pytest.raises(ValueError, match="has no slot that lacks its bytes"):
+            pool.fetch(expert)
+    pool.settle(np.array([4]))
+    assert rows[books.slot_of[4]].tobytes() == data[256:320]
+    left = len(owed) - 1
+    assert pool.disown() == left and pool.disown() == 0 and (books.slot_of >= 0).sum() == 3 - left
+
+
+def test_what_could_not_be_fetched_loses_its_slot(reader: core.Reader) -> None:
+    books = Books(reader, 8, 8.0)
+    pool, _ = books.pool(2, NONE, size=64)
+    pool.dry = True
+    pool.request(np.array([0, 1]), None, False)
+    pool.dry = False
+    reader.inject(error=5, times=1)
+    pool.fetch(0)
+    assert pool.settle(np.array([0])) == -1 and pool.failures()[0][0] == 0
+    assert books.slot_of[:2].tolist() == [-1, 1] and pool.owed() == [(0, 64, 1)]
+    reader.close(True)
+    with pytest.raises(core.ReaderClosed):
+        pool.fetch(1)
+    assert (books.slot_of == -1).all() or pool.owed()
+
+
+def test_forgotten_bytes_serve_again(reader: core.Reader) -> None:
+    books = Books(reader, 8, 8.0)
+    pool, _ = books.pool(2, NONE, size=64)
+    pool.request(np.array([3, 5]), None, False)
+    pool.settle(np.array([3, 5]))
+    pool.forget()
+    pool.dry = True
+    pool.request(np.array([3, 6]), None, False)
+    pool.dry = False
+    assert [expert for *_, expert in pool.owed()] == [6] and books.slot_of[3] == 0

@@ -12,8 +12,8 @@ from mlx_lm.models.cache import KVCache, make_prompt_cache
 
 from engine import load
 from engine.generation.trimming import always_trimmable
-from engine.serve.prefixes import writer
-from engine.serve.prefixes.folder import PrefixFolder
+from engine.prompt_cache.folder import PrefixFolder
+from engine.serve import writer
 from engine.serve.prompt_cache import PromptCache
 
 FAMILIES = ("qwen3_moe", "gpt_oss", "deepseek_v3", "qwen3_next", "lfm2_moe", "nemotron_h", "kimi_k25")

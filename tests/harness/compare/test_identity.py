@@ -30,6 +30,7 @@ def test_equal_studies_differ_in_nothing(tmp_path: Path) -> None:
         ({"eval_fingerprint": "c" * 16}, "eval_fingerprint bbbb", {QUALITY}, "evaluation texts differ"),
         ({"model_fingerprint": "2-" + "d" * 16}, "model_fingerprint 2-aaaa", {QUALITY}, "models differ"),
         ({"timed_tokens": 64}, "timed_tokens 128 -> 64", {SPEED}, None),
+        ({"state": "steady"}, "state prefilled -> steady", {SPEED}, None),
         ({"cpu": "M4 Max", "cores": 16}, "cpu M2 Max -> M4 Max", set(), "machines differ in kind"),
         ({"machine": "two"}, "machine one -> two", set(), "of one kind, but not the same"),
         ({"mlx": "0.33.0", "headrace_version": None}, "headrace_version 0.3.0 -> unknown", set(), "versions differ"),

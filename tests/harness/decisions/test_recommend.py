@@ -55,6 +55,18 @@ def test_each_rule_names_its_setting() -> None:
     assert set(answers(df, max_loss=0.5, memory_gb=4).values()) <= set(standings(df).query("standing != 'dominated'").index)
 
 
+def test_where_scoring_ended_early_the_upper_end_decides_until_a_run_completes_it() -> None:
+    """Trial 4 is recommended only if its perplexity is within the loss at most; a complete perplexity takes precedence."""
+
+    def fastest(at_most: float, *more: dict[str, Any]) -> int | None:
+        some = study(*more)
+        some[4] |= {"perplexity": None, "scoring_stopped": "clear", "perplexity_at_most": at_most}
+        return answers(frame(some).assign(objectives="decode_tok_s,peak_memory_gb"))["fastest"]
+
+    assert fastest(10.09) == 4 and fastest(10.2) == 5
+    assert fastest(10.09, *again(4, LOSSY, (40, 3.5, 10.2), 1.0, 1.0)) == 5
+
+
 def test_a_rule_without_a_setting_gives_its_reason() -> None:
     [choice] = [c for c in recommended(frame(study()), memory_gb=0.5) if c.name == "fastest_in_memory"]
     assert (choice.trial, choice.confirmed, choice.reason) == (None, False, "no measured setting meets the rule")

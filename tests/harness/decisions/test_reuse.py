@@ -13,11 +13,13 @@ from harness.decisions.reuse import (
     reference_figures,
     rival,
     settings_of,
+    settled_source,
     too_large,
     typical_s,
     wrong_answer,
 )
 from harness.results.columns import NAMES
+from harness.study.constraints import Constraint, parse
 
 
 def row(trial: int, knobs: dict[str, Any], **values: Any) -> dict[str, Any]:
@@ -45,6 +47,26 @@ def test_quality_belongs_to_the_lossy_setting() -> None:
     assert source(cache_gb=0.01, cache_prior=0.5) == 4
     assert source(cache_gb=0.02, cache_prior=0.5) is None  # quality depends on the cache
     assert source(cache_gb=0.01, cache_prior=0.5, read_threads=2) is None
+
+
+def test_quality_that_was_bounded_serves_where_the_speed_does_not_matter() -> None:
+    """A violated constraint holds for every setting with that quality; a lost comparison only for its own trial. A bounded
+    perplexity is never the quality of another row."""
+    limit, ends = parse("perplexity <= 1.02 * reference"), {"perplexity_at_least": 17.6, "perplexity_at_most": 19.0}
+    bounded = row(2, {"cache_gb": 0.01, "expert_bits": 4}, perplexity=None, scoring_stopped="violates", **ends)
+    rows = [row(0, {}, origin="reference"), bounded]
+
+    def source(trial: int, constraints: list[Constraint], names: tuple[str, ...] = ("perplexity",), **knobs: Any) -> Any:
+        found = settled_source(rows, trial, {"cache_gb": 0.02, "expert_bits": 4, **knobs}, names, constraints)
+        return None if found is None else found["trial"]
+
+    assert quality_source(rows, {"cache_gb": 0.01, "expert_bits": 4}) is None
+    assert source(3, [limit]) == source(3, [limit], ("decode_tok_s",)) == source(3, [], ("decode_tok_s",)) == 2
+    assert source(3, []) is source(3, [limit], expert_bits=3) is source(3, [parse("perplexity <= 18")]) is None
+    assert source(2, []) == 2
+    copied = row(4, {"cache_gb": 0.03, "expert_bits": 3}, scoring_stopped="violates", quality_from_trial=2, **ends)
+    rows.append({**copied, "perplexity": None})
+    assert source(5, [limit], expert_bits=3) is None
 
 
 def test_equivalent_settings_have_one_quality() -> None:
@@ -119,6 +141,17 @@ POINTS = pd.DataFrame(
 def test_the_rival_is_no_worse_in_memory_and_quality(predicted_gb: float, perplexity: float, expected: int | None) -> None:
     found = rival(POINTS, ["decode_tok_s", "peak_memory_gb", "perplexity"], predicted_gb, {"perplexity": perplexity})
     assert found == expected
+
+
+def test_a_point_of_unknown_quality_is_no_rival() -> None:
+    """Its scoring ended early, so it is not known to be no worse."""
+    objectives, quality = ["decode_tok_s", "peak_memory_gb", "perplexity"], {"perplexity": 99.0}
+    first = rival(POINTS, objectives, 99.0, quality)
+    assert first is not None
+    some = POINTS.copy()
+    some.loc[first, "perplexity"] = float("nan")
+    second = rival(some, objectives, 99.0, quality)
+    assert second is not None and second != first
 
 
 def test_no_rival_if_an_objective_cannot_be_predicted() -> None:

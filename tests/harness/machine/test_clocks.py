@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from harness.machine import clocks
-from harness.machine.clocks import LONGEST_STEP_S, Calendar, Sign, Stopwatch
+from harness.machine.clocks import LONGEST_STEP_S, Calendar, SessionClock, Sign, Stopwatch
 
 
 class Clocks:
@@ -84,3 +84,14 @@ def test_every_change_is_a_sign_of_life_and_silence_is_timed_by_the_watcher(tmp_
         assert sign.silent_s(1000.0 + 10 * n + 7) == 7.0
     path.unlink()  # a share that went away is silence
     assert sign.silent_s(2000.0) == 920.0
+
+
+def test_a_session_counts_sleep_and_the_time_since_its_last_run(set_clocks: Clocks) -> None:
+    clock = SessionClock()
+    assert (clock.s(), clock.since_run()) == (0, 0) and clock.name != SessionClock().name
+    set_clocks.pass_s(5.0, slept=2.0)
+    clock.ran()
+    set_clocks.pass_s(1.0)
+    assert (clock.s(), clock.since_run()) == (8.0, 1.0)
+    clock.take_over(10.0)
+    assert (clock.s(), clock.since_run()) == (18.0, 1.0)

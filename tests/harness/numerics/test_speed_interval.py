@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from harness.numerics.speed_interval import speed_interval, speeds
-from harness.run.early_stopping import Early
+from harness.run.stopping.early_stopping import Early
 
 NEED = 0.8  # standard deviations, above which a token waits
 TRUTH = 1000 / (30 + NormalDist().cdf(-NEED) * (20 + 60 / 1.5))

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from engine import Knobs
 from harness.propose.outcomes import WORST, constraint_values, infeasibility, objective_values
 from harness.results.columns import NAMES
 from harness.results.metrics import OBJECTIVES
@@ -24,6 +25,16 @@ def test_a_missing_objective_gets_the_worst_value_seen() -> None:
     assert objective_values(row("stopped", 0.5, None), rows, OBJECTIVES) == [0.5, 8.0, 4.0]
     assert objective_values(row(speed=math.nan), rows, OBJECTIVES)[0] == 3.0
     assert objective_values(row("oom"), [], OBJECTIVES) == [WORST[d] for d in OBJECTIVES.values()]
+
+
+def test_where_scoring_ended_early_the_best_end_of_the_interval_counts() -> None:
+    """The sampler sees a lossy setting as bad as it is at least, not as the worst of all."""
+    limit = parse("perplexity <= 1.02 * reference")
+    rows = [row(), row(perplexity=9.0)]
+    ended = row(perplexity=None, scoring_stopped="violates", perplexity_at_least=5.0, perplexity_at_most=7.0)
+    assert objective_values(ended, rows, OBJECTIVES) == [5.0, 2.0, 5.0]
+    rows = [{**r, **Knobs().as_dict()} for r in rows]
+    assert constraint_values(ended, rows, [limit], 9.0)[limit.text] == pytest.approx(5 / 4.08 - 1)
 
 
 @pytest.mark.parametrize(

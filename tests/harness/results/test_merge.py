@@ -56,6 +56,7 @@ def test_a_trial_number_keeps_one_setting(tmp_path: Path) -> None:
         ({"eval_fingerprint": "b" * 16}, "rows of 2 sets of evaluation texts"),
         ({"model_fingerprint": "other"}, "rows of 2 models"),
         ({"objectives": "decode_tok_s,kl"}, "rows of 2 sets of objectives"),
+        ({"state": "cold"}, "rows of 2 states of the experts' cache (cold; prefilled)"),
         ({"cores": 8}, "rows of 2 kinds of machine (M2 Max, 12 cores; M2 Max, 8 cores)"),
     ],
 )

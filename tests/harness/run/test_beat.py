@@ -10,7 +10,7 @@ import pytest
 from support import wait_for
 
 from harness.run import beat as module
-from harness.run.beat import Beat
+from harness.run.beat import Beat, Signal
 
 
 def test_touches_are_rare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -51,3 +51,15 @@ def test_only_progress_is_signalled(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_without_a_path_or_a_folder_nothing_happens(tmp_path: Path) -> None:
     Beat(None)()
     Beat(str(tmp_path / "no" / "beat")).now()
+
+
+def test_a_signal_is_given_once(tmp_path: Path) -> None:
+    file = tmp_path / "timed"
+    signal = Signal(str(file))
+    signal()
+    assert file.exists()
+    file.unlink()
+    signal()
+    assert not file.exists()
+    Signal(None)()
+    Signal(str(tmp_path / "none" / "timed"))()  # a disk that is gone ends no run

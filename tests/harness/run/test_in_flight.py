@@ -37,6 +37,8 @@ def test_a_lost_search_is_distinguished_from_a_lost_machine(tmp_path: Path) -> N
     assert start(tmp_path) == Start(2, True)
     record(tmp_path, **same, boot_id="before", attempt=0)  # the user stopped it
     assert start(tmp_path) == Start(1, False)
+    record(tmp_path, **same, attempt=0, lost_s=5.0)  # it had run for so long
+    assert start(tmp_path) == Start(1, False, 5.0)
     record(tmp_path, **same, boot_id=None)  # a system without boot ids
     assert start(tmp_path) == Start(2, False)
     record(tmp_path, trial=5, knobs={"read_threads": 8}, boot_id="before")  # another setting had that number
@@ -53,8 +55,10 @@ def test_the_record_is_written_taken_back_and_cleared(tmp_path: Path) -> None:
     one.write({"attempt": 2})
     one.write_child(os.getpid())
     assert json.loads((tmp_path / "child.json").read_text())["pid"] == os.getpid()
-    one.take_back({"attempt": 2})
-    assert json.loads((tmp_path / "running.json").read_text()) == {"attempt": 1}
+    one.take_back({"attempt": 2}, 4.0)
+    assert json.loads((tmp_path / "running.json").read_text()) == {"attempt": 1, "lost_s": 4.0}
+    one.take_back({"attempt": 2, "lost_s": 4.0}, 1.0)
+    assert json.loads((tmp_path / "running.json").read_text()) == {"attempt": 1, "lost_s": 5.0}
     one.clear()
     one.clear()
     assert not (tmp_path / "running.json").exists()

@@ -22,11 +22,12 @@ from support import HERE, Cli, arguments, prepare
 from engine import CheckpointError
 from engine.errors import foreseeable
 from harness import ResultsError, search
+from harness.analysis.hours import hours, parts
 from harness.machine import clocks
 from harness.results.metrics import OBJECTIVES
 from harness.results.rows import read_trials
-from harness.run import supervise
-from harness.run.supervise import Outcome, fate, run_child
+from harness.run import children
+from harness.run.supervise import Outcome, fate, parts_of, run_child
 
 Study = tuple[pd.DataFrame, dict[int, FrozenTrial]]
 FATES = {  # fault: (status, reason)
@@ -91,6 +92,27 @@ def test_the_others_are_not_affected(study: Study) -> None:
     assert all(stored[n].constraints["possible"] < 0 for n in fine["trial"] if n in stored)
 
 
+def test_the_time_of_all_runs_is_the_clock_of_the_search(study: Study) -> None:
+    """Real processes that end in every way: the sum of all parts is within 0.5 s and 2 % of the clock."""
+    df, _ = study
+    rows = df.to_dict("records")
+    found = hours(rows)
+    assert found.agrees and found.sessions == 1 and found.clock_s == df["session_s"].max()
+    assert found.of("lost to failures") == pytest.approx(df.loc[df["read_threads"].isin(THREADS.values()), "wall_s"].sum())
+    for row in rows:
+        inside = parts(row)
+        assert all(seconds >= 0 for seconds in inside.values()), inside
+        if row["status"] == "ok":
+            assert 0 < row["start_s"] < row["wall_s"] and row["end_s"] > 0 and row["load_s"] > 0
+            assert inside["not attributed"] < 0.5 * row["wall_s"]
+
+
+def test_parts_of_an_answer() -> None:
+    answer = {"began_s": 102.0, "ended_s": 107.5, "prepare_s": 0.5, "load_s": 2.0}
+    assert parts_of(answer, 100.0, 108.0) == {"start_s": 2.0, "prepare_s": 0.5, "load_s": 2.0, "end_s": 0.5}
+    assert set(parts_of({}, 100.0, 108.0).values()) == {None}
+
+
 def test_a_setting_that_cannot_fit_is_predicted_and_not_run(place: Path, cli: Cli, in_process: Any) -> None:
     in_process(lambda figures, n: figures)
     limits = ("device.memory_gb=0.08", "device.usable_share=1", "search_space.cache_gb.high=0.075")
@@ -146,12 +168,13 @@ TIMES = {  # of the file, as the server of a share keeps them
 @pytest.fixture
 def beating(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Supervise a child that beats ten times a second and then ends or hangs; returns the outcome."""
-    popen = supervise.subprocess.Popen
+    popen = children.subprocess.Popen
 
     def start(command: list[str], **more: Any) -> Any:
         return popen([sys.executable, "-c", BEATING, *command[-2:]], **more)
 
-    monkeypatch.setattr(supervise.subprocess, "Popen", start)
+    monkeypatch.setattr(children.subprocess, "Popen", start)
+    monkeypatch.setattr(children.Children, "prepare", lambda self: None)
 
     def run(times: str, beats: int = 15, ends: bool = True, **more: Any) -> Outcome:
         monkeypatch.setenv("TIMES", TIMES[times])
@@ -160,7 +183,7 @@ def beating(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         given = {"timeout_s": 60, "hang_s": 1.0, "limit_gb": 9, "needed": ["decode_tok_s"], "interrupted": lambda: False,
                  "started": lambda pid: None, **more}  # fmt: skip
         (tmp_path / "running.json").write_text("{}")
-        return run_child(tmp_path / "running.json", tmp_path / "logs" / "log", **given)
+        return run_child(children.Children(tmp_path / "running.json"), tmp_path / "logs" / "log", **given)
 
     return run
 
@@ -176,6 +199,24 @@ def test_a_run_that_gives_signs_is_no_hang_whatever_the_clocks_say(
     assert 1.5 <= outcome.wall_s < 30 and outcome.slept_s == 0
     silent = beating(times, beats=2, ends=False)
     assert (silent.status, silent.reason) == ("hang", "no sign of life for 1 s (budget.hang_s)")
+
+
+def test_the_next_child_starts_when_timing_has_ended_and_not_before(
+    tmp_path: Path, beating: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run beats for 1.5 s, and reports the end of its timing in between."""
+    starts: list[bool] = []
+    timed, ticks = tmp_path / "timed", itertools.count()
+    timed.touch()  # of an earlier run
+    monkeypatch.setattr(children.Children, "prepare", lambda self: starts.append(timed.exists()))
+
+    def tick() -> None:
+        if next(ticks) == 5:
+            assert not starts
+            timed.touch()
+
+    assert beating("now", tick=tick).status == "ok"
+    assert starts == [True, True]  # once during scoring; at the end of the run nothing is left to do
 
 
 def test_sleep_is_no_time_of_a_run(beating: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -219,9 +260,11 @@ def test_the_child_has_the_variables_of_its_knobs_before_it_imports_mlx(
     request.write_text(
         json.dumps({"checkpoint": str(tmp_path / "none"), "judge": "none", "knobs": knobs, "engine": "engine"})
     )
-    with contextlib.suppress(CheckpointError):
+    with contextlib.suppress(CheckpointError), contextlib.closing(children.Children(request, "engine")) as ahead:
+        ahead.prepare()  # without these variables, so it does not serve
+        ahead.prepare(knobs)
         run_child(
-            request, tmp_path / "logs" / "log", timeout_s=60, hang_s=None, limit_gb=10, needed=[],
+            ahead, tmp_path / "logs" / "log", timeout_s=60, hang_s=None, limit_gb=10, needed=[],
             interrupted=lambda: False, started=lambda pid: None,
         )  # fmt: skip
     assert out.exists(), (tmp_path / "logs" / "log").read_text()

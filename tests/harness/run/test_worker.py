@@ -6,10 +6,12 @@ import json
 import subprocess
 import sys
 import textwrap
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from support import ROOT
 
@@ -94,6 +96,7 @@ def test_a_run_that_is_too_slow_is_stopped(tmp_path: Path, request_of: Callable[
         assert (result["figures"]["perplexity"] is None) == result["ended_early"]
     assert result["protocol"] == Protocol(3, 200).as_dict()
     assert (tmp_path / "b").exists()
+    assert result["figures"]["timed_s"] == pytest.approx(sum(result["token_ms"]) / 1e3)
 
 
 @pytest.mark.parametrize(
@@ -133,6 +136,7 @@ def test_a_command_measures(tmp_path: Path, request_of: Callable[..., dict[str, 
     result = measure(request_of(command=command, protocol={"warm_up_tokens": 5}))
     assert (result["figures"]["decode_tok_s"], result["token_ms"], result["protocol"]) == (5, [200, 201.5], "engine's own")
     engine, whole = CommandEngine(command), no_footprint("c")
+    assert (result["load_s"], result["figures"]["timed_s"]) == (None, 0.4015)
     assert engine.footprint("c", Knobs(cache_gb=2.0)) == Footprint(whole.architecture, whole.fingerprint, one_token_gb=2.0)
     assert engine.footprint("c", Knobs()) == whole  # after {} the command is not called again
     assert engine.footprint("c", Knobs(cache_gb=3.0)) == whole
@@ -175,8 +179,15 @@ def test_quality_takes_a_pass_of_its_own(
         protocol={"timed_tokens": 9, "page_cache": "cold"},
         quality={"kl": True, "json_prompts": str(tmp_path / "json.yaml")},
     )  # fmt: skip
+    begin = time.perf_counter()
     result = measure(asked)
-    figures = result["figures"]
+    whole, figures = time.perf_counter() - begin, result["figures"]
+    spent = [
+        *(result[f"{name}_s"] for name in ("prepare", "load", "score")),
+        *(figures[f"{n}_s"] for n in ("prefix", "fill", "timed")),
+    ]
+    assert all(seconds > 0 for seconds in spent) and sum(spent) <= whole
+    assert figures["timed_s"] == pytest.approx(sum(result["token_ms"]) / 1e3)
     with load(path, Knobs(**knobs)) as engine:
         expected = quality(engine, judge, reference_for(engine.checkpoint, judge, prompts), prompts)
         tokens = engine.continuation_tokens(judge)
@@ -198,6 +209,29 @@ def test_quality_takes_a_pass_of_its_own(
             break
     assert early["ended_early"] and early["figures"]["perplexity"] is early["figures"]["kl"] is None
     assert early["figures"]["decode_tokens"] == tokens // 2
+
+
+def test_scoring_ends_early_by_the_likelihoods_that_the_unchanged_model_left(
+    checkpoint: Callable[..., Path], tmp_path: Path, request_of: Callable[..., dict[str, Any]]
+) -> None:
+    """The timed part is complete either way; the figures of a scoring that ended early have no perplexity."""
+    path, own = checkpoint("deepseek_v3", None, True), tmp_path / "own.npy"
+    common = {"engine": "engine", "checkpoint": str(path), "protocol": {"timed_tokens": 9}}
+    whole = measure(request_of(**common, keep_nll=str(own)))["figures"]
+    nll = np.load(own)
+    assert (len(nll), nll.mean()) == (whole["scored_tokens"], whole["nll"])
+    bound = {"text": "perplexity <= 1", "value": 1.0, "upper": True, "constraint": True}
+    rule = {"error": 0.01, "tokens": len(nll), "reference": str(own), "noise": 0.1, "bounds": [bound], "rivals": []}
+    lossy = {"cache_gb": 0.0005, "expert_bits": 4}
+    result = measure({**request_of(), **common, "knobs": lossy, "stop_scoring": rule, "keep_nll": None})
+    stopped, figures = result["scoring_stopped"], result["figures"]
+    assert stopped["reason"] == "violates perplexity <= 1"
+    assert len(nll) // 4 <= stopped["tokens"] == figures["scored_tokens"] < len(nll)
+    assert (figures["perplexity"], figures["nll"], figures["decode_tokens"]) == (None, None, 9)
+    complete = measure({**request_of(), **common, "knobs": lossy})
+    assert complete["scoring_stopped"] is None
+    assert complete["figures"]["timed_nll"] == figures["timed_nll"]
+    assert stopped["at_least"] < complete["figures"]["perplexity"] < stopped["at_most"]
 
 
 def test_the_child_imports_no_harness_library() -> None:

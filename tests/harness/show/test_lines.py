@@ -15,6 +15,9 @@ def test_savings_are_named_by_their_reason() -> None:
         "2.0 h quality reused, 5 s stopped early"
     ]
     assert ("quality reused", 7200.0, 1) in savings(df)
+    ended = df.assign(scoring_stopped=[None, None, None, "violates"], quality_from_trial=None)
+    assert ("scoring ended early", 7200.0, 1) in savings(ended)
+    assert ("quality reused", 7200.0, 1) in savings(ended.assign(quality_from_trial=[None, None, None, 2]))
     assert saved(df.assign(saved_s=None)) == savings(df.assign(saved_s=None)) == []
 
 

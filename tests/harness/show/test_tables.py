@@ -49,6 +49,9 @@ def test_the_line_of_a_good_run_has_each_objective_with_its_unit() -> None:
     row = {**FIVE.iloc[0].to_dict(), "cache_gb": 4.0, "violated": "peak_memory_gb <= 8"}
     line = trial_line(row, 3, 24, ["cache_gb"])
     assert line == " 3/24 trial 1   ok            100 tok/s      10 GB       8 ppl  cache_gb=4  (peak_memory_gb <= 8)"
+    ended = {**row, "perplexity": None, "scoring_stopped": "violates x", "scored_tokens": 300, "quality_from_trial": None}
+    assert trial_line(ended, 3, 24, ["cache_gb"]).endswith("(scoring ended after 300 tokens: violates x)")
+    assert "scoring" not in trial_line({**ended, "quality_from_trial": 2}, 3, 24, ["cache_gb"])
     reference = trial_line({**row, "origin": "reference", "violated": None}, 0, 24, ["cache_gb"])
     assert reference.endswith("8 ppl  reference: everything resident")
 

@@ -72,6 +72,8 @@ CASES = [
     ("constraints=['json_valid >= 0.9']", "set quality.json_prompts=FILE"),
     ("constraints=[fast]", "constraint 'fast' cannot be read; write METRIC <= NUMBER"),
     ("protocol.page_cache=hot", "protocol.page_cache=hot is unknown; choose one of: as_is, cold, warm"),
+    ("protocol.state=warm", "protocol.state=warm is unknown; choose one of: prefilled, steady, cold"),
+    ("protocol.state=cold", "protocol.state=cold is a state of this engine's cache, and fake_engine is another engine; set"),
     ("protocol.stop_error=2", "protocol.stop_error=2 is outside 0 .. 1; give a share"),
     ("confirm.runs=0", "confirm.runs=0 is below 1; raise it"),
     ("confirm.shar=0.1", "confirm.shar is not a key; did you mean confirm.share?"),

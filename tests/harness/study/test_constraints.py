@@ -5,7 +5,13 @@ from __future__ import annotations
 import pytest
 
 from harness import ConfigError
-from harness.study.constraints import check_constraints, constraints_from_config, objectives_from_config, parse
+from harness.study.constraints import (
+    check_constraints,
+    checked,
+    constraints_from_config,
+    objectives_from_config,
+    parse,
+)
 
 
 @pytest.mark.parametrize(
@@ -54,6 +60,21 @@ def test_objectives_are_two_or_three_metrics(names: list[str]) -> None:
 
 def test_objectives_have_their_directions() -> None:
     assert objectives_from_config(["prefill_tok_s", "kl"]) == {"prefill_tok_s": "maximize", "kl": "minimize"}
+
+
+def test_a_perplexity_in_an_interval_is_judged_at_both_ends() -> None:
+    constraints = [parse("perplexity <= 1.02 * reference"), parse("peak_memory_gb <= 2")]
+
+    def of(low: float, high: float, gb: float = 1.0) -> tuple[bool | None, str | None]:
+        row = {"perplexity": None, "peak_memory_gb": gb, "scoring_stopped": "why", "perplexity_at_least": low}
+        return checked(constraints, {**row, "perplexity_at_most": high}, {"perplexity": 10.0})
+
+    assert of(9.0, 10.1) == (True, None)
+    assert of(10.3, 12.0) == (False, "perplexity <= 1.02 * reference (10.3)")
+    assert of(10.0, 12.0) == (None, None)
+    assert of(10.0, 12.0, gb=3.0) == (False, "peak_memory_gb <= 2 (3)")
+    complete = {"perplexity": 10.1, "peak_memory_gb": 1.0, "scoring_stopped": None}
+    assert checked(constraints, complete, {"perplexity": 10.0}) == (True, None)
 
 
 def test_a_row_is_judged_by_what_is_known() -> None:

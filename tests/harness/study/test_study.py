@@ -32,6 +32,7 @@ def test_what_follows_from_the_configuration(study_of: Any, place: Path) -> None
     assert study.limit_gb == pytest.approx(study.config["device"]["usable_share"])
     assert study.memory_bound_gb == 0.05 and study.scored and not study.wants_kl and study.json_prompts is None
     assert study.headline.startswith(f"demo: {place.name} on ") and "evaluation texts judge" in study.headline
+    assert "state" not in study.identity()["protocol"] and study.protocol["state"] == "prefilled"
     assert study.identity()["seed"] == 4 and study.rules == {k: study.config["confirm"][k] for k in study.rules}
 
 

@@ -38,6 +38,19 @@ def test_forecasts_have_a_section(tmp_path: Path) -> None:
     assert "forecast-table" not in page(summary_of(tmp_path, rows_of()))
 
 
+def test_the_page_has_the_time_budget(tmp_path: Path) -> None:
+    older = Cells(page(summary_of(tmp_path, rows_of())))
+    assert "hours-table" not in older.tables and "is not recorded by part" in older.text
+    rows = [
+        {**r, "session": "a", "session_s": 4.0 * (i + 1), "between_s": 2.0, "timed_s": 0.5} for i, r in enumerate(rows_of())
+    ]
+    summary = summary_of(tmp_path, rows)
+    cells = Cells(page(summary))
+    shown = {row[0][0]: row[1][0] for row in cells.tables["hours-table"][1:]}
+    assert shown["sum"] == shown["clock of the search"] == f"{4.0 * len(rows):.1f}"
+    assert shown["between runs"] == f"{2.0 * len(rows):.1f}" and f"{summary.hours.timed_share:.1%} is timed" in cells.text
+
+
 def test_texts_of_the_rows_are_inert(tmp_path: Path) -> None:
     rows = rows_of(study=EVIL, model=EVIL, cpu=EVIL, eval_texts=EVIL, os=EVIL, space=EVIL)
     rows = [

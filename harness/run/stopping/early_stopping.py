@@ -57,13 +57,20 @@ class Early:
 
     def upper_tok_s(self, token_ms: Sequence[float]) -> float:
         """Upper bound of the speed at one look, in tokens/s; infinite if the times do not bound it."""
-        times = np.asarray(token_ms, float)
-        blocks = min(len(times) // LEAST_BLOCK, BLOCKS[1])
-        means = times[len(times) % blocks :].reshape(blocks, -1).mean(axis=1)
-        mean, p = float(means.mean()), 1 - self.error / len(self.looks)
-        spread = max(float(means.std(ddof=1)) / math.sqrt(blocks), _spread_of_mean(times))
-        margin = math.hypot(t_quantile(p, blocks - 1) * spread, NormalDist().inv_cdf(p) * self.noise * mean)
+        p = 1 - self.error / len(self.looks)
+        mean, within = mean_of(token_ms, p)
+        margin = math.hypot(within, NormalDist().inv_cdf(p) * self.noise * mean)
         return 1e3 / (mean - margin) if margin < mean else math.inf
+
+
+def mean_of(values: Sequence[float] | np.ndarray, p: float) -> tuple[float, float]:
+    """The mean of autocorrelated values [at least 2 LEAST_BLOCK], and the margin that the mean of all such values exceeds
+    with probability 1 - p, on either side."""
+    values = np.asarray(values, float)
+    blocks = min(len(values) // LEAST_BLOCK, BLOCKS[1])
+    means = values[len(values) % blocks :].reshape(blocks, -1).mean(axis=1)
+    spread = max(float(means.std(ddof=1)) / math.sqrt(blocks), _spread_of_mean(values))
+    return float(means.mean()), t_quantile(p, blocks - 1) * spread
 
 
 def _spread_of_mean(times: np.ndarray) -> float:

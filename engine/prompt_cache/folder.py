@@ -1,9 +1,9 @@
 """Prefix folder: the prefixes on disk of one model and setting, up to a limit in bytes; the least recently used go first.
 
-Servers may share a folder. Each reads the list of files again before a lookup, a file appears complete under its name or not
-at all, and a file that has gone is a miss. The limit counts the files of all models. The order of last use is in the files'
-modification times: a use sets it above all others, so the order holds whatever the clocks of servers and of a network share
-say. Prompts are private: the folder is created with mode 0700, and files have mode 0600.
+Processes may share a folder. Each reads the list of files again before a lookup, a file appears complete under its name or
+not at all, and a file that has gone is a miss. The limit counts the files of all models. The order of last use is in the
+files' modification times: a use sets it above all others, so the order holds whatever the clocks of machines and of a
+network share say. Prompts are private: the folder is created with mode 0700, and files have mode 0600.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import itertools
 import os
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from .file import (
     TEMPORARY,
     PrefixError,
     PrefixFile,
+    digest_of,
     is_abandoned,
     key_of,
     load_prefix,
@@ -41,34 +43,49 @@ USE_NS = 2_000_000_000  # between the times of two uses: no filesystem keeps tim
 LEFT_FREE = 64 << 20  # bytes of the disk that are never used
 
 
+@dataclass(frozen=True)
+class Words:
+    """What messages call the folder and its limit, and what follows for a prefix that is not written."""
+
+    folder: str
+    limit: str
+    otherwise: str
+
+
 class PrefixFolder:
-    """The files of one key in a folder. `say` receives one line for each thing that a user should know.
+    """The files of one key in a folder. `say` receives one line for each thing that a user should know, in `words`.
 
     Raises `HeadraceError` if the folder cannot be created or written.
     """
 
-    def __init__(self, path: Path, key: str, limit: int, say: Callable[[str], None]) -> None:
+    def __init__(self, path: Path, key: str, limit: int, say: Callable[[str], None], words: Words) -> None:
         self.path = path
         self.limit = limit
         self._key = key
-        self._say = say
+        self._say, self._words = say, words
         self._said: set[str] = set()
         self._files: dict[str, PrefixFile] = {}
-        self._uses: dict[str, int] = {}  # of this server, for a filesystem that does not keep times
+        self._uses: dict[str, int] = {}  # of this process, for a filesystem that does not keep times
         self._next_use = itertools.count(1)
         self._lock = threading.Lock()
         try:
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._remove_stale()
         except OSError as e:
-            raise HeadraceError(f"--prompt-cache-dir: {cannot_write(path, e)}") from e
+            raise HeadraceError(f"{words.folder}: {cannot_write(path, e)}") from e
         if not os.access(path, os.W_OK | os.X_OK):
-            raise HeadraceError(f"--prompt-cache-dir: {path} is not writable; make it writable, or give another folder")
+            raise HeadraceError(f"{words.folder}: {path} is not writable; make it writable, or give another folder")
         self._make_room(0)
         self.refresh()
-        others = sum(key_of(name) not in (key, None) for name, _, _ in self._listed())
-        if others:
-            say(f"prompt cache: {others} files in {path} are of another model, setting or version and are not used")
+
+    def others(self, tokens: np.ndarray | None = None) -> int:
+        """Count of the files of another model, setting or version: of these tokens, or all."""
+        ours = "" if tokens is None else digest_of(tokens)
+        return sum(key_of(name) not in (self._key, None) and ours in name for name, _, _ in self._listed())
+
+    def find(self, tokens: np.ndarray) -> PrefixFile | None:
+        """The file of exactly these tokens; None if there is none."""
+        return next((f for f in self.refresh() if np.array_equal(f.tokens, tokens)), None)
 
     @property
     def nbytes(self) -> int:
@@ -105,6 +122,11 @@ class PrefixFolder:
             return None
         self.touch(file)
         return cache
+
+    def reject(self, file: PrefixFile, e: BaseException) -> None:
+        """Report and remove a file whose content is not what it should be."""
+        with self._lock:
+            self._reject(file.path.name, e)
 
     def touch(self, file: PrefixFile) -> None:
         """Record that a file was used after all others."""
@@ -149,9 +171,7 @@ class PrefixFolder:
         if unknown:
             return unknown, f"mlx-lm's file format cannot hold {unknown}"
         if need > self.limit:
-            text = (
-                f"{len(tokens)} tokens take {need / GB:.3g} GB, above --prompt-cache-disk-gb {self.limit / GB:.3g}; raise it"
-            )
+            text = f"{len(tokens)} tokens take {need / GB:.3g} GB, above {self._words.limit} {self.limit / GB:.3g}; raise it"
             return "limit", text
         return None
 
@@ -196,7 +216,7 @@ class PrefixFolder:
     def _once(self, what: str, text: str) -> None:
         if what not in self._said:
             self._said.add(what)
-            self._say(f"prompt cache: {text}; prefixes stay in memory only")
+            self._say(f"prompt cache: {text}; {self._words.otherwise}")
 
 
 def _begins(short: np.ndarray, long: np.ndarray) -> bool:

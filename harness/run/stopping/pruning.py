@@ -11,11 +11,13 @@ from typing import Any
 
 from engine import Knobs, Protocol
 from harness.analysis.estimates import estimates, noise
-from harness.decisions.reuse import rival, too_large
+from harness.decisions.recommend import default_trial
+from harness.decisions.reuse import quality_key, reference_figures, rival, settings_of, too_large
 from harness.results.history import History
+from harness.results.metrics import QUALITY
 from harness.study.study import Study
 
-from .job import Job, Rival, Row
+from ..job import Job, Rival, Row
 
 Tokens = Mapping[tuple[int, int], Sequence[float]]  # (trial, run) -> time of each token, ms
 
@@ -55,6 +57,58 @@ def dominated(study: Study, job: Job, to_beat: Rival) -> str | None:
         f"at most {ceiling:.3g} tokens/s with ssd_gbps={knobs.ssd_gbps:g}; trial {to_beat.trial} reaches "
         f"{to_beat.tok_s:.3g} with no more memory and no worse quality"
     )
+
+
+def score_rule(study: Study, job: Job, history: History, reference_nll: str) -> dict[str, Any] | None:
+    """The request's `stop_scoring` for a new lossy setting, by its perplexity alone; None if it is scored completely.
+
+    `reference_nll`: the file with the log-likelihoods of the unchanged model. A setting of the lossy knobs that lost to a
+    point of the front once is scored completely the next time, because it may be faster then.
+    """
+    error, rows = study.config["protocol"]["stop_scoring_error"], history.known
+    others = any(name in QUALITY and name != "perplexity" for name in study.objectives)
+    others |= study.wants_kl or study.json_prompts is not None
+    lossless = not Knobs.from_mapping(job.proposal.values).lossy
+    is_default = default_trial(history.table) in (None, job.proposal.trial)  # it is in every report
+    if not error or others or lossless or not job.is_new or is_default:
+        return None
+    own = reference_figures(rows)
+    scored = next((r["scored_tokens"] for r in rows if r["perplexity"] is not None and r["scored_tokens"]), None)
+    key = quality_key(Knobs.from_mapping(job.proposal.values).as_dict())
+    if own["perplexity"] is None or scored is None or any(_stopped(r) and quality_key(settings_of(r)) == key for r in rows):
+        return None
+    bounds = [
+        {"text": c.text, "value": c.bound(own), "upper": c.upper, "constraint": True}
+        for c in study.constraints
+        if c.metric == "perplexity"
+    ]
+    rivals = None
+    if "perplexity" not in study.objectives:
+        loss = study.config["recommend"]["max_loss"]
+        value = own["perplexity"] * (1 + loss)
+        bounds.append({"text": "recommend.max_loss", "value": value, "upper": True, "constraint": False})
+    elif set(study.objectives) <= {"decode_tok_s", "peak_memory_gb", "perplexity"}:
+        rivals = _points(history)
+    else:
+        rivals = []
+    deviation = float(noise(history.table).loc["decode_tok_s", "sd"])
+    return {
+        "error": error, "tokens": int(scored), "reference": reference_nll, "noise": deviation, "bounds": bounds,
+        "rivals": rivals,
+    }  # fmt: skip
+
+
+def _stopped(row: Mapping[str, Any]) -> bool:
+    return row["scoring_stopped"] is not None and row["quality_from_trial"] is None
+
+
+def _points(history: History) -> list[dict[str, float]]:
+    """The measured, feasible points whose perplexity is complete, without suspect ones."""
+    some = estimates(history.table)
+    some = some[(some["feasible"] != False) & ~some["suspect"].astype(bool)]  # noqa: E712
+    some = some[["trial", "decode_tok_s_low", "peak_memory_gb", "perplexity"]].dropna()
+    names = ("trial", "tok_s", "gb", "perplexity")
+    return [dict(zip(names, map(float, point), strict=True)) for point in some.itertuples(index=False)]
 
 
 def stop_rule(study: Study, to_beat: Rival, rows: Sequence[Row], tokens: Tokens) -> dict[str, Any] | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from engine.serve.prefixes.segments import split_prompt, stable_prefix
+from engine.serve.compute.segments import split_prompt, stable_prefix
 
 PROMPT, SEGMENTS, KINDS = [1, 2, 3, 4, 5, 6, 7], [[1, 2, 3], [4, 5], [6, 7]], ["system", "user", "assistant"]
 

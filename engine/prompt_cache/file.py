@@ -1,7 +1,8 @@
 """Prefix file: the KV cache of one prompt prefix in mlx-lm's prompt cache format, with its tokens in the metadata.
 
 The name consists of the key of model and setting, a digest of the tokens, and the CRC-32 of the content. So files of other
-models are recognized without being opened, and an index of all prefixes needs only the headers. `mlx_lm` can load the file.
+models are recognized without being opened, and an index of all prefixes needs only the headers. The header repeats the key,
+so that a file that was renamed is recognized as well. `mlx_lm` can load the file.
 """
 
 from __future__ import annotations
@@ -73,7 +74,8 @@ def unsaveable(cache: list[Any]) -> str | None:
 def write_prefix(folder: Path, key: str, tokens: np.ndarray, cache: list[Any], kind: str) -> PrefixFile:
     """Write a prefix atomically, readable by its owner only. Raises `OSError`, and `RuntimeError` if MLX cannot write."""
     can_cut = trimmable(cache)
-    metadata = {"kind": kind, "trimmable": "yes" if can_cut else "no", "tokens": " ".join(map(str, tokens.tolist()))}
+    words = " ".join(map(str, tokens.tolist()))
+    metadata = {"key": key, "kind": kind, "trimmable": "yes" if can_cut else "no", "tokens": words}
     handle, name = tempfile.mkstemp(dir=folder, prefix=TEMPORARY[0], suffix=TEMPORARY[1])  # has mode 0600
     partial = Path(name)
     try:
@@ -83,7 +85,7 @@ def write_prefix(folder: Path, key: str, tokens: np.ndarray, cache: list[Any], k
         _, size = _header(partial)
         if size != partial.stat().st_size:
             raise OSError(f"{partial.stat().st_size} of {size} bytes were written")
-        path = folder / f"{key}-{_digest(tokens)}-{_checksum(partial):08x}{SUFFIX}"
+        path = folder / f"{key}-{digest_of(tokens)}-{_checksum(partial):08x}{SUFFIX}"
         commit(partial, path)
     except BaseException:
         with contextlib.suppress(OSError):
@@ -113,11 +115,11 @@ def read_header(path: Path) -> PrefixFile:
         entries, size = _header(path)
         found = entries["__metadata__"]
         tokens = np.array(found["0.tokens"].split(), dtype=np.int64)
-        can_cut, kind = found["0.trimmable"] == "yes", str(found["0.kind"])
+        can_cut, kind, key = found["0.trimmable"] == "yes", str(found["0.kind"]), found["0.key"]
     except (ValueError, KeyError, TypeError, AttributeError) as e:
         raise PrefixError(f"{path.name} is damaged ({first_line(e)})") from e
     match = NAME.fullmatch(path.name)
-    if match is None or match[2] != _digest(tokens) or size != path.stat().st_size:
+    if match is None or (match[1], match[2]) != (key, digest_of(tokens)) or size != path.stat().st_size:
         raise PrefixError(f"{path.name} is damaged (its header does not belong to its name or size)")
     return PrefixFile(path, tokens, can_cut, kind, size)
 
@@ -135,7 +137,8 @@ def load_prefix(file: PrefixFile) -> list[Any]:
     return cache
 
 
-def _digest(tokens: np.ndarray) -> str:
+def digest_of(tokens: np.ndarray) -> str:
+    """16 hexadecimal digits of tokens, part of their file's name."""
     return hashlib.sha256(tokens.astype("<i8").tobytes()).hexdigest()[:16]
 
 

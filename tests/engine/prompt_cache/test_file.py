@@ -19,7 +19,7 @@ from mlx_lm.models.cache import (
     load_prompt_cache,
 )
 
-from engine.serve.prefixes.file import PrefixError, key_of, load_prefix, read_header, unsaveable, write_prefix
+from engine.prompt_cache.file import PrefixError, key_of, load_prefix, read_header, unsaveable, write_prefix
 
 KEY, TOKENS = "0123456789abcdef", np.array([3, 1, -4, 1 << 40])
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from engine import HeadraceError
-from harness.run import early_stopping as early
-from harness.run.early_stopping import Early
+from harness.run.stopping import early_stopping as early
+from harness.run.stopping.early_stopping import Early
 
 RUNS, TOKENS = 2000, 256
 NOISE = 0.1

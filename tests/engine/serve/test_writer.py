@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from engine.serve.prefixes import writer as module
-from engine.serve.prefixes.writer import Writer
+from engine.serve import writer as module
+from engine.serve.writer import Writer
 
 
 @pytest.fixture(autouse=True)

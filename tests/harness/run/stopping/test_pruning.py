@@ -11,7 +11,8 @@ from harness.results.columns import NAMES
 from harness.results.history import History
 from harness.results.metrics import OBJECTIVES
 from harness.run.job import Job, Rival
-from harness.run.pruning import dominated, infeasible, rival_of, stop_rule
+from harness.run.stopping.pruning import dominated, infeasible, rival_of, score_rule, stop_rule
+from harness.study.constraints import parse
 
 VALUES = {"cache_gb": 1.0, "ssd_gbps": 0.5}
 NEW = Job(Proposal(4, "sampler", VALUES))
@@ -21,7 +22,8 @@ def plan(ceiling: float | None = None, reason: str | None = None, error: float =
     engine = SimpleNamespace(ceiling_tok_s=lambda *given: ceiling)
     return SimpleNamespace(
         engine=engine, checkpoint="c", judge=Judge(()), protocol={}, objectives=OBJECTIVES, scored=False,
-        forbidden=lambda values: (reason, 1.5), config={"protocol": {"stop_error": error}},
+        forbidden=lambda values: (reason, 1.5), wants_kl=False, json_prompts=None, constraints=[],
+        config={"protocol": {"stop_error": error, "stop_scoring_error": error}, "recommend": {"max_loss": 0.01}},
     )  # fmt: skip
 
 
@@ -52,6 +54,29 @@ def test_a_speed_bound_below_the_rival_is_dominated() -> None:
     assert dominated(plan(None), NEW, to_beat) is dominated(plan(8.0), NEW, to_beat) is None
     reason = "at most 7.9 tokens/s with ssd_gbps=0.5; trial 2 reaches 8 with no more memory and no worse quality"
     assert dominated(plan(7.9), NEW, to_beat) == reason
+
+
+def test_scoring_ends_early_only_for_a_new_lossy_setting_that_is_scored_by_perplexity_alone() -> None:
+    lossy = Job(Proposal(4, "sampler", {**VALUES, "expert_bits": 4}))
+    own = row(1, 5.0, origin="anchor", scored_tokens=900)
+    rule = score_rule(plan(), lossy, History([own]), "own.npy")
+    assert rule is not None and (rule["tokens"], rule["error"], rule["reference"]) == (900, 0.01, "own.npy")
+    assert rule["bounds"] == [] and [r["trial"] for r in rule["rivals"]] == [1]
+    limited = SimpleNamespace(**{**vars(plan()), "constraints": [parse("perplexity <= 1.02 * reference")],
+                                 "objectives": ("decode_tok_s", "peak_memory_gb")})  # fmt: skip
+    rule = score_rule(limited, lossy, History([own]), "own.npy")
+    assert rule is not None and rule["rivals"] is None
+    assert [(b["text"], b["value"], b["constraint"]) for b in rule["bounds"]] == [
+        ("perplexity <= 1.02 * reference", 4.08, True), ("recommend.max_loss", 4.04, False),
+    ]  # fmt: skip
+    for job in (NEW, Job(lossy.proposal, run=1), Job(Proposal(1, "anchor", lossy.proposal.values))):
+        assert score_rule(plan(), job, History([own]), "") is None
+    assert score_rule(plan(error=0), lossy, History([own]), "") is None
+    assert score_rule(plan(), lossy, History(), "") is None  # no scored row of the unchanged model
+    with_kl = SimpleNamespace(**{**vars(plan()), "wants_kl": True})
+    assert score_rule(with_kl, lossy, History([own]), "") is None
+    before = row(3, 5.0, expert_bits=4, perplexity=None, scoring_stopped="trial 0 is better")
+    assert score_rule(plan(), lossy, History([own, before]), "") is None
 
 
 def test_early_stopping_needs_the_times_of_the_rival() -> None:

@@ -14,10 +14,11 @@ import pytest
 from mlx_lm.models.cache import KVCache
 
 from engine.errors import HeadraceError
-from engine.serve.prefixes import folder as module
-from engine.serve.prefixes.folder import PrefixFolder
+from engine.prompt_cache import folder as module
+from engine.prompt_cache.folder import PrefixFolder, Words
 
 KEY, OTHER = "a" * 16, "b" * 16
+WORDS = Words("--prompt-cache-dir", "--prompt-cache-disk-gb", "prefixes stay in memory only")
 
 
 class Said(list):
@@ -33,7 +34,7 @@ def cache(tokens=8, kv=None):
 
 
 def make(path, *, key=KEY, limit=1 << 30, said=None):
-    return PrefixFolder(path, key, limit, Said() if said is None else said)
+    return PrefixFolder(path, key, limit, Said() if said is None else said, WORDS)
 
 
 def add(folder, *tokens, **kind):
@@ -54,11 +55,18 @@ def test_survives_a_restart_and_is_private(tmp_path):
 
 
 def test_files_of_another_key_are_counted_and_not_used(tmp_path):
-    said = Said()
     add(make(tmp_path, key=OTHER), 1, 2, 3)
-    folder = make(tmp_path, said=said)
-    assert not folder.refresh() and folder.nbytes > 0
-    assert said == [f"prompt cache: 1 files in {tmp_path} are of another model, setting or version and are not used"]
+    folder = make(tmp_path)
+    assert not folder.refresh() and folder.nbytes > 0 and folder.find(np.array([1, 2, 3])) is None
+    assert folder.others() == folder.others(np.array([1, 2, 3])) == 1 and not folder.others(np.array([1, 2]))
+
+
+def test_a_file_renamed_to_another_key_is_refused(tmp_path):
+    said = Said()
+    file = add(make(tmp_path, key=OTHER), 1, 2, 3)
+    file.path.rename(tmp_path / file.path.name.replace(OTHER, KEY))
+    assert not make(tmp_path, said=said).refresh() and not list(tmp_path.iterdir())
+    assert len(said) == 1 and "damaged (its header does not belong to its name" in said[0]
 
 
 def test_shorter_prefixes_that_can_be_cut_out_are_removed(tmp_path):

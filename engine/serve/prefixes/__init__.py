@@ -1,1 +1,0 @@
-"""Prompt prefixes on disk: one file each with its KV cache; it never imports the server."""
