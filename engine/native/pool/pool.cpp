@@ -4,7 +4,10 @@
 
 namespace headrace {
 Pool::Pool(Layer &layer, Reader &reader, Table table, Recipe recipe)
-    : layer(layer), reader_(reader), table_(std::move(table)), recipe_(std::move(recipe)) {}
+    : layer(layer), reader_(reader), table_(std::move(table)), recipe_(std::move(recipe)) {
+    recipe_.divide();
+    if (reader_.on_device()) reader_.need_scratch(recipe_.largest());
+}
 
 Pool::~Pool() { forget(); }
 
