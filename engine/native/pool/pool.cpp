@@ -5,7 +5,10 @@
 namespace headrace {
 Pool::Pool(Layer &layer, Reader &reader, Table table, Recipe recipe)
     : layer(layer), reader_(reader), table_(std::move(table)), recipe_(std::move(recipe)),
-      content_(table_.experts().size(), -1) {}
+      content_(table_.experts().size(), -1) {
+    recipe_.divide();
+    if (reader_.on_device()) reader_.need_scratch(recipe_.largest());
+}
 
 Pool::~Pool() { forget(); }
 

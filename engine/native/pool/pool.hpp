@@ -17,7 +17,7 @@ struct Failed {
     Failure failure;
 };
 
-// Called by one thread at a time; only `arrive` runs in the reader's threads.
+// Called by one thread at a time; only `arrive` and `part` run in the reader's threads.
 class Pool : public Arrival {
   public:
     enum Status { DONE, CLOSED, TOO_MANY, NO_MEMORY };
@@ -57,7 +57,10 @@ class Pool : public Arrival {
     bool settled() const { return coming_.empty(); }
     bool waits_for(std::int32_t expert) const { return coming_.count(expert) > 0; }
     bool guessed(std::int32_t expert) const { return table_.guessed(expert); }
-    void arrive(Load &load, Worker &worker) override { recipe_.finish(load, worker); }
+    std::size_t arrive(Load &load) override { return recipe_.arrive(load); }
+    Failure part(const Load &load, std::size_t number, Worker &worker) override {
+        return recipe_.make_part(load, number, worker);
+    }
 
     Layer &layer;
     bool dry = false;

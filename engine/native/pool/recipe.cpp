@@ -7,6 +7,8 @@
 namespace headrace {
 namespace {
 
+constexpr std::int64_t LEAST_PART = 256 << 10;  // bytes that are made
+
 std::uint8_t *place(const Source &source, const Load &load) {
     if (source.slots.data != nullptr) return source.slots.at(load.slot);
     return load.staging.data() + source.staging;
@@ -83,14 +85,44 @@ std::pair<std::int32_t, std::int64_t> Recipe::begin(std::int32_t expert) const {
     return first;
 }
 
-void Recipe::finish(Load &load, Worker &worker) const {
-    if (!verify(load) || made.empty()) return;
+// Biases are derived from scales, which may be made themselves: these stay together, in this order. Small parts are put
+// together, because handing one to another thread takes some microseconds.
+void Recipe::divide() {
+    parts_.clear();
+    std::int64_t bytes = LEAST_PART;
+    for (std::size_t i = 0; i < made.size(); ++i) {
+        if (made[i].how >= Making::BIAS_F32) continue;
+        if (bytes >= LEAST_PART) {
+            parts_.emplace_back();
+            bytes = 0;
+        }
+        parts_.back().push_back(i);
+        bytes += made[i].slots.slot_bytes;
+    }
+    for (std::size_t i = 0; i < made.size(); ++i) {
+        if (made[i].how < Making::BIAS_F32) continue;
+        const auto has_scales = [&](const std::vector<std::size_t> &part) {
+            return std::any_of(part.begin(), part.end(),
+                               [&](std::size_t other) { return made[other].slots.data == made[i].scales.data; });
+        };
+        const auto found = std::find_if(parts_.begin(), parts_.end(), has_scales);
+        if (found != parts_.end()) found->push_back(i);
+        else if (!parts_.empty()) parts_.back().push_back(i);
+        else parts_.push_back({i});
+    }
+}
+
+std::size_t Recipe::arrive(Load &load) const { return verify(load) ? parts_.size() : 0; }
+
+Failure Recipe::make_part(const Load &load, std::size_t part, Worker &worker) const {
+    Failure failure;
     std::uint8_t *room = worker.scratch.data;  // page-locked, and no read uses it now: the fastest to copy from
     if (worker.device != nullptr && worker.scratch.size < largest()) {
         worker.room.resize(std::max(worker.room.size(), largest()));
         room = worker.room.data();
     }
-    for (const Made &one : made) {
+    for (const std::size_t number : parts_[part]) {
+        const Made &one = made[number];
         std::uint8_t *into = one.slots.at(load.slot);
         if (worker.device == nullptr) {
             make(one, load, into);
@@ -101,11 +133,12 @@ void Recipe::finish(Load &load, Worker &worker) const {
         int code = worker.device->copy(into, room, bytes, worker.scratch);
         if (code == 0) code = worker.device->finish(worker.scratch);
         if (code != 0) {
-            load.failure.kind = Failure::DEVICE;
-            load.failure.code = code;
-            return;
+            failure.kind = Failure::DEVICE;
+            failure.code = code;
+            break;
         }
     }
+    return failure;
 }
 
 }  // namespace headrace

@@ -48,14 +48,19 @@ struct Recipe {
 
     // The ranges of a load, whose staging memory has been made.
     void ranges(const Load &load, std::vector<Range> &found) const;
-    // Verifies and converts what has arrived; a failure is left in the load.
-    void finish(Load &load, Worker &worker) const;
+    // Divides what is made into parts that do not depend on each other. Once, before the first load.
+    void divide();
+    // Verifies what has arrived; returns the number of parts to make. A failure is left in the load.
+    std::size_t arrive(Load &load) const;
+    // Makes a part of what has arrived.
+    Failure make_part(const Load &load, std::size_t part, Worker &worker) const;
     // The first file that an expert's bytes are in, and the lowest offset there.
     std::pair<std::int32_t, std::int64_t> begin(std::int32_t expert) const;
     // Bytes of the largest tensor that is made.
     std::size_t largest() const;
 
   private:
+    std::vector<std::vector<std::size_t>> parts_;  // numbers in `made`
     bool verify(Load &load) const;
     void make(const Made &one, const Load &load, std::uint8_t *into) const;
 };

@@ -16,7 +16,6 @@ namespace {
 constexpr std::size_t MOST_SPARE = 16;  // staging buffers that are kept for later loads, of all layers
 constexpr double SPIN_S = 20e-6;  // before a waiting thread sleeps: waking it costs more than that
 constexpr double WAKE_S = 30e-6;  // a read that takes longer is worth a second thread
-constexpr double MOST_WAIT_S = 1e6;  // of a simulated disk
 constexpr std::int64_t SMALL_BLOCK = 256 << 10;
 
 // The number of forks between the first process and this one.
@@ -202,10 +201,22 @@ void Reader::close(bool drop_all) {
 // A small block in the page cache is read in less time than it takes to wake a thread. Whether it is there is known when it
 // has been read.
 bool Reader::worth_waking(const Taken &taken) const {
-    return options_.rules.alignment > 1 || taken.load->blocks[taken.block].size >= SMALL_BLOCK;
+    if (taken.part != NO_PART || options_.rules.alignment > 1) return true;
+    return taken.load->blocks[taken.block].size >= SMALL_BLOCK;
 }
 
 bool Reader::take(Taken &taken, bool speculative) {
+    taken.part = NO_PART;
+    while (!arriving_.empty()) {  // first: a waiting thread needs these, and their staging memory is wanted
+        const LoadPtr &load = arriving_.front();
+        if (load->next_part < load->parts) {
+            taken.load = load;
+            taken.part = load->next_part++;
+            if (load->next_part == load->parts) arriving_.pop_front();
+            return true;
+        }
+        arriving_.pop_front();
+    }
     for (std::deque<LoadPtr> *queue : {&demand_, &speculative_}) {
         if (queue == &speculative_ && !speculative) return false;
         while (!queue->empty()) {
@@ -260,7 +271,7 @@ bool Reader::attach(Worker &worker, Failure &failure) {
     worker.device = options_.device.get();
     const auto unit =
         static_cast<std::size_t>(std::max<std::int64_t>({options_.scratch_unit, options_.rules.alignment, 4096}));
-    worker.memory = Buffer(static_cast<std::size_t>(options_.block_bytes) + 2 * unit, unit);
+    worker.memory = Buffer(std::max(static_cast<std::size_t>(options_.block_bytes) + 2 * unit, least_scratch_.load()), unit);
     worker.scratch.data = worker.memory.data();
     worker.scratch.size = worker.memory.size();
     if (worker.scratch.data == nullptr) {
@@ -279,6 +290,13 @@ bool Reader::attach(Worker &worker, Failure &failure) {
 
 void Reader::read(Worker &worker, Taken &taken, std::unique_lock<std::mutex> &lock) {
     ++reading_;
+    if (taken.part != NO_PART) {
+        do_part(taken.load, taken.part, worker, lock);
+        --reading_;
+        if (closing_) more_.notify_all();
+        taken.load.reset();
+        return;
+    }
     if (&worker != &helper_ && (!demand_.empty() || !speculative_.empty())) wake(2);
     lock.unlock();
     Failure failure;
@@ -292,57 +310,6 @@ void Reader::read(Worker &worker, Taken &taken, std::unique_lock<std::mutex> &lo
     --reading_;
     if (closing_) more_.notify_all();
     taken.load.reset();
-}
-
-void Reader::transfer(Worker &worker, const Taken &taken, Failure &failure) {
-    Load &load = *taken.load;
-    const Block &block = load.blocks[taken.block];
-    failure.file = block.file;
-    failure.at = block.offset;
-    if (worker.scratch.data == nullptr && !attach(worker, failure)) return;
-    const std::size_t file = static_cast<std::size_t>(block.file);
-    const std::int64_t got =
-        worker.blocks.read(options_.fds[file], block, load.pieces.data(), options_.rules, options_.memory[file],
-                           worker.scratch, worker.device, faults, taken.speculative, failure);
-    if (got < 0) return;
-    if (throttle_.limited()) {
-        const double wait = std::min(throttle_.end(got, load.requested) - steady_seconds(), MOST_WAIT_S);
-        if (wait > 0) {
-            std::unique_lock<std::mutex> lock(mutex_);
-            dropped_.wait_for(lock, std::chrono::duration<double>(wait), [this] { return dropping_; });
-        }
-    }
-    count(load, got);
-}
-
-// Counts a block of a load.
-void Reader::count(const Load &load, std::int64_t bytes) {
-    for (std::int64_t *counts : {totals_, load.counts}) {
-        if (counts == nullptr) continue;
-        __atomic_fetch_add(&counts[0], 1, __ATOMIC_RELAXED);
-        __atomic_fetch_add(&counts[1], bytes, __ATOMIC_RELAXED);
-    }
-}
-
-void Reader::end_block(const LoadPtr &load, const Failure &failure, Worker &worker, std::unique_lock<std::mutex> &lock) {
-    if (load->failure.kind == Failure::NONE && failure.kind != Failure::NONE) load->failure = failure;
-    if (--load->left != 0) return;
-    if (load->failure.kind == Failure::NONE && load->arrival != nullptr) {
-        lock.unlock();
-        try {
-            load->arrival->arrive(*load, worker);
-        } catch (const std::exception &) {
-            load->failure.kind = Failure::MEMORY;
-        }
-        lock.lock();
-    }
-    end(load);
-}
-
-void Reader::end(const LoadPtr &load) {
-    load->ended = steady_seconds();
-    load->done.store(true, std::memory_order_release);
-    if (load->awaited) done_.notify_all();
 }
 
 }  // namespace headrace

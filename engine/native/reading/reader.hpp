@@ -1,5 +1,6 @@
 // Reader: threads that bring the bytes of loads from files into memory, block by block.
 #pragma once
+#include <algorithm>
 #include <atomic>
 #include <condition_variable>
 #include <deque>
@@ -49,6 +50,8 @@ class Reader {
     // reads that have not begun, and no longer simulates a bandwidth. Any thread may close, more than once.
     void close(bool drop);
     bool closed() const { return closing_; }
+    // Scratch memory of threads has at least `size` bytes, if they have not started yet.
+    void need_scratch(std::size_t size) { least_scratch_ = std::max(least_scratch_.load(), size); }
     // Staging memory for a load, and its return for later loads; empty if there is no memory.
     Buffer take_buffer(std::size_t size);
     void give_buffer(Buffer buffer);
@@ -69,8 +72,10 @@ class Reader {
     struct Taken {
         LoadPtr load;
         std::size_t block = 0;
+        std::size_t part = NO_PART;  // of an arrival, instead of a block
         bool speculative = false;
     };
+    static constexpr std::size_t NO_PART = static_cast<std::size_t>(-1);
     bool take(Taken &taken, bool speculative);
     void work();
     bool attach(Worker &worker, Failure &failure);
@@ -82,17 +87,20 @@ class Reader {
     void wake(int count = 1);
     void release(Worker &worker);
     void end_block(const LoadPtr &load, const Failure &failure, Worker &worker, std::unique_lock<std::mutex> &lock);
+    void do_part(const LoadPtr &load, std::size_t part, Worker &worker, std::unique_lock<std::mutex> &lock);
     void end(const LoadPtr &load);
     void drop(const LoadPtr &load);
 
     ReaderOptions options_;
     Throttle throttle_;
     int forks_;
+    std::atomic<std::size_t> least_scratch_{0};
     std::int64_t totals_[2] = {0, 0};  // blocks and bytes
     std::mutex mutex_;
     std::mutex ending_;  // held by the thread that ends the others
     std::condition_variable more_, done_, dropped_;
     std::deque<LoadPtr> demand_, speculative_;
+    std::deque<LoadPtr> arriving_;  // with parts that no thread has begun
     std::vector<std::thread> threads_;
     Worker helper_;          // of the thread that waits
     bool helping_ = false;   // a waiting thread uses it

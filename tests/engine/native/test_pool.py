@@ -214,3 +214,38 @@ def test_forgotten_bytes_serve_again(reader: core.Reader) -> None:
     pool.request(np.array([3, 6]), None, False)
     pool.dry = False
     assert [expert for *_, expert in pool.owed()] == [6] and books.slot_of[3] == 0
+
+
+def test_large_tensors_are_made_by_several_threads_and_all_before_the_expert_is_settled(tmp_path: Path) -> None:
+    """Four tensors of an expert are widened, each large enough for a part of its own; biases follow the third."""
+    experts, count = 12, 96 << 10
+    stored = np.random.default_rng(1).integers(0, 1 << 15, (experts, 4, count), np.uint16) & 0x3FFF  # below 2
+    path = tmp_path / "f"
+    path.write_bytes(stored.tobytes())
+    reader, fds = a_reader(path, threads=4, block=1 << 20)
+    books = Books(reader, experts, 8.0)
+    slots = 3
+    memory = [np.zeros((slots, count), np.float32) for _ in range(5)]
+    sizes, at = count * 2, [n * count * 2 for n in range(4)]
+    sources = [
+        (np.zeros(experts, np.int32), np.arange(experts, dtype=np.int64) * 4 * sizes + n * sizes, sizes, None, n * sizes, -1)
+        for n in range(4)
+    ]
+    made = [("widen_bf16", [at[n]], [sizes], 0, 0.0, None, memory[n].data.cast("B")) for n in range(4)]
+    made.append(("bias_f32", [], [], 0, 7.0, memory[2].data.cast("B"), memory[4].data.cast("B")))
+    pool = core.Pool(books.layer, reader, slots, np.zeros(experts, np.uint8), sources, made, 4 * sizes, False, None)
+    rng = np.random.default_rng(2)
+    for _ in range(30):
+        chosen = np.sort(rng.choice(experts, slots, replace=False))
+        pool.request(chosen, None, False)
+        pool.settle(chosen)
+        for expert in chosen:
+            slot = books.slot_of[expert]
+            want = (stored[expert].astype(np.uint32) << 16).view(np.float32)
+            for n in range(4):
+                assert (memory[n][slot] == want[n]).all()
+            assert (memory[4][slot] == want[2] * np.float32(-7.0)).all()
+            for one in memory:
+                one[slot] = 0
+        pool.forget()
+    closed(reader, fds)
