@@ -96,8 +96,7 @@ class Session:
                 for text in start_notes(self.study, self.history.own):
                     self._note(text)
                 self.report("forecasting")
-                now = lambda: self._stop.now  # noqa: E731
-                self._runner.forecast = started(self.study, one.space, self.history.own, self._note, now)
+                self._runner.forecast = started(self.study, one.space, self.history.own, self._note, lambda: self._stop.now)
             self._explore(one)
             self._confirm(one)
             if self._stop.requested:
