@@ -51,6 +51,7 @@ def test_warm_up_decodes_the_given_number_of_tokens(path: Path, monkeypatch: pyt
         ({"timed_tokens": 0}, "timed_tokens=0 is not an integer of at least 1"),
         ({"timed_tokens": True}, "timed_tokens=True is not"),
         ({"page_cache": "hot"}, "page_cache='hot' is unknown; choose one of: as_is, cold, warm"),
+        ({"state": "warm"}, "state='warm' is unknown; choose one of: prefilled, steady, cold"),
         ({"prefill": "half"}, "prefill='half' is unknown; choose one of: real, restored"),
         ({"score": 1}, "score=1 is neither"),
         ({"timed_token": 4}, "did you mean timed_tokens?"),
