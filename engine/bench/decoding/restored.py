@@ -134,8 +134,8 @@ def _summary(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         exact = [row for row in own if row["exact"]]
         timed = [row for row in own if not row["exact"]]
         logs = np.array([row["log_ratio"] for row in own])
-        one = len(logs) < 2  # no interval
-        half = 0.0 if one else T975[min(len(logs) - 1, len(T975)) - 1] * float(logs.std(ddof=1)) / len(logs) ** 0.5
+        alone = len(logs) < 2  # no interval
+        half = 0.0 if alone else T975[min(len(logs) - 1, len(T975)) - 1] * float(logs.std(ddof=1)) / len(logs) ** 0.5
         found.append({
             "warm_up_tokens": warmed, "exact": len(exact), "equal": sum(_equal(row) for row in exact),
             "by_time": len(timed), "misses_restored_over_real": _mean([_over(row) for row in timed]),

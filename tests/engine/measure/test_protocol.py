@@ -98,7 +98,7 @@ def test_the_command_line_takes_a_protocol(path: Path, tmp_path: Path, capsys: p
     result = json.loads(capsys.readouterr().out)
     assert (result["decode_tokens"], result["page_cache_by"]) == (6, "posix_fadvise")
     asked = {"warm_up_tokens": 2, "timed_tokens": 6, "page_cache": "cold"}
-    assert result["protocol"] == {**asked, "score": True, "prefill": "real"}
+    assert result["protocol"] == {**asked, "score": True, "prefill": "real", "state": "prefilled"}
     for wrong in (["lukewarm"], ["as_is", "--timed-tokens", "0"], ["warm", "--io-mode", "direct", "--cache-gb", "0.0005"]):
         assert main([*command, *wrong]) == 2
         err = capsys.readouterr().err
