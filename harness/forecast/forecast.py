@@ -28,7 +28,7 @@ CONTEXT = 512  # tokens that memory is planned for
 ON_CPU, ON_GPU = 512, 2048  # tokens of a pass over a prompt
 PROMPTS = (512, 8192)  # tokens, of which the time to the first token is given
 RUN_S = 8 * 3600.0
-WARM_UP_TOKENS, COOL_DOWN_S = 8, 10.0  # of a run of study=auto
+WARM_UP_TOKENS, TIMED_TOKENS, COOL_DOWN_S = 8, 64, 10.0  # of a run of study=auto
 TEXTS = EXPERIMENTS / "prompts" / "headrace_v1.yaml"
 CHARACTERS = 4.0  # of a token of these texts, about
 UNKNOWN_GB = 1.0  # of what is neither weights nor experts, for an architecture that mlx-lm lacks
@@ -59,7 +59,8 @@ class Row:
 @dataclass(frozen=True)
 class Forecast:
     """All that is forecast. `best` is the fastest setting of the widest width that fits, or the smallest cache if none
-    fits. Seconds of a trial are those of a run of study=auto with that setting."""
+    fits. Seconds of a trial are those of a run of study=auto with that setting: `trial_s` where its lossy knobs are known,
+    `new_trial_s` where its prompts are computed and its quality is scored."""
 
     model: Target
     machine: Machine
@@ -73,12 +74,18 @@ class Forecast:
     ttft_s: dict[int, float]
     ttft_is_least: bool
     trial_s: float
+    new_trial_s: float
     besides: Besides | None = None  # of a trial, where a study has measured it; None: arithmetic
 
     @property
     def trials(self) -> int:
-        """Trials in an unattended run of 8 hours."""
+        """Trials in an unattended run of 8 hours, if their lossy settings are known."""
         return int(RUN_S // self.trial_s)
+
+    @property
+    def least_trials(self) -> int:
+        """Trials in an unattended run of 8 hours, if each has a new lossy setting."""
+        return int(RUN_S // self.new_trial_s)
 
 
 def forecast(
@@ -102,7 +109,7 @@ def forecast(
     return Forecast(
         model, machine, worlds.names, model.trace is not None, parts, limit, rows, best,
         {one.bits: model.disk_gb(one) for one in model.widths}, times, machine.probed is None,
-        _trial_s(model, machine, worlds, width, best, besides), besides,
+        *_trials_s(model, machine, worlds, width, best, besides), besides,
     )  # fmt: skip
 
 
@@ -183,18 +190,30 @@ def _ttft(model: Target, machine: Machine, worlds: Worlds, width: Width, row: Ro
     return seconds + rates.rest_ms / 1000
 
 
-def _trial_s(
+def _trials_s(
     model: Target, machine: Machine, worlds: Worlds, width: Width, row: Row, besides: Besides | None
-) -> float:  # fmt: skip
-    """Seconds of a run of study=auto: what a study measured beside the timed tokens, and these at the forecast speed.
-    Without one, the resident weights are read, and all evaluation texts are prefilled and decoded."""
+) -> tuple[float, float]:  # fmt: skip
+    """Seconds of a run of study=auto, with a lossy setting that is known, and with a new one.
+
+    Both are what a study measured beside the timed tokens, and these at the forecast speed. Without one, the resident
+    weights are read. Then a new lossy setting computes all evaluation texts; a known one restores the prompts of the timed
+    tokens and fills the cache for each, at most with what it holds.
+    """
     if besides is not None:
-        return besides.seconds + besides.tokens / row.tok_s.middle
+        measured = besides.seconds + besides.tokens / row.tok_s.middle
+        return measured, measured
     rates = machine.rates(Work(1.0, (1.0,), model.layers, model.all_layers))
     prompts = sum(_ttft(model, machine, worlds, width, row, prompt) for prompt, _ in text_tokens())
-    decoded = WARM_UP_TOKENS + sum(after for _, after in text_tokens())
-    load = model.resident_bytes / GB / rates.disk_gbps
-    return load + prompts + decoded / row.tok_s.middle + COOL_DOWN_S
+    whole = prompts + (WARM_UP_TOKENS + sum(after for _, after in text_tokens())) / row.tok_s.middle
+    every_gb = model.layers * model.experts * width.expert_bytes / GB
+    filled, left = 0.0, TIMED_TOKENS
+    for prompt, after in text_tokens():
+        if left > 0:
+            filled += min(worlds.prompt_share(prompt), row.cached_share) * every_gb / rates.disk_gbps
+        left -= after
+    known = filled + (WARM_UP_TOKENS + TIMED_TOKENS) / row.tok_s.middle
+    around = model.resident_bytes / GB / rates.disk_gbps + COOL_DOWN_S
+    return around + min(known, whole), around + whole
 
 
 @functools.cache
@@ -218,9 +237,10 @@ def as_dict(found: Forecast) -> dict[str, Any]:
         "device": device, "figures": list(found.machine.lines), "localities": list(found.worlds),
         "memory_gb": found.parts_gb, "memory_limit_gb": found.limit_gb, "disk_gb": found.disk_gb,
         "rows": [_row_dict(row) for row in found.rows], "best": _row_dict(found.best), "ttft_s": found.ttft_s,
-        "ttft_is_least": found.ttft_is_least, "trial_s": found.trial_s,
+        "ttft_is_least": found.ttft_is_least, "trial_s": found.trial_s, "new_trial_s": found.new_trial_s,
         "trial_measured": None if found.besides is None else dataclasses.asdict(found.besides),
         "trials_in_8_hours": found.trials,
+        "least_trials_in_8_hours": found.least_trials,
     }  # fmt: skip
 
 

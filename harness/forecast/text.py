@@ -26,7 +26,7 @@ def verdict(found: Forecast) -> str:
             f"{found.limit_gb:.3g}."
         )
     whole = "everything in memory" if best.cached_share >= 1 else f"{best.cache_gb:.3g} GB of experts cached"
-    trials = f"{found.trials} trial{'' if found.trials == 1 else 's'}"
+    trials = f"{_range(found)} trial{'' if found.trials == 1 else 's'}"
     return (
         f"{at} on {where}: {best.tok_s.middle:.2g} tok/s ({best.tok_s.low:.2g} to {best.tok_s.high:.2g}) with {whole}, "
         f"limited by {WORDS[best.limit]}; it takes {found.disk_gb[best.bits]:.3g} GB of disk, and {RUN_S / 3600:.0f} hours "
@@ -64,11 +64,20 @@ def _lines(found: Forecast) -> Iterator[str]:
     times = ", ".join(f"{least}{_seconds(s)} after {n:,} tokens" for n, s in found.ttft_s.items())
     why = " (reads and weights; no profile has a prompt's arithmetic)" if found.ttft_is_least else ""
     yield f"  first token  {times}{why}"
-    source = "" if found.besides is None else f" ({found.besides})"
-    yield f"  a trial  about {_seconds(found.trial_s)}: {found.trials} in {RUN_S / 3600:.0f} hours{source}"
+    times = f"about {_seconds(found.trial_s)}"
+    if found.new_trial_s > found.trial_s:
+        times += f", or {_seconds(found.new_trial_s)} with new lossy knobs"
+    yield f"  a trial  {times}: {_range(found)} in {RUN_S / 3600:.0f} hours"
+    if found.besides is not None:
+        yield f"           {found.besides}"
     yield f"  interval {COVERAGE * 100:.0f} %, of its squared width: {_shares(best)}"
     yield ""
     yield verdict(found)
+
+
+def _range(found: Forecast) -> str:
+    """The trials in 8 hours, as a range unless they are measured."""
+    return f"{found.trials}" if found.least_trials == found.trials else f"{found.least_trials} to {found.trials}"
 
 
 def _row_line(row: Row) -> str:

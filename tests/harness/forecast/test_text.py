@@ -12,7 +12,7 @@ def test_the_verdict_is_one_sentence() -> None:
     found = made("m2max_96gb")
     said = verdict(found)
     assert said.startswith("DeepSeek V4 Flash at 4 bits on m2max_96gb: ") and said.count(". ") == 0
-    assert "limited by" in said and f"about {found.trials} trials" in said
+    assert "limited by" in said and f"about {found.least_trials} to {found.trials} trials" in said
     nothing = dataclasses.replace(found, best=dataclasses.replace(found.best, fits=False))
     assert "does not fit on m2max_96gb" in verdict(nothing)
 

@@ -71,8 +71,10 @@ def test_the_forecast_uses_what_was_measured() -> None:
     measured = Besides("flash", 12, 25.0, 64.0)
     found = forecast(MODEL, at, worlds, [20.0], measured)
     assert found.trial_s == pytest.approx(25.0 + 64 / found.best.tok_s.middle)
-    assert f"in 8 hours ({measured})" in report(found)
-    assert as_dict(found)["trial_measured"] == dataclasses.asdict(measured)
+    assert found.new_trial_s == found.trial_s and f"{found.trials} in 8 hours\n" in report(found)
+    assert str(measured) in report(found) and as_dict(found)["trial_measured"] == dataclasses.asdict(measured)
     without = forecast(MODEL, at, worlds, [20.0])
-    assert without.trial_s > found.trial_s and as_dict(without)["trial_measured"] is None
+    assert as_dict(without)["trial_measured"] is None and without.least_trials < without.trials
+    assert 64 / without.best.tok_s.middle < without.trial_s < without.new_trial_s
+    assert "with new lossy knobs: " in report(without)
     assert "timed tokens" not in report(without)

@@ -15,7 +15,7 @@ from harness.results.older import renamed_markdown
 
 def test_all_knobs_and_figures_have_columns() -> None:
     assert set(Knobs.names()) <= set(NAMES)
-    figures = {f.name for f in dataclasses.fields(Measurement)} - {"token_ms", "ended_early"}  # a dataset, and a status
+    figures = {f.name for f in dataclasses.fields(Measurement)} - {"token_ms", "token_nll", "ended_early", "scoring_stopped"}
     assert figures == set(Measurement.names()) == set(Measurement(1.0, 1.0, None).as_dict()) and figures <= set(NAMES)
     assert len(set(NAMES)) == len(NAMES)
     assert all(c.text for c in COLUMNS)
