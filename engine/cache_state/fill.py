@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -17,19 +16,13 @@ AT_ONCE = 16  # experts whose reads are queued together; each may need staging m
 
 @dataclass(frozen=True)
 class Filled:
-    """What a given state cost: the experts that were read, their bytes (direct reads are widened to whole pages), and the
-    seconds of the bookkeeping and of the reads."""
+    """What a given state cost: the experts that were read, and their bytes. Direct reads are widened to whole pages."""
 
     experts: int = 0
     bytes_read: int = 0
-    dry_s: float = 0.0
-    fill_s: float = 0.0
 
     def __add__(self, other: Filled) -> Filled:
-        return Filled(
-            self.experts + other.experts, self.bytes_read + other.bytes_read, self.dry_s + other.dry_s,
-            self.fill_s + other.fill_s,
-        )  # fmt: skip
+        return Filled(self.experts + other.experts, self.bytes_read + other.bytes_read)
 
 
 def fill(pools: Iterable[PoolRequests], stats: Stats) -> Filled:
@@ -40,7 +33,7 @@ def fill(pools: Iterable[PoolRequests], stats: Stats) -> Filled:
     """
     pools = list(pools)
     owed = sorted((file, offset, n, expert) for n, pool in enumerate(pools) for file, offset, expert in pool.owed())
-    bytes_before, begin = stats.bytes_read, time.perf_counter()
+    before = stats.bytes_read
     waiting: deque[tuple[int, int]] = deque()
     try:
         for _, _, n, expert in owed:
@@ -54,7 +47,7 @@ def fill(pools: Iterable[PoolRequests], stats: Stats) -> Filled:
         for pool in pools:
             pool.disown()  # those under way are settled by the next request
         raise
-    return Filled(len(owed), stats.bytes_read - bytes_before, fill_s=time.perf_counter() - begin)
+    return Filled(len(owed), stats.bytes_read - before)
 
 
 def _settle(pools: list[PoolRequests], waiting: deque[tuple[int, int]]) -> None:

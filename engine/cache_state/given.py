@@ -7,7 +7,6 @@ are in slots and whose bytes are not there are read (`fill`).
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -53,7 +52,7 @@ def after_passes(engine: Streamed, prompts: Sequence[np.ndarray], chunk: int) ->
         raise HeadraceError(f"the experts that a prompt uses with {names} depend on what is cached; prefill for real")
     for experts in prompts:
         _check(state, experts)
-    before, begin = state.stats.copy(), time.perf_counter()
+    before = state.stats.copy()
     pools = [pool for layer in engine.layers if not layer.complete for pool in layer.cache.pools]
     try:
         try:
@@ -68,13 +67,12 @@ def after_passes(engine: Streamed, prompts: Sequence[np.ndarray], chunk: int) ->
         finally:
             for pool in pools:
                 pool.dry = False
-        dry_s = time.perf_counter() - begin
         filled = fill(pools, state.stats)
     finally:
         state.stats.restore(before)
     if engine.windows is not None:
         engine.windows.interrupted()
-    return Filled(filled.experts, filled.bytes_read, dry_s, filled.fill_s)
+    return filled
 
 
 def dry_prefill(engine: Streamed, experts: np.ndarray, chunk: int) -> Filled:
