@@ -28,14 +28,13 @@ from engine.measure.timed_pass import Prefilled, Prompt, Scored, computed, token
 from engine.model.switches import switches
 from engine.routing.forced import ForcedRouting
 from engine.streaming.forward import Forward
-from engine.system.user_cache import cached_file
+from engine.system.user_cache import KEPT_PROMPTS, cached_file
 
 from .folder import PrefixFolder, Words
 from .identity import cache_key, digest
 from .prefix import KIND, Prefix, prefix_of
 from .recorder import Recorder, recorded
 
-FOLDER = "prompts"  # in the user's cache folder
 LIMIT_GB = 8.0
 WORDS = Words("the folder of kept prompts", "the limit of kept prompts", "the prompt is computed in each run")
 Text = tuple[list[int], list[int]]  # tokens of prompt and continuation
@@ -63,7 +62,7 @@ class Keeping:
     @property
     def path(self) -> Path:
         """The folder in use."""
-        return self.folder or cached_file(FOLDER)
+        return self.folder or cached_file(KEPT_PROMPTS)
 
 
 def timed_texts(

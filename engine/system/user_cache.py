@@ -18,6 +18,8 @@ from engine.errors import HeadraceError
 from . import atomic
 from .shipped import PACKAGES, home
 
+KEPT_PROMPTS = "prompts"  # folder of the kept prompts of all models (engine.prompt_cache.kept)
+
 
 def cached_file(name: str) -> Path:
     """The path of the file `name` in the cache folder, whether or not it exists: XDG_CACHE_HOME, else ~/.cache, else a

@@ -18,7 +18,7 @@ from engine.system.machine_state import MachineState, machine_state
 from engine.system.memory import disk_bytes_read, disk_bytes_written, memory_bytes, peak_memory_bytes
 from engine.system.meters.energy import energy
 from engine.system.meters.translated import refuse_translated
-from engine.system.user_cache import cached_file
+from engine.system.user_cache import KEPT_PROMPTS, cached_file
 from harness.machine import identity
 from harness.machine.clocks import awake, continuous
 from harness.machine.load import CpuLoad, Meters
@@ -44,6 +44,7 @@ def checks() -> list[Check]:
         Check("limits", "open files", _open_files),
         Check("limits", "disk space", _disk_space),
         Check("limits", "user cache folder", _user_cache, "Profiles and references are computed again for each run."),
+        Check("limits", "kept prompts", _kept_prompts),
         Check("meters", "peak memory of a process", _peak_memory),
         Check("meters", "bytes read from the disk", _disk_read, "Rows cannot tell disk reads from the page cache."),
         *(_state(name, title, text) for name, title, systems, text in STATE_METERS if sys.platform in systems),
@@ -169,6 +170,12 @@ def _user_cache(place: Place) -> Answer:
     probe.write_bytes(b"")
     probe.unlink()
     return Answer("writable", {})
+
+
+def _kept_prompts(place: Place) -> Answer:
+    sizes = [file.stat().st_size for file in cached_file(KEPT_PROMPTS).glob("*.safetensors")]
+    text = f"{sum(sizes) / GB:.3g} GB in {len(sizes)} files; a study's limit is protocol.kept_gb"
+    return Answer(text, {"files": len(sizes), "kept_gb": sum(sizes) / GB})
 
 
 def _peak_memory(place: Place) -> Answer:

@@ -14,7 +14,7 @@ import pytest
 from families import configuration, file_of, model_files
 from tiny import CONFIGS, make
 
-from engine import CheckpointError, Engine, HeadraceError, Judge, Knobs, Protocol, footprint, load
+from engine import CheckpointError, Engine, HeadraceError, Judge, Knobs, Measurement, Protocol, footprint, load
 from engine.prompt_cache.kept import Keeping, timed_texts
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -86,17 +86,34 @@ def keeping(tmp_path: Path, said: list[str]) -> Keeping:
     return Keeping(folder=tmp_path / "kept", say=said.append)
 
 
+def measured(path: Path, protocol: Protocol, keeping: Keeping, **knobs: Any) -> Measurement:
+    with load(path, Knobs.from_mapping(knobs)) as engine:
+        return engine.measure(JUDGE, protocol, keeping=keeping)
+
+
+@pytest.mark.parametrize("state", ["steady", "cold"])
+def test_a_given_state_is_that_of_computed_and_of_restored_prompts(checkpoint: Any, keeping: Keeping, state: str) -> None:
+    path, knobs = checkpoint("qwen3_moe"), {"cache_gb": 0.0008}
+    runs = [measured(path, dataclasses.replace(how, state=state), keeping, **knobs) for how in (REAL, RESTORED, RESTORED)]
+    # For `steady` the first text needs the routing of all, so the second one's prompt is kept before its turn.
+    assert [run.prefill for run in runs] == ["real", "restored" if state == "steady" else "real", "restored"]
+    assert len({(run.hits, run.misses, run.nll) for run in runs}) == 1
+    assert (runs[0].hits, runs[0].misses) != (measured(path, REAL, keeping, **knobs).hits, 0)
+
+
 def files_of(keeping: Keeping) -> list[Path]:
     return sorted(keeping.path.glob("*.safetensors"))
 
 
 def test_a_measurement_says_how_its_prompts_came(checkpoint: Any, keeping: Keeping, said: list[str]) -> None:
-    with load(checkpoint("qwen3_moe"), Knobs(cache_gb=0.0004)) as engine:
-        real, first, second = (engine.measure(JUDGE, how, keeping=keeping) for how in (REAL, RESTORED, RESTORED))
+    real, first, second = (
+        measured(checkpoint("qwen3_moe"), how, keeping, cache_gb=0.0008) for how in (REAL, RESTORED, RESTORED)
+    )
     assert (real.prefill, first.prefill, second.prefill) == ("real", "real", "restored")
     assert first.prefill_tok_s is not None and first.ttft_ms is not None
     assert second.prefill_tok_s is None and second.ttft_ms is None
     assert real.nll == first.nll == second.nll and real.timed_nll == second.timed_nll
+    assert (real.hits, real.misses) == (second.hits, second.misses) and real.hits and real.misses
     assert not said
 
 
