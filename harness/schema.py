@@ -66,8 +66,7 @@ class ProtocolConfig:
     page_cache: str = key(engine.Protocol.page_cache, "page cache before a run: cold (checkpoint dropped), warm or as_is")
     state: str = key(
         engine.Protocol.state,
-        "experts' cache when timing starts: prefilled (as the prompt leaves it), steady (as after a "
-        "long generation) or cold (empty)",
+        "experts' cache when timing starts: prefilled (by the prompt), steady (long generation) or cold (empty)",
     )
     prefill: str = key("restored", "prompts of a run: restored (read, once kept) or real (computed each time)")
     kept_gb: float = key(8.0, "limit of the kept prompts of all models and studies, GB")

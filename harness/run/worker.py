@@ -189,7 +189,8 @@ def _run(request: dict[str, Any], knobs: Knobs, protocol: Protocol) -> _Run:
         with atomic.replacing(Path(request["keep_nll"]), durable=False) as partial, open(partial, "wb") as file:
             np.save(file, np.array(measurement.token_nll))
     score_s = time.perf_counter() - last if last else None
-    return _Run(measurement, "protocol" in wanted, score_s, load_s, None if scoring is None else scoring.stopped)
+    stopped = scoring.stopped if scoring is not None and measurement.perplexity is None else None  # an engine may go on
+    return _Run(measurement, "protocol" in wanted, score_s, load_s, stopped)
 
 
 def _trusts(request: dict[str, Any]) -> bool:

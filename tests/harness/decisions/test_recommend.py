@@ -10,7 +10,7 @@ from synthetic import frame, row
 
 from harness.analysis.pareto import front, measured, standings
 from harness.decisions.confirmation import next_sweep
-from harness.decisions.recommend import compared, default_trial, named, recommended, to_confirm
+from harness.decisions.recommend import compared, default_trial, named, only_restored, recommended, to_confirm
 
 LOSSLESS: dict[str, Any] = {"cache_gb": 0.01}
 LOSSY: dict[str, Any] = {"cache_gb": 0.01, "expert_bits": 4}
@@ -106,6 +106,22 @@ def test_a_setting_is_confirmed_by_fresh_runs_and_without_a_near_rival() -> None
     fast = {c.name: c for c in recommended(frame(rows))}["fastest"]
     assert fast.rivals[0] == 5
     assert fast.doubt > 0.03
+
+
+def test_a_recommended_setting_is_confirmed_by_a_run_that_computes_its_prompts() -> None:
+    more = again(3, LOSSLESS | {"read_threads": 8}, (26, 4.0, 10.0), 1.0, 1.001, 0.999)
+    rows = [{**one, "prefill": "restored" if one["trial"] else "real"} for one in study(*more)]
+
+    def fastest_lossless(rows: list[dict[str, Any]]) -> tuple[bool, bool]:
+        choices = recommended(frame(rows))
+        (choice,) = (c for c in choices if c.name == "fastest_lossless")
+        return choice.confirmed, choice.trial in to_confirm(choices, frame(rows))
+
+    assert only_restored(frame(rows)) == set(range(1, 10))
+    assert fastest_lossless(rows) == (False, True)
+    rows[-1]["prefill"] = "real"
+    assert fastest_lossless(rows) == (True, False)
+    assert not only_restored(frame(study()))  # rows of before the column
 
 
 def test_the_default_and_recommended_settings_are_confirmed_first() -> None:

@@ -211,6 +211,29 @@ def test_quality_takes_a_pass_of_its_own(
     assert early["figures"]["decode_tokens"] == tokens // 2
 
 
+def test_prompts_are_kept_and_restored(
+    checkpoint: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    request_of: Callable[..., dict[str, Any]],
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    asked = request_of(
+        engine="engine", checkpoint=str(checkpoint("qwen3_moe")), knobs={"cache_gb": 0.0008}, kept_gb=1.0,
+        protocol={"timed_tokens": 9, "prefill": "restored", "score": False},
+    )  # fmt: skip
+    first, second = measure(asked)["figures"], measure(asked)["figures"]
+    assert (first["prefill"], second["prefill"]) == ("real", "restored")
+    assert first["ttft_ms"] > 0 and second["ttft_ms"] is second["prefill_tok_s"] is None
+    for name in ("timed_nll", "hits", "misses", "bytes_read"):
+        assert first[name] == second[name], name
+
+
+def test_another_engine_computes_its_prompts(request_of: Callable[..., dict[str, Any]]) -> None:
+    asked = request_of(engine="outside:Steady", protocol={"warm_up_tokens": 3, "timed_tokens": 2, "prefill": "restored"})
+    assert measure(asked)["figures"]["prefill"] == "real"
+
+
 def test_scoring_ends_early_by_the_likelihoods_that_the_unchanged_model_left(
     checkpoint: Callable[..., Path], tmp_path: Path, request_of: Callable[..., dict[str, Any]]
 ) -> None:

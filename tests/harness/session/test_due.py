@@ -13,6 +13,7 @@ from harness import StudyStopped
 from harness.results.columns import NAMES
 from harness.results.history import History
 from harness.session.due import (
+    confirmation,
     has_reference,
     refuse_hopeless_space,
     rerun,
@@ -73,6 +74,19 @@ def test_a_rerun_has_the_setting_of_the_first_run_and_the_next_number() -> None:
     job = rerun([row(4), row(4, 2, "confirm")], 4, "confirm", 3)
     assert (job.name, job.round, job.origin, job.proposal.values["cache_gb"]) == ("000004-03", 3, "confirm", 1.0)
     assert not job.is_new
+
+
+def test_a_recommended_setting_has_one_confirmation_run_that_computes_its_prompts() -> None:
+    study: Any = SimpleNamespace(rules={}, config={"recommend": {}})
+    given = {"prefill": "restored", "objectives": "decode_tok_s,peak_memory_gb"}
+    rows = [row(0, origin="reference", **{**given, "cache_gb": None, "decode_tok_s": 5.0}), row(1, **given),
+            row(2, minute=1, **{**given, "decode_tok_s": 3.0, "peak_memory_gb": 2.0})]  # fmt: skip
+    jobs = [confirmation(study, History(rows), trial, 1) for trial in (1, 2)]
+    assert [(job.proposal.trial, job.run, job.origin, job.real_prefill) for job in jobs] == [
+        (1, 1, "confirm", True), (2, 1, "confirm", False)
+    ]  # fmt: skip
+    rows.append(row(1, 1, "confirm", 2, **{**given, "prefill": "real"}))
+    assert not confirmation(study, History(rows), 1, 1).real_prefill
 
 
 def test_rounds_share_trials_and_hours() -> None:
