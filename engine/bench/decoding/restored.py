@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 BY_TIME = (
     {"prefetch": "stale_gate"}, {"sync_window": 0}, {"prefetch": "stale_gate", "prefetch_depth": 2}, {"sync_window": 4},
 )  # fmt: skip
-T95 = 2.1  # quantile of Student's distribution for about 20 settings
+# 97.5 % quantiles of Student's distribution for 1, 2 ... degrees of freedom
+T975 = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23, 2.20, 2.18, 2.16, 2.14, 2.13, 2.12, 2.11, 2.10, 2.09)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -133,7 +134,8 @@ def _summary(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         exact = [row for row in own if row["exact"]]
         timed = [row for row in own if not row["exact"]]
         logs = np.array([row["log_ratio"] for row in own])
-        half = T95 * float(logs.std(ddof=1)) / len(logs) ** 0.5 if len(logs) > 1 else float("nan")
+        alone = len(logs) < 2  # no interval
+        half = 0.0 if alone else T975[min(len(logs) - 1, len(T975)) - 1] * float(logs.std(ddof=1)) / len(logs) ** 0.5
         found.append({
             "warm_up_tokens": warmed, "exact": len(exact), "equal": sum(_equal(row) for row in exact),
             "by_time": len(timed), "misses_restored_over_real": _mean([_over(row) for row in timed]),

@@ -51,6 +51,7 @@ def test_warm_up_decodes_the_given_number_of_tokens(path: Path, monkeypatch: pyt
         ({"timed_tokens": 0}, "timed_tokens=0 is not an integer of at least 1"),
         ({"timed_tokens": True}, "timed_tokens=True is not"),
         ({"page_cache": "hot"}, "page_cache='hot' is unknown; choose one of: as_is, cold, warm"),
+        ({"state": "warm"}, "state='warm' is unknown; choose one of: prefilled, steady, cold"),
         ({"prefill": "half"}, "prefill='half' is unknown; choose one of: real, restored"),
         ({"score": 1}, "score=1 is neither"),
         ({"timed_token": 4}, "did you mean timed_tokens?"),
@@ -97,7 +98,7 @@ def test_the_command_line_takes_a_protocol(path: Path, tmp_path: Path, capsys: p
     result = json.loads(capsys.readouterr().out)
     assert (result["decode_tokens"], result["page_cache_by"]) == (6, "posix_fadvise")
     asked = {"warm_up_tokens": 2, "timed_tokens": 6, "page_cache": "cold"}
-    assert result["protocol"] == {**asked, "score": True, "prefill": "real"}
+    assert result["protocol"] == {**asked, "score": True, "prefill": "real", "state": "prefilled"}
     for wrong in (["lukewarm"], ["as_is", "--timed-tokens", "0"], ["warm", "--io-mode", "direct", "--cache-gb", "0.0005"]):
         assert main([*command, *wrong]) == 2
         err = capsys.readouterr().err
