@@ -15,6 +15,7 @@ from engine.generation.trimming import always_trimmable
 from engine.prompt_cache.folder import PrefixFolder
 from engine.serve import writer
 from engine.serve.prompt_cache import PromptCache
+from engine.serve.server import WORDS
 
 FAMILIES = ("qwen3_moe", "gpt_oss", "deepseek_v3", "qwen3_next", "lfm2_moe", "nemotron_h", "kimi_k25")
 CHUNK, PREFIX, PROMPT = 16, 48, 60  # gpt_oss drops tokens from 24 on
@@ -41,7 +42,7 @@ def keys_of(cache):
 
 def on_disk(path, limit=1 << 30, said=None, **options):
     say = (lambda line: None) if said is None else said.append
-    return PromptCache(folder=PrefixFolder(path, KEY, limit, say), say=say, **options)
+    return PromptCache(folder=PrefixFolder(path, KEY, limit, say, WORDS), say=say, **options)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

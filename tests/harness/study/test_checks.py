@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from harness import ConfigError, ResultsError
 from harness.space.parse import space_from_config
-from harness.study.checks import check_cache, check_fixed_knobs, check_reference, check_writable, missing_checkpoint
+from harness.study.checks import (
+    check_cache,
+    check_fixed_knobs,
+    check_reference,
+    check_together,
+    check_writable,
+    missing_checkpoint,
+)
 from harness.study.constraints import parse
 
 RANGE = {"type": "float", "low": 0.01, "high": 0.08}
@@ -56,3 +65,14 @@ def test_a_missing_checkpoint_to_download_is_described() -> None:
 def test_a_folder_that_is_not_writable() -> None:
     with pytest.raises(ResultsError, match="results_dir=/dev/null is not writable"):
         check_writable(Path("/dev/null/study"))
+
+
+def test_a_state_that_cannot_be_given_is_refused() -> None:
+    space: Any = SimpleNamespace(entries=[], fixed={"cold_drop": 0.5, "prefill_chunk": 1})
+    engine = {"command": None, "module": "engine"}
+    c = {"storage": {"url": None}, "rounds": 1, "protocol": {"state": "steady"}, "engine": engine}
+    with pytest.raises(ConfigError, match="state=steady with cold_drop: its choices depend on what is cached"):
+        check_together(c, space)
+    check_together({**c, "protocol": {"state": "cold"}}, space)
+    space.fixed["cold_drop"] = 0.0
+    check_together(c, space)
