@@ -54,13 +54,14 @@ def plain_reads(
     return nbytes
 
 
-def plain_gbps(files: tuple[Path, ...], knobs: Knobs) -> float:
-    """Bandwidth of plain reads of the files, GB/s: from the disk with `io_mode=direct`, otherwise as the page cache is."""
+def plain_gbps(files: tuple[Path, ...], knobs: Knobs, nbytes: int = PLAIN_MIB << 20) -> float:
+    """Bandwidth of plain reads of the files, GB/s, over `nbytes`: from the disk with `io_mode=direct`, otherwise as the page
+    cache is."""
     if knobs.io_mode == "direct":
         drop_cache(files)
     _plain_buffers(knobs.read_threads, PLAIN_BLOCK)  # made outside of the clock
     begin = time.perf_counter()
-    return plain_reads(files, knobs, PLAIN_MIB << 20) / (time.perf_counter() - begin) / GB
+    return plain_reads(files, knobs, nbytes) / (time.perf_counter() - begin) / GB
 
 
 @functools.cache

@@ -57,7 +57,7 @@ def generate(args: argparse.Namespace) -> int:
     The prompt is a message to the model if the checkpoint has a chat template, otherwise a text to continue. The text
     goes to standard output, the figures go to standard error. Ctrl-C ends the text.
     """
-    from engine.system.memory import peak_memory_bytes
+    from engine.model.backend import peak_bytes
 
     prompt, sampling, knobs = prompt_of(args.prompt), sampling_of(args), knobs_of(args)
     with load_with_tokenizer(args, model_of(args), knobs, template=not args.ignore_chat_template) as engine:
@@ -68,7 +68,7 @@ def generate(args: argparse.Namespace) -> int:
                 show(piece)
         show("\n")
         _print_figures(engine, generation)
-        print(f"peak memory: {peak_memory_bytes() / GB:.3f} GB", file=sys.stderr)
+        print(f"peak memory: {peak_bytes() / GB:.3f} GB", file=sys.stderr)
         print(f"mode:        {engine.mode}", file=sys.stderr)
     return INTERRUPTED if generation.finish == "interrupted" else 0
 

@@ -54,8 +54,8 @@ class Measurement:
         "speed of the timed tokens, or of those timed so far if the run was stopped", "tokens/s", short="tok/s",
         better="maximize", speed=True, default=MISSING)
     peak_memory_gb: float = figure(
-        "high-water mark of the run's process up to the end of the timed part", "GB", short="GB", better="minimize",
-        noise=0.005, default=MISSING)
+        "high-water mark of the run's process up to the end of the timed part, on CUDA with MLX's allocations", "GB",
+        short="GB", better="minimize", noise=0.005, default=MISSING)
     perplexity: float | None = figure("exp of nll", short="ppl", better="minimize", quality=True, default=MISSING)
     _: KW_ONLY
     prefill_tok_s: float | None = figure(

@@ -19,10 +19,10 @@ import numpy as np
 
 from engine.errors import FigureError
 from engine.knobs import GB
-from engine.model.backend import backend, device_name
+from engine.model.backend import backend, device_name, peak_bytes
 from engine.stats import Stats
 from engine.system.machine_state import machine_state
-from engine.system.memory import disk_bytes_read, disk_bytes_written, page_cache_share, peak_memory_bytes
+from engine.system.memory import disk_bytes_read, disk_bytes_written, page_cache_share
 from engine.system.meters.energy import Energy, energy
 from engine.system.page_cache import cached_share
 
@@ -68,7 +68,7 @@ def timed_pass(
     at_start = machine_state()
     stats.reset()
     timed = _timed(texts, stats, timed_tokens, keep_going)
-    at_end, peak, mlx_peak = machine_state(), peak_memory_bytes(), mx.get_peak_memory()
+    at_end, peak, mlx_peak = machine_state(), peak_bytes(), mx.get_peak_memory()
     written = disk_bytes_written()
     cached_after = cached_share(files)
     nll = np.concatenate(timed.nll)

@@ -6,7 +6,7 @@ import os
 
 import mlx.core as mx
 
-from engine.system.memory import memory_bytes
+from engine.system.memory import memory_bytes, peak_memory_bytes
 
 STORED = {"F32": mx.float32, "F16": mx.float16, "BF16": mx.bfloat16, "U32": mx.uint32, "I32": mx.int32, "U8": mx.uint8}
 
@@ -16,6 +16,12 @@ def backend() -> str:
     if mx.default_device() == mx.Device(mx.cpu):
         return "cpu"
     return "metal" if mx.metal.is_available() else "cuda"
+
+
+def peak_bytes() -> int:
+    """Peak memory of this process so far, bytes. On CUDA with MLX's allocations: the system does not count a device's memory
+    as that of a process."""
+    return peak_memory_bytes() + (mx.get_peak_memory() if backend() == "cuda" else 0)
 
 
 def device_name() -> str:

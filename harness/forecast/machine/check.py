@@ -1,9 +1,10 @@
-"""Check: forecasts of kimi_mini on this machine beside measurements, with the disk held at four bandwidths.
+"""Check: forecasts of kimi_mini on this machine beside measurements, with the disk held at several bandwidths.
 
     python -m harness.forecast.machine.check
 
-The layers are probed once, before everything. Then each of twelve settings is measured, in random order, with `ssd_gbps`
-holding the reads. It prints a table, the median error and the share inside the interval; some minutes.
+The layers are probed once, before everything. Then each combination of bandwidth and cache size is measured, in random
+order, with `ssd_gbps` holding the reads. It prints a table, the median error and the share inside the interval; some
+minutes.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from harness.forecast.target import Target, target
 from .figures import Machine, device_from, machine
 
 CHECKPOINT = EXPERIMENTS / "kimi_mini" / "checkpoint"
-DISK_GBPS, CACHED = (0.05, 0.1, 0.3, 1.0), (0.125, 0.25, 0.5)
+DISK_GBPS, CACHED = (0.05, 0.1, 0.2, 0.5, 1.0), (0.1, 0.125, 0.2, 0.25, 0.375, 0.5, 0.625, 0.75)
 HELD_SD = 0.0  # of a held disk
 
 
@@ -104,11 +105,16 @@ def main(arguments: Sequence[str], program: str = "python -m harness.forecast.ma
 def _main(arguments: Sequence[str], program: str) -> int:
     parser = make_parser(program, __doc__)
     parser.add_argument("--tokens", type=int, default=64, metavar="N", help="timed tokens of a setting (default: 64)")
-    tokens = parser.parse_args(arguments).tokens
-    made = pairs(target(str(CHECKPOINT)), DISK_GBPS, CACHED, tokens)
+    text = "bandwidths that reads are held to (default: %(default)s)"
+    parser.add_argument("--disk-gbps", type=float, nargs="+", default=DISK_GBPS, metavar="GBPS", help=text)
+    text = "shares of the experts that are cached (default: %(default)s)"
+    parser.add_argument("--cached", type=float, nargs="+", default=CACHED, metavar="SHARE", help=text)
+    args = parser.parse_args(arguments)
+    made = pairs(target(str(CHECKPOINT)), args.disk_gbps, args.cached, args.tokens)
     inside = sum(pair.tok_s in pair.row.tok_s for pair in made)
     print("\n".join([HEAD, *(pair.line() for pair in made)]))
-    print(f"\nmedian error {statistics.median(p.error for p in made) * 100:.0f} %, {inside} of {len(made)} inside")
+    error = statistics.median(pair.error for pair in made)
+    print(f"\nmedian error {error:.0%}, {inside} of {len(made)} inside ({inside / len(made):.0%})")
     return 0
 
 

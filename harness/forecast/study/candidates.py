@@ -5,6 +5,7 @@ Quality is not known before a run, so the fastest setting is named with and with
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -49,7 +50,7 @@ def sample(
     found: list[Candidate] = []
     seen: set[str] = set()
     end = time.monotonic() + LONGEST_S
-    for number, values in enumerate((*first, *drawn(space, seed))):
+    for number, values in enumerate(itertools.chain(first, drawn(space, seed))):
         if number >= LEAST and time.monotonic() > end:
             break
         if canonical(values) in seen:

@@ -36,6 +36,7 @@ class Forecaster:
         figures, limit = found.figures, study.space.fixed.get("ssd_gbps")
         disk = UNKNOWN_GBPS if figures is None else figures.disk_gbps
         self.arithmetic = Arithmetic(routing(checkpoint), limit or disk, found.known)
+        self.checkpoint = checkpoint
         self._folder, self._layers, self._kept = study.folder, len(checkpoint.layers), found
         self._fitted: tuple[int, Fit, Controls] | None = None
         self._written = len(found.known)

@@ -103,8 +103,9 @@ class Terminal:
         environment = {**os.environ, "TERM": "dumb"}
         environment.pop("COLUMNS", None)
         self.process = subprocess.Popen(
-            command, stdin=guest, stdout=guest, stderr=guest, cwd=ROOT, env=environment, start_new_session=True
-        )
+            command, stdin=guest, stdout=guest, stderr=guest, cwd=ROOT, env=environment, start_new_session=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background job ignores it
+        )  # fmt: skip
         os.close(guest)
         self.shown = ""
 

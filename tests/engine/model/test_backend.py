@@ -7,7 +7,8 @@ import os
 import mlx.core as mx
 import pytest
 
-from engine.model.backend import backend, compute_dtype, device_name
+from engine.model.backend import backend, compute_dtype, device_name, peak_bytes
+from engine.system.memory import peak_memory_bytes
 
 on_cpu = mx.default_device() == mx.Device(mx.cpu)
 
@@ -20,3 +21,12 @@ def test_the_backend_is_that_of_the_default_device() -> None:
 def test_the_cpu_computes_in_float32_and_is_named_with_its_cores() -> None:
     assert compute_dtype() == mx.float32
     assert device_name().endswith(f"({os.cpu_count()} cores)")
+
+
+def test_on_cuda_the_peak_has_the_memory_of_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    held = mx.zeros(1 << 20)
+    mx.eval(held)
+    for name, more in {"cpu": 0, "metal": 0, "cuda": mx.get_peak_memory()}.items():
+        monkeypatch.setattr("engine.model.backend.backend", lambda name=name: name)
+        assert abs(peak_bytes() - more - peak_memory_bytes()) < 1 << 20
+    assert mx.get_peak_memory() >= held.nbytes > 1 << 20

@@ -34,7 +34,7 @@ def test_the_numbers_are_those_of_the_front(tmp_path: Path) -> None:
 
 def test_forecasts_have_a_section(tmp_path: Path) -> None:
     text = page(summary_of(tmp_path, rows_of(forecast_tok_s=40.0, forecast_tok_s_low=30.0, forecast_tok_s_high=55.0)))
-    assert "Speed forecast before the first run of 25 settings: median error" in text and 'id="forecast-table"' in text
+    assert "Speed forecast before the first run of 26 settings: median error" in text and 'id="forecast-table"' in text
     assert "forecast-table" not in page(summary_of(tmp_path, rows_of()))
 
 
