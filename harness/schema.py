@@ -209,6 +209,15 @@ def profiles() -> Mapping[str, Mapping[str, Any]]:
     return found
 
 
+@functools.cache
+def _devices() -> Mapping[str, Any]:
+    """The profiles as choices of the group `device` in Hydra's store, which copies a choice when it loads it."""
+    store = ConfigStore.instance()
+    for name, figures in profiles().items():
+        store.store(name, OmegaConf.create(dict(figures)), group="device", package="device")
+    return dict(store.repo["device"])
+
+
 def register(config_dir: str | Path | None = None) -> None:
     """Register the schema, all search spaces, the profiles of devices and the resolvers `${root:}`, `${results:}` and
     `${named:}` with Hydra. `config_dir` is the user's `--config-dir`."""
@@ -224,8 +233,7 @@ def register(config_dir: str | Path | None = None) -> None:
     store.store("schema", schema)
     for path in (*own_spaces(config_dir), *sorted(SEARCH_SPACES.glob("*.yaml"))):  # a shipped name means the shipped space
         store_file("search_space", path, path.stem)
-    for name, figures in profiles().items():
-        store.store(name, OmegaConf.create(dict(figures)), group="device", package="device")
+    store.repo["device"] = dict(_devices())
 
 
 def store_file(group: str, path: str | Path, name: str = "") -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import environment  # noqa: F401 (before numpy and matplotlib)
 import pytest
-from tiny import make, make_fp8, make_gpt_oss_original, make_int4, make_original
+from tiny import make, make_fp8, make_gpt_oss_original, make_int4, make_original, make_sparse_kimi
 
 from engine.packing.pack import pack_store
 from engine.tokenizer.without_torch import show_torch
@@ -70,6 +70,12 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
         return made[key]
 
     return get
+
+
+@pytest.fixture(scope="session")
+def sparse_kimi(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Kimi K2.5's original in its full shape, as sparse files; to be read only."""
+    return make_sparse_kimi(tmp_path_factory.mktemp("sparse") / "kimi")
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -359,7 +360,7 @@ def make_sparse_kimi(path: Path) -> Path:
     for layer in range(61):
         header, at = {}, 0
         for name, dtype, shape in _kimi_tensors(layer):
-            nbytes = int(np.prod(shape)) * {"BF16": 2, "F32": 4, "I32": 4}[dtype]
+            nbytes = math.prod(shape) * {"BF16": 2, "F32": 4, "I32": 4}[dtype]
             header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [at, at + nbytes]}
             at += nbytes
         file = path / f"model-{layer + 1:05}-of-00061.safetensors"

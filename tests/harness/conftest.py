@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import sqlite3
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
+from sqlalchemy import event
+from sqlalchemy.engine import Engine as Database
 from support import HERE, ROOT, Cli, arguments, prepare
 
 from engine import Judge, Knobs
@@ -28,6 +31,21 @@ SPACE = (
 )  # fmt: skip
 Alter = Callable[[dict[str, Any], int], dict[str, Any]]
 Requests = list[dict[str, Any]]
+
+
+@pytest.fixture(autouse=True)
+def _no_wait_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Files and databases of this process are not forced to the disk, which takes longer than most studies. A killed process
+    loses nothing by this, and no test cuts the power; engine/system/test_atomic.py tests the order of the calls."""
+    monkeypatch.setattr(os, "fsync", lambda fd: None)
+    event.listen(Database, "connect", _without_sync)
+    yield
+    event.remove(Database, "connect", _without_sync)
+
+
+def _without_sync(connection: Any, record: object) -> None:
+    if isinstance(connection, sqlite3.Connection):
+        connection.execute("PRAGMA synchronous=OFF")
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import mlx.core as mx
 import pytest
-from tiny import make_sparse_kimi
 
 from engine import Checkpoint, CheckpointError, Knobs, footprint, load
 from engine.__main__ import main
@@ -84,10 +83,9 @@ def test_missing_resident_tensor(damaged: Path) -> None:
 
 
 @pytest.mark.slow
-def test_kimi_in_full(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_kimi_in_full(sparse_kimi: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Kimi K2.5's original in its full shape, as sparse files: the sizes are right, and little memory is used."""
-    path = make_sparse_kimi(tmp_path / "kimi")
-    assert main(["bench", "open", str(path)]) == 0
+    assert main(["bench", "open", str(sparse_kimi)]) == 0
     result = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert (result["tensors"], result["files"], result["layers"], result["mlx_lm"]["switches"]) == (208_215, 61, 60, 60)
     expert = 3 * 2048 * 7168 * 4.5 / 8 / 1e9  # four bits, and sixteen for every 32 weights

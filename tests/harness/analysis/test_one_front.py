@@ -22,7 +22,7 @@ from harness.analysis.pareto import front
 from harness.decisions.confirmation import next_sweep
 from harness.results.metrics import objectives_of
 from harness.results.rows import frame, read_rows, read_trials
-from harness.results.writing import write_row
+from harness.results.writing import compact, write_row
 from harness.rounds import journal
 from harness.rounds.verdict import verdict
 from harness.show.live import Panel
@@ -79,6 +79,7 @@ def test_the_same_members_the_same_best_and_the_same_counts(
 
     for row in rows:
         write_row(tmp_path, row)
+    compact(tmp_path)  # the commands below read the rows many times, and one file faster than one a row
     for name in ("plot_front", "plot_session"):
         monkeypatch.setattr(f"harness.show.report.{name}", lambda df, path: path)
     report(tmp_path, rows)

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 from hydra import compose, initialize_config_dir
-from tiny import make_sparse_kimi
 
 from engine import Checkpoint, Knobs
 from engine.model import backend
@@ -43,7 +42,7 @@ def test_the_anchors_of_the_demo_fit() -> None:
 
 
 @pytest.mark.slow
-def test_the_anchors_of_kimi_m2max_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_anchors_of_kimi_m2max_fit(sparse_kimi: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On the full shape of the checkpoint, with floats of 16 bits and MLX's buffer cache as on Metal.
 
     The checkpoint is opened once. The memory of a pass is what `pass_memory` returns for 512 tokens; a trace takes seconds.
@@ -53,7 +52,7 @@ def test_the_anchors_of_kimi_m2max_fit(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr("engine.model.buffer_cache.backend", lambda: "metal")
     memory = activations.PassMemory(kv=35_979_264, activations=503_316_480)
     monkeypatch.setattr(activations, "pass_memory", lambda *args, **more: memory)
-    checkpoint = Checkpoint.open(make_sparse_kimi(tmp_path / "kimi"))
+    checkpoint = Checkpoint.open(sparse_kimi)
 
     def footprint(path: Any, knobs: Knobs, context: int = plan.CONTEXT) -> plan.Footprint:
         return dataclasses.replace(plan.footprint(checkpoint, knobs, context), fingerprint="2-" + "0" * 16)
