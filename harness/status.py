@@ -29,8 +29,8 @@ from engine.setting.study_setting import BEST
 from engine.system.strict_json import from_json, to_json
 from harness import ResultsError
 from harness.analysis.counts import count
-from harness.analysis.hours import hours
 from harness.analysis.pareto import front
+from harness.analysis.runs.hours import hours
 from harness.decisions.recommend import rules_of
 from harness.machine.clocks import awake, continuous
 from harness.machine.identity import boot_id

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.results.columns import NOT_RUN
 
-from .timeline import order
+from .runs.timeline import order
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -114,8 +114,14 @@ def left_s(rows: Sequence[Row], runs_left: int) -> float | None:
     made = sorted((r for r in rows if r["status"] not in NOT_RUN and r["started_at"]), key=order)
     recent = made[-RECENT:]
     counted = sum(not r["run"] or r["origin"] == "confirm" for r in recent)
-    took = sum(r[name] or 0.0 for r in recent for name in ("wall_s", "waited_s", "cool_down_s", "between_s", "lost_s"))
+    took = sum(_seconds(r, name) for r in recent for name in ("wall_s", "waited_s", "cool_down_s", "between_s", "lost_s"))
     return took / counted * runs_left if counted else None
+
+
+def _seconds(row: Row, name: str) -> float:
+    """A time of a row; 0 where it has none, as older rows do."""
+    value = row.get(name)
+    return 0.0 if value is None or value != value else float(value)
 
 
 def _many(n: int, words: str) -> str:

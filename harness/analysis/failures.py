@@ -8,7 +8,7 @@ from typing import Any
 
 from harness.results.columns import NOT_RUN, STATUSES
 
-from .timeline import order
+from .runs.timeline import order
 
 FAILED = tuple(s for s in STATUSES if s not in ("ok", "stopped", *NOT_RUN))
 VARIES = re.compile(  # parts that differ between two failures with one cause

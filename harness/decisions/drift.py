@@ -11,7 +11,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from harness.analysis.timeline import order
+from harness.analysis.runs.timeline import order
 
 Row = Mapping[str, Any]
 SIGNIFICANT = 3.0  # standard deviations of a single run

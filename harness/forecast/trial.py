@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import HeadraceError
-from harness.analysis.hours import parts
+from harness.analysis.runs.hours import parts
 from harness.machine.identity import host
 from harness.paths import find_study, folder_name, results_folder
 from harness.results.rows import read_rows

@@ -41,7 +41,7 @@ class Column:
     null: bool = True
 
 
-TIME_COLUMNS = (  # where the time of a run went, with prefix_s, fill_s, timed_s and score_s (harness.analysis.hours)
+TIME_COLUMNS = (  # where the time of a run went, with prefix_s, fill_s, timed_s and score_s (harness.analysis.runs.hours)
     Column("session", "str", "", "identifier of the command that measured the run; null in older rows"),
     Column(
         "session_s", "float", "s",

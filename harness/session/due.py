@@ -10,7 +10,7 @@ from typing import Any
 from harness import StudyStopped
 from harness.analysis.counts import confirm_budget, confirmations, count
 from harness.analysis.estimates import suspects
-from harness.analysis.timeline import order
+from harness.analysis.runs.timeline import order
 from harness.decisions.confirmation import next_sweep
 from harness.decisions.drift import drifted, due, sentinel_trial
 from harness.decisions.recommend import only_restored, recommended

@@ -7,7 +7,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from harness.analysis.hours import UNKNOWN, Hours
+from harness.analysis.runs.hours import UNKNOWN, Hours
 
 from .text import duration
 

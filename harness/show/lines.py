@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 from engine.checkpoint.store.rehearsal import ABOUT
 from harness.analysis.estimates import noise, suspects
-from harness.analysis.forecasts import check_forecasts
 from harness.analysis.hypervolume import contributions
 from harness.analysis.pareto import Analysis, Rows
+from harness.analysis.runs.forecasts import check_forecasts
 from harness.decisions.recommend import Choice, compared, named
 from harness.results.metrics import SHORT
 

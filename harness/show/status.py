@@ -18,8 +18,8 @@ from rich.table import Table
 
 from harness.analysis.counts import Counts, Progress, count, left_s, progress
 from harness.analysis.failures import FAILED, cause, streak
-from harness.analysis.hours import hours
-from harness.analysis.timeline import order
+from harness.analysis.runs.hours import hours
+from harness.analysis.runs.timeline import order
 from harness.decisions.recommend import rules_of
 from harness.machine.load import Look, Meters, look
 from harness.machine.quiet import most_load, unquiet

@@ -20,9 +20,9 @@ ROOT = Path(__file__).resolve().parents[2]
 ENGINE = tuple(cli.ENGINE)
 BENCH = (
     "io", "decode", "beside", "prefill", "hits", "lossy", "bits", "trace", "open", "grids", "pack", "make", "serve",
-    "memory",
+    "memory", "restored",
 )  # fmt: skip
-SEARCH_BENCH = ("samplers", "ask", "shared", "soak", "confirm", "page")
+SEARCH_BENCH = ("samplers", "ask", "shared", "soak", "confirm", "page", "hours")
 COMMANDS = [
     "",
     *cli.SEARCH,

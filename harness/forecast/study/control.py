@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from harness.analysis.timeline import order
+from harness.analysis.runs.timeline import order
 from harness.decisions.drift import sentinel_trial
 
 from .fit import NOISE_SD

@@ -17,8 +17,8 @@ import pandas as pd
 
 from engine import Knobs
 from harness.analysis.estimates import suspect_runs
-from harness.analysis.forecasts import FORECAST, forecast_runs
-from harness.analysis.timeline import since_first
+from harness.analysis.runs.forecasts import FORECAST, forecast_runs
+from harness.analysis.runs.timeline import since_first
 from harness.results.columns import NOT_RUN, STATUSES
 from harness.results.metrics import SPEEDS
 from harness.show.plots.front_plot import CUT_ABOVE, LOG_ABOVE, LOG_SPEED_ABOVE, staircase

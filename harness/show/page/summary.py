@@ -11,9 +11,9 @@ import pandas as pd
 
 from engine.system.strict_json import from_json
 from harness.analysis.counts import Counts, count
-from harness.analysis.hours import NEEDED, Hours, hours
 from harness.analysis.importance import Importance, importance
 from harness.analysis.pareto import Analysis, reference
+from harness.analysis.runs.hours import NEEDED, Hours, hours
 from harness.decisions.recommend import Choice, Named, default_trial, named, recommended, rules_of, wishes_of
 from harness.results.rows import frame
 from harness.study.titles import FACTS, title

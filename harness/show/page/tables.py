@@ -10,7 +10,7 @@ import pandas as pd
 
 from engine import Knobs
 from engine.effective import effective
-from harness.analysis.forecasts import FORECAST, forecast_runs
+from harness.analysis.runs.forecasts import FORECAST, forecast_runs
 from harness.decisions.recommend import ratio
 from harness.results.columns import NOT_RUN
 from harness.results.metrics import METRICS, SHORT

@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from harness.analysis.estimates import suspect_runs
-from harness.analysis.timeline import since_first
+from harness.analysis.runs.timeline import since_first
 from harness.results.columns import NOT_RUN, STATUSES
 
 from .figure import FAINT, INK, RED, STYLE, save

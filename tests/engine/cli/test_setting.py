@@ -139,7 +139,7 @@ def test_measure_repeats_the_studys_measurement_and_compares(tmp_path: Path, cap
     assert main(["measure", "--config", str(written(tmp_path))]) == 0
     said = capsys.readouterr()
     figures = json.loads(said.out)
-    assert figures["protocol"] == {**SETTING.protocol, "score": True}
+    assert figures["protocol"] == {**SETTING.protocol, "score": True, "state": "prefilled", "prefill": "real"}
     assert "held-to-5-GB/s" in figures["mode"] and "note: reads are limited to 5 GB/s" in said.err
     promised = figures["promised"]
     assert promised["decode_tok_s"]["measured"] == figures["decode_tok_s"] and not promised["decode_tok_s"]["agrees"]

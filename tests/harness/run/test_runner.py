@@ -14,8 +14,8 @@ import pandas as pd
 from support import QUICK, Cli
 
 from engine import Knobs
-from harness.analysis.hours import hours, parts
 from harness.analysis.pareto import front
+from harness.analysis.runs.hours import hours, parts
 from harness.results.rows import read_trials
 from harness.run.supervise import Interrupted, Outcome
 

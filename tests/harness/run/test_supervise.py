@@ -22,7 +22,7 @@ from support import HERE, Cli, arguments, prepare
 from engine import CheckpointError
 from engine.errors import foreseeable
 from harness import ResultsError, search
-from harness.analysis.hours import hours, parts
+from harness.analysis.runs.hours import hours, parts
 from harness.machine import clocks
 from harness.results.metrics import OBJECTIVES
 from harness.results.rows import read_trials

@@ -7,7 +7,7 @@ from io import StringIO
 from rich.console import Console
 from stored import row
 
-from harness.analysis.hours import Hours, hours
+from harness.analysis.runs.hours import Hours, hours
 from harness.show.hours import HEADERS, hours_lines, hours_rows, hours_table
 
 RUN = {"session": "a", "between_s": 2.0, "wall_s": 8.0, "timed_s": 4.0, "score_s": 3.0, "saved_s": 30.0, "session_s": 10.0}

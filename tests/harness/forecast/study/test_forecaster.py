@@ -11,7 +11,7 @@ import pytest
 
 from engine import Knobs
 from engine.errors import HeadraceError
-from harness.analysis.forecasts import FORECAST
+from harness.analysis.runs.forecasts import FORECAST
 from harness.forecast.study import forecaster as module
 from harness.forecast.study.forecaster import Forecaster, forecaster, why_none
 from harness.study.study import Study

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from stored import row
 
-from harness.analysis.hours import LOST, REST, hours, parts
+from harness.analysis.runs.hours import LOST, REST, hours, parts
 
 RUN = {"session": "a", "between_s": 2.0, "cool_down_s": 1.0, "waited_s": 0.5, "wall_s": 10.0, "start_s": 1.0,
        "prepare_s": 0.5, "load_s": 2.0, "prefix_s": 1.5, "fill_s": 0.25, "timed_s": 3.0, "score_s": 1.0,

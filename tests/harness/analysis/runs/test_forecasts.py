@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from harness.analysis.forecasts import check_forecasts, forecast_runs
+from harness.analysis.runs.forecasts import check_forecasts, forecast_runs
 
 
 def row(trial: int, forecast: float | None, speed: float | None, **more: Any) -> dict[str, Any]:

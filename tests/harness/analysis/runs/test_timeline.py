@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from harness.analysis.estimates import suspect_runs
-from harness.analysis.timeline import LONGEST_GAP_S, order, since_first
+from harness.analysis.runs.timeline import LONGEST_GAP_S, order, since_first
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 
