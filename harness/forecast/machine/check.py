@@ -3,8 +3,9 @@
     python -m harness.forecast.machine.check
 
 The layers are probed once, before everything. Then each combination of bandwidth and cache size is measured, in random
-order, with `ssd_gbps` holding the reads. It prints a table, the median error and the share inside the interval; some
-minutes.
+order, with `ssd_gbps` holding the reads. The routing is that of a trace, recorded first over the tokens that are timed, or
+with `--shipped-trace` that of other texts, which the checkpoint ships. It prints a table, the median error and the share
+inside the interval; some minutes.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import dataclasses
 import random
 import statistics
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -82,6 +84,17 @@ def measured(cache_gb: float, disk_gbps: float, tokens: int) -> tuple[float, flo
     return found.decode_tok_s, (found.bytes_per_token or 0.0) / 1e9
 
 
+def recorded(folder: Path, tokens: int) -> Path:
+    """A trace of the timed tokens, and of what precedes them."""
+    from engine import load
+
+    file = folder / "trace.parquet"
+    engine = load(CHECKPOINT, Knobs())
+    with engine.trace(file):
+        engine.measure(Judge.load(TEXTS), Protocol(timed_tokens=tokens, score=False))
+    return file
+
+
 def pairs(model: Target, disks: Sequence[float], shares: Sequence[float], tokens: int) -> list[Pair]:
     """Forecast and measure every combination, in random order."""
     assert model.trace is not None
@@ -109,8 +122,12 @@ def _main(arguments: Sequence[str], program: str) -> int:
     parser.add_argument("--disk-gbps", type=float, nargs="+", default=DISK_GBPS, metavar="GBPS", help=text)
     text = "shares of the experts that are cached (default: %(default)s)"
     parser.add_argument("--cached", type=float, nargs="+", default=CACHED, metavar="SHARE", help=text)
+    text = "forecast with the routing of other texts, which the checkpoint ships"
+    parser.add_argument("--shipped-trace", action="store_true", help=text)
     args = parser.parse_args(arguments)
-    made = pairs(target(str(CHECKPOINT)), args.disk_gbps, args.cached, args.tokens)
+    with tempfile.TemporaryDirectory() as folder:
+        trace = None if args.shipped_trace else recorded(Path(folder), args.tokens)
+        made = pairs(target(str(CHECKPOINT), trace), args.disk_gbps, args.cached, args.tokens)
     inside = sum(pair.tok_s in pair.row.tok_s for pair in made)
     print("\n".join([HEAD, *(pair.line() for pair in made)]))
     error = statistics.median(pair.error for pair in made)
