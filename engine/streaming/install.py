@@ -127,6 +127,9 @@ def filling(layers: list[StreamedLayer], plans: list[BankPlan]) -> Iterator[None
         for layer in layers
         for pool, plan in zip(layer.cache.pools, (p for p in plans if p.layer == layer.number), strict=True)
     }
+    if not experts:
+        yield
+        return
 
     def fill() -> None:
         try:

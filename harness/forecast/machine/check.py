@@ -79,8 +79,8 @@ def measured(cache_gb: float, disk_gbps: float, tokens: int) -> tuple[float, flo
     """Tokens a second and GB a token of one run."""
     from engine import load
 
-    engine = load(CHECKPOINT, Knobs(cache_gb=cache_gb, ssd_gbps=disk_gbps))
-    found = engine.measure(Judge.load(TEXTS), Protocol(timed_tokens=tokens, score=False))
+    with load(CHECKPOINT, Knobs(cache_gb=cache_gb, ssd_gbps=disk_gbps)) as engine:
+        found = engine.measure(Judge.load(TEXTS), Protocol(timed_tokens=tokens, score=False))
     return found.decode_tok_s, (found.bytes_per_token or 0.0) / 1e9
 
 
@@ -89,8 +89,7 @@ def recorded(folder: Path, tokens: int) -> Path:
     from engine import load
 
     file = folder / "trace.parquet"
-    engine = load(CHECKPOINT, Knobs())
-    with engine.trace(file):
+    with load(CHECKPOINT, Knobs()) as engine, engine.trace(file):
         engine.measure(Judge.load(TEXTS), Protocol(timed_tokens=tokens, score=False))
     return file
 
