@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from engine.checkpoint.checkpoint import Checkpoint
+from engine.checkpoint.known import opened
 from engine.errors import HeadraceError
 from harness.decisions.reuse import settings_of
 from harness.study.study import Study
@@ -36,7 +37,6 @@ class Forecaster:
         figures, limit = found.figures, study.space.fixed.get("ssd_gbps")
         disk = UNKNOWN_GBPS if figures is None else figures.disk_gbps
         self.arithmetic = Arithmetic(routing(checkpoint), limit or disk, found.known)
-        self.checkpoint = checkpoint
         self._folder, self._layers, self._kept = study.folder, len(checkpoint.layers), found
         self._fitted: tuple[int, Fit, Controls] | None = None
         self._written = len(found.known)
@@ -103,7 +103,7 @@ def forecaster(study: Study, interrupted: Callable[[], bool]) -> tuple[Forecaste
     failed (empty if it did not). Raises `HeadraceError` with the reason if there can be no forecast."""
     if why := why_none(study):
         raise HeadraceError(why)
-    checkpoint = Checkpoint.open(study.checkpoint, trust_code=study.config["model"]["trust_code"])
+    checkpoint = opened(study.checkpoint, trust_code=study.config["model"]["trust_code"])
     if (found := kept(study.folder)) is not None:
         return Forecaster(study, checkpoint, found), ""
     found, problem = Kept(None), ""

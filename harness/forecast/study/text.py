@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
-import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from engine.checkpoint.checkpoint import Checkpoint
 from engine.errors import first_line
 from engine.knobs import Knobs
 from harness.decisions.reuse import settings_of
 from harness.show.text import RESIDENT, number, setting
 from harness.space.space import Space
-from harness.study.engines import PythonEngine
 from harness.study.study import Study
 
 from .candidates import Candidate, sample, winners
@@ -50,10 +46,9 @@ def start_lines(study: Study, space: Space, rows: Sequence[Row], found: Forecast
     lines = []
     if study.reference_gb <= study.limit_gb:
         lines.append(line("reference", RESIDENT, Candidate({}, found.speed({}, rows), study.reference_gb)))
-    quick, few = opened(study, space, found.checkpoint)
     known = [settings_of(row) for row in rows if row["origin"] != "reference"]
-    first = [*known, *(quick.space.values(params) for params in study.anchors)]
-    some = sample(few, first, study.seed, quick.forbidden, lambda values: found.speed(values, rows))
+    first = [*known, *(study.space.values(params) for params in study.anchors)]
+    some = sample(space, first, study.seed, study.forbidden, lambda values: found.speed(values, rows))
     found.keep()
     names = [entry.name for entry in space.entries]
     lines += [line(name, _knobs(one.values, names), one) for name, one in winners(some)]
@@ -62,15 +57,6 @@ def start_lines(study: Study, space: Space, rows: Sequence[Row], found: Forecast
     took = time.monotonic() - begin
     settings = f"{len(some)} setting{'' if len(some) == 1 else 's'} in {took:.1f} s"
     return [f"forecast {basis}, with 80 % intervals: {settings}; routing: {found.arithmetic.routing.about}", *lines]
-
-
-def opened(study: Study, space: Space, checkpoint: Checkpoint) -> tuple[Study, Space]:
-    """The study and the space with footprints of the `checkpoint` as it is: its headers are not read for each setting."""
-    assert isinstance(study.engine, PythonEngine)
-    footprint = functools.cache(functools.partial(study.engine.footprint, checkpoint))  # type: ignore[arg-type]
-    engine = dataclasses.replace(study.engine, footprint=lambda _, knobs: footprint(knobs))
-    quick = dataclasses.replace(study.space, footprint=footprint)
-    return dataclasses.replace(study, engine=engine, space=quick), dataclasses.replace(space, footprint=footprint)
 
 
 def line(name: str, knobs: str, one: Candidate) -> str:
