@@ -25,6 +25,7 @@ CANCELLED: int
 CHECKSUM: int
 DEVICE: int
 MEMORY: int
+MOST_SPARE: int  # staging buffers that a reader keeps for later loads
 
 Failure = tuple[int, int, int, int, int]  # kind, code, file, byte, section
 

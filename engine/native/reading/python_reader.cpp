@@ -226,6 +226,7 @@ bool add_reader(PyObject *module) {
     for (int i = 0; i < 7; ++i) {
         if (PyModule_AddIntConstant(module, kinds[i], i) != 0) return false;
     }
+    if (PyModule_AddIntConstant(module, "MOST_SPARE", static_cast<long>(MOST_SPARE)) != 0) return false;
     closed_error = PyErr_NewException("engine.native._core.ReaderClosed", nullptr, nullptr);
     if (closed_error == nullptr || PyModule_AddObjectRef(module, "ReaderClosed", closed_error) != 0) return false;
     reader_type = add_type(module, READER);

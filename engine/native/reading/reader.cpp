@@ -13,7 +13,6 @@
 namespace headrace {
 namespace {
 
-constexpr std::size_t MOST_SPARE = 16;  // staging buffers that are kept for later loads, of all layers
 constexpr double SPIN_S = 20e-6;  // before a waiting thread sleeps: waking it costs more than that
 constexpr double WAKE_S = 30e-6;  // a read that takes longer is worth a second thread
 constexpr std::int64_t SMALL_BLOCK = 256 << 10;

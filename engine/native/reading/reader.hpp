@@ -14,6 +14,8 @@
 
 namespace headrace {
 
+constexpr std::size_t MOST_SPARE = 16;  // staging buffers that are kept for later loads, of all layers
+
 struct ReaderOptions {
     std::vector<int> fds;
     std::vector<std::int64_t> memory;  // alignment of destinations, by file; 0: always through scratch memory

@@ -1,7 +1,7 @@
 """Staging: the memory of experts on their way from the disk into slots.
 
 Bytes that a slot holds as stored are read straight into it. Experts that are widened, joined from streams or requantized
-have a buffer of whole pages each until they are converted; the reader keeps up to `SPARE` buffers for later loads. Direct
+have a buffer of whole pages each until they are converted; the reader keeps up to `core.MOST_SPARE` buffers for later loads. Direct
 reads and copies to a GPU pass through a buffer of each reader thread and of the thread that waits, which reads as well.
 """
 
@@ -16,11 +16,11 @@ from engine.checkpoint.checkpoint import Checkpoint
 from engine.disk.direct import direct_unit
 from engine.knobs import Knobs
 from engine.model.backend import backend, compute_dtype
+from engine.native import core
 
 from ..banks import BankPlan
 
 FLOAT = 4  # bytes of a float32
-SPARE = 16  # buffers; as in engine/native/reading/reader.cpp
 
 
 def staging_bytes(checkpoint: Checkpoint, knobs: Knobs, banks: Sequence[BankPlan], tokens: int) -> int:
@@ -38,7 +38,7 @@ def staging_bytes(checkpoint: Checkpoint, knobs: Knobs, banks: Sequence[BankPlan
         largest = max(bank.form.expert_bytes for bank in banks)
         blocks = (knobs.read_threads + 1) * (min(knobs.read_block_kib * 1024, largest) + 2 * direct_unit())
     sizes = {_expert_bytes(bank) for bank in banks} - {0}
-    spare = SPARE * max(sizes) if len(sizes) > 1 else 0  # buffers of one size are those of the layer that needs most
+    spare = core.MOST_SPARE * max(sizes) if len(sizes) > 1 else 0  # buffers of one size are those of the layer that needs most
     return max(*of_layers.values(), spare) + _ahead_bytes(checkpoint, knobs, banks) + blocks
 
 

@@ -12,7 +12,8 @@ from engine import Checkpoint, Knobs
 from engine.model.backend import backend
 from engine.plan.banks import plan_banks
 from engine.plan.footprint import weights_of
-from engine.plan.memory.staging import SPARE, staging_bytes
+from engine.native import core
+from engine.plan.memory.staging import staging_bytes
 
 
 @pytest.fixture(scope="module")
@@ -44,4 +45,4 @@ def test_buffers_of_other_sizes_are_kept_beside_those_in_use(source: Checkpoint)
     first, *others = banks
     tensors = tuple(t for t in first.form.tensors if t.name != "up_proj.scales")
     smaller = dataclasses.replace(first, form=dataclasses.replace(first.form, tensors=tensors))
-    assert staging_bytes(source, knobs, [smaller, *others], 1) == alone * SPARE // source.top_k
+    assert staging_bytes(source, knobs, [smaller, *others], 1) == alone * core.MOST_SPARE // source.top_k
