@@ -1,8 +1,8 @@
 """Staging: the memory of experts on their way from the disk into slots.
 
 Bytes that a slot holds as stored are read straight into it. Experts that are widened, joined from streams or requantized
-have a buffer of whole pages each until they are converted; the reader keeps up to `core.MOST_SPARE` buffers for later loads. Direct
-reads and copies to a GPU pass through a buffer of each reader thread and of the thread that waits, which reads as well.
+have a buffer of whole pages each until they are converted; the reader keeps up to `core.MOST_SPARE` buffers for later loads.
+Direct reads and copies to a GPU pass through a buffer of each reader thread and of the thread that waits, which reads too.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ def staging_bytes(checkpoint: Checkpoint, knobs: Knobs, banks: Sequence[BankPlan
         largest = max(bank.form.expert_bytes for bank in banks)
         blocks = (knobs.read_threads + 1) * (min(knobs.read_block_kib * 1024, largest) + 2 * direct_unit())
     sizes = {_expert_bytes(bank) for bank in banks} - {0}
-    spare = core.MOST_SPARE * max(sizes) if len(sizes) > 1 else 0  # buffers of one size are those of the layer that needs most
+    # Buffers of one size are those of the layer that needs most.
+    spare = core.MOST_SPARE * max(sizes) if len(sizes) > 1 else 0
     return max(*of_layers.values(), spare) + _ahead_bytes(checkpoint, knobs, banks) + blocks
 
 

@@ -10,9 +10,9 @@ import pytest
 
 from engine import Checkpoint, Knobs
 from engine.model.backend import backend
+from engine.native import core
 from engine.plan.banks import plan_banks
 from engine.plan.footprint import weights_of
-from engine.native import core
 from engine.plan.memory.staging import staging_bytes
 
 
