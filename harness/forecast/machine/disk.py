@@ -47,7 +47,7 @@ def disk_speed(files: Sequence[Path], expert_bytes: int, folder: Path) -> DiskSp
 
 
 def _read(files: tuple[Path, ...], expert_bytes: int, what: str) -> DiskSpeed:
-    direct = not_direct(files[0]) is None
+    direct = not not_direct(files[0])
     knobs = Knobs(cache_gb=1, io_mode="direct" if direct else "buffered", read_threads=THREADS)
     block = min(PLAIN_BLOCK, max(LEAST_BLOCK, expert_bytes // 4096 * 4096))
     size = files[0].stat().st_size

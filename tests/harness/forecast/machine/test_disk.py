@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from engine import HeadraceError
+from engine.disk.direct import not_direct
 from harness.forecast.machine import disk
 
 
@@ -19,7 +20,16 @@ def test_a_new_file_is_read_and_removed(tmp_path: Path, monkeypatch: pytest.Monk
 def test_a_model_s_largest_file_is_read(tmp_path: Path) -> None:
     small, large = tmp_path / "small", tmp_path / "large"
     small.write_bytes(bytes(10)), large.write_bytes(bytes(4 << 20))
-    assert "read from large" in disk.disk_speed((small, large), 1 << 20, tmp_path).how
+    how = disk.disk_speed((small, large), 1 << 20, tmp_path).how
+    assert "read from large" in how
+    assert ("large, direct, blocks" in how) == (not not_direct(large))
+
+
+def test_a_disk_without_direct_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(disk, "not_direct", lambda file: f"io_mode=direct is not possible for {file}")
+    file = tmp_path / "large"
+    file.write_bytes(bytes(4 << 20))
+    assert "buffered, for this disk has no direct reads" in disk.disk_speed((file,), 1 << 20, tmp_path).how
 
 
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
