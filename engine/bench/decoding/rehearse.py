@@ -35,7 +35,7 @@ from engine.system.strict_json import from_json, to_json
 from ..plain_reads import PLAIN_MIB, plain_gbps
 from .forced_routing import ForcedRouting
 
-HELD_TOKENS, HELD_WARM_UP = 8, 2
+HELD_TOKENS, HELD_WARM_UP = 8, 2  # at most; fewer if fewer tokens are asked for
 
 
 def measure(request: Mapping[str, Any]) -> dict[str, Any]:
@@ -76,7 +76,8 @@ def measure(request: Mapping[str, Any]) -> dict[str, Any]:
             rounds["hit_rate"].append(stats.hit_rate)
             rounds["io_ms"].append(stats.io_ms / tokens)
             rounds["sync_ms"].append(stats.sync_ms / tokens)
-            seconds, held = forced.decode(HELD_TOKENS, warm_up=HELD_WARM_UP, held=True)
+            few, first = min(HELD_TOKENS, request["tokens"]), max(1, min(HELD_WARM_UP, request["warm_up"]))
+            seconds, held = forced.decode(few, warm_up=first, held=True)
             rounds["held_s"].append(seconds / held.tokens)
         return {
             **rounds, "tokens": stats.tokens, "mode": engine.mode, "mapped": forced.mapped, "knobs": engine.knobs.as_dict(),
