@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from unittest import mock
 
 import environment  # noqa: F401 (before numpy and matplotlib)
 import pytest
@@ -100,7 +101,8 @@ def store(checkpoint: Callable[..., Path]) -> Callable[..., Path]:
         source = checkpoint(*model)
         path = source.with_name(f"{source.name}-store-{'-'.join(map(str, levels or ()))}")
         if not path.exists():
-            pack_store(source, path, levels)
+            with mock.patch("os.fsync"):  # waits for the disk; durability is tested with stores of a test's own
+                pack_store(source, path, levels)
         return path
 
     return get
