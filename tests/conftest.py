@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from unittest import mock
 
 import environment  # noqa: F401 (before numpy and matplotlib)
 import pytest
-from tiny import make, make_fp8, make_gpt_oss_original, make_int4, make_original, make_sparse_kimi
+from sparse_kimi import make_sparse_kimi
+from tiny import make
+from tiny_originals import make_fp8, make_gpt_oss_original, make_int4, make_original
 
 from engine.packing.pack import pack_store
 from engine.tokenizer.without_torch import show_torch
@@ -27,6 +31,17 @@ SLOW_ROOMS = (
     *("harness/space/test_changes.py", "harness/space/test_space.py", "harness/test_search.py"),
     *("experiments/", "notebooks/", "test_commands.py", "test_docs.py", "test_package.py"),
 )
+
+
+def pytest_collection() -> None:
+    gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    """Modules and tests live to the end: a collection need not look through them each time."""
+    gc.enable()
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -86,7 +101,8 @@ def store(checkpoint: Callable[..., Path]) -> Callable[..., Path]:
         source = checkpoint(*model)
         path = source.with_name(f"{source.name}-store-{'-'.join(map(str, levels or ()))}")
         if not path.exists():
-            pack_store(source, path, levels)
+            with mock.patch("os.fsync"):  # waits for the disk; durability is tested with stores of a test's own
+                pack_store(source, path, levels)
         return path
 
     return get

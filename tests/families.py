@@ -187,10 +187,11 @@ def model_files(folder: Path = Path(mlx_lm.models.__path__[0])) -> tuple[str, ..
     models: set[str] = set()
     for path in folder.glob("*.py"):
         tree = ast.parse(path.read_text(encoding="utf-8"))
-        near = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.level == 1]
+        nodes = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom | ast.Call)]
+        near = [node for node in nodes if isinstance(node, ast.ImportFrom) and node.level == 1]
         names = {alias.name for node in near for alias in node.names}
         imports[path.stem] = {n.module for n in near if n.module} | names
-        called = {n.func.id for n in ast.walk(tree) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)}
+        called = {n.func.id for n in nodes if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)}
         if called & set(SWITCHES) and path.stem != "switch_layers":
             builds.add(path.stem)
         if "Model" in names | {node.name for node in tree.body if isinstance(node, ast.ClassDef)}:

@@ -31,12 +31,12 @@ BOUND_S, BOUND_GB = 15.0, 1.5
 def bench_open(path: Path) -> dict[str, Any]:
     """Seconds and peak memory (of the whole process, with interpreter and MLX) of opening and planning `path`, and of
     opening it with mlx-lm afterwards."""
-    result = {"bench": "open", "bound_s": BOUND_S, "bound_gb": BOUND_GB, **_in_its_own_process("headrace", path)}
-    result["mlx_lm"] = _in_its_own_process("mlx_lm", path)
+    result = {"bench": "open", "bound_s": BOUND_S, "bound_gb": BOUND_GB, **in_its_own_process("headrace", path)}
+    result["mlx_lm"] = in_its_own_process("mlx_lm", path)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "known"
-        result["fingerprint"] = _in_its_own_process("fingerprint", path, file)
-        result["known"] = _in_its_own_process("known", path, file)
+        result["fingerprint"] = in_its_own_process("fingerprint", path, file)
+        result["known"] = in_its_own_process("known", path, file)
     print(f"{result['tensors']} tensors in {result['files']} files of {result['apparent_gb']:.1f} GB")
     print(f"  {'':<34}{'s':>8}{'peak GB':>10}")
     seconds = result["open_s"] + result["plan_s"]
@@ -48,7 +48,8 @@ def bench_open(path: Path) -> dict[str, Any]:
     return result
 
 
-def _in_its_own_process(what: str, *paths: Path) -> dict[str, Any]:
+def in_its_own_process(what: str, *paths: Path) -> dict[str, Any]:
+    """The figures of one of `PARTS`, from a process of its own. Raises `HeadraceError` with the child's error."""
     command = [sys.executable, "-m", "engine.bench.opening", what, *map(str, paths)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=child_environment(), check=False)
     lines = done.stdout.splitlines() or [to_json({"error": f"opening {paths[0]} ended with status {done.returncode}"})]

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 Make = Callable[..., Path]
@@ -15,3 +18,22 @@ Make = Callable[..., Path]
 def packed(store: Make, tmp_path: Path) -> Path:
     """A private copy of a store."""
     return Path(shutil.copytree(store("qwen3_moe", 4), tmp_path / "packed"))
+
+
+@pytest.fixture(autouse=True)
+def _made_up_routing_profile(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A routing profile that is missing is made up: to measure one takes a process, which `test_engine.py` tests."""
+    monkeypatch.setattr("engine.routing.profile.compute_apart", _make_up)
+
+
+def _make_up(*_: str, given: str) -> None:
+    from engine import Checkpoint
+    from engine.routing.profile import profile_file
+    from engine.system.user_cache import store_in_cache
+
+    source = Checkpoint.open(json.loads(given)["checkpoint"])
+    experts = np.array([layer.experts for layer in source.layers])
+    uses = np.random.default_rng(3).integers(1, 99, (len(experts), experts.max()))
+    content = io.BytesIO()
+    np.savez(content, uses=np.where(np.arange(experts.max()) < experts[:, None], uses, 0))
+    store_in_cache(profile_file(source), content.getvalue())

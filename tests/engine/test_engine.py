@@ -191,11 +191,14 @@ def test_a_text_without_tokens_to_decode_is_refused(path: Path) -> None:
         engine.measure(Judge((Text("x", "prose", "abc", "d"),)))
 
 
-def test_the_routing_profile_is_measured_once(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_routing_profile_is_measured_once(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from engine import Checkpoint
     from engine.plan.banks import plan_banks
     from engine.routing.profile import routing_profile
+    from engine.system.user_cache import compute_apart
 
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr("engine.routing.profile.compute_apart", compute_apart)
     source = Checkpoint.open(path)
     uses = routing_profile(source).uses
     assert uses.shape == (3, 16) and (uses.sum(axis=1) == uses.sum() / 3).all()

@@ -11,7 +11,7 @@ import mlx.core as mx
 import pytest
 
 from engine import Checkpoint, CheckpointError, Knobs, footprint, load
-from engine.__main__ import main
+from engine.bench.opening import in_its_own_process
 
 Make = Callable[..., Path]
 
@@ -83,18 +83,17 @@ def test_missing_resident_tensor(damaged: Path) -> None:
 
 
 @pytest.mark.slow
-def test_kimi_in_full(sparse_kimi: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_kimi_in_full(sparse_kimi: Path) -> None:
     """Kimi K2.5's original in its full shape, as sparse files: the sizes are right, and little memory is used."""
-    assert main(["bench", "open", str(sparse_kimi)]) == 0
-    result = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert (result["tensors"], result["files"], result["layers"], result["mlx_lm"]["switches"]) == (208_215, 61, 60, 60)
+    result, mlx_lm = in_its_own_process("headrace", sparse_kimi), in_its_own_process("mlx_lm", sparse_kimi)
+    assert (result["tensors"], result["files"], result["layers"], mlx_lm["switches"]) == (208_215, 61, 60, 60)
     expert = 3 * 2048 * 7168 * 4.5 / 8 / 1e9  # four bits, and sixteen for every 32 weights
     assert result["one_token_read_gb"] == pytest.approx(60 * 8 * expert) == pytest.approx(11.9, abs=0.05)
     assert result["experts_gb"] == pytest.approx(60 * 384 * expert) and result["apparent_gb"] == pytest.approx(
         594.2, abs=0.1
     )
     assert result["slots"] == 60 * 384 // 2
-    assert result["peak_gb"] < 1.5 and result["mlx_lm"]["peak_gb"] < 1.5
+    assert result["peak_gb"] < 1.5 and mlx_lm["peak_gb"] < 1.5
     in_memory = 3 * 2048 * 7168 * (4 + 2 * 32 / 32) / 8 / 1e9  # scales and biases in float32 on the CPU
     assert result["one_token_slots_gb"] == pytest.approx(60 * 8 * in_memory)
     assert result["resident_gb"] == pytest.approx(2 * 23.4, abs=0.1)

@@ -93,12 +93,12 @@ def refused_or_right(path: Path, cache_gb: float) -> bool:
 
     reference = outcome(lambda: run(Knobs()))
     streamed = outcome(lambda: run(Knobs(cache_gb=cache_gb)))
-    for logits in (streamed, reference):
-        if logits is not None:
-            model, _ = load_model(path)
-            model.set_dtype(mx.float32)
-            expected = np.array(model(mx.array(TOKENS)[None])[0].astype(mx.float32))
-            assert np.array_equal(logits, expected, equal_nan=True)
+    found = [logits for logits in (streamed, reference) if logits is not None]
+    if found:
+        model, _ = load_model(path)
+        model.set_dtype(mx.float32)
+        expected = np.array(model(mx.array(TOKENS)[None])[0].astype(mx.float32))
+        assert all(np.array_equal(logits, expected, equal_nan=True) for logits in found)
     return streamed is not None
 
 

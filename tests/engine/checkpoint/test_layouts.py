@@ -9,7 +9,7 @@ from pathlib import Path
 import mlx.core as mx
 import pytest
 from mlx_lm.utils import load_model
-from tiny import make_fp8, make_gpt_oss_original
+from tiny_originals import make_fp8, make_gpt_oss_original
 
 from engine import Checkpoint, CheckpointError, load
 

@@ -47,11 +47,13 @@ def test_generate_prints_text_and_what_it_took(checkpoint: Callable[..., Path], 
     assert shown["mode"] == "streamed float32 cpu buffered"
 
 
-def test_the_prompt_comes_through_a_pipe_and_the_text_goes_into_one(chat_model: str) -> None:
+def test_the_prompt_comes_through_a_pipe_and_the_text_goes_into_one(chat_model: str, capsys: Capture) -> None:
     words = ["generate", "--model", chat_model, "-m", "6"]
-    given = run([*words, "--prompt", "The mill"])
-    assert given.returncode == 0 and given.stdout.endswith(b"\n") and given.stderr.startswith(b"\nprompt:")
-    assert run([*words, "--prompt", "-"], b"The mill\n").stdout == given.stdout
+    assert main([*words, "--prompt", "The mill"]) == 0
+    expected = capsys.readouterr().out
+    piped = run([*words, "--prompt", "-"], b"The mill\n")
+    assert piped.returncode == 0 and expected.endswith("\n") and piped.stderr.startswith(b"\nprompt:")
+    assert piped.stdout.decode() == expected
 
 
 def test_the_chat_template_applies_unless_it_is_ignored(chat_model: str, capsys: Capture) -> None:

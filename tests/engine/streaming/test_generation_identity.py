@@ -1,10 +1,12 @@
 """Generation identity: mlx-lm's own loops give the streamed model the resident model's tokens and log-probabilities.
 
 A batch is compared with the resident model in the same batch, since MLX rounds differently in batches of other sizes.
+Each family runs with one of the settings in turn: test_families.py and test_identity.py have each family with each of them.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections import defaultdict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -66,21 +68,12 @@ def same(one: Sequence, other: Sequence) -> bool:
     return len(one) == len(other) and all(a == b and np.array_equal(x, y) for (a, x), (b, y) in zip(one, other, strict=True))
 
 
-@pytest.fixture(scope="module", params=sorted(CONFIGS))
-def path(request: pytest.FixtureRequest, checkpoint: Callable[..., Path]) -> Path:
-    return checkpoint(request.param, 4)
-
-
-@pytest.fixture(scope="module")
-def expected(path: Path) -> list[Sequence]:
+@pytest.mark.parametrize(("family", "setting"), zip(sorted(CONFIGS), itertools.cycle(SETTINGS), strict=False))
+def test_generation_equals_the_resident_model(checkpoint: Callable[..., Path], family: str, setting: str) -> None:
+    path = checkpoint(family, 4)
     with load(path) as resident:
-        result = alone(resident) + together(resident)
-    assert all(np.isfinite(p).all() for sequence in result for _, p in sequence)
-    return result
-
-
-@pytest.mark.parametrize("setting", SETTINGS)
-def test_generation_equals_the_resident_model(path: Path, expected: list[Sequence], setting: str) -> None:
+        expected = alone(resident) + together(resident)
+    assert all(np.isfinite(p).all() for sequence in expected for _, p in sequence)
     f = footprint(path)
     cache_gb = f.one_token_gb + 0.2 * (f.all_experts_gb - f.one_token_gb)
     with load(path, Knobs(cache_gb=cache_gb, **SETTINGS[setting])) as engine:

@@ -14,7 +14,8 @@ import mlx.core as mx
 import numpy as np
 import pytest
 from mlx_lm.utils import _get_classes, load_model
-from tiny import CONFIGS, KIMI_K25
+from sparse_kimi import KIMI_K25
+from tiny import CONFIGS
 
 from engine import Checkpoint, CheckpointError, Knobs, load
 from engine.checkpoint.built.model import BuiltModel, built_model
