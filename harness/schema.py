@@ -210,12 +210,20 @@ def profiles() -> Mapping[str, Mapping[str, Any]]:
 
 
 @functools.cache
-def _devices() -> Mapping[str, Any]:
-    """The profiles as choices of the group `device` in Hydra's store, which copies a choice when it loads it."""
+def _shipped() -> Mapping[str, Any]:
+    """The schema, the shipped search spaces and the profiles, as Hydra's store keeps them; it copies what it loads."""
+    schema = OmegaConf.structured(Config)
+    for open_group in (schema.knobs, schema.search_space, schema.sampler.options):
+        OmegaConf.set_struct(open_group, False)  # so that `knobs.ssd_gbps=0.3` needs no `+`
     store = ConfigStore.instance()
+    for group in ("search_space", "device"):
+        store.repo.pop(group, None)
+    store.store("schema", schema)
+    for path in sorted(SEARCH_SPACES.glob("*.yaml")):
+        store_file("search_space", path, path.stem)
     for name, figures in profiles().items():
         store.store(name, OmegaConf.create(dict(figures)), group="device", package="device")
-    return dict(store.repo["device"])
+    return {name: store.repo[name] for name in ("schema.yaml", "search_space", "device")}
 
 
 def register(config_dir: str | Path | None = None) -> None:
@@ -224,16 +232,14 @@ def register(config_dir: str | Path | None = None) -> None:
     OmegaConf.register_new_resolver("root", lambda: str(ROOT), replace=True)
     OmegaConf.register_new_resolver("results", lambda: str(results_folder()), replace=True)
     OmegaConf.register_new_resolver("named", lambda path: folder_name(str(path)), replace=True)
-    schema = OmegaConf.structured(Config)
-    for open_group in (schema.knobs, schema.search_space, schema.sampler.options):
-        OmegaConf.set_struct(open_group, False)  # so that `knobs.ssd_gbps=0.3` needs no `+`
-    store = ConfigStore.instance()
+    shipped, store = _shipped(), ConfigStore.instance()
     for group in GROUPS:
         store.repo.pop(group, None)  # choices of an earlier command in this process
-    store.store("schema", schema)
-    for path in (*own_spaces(config_dir), *sorted(SEARCH_SPACES.glob("*.yaml"))):  # a shipped name means the shipped space
+    for path in own_spaces(config_dir):
         store_file("search_space", path, path.stem)
-    store.repo["device"] = dict(_devices())
+    own = store.repo.get("search_space", {})
+    spaces = {**own, **shipped["search_space"]}  # a shipped name means the shipped space
+    store.repo.update({**shipped, "search_space": spaces, "device": dict(shipped["device"])})
 
 
 def store_file(group: str, path: str | Path, name: str = "") -> str:

@@ -104,7 +104,8 @@ def suspect_runs(df: pd.DataFrame) -> pd.Series:
 
     bad = df["suspect"].notna() if "suspect" in df else pd.Series(False, df.index)
     if "drift_since" in df:
-        for sentinel in df[df["drift_since"].notna()].itertuples():
+        wanted = [n for n in ("drift_since", "drift_sequence", "sequence", "started_at", "machine") if n in df]
+        for sentinel in df.loc[df["drift_since"].notna(), wanted].itertuples():
             first, last = getattr(sentinel, "drift_sequence", None), getattr(sentinel, "sequence", None)
             if pd.notna(first) and pd.notna(last):
                 between = df["sequence"].between(first, last)

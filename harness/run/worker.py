@@ -47,7 +47,6 @@ from engine import HeadraceError, Judge, Knobs, Measurement, Protocol, prepare_p
 from engine.checkpoint.known import opened, take
 from engine.errors import OUT_OF_MEMORY, first_line, foreseeable
 from engine.measure.protocol import REAL, RESTORED
-from engine.prompt_cache.kept import LIMIT_GB, Keeping
 from engine.system import atomic
 from engine.system.page_cache import cached_share, weight_files
 from engine.system.strict_json import from_json, to_json
@@ -59,7 +58,12 @@ from .stopping.early_stopping import Early
 from .stopping.scoring import Stopped, scoring_of
 
 ENGINES_OWN = "engine's own"
-OWN_MODULES = ("engine.engine", "engine.plan.ceiling", "engine.plan.memory.activations")  # of this project's engine
+OWN_MODULES = (
+    "engine.engine",
+    "engine.prompt_cache.kept",
+    "engine.plan.ceiling",
+    "engine.plan.memory.activations",
+)  # of this project's engine
 
 
 def measure(request: dict[str, Any]) -> dict[str, Any]:
@@ -178,8 +182,11 @@ def _run(request: dict[str, Any], knobs: Knobs, protocol: Protocol) -> _Run:
         timed()
         return scoring is None or scoring(nll, tok_s, peak_gb)
 
-    keeping = Keeping(request.get("kept_gb") or LIMIT_GB)
-    given = {"protocol": follow, "keep_going": keep_going, "keep_scoring": keep_scoring, "keeping": keeping}
+    given: dict[str, Any] = {"protocol": follow, "keep_going": keep_going, "keep_scoring": keep_scoring}
+    if "keeping" in wanted:
+        from engine.prompt_cache.kept import LIMIT_GB, Keeping  # it imports mlx-lm, which another engine does not need
+
+        given["keeping"] = Keeping(request.get("kept_gb") or LIMIT_GB)
     answer = loaded.measure(judge, **{name: given[name] for name in wanted})
     measurement = Measurement.from_mapping(answer) if isinstance(answer, Mapping) else answer
     if by_quality and not measurement.ended_early:

@@ -116,7 +116,7 @@ def session(
     ) -> pd.DataFrame:
         in_process(alter)
         if not plots:  # the report has tests of its own
-            monkeypatch.setattr("harness.report.report", lambda *args, **more: None)
+            monkeypatch.setattr("harness.show.report.report", lambda *args, **more: None)
         assert cli(*SPACE, *overrides, plots=plots)[0] == status
         return read_trials(place / "results" / "demo") if rows else pd.DataFrame()
 

@@ -90,19 +90,9 @@ class Forecaster:
         return prior(ms[0], BASE_SD, self._layers, io_sd=IO_SD)
 
 
-def why_none(study: Study) -> str:
-    """Why a study has no forecast, without a look at its model; empty if it may have one."""
-    engine = study.config["engine"]
-    if engine["command"] is None and engine["module"] == "engine":
-        return ""
-    return f"only this project's engine can be replayed, not {engine['command'] or engine['module']}"
-
-
 def forecaster(study: Study, interrupted: Callable[[], bool]) -> tuple[Forecaster, str]:
     """The forecaster of a study, with the figures of an earlier session or of a probe of some seconds, and why the probe
-    failed (empty if it did not). Raises `HeadraceError` with the reason if there can be no forecast."""
-    if why := why_none(study):
-        raise HeadraceError(why)
+    failed (empty if it did not). Raises `HeadraceError` for a model that cannot be opened."""
     checkpoint = opened(study.checkpoint, trust_code=study.config["model"]["trust_code"])
     if (found := kept(study.folder)) is not None:
         return Forecaster(study, checkpoint, found), ""

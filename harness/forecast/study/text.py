@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from engine.errors import first_line
+from engine.errors import HeadraceError, first_line
 from engine.knobs import Knobs
 from harness.decisions.reuse import settings_of
 from harness.show.text import RESIDENT, number, setting
@@ -15,7 +15,9 @@ from harness.space.space import Space
 from harness.study.study import Study
 
 from .candidates import Candidate, sample, winners
-from .forecaster import Forecaster, forecaster
+
+if TYPE_CHECKING:
+    from .forecaster import Forecaster
 
 Row = Mapping[str, Any]
 
@@ -28,6 +30,10 @@ def started(
     `rows`: the runs so far on this machine. Returns what gives the columns of a row: `Forecaster.columns`, or no columns.
     """
     try:
+        if why := why_none(study):
+            raise HeadraceError(why)
+        from .forecaster import forecaster  # it imports mlx-lm, which a study of another engine does not need
+
         found, problem = forecaster(study, interrupted)
         if problem and not found.runs(rows):
             note(f"no forecast before the first run: {problem.splitlines()[0]}")
@@ -38,6 +44,14 @@ def started(
         note(f"no forecast: {first_line(e)}")
         return lambda values, rows, when: {}
     return found.columns
+
+
+def why_none(study: Study) -> str:
+    """Why a study has no forecast, without a look at its model; empty if it may have one."""
+    engine = study.config["engine"]
+    if engine["command"] is None and engine["module"] == "engine":
+        return ""
+    return f"only this project's engine can be replayed, not {engine['command'] or engine['module']}"
 
 
 def start_lines(study: Study, space: Space, rows: Sequence[Row], found: Forecaster) -> list[str]:

@@ -13,7 +13,8 @@ from engine import Knobs
 from engine.errors import HeadraceError
 from harness.analysis.runs.forecasts import FORECAST
 from harness.forecast.study import forecaster as module
-from harness.forecast.study.forecaster import Forecaster, forecaster, why_none
+from harness.forecast.study.forecaster import Forecaster, forecaster
+from harness.forecast.study.text import started
 from harness.study.study import Study
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -79,6 +80,7 @@ def test_without_a_probe_forecasts_begin_after_the_first_run(study: Study, monke
 
 def test_other_engines_have_none(study: Study, probed: list[float | None]) -> None:
     other = dataclasses.replace(study, config={**study.config, "engine": {"module": "mine", "command": None}})
-    assert not why_none(study) and why_none(other).endswith("not mine") and not probed
-    with pytest.raises(HeadraceError, match="not mine"):
-        forecaster(other, lambda: False)
+    notes: list[str] = []
+    columns = started(other, study.space, [], notes.append, lambda: False)
+    assert notes == ["no forecast: only this project's engine can be replayed, not mine"]
+    assert columns({}, [], START) == {} and not probed
