@@ -19,14 +19,15 @@ from types import FrameType
 
 os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises its errors, and `main` prints each in one line
 
+import hydra
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from engine import HeadraceError, __version__
 from engine.cli.program import guarded
 from engine.system.meters.translated import refuse_translated
+from engine.system.shipped import EXPERIMENTS
 from harness import ConfigError, StudyStopped
 from harness.paths import own_file
-from harness.study.hydra.composition import run_task
 from harness.study.hydra.hydra_errors import explain
 from harness.study.hydra.overrides import accepted, config_dir
 
@@ -104,7 +105,7 @@ def _search(argv: Sequence[str] | None, program: str) -> int:
         register(folder)
         sys.argv[1:] = accepted(sys.argv[1:])
         _register_help(program, folder)
-        run_task(task, sys.argv[1:])
+        hydra.main(version_base="1.3", config_path=str(EXPERIMENTS), config_name="config")(task)()
     except HeadraceError as e:
         return fail(e)
     except KeyboardInterrupt:  # during composition or the report
