@@ -52,7 +52,7 @@ class Row:
 
     @property
     def limit(self) -> str:
-        """What takes most of a token: disk, compute or sync."""
+        """What takes most of a token: disk, compute, sync or misses."""
         return max(self.parts_ms, key=lambda name: self.parts_ms[name])
 
 
@@ -156,6 +156,7 @@ def _row(
     missed = tuple((worlds.missed([slots])[:, 0] * token_gb).tolist())
     work = Work(
         (model.resident_bytes - model.embedding_bytes) / GB + token_gb + fixed.get("kv", 0.0), missed,
+        tuple((worlds.layers_missed([slots])[:, 0] * model.layers).tolist()),
         model.layers if slots < model.experts else 0, model.all_layers,
     )  # fmt: skip
     rates = machine.rates(work)
@@ -174,7 +175,7 @@ def _ttft(model: Target, machine: Machine, worlds: Worlds, width: Width, row: Ro
     """Seconds from a prompt to its first token. The cache is empty at first; later passes find a share in it."""
     every_gb = model.layers * model.experts * width.expert_bytes / GB
     token_gb = model.layers * model.top_k * width.expert_bytes / GB
-    rates = machine.rates(Work(1.0, (token_gb,), model.layers, model.all_layers))
+    rates = machine.rates(Work(1.0, (token_gb,), (model.layers,), model.layers, model.all_layers))
     seconds, cached = 0.0, 0.0
     chunk = ON_CPU if machine.widened else ON_GPU
     for begin in range(0, tokens, chunk):
@@ -202,7 +203,7 @@ def _trials_s(
     if besides is not None:
         measured = besides.seconds + besides.tokens / row.tok_s.middle
         return measured, measured
-    rates = machine.rates(Work(1.0, (1.0,), model.layers, model.all_layers))
+    rates = machine.rates(Work(1.0, (1.0,), (model.layers,), model.layers, model.all_layers))
     prompts = sum(_ttft(model, machine, worlds, width, row, prompt) for prompt, _ in text_tokens())
     whole = prompts + (WARM_UP_TOKENS + sum(after for _, after in text_tokens())) / row.tok_s.middle
     every_gb = model.layers * model.experts * width.expert_bytes / GB

@@ -24,6 +24,7 @@ from engine.routing.traces.recording import Recording, read_recording
 
 LAYERS, PROMPT, DECODED = 6, 128, 128
 SHARE = 1 << 20  # bytes of an expert in a replay, of which only the slots matter
+WHOLE, EMPTY = np.array([1.0, 0.0]), np.array([0.0, 1.0])  # hit rate and share of layers that miss: all slots, and none
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,11 @@ class Worlds:
 
     def missed(self, slots: Sequence[float]) -> np.ndarray:
         """The share of a token's experts that is missed with so many slots a layer, float64 [worlds, slots]."""
-        return np.array([[1 - self._hits(recording, n) for n in slots] for recording in self.recordings])
+        return 1 - self._table(slots)[..., 0]
+
+    def layers_missed(self, slots: Sequence[float]) -> np.ndarray:
+        """The share of the layers with routed experts that miss one, of a token, float64 [worlds, slots]."""
+        return self._table(slots)[..., 1]
 
     def prompt_share(self, tokens: int) -> float:
         """The share of a layer's experts that a pass over so many tokens uses, averaged over worlds and layers."""
@@ -50,19 +55,24 @@ class Worlds:
             shares.append(1 - (1 - share) ** more)
         return float(np.mean(shares))
 
-    def _hits(self, recording: Recording, slots: float) -> float:
-        """Between two whole numbers of slots, and below those of one token, hit rates are interpolated."""
+    def _table(self, slots: Sequence[float]) -> np.ndarray:
+        """Hit rates and shares of layers that miss, float64 [worlds, slots, 2]."""
+        return np.array([[self._at(recording, n) for n in slots] for recording in self.recordings])
+
+    def _at(self, recording: Recording, slots: float) -> np.ndarray:
+        """Between two whole numbers of slots, and below those of one token, figures are interpolated."""
         if slots >= self.experts:
-            return 1.0
+            return WHOLE
         if slots < self.top_k:  # the engine needs a slot for each expert of a token; other engines do not
-            return max(0.0, slots) / self.top_k * self._whole(recording, self.top_k)
+            share = max(0.0, slots) / self.top_k
+            return (1 - share) * EMPTY + share * self._whole(recording, self.top_k)
         low = int(slots)
         rest = slots - low
         below = self._whole(recording, low)
         return below if not rest else below * (1 - rest) + rest * self._whole(recording, low + 1)
 
-    def _whole(self, recording: Recording, slots: int) -> float:
-        return 1.0 if slots >= self.experts else _hit_rate(_Known(recording), self.experts, slots)
+    def _whole(self, recording: Recording, slots: int) -> np.ndarray:
+        return WHOLE if slots >= self.experts else np.array(_replayed(_Known(recording), self.experts, slots))
 
 
 class _Known:
@@ -79,12 +89,13 @@ class _Known:
 
 
 @functools.lru_cache(maxsize=4096)
-def _hit_rate(known: _Known, experts: int, slots: int) -> float:
+def _replayed(known: _Known, experts: int, slots: int) -> tuple[float, float]:
+    """Hit rate, and the share of layers that miss an expert."""
     _, layers, top_k = known.recording.experts.shape
     sizes = Sizes(layers, experts, top_k, SHARE)
-    found = replay(known.recording, sizes, Knobs(cache_gb=layers * slots * SHARE / GB)).hit_rate
-    assert found is not None
-    return found
+    found = replay(known.recording, sizes, Knobs(cache_gb=layers * slots * SHARE / GB))
+    assert found.hit_rate is not None
+    return found.hit_rate, float(found.by_token["layers_missed"].mean()) / layers
 
 
 @functools.lru_cache(maxsize=64)

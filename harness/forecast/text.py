@@ -7,7 +7,10 @@ from collections.abc import Iterator
 from .forecast import RUN_S, Forecast, Row
 from .interval import COVERAGE, SOURCES
 
-WORDS = {"disk": "the disk", "compute": "computing", "sync": "waiting for each layer's choice"}
+WORDS = {
+    "disk": "the disk", "compute": "computing", "sync": "waiting for each layer's choice",
+    "misses": "what misses cost besides their bytes",
+}  # fmt: skip
 
 
 def report(found: Forecast) -> str:

@@ -23,7 +23,7 @@ def forecasts(
         limits = {knobs.ssd_gbps for knobs in made}
         figures = probe(source.path, source.path, limits.pop() if len(limits) == 1 else None, lambda: False)
         arithmetic = Arithmetic(routing(source, trace, None if trace else locality), figures.disk_gbps)
-        found = fit([], [], prior(figures.base_ms, figures.base_sd, len(source.layers), figures.sync_ms))
+        found = fit([], [], prior(figures, len(source.layers)))
         return [found.speed(arithmetic.features(knobs.as_dict())) for knobs in made]
     except Exception as e:
         tell(f"no forecast: {first_line(e)}")

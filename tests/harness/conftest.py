@@ -17,7 +17,7 @@ from sqlalchemy.engine import Engine as Database
 from support import HERE, ROOT, Cli, arguments, prepare
 
 from engine import Judge, Knobs
-from harness.forecast.study.probe import Figures
+from harness.forecast.study.fit import Figures
 from harness.results.rows import read_trials
 from harness.run import runner
 from harness.run.children import Children
@@ -67,7 +67,7 @@ def cli(place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixt
         monkeypatch.setattr(sys, "argv", ["search", *arguments(place, *overrides)])
         monkeypatch.setattr(search, "_status", 0)
         monkeypatch.setattr(
-            "harness.forecast.study.forecaster.probe", lambda *_: Figures(20.0, 0.0, 0.1)
+            "harness.forecast.study.forecaster.probe", lambda *_: Figures(20.0, 0.25, 0.0, 0.0, 1.0, 0.1)
         )  # it takes seconds
         for plot in () if plots else PLOTS:
             monkeypatch.setattr(f"harness.show.report.{plot}", lambda df, path: path)

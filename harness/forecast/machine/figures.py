@@ -10,9 +10,6 @@ from typing import Any
 
 from engine.errors import HeadraceError, did_you_mean
 from harness import ConfigError
-from harness.doctor import compute
-from harness.doctor.check import Place
-from harness.doctor.examine import temporary_folder
 from harness.forecast.speed import Rates, Work
 from harness.forecast.target import Target
 from harness.forecast.world.calibration import fitted
@@ -20,6 +17,7 @@ from harness.machine.device import AUTO, FIGURES, Device, profile
 
 from .disk import disk_speed
 from .layer import LayerTime, layer_time
+from .miss import MissTime, miss_time
 
 HERE_SD = 0.25  # of a forecast's logarithm on a measured machine, besides what its probes vary (docs/forecast.md)
 SET = "device."
@@ -28,7 +26,7 @@ SET = "device."
 @dataclass(frozen=True)
 class Machine:
     """A machine and a function that gives its rates for some work. `lines` say where each figure comes from. `probed` is the
-    time of a layer where it was measured; a prompt's arithmetic is known only then."""
+    time of a layer and `missing` that of a miss where they were measured; a prompt's arithmetic is known only then."""
 
     device: Device
     backend: str
@@ -36,6 +34,7 @@ class Machine:
     disk_gbps: float
     lines: tuple[str, ...]
     probed: LayerTime | None = None
+    missing: MissTime | None = None
 
     @property
     def widened(self) -> bool:
@@ -83,8 +82,7 @@ def _measured(device: Device, model: Target, folder: Path) -> Machine:
             f"{model.name}: mlx-lm has no such architecture, so that no layer of it can be measured here; name a profile: "
             "device=NAME"
         )
-    layer = layer_time(model.shape, model.base_bits)
-    wait_ms = _sync_ms(folder) if device.backend != "cpu" else 0.0
+    layer, miss = layer_time(model.shape, model.base_bits), miss_time(model.shape, model.base_bits)
     if device.disk_gbps is None:
         found = disk_speed(model.files, model.widths[0].expert_bytes, folder)
         disk, disk_sd, how = found.gbps, found.sd, found.how
@@ -93,11 +91,12 @@ def _measured(device: Device, model: Target, folder: Path) -> Machine:
     lines = (
         f"disk {disk:.3g} GB/s ({how})",
         f"a layer {layer.layer_ms:.3g} ms, the head {layer.rest_ms:.3g} ms (mlx-lm's modules in the real shape, zeros)",
-        f"host sync {wait_ms:.3g} ms a layer" if wait_ms else "host sync: none on a CPU",
+        f"a layer that may miss an expert {miss.sync_ms:.3g} ms, one that does {miss.missed_ms:.3g} ms besides its bytes "
+        "(the engine in the real shape, zeros)",
     )
     rates = Rates(
-        float("inf"), disk, layer_ms=layer.layer_ms, sync_ms=wait_ms, rest_ms=layer.rest_ms, compute_sd=layer.sd,
-        disk_sd=disk_sd, inadequacy_sd=HERE_SD,
+        float("inf"), disk, layer_ms=layer.layer_ms, sync_ms=miss.sync_ms, missed_ms=miss.missed_ms, rest_ms=layer.rest_ms,
+        compute_sd=layer.sd, disk_sd=disk_sd, inadequacy_sd=HERE_SD,
     )  # fmt: skip
 
     def for_work(work: Work) -> Rates:
@@ -107,15 +106,7 @@ def _measured(device: Device, model: Target, folder: Path) -> Machine:
             rates, compute_sd=layer.sd * parts["compute"] / total, disk_sd=disk_sd * parts["disk"] / total
         )
 
-    return Machine(device, str(device.backend), for_work, disk, lines, layer)
-
-
-def _sync_ms(folder: Path) -> float:
-    """What the host waits for a router's choice, by the doctor's check."""
-    check = next(one for one in compute.checks() if one.name == "host sync")
-    with temporary_folder(folder) as made:
-        answer = check.run(Place(made))
-    return 0.0 if answer is None else float(answer.figures["sync_ms"])
+    return Machine(device, str(device.backend), for_work, disk, lines, layer, miss)
 
 
 def _number(word: str, value: str) -> float:

@@ -1,9 +1,9 @@
 """Layer: the time that a layer of a model's real shape takes to compute on this machine, with weights of zeros.
 
 Two short models are built with mlx-lm, as deep as the first layers with routed experts, one a few layers deeper. They have
-the model's widths, heads and formats, as many experts as two tokens use, and a part of the vocabulary. The difference of
-their times is that of a layer. The rest is that of the head, in proportion to the vocabulary. Attention sees an almost empty
-context.
+the model's widths, heads and formats, and as many experts as two tokens use. The difference of their times is that of a
+layer. The rest is that of the head and of a pass. A head that is too large has a part of the vocabulary, and a third model
+with half of that part gives the time of the remainder, so that the pass counts once. Attention sees an almost empty context.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ DEEPER = 4  # layers of a period of attention, in models that mix kinds
 MOST_BYTES = 6 << 30  # of the weights of a short model; a deeper one is shortened
 ROUNDS, LONGEST_S = 12, 2.5
 PROMPT, FEW, SLOW_MS = 16, 4, 20.0  # tokens of a pass that stands for a prompt; fewer where a layer is slow
-VOCABULARY_PART = 8  # the head of a short model is that much smaller: on a CPU the whole one takes longer than the layers
+HEAD_BYTES = 256 << 20  # of the largest head that is measured whole, as 32-bit floats
 
 
 @dataclass(frozen=True)
@@ -49,12 +49,14 @@ def layer_time(shape: Shape, bits: int | None) -> LayerTime:
     high = min(low + DEEPER, total)
     if high == low:
         raise HeadraceError(f"{shape.name} has {total} layer, of which no difference can be measured; give another model")
+    part = max(1, math.ceil(4 * shape.built.vocabulary * shape.built.hidden / HEAD_BYTES))
     try:
-        one, more = (_Short(_shortened(shape, n), bits) for n in (low, high))
+        one, more = (_Short(shortened(shape, n, part), bits) for n in (low, high))
         while more.nbytes > MOST_BYTES and high > low + 1:
             high -= 1
-            more = _Short(_shortened(shape, high), bits)
-        return _times(one, more, low, high - low)
+            more = _Short(shortened(shape, high, part), bits)
+        less = _Short(shortened(shape, low, 2 * part), bits) if part > 1 else one
+        return _times(one, more, less, low, high - low, part)
     except HeadraceError:
         raise
     except Exception as e:  # MLX and mlx-lm raise almost anything for a shape that they cannot run
@@ -63,23 +65,27 @@ def layer_time(shape: Shape, bits: int | None) -> LayerTime:
         ) from e
 
 
-def _times(one: _Short, more: _Short, low: int, apart: int) -> LayerTime:
-    one.run(1), more.run(1)
+def _times(one: _Short, more: _Short, less: _Short, low: int, apart: int, part: int) -> LayerTime:
+    models = (one, more, less) if part > 1 else (one, more)
+    for model in models:
+        model.run(1)
     begin = time.perf_counter()
-    pairs: list[tuple[float, float]] = []
-    while len(pairs) < 3 or (len(pairs) < ROUNDS and time.perf_counter() - begin < LONGEST_S):
-        pairs.append((one.run(1), more.run(1)))
-    each = [max((b - a) / apart, 1e-4) for a, b in pairs]
+    rounds: list[list[float]] = []
+    while len(rounds) < 3 or (len(rounds) < ROUNDS and time.perf_counter() - begin < LONGEST_S):
+        rounds.append([model.run(1) for model in models])
+    each = [max((found[1] - found[0]) / apart, 1e-4) for found in rounds]
     layer = statistics.median(each)
-    rest = max(0.0, statistics.median(a for a, _ in pairs) - low * layer) * VOCABULARY_PART
+    rest = max(0.0, statistics.median(found[0] for found in rounds) - low * layer)
+    if part > 1:  # half a part of the head is the difference of `one` and `less`
+        rest += 2 * (part - 1) * max(0.0, statistics.median(found[0] - found[2] for found in rounds))
     tokens = PROMPT if layer < SLOW_MS else FEW
     prompt = max((more.run(tokens) - one.run(tokens)) / apart / tokens, layer / tokens)
     deviations = [abs(math.log(value / layer)) for value in each]
     return LayerTime(layer, rest, prompt, 1.4826 * statistics.median(deviations))
 
 
-def _shortened(shape: Shape, layers: int) -> Shape:
-    """The shape with so many layers, and as many experts as two tokens use in each."""
+def shortened(shape: Shape, layers: int, part: int) -> Shape:
+    """The shape with so many layers, as many experts as two tokens use in each, and 1/`part` of the vocabulary."""
     experts = min(shape.experts, max(16, -(-2 * shape.top_k // 16) * 16))
     total = int(shape.built.layers)
 
@@ -93,7 +99,7 @@ def _shortened(shape: Shape, layers: int) -> Shape:
             elif value == shape.experts and "expert" in key:
                 out[key] = experts
             elif value == shape.built.vocabulary:
-                out[key] = value // VOCABULARY_PART
+                out[key] = value // part
             elif isinstance(value, list) and len(value) == total:
                 out[key] = value[:layers]
             else:

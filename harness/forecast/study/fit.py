@@ -1,4 +1,5 @@
-"""Fit: a Bayesian linear model of a token's time, physical in its features, whose priors are weak.
+"""Fit: a Bayesian linear model of a token's time. Its terms are those of `harness.forecast.speed`, each with a coefficient,
+and two that only a study's own runs teach.
 
     ms = base + io * (bytes read / bandwidth) + streamed * (share of layers that hold only a part of their experts)
        + two_widths * (share of layers with experts of two widths) + missed * (layers with a miss)
@@ -44,6 +45,19 @@ class Features:
 
 
 @dataclass(frozen=True)
+class Figures:
+    """Of a machine: the time of a token with everything in memory, ms, and its relative sd; of a layer that may miss an
+    expert and of one that does, ms, as in `harness.forecast.speed`, with the sd of the latter; of the disk."""
+
+    base_ms: float
+    base_sd: float
+    sync_ms: float
+    missed_ms: float
+    missed_sd: float
+    disk_gbps: float
+
+
+@dataclass(frozen=True)
 class Prior:
     """Means and standard deviations of the coefficients, ms."""
 
@@ -63,15 +77,12 @@ class Speed:
         return self.low <= value <= self.high
 
 
-def prior(base_ms: float, base_sd: float, layers: int, sync_ms: float = 0.0, io_sd: float = IO_SD) -> Prior:
-    """The prior for a model of `layers` layers with routed experts that takes about `base_ms` a token in memory.
-
-    `base_sd` is relative. `sync_ms`: the host's wait for one layer's choice.
-    """
+def prior(figures: Figures, layers: int, io_sd: float = IO_SD) -> Prior:
+    """The prior for a model of `layers` layers with routed experts, by the figures of its machine."""
+    base_ms, waits_ms = figures.base_ms, layers * figures.sync_ms
     layer_ms = base_ms / layers
-    mean = [base_ms, 1.0, layers * sync_ms, 0.1 * base_ms, 0.0, 0.25 * layer_ms]
-    sd = [base_sd * base_ms, io_sd, 0.2 * base_ms + 0.5 * layers * sync_ms, 0.2 * base_ms,
-          0.3 * layer_ms, 0.5 * layer_ms]  # fmt: skip
+    mean = [base_ms, 1.0, waits_ms, 0.1 * base_ms, figures.missed_ms, 0.25 * layer_ms]
+    sd = [figures.base_sd * base_ms, io_sd, 0.2 * base_ms + 0.5 * waits_ms, 0.2 * base_ms, figures.missed_sd, 0.5 * layer_ms]
     return Prior(np.array(mean), np.array(sd))
 
 

@@ -18,7 +18,7 @@ from harness.study.study import Study
 
 from .control import Controls, controls
 from .features import Arithmetic
-from .fit import Features, Fit, Prior, Speed, fit, prior
+from .fit import Features, Figures, Fit, Prior, Speed, fit, prior
 from .probe import Kept, kept, probe
 from .routing import routing
 
@@ -27,6 +27,7 @@ Row = Mapping[str, Any]
 
 BASE_SD, IO_SD = 0.5, 1.0  # relative, of a machine without a probe: its first run and an unknown disk stand for it
 UNKNOWN_GBPS = 1.0  # of that disk
+UNKNOWN_MISS = 0.3  # of the time of a layer: the sd of what a miss costs there
 
 
 class Forecaster:
@@ -84,10 +85,11 @@ class Forecaster:
 
     def _prior(self, ms: Sequence[float]) -> Prior:
         if (figures := self._kept.figures) is not None:
-            return prior(figures.base_ms, figures.base_sd, self._layers, figures.sync_ms)
+            return prior(figures, self._layers)
         if not ms:
             raise HeadraceError("neither figures of this machine nor a run")
-        return prior(ms[0], BASE_SD, self._layers, io_sd=IO_SD)
+        base_ms, unknown = ms[0], UNKNOWN_MISS * ms[0] / self._layers
+        return prior(Figures(base_ms, BASE_SD, 0.0, 0.0, unknown, UNKNOWN_GBPS), self._layers, IO_SD)
 
 
 def forecaster(study: Study, interrupted: Callable[[], bool]) -> tuple[Forecaster, str]:

@@ -1,7 +1,7 @@
 """Probe: the figures of this machine for a study's model, measured in a child process and kept beside the rows.
 
-The child measures a layer at the real shape, the host's wait for a router's choice, and the disk, unless the study limits
-its reads. It takes a few seconds. The session's own process never holds the weights that are measured with. The child reads
+The child measures a layer at the real shape, what a miss costs besides its bytes, and the disk, unless the study limits its
+reads. It takes a few seconds. The session's own process never holds the weights that are measured with. The child reads
 a request as JSON and writes the figures as JSON.
 """
 
@@ -21,25 +21,14 @@ from engine.system import atomic
 from engine.system.strict_json import from_json, to_json
 from engine.system.user_cache import child_environment
 from harness.forecast.machine.figures import HERE_SD, device_from, machine
-from harness.forecast.speed import Work
 from harness.forecast.target import target
 from harness.machine.json_command import run_command
 
-from .fit import Features
+from .fit import Features, Figures
 
 FILE = "forecast.json"
 TIMEOUT_S = 60.0
 MOST_BYTES = 1 << 20
-
-
-@dataclass(frozen=True)
-class Figures:
-    """Of a token with everything in memory, ms, and its relative sd; of the wait for a layer's choice, ms; of the disk."""
-
-    base_ms: float
-    sync_ms: float
-    disk_gbps: float
-    base_sd: float = HERE_SD
 
 
 @dataclass
@@ -91,11 +80,13 @@ def measured(request: dict[str, Any]) -> Figures:
     model = target(request["checkpoint"])
     limit = request["disk_gbps"]
     found = machine(device_from({} if limit is None else {"device.disk_gbps": str(limit)}), model, Path(request["folder"]))
-    if found.probed is None:
+    if found.probed is None or found.missing is None:
         raise HeadraceError(f"no layer of {model.name} was measured; see headrace forecast {request['checkpoint']}")
-    rates = found.rates(Work(1.0, (1.0,), model.layers, model.all_layers))
-    base = model.all_layers * found.probed.layer_ms + found.probed.rest_ms
-    return Figures(base, rates.sync_ms, found.disk_gbps, math.hypot(HERE_SD, found.probed.sd))
+    layer, miss = found.probed, found.missing
+    return Figures(
+        base_ms=model.all_layers * layer.layer_ms + layer.rest_ms, base_sd=math.hypot(HERE_SD, layer.sd),
+        sync_ms=miss.sync_ms, missed_ms=miss.missed_ms, missed_sd=miss.missed_sd, disk_gbps=found.disk_gbps,
+    )  # fmt: skip
 
 
 def main() -> int:

@@ -58,11 +58,12 @@ def published(one: Measured) -> Published:
         cache = one.cache_gb if one.cache_gb is not None else (one.memory_used_gb or 0) - resident_gb - PROCESS_GB
         slots = max(0.0, cache) / (expert_gb * model.layers)
     top_k = one.top_k or model.top_k
-    missed = worlds_of(model.experts, top_k).missed([slots])[:, 0]
+    worlds = worlds_of(model.experts, top_k)
+    missed, missed_layers = worlds.missed([slots])[:, 0], worlds.layers_missed([slots])[:, 0] * model.layers
     token_gb = top_k * model.layers * expert_gb
     work = Work(
-        resident_gb - embedding_gb(model, one.bits) + token_gb, tuple((missed * token_gb).tolist()), model.layers,
-        all_layers(model),
+        resident_gb - embedding_gb(model, one.bits) + token_gb, tuple((missed * token_gb).tolist()),
+        tuple(missed_layers.tolist()), model.layers, all_layers(model),
     )  # fmt: skip
     return Published(one, memory, disk, work, min(1.0, slots / model.experts), tuple((1 - missed).tolist()))
 

@@ -18,6 +18,9 @@ def test_more_slots_miss_less_and_all_slots_nothing() -> None:
     missed = worlds.missed([2, 4, 8, 8.5, 16, 32])
     assert missed.shape == (len(worlds.names), 6) and (np.diff(missed, axis=1) <= 0).all()
     assert (missed[:, -1] == 0).all() and (missed[:, 0] > missed[:, 1]).all()
+    layers = worlds.layers_missed([0, 2, 4, 8, 8.5, 16, 32])
+    assert (layers[:, 0] == 1).all() and (layers[:, -1] == 0).all() and (np.diff(layers, axis=1) <= 0).all()
+    assert (layers[:, 1:] >= missed).all()  # a layer misses if one of its experts does
 
 
 def test_a_longer_prompt_uses_more_experts() -> None:

@@ -10,7 +10,7 @@ from rehearsals import shape
 
 from engine.bench import plain_reads
 from harness.cli import main
-from harness.forecast.study.probe import Figures
+from harness.forecast.study.fit import Figures
 from harness.rehearse import __main__ as command
 
 
@@ -18,7 +18,7 @@ from harness.rehearse import __main__ as command
 def _tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(command, "shape", shape)
     monkeypatch.setattr(plain_reads, "PLAIN_MIB", 1)
-    monkeypatch.setattr("harness.rehearse.forecasts.probe", lambda *_: Figures(10.0, 0.0, 0.5))
+    monkeypatch.setattr("harness.rehearse.forecasts.probe", lambda *_: Figures(10.0, 0.25, 0.0, 0.0, 0.5, 0.5))
 
 
 def run(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str, str]:

@@ -12,7 +12,7 @@ from harness.forecast.speed import Work
 from harness.forecast.target import target
 from tests.harness.forecast.test_target import KIMI_MINI
 
-WORK = Work(0.01, (0.001, 0.002), 6, 7)
+WORK = Work(0.01, (0.001, 0.002), (3.0, 4.0), 6, 7)
 
 
 def test_a_profile_has_published_figures_and_fitted_shares() -> None:
@@ -27,6 +27,7 @@ def test_this_machine_is_measured(tmp_path: Path) -> None:
     found = machine(device_from({"device.disk_gbps": "0.1"}), model, tmp_path)
     rates = found.rates(WORK)
     assert found.probed is not None and rates.disk_gbps == 0.1 and rates.disk_sd == 0 and rates.layer_ms > 0
+    assert found.missing is not None and (rates.sync_ms, rates.missed_ms) == (found.missing.sync_ms, found.missing.missed_ms)
     assert len(found.lines) == 3
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from engine import HeadraceError
 from engine.shapes.library import shape
-from harness.forecast.machine.layer import _shortened, layer_time
+from harness.forecast.machine.layer import _times, layer_time, shortened
 from harness.forecast.target import target
 from tests.harness.forecast.test_target import KIMI_MINI
 
@@ -21,9 +21,28 @@ def test_a_layer_of_a_small_model() -> None:
 
 def test_a_short_model_keeps_widths_and_kinds_of_layers() -> None:
     whole = shape("gpt_oss_20b")
-    short = _shortened(whole, 3)
+    short = shortened(whole, 3, 8)
     assert (short.layers, short.experts, short.top_k) == (3, 16, whole.top_k)
-    assert short.built.hidden == whole.built.hidden and short.built.vocabulary < whole.built.vocabulary
+    assert short.built.hidden == whole.built.hidden and short.built.vocabulary == whole.built.vocabulary // 8
+
+
+class Passes:
+    """A short model whose passes take `ms`."""
+
+    def __init__(self, ms: float) -> None:
+        self._ms = ms
+
+    def run(self, tokens: int) -> float:
+        return self._ms
+
+
+def test_a_part_of_the_head_is_multiplied_and_the_pass_is_not() -> None:
+    """A pass of 3 ms, two layers of 2 ms, and a head of 8 ms, of which a quarter and an eighth are measured."""
+    one, more, less = Passes(3 + 2 * 2 + 2), Passes(3 + 6 * 2 + 2), Passes(3 + 2 * 2 + 1)
+    found = _times(one, more, less, 2, 4, 4)  # type: ignore[arg-type]
+    assert (found.layer_ms, found.rest_ms, found.sd) == (pytest.approx(2), pytest.approx(3 + 8), 0)
+    whole = _times(Passes(3 + 2 * 2 + 8), Passes(3 + 6 * 2 + 8), less, 2, 4, 1)  # type: ignore[arg-type]
+    assert whole.rest_ms == pytest.approx(3 + 8)
 
 
 def test_a_model_of_one_layer_has_no_difference() -> None:

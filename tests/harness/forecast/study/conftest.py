@@ -10,11 +10,11 @@ from hydra import compose, initialize_config_dir
 
 from engine.system.shipped import EXPERIMENTS
 from harness.forecast.study import forecaster
-from harness.forecast.study.probe import Figures
+from harness.forecast.study.fit import Figures
 from harness.schema import register
 from harness.study.study import Study, study_from_config
 
-FIGURES = Figures(base_ms=20.0, sync_ms=0.0, disk_gbps=0.001)
+FIGURES = Figures(20.0, 0.25, 0.0, 0.0, 1.0, 0.001)
 
 
 @pytest.fixture

@@ -9,13 +9,13 @@ import pytest
 
 from engine.errors import HeadraceError
 from harness.forecast.study import probe as module
-from harness.forecast.study.fit import Features
-from harness.forecast.study.probe import FILE, Figures, Kept, kept, probe
+from harness.forecast.study.fit import Features, Figures
+from harness.forecast.study.probe import FILE, Kept, kept, probe
 
 
 def test_a_child_measures_a_small_model(checkpoint: Callable[..., Path], tmp_path: Path) -> None:
     found = probe(checkpoint("qwen3_moe"), tmp_path, 0.1, lambda: False)
-    assert 0 < found.base_ms < 10_000 and found.sync_ms >= 0 and found.disk_gbps == 0.1
+    assert 0 < found.base_ms < 10_000 and found.sync_ms >= 0 and found.missed_ms >= 0 and found.disk_gbps == 0.1
 
 
 def test_a_child_that_fails_is_one_line(tmp_path: Path) -> None:
@@ -25,7 +25,7 @@ def test_a_child_that_fails_is_one_line(tmp_path: Path) -> None:
 
 
 def test_the_file_is_read_again(tmp_path: Path) -> None:
-    written = Kept(Figures(20.0, 0.1, 5.0), {"ab": Features(1.0, 1.0, 0.0, 2.0, 0.0, 0.3)})
+    written = Kept(Figures(20.0, 0.1, 0.1, 0.2, 0.1, 5.0), {"ab": Features(1.0, 1.0, 0.0, 2.0, 0.0, 0.3)})
     written.write(tmp_path)
     assert kept(tmp_path) == written
     written.write(tmp_path / "none")  # no folder: nothing happens
@@ -38,7 +38,7 @@ def test_a_damaged_file_is_none(content: str, tmp_path: Path) -> None:
 
 
 def test_a_file_of_another_version_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    Kept(Figures(20.0, 0.1, 5.0)).write(tmp_path)
+    Kept(Figures(20.0, 0.1, 0.1, 0.2, 0.1, 5.0)).write(tmp_path)
     monkeypatch.setattr(module, "__version__", "0.0")
     assert kept(tmp_path) is None
     Kept(None).write(tmp_path / "other")

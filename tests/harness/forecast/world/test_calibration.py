@@ -18,7 +18,7 @@ def made(memory: float, layer_ms: float, disk: float, sd: float) -> list[Publish
     rng = np.random.default_rng(0)
     found = []
     for number in range(24):
-        work = Work(float(rng.uniform(1, 40)), (float(rng.uniform(0, 8)),), 60, 60)
+        work = Work(float(rng.uniform(1, 40)), (float(rng.uniform(0, 8)),), (60.0,), 60, 60)
         ms = work.weights_gb / (400 * memory) * 1e3 + 60 * layer_ms + work.missed_gb[0] / (5 * disk) * 1e3
         ms *= float(np.exp(sd * rng.standard_normal()))
         one = dataclasses.replace(world()[0], engine=f"engine {number // 2}", tokens_per_s=1000 / ms, hit_rate=None)

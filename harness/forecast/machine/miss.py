@@ -1,0 +1,145 @@
+"""Miss: what a layer costs because it may miss an expert, and because it misses one, besides the bytes that are read.
+
+The engine decodes a short model in the real shape with forced routing, whose weights are the zeros of a sparse file, which
+takes no space on the disk. Reads are held to HELD_GBPS, far below the speed of memory, so that copying the bytes is hidden
+as it is on a disk. A token that finds its experts cached, less the same token with everything resident, gives the wait for
+the routers' choices. A token that misses one expert in each layer, less one that misses none and the time of the bytes,
+gives the cost of a miss.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from engine.checkpoint.dtypes import ITEM_BYTES
+from engine.errors import HeadraceError, first_line
+from engine.knobs import GB, Knobs
+from engine.shapes.shape import Shape
+from engine.system.strict_json import to_json
+
+from .layer import shortened
+
+HELD_GBPS = 0.5
+DEEP = 4  # layers with routed experts
+MOST_BYTES = 2 << 30  # of the weights of a short model; a deeper one is shortened
+WARM_UP, ROUNDS, LEAST_ROUNDS, LONGEST_S = 4, 60, 5, 2.5
+
+
+@dataclass(frozen=True)
+class MissTime:
+    """Milliseconds of a layer that may miss an expert, and of one that does, besides its bytes. `missed_sd` is the standard
+    deviation of the latter between rounds, ms."""
+
+    sync_ms: float
+    missed_ms: float
+    missed_sd: float
+
+
+def miss_time(shape: Shape, bits: int | None) -> MissTime:
+    """Measure a shape as converted to `bits`. Raises `HeadraceError` if the engine cannot stream it here."""
+    first = min(switch.number for switch in shape.switches)
+    deep = min(first + DEEP, int(shape.built.layers))
+    try:
+        with tempfile.TemporaryDirectory(prefix="headrace-miss-") as made:
+            folder = Path(made)
+            while _written(shortened(shape, deep, _part(shape)), bits, folder) > MOST_BYTES and deep > first + 2:
+                deep -= 1
+            return _measured(folder)
+    except HeadraceError:
+        raise
+    except Exception as e:  # MLX and mlx-lm raise almost anything for a shape that they cannot run
+        raise HeadraceError(
+            f"a miss of {shape.name} cannot be measured here ({first_line(e)}); name a profile: device=NAME"
+        ) from e
+
+
+def _part(shape: Shape) -> int:
+    """The head is the same in every pass, and a small one does."""
+    return max(1, shape.built.vocabulary // 1024)
+
+
+def _written(shape: Shape, bits: int | None, folder: Path) -> int:
+    """Write a checkpoint of zeros, as an MLX conversion has it; returns the bytes of its tensors."""
+    made = shape.layout(bits)
+    if made.symmetric:  # MLX computes with biases, which such a checkpoint does not store
+        made = shape.layout(shape.experts_format.bits)
+    header, at = {}, 0
+    for name, (dtype, size) in sorted(made.tensors.items()):
+        end = at + math.prod(size) * ITEM_BYTES[dtype]
+        header[name] = {"dtype": dtype, "shape": size, "data_offsets": [at, end]}
+        at = end
+    encoded = to_json({"__metadata__": {"format": "mlx"}, **header}).encode()
+    encoded = encoded.ljust(-(-len(encoded) // 8) * 8)
+    with open(folder / "model.safetensors", "wb") as file:
+        file.write(len(encoded).to_bytes(8, "little") + encoded)
+        file.truncate(8 + len(encoded) + at)
+    (folder / "config.json").write_text(to_json(made.config), encoding="utf-8")
+    return at
+
+
+def _measured(folder: Path) -> MissTime:
+    from engine import load
+    from engine.cache.slot_layout import slot_bytes
+    from engine.checkpoint.checkpoint import Checkpoint
+    from engine.model.backend import compute_dtype
+
+    source = Checkpoint.open(folder)
+    layers, top_k = len(source.layers), source.top_k
+    slots = sum(top_k * slot_bytes(layer, {}, compute_dtype()) for layer in source.layers)
+    expert_ms = sum(layer.expert_bytes for layer in source.layers) / layers / GB / HELD_GBPS * 1000
+    knobs = Knobs(cache_gb=slots * (1 + 1e-9) / GB, ssd_gbps=HELD_GBPS)
+    with load(folder, knobs) as streamed, load(folder, Knobs()) as resident:
+        ids = _moving(min(layer.experts for layer in source.layers), layers, top_k)
+        engines = _Decoding(resident, ids), _Decoding(streamed, ids)
+        for _ in range(WARM_UP):
+            for engine in engines:
+                engine.token()
+        streamed.stats.reset()
+        rounds: list[tuple[float, float, float]] = []
+        begin = time.perf_counter()
+        while len(rounds) < LEAST_ROUNDS or (len(rounds) < ROUNDS and time.perf_counter() - begin < LONGEST_S):
+            (_, whole), (missing, cached) = ((engine.token(), engine.token()) for engine in engines)
+            rounds.append((whole, cached, missing))
+        if streamed.stats.layers_missed != layers * len(rounds) or streamed.stats.misses != layers * len(rounds):
+            raise HeadraceError(
+                f"the probe of misses had {streamed.stats.misses} in {len(rounds)} tokens of {layers} layers, not one in "
+                "each layer; name a profile: device=NAME"
+            )
+    sync = statistics.median(cached - whole for whole, cached, _ in rounds) / layers
+    each = [(missing - cached) / layers - expert_ms for _, cached, missing in rounds]
+    missed = statistics.median(each)
+    sd = 1.4826 * statistics.median(abs(value - missed) for value in each)
+    return MissTime(max(0.0, sync), max(0.0, missed), sd)
+
+
+def _moving(experts: int, layers: int, top_k: int) -> np.ndarray:
+    """Forced choices, uint32 [tokens, layers, top-k]: each second token has one expert that the token before it did not use,
+    and the other tokens have those of the token before."""
+    first = np.arange(2 * experts)[:, None] // 2
+    return np.repeat(((first + np.arange(top_k)) % experts)[:, None].astype(np.uint32), layers, axis=1)
+
+
+class _Decoding:
+    """An engine with forced choices that decodes token after token."""
+
+    def __init__(self, engine: Any, ids: np.ndarray) -> None:
+        from mlx_lm.models.cache import make_prompt_cache
+
+        from engine.routing.forced import force
+
+        force(engine, ids, None)
+        self._engine, self._cache = engine, make_prompt_cache(engine.model)
+
+    def token(self) -> float:
+        """Milliseconds of the next token."""
+        begin = time.perf_counter()
+        self._engine.forward.logits([0], self._cache)
+        return (time.perf_counter() - begin) * 1000
