@@ -1,4 +1,7 @@
-"""Disk: the bandwidth of direct random reads in blocks of an expert's size, of a model's files or of a file written here."""
+"""Disk: the bandwidth of direct random reads in blocks of an expert's size, of a model's files or of a file written here.
+
+A disk is faster for the first seconds after a pause, so that only the second half of the passes counts.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ from harness.doctor.examine import temporary_folder
 
 THREADS = 8
 FILE_BYTES, PART = 256 << 20, 32 << 20
-PASSES, PASS_BYTES, LONGEST_S = 5, 64 << 20, 3.0
+LEAST_PASSES, PASS_BYTES, PROBE_S = 4, 64 << 20, 4.0
 LEAST_BLOCK = 1 << 20
 
 
@@ -53,14 +56,14 @@ def _read(files: tuple[Path, ...], expert_bytes: int, what: str) -> DiskSpeed:
     size = files[0].stat().st_size
     found: list[float] = []
     begin = time.perf_counter()
-    for number in range(PASSES):
+    while len(found) < LEAST_PASSES or time.perf_counter() - begin < PROBE_S:
+        number = len(found)
         if not direct:
             drop_cache(files)
         start = time.perf_counter()
         nbytes = plain_reads(files, knobs, min(PASS_BYTES, size), number * 64, block_bytes=block, shuffled=number)
         found.append(nbytes / (time.perf_counter() - start) / GB)
-        if time.perf_counter() - begin > LONGEST_S:
-            break
-    sd = float(np.std(np.log(found), ddof=1)) if len(found) > 1 else 0.5
+    settled = found[len(found) // 2 :]
+    sd = float(np.std(np.log(settled), ddof=1))
     how = "direct" if direct else "buffered, for this disk has no direct reads"
-    return DiskSpeed(statistics.median(found), sd, f"{what}, {how}, blocks of {block >> 10} KiB")
+    return DiskSpeed(statistics.median(settled), sd, f"{what}, {how}, blocks of {block >> 10} KiB")

@@ -3,7 +3,9 @@
 Two short models are built with mlx-lm, as deep as the first layers with routed experts, one a few layers deeper. They have
 the model's widths, heads and formats, and as many experts as two tokens use. The difference of their times is that of a
 layer. The rest is that of the head and of a pass. A head that is too large has a part of the vocabulary, and a third model
-with half of that part gives the time of the remainder, so that the pass counts once. Attention sees an almost empty context.
+with half of that part gives the time of the remainder, so that the pass counts once. A pass over a prompt comes
+first, so that attention sees a context as long as those of the evaluation texts, or a shorter one where a layer is slow. Figures
+are means, as tokens a second are.
 """
 
 from __future__ import annotations
@@ -23,8 +25,8 @@ from engine.shapes.shape import Shape
 
 DEEPER = 4  # layers of a period of attention, in models that mix kinds
 MOST_BYTES = 6 << 30  # of the weights of a short model; a deeper one is shortened
-ROUNDS, LONGEST_S = 12, 2.5
-PROMPT, FEW, SLOW_MS = 16, 4, 20.0  # tokens of a pass that stands for a prompt; fewer where a layer is slow
+LEAST_ROUNDS, ROUNDS, LONGEST_S = 3, 100, 3.0
+CONTEXT, FEW, PROMPT_MS = 160, 8, 1000.0  # tokens; a prompt is shorter where a token takes too long in a layer
 HEAD_BYTES = 256 << 20  # of the largest head that is measured whole, as 32-bit floats
 
 
@@ -32,7 +34,7 @@ HEAD_BYTES = 256 << 20  # of the largest head that is measured whole, as 32-bit 
 class LayerTime:
     """Milliseconds of a token in a layer, in the rest of the model, and of a prompt's token in a layer.
 
-    `sd` is the standard deviation of the logarithm of a layer's time between rounds.
+    `sd` is the standard error of the logarithm of a layer's time.
     """
 
     layer_ms: float
@@ -67,21 +69,20 @@ def layer_time(shape: Shape, bits: int | None) -> LayerTime:
 
 def _times(one: _Short, more: _Short, less: _Short, low: int, apart: int, part: int) -> LayerTime:
     models = (one, more, less) if part > 1 else (one, more)
-    for model in models:
-        model.run(1)
+    passes = [model.run(1) for model in models for _ in range(2)]
+    tokens = int(max(FEW, min(CONTEXT, PROMPT_MS * apart / max(passes[3] - passes[1], 1e-3)))) // 2
+    prompts = [model.run(tokens) for model in models]  # two passes of so many tokens, of which the second is timed
     begin = time.perf_counter()
     rounds: list[list[float]] = []
-    while len(rounds) < 3 or (len(rounds) < ROUNDS and time.perf_counter() - begin < LONGEST_S):
+    while len(rounds) < LEAST_ROUNDS or (len(rounds) < ROUNDS and time.perf_counter() - begin < LONGEST_S):
         rounds.append([model.run(1) for model in models])
-    each = [max((found[1] - found[0]) / apart, 1e-4) for found in rounds]
-    layer = statistics.median(each)
-    rest = max(0.0, statistics.median(found[0] for found in rounds) - low * layer)
+    each = [(found[1] - found[0]) / apart for found in rounds]
+    layer = max(statistics.fmean(each), 1e-4)
+    rest = max(0.0, statistics.fmean(found[0] for found in rounds) - low * layer)
     if part > 1:  # half a part of the head is the difference of `one` and `less`
-        rest += 2 * (part - 1) * max(0.0, statistics.median(found[0] - found[2] for found in rounds))
-    tokens = PROMPT if layer < SLOW_MS else FEW
-    prompt = max((more.run(tokens) - one.run(tokens)) / apart / tokens, layer / tokens)
-    deviations = [abs(math.log(value / layer)) for value in each]
-    return LayerTime(layer, rest, prompt, 1.4826 * statistics.median(deviations))
+        rest += 2 * (part - 1) * max(0.0, statistics.fmean(found[0] - found[2] for found in rounds))
+    prompt = max((prompts[1] - prompts[0]) / apart / tokens, layer / tokens)
+    return LayerTime(layer, rest, prompt, statistics.stdev(each) / math.sqrt(len(each)) / layer)
 
 
 def shortened(shape: Shape, layers: int, part: int) -> Shape:

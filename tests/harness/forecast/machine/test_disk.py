@@ -32,6 +32,22 @@ def test_a_disk_without_direct_reads(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert "buffered, for this disk has no direct reads" in disk.disk_speed((file,), 1 << 20, tmp_path).how
 
 
+def test_the_first_half_of_the_passes_does_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that is twice as fast for its first two passes."""
+    clock = [0.0]
+    monkeypatch.setattr(disk, "PROBE_S", 0.0)
+    monkeypatch.setattr(disk.time, "perf_counter", lambda: clock[0])
+
+    def reads(*_: object, shuffled: int, **others: object) -> int:
+        clock[0] += 0.5 if shuffled < 2 else 1.0
+        return 1_000_000_000
+
+    monkeypatch.setattr(disk, "plain_reads", reads)
+    (tmp_path / "large").write_bytes(bytes(1 << 20))
+    found = disk.disk_speed((tmp_path / "large",), 1 << 20, tmp_path)
+    assert (found.gbps, found.sd) == (1, 0)
+
+
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     with pytest.raises(HeadraceError, match="name another folder with --folder"):
         disk.disk_speed((), 1 << 20, tmp_path / "missing")
