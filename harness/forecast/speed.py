@@ -8,8 +8,8 @@
 With a window of one token nothing overlaps: a layer's experts are known only when its router has chosen. `missed_ms` is
 what a miss costs besides its bytes: the eviction, threads that begin and end a read, and the arrival in a slot. A machine
 that was measured here has the time of a whole layer, and no memory bandwidth. A profile has published bandwidths, and the
-efficiencies that `harness.forecast.world.calibration` fits to published measurements. Their `missed_ms` is 0: nearly all
-layers of those miss an expert, so that it cannot be told from the time of a layer.
+efficiencies that `harness.forecast.world.calibration` fits to published measurements. Their `missed_ms` is 0,
+for these measurements say nothing of it (docs/forecast.md).
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from .disk import disk_speed
 from .layer import LayerTime, layer_time
 from .miss import MissTime, miss_time
 
-HERE_SD = 0.15  # of a forecast's logarithm on a measured machine, besides what its probes vary (docs/forecast.md)
+HERE_SD = 0.13  # of a forecast's logarithm on a measured machine, besides what its probes vary (docs/forecast.md)
 SET = "device."
 
 

@@ -3,9 +3,9 @@
 Two short models are built with mlx-lm, as deep as the first layers with routed experts, one a few layers deeper. They have
 the model's widths, heads and formats, and as many experts as two tokens use. The difference of their times is that of a
 layer. The rest is that of the head and of a pass. A head that is too large has a part of the vocabulary, and a third model
-with half of that part gives the time of the remainder, so that the pass counts once. A pass over a prompt comes
-first, so that attention sees a context as long as those of the evaluation texts, or a shorter one where a layer is slow. Figures
-are means, as tokens a second are.
+with half of that part gives the time of the remainder, so that the pass counts once. A pass over a prompt comes first, so
+that attention sees a context as long as those of the evaluation texts, or a shorter one where a layer is slow. Figures are
+means, as tokens a second are.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ from .layer import shortened
 HELD_GBPS = 0.5
 DEEP = 4  # layers with routed experts
 MOST_BYTES = 2 << 30  # of the weights of a short model; a deeper one is shortened
-WARM_UP, ROUNDS, LEAST_ROUNDS, LONGEST_S = 4, 60, 5, 2.5
+WARM_UP, ROUNDS, LEAST_ROUNDS, LONGEST_S = 2, 60, 3, 2.5
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from harness.machine.json_command import run_command
 from .fit import Features, Figures
 
 FILE = "forecast.json"
-TIMEOUT_S = 60.0
+TIMEOUT_S = 120.0
 MOST_BYTES = 1 << 20
 
 
