@@ -6,11 +6,9 @@ import os
 
 import mlx.core as mx
 
-from engine.native import core
 from engine.system.memory import memory_bytes, peak_memory_bytes
 
 STORED = {"F32": mx.float32, "F16": mx.float16, "BF16": mx.bfloat16, "U32": mx.uint32, "I32": mx.int32, "U8": mx.uint8}
-OWN_PRODUCTS = core.use_products()  # whether MLX's matrix products on the CPU are those of engine/native/product
 
 
 def backend() -> str:
