@@ -3,7 +3,7 @@
 The state after a prompt depends on the model, the lossy knobs and the text, so runs that differ in lossless knobs share it.
 A prompt is kept with the routing that led there, from which the experts' cache is brought to its state. Only prompts of the
 timed part are kept: no later run with the same protocol restores another one. What is kept is computed without the clock,
-so reads are not held to `ssd_gbps`.
+and the experts' cache is filled without it, so these reads are not held to `ssd_gbps`.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ class KeptPrompts:
                     self._forced.position += len(prompt)
                 found = Prefilled(prefix.nll_with(continuation[0]), None, restored=True)
             if timed or self._engine.depends_on_cache:  # then quality depends on the state, too
-                with self._spans.part(FILL):
+                with self._spans.part(FILL), self._engine.passes.unclocked():
                     if prefix is not None:
                         prefix.take_memory()
                     after(None if prefix is None else prefix.routing)
