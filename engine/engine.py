@@ -267,7 +267,7 @@ class Engine:
             measured, self.decoded = timed_pass(
                 self._timed_texts(judge, protocol, keeping), self.stats, weight_files(self.checkpoint.path),
                 timed_tokens=timed_tokens, score=protocol.score, keep_going=keep_going, keep_scoring=keep_scoring,
-                spans=self.spans,
+                spans=self.spans, unclocked=self.passes.unclocked,
             )  # fmt: skip
         except LogitsError as e:
             raise self.explained(e, judge) from e

@@ -59,11 +59,12 @@ class Measurement:
     perplexity: float | None = figure("exp of nll", short="ppl", better="minimize", quality=True, default=MISSING)
     _: KW_ONLY
     prefill: str | None = figure(
-        "how prompts came into the model: real (computed) or restored (at least one was read as it was kept)")
+        "how prompts came into the model: real (computed against the clock), untimed (computed without it, to be kept) "
+        "or restored (at least one was read as it was kept)")
     prefill_tok_s: float | None = figure(
-        "speed of the prompts; null if they were restored", "tokens/s", short="prefill tok/s", better="maximize", speed=True)
+        "speed of the prompts; null unless prefill=real", "tokens/s", short="prefill tok/s", better="maximize", speed=True)
     ttft_ms: float | None = figure(
-        "time to first token: prefill of a prompt, median of the timed texts; null if they were restored", "ms",
+        "time to first token: prefill of a prompt, median of the timed texts; null unless prefill=real", "ms",
         short="ms TTFT", better="minimize", speed=True)
     kl: float | None = figure(
         "mean KL divergence from the reference's next-token distribution; null if not asked for", "nats", short="nats KL",

@@ -11,6 +11,7 @@ from engine.errors import HeadraceError, JudgeError, did_you_mean
 
 PAGE_CACHE = ("as_is", "cold", "warm")
 REAL, RESTORED = PREFILL = ("real", "restored")
+UNTIMED = "untimed"  # what a measurement with `restored` says of prompts that it computed to keep them
 PREFILLED, STEADY, COLD = STATES = ("prefilled", "steady", "cold")
 
 
@@ -21,8 +22,9 @@ class Protocol:
     `warm_up_tokens` tokens are decoded first, outside the clock. The clock then covers the first `timed_tokens` decoded
     tokens of the evaluation texts, in order (None: all). With `score` the rest of the texts follows without a clock, and
     perplexity covers all of them; without it the measurement ends there and has no perplexity. `page_cache` is applied
-    before the engine is loaded (see `prepare_page_cache`). `prefill`: `real` computes every prompt; `restored` reads the
-    state after it where it was kept, and keeps it otherwise (see `engine.prompt_cache`).
+    before the engine is loaded (see `prepare_page_cache`). `prefill`: `real` computes every prompt against the clock;
+    `restored` reads the state after it where it was kept, and otherwise computes it without the clock and keeps it (see
+    `engine.prompt_cache`).
 
     `state` is what the experts' cache holds when the clock starts for a text: what its prompt left there (`prefilled`), what
     a long generation that ends with it leaves (`steady`), or nothing but pinned experts (`cold`).

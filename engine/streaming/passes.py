@@ -15,6 +15,7 @@ import inspect
 import sys
 import weakref
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import mlx.core as mx
@@ -61,6 +62,10 @@ class Passes:
             self._state.reset()
             for layer in self._layers:
                 layer.reset()
+
+    def unclocked(self) -> AbstractContextManager[None]:
+        """Around passes that no clock covers: their reads are not held to `ssd_gbps`."""
+        return nullcontext() if self._state is None else self._state.reader.unheld()
 
     def run(self, model: Any, tokens: mx.array, cache: Any, *, phase: str, last_layer: bool = True) -> mx.array:
         """Return the logits of `tokens` [sequences, length], not evaluated. The caller evaluates them before the next pass.

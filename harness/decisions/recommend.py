@@ -25,7 +25,7 @@ import numpy as np
 
 from engine import Knobs
 from engine.knobs import LOSSY
-from engine.measure.protocol import REAL, RESTORED
+from engine.measure.protocol import REAL, RESTORED, UNTIMED
 from engine.system.strict_json import from_json
 from harness.analysis.estimates import noise
 from harness.analysis.pareto import EQUAL, ERROR, RUNS, WITHIN, Analysis, Duels, Rows, analysed, measured, reference
@@ -183,7 +183,7 @@ def only_restored(df: pd.DataFrame) -> set[int]:
     if "prefill" not in df:
         return set()
     real = df.loc[(df["prefill"] == REAL) & (df["origin"] == "confirm") & (df["status"] == "ok"), "trial"]
-    return set(df.loc[df["prefill"] == RESTORED, "trial"]) - set(real)
+    return set(df.loc[df["prefill"].isin([RESTORED, UNTIMED]), "trial"]) - set(real)
 
 
 def to_confirm(choices: Sequence[Choice], df: pd.DataFrame, runs: int = RUNS) -> list[int]:

@@ -23,7 +23,8 @@ from engine.system.machine_state import MachineState, machine_state
 
 from . import identity
 
-LOOK_S = 0.5  # duration of a look before a run
+LOOK_S = 0.5  # shortest duration of a look before a run
+LONGEST_LOOK_S = 10.0  # a longer one says little about the present
 
 
 class Meters:
@@ -112,6 +113,7 @@ class Look:
     available_gb: float
     state: MachineState
     counts: Mapping[str, int | None]  # changes during the look: see MachineState.counts_since
+    seconds: float = LOOK_S  # duration of the look
 
     def columns(self) -> dict[str, Any]:
         """The columns of a row that describe the machine before its run."""
@@ -125,12 +127,26 @@ class Look:
         }
 
 
-def look(meters: Meters) -> Look:
-    """Observe the machine for `LOOK_S` seconds."""
-    start, load = meters.state(), CpuLoad(meters)
-    meters.sleep(LOOK_S)
-    busy, state = load.sample(), meters.state()
-    return Look(busy, meters.available_gb(), state, state.counts_since(start))
+class Beginning:
+    """The beginning of a look, which other work may follow before its end."""
+
+    def __init__(self, meters: Meters) -> None:
+        self._at, self._state, self._load = meters.now(), meters.state(), CpuLoad(meters)
+
+    def end(self, meters: Meters) -> Look | None:
+        """What was seen since, after a wait if that is less than `LOOK_S`; None after more than `LONGEST_LOOK_S`."""
+        if (past := meters.now() - self._at) > LONGEST_LOOK_S:
+            return None
+        if past < LOOK_S:
+            meters.sleep(LOOK_S - past)
+        busy, state, seconds = self._load.sample(), meters.state(), meters.now() - self._at
+        return Look(busy, meters.available_gb(), state, state.counts_since(self._state), seconds)
+
+
+def look(meters: Meters, begun: Beginning | None = None) -> Look:
+    """Observe the machine for `LOOK_S` seconds, or since a look was begun."""
+    seen = None if begun is None else begun.end(meters)
+    return seen or Beginning(meters).end(meters) or glance(meters)
 
 
 def glance(meters: Meters) -> Look:

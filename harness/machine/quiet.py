@@ -1,8 +1,8 @@
 """Guards of a run: the conditions before it, the observation during it, and the reasons that make its figures suspect.
 
 Before a run: free disk space, available memory, a cool machine on mains power, little load of other processes. During a
-run: load, heat, power source, swapping, sleep. A look takes half a second before a run; during it, a sample every two
-seconds.
+run: load, heat, power source, swapping, sleep. A look before a run covers half a second or more, from the end of the run
+before if that is not long ago; during a run there is a sample every two seconds.
 
 Heat is judged by the thermal state and by the finer thermal pressure. Swap is judged by its rate and by how full it is:
 macOS can report a normal memory pressure while swap is full.
@@ -19,14 +19,14 @@ from engine.system.machine_state import MachineState
 from harness import ResultsError
 from harness.schema import GuardsConfig
 
-from .load import LOOK_S, CpuLoad, Look, Meters, glance, look
+from .load import LOOK_S, Beginning, CpuLoad, Look, Meters, glance, look
 
 HOT = ("serious", "critical")
 THROTTLED = ("moderate", "heavy", "trapping", "sleeping")  # thermal pressures; throttling begins at moderate
 SWAP_BYTES = 32_000_000  # a run that swaps out less is not suspect
 SWAP_MB_S = 1.0  # nor one that never swaps out faster, unless it swaps out SWAP_SHARE of the machine's memory
 SWAP_SHARE = 0.01
-SWAP_LOOK_BYTES = 1_000_000  # a machine that swaps out more during a look is not quiet
+SWAP_LOOK_BYTES = 1_000_000  # a machine that swaps out more in `LOOK_S` is not quiet
 FULL_SWAP, LITTLE_MEMORY = 0.9, 0.2  # swap this full leaves no reserve once less than this share of the memory is available
 WAITING, QUIET = "waiting for a quiet machine", "quiet again"
 PAUSE_S = 2.0  # between two looks while waiting, and between two samples during a run
@@ -67,8 +67,8 @@ def unquiet(config: GuardsConfig, seen: Look, cores: int, memory_gb: float) -> t
     if state.memory_pressure == "critical":
         return "memory", "memory pressure critical"
     swapped = seen.counts["swap_out_bytes"] or 0
-    if swapped > SWAP_LOOK_BYTES:
-        return "swap", f"the machine swaps out {swapped / 1e6 / LOOK_S:.0f} MB/s"
+    if swapped * LOOK_S > SWAP_LOOK_BYTES * seen.seconds:
+        return "swap", f"the machine swaps out {swapped / 1e6 / seen.seconds:.0f} MB/s"
     full = swap_share(state)
     if full is not None and full >= FULL_SWAP and seen.available_gb < LITTLE_MEMORY * memory_gb:
         return "swap", (
@@ -102,16 +102,19 @@ def wait_until_quiet(
     note: Note = lambda text: None,
     meters: Meters | None = None,
     interrupted: Callable[[], bool] = lambda: False,
+    begun: Beginning | None = None,
 ) -> Quiet:
     """Wait until the machine is cool, quiet, on mains power and has memory, at most `wait_s` or until `interrupted()`.
 
-    `note` receives each kind of reason once. Takes half a second on a quiet machine, and no time if `wait_s` is 0; the load
-    before the run is then unknown. Raises `ResultsError` if the machine is still on battery after the wait.
+    `note` receives each kind of reason once. On a quiet machine it takes what is left of half a second since the look
+    `begun`, and no time if `wait_s` is 0; the load before the run is then unknown. Raises `ResultsError` if the machine is
+    still on battery after the wait.
     """
     meters = meters or Meters()
     begin, noted = meters.now(), ""
     while True:
-        seen = look(meters) if config.wait_s else glance(meters)
+        seen = look(meters, begun) if config.wait_s else glance(meters)
+        begun = None
         trouble = unquiet(config, seen, meters.cores, meters.memory_gb)
         waited = meters.now() - begin if noted else 0.0
         if trouble is None:

@@ -21,6 +21,7 @@ from harness import ResultsError
 from harness.decisions.reuse import quality_source, reference_figures, settled_source, wrong_answer
 from harness.machine.clocks import Calendar, SessionClock
 from harness.machine.identity import boot_id
+from harness.machine.load import Beginning, Meters
 from harness.machine.quiet import Watch, wait_until_quiet
 from harness.propose.outcomes import log_of
 from harness.results.history import History
@@ -58,6 +59,7 @@ class Runner:
     calendar: Calendar = field(default_factory=Calendar)
     clock: SessionClock = field(default_factory=SessionClock)
     _patient: bool = True
+    _look: Beginning | None = None
 
     def __post_init__(self) -> None:
         self._files = self.study.files
@@ -149,7 +151,7 @@ class Runner:
         if not self._patient:  # after a wait without success, do not wait again until the machine is quiet
             guards.wait_s = 0.0
         cool_down_s = self._cool_down(config["protocol"]["cool_down_s"])
-        quiet = wait_until_quiet(guards, note=self.note, interrupted=self.interrupted)
+        quiet = wait_until_quiet(guards, note=self.note, interrupted=self.interrupted, begun=self._look)
         if self.interrupted():
             raise Interrupted
         self._patient = quiet.reason is None
@@ -177,6 +179,7 @@ class Runner:
                 tick=watch.look,
             )
             self.clock.ran()
+            self._look = Beginning(Meters()) if guards.wait_s else None  # it ends before the next run
             self._files = study.check_model(self._files)
         except (Interrupted, CheckpointError, ResultsError):
             self.in_flight.take_back(request, self.clock.since_run())

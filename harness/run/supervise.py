@@ -69,7 +69,7 @@ def run_child(
     started: Callable[[int], None],
     tick: Callable[[], None] = lambda: None,
 ) -> Outcome:
-    """Run the request of `children` in a child and classify its end; let the next child wait as soon as timing has ended.
+    """Run the request of `children` in a child and classify its end; let the next children wait as soon as timing has ended.
 
     The `needed` figures must be finite. `started` receives the process id; `tick` is called about ten times a second. Raises
     `Interrupted` when `interrupted()`, `CheckpointError` if the engine cannot open the checkpoint at all, and `ResultsError`
@@ -101,7 +101,9 @@ def run_child(
                 verdict = "hang", f"no sign of life for {hang_s:g} s (budget.hang_s)"
             else:
                 tick()
-                if not ready and timed.exists():  # the rest is scoring
+                if ready:
+                    children.prepare_more()
+                elif timed.exists():  # the rest is scoring
                     ready = True
                     children.prepare()
                 time.sleep(POLL_S)

@@ -191,7 +191,8 @@ def _run(request: dict[str, Any], knobs: Knobs, protocol: Protocol) -> _Run:
     measurement = Measurement.from_mapping(answer) if isinstance(answer, Mapping) else answer
     if by_quality and not measurement.ended_early:
         timed()
-        measurement = _with_quality(measurement, loaded, judge, request)
+        with loaded.passes.unclocked():
+            measurement = _with_quality(measurement, loaded, judge, request)
     if request.get("keep_nll") and measurement.token_nll is not None:
         with atomic.replacing(Path(request["keep_nll"]), durable=False) as partial, open(partial, "wb") as file:
             np.save(file, np.array(measurement.token_nll))

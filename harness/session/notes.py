@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
+from engine import Knobs
+from engine.knobs import GB
+from engine.measure.protocol import RESTORED
 from engine.system.shipped import EXPERIMENTS
 from harness.machine.identity import identity, memory_gb
 from harness.run.job import Row
@@ -14,13 +18,13 @@ from harness.study.study import Study
 
 
 def start_notes(study: Study, rows: Sequence[Row]) -> list[str]:
-    """Notes on a derived space, other commits in the rows, a read bandwidth limit, and limits of another machine."""
+    """Notes on a derived space, other commits in the rows, a read bandwidth limit, the size of kept prompts, and limits of
+    another machine."""
     notes = [] if study.automatic is None else [*study.automatic.notes]
     commits = {row["commit"] for row in rows} - {identity()["commit"], None}
     if commits:
         notes.append(f"earlier rows were measured with commit {', '.join(sorted(c[:9] for c in commits))}")
-    if (limit := bandwidth_note(study)) is not None:
-        notes.append(limit)
+    notes += [note for note in (bandwidth_note(study), kept_note(study)) if note is not None]
     wanted = study.config["device"]["memory_gb"]
     if study.device_profile:
         notes.append(
@@ -30,6 +34,21 @@ def start_notes(study: Study, rows: Sequence[Row]) -> list[str]:
     if wanted and wanted > memory_gb():
         notes.append(f"device.memory_gb={wanted:g} is more than this machine has ({memory_gb():.1f} GB)")
     return notes
+
+
+def kept_note(study: Study) -> str | None:
+    """A note on the disk that kept prompts may take; None for a study that keeps none."""
+    engine = study.config["engine"]
+    if study.prefill != RESTORED or engine["command"] is not None or engine["module"] != "engine":
+        return None
+    sizes: Any = study.engine.footprint(study.checkpoint, Knobs())
+    texts, limit = len(study.judge.texts), study.config["protocol"]["kept_gb"]
+    routing_gb = 2 * sizes.context * sizes.moe_layers * sizes.top_k / GB
+    each = texts * (sizes.parts_gb.kv + routing_gb)
+    return (
+        f"prompts are kept on the disk: at most {each:.2g} GB for each setting of the lossy knobs ({texts} texts of up to "
+        f"{sizes.context} tokens), {limit:g} GB in all (protocol.kept_gb)"
+    )
 
 
 def bandwidth_note(study: Study) -> str | None:

@@ -123,6 +123,13 @@ PyObject *reader_heal(PyObject *self, PyObject *) {
     Py_RETURN_NONE;
 }
 
+PyObject *reader_limit(PyObject *self, PyObject *object) {
+    const double gbps = PyFloat_AsDouble(object);
+    if (PyErr_Occurred() != nullptr || reader_of(self) == nullptr) return nullptr;
+    held<Reader>(self)->limit(gbps);
+    Py_RETURN_NONE;
+}
+
 PyObject *reader_hold(PyObject *self, PyObject *object) {
     const int flag = test_flag(self, object);
     if (flag < 0) return nullptr;
@@ -174,6 +181,7 @@ PyMethodDef READER_METHODS[] = {
      "inject(*, file=-1, begin=0, end=inf, error=0, most=-1, delay_s=0, times=-1, skip=False): for tests, what happens to read "
      "calls that touch these bytes: an errno, at most so many bytes, a delay in s, or success without reading."},
     {"heal", method<reader_heal>(), METH_NOARGS, "Remove all faults."},
+    {"limit", method<reader_limit>(), METH_O, "limit(gbps): the bandwidth that reads are held to from now on; 0: none."},
     {"hold", method<reader_hold>(), METH_O, "hold(flag): for tests, let reads wait until hold(False)."},
     {"record", method<reader_record>(), METH_O, "record(flag): for tests, keep a list of the read calls from now on."},
     {"calls", method<reader_calls>(), METH_NOARGS, "The recorded calls: (file, offset, [(address, bytes)], speculative)."},

@@ -69,6 +69,7 @@ class Reader {
     std::int64_t bytes_read() const { return __atomic_load_n(&totals_[1], __ATOMIC_RELAXED); }
     bool on_device() const { return options_.device != nullptr; }
     bool dry() const { return options_.dry; }
+    void limit(double gbps) { throttle_.limit(gbps); }  // see Throttle
 
   private:
     struct Taken {

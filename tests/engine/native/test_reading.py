@@ -9,6 +9,7 @@ import errno
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -229,4 +230,16 @@ def test_the_bandwidth_is_held(files: list[Path], threads: int) -> None:
     begin = time.monotonic()
     loads = [reader.submit([(0, i * 20_000, memoryview(bytearray(20_000)))]) for i in range(10)]
     assert all(load.wait() is None for load in loads) and time.monotonic() - begin >= 0.1
+    closed(reader, fds)
+
+
+def test_the_bandwidth_can_be_lifted(files: list[Path]) -> None:
+    """At 200 bytes/s, 20 kB would take 100 s; a read that is held is waited for in another thread."""
+    reader, fds = a_reader(*files, threads=1, gbps=2e-7)
+    reader.limit(0.0)
+    assert reader.submit([(0, 0, memoryview(bytearray(20_000)))]).wait() is None
+    reader.limit(2e-7)
+    held = reader.submit([(0, 0, memoryview(bytearray(20_000)))])
+    threading.Event().wait(0.05)
+    assert not held.done
     closed(reader, fds)

@@ -122,6 +122,8 @@ def test_a_recommended_setting_is_confirmed_by_a_run_that_computes_its_prompts()
     rows[-1]["prefill"] = "real"
     assert fastest_lossless(rows) == (True, False)
     assert not only_restored(frame(study()))  # rows of before the column
+    untimed = [{**one, "prefill": "untimed" if one["prefill"] == "restored" else one["prefill"]} for one in rows]
+    assert only_restored(frame(untimed)) == only_restored(frame(rows))
 
 
 def test_the_default_and_recommended_settings_are_confirmed_first() -> None:

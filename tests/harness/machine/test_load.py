@@ -8,13 +8,28 @@ import sys
 
 from support import Machine, wait_for
 
-from harness.machine.load import CpuLoad, Meters, glance, look
+from harness.machine.load import Beginning, CpuLoad, Meters, glance, look
 
 
 def test_a_look_takes_time_and_a_glance_none() -> None:
     m = Machine(load=3.0)
     assert glance(m).load is None and m.time == 0.0
     assert round(look(m).load or 0, 6) == 3.0 and m.time == 0.5
+
+
+def test_a_look_that_was_begun_takes_only_what_is_left() -> None:
+    m = Machine(load=3.0)
+    begun = Beginning(m)
+    m.sleep(0.2)
+    assert round(look(m, begun).load or 0, 6) == 3.0 and m.time == 0.5
+    begun = Beginning(m)
+    m.sleep(1.0)
+    m.load = 7.0
+    m.sleep(1.0)
+    seen = look(m, begun)
+    assert round(seen.load or 0, 6) == 5.0 and seen.seconds == 2.0 and m.time == 2.5
+    m.sleep(11)
+    assert round(look(m, begun).load or 0, 6) == 7.0 and m.time == 14.0  # too long ago
 
 
 def test_the_mean_is_weighted_by_time() -> None:

@@ -8,6 +8,7 @@ import pytest
 from support import Machine
 
 from harness import ResultsError
+from harness.machine.load import Beginning
 from harness.machine.quiet import Quiet, Watch, check_disk, wait_until_quiet
 from harness.results.columns import NAMES
 from harness.schema import GuardsConfig
@@ -70,6 +71,16 @@ def test_counts_that_grow_are_waited_for() -> None:
         assert found.reason is None
         assert 7.5 <= found.waited_s <= 15
         assert notes[0].endswith(reason) and notes[-1] == f"quiet again after {found.waited_s:.0f} s"
+    m = Machine(swap_out_bytes=0)
+    begun = Beginning(m)
+    m.sleep(3.0)
+    m.set(swap_out_bytes=5_900_000)
+    assert quiet(m, begun=begun)[0].reason is None and m.time == 3.0  # 2 MB/s, below the limit
+    begun = Beginning(m)
+    m.sleep(3.0)
+    m.set(swap_out_bytes=15_000_000)
+    found, notes = quiet(m, begun=begun)
+    assert found.waited_s and notes[0].endswith("the machine swaps out 3 MB/s")
     steady = Machine(throttle_events=7, swap_out_bytes=10**9, swap_used_bytes=10**9)
     assert quiet(steady)[0].reason is None  # the counts are from before
 

@@ -16,7 +16,7 @@ import psutil
 import pytest
 from support import ROOT, wait_for
 
-from harness.run.children import NEXT_LOG, Children
+from harness.run.children import IMPORTS_S, NEXT_LOG, Children
 from harness.run.supervise import Outcome, run_child
 
 
@@ -41,8 +41,8 @@ def run(children: Children, name: str) -> tuple[Outcome, int]:
 
 
 def waiting(children: Children) -> int:
-    assert children._waiting is not None
-    return children._waiting.process.pid
+    """The process that serves the next run."""
+    return children._waiting[0].process.pid
 
 
 def test_each_run_has_the_process_and_the_log_that_waited_for_it(children: Children, place: Path) -> None:
@@ -55,7 +55,7 @@ def test_each_run_has_the_process_and_the_log_that_waited_for_it(children: Child
     assert (outcome.status, pid) == ("ok", first) and outcome.figures["decode_tok_s"] > 0
     second = waiting(children)
     assert second != first and not psutil.pid_exists(first) and os.getpgid(second) == second
-    assert sorted(p.name for p in logs.iterdir()) == [NEXT_LOG, "one"]
+    assert sorted(p.name for p in logs.iterdir()) == [NEXT_LOG.format(2), "one"]
     os.kill(second, signal.SIGKILL)
     wait_for(lambda: psutil.Process(second).status() == psutil.STATUS_ZOMBIE)
     outcome, pid = run(children, "two")
@@ -65,6 +65,24 @@ def test_each_run_has_the_process_and_the_log_that_waited_for_it(children: Child
     children.close()
     assert not psutil.pid_exists(last)
     assert sorted(p.name for p in logs.iterdir()) == ["one", "two"]
+
+
+def test_more_children_wait_one_after_the_other(children: Children, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr("harness.run.children.time.monotonic", lambda: now)
+    children.prepare({})
+    counts = []
+    for _ in range(5):
+        children.prepare_more()  # the imports of the last one are not done
+        now += IMPORTS_S
+        children.prepare_more()
+        counts.append(len(children._waiting))
+    assert counts == [2, 3, 3, 3, 3]
+    pids = [one.process.pid for one in children._waiting]
+    for number, pid in enumerate(pids):
+        assert run(children, f"log{number}")[1] == pid
+    children.close()
+    assert not any(psutil.pid_exists(pid) for pid in pids)
 
 
 def test_a_child_with_other_variables_of_mlx_is_replaced(children: Children) -> None:
@@ -97,7 +115,7 @@ from pathlib import Path
 from harness.run.children import Children
 children = Children(Path(sys.argv[1]), "fake_engine")
 children.prepare({})
-print(children._waiting.process.pid, flush=True)
+print(children._waiting[0].process.pid, flush=True)
 time.sleep(600)
 """
 
