@@ -105,6 +105,13 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> Callable[[Alter], None]:
 
 
 @pytest.fixture
+def direct(cli: Cli, in_process: Callable[[Alter], None]) -> Cli:
+    """`cli`, but with the runs in this process."""
+    in_process(lambda figures, n: figures)
+    return cli
+
+
+@pytest.fixture
 def session(
     place: Path, cli: Cli, in_process: Callable[[Alter], None], monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., pd.DataFrame]:
