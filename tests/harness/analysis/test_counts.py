@@ -18,6 +18,7 @@ from harness import status
 from harness.analysis.counts import Progress, count, left_s, progress
 from harness.results.columns import NAMES, NOT_RUN
 from harness.results.rows import read_rows, read_trials
+from harness.run.supervise import Interrupted, Outcome
 from harness.show.plots.front_plot import draw_front
 
 
@@ -114,14 +115,12 @@ def test_spent_hours_are_reported(place: Path, cli: Cli) -> None:
     assert status.main([str(place / "results" / "demo")]) == 0
 
 
-def test_sigterm_reports_the_progress(place: Path) -> None:
-    (place / "checkpoint" / "slow_s").write_text("60")
-    process = spawn(place, "budget.trials=3")
-    end = time.monotonic() + 120
-    while not (place / "checkpoint" / "runs.log").exists():
-        assert process.poll() is None and time.monotonic() < end
-        time.sleep(0.05)
-    process.send_signal(signal.SIGTERM)
-    out, err = process.communicate(timeout=150)
-    assert (process.returncode, err) == (130, "")
+def test_sigterm_reports_the_progress(cli: Cli, child: Any) -> None:
+    def stopped(request: dict[str, Any]) -> Outcome:
+        signal.raise_signal(signal.SIGTERM)
+        raise Interrupted
+
+    child(stopped)
+    code, out, err = cli("budget.trials=3")
+    assert (code, err) == (130, "")
     assert out.splitlines()[-1] == "stopped at 0 of 3 trials; the same command resumes"
