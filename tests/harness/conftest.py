@@ -69,6 +69,7 @@ def cli(place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixt
         monkeypatch.setattr(
             "harness.forecast.study.forecaster.probe", lambda *_: Figures(20.0, 0.0, 0.1)
         )  # it takes seconds
+        monkeypatch.setattr("harness.forecast.study.candidates.MOST", 4)  # a replay takes up to half a second
         for plot in () if plots else PLOTS:
             monkeypatch.setattr(f"harness.show.report.{plot}", lambda df, path: path)
         if not plots:
