@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -13,8 +14,10 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+from setuptools import Distribution
 
 from engine import __version__
+from engine.native import core
 
 ROOT = Path(__file__).resolve().parents[1]
 FAKE_ENGINE = ROOT / "tests" / "harness"
@@ -40,8 +43,13 @@ def _links(place: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel, built beside links to the sources."""
+    """The wheel, built beside links to the sources, with the extension of this checkout, which setup.py compiled as well."""
     place = _links(tmp_path_factory.mktemp("sources"))
+    build = Distribution().get_command_obj("build")
+    build.ensure_finalized()
+    built = place / build.build_platlib / "engine" / "native"
+    built.mkdir(parents=True)
+    shutil.copy(str(core.__file__), built)  # newer than its sources, so the build takes it
     isolation = ["--no-build-isolation"] if int(version("setuptools").split(".")[0]) >= 77 else []  # else from the network
     command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", *isolation, "-w", str(place / "dist"), str(place)]
     built = subprocess.run(command, capture_output=True, text=True, timeout=250)

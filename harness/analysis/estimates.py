@@ -64,19 +64,21 @@ def estimates(df: pd.DataFrame) -> pd.DataFrame:
     out["fresh_runs"] = counted["fresh"].sum().reindex(out.index, fill_value=0).astype(int)
     out["feasible"] = groups["feasible"].mean().reindex(out.index) > 0.5
     out["suspect"] = out["runs"] == 0
+    within = groups[[f"{m}{end}" for m in METRICS for end in ("_low", "_high") if f"{m}_low" in used]].first()
+    within, single = within.reindex(out.index), (out["runs"] <= 1).to_numpy()
+    fresh, figures = used["fresh"].to_numpy(), dict[str, np.ndarray]()
     for metric in METRICS:
-        sd, fresh, values = float(pooled.loc[metric, "sd"]), used["fresh"].to_numpy(), _figures(used, metric)
-        found = {trial: _estimate(values[at], fresh[at], sd) for trial, at in places.items()}
-        figures = pd.DataFrame.from_dict(found, orient="index", columns=["estimate", "se"], dtype=float).reindex(out.index)
-        half = t_quantile(0.975, pooled.loc[metric, "degrees"]) * figures["se"]
-        if f"{metric}_low" in used:  # a single run: its own interval, if that is wider
-            within = groups[[f"{metric}_low", f"{metric}_high"]].first().reindex(out.index)
-            inside = np.log((within.iloc[:, 1] / within.iloc[:, 0]).astype(float)) / 2
-            half = half.where(~(inside > half) | (out["runs"] > 1), inside)
-        out[metric] = figures["estimate"]
-        out[f"{metric}_low"], out[f"{metric}_high"] = out[metric] * np.exp(-half), out[metric] * np.exp(half)
-        out[f"{metric}_rel_se"] = figures["se"]
-    return out.sort_index()
+        sd, values = float(pooled.loc[metric, "sd"]), _figures(used, metric)
+        found = [_estimate(values[at], fresh[at], sd) for at in map(places.__getitem__, out.index)]
+        estimate, se = np.array(found, float).reshape(-1, 2).T
+        half = t_quantile(0.975, pooled.loc[metric, "degrees"]) * se
+        if f"{metric}_low" in within:  # a single run: its own interval, if that is wider
+            with np.errstate(divide="ignore", invalid="ignore"):
+                inside = np.log(_figures(within, f"{metric}_high") / _figures(within, f"{metric}_low")) / 2
+            half = np.where((inside > half) & single, inside, half)
+        figures |= {metric: estimate, f"{metric}_low": estimate * np.exp(-half), f"{metric}_high": estimate * np.exp(half)}
+        figures[f"{metric}_rel_se"] = se
+    return pd.concat([out, pd.DataFrame(figures, out.index)], axis=1).sort_index()
 
 
 def noise(df: pd.DataFrame) -> pd.DataFrame:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shlex
 from collections.abc import Mapping
@@ -13,7 +12,6 @@ from engine import Knobs
 from engine.effective import effective
 from engine.system.shipped import home, located
 from engine.system.strict_json import to_json
-from harness import ResultsError
 from harness.decisions.recommend import Choice
 from harness.results.rows import read_trials
 from harness.study.manifest import JUDGE
@@ -28,13 +26,10 @@ def commands_of(folder: Path, what: Choice | int | str, point: Mapping[str, Any]
     """The commands that use a setting of the study in `folder`, by their name: serve, chat, generate and measure, or `run`
     for an engine of another maker. Empty for a setting that this version cannot run (`cannot_run`).
 
-    what: a recommended setting, a trial's number, or the name of a pick, such as `default`. point: the trial's row or
-    estimate, if it is at hand; an engine of another maker needs its knobs.
+    what: a recommended setting, a trial's number, or the name of a pick, such as `default`. point: the trial's row, if it is
+    at hand; without a manifest it names the engine, and an engine of another maker needs its knobs.
     """
     facts = facts_of(folder)
-    if point is not None and not facts.engine and "engine" not in point:  # an estimate; only rows name the engine
-        with contextlib.suppress(ResultsError):
-            point = _row(folder, what)
     if point is not None and cannot_run(point):
         return {}
     if foreign := facts.foreign(point):

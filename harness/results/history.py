@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from .rows import frame
 
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Row = dict[str, Any]
+T = TypeVar("T")
 
 
 class History:
@@ -19,6 +20,7 @@ class History:
 
     def __init__(self, own: Sequence[Row] = ()) -> None:
         self._own, self._others = _sorted(own), list[Row]()
+        self._derived: dict[Callable[[pd.DataFrame], Any], Any] = {}
 
     @property
     def own(self) -> list[Row]:
@@ -40,6 +42,12 @@ class History:
         """The rows of this machine as a data frame."""
         return frame(self._own) if self._others else self.table
 
+    def derived(self, function: Callable[[pd.DataFrame], T]) -> T:
+        """What a function makes of the table of all rows, computed once for the same rows."""
+        if function not in self._derived:
+            self._derived[function] = function(self.table)
+        return self._derived[function]  # type: ignore[no-any-return]
+
     @property
     def next_sequence(self) -> int:
         """The sequence number of the next row of this machine. Rows of older versions have none and come first."""
@@ -57,6 +65,7 @@ class History:
             self._forget()
 
     def _forget(self) -> None:
+        self._derived.clear()
         for name in ("known", "table", "own_table"):
             self.__dict__.pop(name, None)
 

@@ -190,7 +190,7 @@ class Session:
         """Write a row, then inform the storage and the display. Raises `StudyStopped` after too many equal failures."""
         folder, known = self.study.folder, self.history.known
         if row["origin"] == "sentinel":
-            deviation = noise(self.history.table).loc["decode_tok_s", "sd"]
+            deviation = self.history.derived(noise).loc["decode_tok_s", "sd"]
             check_drift(row, known, self.study.config["sentinel"]["drift"], deviation)
         if tokens:
             write_tokens(folder, row["row_id"], row["trial"], row["run"], tokens)

@@ -69,6 +69,7 @@ def cli(place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixt
         monkeypatch.setattr(
             "harness.forecast.study.forecaster.probe", lambda *_: Figures(20.0, 0.25, 0.0, 0.0, 1.0, 0.1)
         )  # it takes seconds
+        monkeypatch.setattr("harness.forecast.study.candidates.MOST", 4)  # a replay takes up to half a second
         for plot in () if plots else PLOTS:
             monkeypatch.setattr(f"harness.show.report.{plot}", lambda df, path: path)
         if not plots:
@@ -102,6 +103,13 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> Callable[[Alter], None]:
         monkeypatch.setattr(Children, "prepare", lambda self, knobs: None)
 
     return replace
+
+
+@pytest.fixture
+def direct(cli: Cli, in_process: Callable[[Alter], None]) -> Cli:
+    """`cli`, but with the runs in this process."""
+    in_process(lambda figures, n: figures)
+    return cli
 
 
 @pytest.fixture

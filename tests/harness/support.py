@@ -21,7 +21,7 @@ QUICK = ("sampler.name=random", "protocol.stop_error=0")  # for studies without 
 def prepare(folder: Path) -> Path:
     """Put a fake checkpoint and an evaluation text into `folder`."""
     (folder / "checkpoint").mkdir()
-    (folder / "judge.txt").write_text("The miller opens the headrace and the wheel begins to turn. " * 20)
+    (folder / "judge.txt").write_text("The miller opens the headrace and the wheel begins to turn. " * 8)
     return folder
 
 

@@ -46,11 +46,11 @@ def test_several_studies_in_a_row(cli: Cli, place: Path) -> None:
     assert (status, err.count("\n")) == (2, 4)
 
 
-def test_a_users_own_text_is_another_judge(cli: Cli, place: Path) -> None:
-    assert cli("budget.trials=1")[0] == 0
+def test_a_users_own_text_is_another_judge(direct: Cli, place: Path) -> None:
+    assert direct("budget.trials=1")[0] == 0
     (place / "mine.txt").write_text("Whoever opens the gate decides how fast the wheel will turn today. " * 30)
-    assert cli("budget.trials=1", "quality.text=mine.txt", "study.name=mine")[0] == 0
-    assert cli("budget.trials=1", "quality.text=mine.txt", "study.name=one", "quality.most=1")[0] == 0
+    assert direct("budget.trials=1", "quality.text=mine.txt", "study.name=mine")[0] == 0
+    assert direct("budget.trials=1", "quality.text=mine.txt", "study.name=one", "quality.most=1")[0] == 0
     rows = [read_trials(place / "results" / name).iloc[0] for name in ("demo", "mine", "one")]
     assert len({r["eval_fingerprint"] for r in rows}) == 3
     assert [r["eval_texts"] for r in rows] == ["judge", "mine", "mine (1 of 2 texts)"]
@@ -59,8 +59,8 @@ def test_a_users_own_text_is_another_judge(cli: Cli, place: Path) -> None:
     assert [len(j.texts) for j in texts] == [1, 2, 1]
 
 
-def test_fixed_knobs_reach_the_engine_and_the_row(cli: Cli, place: Path) -> None:
-    assert cli("budget.trials=1", "search_space.read_threads=7", "knobs.ssd_gbps=0.125")[0] == 0
+def test_fixed_knobs_reach_the_engine_and_the_row(direct: Cli, place: Path) -> None:
+    assert direct("budget.trials=1", "search_space.read_threads=7", "knobs.ssd_gbps=0.125")[0] == 0
     df = read_trials(place / "results" / "demo")
     assert df["read_threads"].tolist()[1] == 7
     assert df["ssd_gbps"].tolist()[1] == 0.125

@@ -38,11 +38,11 @@ def rival_of(
     quality_unknown = source is None and study.scored
     if job.run or quality_unknown or job.proposal.origin in ("reference", "anchor"):
         return None
-    some = estimates(history.table)
+    some = history.derived(estimates)
     trial = rival(some, list(study.objectives), predicted_gb, source)
     if trial is None:
         return None
-    deviation = noise(history.table).loc["decode_tok_s", "sd"]
+    deviation = history.derived(noise).loc["decode_tok_s", "sd"]
     return Rival(trial, float(some.loc[trial, "decode_tok_s_low"]), float(deviation))
 
 
@@ -91,7 +91,7 @@ def score_rule(study: Study, job: Job, history: History, reference_nll: str) -> 
         rivals = _points(history)
     else:
         rivals = []
-    deviation = float(noise(history.table).loc["decode_tok_s", "sd"])
+    deviation = float(history.derived(noise).loc["decode_tok_s", "sd"])
     return {
         "error": error, "tokens": int(scored), "reference": reference_nll, "noise": deviation, "bounds": bounds,
         "rivals": rivals,
@@ -104,7 +104,7 @@ def _stopped(row: Mapping[str, Any]) -> bool:
 
 def _points(history: History) -> list[dict[str, float]]:
     """The measured, feasible points whose perplexity is complete, without suspect ones."""
-    some = estimates(history.table)
+    some = history.derived(estimates)
     some = some[(some["feasible"] != False) & ~some["suspect"].astype(bool)]  # noqa: E712
     some = some[["trial", "decode_tok_s_low", "peak_memory_gb", "perplexity"]].dropna()
     names = ("trial", "tok_s", "gb", "perplexity")

@@ -89,7 +89,8 @@ def commands(summary: Summary) -> list[tuple[str, dict[str, str]]]:
     """(names and trial, commands by verb) of each recommended trial; the reason in brackets if none can use it."""
     found = []
     for trial, names in summary.used.items():
-        point = summary.standings.loc[trial]
+        row = summary.df[summary.df["trial"] == trial].iloc[0]
+        point = {**row, **summary.standings.loc[trial]}
         choice = next(c for c in summary.choices if c.name == names[0])
         given = commands_of(summary.folder, choice, point) or {"": f"({cannot_run(point)})"}
         found.append((f"{', '.join(names)} (trial {trial})", given))

@@ -18,6 +18,7 @@ from harness import status
 from harness.analysis.counts import Progress, count, left_s, progress
 from harness.results.columns import NAMES, NOT_RUN
 from harness.results.rows import read_rows, read_trials
+from harness.run.supervise import Interrupted, Outcome
 from harness.show.plots.front_plot import draw_front
 
 
@@ -69,7 +70,7 @@ def test_progress_covers_confirmation() -> None:
     assert left_s([], 7) is None
 
 
-def test_a_study_of_two_rounds_killed_and_resumed_counts_the_same_everywhere(place: Path, cli: Cli) -> None:
+def test_a_study_of_two_rounds_killed_and_resumed_counts_the_same_everywhere(place: Path, direct: Cli) -> None:
     given = ("rounds=2", "budget.trials=4", "confirm.share=0.5", "sentinel.every=4", "protocol.stop_error=0",
              "device.memory_gb=0.11", "device.usable_share=1", "search_space.cache_gb.high=0.075",
              "search_space.expert_bits=8", "~search_space.cold_bits", "~search_space.hot_share")  # fmt: skip
@@ -80,7 +81,7 @@ def test_a_study_of_two_rounds_killed_and_resumed_counts_the_same_everywhere(pla
         time.sleep(0.05)
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    code, out, err = cli(*given)
+    code, out, err = direct(*given)
     assert (code, err) == (0, "")
 
     df = read_trials(folder)
@@ -102,8 +103,8 @@ def test_a_study_of_two_rounds_killed_and_resumed_counts_the_same_everywhere(pla
     assert re.findall(r"budget\.trials=(\d+)", journal) == ["2", "2"]
 
 
-def test_budget_of_one_measures_the_reference_and_one_trial(place: Path, cli: Cli) -> None:
-    code, out, _ = cli("budget.trials=1")
+def test_budget_of_one_measures_the_reference_and_one_trial(place: Path, direct: Cli) -> None:
+    code, out, _ = direct("budget.trials=1")
     assert code == 0 and "1 trial (ok), reference measured" in out
     assert read_trials(place / "results" / "demo")["origin"].tolist() == ["reference", "anchor"]
 
@@ -114,14 +115,12 @@ def test_spent_hours_are_reported(place: Path, cli: Cli) -> None:
     assert status.main([str(place / "results" / "demo")]) == 0
 
 
-def test_sigterm_reports_the_progress(place: Path) -> None:
-    (place / "checkpoint" / "slow_s").write_text("60")
-    process = spawn(place, "budget.trials=3")
-    end = time.monotonic() + 120
-    while not (place / "checkpoint" / "runs.log").exists():
-        assert process.poll() is None and time.monotonic() < end
-        time.sleep(0.05)
-    process.send_signal(signal.SIGTERM)
-    out, err = process.communicate(timeout=150)
-    assert (process.returncode, err) == (130, "")
+def test_sigterm_reports_the_progress(cli: Cli, child: Any) -> None:
+    def stopped(request: dict[str, Any]) -> Outcome:
+        signal.raise_signal(signal.SIGTERM)
+        raise Interrupted
+
+    child(stopped)
+    code, out, err = cli("budget.trials=3")
+    assert (code, err) == (130, "")
     assert out.splitlines()[-1] == "stopped at 0 of 3 trials; the same command resumes"

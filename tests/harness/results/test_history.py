@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pandas as pd
+
 from harness.results.columns import NAMES
 from harness.results.history import History
 
@@ -33,3 +35,17 @@ def test_rows_of_other_machines_are_known_but_not_own() -> None:
     assert history.own_table["trial"].tolist() == [2]
     history.set_others([other])
     assert history.table is table  # nothing changed
+
+
+def test_what_follows_from_the_table_is_computed_once_for_the_same_rows() -> None:
+    history, asked = History([row(1)]), list[int]()
+
+    def trials(table: pd.DataFrame) -> list[int]:
+        asked.append(len(table))
+        return list(table["trial"])
+
+    assert history.derived(trials) == history.derived(trials) == [1] and asked == [1]
+    history.add(row(2))
+    assert history.derived(trials) == [1, 2]
+    history.set_others([row(3)])
+    assert history.derived(trials) == [1, 2, 3] and asked == [1, 2, 3]

@@ -80,7 +80,7 @@ def test_confirmation_repeats_the_front_within_its_budget(session: Callable[...,
 
 
 def test_other_objectives(session: Callable[..., pd.DataFrame], place: Path) -> None:
-    df = session("budget.trials=8", "objectives=[prefill_tok_s,bytes_per_token]", plots=True)
+    df = session("budget.trials=4", "objectives=[prefill_tok_s,bytes_per_token]", plots=True)
     assert df["objectives"].unique().tolist() == ["prefill_tok_s,bytes_per_token"]
     assert len(front(df))
     assert (place / "results" / "demo" / "front.png").exists()

@@ -40,7 +40,7 @@ def kill(process: subprocess.Popen[str]) -> None:
     process.communicate(timeout=60)
 
 
-def test_kill_9_before_during_and_after_a_run(place: Path, cli: Cli, in_process: Any) -> None:
+def test_kill_9_before_during_and_after_a_run(place: Path, direct: Cli) -> None:
     wanted, folder, runs = 4, place / "results" / "demo", place / "checkpoint" / "runs.log"
     moments: list[Callable[[], object]] = [
         (folder / "study.db").exists,
@@ -54,8 +54,7 @@ def test_kill_9_before_during_and_after_a_run(place: Path, cli: Cli, in_process:
         trials = folder / "trials"
         if trials.exists() and any(trials.glob("part-*")):
             pd.read_parquet(trials)  # readable at any moment
-    in_process(lambda figures, n: figures)
-    status, _, err = cli(f"budget.trials={wanted}")
+    status, _, err = direct(f"budget.trials={wanted}")
     assert (status, err) == (0, "")
     df = read_trials(folder)
     assert len(df) == 1 + wanted and df["trial"].is_unique  # a proposal that was cut off leaves a gap
@@ -66,7 +65,7 @@ def test_kill_9_before_during_and_after_a_run(place: Path, cli: Cli, in_process:
     assert complete == sorted(df["trial"])[1:]
 
 
-def test_the_child_ends_with_a_killed_search_and_is_run_again(place: Path, cli: Cli, in_process: Any) -> None:
+def test_the_child_ends_with_a_killed_search_and_is_run_again(place: Path, direct: Cli) -> None:
     """The limit of three starts is tested in run/test_in_flight.py."""
     runs, folder = place / "checkpoint" / "runs.log", place / "results" / "demo"
     slow = place / "checkpoint" / "slow_s"
@@ -77,33 +76,32 @@ def test_the_child_ends_with_a_killed_search_and_is_run_again(place: Path, cli: 
     kill(process)
     wait_for(lambda: not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE, 30)
     slow.unlink()
-    in_process(lambda figures, n: figures)
-    assert cli("budget.trials=1")[0] == 0
+    assert direct("budget.trials=1")[0] == 0
     rows = read_trials(folder)
     assert rows["status"].tolist() == ["ok", "ok"]  # the reference is not the one trial of the budget
     assert rows["attempt"].tolist() == [2, 1]
 
 
-def test_damage_is_repaired(place: Path, cli: Cli, in_process: Any) -> None:
+def test_damage_is_repaired(place: Path, direct: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     """A finished study, run again: unchanged, with a truncated row, without its storage, and with a damaged one."""
-    in_process(lambda figures, n: figures)
     folder = place / "results" / "demo"
-    assert cli("budget.trials=3")[0] == 0
+    assert direct("budget.trials=3")[0] == 0
     rows, stored = read_trials(folder), finished(folder)
 
-    status, out, err = cli("budget.trials=3")
+    status, out, err = direct("budget.trials=3")
     assert (status, err) == (0, "")
     assert "done; for more: budget.trials=6" in out
     assert "recommended settings:" in out
     pd.testing.assert_frame_equal(rows, read_trials(folder))
 
+    monkeypatch.setattr("harness.show.report.report", lambda *_, **__: None)
     parts = read_rows(folder)  # back to one file per row, as before compaction
     (folder / "trials.parquet").unlink()
     for row in parts:
         write_row(folder, row)
     whole = part_path(folder, 2).read_bytes()
     part_path(folder, 2).write_bytes(whole[: len(whole) // 2])
-    status, _, err = cli("budget.trials=3")
+    status, _, err = direct("budget.trials=3")
     assert (status, err.count("\n")) == (0, 1)
     assert "part-000002-00.parquet is truncated or damaged: moved to" in err
     assert (folder / "damaged" / "part-000002-00.parquet").exists()
@@ -115,7 +113,7 @@ def test_damage_is_repaired(place: Path, cli: Cli, in_process: Any) -> None:
             path.unlink()
         if content:
             (folder / "study.db").write_bytes(content)
-        assert cli("budget.trials=3")[0] == 0
+        assert direct("budget.trials=3")[0] == 0
         assert finished(folder) == stored
     assert (folder / "damaged-study.db").exists()
 

@@ -69,7 +69,7 @@ def sizes_of(checkpoint: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     return sizes
 
 
-def settings(space: Space, count: int = 60) -> Iterator[dict[str, Any]]:
+def settings(space: Space, count: int = 24) -> Iterator[dict[str, Any]]:
     """Settings at both ends of the cache: all other knobs at their first and last values, and at random ends."""
     rng = random.Random(0)
     cache = space.entry("cache_gb")

@@ -34,18 +34,18 @@ def auto(place: Path, checkpoint: Path, *overrides: str) -> Study:
 def test_the_whole_study_of_a_users_model(place: Path, cli: Cli, checkpoint: Make) -> None:
     path = shutil.copytree(checkpoint("qwen3_moe"), place / "My Model")
     few = ("protocol.timed_tokens=4", "protocol.warm_up_tokens=1", "quality.most=1")
-    status, out, err = cli("study=auto", "engine.module=engine", f"model.path={path}", "budget.trials=3", *few)
+    status, out, err = cli("study=auto", "engine.module=engine", f"model.path={path}", "budget.trials=1", *few)
     assert (status, err) == (0, "")
     assert "note: machine: " in out and "note: left out: sync_window: on the CPU" in out and "note: packing: a store" in out
     df = read_trials(place / "results" / "My-Model")
-    assert df["status"].tolist() == ["ok"] * 4, df["status_reason"].tolist()
+    assert df["status"].tolist() == ["ok"] * 2, df["status_reason"].tolist()
     assert df["device_profile"].isna().all() and df["ssd_gbps"].isna().all() and df["sync_window"].dropna().eq(1).all()
     manifest = json.loads((place / "results" / "My-Model" / "manifest.json").read_text())
     derived = manifest["derived"]
     assert derived["space"]["cache_gb"]["low"] == manifest["identity"]["space"]["search_space"]["cache_gb"]["low"]
     assert derived["left_out"]["expert_bits"].startswith("My Model is not packed, with experts of 16 bits: ")
     assert "--levels 4,8 STORE" in derived["notes"][-1] and "device_profile" not in manifest
-    status, _, err = cli("study=auto", "engine.module=engine", f"model.path={path}", "budget.trials=3", *few)
+    status, _, err = cli("study=auto", "engine.module=engine", f"model.path={path}", "budget.trials=1", *few)
     assert (status, err) == (0, "")  # the same command resumes
 
 
@@ -93,8 +93,8 @@ def test_a_folder_that_is_no_model_is_one_line(path: str, message: str, place: P
     assert "\n" not in str(e.value)
 
 
-def test_a_foreign_engine_with_three_sizes(place: Path, cli: Cli) -> None:
-    status, out, err = cli("study=auto", "budget.trials=3", "protocol.timed_tokens=64")
+def test_a_foreign_engine_with_three_sizes(place: Path, direct: Cli) -> None:
+    status, out, err = direct("study=auto", "budget.trials=3", "protocol.timed_tokens=64")
     assert (status, err) == (0, "") and "not known whether a sync costs time" in out
     assert len(read_trials(place / "results" / place.name)) == 4
 

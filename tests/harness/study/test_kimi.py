@@ -16,7 +16,13 @@ from harness.results.rows import read_trials
 def test_kimi_m2max_runs_on_any_checkpoint_of_its_architecture(place: Path, cli: Cli) -> None:
     checkpoint = tiny.make(place / "tiny_kimi", "kimi_k25", per_expert=True)
     status, out, err = cli(
-        "study=kimi_m2max", "engine.module=engine", f"model.path={checkpoint}", "budget.trials=2", "rounds=1"
+        "study=kimi_m2max",
+        "engine.module=engine",
+        f"model.path={checkpoint}",
+        "budget.trials=2",
+        "rounds=1",
+        "quality.most=1",
+        "protocol.timed_tokens=8",
     )
     assert (status, err) == (0, "")
     df = read_trials(place / "results" / "kimi_m2max")

@@ -50,18 +50,18 @@ def test_files_exchanged_between_two_runs_are_refused(place: Path, cli: Cli, che
     assert cli(*command)[0] == 0
 
 
-def test_an_older_fingerprint_is_named_in_the_error(place: Path, cli: Cli) -> None:
+def test_an_older_fingerprint_is_named_in_the_error(place: Path, direct: Cli) -> None:
     fingerprint = place / "checkpoint" / "fingerprint"
     fingerprint.write_text("0" * 16)
-    assert cli("budget.trials=1")[0] == 0
+    assert direct("budget.trials=1")[0] == 0
     fingerprint.write_text(NEW)
-    status, _, err = cli("budget.trials=1")
+    status, _, err = direct("budget.trials=1")
     assert (status, err.count("\n")) == (2, 1)
     assert "a fingerprint of an older version" in err and "another model" not in err and "study.name=OTHER" in err
 
 
 @pytest.mark.parametrize("within", [True, False], ids=["during a run", "between runs"])
-def test_files_exchanged_while_the_search_runs_end_it(place: Path, cli: Cli, within: bool) -> None:
+def test_files_exchanged_while_the_search_runs_end_it(place: Path, direct: Cli, within: bool) -> None:
     """The run during the exchange leaves no row; with the old files back, the study resumes."""
     fingerprint, runs = place / "checkpoint" / "fingerprint", place / "checkpoint" / "runs.log"
     fingerprint.write_text(OLD)
@@ -78,15 +78,15 @@ def test_files_exchanged_while_the_search_runs_end_it(place: Path, cli: Cli, wit
     assert df is None or df["model_fingerprint"].unique().tolist() == [OLD]
     fingerprint.write_text(OLD)
     (place / "checkpoint" / "slow_s").write_text("0")
-    status, _, err = cli("budget.trials=2")
+    status, _, err = direct("budget.trials=2")
     assert (status, err) == (0, "")
     df = read_trials(place / "results" / "demo")
     assert len(df) == 3 and set(df["model_fingerprint"]) == {OLD} and set(df["status"]) == {"ok"}
 
 
-def test_a_label_makes_no_other_study(place: Path, cli: Cli) -> None:
-    assert cli("budget.trials=1")[0] == 0
-    status, out, err = cli("budget.trials=2", "model.name=mine", "device.name=laptop")
+def test_a_label_makes_no_other_study(place: Path, direct: Cli) -> None:
+    assert direct("budget.trials=1")[0] == 0
+    status, out, err = direct("budget.trials=2", "model.name=mine", "device.name=laptop")
     assert (status, err) == (0, "")
     assert out.startswith("demo: mine on a machine with ")
     df = read_trials(place / "results" / "demo")
@@ -94,12 +94,12 @@ def test_a_label_makes_no_other_study(place: Path, cli: Cli) -> None:
     assert df["device"].isna().all() and df["backend"].isna().all()  # this engine reports neither
 
 
-def test_a_read_limit_of_the_device_is_a_note(place: Path, cli: Cli) -> None:
+def test_a_read_limit_of_the_device_is_a_note(place: Path, direct: Cli) -> None:
     note = "note: reads are limited to 0.1 GB/s by device=linux_2core; to remove the limit: '~knobs.ssd_gbps'"
-    status, out, _ = cli("budget.trials=1")
+    status, out, _ = direct("budget.trials=1")
     assert status == 0 and note in out and f"{place.name} on a machine with" in out and "reads limited to 0.1 GB/s" in out
     for override in ("~knobs.ssd_gbps", "knobs.ssd_gbps=0.1"):
-        status, out, _ = cli("budget.trials=1", "study.name=other", f"results_dir={place / str(len(override))}", override)
+        status, out, _ = direct("budget.trials=1", "study.name=other", f"results_dir={place / str(len(override))}", override)
         assert status == 0 and "note: reads are limited" not in out
         assert ("reads limited to 0.1 GB/s" in out) == ("=" in override)
 
