@@ -1,7 +1,7 @@
 """Layer: the time that a layer of a model's real shape takes to compute on this machine, with weights of zeros.
 
-Two short models are built with mlx-lm, as deep as the first layers with routed experts, one a few layers deeper. They have
-the model's widths, heads and formats, and as many experts as two tokens use. The difference of their times is that of a
+Two short models are built with mlx-lm, the shallowest with routed experts that it builds, and one a few layers deeper. They
+have the model's widths, heads and formats, and as many experts as two tokens use. The difference of their times is that of a
 layer. The rest is that of the head and of a pass. A head that is too large has a part of the vocabulary, and a third model
 with half of that part gives the time of the remainder, so that the pass counts once. A pass over a prompt comes first, so
 that attention sees a context as long as those of the evaluation texts, or a shorter one where a layer is slow. Figures are
@@ -10,18 +10,17 @@ means, as tokens a second are.
 
 from __future__ import annotations
 
-import copy
-import dataclasses
 import math
 import statistics
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from engine.errors import HeadraceError, first_line
 from engine.shapes.as_checkpoint import as_checkpoint
 from engine.shapes.shape import Shape
+
+from .short import least_depth, shortened
 
 DEEPER = 4  # layers of a period of attention, in models that mix kinds
 MOST_BYTES = 6 << 30  # of the weights of a short model; a deeper one is shortened
@@ -45,9 +44,8 @@ class LayerTime:
 
 def layer_time(shape: Shape, bits: int | None) -> LayerTime:
     """Measure the layers of a shape as converted to `bits`. Raises `HeadraceError` if mlx-lm cannot build or run it."""
-    first = min(switch.number for switch in shape.switches)
     total = int(shape.built.layers)
-    low = min(first + 1, max(1, total - 1))
+    low = min(least_depth(shape), max(1, total - 1))
     high = min(low + DEEPER, total)
     if high == low:
         raise HeadraceError(f"{shape.name} has {total} layer, of which no difference can be measured; give another model")
@@ -83,31 +81,6 @@ def _times(one: _Short, more: _Short, less: _Short, low: int, apart: int, part: 
         rest += 2 * (part - 1) * max(0.0, statistics.fmean(found[0] - found[2] for found in rounds))
     prompt = max((prompts[1] - prompts[0]) / apart / tokens, layer / tokens)
     return LayerTime(layer, rest, prompt, statistics.stdev(each) / math.sqrt(len(each)) / layer)
-
-
-def shortened(shape: Shape, layers: int, part: int) -> Shape:
-    """The shape with so many layers, as many experts as two tokens use in each, and 1/`part` of the vocabulary."""
-    experts = min(shape.experts, max(16, -(-2 * shape.top_k // 16) * 16))
-    total = int(shape.built.layers)
-
-    def short(config: Mapping[str, Any]) -> dict[str, Any]:
-        out: dict[str, Any] = {}
-        for key, value in config.items():
-            if isinstance(value, Mapping):
-                out[key] = short(value)
-            elif value == total and "layer" in key:
-                out[key] = layers
-            elif value == shape.experts and "expert" in key:
-                out[key] = experts
-            elif value == shape.built.vocabulary:
-                out[key] = value // part
-            elif isinstance(value, list) and len(value) == total:
-                out[key] = value[:layers]
-            else:
-                out[key] = copy.deepcopy(value)
-        return out
-
-    return dataclasses.replace(shape, config=short(shape.config))
 
 
 class _Short:

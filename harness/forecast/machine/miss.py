@@ -25,7 +25,7 @@ from engine.knobs import GB, Knobs
 from engine.shapes.shape import Shape
 from engine.system.strict_json import to_json
 
-from .layer import shortened
+from .short import least_depth, shortened
 
 HELD_GBPS = 0.5
 DEEP = 4  # layers with routed experts
@@ -45,12 +45,12 @@ class MissTime:
 
 def miss_time(shape: Shape, bits: int | None) -> MissTime:
     """Measure a shape as converted to `bits`. Raises `HeadraceError` if the engine cannot stream it here."""
-    first = min(switch.number for switch in shape.switches)
-    deep = min(first + DEEP, int(shape.built.layers))
+    least = least_depth(shape)
+    deep = min(least + DEEP - 1, int(shape.built.layers))
     try:
         with tempfile.TemporaryDirectory(prefix="headrace-miss-") as made:
             folder = Path(made)
-            while _written(shortened(shape, deep, _part(shape)), bits, folder) > MOST_BYTES and deep > first + 2:
+            while _written(shortened(shape, deep, _part(shape)), bits, folder) > MOST_BYTES and deep > least + 1:
                 deep -= 1
             return _measured(folder)
     except HeadraceError:

@@ -8,7 +8,7 @@ import pytest
 
 from engine import HeadraceError
 from engine.shapes.library import shape
-from harness.forecast.machine.layer import _times, layer_time, shortened
+from harness.forecast.machine.layer import _times, layer_time
 from harness.forecast.target import target
 from tests.harness.forecast.test_target import KIMI_MINI
 
@@ -17,13 +17,6 @@ def test_a_layer_of_a_small_model() -> None:
     model = target(str(KIMI_MINI))
     found = layer_time(model.shape, model.base_bits)
     assert 0 < found.layer_ms < 1000 and found.rest_ms >= 0 and found.prompt_layer_ms > 0 and found.sd >= 0
-
-
-def test_a_short_model_keeps_widths_and_kinds_of_layers() -> None:
-    whole = shape("gpt_oss_20b")
-    short = shortened(whole, 3, 8)
-    assert (short.layers, short.experts, short.top_k) == (3, 16, whole.top_k)
-    assert short.built.hidden == whole.built.hidden and short.built.vocabulary == whole.built.vocabulary // 8
 
 
 class Passes:

@@ -11,8 +11,8 @@ import pytest
 from engine import HeadraceError
 from engine.checkpoint.checkpoint import Checkpoint
 from engine.shapes.library import shape
-from harness.forecast.machine.layer import shortened
 from harness.forecast.machine.miss import _moving, _written, miss_time
+from harness.forecast.machine.short import shortened
 from harness.forecast.target import target
 from tests.harness.forecast.test_target import KIMI_MINI
 

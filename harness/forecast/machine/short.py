@@ -1,0 +1,55 @@
+"""Short: models of a shape's widths, heads and formats with few layers and experts, for the probes of this machine."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from engine.errors import CheckpointError, HeadraceError
+from engine.shapes.shape import Shape
+
+
+def shortened(shape: Shape, layers: int, part: int) -> Shape:
+    """The shape with so many layers, as many experts as two tokens use in each, and 1/`part` of the vocabulary."""
+    experts = min(shape.experts, max(16, -(-2 * shape.top_k // 16) * 16))
+    total = int(shape.built.layers)
+
+    def short(config: Mapping[str, Any]) -> dict[str, Any]:
+        out: dict[str, Any] = {}
+        for key, value in config.items():
+            of_layers = isinstance(value, list) or (isinstance(value, str) and "pattern" in key)
+            if isinstance(value, Mapping):
+                out[key] = short(value)
+            elif value == total and "layer" in key:
+                out[key] = layers
+            elif value == shape.experts and "expert" in key:
+                out[key] = experts
+            elif value == shape.built.vocabulary:
+                out[key] = value // part
+            elif of_layers and len(value) == total:
+                out[key] = value[:layers]
+            else:
+                out[key] = copy.deepcopy(value)
+        return out
+
+    return dataclasses.replace(shape, config=short(shape.config))
+
+
+def least_depth(shape: Shape) -> int:
+    """Layers of the shallowest model with routed experts that mlx-lm builds: in some architectures it needs a layer of each
+    kind of attention. Raises `HeadraceError` if there is none below the whole model."""
+    total = int(shape.built.layers)
+    first = min(switch.number for switch in shape.switches) + 1
+    for layers in range(first, total):
+        try:
+            if shortened(shape, layers, 1).built.layers == layers:
+                return layers
+        except CheckpointError:
+            continue
+    if first == total:
+        return total
+    raise HeadraceError(
+        f"mlx-lm builds no part of {shape.name}, so that no layer can be measured; name a profile: device=NAME"
+    )

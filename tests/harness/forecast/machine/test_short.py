@@ -1,0 +1,39 @@
+"""Tests of short models of real shapes."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from engine import HeadraceError
+from engine.shapes.library import shape, shapes
+from harness.forecast.machine.layer import DEEPER
+from harness.forecast.machine.short import least_depth, shortened
+
+BUILT = [one.name for one in shapes() if not one.name.startswith("deepseek_v4")]  # mlx-lm has no code for DeepSeek V4
+
+
+def test_a_short_model_keeps_widths_and_kinds_of_layers() -> None:
+    whole = shape("gpt_oss_20b")
+    short = shortened(whole, 3, 8)
+    assert (short.layers, short.experts, short.top_k) == (3, 16, whole.top_k)
+    assert short.built.hidden == whole.built.hidden and short.built.vocabulary == whole.built.vocabulary // 8
+
+
+@pytest.mark.parametrize("name", BUILT)
+def test_every_published_shape_has_short_models(name: str) -> None:
+    whole = shape(name)
+    low = least_depth(whole)
+    for layers in (low, low + DEEPER):
+        short = shortened(whole, layers, 8)
+        assert short.built.layers == layers and short.layers > 0
+    assert low <= 6
+
+
+def test_a_shape_of_which_mlx_lm_builds_no_part() -> None:
+    whole = shape("gpt_oss_20b")
+    kinds = ["full_attention"] * 23 + ["sliding_attention"]
+    odd = dataclasses.replace(whole, config={**whole.config, "layer_types": kinds})
+    with pytest.raises(HeadraceError, match="mlx-lm builds no part of gpt_oss_20b"):
+        least_depth(odd)
