@@ -69,6 +69,8 @@ def cli(place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixt
         monkeypatch.setattr(
             "harness.forecast.study.forecaster.probe", lambda *_: Figures(20.0, 0.25, 0.0, 0.0, 1.0, 0.1)
         )  # it takes seconds
+        # Hydra composes the study once more only to read its mode, which the flag -m sets as well; `spawn` leaves that in.
+        monkeypatch.setattr("hydra._internal.hydra.Hydra.get_mode", lambda *_, **__: None)
         monkeypatch.setattr("harness.forecast.study.candidates.MOST", 4)  # a replay takes up to half a second
         for plot in () if plots else PLOTS:
             monkeypatch.setattr(f"harness.show.report.{plot}", lambda df, path: path)

@@ -15,6 +15,7 @@ from harness.machine.load import Meters
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
+FSYNC = os.fsync  # the fixtures replace it
 QUICK = ("sampler.name=random", "protocol.stop_error=0")  # for studies without child processes
 
 

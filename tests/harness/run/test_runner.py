@@ -34,7 +34,7 @@ def test_quality_is_measured_once_for_each_lossy_setting(session: Callable[..., 
 
 
 def test_constraints_are_in_the_rows_and_exclude_points_from_the_front(session: Callable[..., pd.DataFrame]) -> None:
-    df = session("budget.trials=14", "constraints=['peak_memory_gb <= 0.05','perplexity <= 1.01 * reference']")
+    df = session("budget.trials=10", "constraints=['peak_memory_gb <= 0.05','perplexity <= 1.01 * reference']")
     ran = df[df["status"] == "ok"]
     broken = (ran["peak_memory_gb"] > 0.05) | (ran["perplexity"] > 1.01 * ran["perplexity"].iloc[0])
     assert broken.any() and not broken.all()
@@ -48,7 +48,7 @@ def test_a_wrong_answer_is_no_result(session: Callable[..., pd.DataFrame]) -> No
     def wrong(figures: dict[str, Any], n: int) -> dict[str, Any]:
         return figures | {"timed_nll": 2.0 + 0.5 * (n == 7)}
 
-    df = session("budget.trials=10", "search_space.expert_bits=4", alter=wrong)
+    df = session("budget.trials=8", "search_space.expert_bits=4", alter=wrong)
     bad = df[df["status"] == "wrong"]
     assert len(bad) == 1
     assert "lossless knobs only" in bad["status_reason"].iloc[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import textwrap
@@ -13,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support import ROOT
+from support import FSYNC, ROOT
 
 from engine import Judge, Knobs, Protocol, ceiling_tok_s, load
 from engine.quality.json_prompts import JsonPrompts
@@ -164,8 +165,12 @@ def test_a_command_that_answers_wrongly(
 
 
 def test_quality_takes_a_pass_of_its_own(
-    checkpoint: Callable[..., Path], tmp_path: Path, request_of: Callable[..., dict[str, Any]]
+    checkpoint: Callable[..., Path],
+    tmp_path: Path,
+    request_of: Callable[..., dict[str, Any]],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(os, "fsync", FSYNC)  # only what is on the disk leaves the page cache
     path = checkpoint("deepseek_v3", None, True)
     (tmp_path / "json.yaml").write_text("max_tokens: 4\nprompts:\n- {name: a, examples: '', open: '{'}\n")
     text = [{"name": "a", "kind": "x", "prompt": "The wheel ", "continuation": "turns when there is water. " * 4}]
