@@ -30,13 +30,14 @@ from .short import least_depth, shortened
 HELD_GBPS = 0.5
 DEEP = 4  # layers with routed experts
 MOST_BYTES = 2 << 30  # of the weights of a short model; a deeper one is shortened
+UNLIKE = 0.5  # of the cost of a miss: bandwidths and the number of experts that a layer misses change it by about so much
 WARM_UP, ROUNDS, LEAST_ROUNDS, LONGEST_S = 2, 60, 3, 2.5
 
 
 @dataclass(frozen=True)
 class MissTime:
     """Milliseconds of a layer that may miss an expert, and of one that does, besides its bytes. `missed_sd` is the standard
-    deviation of the latter between rounds, ms."""
+    deviation of the latter, ms: the error of its median over rounds, and UNLIKE of it."""
 
     sync_ms: float
     missed_ms: float
@@ -116,8 +117,8 @@ def _measured(folder: Path) -> MissTime:
     sync = statistics.median(cached - whole for whole, cached, _ in rounds) / layers
     each = [(missing - cached) / layers - expert_ms for _, cached, missing in rounds]
     missed = statistics.median(each)
-    sd = 1.4826 * statistics.median(abs(value - missed) for value in each)
-    return MissTime(max(0.0, sync), max(0.0, missed), sd)
+    error = 1.4826 * statistics.median(abs(value - missed) for value in each) / math.sqrt(len(each))
+    return MissTime(max(0.0, sync), max(0.0, missed), math.hypot(error, UNLIKE * missed))
 
 
 def _moving(experts: int, layers: int, top_k: int) -> np.ndarray:

@@ -11,6 +11,12 @@ from engine.disk.direct import not_direct
 from harness.forecast.machine import disk
 
 
+@pytest.fixture(autouse=True)
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A probe of its fewest passes."""
+    monkeypatch.setattr(disk, "PROBE_S", 0.0)
+
+
 def test_a_new_file_is_read_and_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(disk, "FILE_BYTES", 32 << 20)
     found = disk.disk_speed((), 1 << 20, tmp_path)
@@ -35,7 +41,6 @@ def test_a_disk_without_direct_reads(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_the_first_half_of_the_passes_does_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A disk that is twice as fast for its first two passes."""
     clock = [0.0]
-    monkeypatch.setattr(disk, "PROBE_S", 0.0)
     monkeypatch.setattr(disk.time, "perf_counter", lambda: clock[0])
 
     def reads(*_: object, shuffled: int, **others: object) -> int:
