@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -27,7 +28,7 @@ from engine import (
 from engine.measure.judge import Text
 
 TEXT = "The headrace brings the water to the wheel. When it is clean, the stones grind from morning until eight. "
-JUDGE = Judge((Text("a", "prose", TEXT, TEXT[:60]), Text("b", "prose", TEXT[::-1], TEXT[30:90])))
+JUDGE = Judge((Text("a", "prose", TEXT[:40], TEXT[:30]), Text("b", "prose", TEXT[::-1][:40], TEXT[30:60])))
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +43,7 @@ def quarter(path: Path) -> float:
     return f.one_token_gb + 0.2 * (f.all_experts_gb - f.one_token_gb)
 
 
+@functools.cache
 def measured(path: Path, **knobs: Any) -> Measurement:
     with load(path, Knobs(**knobs)) as engine:
         return engine.measure(JUDGE)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,23 +25,11 @@ from engine.system.shipped import EVALUATION_TEXTS as JUDGE
 from engine.system.shipped import KIMI_MINI
 
 TEXTS = Judge.load(JUDGE).texts
-SHORT = Judge(tuple(dataclasses.replace(t, prompt=t.prompt[:150]) for t in (TEXTS[0], TEXTS[7])))
 TINY_TEXT = "The headrace brings the water to the wheel. When it is clean, the stones grind from morning until eight. "
 TINY = Judge((Text("a", "prose", TINY_TEXT, TINY_TEXT[:40]), Text("b", "prose", TINY_TEXT[::-1], TINY_TEXT[30:60])))
 
 
-@pytest.fixture(scope="module")
-def reference() -> Reference:
-    with load(KIMI_MINI) as resident:
-        return take_reference(resident, SHORT)
-
-
-@pytest.fixture(scope="module")
-def tiny(checkpoint: Callable[..., Path]) -> Path:
-    return checkpoint("deepseek_v3", None, True)
-
-
-def judged(path: Path, reference: Reference, judge: Judge = SHORT, **knobs: Any) -> Quality:
+def judged(path: Path, reference: Reference, judge: Judge, **knobs: Any) -> Quality:
     with load(path, Knobs(**knobs)) as loaded:
         return quality(loaded, judge, reference)
 
@@ -58,9 +44,9 @@ def test_perplexity_equals_mlx_lms() -> None:
     assert perplexity(np.concatenate(nll)) == pytest.approx(theirs, rel=1e-6)
 
 
-def test_a_text_has_mlx_lms_perplexity() -> None:
+def test_a_text_has_mlx_lms_perplexity(short: Judge) -> None:
     """The whole path is covered: chunks, token-by-token decoding and the reference."""
-    one = Judge(SHORT.texts[:1])
+    one = Judge(short.texts[:1])
     with load(KIMI_MINI) as resident:
         ids = resident.encode(one.texts[0].prompt) + resident.encode(one.texts[0].continuation, start=False)
         theirs = eval_ppl(resident.model, mx.array([ids]))
@@ -72,16 +58,16 @@ def test_a_text_has_mlx_lms_perplexity() -> None:
     assert result.reference_perplexity == result.perplexity and result.nll == measured.nll
 
 
-def test_the_reference_has_no_divergence_from_itself(reference: Reference) -> None:
+def test_the_reference_has_no_divergence_from_itself(short: Judge, reference: Reference) -> None:
     cached = 0.3 * footprint(KIMI_MINI).all_experts_gb
     for knobs in ({}, {"cache_gb": cached}):
-        result = judged(KIMI_MINI, reference, **knobs)
+        result = judged(KIMI_MINI, reference, short, **knobs)
         assert (result.kl, result.kl_se, result.kl_p99, result.top1_flips) == (0, 0, 0, 0)
         assert 0 <= result.kl_at_most < 0.02
 
 
-def test_fewer_bits_diverge_more(reference: Reference) -> None:
-    by_bits = [judged(KIMI_MINI, reference, expert_bits=bits) for bits in (4, 2)]
+def test_fewer_bits_diverge_more(short: Judge, reference: Reference) -> None:
+    by_bits = [judged(KIMI_MINI, reference, short, expert_bits=bits) for bits in (4, 2)]
     for name in ("kl", "kl_at_most", "kl_p99", "top1_flips", "perplexity"):
         values = [getattr(result, name) for result in by_bits]
         assert values == sorted(values) and values[0] < values[-1], name
@@ -90,11 +76,11 @@ def test_fewer_bits_diverge_more(reference: Reference) -> None:
     assert 0 < low.kl_se < low.kl < low.kl_p99
 
 
-def test_a_foreign_reference_is_refused(reference: Reference, tiny: Path) -> None:
+def test_a_foreign_reference_is_refused(short: Judge, reference: Reference, tiny: Path) -> None:
     with pytest.raises(HeadraceError, match="belongs to other texts or JSON prompts"):
         judged(KIMI_MINI, reference, TINY)
     with pytest.raises(HeadraceError, match="splits the texts into other tokens"):
-        judged(tiny, reference)
+        judged(tiny, reference, short)
 
 
 def test_logits_that_are_not_finite_have_no_quality(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,31 +24,17 @@ from engine.quality.reference import (
     reference_knobs,
     take_reference,
 )
-from engine.system.shipped import EVALUATION_TEXTS as JUDGE
 from engine.system.shipped import JSON_PROMPTS, KIMI_MINI
 
-TEXTS = Judge.load(JUDGE).texts
-SHORT = Judge(tuple(dataclasses.replace(t, prompt=t.prompt[:150]) for t in (TEXTS[0], TEXTS[7])))
 FEW = JsonPrompts(24, JsonPrompts.load(JSON_PROMPTS).prompts[:1])
 TINY_TEXT = "The headrace brings the water to the wheel. When it is clean, the stones grind from morning until eight. "
 TINY = Judge((Text("a", "prose", TINY_TEXT, TINY_TEXT[:40]), Text("b", "prose", TINY_TEXT[::-1], TINY_TEXT[30:60])))
 
 
-@pytest.fixture(scope="module")
-def reference() -> Reference:
-    with load(KIMI_MINI) as resident:
-        return take_reference(resident, SHORT)
-
-
-@pytest.fixture(scope="module")
-def tiny(checkpoint: Callable[..., Path]) -> Path:
-    return checkpoint("deepseek_v3", None, True)
-
-
-def test_the_divergence_is_bounded(reference: Reference) -> None:
+def test_the_divergence_is_bounded(short: Judge, reference: Reference) -> None:
     """kimi_mini at 2 bits: the exact divergence of full logits lies between the bounds for every token."""
     with load(KIMI_MINI) as resident, load(KIMI_MINI, Knobs(expert_bits=2)) as low:
-        ids = [resident.encode(t.prompt) + resident.encode(t.continuation, start=False) for t in SHORT.texts]
+        ids = [resident.encode(t.prompt) + resident.encode(t.continuation, start=False) for t in short.texts]
         p, q = (np.concatenate([e.logits(some)[:-1] for some in ids]) for e in (resident, low))
     whole = whole_divergence(p, q)
     bounds = np.array([reference.divergence(i, row) for i, row in enumerate(q.astype(np.float64))])
@@ -110,10 +96,10 @@ def test_the_reference_is_computed_once(tiny: Path, tmp_path: Path, monkeypatch:
 
 
 def test_models_texts_and_prompts_have_separate_references(
-    tiny: Path, checkpoint: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+    tiny: Path, short: Judge, checkpoint: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source, other = Checkpoint.open(tiny), Checkpoint.open(checkpoint("kimi_k2", 5))
-    files = [reference_file(source, TINY), reference_file(other, TINY), reference_file(source, SHORT)]
+    files = [reference_file(source, TINY), reference_file(other, TINY), reference_file(source, short)]
     files.append(reference_file(source, TINY, FEW))
     monkeypatch.setattr("engine.measure.judge.METRIC_VERSION", 2)
     files.append(reference_file(source, TINY))

@@ -13,7 +13,7 @@ from engine.measure.judge import Text
 from engine.system.memory import _linux_io, disk_bytes_written, page_cache_share
 
 TEXT = "The headrace brings the water to the wheel. When it is clean, the stones grind from morning until night. "
-JUDGE = Judge((Text("a", "prose", TEXT, TEXT[:60]), Text("b", "prose", TEXT[::-1], TEXT[30:90])))
+JUDGE = Judge((Text("a", "prose", TEXT[:40], TEXT[:30]), Text("b", "prose", TEXT[::-1][:40], TEXT[30:60])))
 
 
 @pytest.fixture(scope="module")
