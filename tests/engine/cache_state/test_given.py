@@ -125,7 +125,10 @@ def _compare(path: Path, share: float, knobs: dict[str, Any], recorded: Recorded
             moved = int(((given.state.slot_of != before[0]) & (given.state.slot_of >= 0)).sum())
             assert filled.experts <= moved and (filled.bytes_read > 0) == (filled.experts > 0)
             expected, found = misses_of(real, continuation, cache), misses_of(given, continuation, copied)
-            assert found[0] == expected[0] and same(state_of(real), state_of(given))
+            # With prefetch, a read whose slot is taken before it begins is not read, and whether it is depends on time.
+            counts = [0, 1, 4] if "prefetch" in knobs else [0, 1, 2, 3, 4]
+            assert np.array_equal(np.array(found[0])[:, counts], np.array(expected[0])[:, counts])
+            assert same(state_of(real), state_of(given))
             assert all(np.array_equal(a, b) for a, b in zip(found[1], expected[1], strict=True))
 
 

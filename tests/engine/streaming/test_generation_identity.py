@@ -68,7 +68,7 @@ def same(one: Sequence, other: Sequence) -> bool:
     return len(one) == len(other) and all(a == b and np.array_equal(x, y) for (a, x), (b, y) in zip(one, other, strict=True))
 
 
-@pytest.mark.parametrize(("family", "setting"), zip(sorted(CONFIGS), itertools.cycle(SETTINGS), strict=False))
+@pytest.mark.parametrize(("family", "setting"), [*zip(sorted(CONFIGS), itertools.cycle(SETTINGS), strict=False)])
 def test_generation_equals_the_resident_model(checkpoint: Callable[..., Path], family: str, setting: str) -> None:
     path = checkpoint(family, 4)
     with load(path) as resident:
