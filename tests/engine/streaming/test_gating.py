@@ -170,7 +170,7 @@ def test_the_same_tokens_give_the_same_logits(checkpoint: Make, family: str, pre
         with load(path, small(path, read_threads=threads, **knobs)) as engine:
             if threads == 2:
                 engine.measure(JUDGE)
-            runs += [engine.logits(IDS), engine.logits(IDS)]
+            runs += [engine.logits(IDS[:24]), engine.logits(IDS[:24])]
             assert engine.stats.dropped and engine.stats.swapped and (engine.stats.prefetch_useful or not prefetch)
     assert all(np.array_equal(r, runs[0]) for r in runs)
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from tiny import CONFIGS
 
-from engine import Judge, Knobs, Measurement, footprint, load
+from engine import Judge, Knobs, Measurement, Protocol, footprint, load
 from engine.measure.judge import Text
 
 TEXT = "The headrace brings the water to the wheel. When it is clean, the stones grind from morning until eight. "
@@ -28,9 +28,9 @@ def quarter(path: Path) -> float:
     return f.one_token_gb + 0.2 * (f.all_experts_gb - f.one_token_gb)
 
 
-def measured(path: Path, **knobs: Any) -> Measurement:
+def measured(path: Path, protocol: Protocol | None = None, **knobs: Any) -> Measurement:
     with load(path, Knobs(**knobs)) as engine:
-        return engine.measure(JUDGE)
+        return engine.measure(JUDGE, protocol)
 
 
 def test_prefetch_reads_experts_ahead(path: Path, quarter: float) -> None:
@@ -67,6 +67,6 @@ def test_a_deeper_prefetch_predicts_more_layers(path: Path, quarter: float) -> N
 @pytest.mark.parametrize("family", sorted(CONFIGS))
 def test_without_staleness_every_prediction_is_exact(checkpoint: Callable[..., Path], family: str) -> None:
     """The control: a router run on its own layer's input predicts the choice exactly."""
-    path = checkpoint(family, 4)
-    result = measured(path, cache_gb=footprint(path).one_token_gb, prefetch="stale_gate", prefetch_depth=0)
+    path, few = checkpoint(family, 4), Protocol(warm_up_tokens=0, timed_tokens=12, score=False)
+    result = measured(path, few, cache_gb=footprint(path).one_token_gb, prefetch="stale_gate", prefetch_depth=0)
     assert (result.prefetch_recall, result.prefetch_exact_set, result.prefetch_issued) == (1, 1, 0)
