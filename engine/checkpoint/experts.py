@@ -44,7 +44,8 @@ class Records(Protocol):
 
 @dataclass(frozen=True)
 class ExpertTensor:
-    """One tensor of every expert of a layer, such as `gate_proj.weight`, and the place of each expert's part."""
+    """One tensor of every expert of a layer, such as `gate_proj.weight`, and the place of each expert's part. The places are
+    read-only, for a process shares what it has opened."""
 
     projection: str
     tensor: str
@@ -58,6 +59,10 @@ class ExpertTensor:
     section: int | None = None  # section number in a packed record; its checksum is stored
     part: Part | None = None  # not one byte range: this part of a stored tensor, whose place is given instead
     stored: tuple[int, ...] = ()  # shape of that stored tensor
+
+    def __post_init__(self) -> None:
+        for places in (self.file, self.offset):
+            places.flags.writeable = False
 
     @cached_property
     def name(self) -> str:

@@ -18,6 +18,7 @@ from mlx_lm.utils import load_model
 from tiny import ORIGINALS
 
 from engine import Checkpoint, Engine, Knobs, footprint, load
+from engine.cache.slots import Slots
 
 Make = Callable[..., Path]
 # Family, bits, one tensor an expert, group size. Every family quantized and in bf16, which is "original" where its
@@ -179,13 +180,20 @@ def test_quantizing_on_load_equals_mlx_quantization(checkpoint: Make) -> None:
 @pytest.mark.parametrize("sync_window", [1, "all"])
 @pytest.mark.parametrize("model", [("deepseek_v3", None, True), ("qwen3_5_moe", "original"), ("kimi_k25", "int4")], ids=str)
 def test_a_wrong_expert_is_noticed(
-    checkpoint: Make, resident_logits: Logits, model: tuple[str, str | None], sync_window: int | str
-) -> None:
+    checkpoint: Make, resident_logits: Logits, monkeypatch: pytest.MonkeyPatch, model: tuple[str, str | None],
+    sync_window: int | str,
+) -> None:  # fmt: skip
     """The negative control: with one tensor's experts shifted by one, identity must fail."""
+
+    def shifted(slots: Slots) -> list[tuple[Any, ...]]:
+        (file, offset, *rest), *others = sources(slots)
+        return [(file, np.roll(offset, 1), *rest), *others]
+
+    sources = Slots.sources
     path = checkpoint(*model)
     for cache_gb in cache_sizes(path)[:2]:
-        with load(path, Knobs.from_mapping({"cache_gb": cache_gb, "sync_window": sync_window})) as engine:
-            slots = engine.layers[0].cache.pools[0]._slots
-            offsets = slots._straight[0].offset if slots._straight else slots._staged[0].places[0][0].offset
-            offsets[:] = np.roll(offsets, 1)
+        with monkeypatch.context() as patch:
+            patch.setattr(Slots, "sources", shifted)
+            engine = load(path, Knobs.from_mapping({"cache_gb": cache_gb, "sync_window": sync_window}))
+        with engine:
             assert np.max(np.abs(both_phases(engine) - resident_logits(path))) > 1e-3

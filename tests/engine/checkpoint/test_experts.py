@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from engine import Checkpoint, CheckpointError
+from engine.checkpoint.known import opened
 
 Make = Callable[..., Path]
 Header = dict[str, Any]
@@ -20,12 +21,12 @@ Header = dict[str, Any]
 
 @pytest.mark.parametrize(("family", "bits", "per_expert"), [("deepseek_v3", None, True), ("qwen3_moe", 4, False)])
 def test_ranges_hold_what_mlx_loads(checkpoint: Make, family: str, bits: int, per_expert: bool) -> None:
-    opened = Checkpoint.open(checkpoint(family, bits, per_expert))
-    weights = mx.load(str(opened.files[0]))
-    for layer in opened.layers:
+    source = Checkpoint.open(checkpoint(family, bits, per_expert))
+    weights = mx.load(str(source.files[0]))
+    for layer in source.layers:
         for tensor in layer.tensors:
             for expert in (0, layer.experts - 1):
-                with open(opened.files[tensor.file[expert]], "rb") as f:
+                with open(source.files[tensor.file[expert]], "rb") as f:
                     f.seek(tensor.offset[expert])
                     found = f.read(tensor.nbytes)
                 if per_expert:
@@ -67,3 +68,10 @@ def test_codes_of_another_type(checkpoint: Make, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"layers\.1\.mlp\.up_proj has .*weight F32 .*copy the checkpoint again") as e:
         Checkpoint.open(path)
     one_line(e)
+
+
+def test_the_places_of_a_shared_checkpoint_cannot_be_changed(checkpoint: Make) -> None:
+    tensor = opened(checkpoint("qwen3_moe", 4)).layers[0].tensors[0]
+    for places in (tensor.file, tensor.offset):
+        with pytest.raises(ValueError, match="read-only"):
+            places[0] = 1
