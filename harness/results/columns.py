@@ -139,7 +139,9 @@ COLUMNS = (
     Column("swap_out_mb_s", "float", "MB/s", "highest rate of swapping out between two samples of the run, whole machine"),
     Column("waited_s", "float", "s", "time spent waiting for the machine to be cool and idle before the run"),
     Column("predicted_peak_gb", "float", "GB", "peak memory of the process, predicted before the run (docs/memory.md)"),
-    Column("seen_peak_gb", "float", "GB", "peak memory of the process as observed from outside, for every status"),
+    Column("seen_peak_gb", "float", "GB",
+           "peak memory of the process as observed from outside, for every status; "
+           "null if it ended before the first look"),
     Column("wall_s", "float", "s", "duration of the run, awake, from its request: rest of the start, load and measurement"),
     Column("slept_s", "float", "s", "time besides wall_s in which the machine slept or stood still during the run"),
     Column("started_at", "time", "UTC", "start of the run: the wall clock at the session's start, plus time without jumps"),
