@@ -4,8 +4,12 @@
 
 The layers are probed once, before everything. Then each combination of bandwidth and cache size is measured, in random
 order, with `ssd_gbps` holding the reads. The routing is that of a trace, recorded first over the tokens that are timed, or
-with `--shipped-trace` that of other texts, which the checkpoint ships. It prints a table, the median error and the share
-inside the interval; some minutes.
+with `--shipped-trace` that of other texts, which the checkpoint ships.
+
+A machine that others use has another speed some minutes after the probe. So a control run, with everything in memory, is
+repeated before and after the probe and between all settings, as the sentinel of a study is. Its speed over that at the probe
+is the machine's state. Each setting has two forecasts: that of the probe alone, and that for the state of its moment, whose
+interval is narrower. It prints a table, the median errors and the shares inside the intervals; some minutes.
 """
 
 from __future__ import annotations
@@ -25,10 +29,11 @@ from engine.measure.judge import Judge
 from engine.measure.protocol import Protocol
 from engine.system.shipped import EXPERIMENTS
 from harness.forecast.forecast import TEXTS, Row, forecast
+from harness.forecast.interval import Interval
 from harness.forecast.locality import own_world
 from harness.forecast.target import Target, target
 
-from .figures import Machine, device_from, machine
+from .figures import HERE_SD, MODEL_SD, Machine, device_from, machine
 
 CHECKPOINT = EXPERIMENTS / "kimi_mini" / "checkpoint"
 DISK_GBPS, CACHED = (0.05, 0.1, 0.2, 0.5, 1.0), (0.1, 0.125, 0.2, 0.25, 0.375, 0.5, 0.625, 0.75)
@@ -37,37 +42,41 @@ HELD_SD = 0.0  # of a held disk
 
 @dataclasses.dataclass(frozen=True)
 class Pair:
-    """A forecast and what was measured."""
+    """Two forecasts of a setting and what was measured. `row` follows from the probe alone. `then` is the speed for the
+    machine's `state` at the measurement, as a share of its speed at the probe."""
 
     disk_gbps: float
     row: Row
+    state: float
+    then: Interval
     tok_s: float
     read_gb: float
 
-    @property
-    def error(self) -> float:
-        return abs(self.row.tok_s.middle / self.tok_s - 1)
+    def error(self, forecast: Interval) -> float:
+        return abs(forecast.middle / self.tok_s - 1)
 
     def line(self) -> str:
-        t = self.row.tok_s
-        inside = "yes" if self.tok_s in t else "no"
+        def text(t: Interval) -> str:
+            return f"{t.middle:.3g} | {t.low:.3g} to {t.high:.3g} | {'yes' if self.tok_s in t else 'no'}"
+
         return (
-            f"| {self.disk_gbps:g} | {self.row.cached_share:.3g} | {t.middle:.3g} | {t.low:.3g} to {t.high:.3g} | "
-            f"{self.tok_s:.3g} | {inside} | {self.row.read_gb * 1e3:.3g} | {self.read_gb * 1e3:.3g} |"
+            f"| {self.disk_gbps:g} | {self.row.cached_share:.3g} | {self.tok_s:.3g} | {text(self.row.tok_s)} | "
+            f"{self.state:.2f} | {text(self.then)} | {self.row.read_gb * 1e3:.3g} | {self.read_gb * 1e3:.3g} |"
         )
 
 
 HEAD = (
-    "| disk, GB/s | cached | forecast, tok/s | 80 % | measured | inside | MB a token, forecast | measured |\n"
-    "|---|---|---|---|---|---|---|---|"
+    "| disk, GB/s | cached | measured, tok/s | forecast | 80 % | inside | state | forecast then | 80 % | inside | "
+    "MB a token, forecast | measured |\n|" + "---|" * 12
 )
 
 
-def with_disk(found: Machine, gbps: float) -> Machine:
+def with_disk(found: Machine, gbps: float, inadequacy_sd: float = HERE_SD) -> Machine:
     """The same probes with a held disk."""
 
     def rates(work: Any) -> Any:
-        some = dataclasses.replace(found.rates(work), disk_gbps=gbps, disk_sd=HELD_SD)
+        some = found.rates(work)
+        some = dataclasses.replace(some, disk_gbps=gbps, disk_sd=HELD_SD, inadequacy_sd=inadequacy_sd)
         parts = some.middle(work)
         assert found.probed is not None
         return dataclasses.replace(some, compute_sd=found.probed.sd * parts["compute"] / sum(parts.values()))
@@ -84,6 +93,14 @@ def measured(cache_gb: float, disk_gbps: float, tokens: int) -> tuple[float, flo
     return found.decode_tok_s, (found.bytes_per_token or 0.0) / 1e9
 
 
+def control(tokens: int) -> float:
+    """Tokens a second with everything in memory."""
+    from engine import load
+
+    with load(CHECKPOINT, Knobs()) as engine:
+        return engine.measure(Judge.load(TEXTS), Protocol(timed_tokens=tokens, score=False)).decode_tok_s
+
+
 def recorded(folder: Path, tokens: int) -> Path:
     """A trace of the timed tokens, and of what precedes them."""
     from engine import load
@@ -98,14 +115,22 @@ def pairs(model: Target, disks: Sequence[float], shares: Sequence[float], tokens
     """Forecast and measure every combination, in random order."""
     assert model.trace is not None
     worlds = own_world(model.trace, model.layers, model.experts, model.top_k)
+    before = control(tokens)
     found = machine(device_from({"device.disk_gbps": "1"}), model, Path())
+    last = control(tokens)
+    at_probe = (before + last) / 2
     every_gb = model.layers * model.experts * model.slot_gb(model.widths[0], widened=found.widened)
     made = []
     settings = [(disk, share) for disk in disks for share in shares]
     random.Random(0).shuffle(settings)
     for disk, share in settings:
-        row = forecast(model, with_disk(found, disk), worlds, [share * every_gb]).best
-        made.append(Pair(disk, row, *measured(row.cache_gb, disk, tokens)))
+        row, then = (
+            forecast(model, with_disk(found, disk, sd), worlds, [share * every_gb]).best for sd in (HERE_SD, MODEL_SD)
+        )
+        figures = measured(row.cache_gb, disk, tokens)
+        before, last = last, control(tokens)
+        state = (before + last) / 2 / at_probe
+        made.append(Pair(disk, row, state, then.tok_s.scaled(state), *figures))
     return sorted(made, key=lambda pair: (pair.disk_gbps, pair.row.cached_share))
 
 
@@ -127,10 +152,13 @@ def _main(arguments: Sequence[str], program: str) -> int:
     with tempfile.TemporaryDirectory() as folder:
         trace = None if args.shipped_trace else recorded(Path(folder), args.tokens)
         made = pairs(target(str(CHECKPOINT), trace), args.disk_gbps, args.cached, args.tokens)
-    inside = sum(pair.tok_s in pair.row.tok_s for pair in made)
-    print("\n".join([HEAD, *(pair.line() for pair in made)]))
-    error = statistics.median(pair.error for pair in made)
-    print(f"\nmedian error {error:.0%}, {inside} of {len(made)} inside ({inside / len(made):.0%})")
+    print("\n".join([HEAD, *(pair.line() for pair in made)]) + "\n")
+    states = sorted(pair.state for pair in made)
+    print(f"state of the machine, as a share of its speed at the probe: {states[0]:.2f} to {states[-1]:.2f}")
+    for name, of in (("by the probe alone", lambda pair: pair.row.tok_s), ("for the state", lambda pair: pair.then)):
+        inside = sum(pair.tok_s in of(pair) for pair in made)
+        error = statistics.median(pair.error(of(pair)) for pair in made)
+        print(f"forecast {name}: median error {error:.0%}, {inside} of {len(made)} inside ({inside / len(made):.0%})")
     return 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +20,10 @@ from .disk import disk_speed
 from .layer import LayerTime, layer_time
 from .miss import MissTime, miss_time
 
-HERE_SD = 0.13  # of a forecast's logarithm on a measured machine, besides what its probes vary (docs/forecast.md)
+# Standard deviations of a forecast's logarithm on a measured machine, besides what its probes vary (docs/forecast.md).
+MODEL_SD = 0.13  # of the model of time, while the machine is as it was at the probe
+STATE_SD = 0.20  # of the machine's speed from one time to another, which a probe of some seconds cannot see
+HERE_SD = math.hypot(MODEL_SD, STATE_SD)
 SET = "device."
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.forecast.machine.check import CHECKPOINT, pairs, recorded
+from harness.forecast.machine.check import CHECKPOINT, HEAD, pairs, recorded
 from harness.forecast.target import target
 
 
@@ -15,4 +15,6 @@ def test_a_forecast_stands_beside_its_measurement(tmp_path: Path) -> None:
     (pair,) = pairs(target(str(CHECKPOINT), recorded(tmp_path, 8)), (0.5,), (0.5,), 8)
     assert pair.row.cached_share == pytest.approx(0.5, rel=0.01) and pair.tok_s > 0
     assert pair.read_gb > 0 and pair.row.read_gb == pytest.approx(pair.read_gb, rel=0.02)
-    assert pair.error >= 0 and pair.line().startswith("| 0.5 | 0.5 | ") and pair.line().count("|") == 9
+    assert pair.line().startswith("| 0.5 | 0.5 | ") and pair.line().count("|") == HEAD.splitlines()[0].count("|")
+    assert pair.error(pair.then) == pytest.approx(abs(pair.row.tok_s.middle * pair.state / pair.tok_s - 1), rel=1e-6)
+    assert pair.then.high / pair.then.low < pair.row.tok_s.high / pair.row.tok_s.low
