@@ -161,13 +161,15 @@ def _row(
     )  # fmt: skip
     rates = machine.rates(work)
     times = rates.by_world(work)
-    sds = {"locality": spread(times), "disk": rates.disk_sd, "compute": rates.compute_sd, "inadequacy": rates.inadequacy_sd}
+    parts = rates.middle(work)
+    locality = math.hypot(spread(times), worlds.missed_sd * parts["disk"] / sum(parts.values()))
+    sds = {"locality": locality, "disk": rates.disk_sd, "compute": rates.compute_sd, "inadequacy": rates.inadequacy_sd}
     memory = cache_gb + sum(fixed.values())
     return Row(
         bits=width.bits, own=width.own, cache_gb=cache_gb, slots=slots, cached_share=slots / model.experts,
         memory_gb=memory, fits=memory <= limit * (1 + 1e-6), read_gb=float(np.mean(missed)),
         read_gb_range=(min(missed), max(missed)),
-        tok_s=interval(1000 / math.exp(float(np.mean(np.log(times)))), sds), parts_ms=rates.middle(work),
+        tok_s=interval(1000 / math.exp(float(np.mean(np.log(times)))), sds), parts_ms=parts,
     )  # fmt: skip
 
 

@@ -24,17 +24,20 @@ from engine.routing.traces.recording import Recording, read_recording
 
 LAYERS, PROMPT, DECODED = 6, 128, 128
 SHARE = 1 << 20  # bytes of an expert in a replay, of which only the slots matter
+OTHER_TEXT_SD = 0.3  # two texts of kimi_mini: 0.26 to 0.54 apart at 10 to 62 % cached (docs/evidence/forecast-here.md)
 WHOLE, EMPTY = np.array([1.0, 0.0]), np.array([0.0, 1.0])  # hit rate and share of layers that miss: all slots, and none
 
 
 @dataclass(frozen=True)
 class Worlds:
-    """Possible routings of one model: those of traces of other models, or its own."""
+    """Possible routings of one model: those of traces of other models, or its own. `missed_sd`: of the logarithm of the
+    bytes that another text of the same model misses."""
 
     experts: int
     top_k: int
     names: tuple[str, ...]
     recordings: tuple[Recording, ...]
+    missed_sd: float = 0.0
 
     def missed(self, slots: Sequence[float]) -> np.ndarray:
         """The share of a token's experts that is missed with so many slots a layer, float64 [worlds, slots]."""
@@ -110,8 +113,9 @@ def worlds_of(experts: int, top_k: int) -> Worlds:
     return Worlds(experts, top_k, tuple(FITTED), tuple(made))
 
 
-def own_world(trace: Path, layers: int, experts: int, top_k: int) -> Worlds:
-    """The one world of a model with a trace. Raises `HeadraceError` for a trace that does not fit the model."""
+def own_world(trace: Path, layers: int, experts: int, top_k: int, missed_sd: float = OTHER_TEXT_SD) -> Worlds:
+    """The one world of a model with a trace, of other texts than those to come unless `missed_sd` is 0. Raises
+    `HeadraceError` for a trace that does not fit the model."""
     recording = read_recording(trace)
     found = recording.experts.shape
     if found[1:] != (layers, top_k) or recording.experts.max(initial=-1) >= experts:
@@ -119,4 +123,4 @@ def own_world(trace: Path, layers: int, experts: int, top_k: int) -> Worlds:
             f"trace {trace} ({recording.shape}) does not fit the model, which has {layers} layers of {experts} experts, "
             f"top-{top_k}; give a trace of this model, or leave --trace out"
         )
-    return Worlds(experts, top_k, (str(trace.name),), (recording,))
+    return Worlds(experts, top_k, (str(trace.name),), (recording,), missed_sd)

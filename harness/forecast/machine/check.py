@@ -8,13 +8,16 @@ with `--shipped-trace` that of other texts, which the checkpoint ships.
 
 A machine that others use has another speed some minutes after the probe. So a control run, with everything in memory, is
 repeated before and after the probe and between all settings, as the sentinel of a study is. Its speed over that at the probe
-is the machine's state. Each setting has two forecasts: that of the probe alone, and that for the state of its moment, whose
-interval is narrower. It prints a table, the median errors and the shares inside the intervals; some minutes.
+is the machine's state. Each setting has two forecasts: that of the probe alone, and that for the state of its moment. The
+interval of the second has the noise of the control runs in place of the spread of states. It prints a table, the median
+errors and the shares inside the intervals; some minutes.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
+import math
 import random
 import statistics
 import sys
@@ -30,7 +33,7 @@ from engine.measure.protocol import Protocol
 from engine.system.shipped import EXPERIMENTS
 from harness.forecast.forecast import TEXTS, Row, forecast
 from harness.forecast.interval import Interval
-from harness.forecast.locality import own_world
+from harness.forecast.locality import OTHER_TEXT_SD, own_world
 from harness.forecast.target import Target, target
 
 from .figures import HERE_SD, MODEL_SD, Machine, device_from, machine
@@ -111,26 +114,29 @@ def recorded(folder: Path, tokens: int) -> Path:
     return file
 
 
-def pairs(model: Target, disks: Sequence[float], shares: Sequence[float], tokens: int) -> list[Pair]:
-    """Forecast and measure every combination, in random order."""
+def pairs(model: Target, disks: Sequence[float], shares: Sequence[float], tokens: int, missed_sd: float) -> list[Pair]:
+    """Forecast and measure every combination, in random order. `missed_sd`: 0 if the trace is of the timed texts."""
     assert model.trace is not None
-    worlds = own_world(model.trace, model.layers, model.experts, model.top_k)
-    before = control(tokens)
+    worlds = own_world(model.trace, model.layers, model.experts, model.top_k, missed_sd)
+    controls = [control(tokens)]
     found = machine(device_from({"device.disk_gbps": "1"}), model, Path())
-    last = control(tokens)
-    at_probe = (before + last) / 2
+    controls.append(control(tokens))
     every_gb = model.layers * model.experts * model.slot_gb(model.widths[0], widened=found.widened)
-    made = []
     settings = [(disk, share) for disk in disks for share in shares]
     random.Random(0).shuffle(settings)
+    runs = []
     for disk, share in settings:
+        runs.append(measured(share * every_gb, disk, tokens))
+        controls.append(control(tokens))
+    noise = statistics.pstdev(math.log(b / a) for a, b in itertools.pairwise(controls)) / math.sqrt(2)
+    known_sd = math.hypot(MODEL_SD, noise * math.sqrt(1.5))  # of a run beside the mean of two control runs
+    states = [(a + b) / (controls[0] + controls[1]) for a, b in itertools.pairwise(controls[1:])]
+    made = []
+    for (disk, share), run, state in zip(settings, runs, states, strict=True):
         row, then = (
-            forecast(model, with_disk(found, disk, sd), worlds, [share * every_gb]).best for sd in (HERE_SD, MODEL_SD)
+            forecast(model, with_disk(found, disk, sd), worlds, [share * every_gb]).best for sd in (HERE_SD, known_sd)
         )
-        figures = measured(row.cache_gb, disk, tokens)
-        before, last = last, control(tokens)
-        state = (before + last) / 2 / at_probe
-        made.append(Pair(disk, row, state, then.tok_s.scaled(state), *figures))
+        made.append(Pair(disk, row, state, then.tok_s.scaled(state), *run))
     return sorted(made, key=lambda pair: (pair.disk_gbps, pair.row.cached_share))
 
 
@@ -150,8 +156,8 @@ def _main(arguments: Sequence[str], program: str) -> int:
     parser.add_argument("--shipped-trace", action="store_true", help=text)
     args = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as folder:
-        trace = None if args.shipped_trace else recorded(Path(folder), args.tokens)
-        made = pairs(target(str(CHECKPOINT), trace), args.disk_gbps, args.cached, args.tokens)
+        trace, missed_sd = (None, OTHER_TEXT_SD) if args.shipped_trace else (recorded(Path(folder), args.tokens), 0.0)
+        made = pairs(target(str(CHECKPOINT), trace), args.disk_gbps, args.cached, args.tokens, missed_sd)
     print("\n".join([HEAD, *(pair.line() for pair in made)]) + "\n")
     states = sorted(pair.state for pair in made)
     print(f"state of the machine, as a share of its speed at the probe: {states[0]:.2f} to {states[-1]:.2f}")

@@ -21,8 +21,8 @@ from .layer import LayerTime, layer_time
 from .miss import MissTime, miss_time
 
 # Standard deviations of a forecast's logarithm on a measured machine, besides what its probes vary (docs/forecast.md).
-MODEL_SD = 0.13  # of the model of time, while the machine is as it was at the probe
-STATE_SD = 0.20  # of the machine's speed from one time to another, which a probe of some seconds cannot see
+MODEL_SD = 0.05  # of the model of time, while the machine is as it was at the probe
+STATE_SD = 0.18  # of the machine's speed from one time to another, which a probe of some seconds cannot see
 HERE_SD = math.hypot(MODEL_SD, STATE_SD)
 SET = "device."
 

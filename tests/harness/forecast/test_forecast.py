@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 
@@ -16,8 +17,6 @@ MODEL = target("deepseek_v4_flash")  # has sizes only, so that nothing is built
 
 
 def made(device: str, **figures: str) -> Forecast:
-    from pathlib import Path
-
     words = {"device": device} | {f"device.{name}": value for name, value in figures.items()}
     found = machine(device_from(words), MODEL, Path())
     return forecast(MODEL, found, worlds_of(MODEL.experts, MODEL.top_k))
@@ -45,8 +44,6 @@ def test_a_faster_disk_makes_a_faster_forecast_and_more_trials() -> None:
 
 
 def test_a_probed_machine_counts_the_arithmetic_of_a_prompt() -> None:
-    from pathlib import Path
-
     found = machine(device_from({"device": "m2max_96gb"}), MODEL, Path())
     worlds = worlds_of(MODEL.experts, MODEL.top_k)
     with_time = dataclasses.replace(found, probed=LayerTime(1, 1, 10, 0.1))
@@ -55,3 +52,11 @@ def test_a_probed_machine_counts_the_arithmetic_of_a_prompt() -> None:
 
 def test_the_evaluation_texts_have_tokens() -> None:
     assert len(text_tokens()) > 5 and all(prompt > 10 and after > 5 for prompt, after in text_tokens())
+
+
+def test_an_own_trace_of_other_texts_makes_the_interval_wider() -> None:
+    found = machine(device_from({"device": "m2max_96gb"}), MODEL, Path())
+    whole = worlds_of(MODEL.experts, MODEL.top_k)
+    same = dataclasses.replace(whole, names=whole.names[:1], recordings=whole.recordings[:1])
+    narrow, wide = (forecast(MODEL, found, dataclasses.replace(same, missed_sd=sd)).best.tok_s for sd in (0.0, 0.3))
+    assert narrow.shares["locality"] == 0 < wide.shares["locality"] and wide.low < narrow.low < narrow.middle == wide.middle

@@ -12,7 +12,7 @@ from harness.forecast.target import target
 
 def test_a_forecast_stands_beside_its_measurement(tmp_path: Path) -> None:
     """With a trace of the timed tokens the bytes are those that were read, but for the tokens that the replay counts."""
-    (pair,) = pairs(target(str(CHECKPOINT), recorded(tmp_path, 8)), (0.5,), (0.5,), 8)
+    (pair,) = pairs(target(str(CHECKPOINT), recorded(tmp_path, 8)), (0.5,), (0.5,), 8, 0.0)
     assert pair.row.cached_share == pytest.approx(0.5, rel=0.01) and pair.tok_s > 0
     assert pair.read_gb > 0 and pair.row.read_gb == pytest.approx(pair.read_gb, rel=0.02)
     assert pair.line().startswith("| 0.5 | 0.5 | ") and pair.line().count("|") == HEAD.splitlines()[0].count("|")
