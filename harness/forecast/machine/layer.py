@@ -16,11 +16,11 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from engine.errors import HeadraceError, first_line
+from engine.errors import HeadraceError
 from engine.shapes.as_checkpoint import as_checkpoint
 from engine.shapes.shape import Shape
 
-from .short import least_depth, shortened
+from .short import least_depth, probing, shortened
 
 DEEPER = 4  # layers of a period of attention, in models that mix kinds
 MOST_BYTES = 6 << 30  # of the weights of a short model; a deeper one is shortened
@@ -50,19 +50,13 @@ def layer_time(shape: Shape, bits: int | None) -> LayerTime:
     if high == low:
         raise HeadraceError(f"{shape.name} has {total} layer, of which no difference can be measured; give another model")
     part = max(1, math.ceil(4 * shape.built.vocabulary * shape.built.hidden / HEAD_BYTES))
-    try:
+    with probing(f"a layer of {shape.name}"):
         one, more = (_Short(shortened(shape, n, part), bits) for n in (low, high))
         while more.nbytes > MOST_BYTES and high > low + 1:
             high -= 1
             more = _Short(shortened(shape, high, part), bits)
         less = _Short(shortened(shape, low, 2 * part), bits) if part > 1 else one
         return _times(one, more, less, low, high - low, part)
-    except HeadraceError:
-        raise
-    except Exception as e:  # MLX and mlx-lm raise almost anything for a shape that they cannot run
-        raise HeadraceError(
-            f"a layer of {shape.name} cannot be computed here ({first_line(e)}); name a profile: device=NAME"
-        ) from e
 
 
 def _times(one: _Short, more: _Short, less: _Short, low: int, apart: int, part: int) -> LayerTime:

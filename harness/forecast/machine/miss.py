@@ -20,12 +20,12 @@ from typing import Any
 import numpy as np
 
 from engine.checkpoint.dtypes import ITEM_BYTES
-from engine.errors import HeadraceError, first_line
+from engine.errors import HeadraceError
 from engine.knobs import GB, Knobs
 from engine.shapes.shape import Shape
 from engine.system.strict_json import to_json
 
-from .short import least_depth, shortened
+from .short import least_depth, probing, shortened
 
 HELD_GBPS = 0.5
 DEEP = 4  # layers with routed experts
@@ -48,18 +48,11 @@ def miss_time(shape: Shape, bits: int | None) -> MissTime:
     """Measure a shape as converted to `bits`. Raises `HeadraceError` if the engine cannot stream it here."""
     least = least_depth(shape)
     deep = min(least + DEEP - 1, int(shape.built.layers))
-    try:
-        with tempfile.TemporaryDirectory(prefix="headrace-miss-") as made:
-            folder = Path(made)
-            while _written(shortened(shape, deep, _part(shape)), bits, folder) > MOST_BYTES and deep > least + 1:
-                deep -= 1
-            return _measured(folder)
-    except HeadraceError:
-        raise
-    except Exception as e:  # MLX and mlx-lm raise almost anything for a shape that they cannot run
-        raise HeadraceError(
-            f"a miss of {shape.name} cannot be measured here ({first_line(e)}); name a profile: device=NAME"
-        ) from e
+    with probing(f"a miss of {shape.name}"), tempfile.TemporaryDirectory(prefix="headrace-miss-") as made:
+        folder = Path(made)
+        while _written(shortened(shape, deep, _part(shape)), bits, folder) > MOST_BYTES and deep > least + 1:
+            deep -= 1
+        return _measured(folder)
 
 
 def _part(shape: Shape) -> int:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from engine.errors import CheckpointError, HeadraceError
+from engine.errors import CheckpointError, HeadraceError, first_line
 from engine.shapes.shape import Shape
 
 
@@ -35,6 +36,17 @@ def shortened(shape: Shape, layers: int, part: int) -> Shape:
         return out
 
     return dataclasses.replace(shape, config=short(shape.config))
+
+
+@contextlib.contextmanager
+def probing(what: str) -> Iterator[None]:
+    """Around a probe: `HeadraceError` for whatever MLX and mlx-lm raise for a shape that they cannot run."""
+    try:
+        yield
+    except HeadraceError:
+        raise
+    except Exception as e:
+        raise HeadraceError(f"{what} cannot be measured here ({first_line(e)}); name a profile: device=NAME") from e
 
 
 def least_depth(shape: Shape) -> int:

@@ -9,7 +9,7 @@ import pytest
 from engine import HeadraceError
 from engine.shapes.library import shape, shapes
 from harness.forecast.machine.layer import DEEPER
-from harness.forecast.machine.short import least_depth, shortened
+from harness.forecast.machine.short import least_depth, probing, shortened
 
 BUILT = [one.name for one in shapes() if not one.name.startswith("deepseek_v4")]  # mlx-lm has no code for DeepSeek V4
 
@@ -37,3 +37,11 @@ def test_a_shape_of_which_mlx_lm_builds_no_part() -> None:
     odd = dataclasses.replace(whole, config={**whole.config, "layer_types": kinds})
     with pytest.raises(HeadraceError, match="mlx-lm builds no part of gpt_oss_20b"):
         least_depth(odd)
+
+
+def test_what_a_probe_raises_is_one_line() -> None:
+    one_line = r"a layer of x cannot be measured here \(bad\); name a profile: device=NAME"
+    with pytest.raises(HeadraceError, match=one_line), probing("a layer of x"):
+        raise ValueError("bad\nworse")
+    with pytest.raises(HeadraceError, match="known"), probing("a layer of x"):
+        raise HeadraceError("known")
