@@ -28,6 +28,7 @@ from harness.results.history import History
 from harness.results.metrics import QUALITY
 from harness.schema import GuardsConfig
 from harness.study.constraints import checked
+from harness.study.engines import is_own
 from harness.study.manifest import JUDGE
 from harness.study.study import Study
 
@@ -222,8 +223,8 @@ class Runner:
 
     def _write_known(self) -> str | None:
         """The file with what is known of the checkpoint, so that no run parses and hashes it again. None: another engine."""
-        study, engine = self.study, self.study.config["engine"]
-        if engine["command"] is not None or engine["module"] != "engine":
+        study = self.study
+        if not is_own(study.config["engine"]):
             return None
         if self._known_files != self._files:
             keep(opened(study.checkpoint, trust_code=study.config["model"]["trust_code"]), self._known)

@@ -14,6 +14,7 @@ from engine.measure.protocol import RESTORED
 from engine.system.shipped import EXPERIMENTS
 from harness.machine.identity import identity, memory_gb
 from harness.run.job import Row
+from harness.study.engines import is_own
 from harness.study.study import Study
 
 
@@ -38,8 +39,7 @@ def start_notes(study: Study, rows: Sequence[Row]) -> list[str]:
 
 def kept_note(study: Study) -> str | None:
     """A note on the disk that kept prompts may take; None for a study that keeps none."""
-    engine = study.config["engine"]
-    if study.prefill != RESTORED or engine["command"] is not None or engine["module"] != "engine":
+    if study.prefill != RESTORED or not is_own(study.config["engine"]):
         return None
     sizes: Any = study.engine.footprint(study.checkpoint, Knobs())
     texts, limit = len(study.judge.texts), study.config["protocol"]["kept_gb"]

@@ -60,6 +60,11 @@ def no_ceiling(checkpoint: str | Path, knobs: Knobs, judge: Judge, protocol: Pro
     return None
 
 
+def is_own(config: Mapping[str, Any]) -> bool:
+    """Whether the configuration's group `engine` names this project's engine."""
+    return config["command"] is None and config["module"] == "engine"
+
+
 def engine_from_config(config: Mapping[str, Any], *, trust_code: bool = False) -> PythonEngine | CommandEngine:
     """The engine of the configuration's group `engine`, with the value of `model.trust_code`. Raises `ConfigError`."""
     if config["command"] is None:

@@ -24,6 +24,7 @@ from harness import ConfigError
 from harness.results.metrics import QUALITY
 
 from .constraints import parse
+from .engines import is_own
 
 SUFFIX = "_rehearsal"  # of the study's folder
 OF_ROUTERS = ("prefetch", "prefetch_depth", "prefetch_width", "prefetch_cap_mb")  # predict a choice that is not used
@@ -36,7 +37,7 @@ def rehearsed(config: Mapping[str, Any]) -> dict[str, Any]:
     """The configuration of the rehearsal of a study. Raises `ConfigError` if it names no shape, its store is not written, or
     it holds a knob that a rehearsal does not have."""
     c = copy.deepcopy(dict(config))
-    if c["engine"]["command"] is not None or c["engine"]["module"] != "engine":
+    if not is_own(c["engine"]):
         raise ConfigError("rehearse=true runs this project's engine only; leave out engine.module and engine.command")
     held = [name for name in LEFT_OUT if c["knobs"].get(name) not in (None, "off")]
     if held:

@@ -41,7 +41,7 @@ from .checks import (
     missing_checkpoint,
 )
 from .constraints import Constraint, constraints_from_config, objectives_from_config
-from .engines import CommandEngine, PythonEngine, engine_from_config, for_texts
+from .engines import CommandEngine, PythonEngine, engine_from_config, for_texts, is_own
 from .rehearsal import lossless, rehearsed
 from .titles import title
 
@@ -89,8 +89,7 @@ class Study:
     @property
     def computes_on(self) -> dict[str, str | None]:
         """Device and backend of this project's engine; None for any other engine, which reports them with its first run."""
-        ours = self.config["engine"]["module"] == "engine" and self.config["engine"]["command"] is None
-        if not ours:
+        if not is_own(self.config["engine"]):
             return {"device": None, "backend": None}
         from engine.model.backend import backend, device_name  # needs MLX, which a report does not
 
@@ -216,7 +215,7 @@ def study_from_config(config: DictConfig) -> Study:
     files = folder_state(checkpoint)
     engine = for_texts(engine, checkpoint, judge)
     resident = engine.footprint(checkpoint, Knobs())
-    own = c["engine"]["command"] is None and c["engine"]["module"] == "engine"
+    own = is_own(c["engine"])
     if own:
         open_tokenizer(checkpoint, trust_code=c["model"]["trust_code"])  # a wrong one ends the search here
     here = this_machine(mlx=own)
@@ -266,7 +265,7 @@ def _memory_bound(limit_gb: float, constraints: Sequence[Constraint]) -> float:
 def _checkpoint(c: Mapping[str, Any]) -> Path:
     """The folder or file of `model.path`, or the downloaded model of that name or of `model.hub`. Raises
     `CheckpointError`."""
-    given, own = c["model"]["path"], c["engine"]["command"] is None and c["engine"]["module"] == "engine"
+    given, own = c["model"]["path"], is_own(c["engine"])
     path = Path(given).expanduser().absolute()
     if path.exists():
         return find_checkpoint(path) if own else path  # other engines may take other kinds of files

@@ -12,6 +12,7 @@ from engine.knobs import Knobs
 from harness.decisions.reuse import settings_of
 from harness.show.text import RESIDENT, number, setting
 from harness.space.space import Space
+from harness.study.engines import is_own
 from harness.study.study import Study
 
 from .candidates import Candidate, sample, winners
@@ -49,7 +50,7 @@ def started(
 def why_none(study: Study) -> str:
     """Why a study has no forecast, without a look at its model; empty if it may have one."""
     engine = study.config["engine"]
-    if engine["command"] is None and engine["module"] == "engine":
+    if is_own(engine):
         return ""
     return f"only this project's engine can be replayed, not {engine['command'] or engine['module']}"
 
