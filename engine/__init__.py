@@ -22,11 +22,13 @@ from engine.knobs import Knobs
 from engine.measure.judge import Judge
 from engine.measure.measurement import Measurement
 from engine.measure.protocol import Protocol
+from engine.model.environment.cpu_products import offer_products
 from engine.model.environment.kernel_cache import keep_kernels
 from engine.system.open_files import keep_limits_on_import
 
 keep_limits_on_import()
 keep_kernels()
+offer_products()
 
 if TYPE_CHECKING:
     from engine.checkpoint.checkpoint import Checkpoint

@@ -15,10 +15,15 @@ NAME, FILE = "engine.native._core", "_core.abi3.so"
 REMEDY = "build it with a C++ compiler: pip install -e . in the checkout"
 
 
+def built(folder: Path = FOLDER) -> Path:
+    """The extension's file: the one that `HEADRACE_NATIVE` names, by default that of `folder`."""
+    return Path(os.environ.get("HEADRACE_NATIVE") or folder / FILE)
+
+
 def load(folder: Path = FOLDER) -> ModuleType:
-    """The extension: the file that `HEADRACE_NATIVE` names, by default that of `folder`. In a checkout its fingerprint is
-    compared with the sources beside it. Raises `HeadraceError` with the remedy."""
-    path = Path(os.environ.get("HEADRACE_NATIVE") or folder / FILE)
+    """The extension. In a checkout its fingerprint is compared with the sources beside it. Raises `HeadraceError` with the
+    remedy."""
+    path = built(folder)
     if not path.exists():
         raise HeadraceError(f"the native core is not built ({path} is missing); {REMEDY}")
     spec = importlib.util.spec_from_file_location(NAME, path)

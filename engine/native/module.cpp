@@ -28,7 +28,8 @@ bool add_all(PyObject *module) {
 #endif
     using namespace headrace;
     return add_build(module) && add_arrival(module) && add_reader(module) && add_load(module) && add_layer(module) &&
-           add_pool(module) && add_staging(module) && add_device_copy(module) && add_packing(module);
+           add_pool(module) && add_staging(module) && add_device_copy(module) && add_packing(module) &&
+           add_products(module);
 }
 
 }  // namespace

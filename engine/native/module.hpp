@@ -14,6 +14,7 @@ bool add_layer(PyObject *module);
 bool add_pool(PyObject *module);
 bool add_staging(PyObject *module);
 bool add_packing(PyObject *module);
+bool add_products(PyObject *module);
 #ifdef HEADRACE_SANITIZE
 bool add_mistakes(PyObject *module);  // tests/engine/native/mistakes.cpp: bugs that the sanitizers must report
 #endif

@@ -34,12 +34,19 @@ def _device(place: Place) -> Answer:
     import mlx.core as mx
 
     from engine.model.backend import backend, device_name
+    from engine.native import core
 
+    before = core.products()
     total = mx.sum(mx.ones((64, 64)) @ mx.ones((64, 64))).item()
     if total != 64**3:
         raise ArithmeticError(f"a product of matrices of ones has the sum {total} instead of {64**3}")
     known: dict[str, Any] = {k: v for k, v in mx.device_info(mx.default_device()).items() if isinstance(v, int | str)}
-    return Answer(f"{backend()}: {device_name()}", {"backend": backend(), "device": device_name(), "device_info": known})
+    figures = {"backend": backend(), "device": device_name(), "device_info": known}
+    if backend() != "cpu":
+        return Answer(f"{backend()}: {device_name()}", figures)
+    own = core.products() > before
+    whose = "Headrace's, with the bits of MLX's" if own else "MLX's"
+    return Answer(f"cpu: {device_name()}, float32 products: {whose}", figures | {"own_products": own})
 
 
 def _kernels(place: Place) -> Answer | None:
