@@ -48,6 +48,9 @@ if sys.platform == "darwin":
     FLAGS += ["-mmacosx-version-min=14.0"]
     LINK += ["-mmacosx-version-min=14.0"]
 
+if sys.platform == "linux":
+    LINK += ["-Wl,-Bsymbolic"]  # two builds in one process call their own functions: the first is seen by all libraries
+
 NATIVE = Extension(
     "engine.native._core",
     [*(str(path) for path in FILES if path.suffix == ".cpp"), *EXTRA],

@@ -113,7 +113,7 @@ struct Shaping {
 // The weights as v, the error of the grid of mx.quantize, and the best first grid.
 template <int SIZE>
 HEADRACE_INLINE void estimate_groups(const float *weights, const Line &mlx, Groups &out, Shaping &work, float *mlx_error) {
-    typedef std::int16_t S16 __attribute__((vector_size(32)));
+    typedef std::int16_t S16 __attribute__((vector_size(64)));
     const std::int16_t *table = fields(SIZE)[0];
     const F8 bins = all((BINS - 1e-3f) / 15), last = all(BINS - 1);
     for (int g = 0; g < out.count; ++g) {
@@ -129,12 +129,12 @@ HEADRACE_INLINE void estimate_groups(const float *weights, const Line &mlx, Grou
             off += error * error;
         }
         mlx_error[g] = total(off);
-        S16 sums[FIELDS / 16]{};
+        S16 sums[FIELDS / 32]{};
 #pragma GCC unroll 4
         for (int i = 0; i < SIZE; ++i) {
-            for (int part = 0; part < FIELDS / 16; ++part) {
+            for (int part = 0; part < FIELDS / 32; ++part) {
                 S16 row;
-                std::memcpy(&row, table + at[i] + 16 * part, sizeof row);
+                std::memcpy(&row, table + at[i] + 32 * part, sizeof row);
                 sums[part] += row;
             }
         }
