@@ -112,6 +112,14 @@ def routing_file(checkpoint: Checkpoint, judge: Judge, protocol: Protocol) -> Pa
     return cached_file(f"judged-{checkpoint.fingerprint}-{digest}.npz")
 
 
+def routing_request(checkpoint: Checkpoint, judge: Judge, protocol: Protocol) -> str:
+    """Return the request of the job `routing` of `engine.cli.offline`, as JSON."""
+    return to_json({
+        "checkpoint": str(checkpoint.path), "trust_code": checkpoint.trust_code, "texts": judge.as_lists(),
+        "timed_tokens": protocol.timed_tokens,
+    })  # fmt: skip
+
+
 _read: dict[Path, Routing] = {}
 
 
@@ -119,13 +127,8 @@ def _routing(file: Path, checkpoint: Checkpoint, judge: Judge, protocol: Protoco
     """Return the routing in `file`; it is recorded now if the file does not exist."""
     if file not in _read:
         if not file.exists():
-            request = {
-                "checkpoint": str(checkpoint.path),
-                "trust_code": checkpoint.trust_code,
-                "texts": judge.as_lists(),
-                "timed_tokens": protocol.timed_tokens,
-            }
-            compute_apart("the routing that a ceiling needs", "engine.cli.offline", "routing", given=to_json(request))
+            request = routing_request(checkpoint, judge, protocol)
+            compute_apart("the routing that a ceiling needs", "engine.cli.offline", "routing", given=request)
         try:
             with np.load(file) as arrays:
                 _read[file] = Routing(

@@ -87,13 +87,17 @@ def routing_profile(checkpoint: Checkpoint) -> Profile:
     file = profile_file(checkpoint)
     if not file.exists():
         what = "the routing profile that cold_bits and pinned_share need"
-        request = {"checkpoint": str(checkpoint.path), "trust_code": checkpoint.trust_code}
-        compute_apart(what, "engine.cli.offline", "profile", given=to_json(request))
+        compute_apart(what, "engine.cli.offline", "profile", given=profile_request(checkpoint))
     try:
         with np.load(file) as arrays:
             return Profile(arrays["uses"])
     except Exception as e:  # damaged bytes raise almost anything in numpy and zipfile
         raise HeadraceError(f"the routing profile {file} is damaged ({first_line(e)}); remove it") from e
+
+
+def profile_request(checkpoint: Checkpoint) -> str:
+    """The request of the job `profile` of `engine.cli.offline`, as JSON."""
+    return to_json({"checkpoint": str(checkpoint.path), "trust_code": checkpoint.trust_code})
 
 
 def profile_file(checkpoint: Checkpoint) -> Path:

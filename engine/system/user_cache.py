@@ -55,6 +55,18 @@ def compute_apart(what: str, *command: str, given: str = "") -> str:
     return done.stdout
 
 
+def start_apart(*command: str, given: str = "") -> subprocess.Popen[bytes]:
+    """Start `python -m command` with `given` as its input, in a process group of its own, for a result that it stores. Its
+    output is dropped. Raises `OSError`."""
+    with tempfile.TemporaryFile() as stdin:
+        stdin.write(given.encode())
+        stdin.seek(0)
+        return subprocess.Popen(
+            [sys.executable, "-m", *command], stdin=stdin, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            env=child_environment(), start_new_session=True,
+        )  # fmt: skip
+
+
 def store_in_cache(file: Path, content: bytes) -> None:
     """Write a file of the cache folder atomically; processes that compute the same result may write it at the same time."""
     try:

@@ -7,9 +7,11 @@ threads of its own (decryption, write-back) counts as load of other processes.
 from __future__ import annotations
 
 import contextlib
+import copy
 import math
 import os
 import shutil
+import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -30,6 +32,8 @@ LONGEST_LOOK_S = 10.0  # a longer one says little about the present
 class Meters:
     """Readings of this machine. `roots` are the processes that count as the search's own, with their descendants; by
     default this process."""
+
+    cheap_state = sys.platform == "linux"  # a millisecond, where macOS starts four short processes
 
     def __init__(self, *roots: int) -> None:
         self.roots = roots or (os.getpid(),)
@@ -100,6 +104,12 @@ class CpuLoad:
         self._core_s, self._seconds = self._core_s + core_s, self._seconds + seconds
         return core_s / seconds
 
+    def continued(self) -> CpuLoad:
+        """A load that begins with the last sample of this one."""
+        found = copy.copy(self)
+        found._core_s = found._seconds = 0.0
+        return found
+
     def mean(self) -> float | None:
         """Mean of all samples, weighted by time; None without samples."""
         return self._core_s / self._seconds if self._seconds else None
@@ -130,12 +140,17 @@ class Look:
 class Beginning:
     """The beginning of a look, which other work may follow before its end."""
 
-    def __init__(self, meters: Meters) -> None:
-        self._at, self._state, self._load = meters.now(), meters.state(), CpuLoad(meters)
+    def __init__(self, meters: Meters, load: CpuLoad | None = None) -> None:
+        """`load`: one that was just sampled, whose last sample begins the look."""
+        self._at, self._state = meters.now(), meters.state()
+        self._load = CpuLoad(meters) if load is None else load.continued()
+
+    def age_s(self, meters: Meters) -> float:
+        return meters.now() - self._at
 
     def end(self, meters: Meters) -> Look | None:
         """What was seen since, after a wait if that is less than `LOOK_S`; None after more than `LONGEST_LOOK_S`."""
-        if (past := meters.now() - self._at) > LONGEST_LOOK_S:
+        if (past := self.age_s(meters)) > LONGEST_LOOK_S:
             return None
         if past < LOOK_S:
             meters.sleep(LOOK_S - past)

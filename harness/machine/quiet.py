@@ -1,8 +1,9 @@
 """Guards of a run: the conditions before it, the observation during it, and the reasons that make its figures suspect.
 
 Before a run: free disk space, available memory, a cool machine on mains power, little load of other processes. During a
-run: load, heat, power source, swapping, sleep. A look before a run covers half a second or more, from the end of the run
-before if that is not long ago; during a run there is a sample every two seconds.
+run: load, heat, power source, swapping, sleep. During a run there is a sample every second. A look before a run covers half
+a second or more. It begins with the last sample of the run before, or with its end where a state of the machine is
+expensive, if that is not long ago. A reason seen by such a look is looked at once more, because it may be over.
 
 Heat is judged by the thermal state and by the finer thermal pressure. Swap is judged by its rate and by how full it is:
 macOS can report a normal memory pressure while swap is full.
@@ -29,7 +30,8 @@ SWAP_SHARE = 0.01
 SWAP_LOOK_BYTES = 1_000_000  # a machine that swaps out more in `LOOK_S` is not quiet
 FULL_SWAP, LITTLE_MEMORY = 0.9, 0.2  # swap this full leaves no reserve once less than this share of the memory is available
 WAITING, QUIET = "waiting for a quiet machine", "quiet again"
-PAUSE_S = 2.0  # between two looks while waiting, and between two samples during a run
+PAUSE_S = 2.0  # between two looks while waiting
+SAMPLE_S = 1.0  # between two samples during a run
 STATE_S = 20.0  # between two states during a run: a state costs four short processes on macOS
 Note = Callable[[str], None]
 
@@ -107,15 +109,18 @@ def wait_until_quiet(
     """Wait until the machine is cool, quiet, on mains power and has memory, at most `wait_s` or until `interrupted()`.
 
     `note` receives each kind of reason once. On a quiet machine it takes what is left of half a second since the look
-    `begun`, and no time if `wait_s` is 0; the load before the run is then unknown. Raises `ResultsError` if the machine is
-    still on battery after the wait.
+    `begun`, and no time if `wait_s` is 0; the load before the run is then unknown. A reason that the look `begun` sees has
+    to be seen by a fresh one. Raises `ResultsError` if the machine is still on battery after the wait.
     """
     meters = meters or Meters()
     begin, noted = meters.now(), ""
     while True:
         seen = look(meters, begun) if config.wait_s else glance(meters)
-        begun = None
         trouble = unquiet(config, seen, meters.cores, meters.memory_gb)
+        if trouble is not None and begun is not None:
+            begun = None
+            continue
+        begun = None
         waited = meters.now() - begin if noted else 0.0
         if trouble is None:
             if noted:
@@ -147,7 +152,8 @@ class Watch:
         self._config, self._quiet, self._meters = config, quiet, meters or Meters()
         self._start = self._state = self._meters.state()
         self._load = CpuLoad(self._meters)
-        self._next_load, self._next_state = self._meters.now() + PAUSE_S, self._meters.now() + STATE_S
+        self._next_load, self._next_state = self._meters.now() + SAMPLE_S, self._meters.now() + STATE_S
+        self._sampled: Beginning | None = None
         self._seen = [self._start]
         self._state_at, self._swap_mb_s = self._meters.now(), None if self._start.swap_out_bytes is None else 0.0
 
@@ -155,9 +161,15 @@ class Watch:
         """Take a sample if one is due. Call this often during the run."""
         if self._meters.now() >= self._next_load:
             self._load.sample()
-            self._next_load = self._meters.now() + PAUSE_S
+            self._next_load = self._meters.now() + SAMPLE_S
+            self._sampled = Beginning(self._meters, self._load) if self._meters.cheap_state else None
         if self._meters.now() >= self._next_state:
             self._take_state()
+
+    def beginning(self) -> Beginning:
+        """The beginning of the look before the next run: the last sample, or now. Call this when the run has ended."""
+        recent = self._sampled is not None and self._sampled.age_s(self._meters) <= 2 * SAMPLE_S
+        return self._sampled if self._sampled is not None and recent else Beginning(self._meters)
 
     def end(self, figures: Mapping[str, Any], slept_s: float = 0.0) -> dict[str, Any]:
         """The columns that describe the machine before, during and after the run, with `waited_s` and `suspect`.

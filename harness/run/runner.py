@@ -6,6 +6,7 @@ Every job ends as a row; only an interrupt by the user leaves none. The request 
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -21,7 +22,7 @@ from harness import ResultsError
 from harness.decisions.reuse import quality_source, reference_figures, settled_source, wrong_answer
 from harness.machine.clocks import Calendar, SessionClock
 from harness.machine.identity import boot_id
-from harness.machine.load import Beginning, Meters
+from harness.machine.load import Beginning
 from harness.machine.quiet import Watch, wait_until_quiet
 from harness.propose.outcomes import log_of
 from harness.results.history import History
@@ -32,6 +33,7 @@ from harness.study.engines import is_own
 from harness.study.manifest import JUDGE
 from harness.study.study import Study
 
+from .ahead import Ahead
 from .children import Children
 from .in_flight import MAX_STARTS, InFlight, Start
 from .job import Job, Row
@@ -56,17 +58,20 @@ class Runner:
     forecast: Callable[[Mapping[str, Any], Sequence[Row], datetime], Mapping[str, float]] = field(
         default=lambda values, rows, when: {}
     )  # columns of a row that is about to be measured, from the rows of this machine
+    untimed: Callable[[], None] = lambda: None  # called while a run is scored, for what can wait until then
     tokens: dict[tuple[int, int], Sequence[float]] = field(default_factory=dict)  # (trial, run) -> times, ms
     calendar: Calendar = field(default_factory=Calendar)
     clock: SessionClock = field(default_factory=SessionClock)
     _patient: bool = True
     _look: Beginning | None = None
+    _columns: Callable[[], Mapping[str, float]] = dict  # of the run under way, computed once
 
     def __post_init__(self) -> None:
         self._files = self.study.files
         self.in_flight = InFlight(self.study.folder)
         engine = self.study.config["engine"]
         self._children = Children(self.in_flight.request, "" if engine["command"] else engine["module"])
+        self._ahead = Ahead(self.study)
         self._known = self.study.folder / KNOWN
         self._nll = self.study.folder / NLL
         self._known_files: State | None = None  # the checkpoint's files when it was written
@@ -86,7 +91,8 @@ class Runner:
             "started_at": self.calendar.now(), "sequence": history.next_sequence, "predicted_peak_gb": predicted_gb,
             "attempt": min(attempt, MAX_STARTS), "session": self.clock.name,
         }  # fmt: skip
-        facts |= {} if reason else self.forecast(values, history.own, facts["started_at"])
+        own, when = history.own, facts["started_at"]
+        self._columns = functools.cache(lambda: {} if reason else self.forecast(values, own, when))
         if start.lost_s:
             self.clock.take_over(start.lost_s)
             facts["lost_s"] = start.lost_s  # also if it is not tried again
@@ -105,7 +111,7 @@ class Runner:
         else:
             facts["between_s"] = self.clock.since_run()
             self.clock.ran()
-        row = make_row(study, job, outcome, facts, self.sampler())
+        row = make_row(study, job, outcome, {**self._columns(), **facts}, self.sampler())
         if source is not None and row["status"] in ("ok", "stopped"):
             copy_quality(row, source)
         if row["status"] == "ok":
@@ -114,9 +120,14 @@ class Runner:
         row["session_s"] = self.clock.s()
         return row, outcome.token_ms
 
+    def prepare(self) -> None:
+        """Let a child wait for the first run."""
+        self._children.prepare()
+
     def close(self) -> None:
-        """End the child that waits for a next run, and remove what it would read."""
+        """End the processes that wait for a next run or work for one, and remove what they would read."""
         self._children.close()
+        self._ahead.close()
         self._known.unlink(missing_ok=True)
 
     def _crashed(self, job: Job, start: Start, attempt: int) -> Outcome | None:
@@ -149,6 +160,7 @@ class Runner:
         study, config = self.study, self.study.config
         guards = GuardsConfig(**config["guards"])
         self._children.prepare(job.proposal.values)
+        self._ahead.settle(self.interrupted)
         if not self._patient:  # after a wait without success, do not wait again until the machine is quiet
             guards.wait_s = 0.0
         cool_down_s = self._cool_down(config["protocol"]["cool_down_s"])
@@ -178,9 +190,10 @@ class Runner:
                 interrupted=self.interrupted,
                 started=started,
                 tick=watch.look,
+                untimed=self._while_untimed,
             )
             self.clock.ran()
-            self._look = Beginning(Meters()) if guards.wait_s else None  # it ends before the next run
+            self._look = watch.beginning() if guards.wait_s else None  # it ends before the next run
             self._files = study.check_model(self._files)
         except (Interrupted, CheckpointError, ResultsError):
             self.in_flight.take_back(request, self.clock.since_run())
@@ -190,6 +203,11 @@ class Runner:
         if outcome.status == "ok" and source is not None and (why := wrong_answer(source, outcome.figures)):
             outcome = replace(outcome, status="wrong", reason=why, figures={}, token_ms=(), score_s=None)
         return outcome, facts
+
+    def _while_untimed(self) -> None:
+        self._ahead.begin()
+        self._columns()
+        self.untimed()
 
     def _request(
         self, job: Job, attempt: int, source: Mapping[str, Any] | None, stops: Mapping[str, Any], lost_s: float

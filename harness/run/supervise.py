@@ -68,12 +68,13 @@ def run_child(
     interrupted: Callable[[], bool],
     started: Callable[[int], None],
     tick: Callable[[], None] = lambda: None,
+    untimed: Callable[[], None] = lambda: None,
 ) -> Outcome:
     """Run the request of `children` in a child and classify its end; let the next children wait as soon as timing has ended.
 
-    The `needed` figures must be finite. `started` receives the process id; `tick` is called about ten times a second. Raises
-    `Interrupted` when `interrupted()`, `CheckpointError` if the engine cannot open the checkpoint at all, and `ResultsError`
-    if the disk is full.
+    The `needed` figures must be finite. `started` receives the process id; `tick` is called about ten times a second,
+    `untimed` once if the child goes on after its timing. Raises `Interrupted` when `interrupted()`, `CheckpointError` if the
+    engine cannot open the checkpoint at all, and `ResultsError` if the disk is full.
     """
     beat, timed = (children.request.with_name(name) for name in ("beat", TIMED))
     for file in (children.result, beat, timed):
@@ -106,6 +107,7 @@ def run_child(
                 elif timed.exists():  # the rest is scoring
                     ready = True
                     children.prepare()
+                    untimed()
                 time.sleep(POLL_S)
     finally:
         end_group(child.pid)

@@ -1,10 +1,10 @@
 """Child process of a run: load the engine, measure, write the result. `harness.run.supervise` starts and watches it.
 
-    python -m harness.run.worker ENGINE request.json result.json
+    python -m harness.run.worker ENGINE request.json result.json [IMPORTING]
 
-The child imports the engine adapter ENGINE ("" for none) and then waits for a line on its standard input, after which it
-reads the request: see `harness.run.children`. It ends with its parent, which holds the other end of that input. It imports
-neither Optuna nor pandas nor Hydra, so that its peak memory is the engine's.
+The child imports the engine adapter ENGINE ("" for none), closes the descriptor IMPORTING, and then waits for a line on its
+standard input, after which it reads the request: see `harness.run.children`. It ends with its parent, which holds the other
+end of that input. It imports neither Optuna nor pandas nor Hydra, so that its peak memory is the engine's.
 
 Request: `checkpoint`, `judge` (path of the evaluation texts), `knobs`, and `engine` (see `harness.study.engines`) or
 `command`. Optional: `trust_code` (whether the checkpoint's own code may run); `protocol` (as `engine.Protocol`); `kept_gb`
@@ -275,10 +275,12 @@ def _follow_parent(go: threading.Event) -> None:
     os._exit(1)
 
 
-def main(engine: str, request_path: str, result_path: str) -> None:
+def main(engine: str, request_path: str, result_path: str, importing: str = "") -> None:
     go = threading.Event()
     threading.Thread(target=_follow_parent, args=(go,), daemon=True).start()
     import_ahead(engine)
+    if importing:
+        os.close(int(importing))
     go.wait()
     began_s = awake()
     result = measure(from_json(Path(request_path).read_text()))

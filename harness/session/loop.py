@@ -13,6 +13,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
+from engine.errors import HeadraceError
 from harness import StudyStopped
 from harness.analysis.counts import Progress, count, progress
 from harness.analysis.estimates import noise
@@ -50,6 +51,7 @@ from .notes import start_notes
 from .state import job_fields, write_state
 
 MOST_FAILURES = 10  # in a row, with one cause
+MOST_STALE = 8  # rows that trials.parquet may lack while no run is scored
 
 
 class Watcher(Protocol):
@@ -77,11 +79,13 @@ class Session:
         self._last_end: float | None = None  # of a run of this session, on the continuous clock
         self._first_round = rounds(study)[-1].number
         self._sweeps = 0
+        self._stale = MOST_STALE - 1  # the first row is in trials.parquet at once
         self._joined: Proposals | None = None
         self._runner = Runner(
             study, lambda: self._proposals.sampler, lambda: stop.now, note,
             lambda job, pid: log.info("trial %s runs in process %d", job.name, pid),
         )  # fmt: skip
+        self._runner.untimed = self._while_untimed
         self.close = self._runner.close
         for (trial, run), tokens in read_tokens(study.folder).groupby(["trial", "run"]):
             self._runner.tokens[int(trial), int(run)] = tokens["wall_ms"].to_numpy()
@@ -96,7 +100,9 @@ class Session:
                 for text in start_notes(self.study, self.history.own):
                     self._note(text)
                 self.report("forecasting")
-                self._runner.forecast = started(self.study, one.space, self.history.own, self._note, lambda: self._stop.now)
+                self._runner.forecast = started(
+                    self.study, one.space, self.history.own, self._note, lambda: self._stop.now, self._runner.prepare
+                )
             self._explore(one)
             self._confirm(one)
             if self._stop.requested:
@@ -202,7 +208,10 @@ class Session:
         if row["origin"] == "reference":
             self._coordinator.tell_reference(row)
         self._runner.in_flight.clear()
-        refresh(folder)
+        self._stale += 1
+        if self._stale >= MOST_STALE:
+            refresh(folder)
+            self._stale = 0
         self._log.info("trial %s %s %s %s", job.name, row["origin"], row["status"], row["status_reason"] or "")
         self._watcher.end(row, self.history.known, self.progress())
         failures, why = streak(self.history.own, self._first_sequence)
@@ -210,6 +219,15 @@ class Session:
             raise StudyStopped(
                 f"{failures} runs failed in a row with one cause ({why}); fix it, then run the same command again"
             )
+
+    def _while_untimed(self) -> None:
+        """Bring `trials.parquet` up to date while a run is scored. A failure is reported with that run's row."""
+        if self._stale:
+            try:
+                refresh(self.study.folder)
+                self._stale = 0
+            except (HeadraceError, OSError):
+                self._stale = MOST_STALE
 
     # Proposals.
 

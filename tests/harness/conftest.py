@@ -102,7 +102,7 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> Callable[[Alter], None]:
             return Outcome("ok", None, figures, seen_peak_gb=figures["peak_memory_gb"], wall_s=1.0, score_s=0.4)
 
         monkeypatch.setattr(runner, "run_child", direct)
-        monkeypatch.setattr(Children, "prepare", lambda self, knobs: None)
+        monkeypatch.setattr(Children, "prepare", lambda self, knobs=None: None)
 
     return replace
 
@@ -146,7 +146,7 @@ def child(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[dict[str, Any]
             return answer(requests[-1])
 
         monkeypatch.setattr(runner, "run_child", run_child)
-        monkeypatch.setattr(Children, "prepare", lambda self, knobs: None)
+        monkeypatch.setattr(Children, "prepare", lambda self, knobs=None: None)
         return requests
 
     return put

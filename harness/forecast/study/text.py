@@ -24,11 +24,13 @@ Row = Mapping[str, Any]
 
 
 def started(
-    study: Study, space: Space, rows: Sequence[Row], note: Callable[[str], None], interrupted: Callable[[], bool]
-) -> Callable[[Row, Sequence[Row], datetime], Mapping[str, float]]:
+    study: Study, space: Space, rows: Sequence[Row], note: Callable[[str], None], interrupted: Callable[[], bool],
+    probed: Callable[[], None] = lambda: None,
+) -> Callable[[Row, Sequence[Row], datetime], Mapping[str, float]]:  # fmt: skip
     """Note the forecast of a session before its first run, or in one line why there is none.
 
-    `rows`: the runs so far on this machine. Returns what gives the columns of a row: `Forecaster.columns`, or no columns.
+    `rows`: the runs so far on this machine. `probed` is called when nothing is measured any more. Returns what gives the
+    columns of a row: `Forecaster.columns`, or no columns.
     """
     try:
         if why := why_none(study):
@@ -36,6 +38,7 @@ def started(
         from .forecaster import forecaster  # it imports mlx-lm, which a study of another engine does not need
 
         found, problem = forecaster(study, interrupted)
+        probed()
         if problem and not found.runs(rows):
             note(f"no forecast before the first run: {problem.splitlines()[0]}")
             return found.columns

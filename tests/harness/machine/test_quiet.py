@@ -8,7 +8,7 @@ import pytest
 from support import Machine
 
 from harness import ResultsError
-from harness.machine.load import Beginning
+from harness.machine.load import Beginning, look
 from harness.machine.quiet import Quiet, Watch, check_disk, wait_until_quiet
 from harness.results.columns import NAMES
 from harness.schema import GuardsConfig
@@ -79,8 +79,15 @@ def test_counts_that_grow_are_waited_for() -> None:
     begun = Beginning(m)
     m.sleep(3.0)
     m.set(swap_out_bytes=15_000_000)
+    m.script = [(m.time + 0.1, lambda: m.set(swap_out_bytes=18_000_000))]
     found, notes = quiet(m, begun=begun)
-    assert found.waited_s and notes[0].endswith("the machine swaps out 3 MB/s")
+    assert found.waited_s and notes[0].endswith("the machine swaps out 6 MB/s")
+    begun = Beginning(m)
+    m.sleep(3.0)
+    m.set(swap_out_bytes=33_000_000)
+    before = m.time
+    assert quiet(m, begun=begun) == (Quiet(0.0, None, look(m)), [])  # it is over, as a fresh look sees
+    assert m.time - before == pytest.approx(1.0)
     steady = Machine(throttle_events=7, swap_out_bytes=10**9, swap_used_bytes=10**9)
     assert quiet(steady)[0].reason is None  # the counts are from before
 
@@ -180,6 +187,30 @@ def test_what_happened_during_a_run(during: dict[str, object], reason: str | Non
     gone.script = [(15, lambda: gone.set(**during)), (35, lambda: gone.set(**start))]
     counted = {"throttle_events", "swap_out_bytes"} & set(during)
     assert watched(gone)["suspect"] == (None if counted else reason)
+
+
+def test_a_look_begins_with_the_last_sample_of_the_run_before() -> None:
+    """A run ends 0.7 s after a sample: nothing is left to wait. Where a state is expensive, the look begins at its end."""
+    for cheap, waits, load in ((True, 0.0, 7.0), (False, 0.5, 3.0)):
+        m = Machine(load=7.0)
+        m.cheap_state = cheap
+        watch = Watch(CONFIG, quiet(Machine())[0], m)
+        while m.time < 5.7:
+            m.sleep(0.1)
+            watch.look()
+        m.load = 3.0
+        begun, end = watch.beginning(), m.time
+        seen = look(m, begun)
+        assert m.time - end == pytest.approx(waits) and seen.load == pytest.approx(load)
+    m.load = 0.0
+    m.cheap_state = True
+    watch = Watch(CONFIG, quiet(Machine())[0], m)
+    m.sleep(1.2)
+    watch.look()
+    m.sleep(3.0)  # the search stood still: the sample is old
+    end = m.time
+    look(m, watch.beginning())
+    assert m.time - end == pytest.approx(0.5)
 
 
 def test_swapping_is_judged_by_its_rate_and_by_its_share_of_the_memory() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import signal
@@ -16,7 +17,7 @@ import psutil
 import pytest
 from support import ROOT, wait_for
 
-from harness.run.children import IMPORTS_S, NEXT_LOG, Children
+from harness.run.children import FEW, MOST, NEXT_LOG, Children
 from harness.run.supervise import Outcome, run_child
 
 
@@ -67,22 +68,57 @@ def test_each_run_has_the_process_and_the_log_that_waited_for_it(children: Child
     assert sorted(p.name for p in logs.iterdir()) == ["one", "two"]
 
 
-def test_more_children_wait_one_after_the_other(children: Children, monkeypatch: pytest.MonkeyPatch) -> None:
-    now = 100.0
-    monkeypatch.setattr("harness.run.children.time.monotonic", lambda: now)
+def test_more_children_wait_one_after_the_other_within_the_memory(children: Children) -> None:
+    available = [100.0]
+    children._available = lambda: available[0]
     children.prepare({})
-    counts = []
-    for _ in range(5):
-        children.prepare_more()  # the imports of the last one are not done
-        now += IMPORTS_S
+    children.prepare_more()  # the imports of the first one are not done
+    assert len(children._waiting) == 1
+    for number in range(2, MOST + 2):
+        wait_for(lambda: all(one.ready for one in children._waiting))
         children.prepare_more()
-        counts.append(len(children._waiting))
-    assert counts == [2, 3, 3, 3, 3]
+        assert len(children._waiting) == min(number, MOST)
+    wait_for(lambda: all(one.ready for one in children._waiting))
+    available[0] = 0.1
     pids = [one.process.pid for one in children._waiting]
-    for number, pid in enumerate(pids):
+    for number, pid in enumerate(pids[: MOST - FEW]):
         assert run(children, f"log{number}")[1] == pid
+    children.prepare_more()  # too little memory for another one
+    assert [one.process.pid for one in children._waiting] == pids[MOST - FEW :]
     children.close()
     assert not any(psutil.pid_exists(pid) for pid in pids)
+
+
+def test_no_child_imports_while_a_run_is_timed(children: Children) -> None:
+    """Of two that still import, one takes the run and the other is ended. A ready one comes first."""
+    children._add({})
+    children._add({})
+    first, second = (one.process.pid for one in children._waiting)
+    child = children.begin(children.request.with_name("log"), {})
+    assert child.pid == first and not children._waiting and not psutil.pid_exists(second)
+    child.communicate(timeout=60)
+    children._add({})
+    children._add({})
+    importing, ready = children._waiting
+    ready_read, ready_write = os.pipe()
+    os.close(ready_write)  # as the end of the imports does
+    held, hold = os.pipe()
+    children._waiting = [dataclasses.replace(importing, imported=held), dataclasses.replace(ready, imported=ready_read)]
+    child = children.begin(children.request.with_name("log"), {})
+    assert child.pid == ready.process.pid and not children._waiting and not psutil.pid_exists(importing.process.pid)
+    child.communicate(timeout=60)
+    for handle in (hold, importing.imported, ready.imported):
+        os.close(handle)
+
+
+def test_few_wait_where_settings_need_different_variables(children: Children) -> None:
+    children._available = lambda: 100.0
+    children.prepare({})
+    children.prepare({"mlx_ops_per_buffer": 20})
+    for _ in range(FEW + 1):
+        wait_for(lambda: all(one.ready for one in children._waiting))
+        children.prepare_more()
+    assert len(children._waiting) == FEW
 
 
 def test_a_child_with_other_variables_of_mlx_is_replaced(children: Children) -> None:

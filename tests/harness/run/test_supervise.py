@@ -147,7 +147,7 @@ def test_a_full_disk_is_no_crash(tmp_path: Path) -> None:
 
 BEATING = """
 import json, os, sys, time
-request, result = sys.argv[-2:]
+request, result = sys.argv[1:3]
 beat = os.path.join(os.path.dirname(request), "beat")
 for n in range(int(os.environ["BEATS"])):
     with open(beat, "w") as f:
@@ -172,7 +172,7 @@ def beating(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     popen = children.subprocess.Popen
 
     def start(command: list[str], **more: Any) -> Any:
-        return popen([sys.executable, "-c", BEATING, *command[-2:]], **more)
+        return popen([sys.executable, "-c", BEATING, *command[-3:]], **more)
 
     monkeypatch.setattr(children.subprocess, "Popen", start)
     monkeypatch.setattr(children.Children, "prepare", lambda self: None)
@@ -207,6 +207,7 @@ def test_the_next_child_starts_when_timing_has_ended_and_not_before(
 ) -> None:
     """The run beats for 1.5 s, and reports the end of its timing in between."""
     starts: list[bool] = []
+    untimed: list[int] = []
     timed, ticks = tmp_path / "timed", itertools.count()
     timed.touch()  # of an earlier run
     monkeypatch.setattr(children.Children, "prepare", lambda self: starts.append(timed.exists()))
@@ -216,7 +217,8 @@ def test_the_next_child_starts_when_timing_has_ended_and_not_before(
             assert not starts
             timed.touch()
 
-    assert beating("now", tick=tick).status == "ok"
+    assert beating("now", tick=tick, untimed=lambda: untimed.append(len(starts))).status == "ok"
+    assert untimed == [1]
     assert starts == [True, True]  # once during scoring; at the end of the run nothing is left to do
 
 
