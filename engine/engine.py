@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -93,7 +93,8 @@ def load(checkpoint: str | Path, knobs: Knobs | None = None, *, trust_code: bool
     state = decode_state_for(source, knobs) if streamed else None
     try:
         layers, windows = install_layers(model, source, knobs, plans, state) if state is not None else ([], None)
-        with filling(layers, plans):
+        unheld = nullcontext() if state is None else state.reader.unheld()  # no clock covers these reads
+        with unheld, filling(layers, plans):
             read_resident(model, source, knobs.resident_bits)
         if state is not None:
             install_gates(model, source, knobs, layers)
@@ -326,7 +327,7 @@ class Engine:
         """Decode the warm-up tokens; return the tokens of the texts, each prompt and continuation."""
         texts = self._tokens_of(judge)
         self.forward.begin()
-        with self.spans.part(FILL):
+        with self.spans.part(FILL), self.passes.unclocked():
             self.forward.warm_up(texts, protocol.warm_up_tokens)
         return texts
 

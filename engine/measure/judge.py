@@ -79,7 +79,7 @@ def _from_yaml(path: Path, content: str) -> tuple[Text, ...]:
     import yaml
 
     try:
-        entries = yaml.safe_load(content)
+        entries = yaml.load(content, getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # C: 5 instead of 50 ms a run
     except yaml.YAMLError as e:
         raise JudgeError(f"judge {path} is not valid YAML ({str(e).splitlines()[0]}); fix it") from e
     if not isinstance(entries, list) or not entries:

@@ -63,6 +63,9 @@ OWN_MODULES = (
     "engine.prompt_cache.kept",
     "engine.plan.ceiling",
     "engine.plan.memory.activations",
+    "engine.plan.memory.process",
+    "engine.plan.memory.staging",
+    "numpy.ma",
 )  # of this project's engine
 
 
