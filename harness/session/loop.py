@@ -79,7 +79,7 @@ class Session:
         self._last_end: float | None = None  # of a run of this session, on the continuous clock
         self._first_round = rounds(study)[-1].number
         self._sweeps = 0
-        self._stale = MOST_STALE - 1  # the first row is in trials.parquet at once
+        self._stale = 0  # rows that trials.parquet lacks
         self._joined: Proposals | None = None
         self._runner = Runner(
             study, lambda: self._proposals.sampler, lambda: stop.now, note,
@@ -209,7 +209,7 @@ class Session:
             self._coordinator.tell_reference(row)
         self._runner.in_flight.clear()
         self._stale += 1
-        if self._stale >= MOST_STALE:
+        if self._stale >= MOST_STALE or not (folder / "trials.parquet").exists():
             refresh(folder)
             self._stale = 0
         self._log.info("trial %s %s %s %s", job.name, row["origin"], row["status"], row["status_reason"] or "")

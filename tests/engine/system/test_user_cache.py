@@ -10,7 +10,7 @@ import pytest
 
 from engine.errors import HeadraceError
 from engine.system import user_cache
-from engine.system.user_cache import cached_file, compute_apart, store_in_cache
+from engine.system.user_cache import cached_file, compute_apart, start_apart, store_in_cache
 
 
 def test_the_folder_follows_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -36,6 +36,12 @@ def test_a_child_that_fails_gives_its_last_line(tmp_path: Path, monkeypatch: pyt
     compute_apart("nothing", "engine.errors")
     with pytest.raises(HeadraceError, match=r"^the plan could not be computed: checkpoint .*x is not a folder"):
         compute_apart("the plan", "engine", "plan", str(tmp_path / "x"))
+
+
+def test_a_child_that_is_started_leads_its_group_and_says_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+    child = start_apart("engine", "plan", "/nowhere", given="unread")
+    assert os.getpgid(child.pid) == child.pid
+    assert child.wait() == 2 and capfd.readouterr() == ("", "")
 
 
 def test_an_account_without_a_home_folder(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,11 @@ from support import QUICK, Cli
 from harness import status
 from harness.analysis.pareto import front
 from harness.decisions.recommend import rules_of
+from harness.results import writing
 from harness.results.rows import read_rows
+from harness.run import runner
 from harness.run.supervise import Outcome
+from harness.session import loop
 
 FIGURES = {"decode_tok_s": 10.0, "peak_memory_gb": 0.02, "perplexity": 4.0}
 
@@ -131,3 +135,44 @@ def test_out_of_memory_is_stored_as_complete_with_its_excess(place: Path, cli: C
     assert {n for n, (_, over) in trials.items() if over > 0} == {3, 4}
     assert {state for state, _ in trials.values()} == {TrialState.COMPLETE}
     assert trials[3][1] == pytest.approx(0.5 / 0.4 - 1)
+
+
+@pytest.mark.parametrize("scored", [False, True])
+def test_what_can_wait_is_done_while_a_run_is_scored(
+    place: Path, cli: Cli, child: Any, monkeypatch: pytest.MonkeyPatch, scored: bool
+) -> None:
+    """Forecasts and `trials.parquet`; without scoring they are due after the run and after every eighth row."""
+    child(well)
+    inner, events = runner.run_child, []
+
+    def run_child(*given: Any, **more: Any) -> Outcome:
+        events.append("run")
+        if scored:
+            more["untimed"]()
+        events.append("end")
+        return inner(*given, **more)
+
+    def forecast(values: Any, rows: list[Any], when: Any) -> dict[str, float]:
+        events.append(f"forecast after {len(rows)} rows")
+        return {"forecast_tok_s": 1.0 + len(rows)}
+
+    monkeypatch.setattr(runner, "run_child", run_child)
+    monkeypatch.setattr(loop, "started", lambda *_: forecast)
+
+    def refresh(folder: Path) -> None:
+        events.append(f"refresh of {len(read_rows(folder))} rows")
+        writing.refresh(folder)
+
+    monkeypatch.setattr(loop, "refresh", refresh)
+    assert cli("budget.trials=10", "search_space.cache_gb.high=0.02", *QUICK)[0] == 0
+    rows = sorted(read_rows(place / "results" / "demo"), key=lambda row: row["sequence"])
+    assert [row["forecast_tok_s"] for row in rows] == [1.0 + n for n in range(11)]
+    starts = [n for n, event in enumerate(events) if event == "run"]
+    first, second, third = (events[start:end] for start, end in itertools.pairwise(starts[:4]))
+    if scored:
+        assert first == ["run", "forecast after 0 rows", "end", "refresh of 1 rows"]
+        assert second == ["run", "forecast after 1 rows", "end"]
+        assert third == ["run", "forecast after 2 rows", "refresh of 2 rows", "end"]
+    else:
+        assert second == ["run", "end", "forecast after 1 rows"]
+        assert [event for event in events if "refresh" in event] == ["refresh of 1 rows", "refresh of 9 rows"]
