@@ -44,7 +44,9 @@ class _Waiting:
     @property
     def ready(self) -> bool:
         """Whether the imports are done."""
-        return bool(select.select([self.imported], [], [], 0)[0])
+        end = select.poll()
+        end.register(self.imported)
+        return bool(end.poll(0))
 
 
 class Children:

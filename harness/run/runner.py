@@ -46,6 +46,26 @@ KNOWN = "checkpoint.known"  # file in the study's folder: see `engine.checkpoint
 SLEEP_ENDS = ("hang", "timeout", "crash")  # ends that sleep may cause: a device or a share is gone after it
 
 
+class _Known:
+    """The file with what is known of the checkpoint, so that no run parses and hashes it again."""
+
+    def __init__(self, study: Study) -> None:
+        self._study, self._path = study, study.folder / KNOWN
+        self._files: State | None = None  # the checkpoint's files when it was written
+
+    def write(self, files: State) -> str | None:
+        """The file for the checkpoint's `files`, written if they changed. None: another engine."""
+        if not is_own(self._study.config["engine"]):
+            return None
+        if self._files != files:
+            keep(opened(self._study.checkpoint, trust_code=self._study.config["model"]["trust_code"]), self._path)
+            self._files = files
+        return str(self._path)
+
+    def remove(self) -> None:
+        self._path.unlink(missing_ok=True)
+
+
 @dataclass
 class Runner:
     """Runs the jobs of one study. `sampler` returns the name of the sampler in use, `begun` receives the child's process."""
@@ -72,9 +92,8 @@ class Runner:
         engine = self.study.config["engine"]
         self._children = Children(self.in_flight.request, "" if engine["command"] else engine["module"])
         self._ahead = Ahead(self.study)
-        self._known = self.study.folder / KNOWN
+        self._known = _Known(self.study)
         self._nll = self.study.folder / NLL
-        self._known_files: State | None = None  # the checkpoint's files when it was written
 
     def run(self, job: Job, history: History) -> tuple[Row, Sequence[float]]:
         """The job's row and its token times in ms. Raises `Interrupted`, or `HeadraceError` for what ends the study, such
@@ -128,7 +147,7 @@ class Runner:
         """End the processes that wait for a next run or work for one, and remove what they would read."""
         self._children.close()
         self._ahead.close()
-        self._known.unlink(missing_ok=True)
+        self._known.remove()
 
     def _crashed(self, job: Job, start: Start, attempt: int) -> Outcome | None:
         """The outcome of a run that is not tried again; None if it is."""
@@ -224,7 +243,7 @@ class Runner:
             "command": engine["command"],
             "checkpoint": str(study.checkpoint),
             "trust_code": study.config["model"]["trust_code"],
-            "known": self._write_known(),
+            "known": self._known.write(self._files),
             "judge": str(study.folder / JUDGE),
             "knobs": job.proposal.values,
             "protocol": {
@@ -238,16 +257,6 @@ class Runner:
             "beat": str(study.folder / "beat"),
             "timed": str(study.folder / TIMED),
         }  # fmt: skip
-
-    def _write_known(self) -> str | None:
-        """The file with what is known of the checkpoint, so that no run parses and hashes it again. None: another engine."""
-        study = self.study
-        if not is_own(study.config["engine"]):
-            return None
-        if self._known_files != self._files:
-            keep(opened(study.checkpoint, trust_code=study.config["model"]["trust_code"]), self._known)
-            self._known_files = self._files
-        return str(self._known)
 
     def _cool_down(self, seconds: float) -> float:
         """Pause before a run; returns the seconds that it took."""

@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Protocol
 
 from engine.errors import HeadraceError
@@ -62,6 +63,34 @@ class Watcher(Protocol):
     def end(self, row: Row, rows: list[Row], progress: Progress) -> None: ...
 
 
+class _Table:
+    """The rows of a study's folder. `trials.parquet` is updated while a run is scored, else after `MOST_STALE` rows."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._lacks = folder, 0
+
+    def write(self, row: Row, tokens: Sequence[float]) -> None:
+        """Write a row with its tokens, durably."""
+        if tokens:
+            write_tokens(self._folder, row["row_id"], row["trial"], row["run"], tokens)
+        write_row(self._folder, row)
+        self._lacks += 1
+
+    def refresh_if_due(self) -> None:
+        if self._lacks >= MOST_STALE or not (self._folder / "trials.parquet").exists():
+            refresh(self._folder)
+            self._lacks = 0
+
+    def refresh_now(self) -> None:
+        """Call this while a run is scored. A failure is reported after that run's row."""
+        if self._lacks:
+            try:
+                refresh(self._folder)
+                self._lacks = 0
+            except (HeadraceError, OSError):
+                self._lacks = MOST_STALE
+
+
 class Session:
     """One run of the search command on a study."""
 
@@ -79,13 +108,12 @@ class Session:
         self._last_end: float | None = None  # of a run of this session, on the continuous clock
         self._first_round = rounds(study)[-1].number
         self._sweeps = 0
-        self._stale = 0  # rows that trials.parquet lacks
+        self._table = _Table(study.folder)
         self._joined: Proposals | None = None
         self._runner = Runner(
             study, lambda: self._proposals.sampler, lambda: stop.now, note,
-            lambda job, pid: log.info("trial %s runs in process %d", job.name, pid),
+            lambda job, pid: log.info("trial %s runs in process %d", job.name, pid), untimed=self._table.refresh_now,
         )  # fmt: skip
-        self._runner.untimed = self._while_untimed
         self.close = self._runner.close
         for (trial, run), tokens in read_tokens(study.folder).groupby(["trial", "run"]):
             self._runner.tokens[int(trial), int(run)] = tokens["wall_ms"].to_numpy()
@@ -100,9 +128,8 @@ class Session:
                 for text in start_notes(self.study, self.history.own):
                     self._note(text)
                 self.report("forecasting")
-                self._runner.forecast = started(
-                    self.study, one.space, self.history.own, self._note, lambda: self._stop.now, self._runner.prepare
-                )
+                runner, own = self._runner, self.history.own
+                runner.forecast = started(self.study, one.space, own, self._note, runner.interrupted, runner.prepare)
             self._explore(one)
             self._confirm(one)
             if self._stop.requested:
@@ -194,24 +221,19 @@ class Session:
 
     def _record(self, job: Job, row: Row, tokens: Sequence[float]) -> None:
         """Write a row, then inform the storage and the display. Raises `StudyStopped` after too many equal failures."""
-        folder, known = self.study.folder, self.history.known
         if row["origin"] == "sentinel":
             deviation = self.history.derived(noise).loc["decode_tok_s", "sd"]
-            check_drift(row, known, self.study.config["sentinel"]["drift"], deviation)
+            check_drift(row, self.history.known, self.study.config["sentinel"]["drift"], deviation)
+        self._table.write(row, tokens)
         if tokens:
-            write_tokens(folder, row["row_id"], row["trial"], row["run"], tokens)
             self._runner.tokens[row["trial"], row["run"]] = tokens
-        write_row(folder, row)
         self.history.add(row)
         self._last_end = continuous()
         self._coordinator.reach(lambda: self._proposals.tell(row, self.history.known))
         if row["origin"] == "reference":
             self._coordinator.tell_reference(row)
         self._runner.in_flight.clear()
-        self._stale += 1
-        if self._stale >= MOST_STALE or not (folder / "trials.parquet").exists():
-            refresh(folder)
-            self._stale = 0
+        self._table.refresh_if_due()
         self._log.info("trial %s %s %s %s", job.name, row["origin"], row["status"], row["status_reason"] or "")
         self._watcher.end(row, self.history.known, self.progress())
         failures, why = streak(self.history.own, self._first_sequence)
@@ -219,15 +241,6 @@ class Session:
             raise StudyStopped(
                 f"{failures} runs failed in a row with one cause ({why}); fix it, then run the same command again"
             )
-
-    def _while_untimed(self) -> None:
-        """Bring `trials.parquet` up to date while a run is scored. A failure is reported with that run's row."""
-        if self._stale:
-            try:
-                refresh(self.study.folder)
-                self._stale = 0
-            except (HeadraceError, OSError):
-                self._stale = MOST_STALE
 
     # Proposals.
 
