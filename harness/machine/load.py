@@ -144,6 +144,12 @@ class Beginning:
         """`load`: one that was just sampled, whose last sample begins the look."""
         self._at, self._state = meters.now(), meters.state()
         self._load = CpuLoad(meters) if load is None else load.continued()
+        self._after: CpuLoad | None = None
+
+    def run_ended(self, meters: Meters) -> None:
+        """The run that the look began in has ended. It may have kept other processes from the cores, so the load since then
+        counts as well: the larger one is that of the look."""
+        self._after = CpuLoad(meters)
 
     def age_s(self, meters: Meters) -> float:
         return meters.now() - self._at
@@ -154,7 +160,9 @@ class Beginning:
             return None
         if past < LOOK_S:
             meters.sleep(LOOK_S - past)
-        busy, state, seconds = self._load.sample(), meters.state(), meters.now() - self._at
+        busy, state, seconds = self._load.sample(), meters.state(), self.age_s(meters)
+        if self._after is not None and busy is not None:
+            busy = max(busy, self._after.sample() or 0.0)
         return Look(busy, meters.available_gb(), state, state.counts_since(self._state), seconds)
 
 

@@ -168,8 +168,10 @@ class Watch:
 
     def beginning(self) -> Beginning:
         """The beginning of the look before the next run: the last sample, or now. Call this when the run has ended."""
-        recent = self._sampled is not None and self._sampled.age_s(self._meters) <= 2 * SAMPLE_S
-        return self._sampled if self._sampled is not None and recent else Beginning(self._meters)
+        if self._sampled is None or self._sampled.age_s(self._meters) > 2 * SAMPLE_S:
+            return Beginning(self._meters)
+        self._sampled.run_ended(self._meters)
+        return self._sampled
 
     def end(self, figures: Mapping[str, Any], slept_s: float = 0.0) -> dict[str, Any]:
         """The columns that describe the machine before, during and after the run, with `waited_s` and `suspect`.

@@ -202,8 +202,17 @@ def test_a_look_begins_with_the_last_sample_of_the_run_before() -> None:
         begun, end = watch.beginning(), m.time
         seen = look(m, begun)
         assert m.time - end == pytest.approx(waits) and seen.load == pytest.approx(load)
+    for during, after in ((3.0, 6.0), (6.0, 3.0)):  # a run that takes the cores hides the load of others until its end
+        m.load, m.cheap_state = during, True
+        watch = Watch(CONFIG, quiet(Machine())[0], m)
+        m.sleep(1.0)
+        watch.look()
+        m.sleep(0.5)
+        begun, m.load = watch.beginning(), after
+        m.sleep(0.25)
+        seen = look(m, begun)
+        assert seen.load == pytest.approx(max(after, (0.5 * during + 0.25 * after) / 0.75)) and seen.seconds == 0.75
     m.load = 0.0
-    m.cheap_state = True
     watch = Watch(CONFIG, quiet(Machine())[0], m)
     m.sleep(1.2)
     watch.look()
