@@ -178,7 +178,7 @@ def test_quality_takes_a_pass_of_its_own(
     judge, prompts = Judge.load(tmp_path / "judge.yaml"), JsonPrompts.load(tmp_path / "json.yaml")
     with load(path) as engine:
         store_in_cache(reference_file(engine.checkpoint, judge, prompts), take_reference(engine, judge, prompts).to_bytes())
-    knobs = {"cache_gb": 0.0005, "expert_bits": 4}
+    knobs = {"cache_gb": 0.0001, "expert_bits": 4}
     asked = request_of(
         engine="engine", checkpoint=str(path), knobs=knobs, judge=str(tmp_path / "judge.yaml"), beat=str(tmp_path / "beat"),
         protocol={"timed_tokens": 9, "page_cache": "cold"},
@@ -204,6 +204,10 @@ def test_quality_takes_a_pass_of_its_own(
     assert result["protocol"] == Protocol(timed_tokens=9, page_cache="cold").as_dict()
     assert (tmp_path / "beat").exists()
     json.dumps(result)
+    larger = measure({**asked, "limit_gb": 1e3})["figures"]
+    assert figures["scoring_cached_share"] == figures["cached_share"] < 1 == larger["scoring_cached_share"]
+    for name in ("kl", "json_valid", "perplexity", "timed_nll", "misses", "cached_share"):
+        assert larger[name] == figures[name], name
     alone = {"protocol": {"timed_tokens": 9, "score": False}, "quality": {"json_prompts": str(tmp_path / "json.yaml")}}
     unscored = measure({**asked, **alone})["figures"]
     assert (unscored["kl"], unscored["perplexity"]) == (None, None)
@@ -250,12 +254,14 @@ def test_scoring_ends_early_by_the_likelihoods_that_the_unchanged_model_left(
     assert (len(nll), nll.mean()) == (whole["scored_tokens"], whole["nll"])
     bound = {"text": "perplexity <= 1", "value": 1.0, "upper": True, "constraint": True}
     rule = {"error": 0.01, "tokens": len(nll), "reference": str(own), "noise": 0.1, "bounds": [bound], "rivals": []}
-    lossy = {"cache_gb": 0.0005, "expert_bits": 4}
+    lossy = {"cache_gb": 0.0001, "expert_bits": 4}
     result = measure({**request_of(), **common, "knobs": lossy, "stop_scoring": rule, "keep_nll": None})
     stopped, figures = result["scoring_stopped"], result["figures"]
     assert stopped["reason"] == "violates perplexity <= 1"
     assert len(nll) // 4 <= stopped["tokens"] == figures["scored_tokens"] < len(nll)
     assert (figures["perplexity"], figures["nll"], figures["decode_tokens"]) == (None, None, 9)
+    larger = measure({**request_of(), **common, "knobs": lossy, "stop_scoring": rule, "limit_gb": 1e3})
+    assert larger["scoring_stopped"] == stopped and larger["figures"]["scoring_cached_share"] == 1
     complete = measure({**request_of(), **common, "knobs": lossy})
     assert complete["scoring_stopped"] is None
     assert complete["figures"]["timed_nll"] == figures["timed_nll"]
