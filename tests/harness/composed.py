@@ -29,7 +29,7 @@ def compose_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hydra._internal.config_repository.copy", SimpleNamespace(deepcopy=copy.copy))
 
 
-def _load(stream: Any, Loader: Any) -> Any:  # noqa: N803
+def _load(stream: Any, Loader: Any) -> Any:
     text = stream if isinstance(stream, str) else stream.read()
     if text not in _files:
         if text is not stream:
