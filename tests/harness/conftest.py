@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from composed import compose_once
+from read_once import read_once
 from sqlalchemy import event
 from sqlalchemy.engine import Engine as Database
 from support import HERE, ROOT, Cli, arguments, prepare
@@ -72,7 +72,7 @@ def cli(place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixt
         )  # it takes seconds
         # Hydra composes the study once more only to read its mode, which the flag -m sets as well; `spawn` leaves that in.
         monkeypatch.setattr("hydra._internal.hydra.Hydra.get_mode", lambda *_, **__: None)
-        compose_once(monkeypatch)
+        read_once(monkeypatch)
         monkeypatch.setattr("harness.forecast.study.candidates.MOST", 4)  # a replay takes up to half a second
         for plot in () if plots else PLOTS:
             monkeypatch.setattr(f"harness.show.report.{plot}", lambda df, path: path)

@@ -1,7 +1,7 @@
-"""Hydra without its repeated work: what a process composes again for each study, it reads once.
+"""Libraries without their repeated work: what each study of a process reads again, the tests' process reads once.
 
-Hydra parses the same files and the same overrides for every study, and copies all registered schemas twice. Results are
-those of Hydra: a parsed text is kept by its content, and copied.
+For every study Hydra parses the same files and overrides, and copies all registered schemas twice; Optuna imports its list of
+migrations twice. Results are those of the libraries: what was read is kept by its content, and copied.
 """
 
 from __future__ import annotations
@@ -15,18 +15,21 @@ import pytest
 import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
+from optuna.storages._rdb.storage import _VersionManager
 
-PARSE = OverridesParser.parse_rule
+PARSE, SCRIPT = OverridesParser.parse_rule, _VersionManager._create_alembic_script
 _files: dict[str, bytes] = {}
-_rules: dict[str, Override] = {}
+_overrides: dict[str, Override] = {}
+_scripts: list[Any] = []
 
 
-def compose_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Until the end of a test, Hydra in this process keeps what it has parsed."""
+def read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Until the end of a test, Hydra and Optuna in this process keep what they have read."""
     monkeypatch.setattr("omegaconf.omegaconf.yaml", SimpleNamespace(**{**vars(yaml), "load": _load}))
     monkeypatch.setattr(OverridesParser, "parse_rule", _parse_rule)
     # The copy of a repository gets sources of its own in any case.
     monkeypatch.setattr("hydra._internal.config_repository.copy", SimpleNamespace(deepcopy=copy.copy))
+    monkeypatch.setattr(_VersionManager, "_create_alembic_script", _script)
 
 
 def _load(stream: Any, Loader: Any) -> Any:
@@ -41,8 +44,12 @@ def _load(stream: Any, Loader: Any) -> Any:
 def _parse_rule(self: OverridesParser, s: str, rule_name: str) -> Any:
     if rule_name != "override":
         return PARSE(self, s, rule_name)
-    if s not in _rules:
-        _rules[s] = PARSE(self, s, rule_name)
-    made = copy.copy(_rules[s])
-    assert isinstance(made, Override)
-    return made
+    if s not in _overrides:
+        _overrides[s] = PARSE(self, s, rule_name)
+    return copy.copy(_overrides[s])
+
+
+def _script(self: _VersionManager) -> Any:
+    if not _scripts:
+        _scripts.append(SCRIPT(self))
+    return _scripts[0]
