@@ -1,7 +1,7 @@
 """Libraries without their repeated work: what each study of a process reads again, the tests' process reads once.
 
-For every study Hydra parses the same files and overrides, and copies all registered schemas twice; Optuna imports its list of
-migrations twice. Results are those of the libraries: what was read is kept by its content, and copied.
+For every study Hydra parses the same files and overrides, and copies all registered schemas twice; Optuna imports its list
+of migrations twice. Results are those of the libraries: what was read is kept by its content, and copied.
 """
 
 from __future__ import annotations
