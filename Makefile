@@ -8,8 +8,11 @@ BIN := $(VENV)/bin
 search: $(VENV)/.installed
 	$(BIN)/python -m harness.search $(ARGS)
 
-test: $(VENV)/.installed-dev lint
-	$(BIN)/python -m pytest -n auto --dist worksteal $(ARGS)
+test: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	@$(BIN)/mypy & types=$$!; $(BIN)/python -m pytest -n auto --dist worksteal $(ARGS); tests=$$?; \
+	  wait $$types && exit $$tests
 
 quick: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -45,6 +45,8 @@ def pytest_collection_finish() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long tests come first: one that began last would keep a single worker busy."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
     tests = Path(__file__).parent
     for item in items:
         if item.path.relative_to(tests).as_posix().startswith(SLOW_ROOMS):

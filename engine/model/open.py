@@ -88,7 +88,8 @@ def _without_experts(source: Checkpoint, config: dict[str, Any]) -> tuple[type[n
 
         def load_weights(self, weights: Any, strict: bool = True) -> Any:
             parameters: Any = tree_flatten(self.parameters())
-            created = [(name, value) for name, value in parameters if name.startswith(self._switch_paths())]
+            paths = self._switch_paths()  # once: it looks through all modules
+            created = [(name, value) for name, value in parameters if name.startswith(paths)]
             return super().load_weights([*created, *weights], strict)
 
         def _switch_paths(self) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from read_once import read_once
 from sqlalchemy import event
 from sqlalchemy.engine import Engine as Database
 from support import HERE, ROOT, Cli, arguments, prepare
@@ -63,6 +64,9 @@ def cli(place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixt
     """Run `python -m harness.search OVERRIDES` in this process: (exit status, stdout, stderr)."""
     from harness import search
 
+    # They compose the study once more; rounds/test_repeat.py tests them.
+    monkeypatch.setattr("harness.rounds.repeat._corrections", lambda path, overrides: [])
+
     def run(*overrides: str, plots: bool = False) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["search", *arguments(place, *overrides)])
         monkeypatch.setattr(search, "_status", 0)
@@ -71,7 +75,9 @@ def cli(place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixt
         )  # it takes seconds
         # Hydra composes the study once more only to read its mode, which the flag -m sets as well; `spawn` leaves that in.
         monkeypatch.setattr("hydra._internal.hydra.Hydra.get_mode", lambda *_, **__: None)
+        read_once(monkeypatch)
         monkeypatch.setattr("harness.forecast.study.candidates.MOST", 4)  # a replay takes up to half a second
+        monkeypatch.setattr("harness.run.children.MOST", 1)  # a short study does not use more
         for plot in () if plots else PLOTS:
             monkeypatch.setattr(f"harness.show.report.{plot}", lambda df, path: path)
         if not plots:

@@ -7,12 +7,14 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import mlx.nn as nn
 import numpy as np
 import pytest
 from mlx_lm.models import olmoe
 
-from engine import CheckpointError, Judge, Knobs, footprint, load
+from engine import Checkpoint, CheckpointError, Judge, Knobs, footprint, load
 from engine.measure.judge import Text
+from engine.model.open import open_model
 
 Make = Callable[..., Path]
 IDS = [int(i) for i in np.random.default_rng(5).integers(0, 250, 48)]
@@ -47,3 +49,10 @@ def test_top_k_equals_the_same_value_in_config(checkpoint: Make, tmp_path: Path,
             assert engine.checkpoint.top_k == fewer and engine.mode.startswith(("resident", "streamed"))
     with load(path, Knobs(cache_gb=footprint(path).all_experts_gb, top_k=fewer)) as engine:
         assert engine.measure(JUDGE).hits == sum(len(t.continuation) - 1 for t in JUDGE.texts) * len(engine.layers) * fewer
+
+
+def test_a_store_looks_through_the_modules_once_not_for_each_tensor(store: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    looked, named_modules = [], nn.Module.named_modules
+    monkeypatch.setattr(nn.Module, "named_modules", lambda self: looked.append(self) or named_modules(self))
+    open_model(Checkpoint.open(store("qwen3_moe", 4)))
+    assert 0 < len(looked) < 6  # not once for each of more than 100 tensors

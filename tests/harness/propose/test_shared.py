@@ -140,15 +140,12 @@ def test_two_workers_of_which_one_is_killed(place: Path, cli: Cli) -> None:
         rows = len(read_trials(folders[1]))
         assert cli(*given, f"results_dir={place / 'w1'}")[0] == 0  # nothing is left to do
         assert len(read_trials(folders[1])) == rows
-        for other, difference in [
-            ("device.usable_share=0.1", "machine.limit_gb was "),
-            ("study.seed=7", "seed was 0 and is now 7"),
-            ("knobs.ssd_gbps=0.2", "knobs.ssd_gbps was 0.1 and is now 0.2"),
-        ]:
-            status, out, err = cli(*given, f"results_dir={place / 'new'}", other)
-            assert (status, out, err.count("\n")) == (2, "", 1)
-            assert difference in err and "study.name=OTHER" in err
-            assert not (place / "new" / "demo" / "manifest.json").exists()
+        different = ("device.usable_share=0.1", "study.seed=7", "knobs.ssd_gbps=0.2")
+        status, out, err = cli(*given, f"results_dir={place / 'new'}", *different)
+        assert (status, out, err.count("\n")) == (2, "", 1)
+        for difference in ("machine.limit_gb was ", "seed was 0 and is now 7", "knobs.ssd_gbps was 0.1 and is now 0.2"):
+            assert difference in err
+        assert "study.name=OTHER" in err and not (place / "new" / "demo" / "manifest.json").exists()
 
 
 def trial_of(folder: Path) -> int:

@@ -13,9 +13,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import yaml
+from support import Cli
 
 from harness.results.rows import read_trials
-from harness.rounds.repeat import _word
+from harness.rounds import repeat
+from harness.rounds.repeat import _corrections, _word
 from harness.study.hydra.overrides import accepted, parsed
 
 Paste = Callable[..., tuple[int, str, str]]
@@ -26,6 +28,12 @@ PROPOSER = (
     "           {'kind': 'fix', 'knob': 'sync_window', 'value': 4}]\n"
     "print(json.dumps({'changes': changes}))\n"
 )
+
+
+@pytest.fixture(autouse=True)
+def _corrected(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The fixture `cli` leaves the corrections out."""
+    monkeypatch.setattr(repeat, "_corrections", _corrections)
 
 
 @pytest.fixture

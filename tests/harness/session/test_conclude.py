@@ -19,7 +19,7 @@ def test_a_round_that_is_not_kept_gives_its_base_to_the_next(
     results = ((True, "first"), (False, "no gain"), (True, "gain"))
     verdicts = iter([Verdict(kept, 1.0, 1.0, 0.1, evidence) for kept, evidence in results])
     monkeypatch.setattr(module, "verdict", lambda before, after: next(verdicts))
-    session("rounds=3", "budget.trials=9", "sampler.name=random")
+    session("rounds=3", "budget.trials=3", "sampler.name=random")
     folder = place / "results" / "demo"
     ends = [json.loads((folder / "rounds" / n / "verdict.json").read_text()) for n in ("01", "02", "03")]
     assert [(e["kept"], e["evidence"], e["base"]) for e in ends] == [

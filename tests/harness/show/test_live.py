@@ -58,11 +58,11 @@ def test_the_panel_keeps_within_the_screen_and_shows_the_front(width: int, heigh
 
 def test_on_a_terminal_the_panel_shows_progress(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pexpect = pytest.importorskip("pexpect")
-    command = ["-m", "harness.search", *arguments(place, "budget.trials=3", "study.name=shown")]
+    command = ["-m", "harness.search", *arguments(place, "budget.trials=1", "study.name=shown")]
     child = pexpect.spawn(sys.executable, command, dimensions=(30, 80), timeout=150, encoding="utf-8")
     child.expect(pexpect.EOF)  # which frames a busy machine has time to draw is chance; these parts are in some frame
     shown = child.before
-    for part in (r"[0-3] of 3 trials", r"left", r"3 trials \(ok\), reference measured", r"recommended", r"front\.png"):
+    for part in (r"[01] of 1 trials?", r"left", r"1 trial \(ok\), reference measured", r"recommended", r"front\.png"):
         assert re.search(part, shown), part
     child.close()
     assert child.exitstatus == 0
