@@ -3,8 +3,7 @@
     df = pandas.read_parquet("results/demo/trials.parquet")     or, with checks,    read_trials("results/demo")
 
 A run's row is in a part file in `trials/` until it is compacted into `trials.parquet`, which holds all rows up to its last
-refresh, while a search runs at most `harness.session.loop.MOST_STALE` rows ago. The readers here look at both. Token times
-are in `tokens/` and `tokens.parquet` in the same way.
+refresh. The readers here look at both. Token times are in `tokens/` and `tokens.parquet` in the same way.
 """
 
 from __future__ import annotations

@@ -54,7 +54,7 @@ def write_tokens(folder: Path, row_id: str, trial: int, run: int, token_ms: Sequ
 
 
 def refresh(folder: Path) -> None:
-    """Bring `trials.parquet` up to date and keep the parts: if it lacks any row at first, six rows of 3,000."""
+    """Bring `trials.parquet` up to date and keep the parts: after every row at first, after every sixth of 3,000 rows."""
     whole = folder / "trials.parquet"
     with _locked(folder):
         known = read_file(whole, "trials", IDENTITY) if whole.exists() else SCHEMA.empty_table()

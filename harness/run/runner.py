@@ -78,7 +78,6 @@ class Runner:
     forecast: Callable[[Mapping[str, Any], Sequence[Row], datetime], Mapping[str, float]] = field(
         default=lambda values, rows, when: {}
     )  # columns of a row that is about to be measured, from the rows of this machine
-    untimed: Callable[[], None] = lambda: None  # called while a run is scored, for what can wait until then
     tokens: dict[tuple[int, int], Sequence[float]] = field(default_factory=dict)  # (trial, run) -> times, ms
     calendar: Calendar = field(default_factory=Calendar)
     clock: SessionClock = field(default_factory=SessionClock)
@@ -226,7 +225,6 @@ class Runner:
     def _while_untimed(self) -> None:
         self._ahead.begin()
         self._columns()
-        self.untimed()
 
     def _request(
         self, job: Job, attempt: int, source: Mapping[str, Any] | None, stops: Mapping[str, Any], lost_s: float

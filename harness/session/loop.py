@@ -11,10 +11,8 @@ import contextlib
 import dataclasses
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Protocol
 
-from engine.errors import HeadraceError
 from harness import StudyStopped
 from harness.analysis.counts import Progress, count, progress
 from harness.analysis.estimates import noise
@@ -52,7 +50,6 @@ from .notes import start_notes
 from .state import job_fields, write_state
 
 MOST_FAILURES = 10  # in a row, with one cause
-MOST_STALE = 8  # rows that trials.parquet may lack while no run is scored
 
 
 class Watcher(Protocol):
@@ -61,34 +58,6 @@ class Watcher(Protocol):
     def note(self, text: str) -> None: ...
     def begin(self, job: Job, rows: list[Row], progress: Progress) -> None: ...
     def end(self, row: Row, rows: list[Row], progress: Progress) -> None: ...
-
-
-class _Table:
-    """The rows of a study's folder. `trials.parquet` is updated while a run is scored, else after `MOST_STALE` rows."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder, self._lacks = folder, 0
-
-    def write(self, row: Row, tokens: Sequence[float]) -> None:
-        """Write a row with its tokens, durably."""
-        if tokens:
-            write_tokens(self._folder, row["row_id"], row["trial"], row["run"], tokens)
-        write_row(self._folder, row)
-        self._lacks += 1
-
-    def refresh_if_due(self) -> None:
-        if self._lacks >= MOST_STALE or not (self._folder / "trials.parquet").exists():
-            refresh(self._folder)
-            self._lacks = 0
-
-    def refresh_now(self) -> None:
-        """Call this while a run is scored. A failure is reported after that run's row."""
-        if self._lacks:
-            try:
-                refresh(self._folder)
-                self._lacks = 0
-            except (HeadraceError, OSError):
-                self._lacks = MOST_STALE
 
 
 class Session:
@@ -108,11 +77,10 @@ class Session:
         self._last_end: float | None = None  # of a run of this session, on the continuous clock
         self._first_round = rounds(study)[-1].number
         self._sweeps = 0
-        self._table = _Table(study.folder)
         self._joined: Proposals | None = None
         self._runner = Runner(
             study, lambda: self._proposals.sampler, lambda: stop.now, note,
-            lambda job, pid: log.info("trial %s runs in process %d", job.name, pid), untimed=self._table.refresh_now,
+            lambda job, pid: log.info("trial %s runs in process %d", job.name, pid),
         )  # fmt: skip
         self.close = self._runner.close
         for (trial, run), tokens in read_tokens(study.folder).groupby(["trial", "run"]):
@@ -128,8 +96,8 @@ class Session:
                 for text in start_notes(self.study, self.history.own):
                     self._note(text)
                 self.report("forecasting")
-                runner, own = self._runner, self.history.own
-                runner.forecast = started(self.study, one.space, own, self._note, runner.interrupted, runner.prepare)
+                runner = self._runner
+                runner.forecast = started(study, one.space, self.history.own, self._note, runner.interrupted, runner.prepare)
             self._explore(one)
             self._confirm(one)
             if self._stop.requested:
@@ -221,19 +189,21 @@ class Session:
 
     def _record(self, job: Job, row: Row, tokens: Sequence[float]) -> None:
         """Write a row, then inform the storage and the display. Raises `StudyStopped` after too many equal failures."""
+        folder, known = self.study.folder, self.history.known
         if row["origin"] == "sentinel":
             deviation = self.history.derived(noise).loc["decode_tok_s", "sd"]
-            check_drift(row, self.history.known, self.study.config["sentinel"]["drift"], deviation)
-        self._table.write(row, tokens)
+            check_drift(row, known, self.study.config["sentinel"]["drift"], deviation)
         if tokens:
+            write_tokens(folder, row["row_id"], row["trial"], row["run"], tokens)
             self._runner.tokens[row["trial"], row["run"]] = tokens
+        write_row(folder, row)
         self.history.add(row)
         self._last_end = continuous()
         self._coordinator.reach(lambda: self._proposals.tell(row, self.history.known))
         if row["origin"] == "reference":
             self._coordinator.tell_reference(row)
         self._runner.in_flight.clear()
-        self._table.refresh_if_due()
+        refresh(folder)
         self._log.info("trial %s %s %s %s", job.name, row["origin"], row["status"], row["status_reason"] or "")
         self._watcher.end(row, self.history.known, self.progress())
         failures, why = streak(self.history.own, self._first_sequence)

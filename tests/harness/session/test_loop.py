@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,6 @@ from support import QUICK, Cli
 from harness import status
 from harness.analysis.pareto import front
 from harness.decisions.recommend import rules_of
-from harness.results import writing
 from harness.results.rows import read_rows
 from harness.run import runner
 from harness.run.supervise import Outcome
@@ -141,7 +139,7 @@ def test_out_of_memory_is_stored_as_complete_with_its_excess(place: Path, cli: C
 def test_what_can_wait_is_done_while_a_run_is_scored(
     place: Path, cli: Cli, child: Any, monkeypatch: pytest.MonkeyPatch, scored: bool
 ) -> None:
-    """Forecasts and `trials.parquet`; without scoring they are due after the run and after every eighth row."""
+    """Forecasts; without scoring they are due after the run."""
     child(well)
     inner, events = runner.run_child, []
 
@@ -159,20 +157,12 @@ def test_what_can_wait_is_done_while_a_run_is_scored(
     monkeypatch.setattr(runner, "run_child", run_child)
     monkeypatch.setattr(loop, "started", lambda *_: forecast)
 
-    def refresh(folder: Path) -> None:
-        events.append(f"refresh of {len(read_rows(folder))} rows")
-        writing.refresh(folder)
-
-    monkeypatch.setattr(loop, "refresh", refresh)
-    assert cli("budget.trials=10", "search_space.cache_gb.high=0.02", *QUICK)[0] == 0
+    assert cli("budget.trials=4", "search_space.cache_gb.high=0.02", *QUICK)[0] == 0
     rows = sorted(read_rows(place / "results" / "demo"), key=lambda row: row["sequence"])
-    assert [row["forecast_tok_s"] for row in rows] == [1.0 + n for n in range(11)]
+    assert [row["forecast_tok_s"] for row in rows] == [1.0 + n for n in range(5)]
     starts = [n for n, event in enumerate(events) if event == "run"]
-    first, second, third = (events[start:end] for start, end in itertools.pairwise(starts[:4]))
+    second = events[starts[1] : starts[2]]
     if scored:
-        assert first == ["run", "forecast after 0 rows", "end", "refresh of 1 rows"]
         assert second == ["run", "forecast after 1 rows", "end"]
-        assert third == ["run", "forecast after 2 rows", "refresh of 2 rows", "end"]
     else:
         assert second == ["run", "end", "forecast after 1 rows"]
-        assert [event for event in events if "refresh" in event] == ["refresh of 1 rows", "refresh of 9 rows"]
