@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -19,24 +19,25 @@ import mlx.nn as nn
 import numpy as np
 from mlx_lm.models.cache import make_prompt_cache
 
+from engine.cache_state.enlarge import scoring_with
 from engine.cache_state.fill import Filled
 from engine.checkpoint.checkpoint import Checkpoint
 from engine.checkpoint.config import not_finite_keys
 from engine.checkpoint.known import opened
 from engine.checkpoint.places.find import find_checkpoint
-from engine.checkpoint.store.rehearsal import ABOUT, read_rehearsal
-from engine.errors import HeadraceError, JudgeError
+from engine.checkpoint.store.rehearsal import read_rehearsal
+from engine.errors import HeadraceError
 from engine.generation.context import Context
 from engine.generation.generation import Generation, never
 from engine.generation.sampling import Sampling
 from engine.knobs import CACHE_DEPENDENT, GB, Knobs
 from engine.measure.judge import Judge
 from engine.measure.measurement import Measurement
+from engine.measure.mode import mode_of
 from engine.measure.not_finite import LogitsError
 from engine.measure.protocol import PREFILLED, REAL, Protocol
 from engine.measure.spans import FILL, Spans
 from engine.measure.timed_pass import KeepGoing, KeepScoring, Prompt, Scored, timed_pass
-from engine.model.backend import backend, compute_dtype
 from engine.model.buffer_cache import buffer_cache_bytes, limit_buffer_cache, never_wire
 from engine.model.environment.backend_knobs import refuse_without_effect
 from engine.model.keep_warm import KeepWarm
@@ -110,27 +111,14 @@ def load(checkpoint: str | Path, knobs: Knobs | None = None, *, trust_code: bool
     return engine
 
 
-def _mode(knobs: Knobs, source: Checkpoint) -> str:
-    kind = "streamed" if knobs.cache_gb is not None else "resident" if knobs.lossy else "reference"
-    dtype = str(compute_dtype() or "as-stored").removeprefix("mlx.core.")
-    words = [kind, dtype, backend()]
-    if kind == "streamed":
-        words.append(knobs.io_mode)
-        if knobs.ssd_gbps is not None:
-            words.append(f"held-to-{knobs.ssd_gbps:g}-GB/s")
-    return " ".join(words) + (f", {ABOUT}" if read_rehearsal(source.path) is not None else "")
-
-
-def _facts(engine: Engine, measured: Measurement, judge: Judge) -> dict[str, Any]:
-    """The figures of a measurement that only its engine knows."""
-    experts = sum(layer.experts for layer in engine.checkpoint.layers)
-    slots = sum(pool.slots for layer in engine.layers for pool in layer.cache.pools) if engine.layers else experts
+def _facts(engine: Engine, measured: Measurement, judge: Judge, slots: int) -> dict[str, Any]:
+    """The figures of a measurement that only its engine knows; `slots` are those of the timed part."""
     return {
         "hit_rate": None if engine.knobs.cache_gb is None else measured.hit_rate,
         "fill_bytes": engine.filled.bytes_read if engine.layers else None,
         "page_cached_before": engine.page_cached_before,
         "slots": slots,
-        "cached_share": slots / experts,
+        "cached_share": slots / engine.checkpoint.experts,
         "prefill_chunk_used": engine.chunk.tokens,
         "mlx_cache_limit_gb": buffer_cache_bytes() / GB,
         "average_bits": engine.bits.average_bits,
@@ -165,6 +153,7 @@ class Engine:
         self.page_cached_before = page_cached_before
         self.decoded, self.spans, self.filled = Stats(), Spans(), Filled()
         self.forced: ForcedRouting | None = None
+        self.enlarged = False  # the cache is no longer that of the knobs
         self.passes = Passes(model, layers, state, reset_first=bool(self.depends_on_cache))
         stated = not_finite_keys(checkpoint.config)
         self.forward = Forward(
@@ -210,9 +199,14 @@ class Engine:
         return self.state.uses
 
     @property
+    def slots(self) -> int:
+        """The number of experts that fit into the cache, over all layers."""
+        return sum(pool.slots for layer in self.layers for pool in layer.cache.pools) or self.checkpoint.experts
+
+    @property
     def mode(self) -> str:
         """The path that runs, e.g. `streamed float32 cpu buffered`; part of every row of results."""
-        return _mode(self.knobs, self.checkpoint)
+        return mode_of(self.knobs, self.checkpoint)
 
     def encode(self, text: str, *, start: bool = True) -> list[int]:
         """Return the token ids of a text; with `start`, the tokenizer's start-of-document tokens come first."""
@@ -250,36 +244,42 @@ class Engine:
 
     def measure(
         self, judge: Judge, protocol: Protocol | None = None, keep_going: KeepGoing = None, keep_scoring: KeepScoring = None,
-        keeping: Keeping | None = None,
+        keeping: Keeping | None = None, scoring_limit_gb: float | None = None,
     ) -> Measurement:  # fmt: skip
         """Decode the evaluation texts against the clock under a protocol (see `engine.measure.timed_pass`).
 
         `keep_going` is called after each timed token with the milliseconds of all timed tokens so far; the measurement ends
         early when it returns False, as scoring does with `keep_scoring`. `keeping`: where prompts are kept for
-        `prefill=restored`; the user's cache folder if unset. perplexity = exp(mean negative log-likelihood). Raises
-        `JudgeError` if a text has too few tokens, or all texts together have fewer than `timed_tokens`.
+        `prefill=restored`; the user's cache folder if unset. `scoring_limit_gb`: memory that the process may take to score
+        with a larger cache (`engine.cache_state.enlarge`); without it the cache stays. perplexity = exp(mean negative
+        log-likelihood). Raises `JudgeError` if a text has too few tokens, or all texts together have fewer than
+        `timed_tokens`.
         """
+        if self.enlarged:
+            raise HeadraceError("the cache was enlarged for scoring and is not that of the knobs; load the engine again")
         protocol = protocol or Protocol()
         timed_tokens = protocol.timed_of(self.continuation_tokens(judge))
-        self.filled = Filled()
+        self.filled, slots = Filled(), self.slots
         self.spans.take()  # what an earlier pass left
         try:
             measured, self.decoded = timed_pass(
                 self._timed_texts(judge, protocol, keeping), self.stats, weight_files(self.checkpoint.path),
                 timed_tokens=timed_tokens, score=protocol.score, keep_going=keep_going, keep_scoring=keep_scoring,
-                spans=self.spans, unclocked=self.passes.unclocked,
+                spans=self.spans, scoring=partial(scoring_with, self, judge.tokens(self.encode), scoring_limit_gb),
             )  # fmt: skip
         except LogitsError as e:
             raise self.explained(e, judge) from e
-        return dataclasses.replace(measured, **_facts(self, measured, judge))
+        return dataclasses.replace(measured, **_facts(self, measured, judge, slots))
 
     def explained(self, error: LogitsError, judge: Judge) -> LogitsError:
         """An error with the first layer whose output for the evaluation texts is not finite, and a remedy."""
-        return self.forward.explained(error, [[*prompt, *continuation] for prompt, continuation in self._tokens_of(judge)])
+        return self.forward.explained(
+            error, [[*prompt, *continuation] for prompt, continuation in judge.tokens(self.encode)]
+        )
 
     def continuation_tokens(self, judge: Judge) -> int:
         """Return the number of tokens to decode in all continuations. Raises `JudgeError` for too short a text."""
-        return sum(len(continuation) - 1 for _, continuation in self._tokens_of(judge))
+        return sum(len(continuation) - 1 for _, continuation in judge.tokens(self.encode))
 
     def teacher_forced(self, judge: Judge, protocol: Protocol | None = None) -> Iterator[tuple[Scored, Scored]]:
         """Warm up, then return for each text the pass over its prompt, in chunks, and the one over its continuation.
@@ -324,19 +324,8 @@ class Engine:
 
     def _warmed_up(self, judge: Judge, protocol: Protocol) -> list[tuple[list[int], list[int]]]:
         """Decode the warm-up tokens; return the tokens of the texts, each prompt and continuation."""
-        texts = self._tokens_of(judge)
+        texts = judge.tokens(self.encode)
         self.forward.begin()
         with self.spans.part(FILL):
             self.forward.warm_up(texts, protocol.warm_up_tokens)
-        return texts
-
-    def _tokens_of(self, judge: Judge) -> list[tuple[list[int], list[int]]]:
-        texts = []
-        for text in judge.texts:
-            tokens = self.encode(text.prompt), self.encode(text.continuation, start=False)
-            if len(tokens[0]) < 1 or len(tokens[1]) < 2:
-                raise JudgeError(
-                    f"text {text.name} has too few tokens ({len(tokens[0])} + {len(tokens[1])}, at least 1 + 2); lengthen it"
-                )
-            texts.append(tokens)
         return texts

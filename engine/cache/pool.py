@@ -65,6 +65,13 @@ class SlotPool(PoolRequests):
             native, members, slots, pinned, stats, block=layer.block, expert_bytes=layer.expert_bytes, decodes=not requantize
         )
 
+    def release(self) -> Any:
+        """Give the slots' memory back and return the switch module without weights. The pool cannot be used afterwards; its
+        reader is closed, and no queued graph reads the slots."""
+        self._slots.release(self.inner)
+        del self._slots, self._native
+        return self.inner
+
     def decode(self, ids: mx.array, time: int) -> mx.array:
         """Bring the experts `ids` (evaluated, [..., top-k]) of one token into slots, as `decode_into` does.
 

@@ -106,6 +106,13 @@ class Slots:
                 self.staging_bytes += -(-part.nbytes // STAGING_ALIGNMENT) * STAGING_ALIGNMENT
             self._staged.append(Staged(tensor, tuple(places)))
 
+    def release(self, inner: Any) -> None:
+        """Drop the slot arrays, and their places in the switch module `inner`."""
+        for name in self._arrays:
+            projection, parameter = name.split(".")
+            inner[projection][parameter] = mx.zeros(0)
+        self._arrays.clear()
+
     def sources(self) -> list[tuple[Any, ...]]:
         """What is read of an expert, as `engine.native` takes it: file and offset by expert, bytes, the memory of all slots
         or None, the offset in staging memory, and the section of a packed record or -1."""

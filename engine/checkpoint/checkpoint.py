@@ -181,6 +181,11 @@ class Checkpoint:
         return sum(layer.expert_bytes * layer.experts for layer in self.layers)
 
     @property
+    def experts(self) -> int:
+        """The number of routed experts, over all layers."""
+        return sum(layer.experts for layer in self.layers)
+
+    @property
     def shared_layers(self) -> int:
         """Layers of a store that have the records of another layer, and no file."""
         return 0 if self.store is None else len(self.store.layers) - len(self.store.own)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,6 +69,21 @@ class Judge:
     def from_lists(cls, texts: Iterable[Iterable[str]]) -> Judge:
         """Return the texts that `as_lists` describes."""
         return cls(tuple(Text(*text) for text in texts))
+
+    def tokens(self, encode: Callable[..., list[int]]) -> list[tuple[list[int], list[int]]]:
+        """Return the token ids of each text's prompt and continuation, as `Engine.encode` makes them.
+
+        Raises `JudgeError` if a text has too few tokens.
+        """
+        texts = []
+        for text in self.texts:
+            tokens = encode(text.prompt), encode(text.continuation, start=False)
+            if len(tokens[0]) < 1 or len(tokens[1]) < 2:
+                raise JudgeError(
+                    f"text {text.name} has too few tokens ({len(tokens[0])} + {len(tokens[1])}, at least 1 + 2); lengthen it"
+                )
+            texts.append(tokens)
+        return texts
 
     def as_lists(self) -> list[list[str]]:
         """Return [name, kind, prompt, continuation] of each text, JSON-ready."""

@@ -78,6 +78,9 @@ class Measurement:
     nll: float | None = figure("mean negative log-likelihood of the scored tokens", "nats")
     perplexity_se: float | None = figure("standard error of perplexity, with tokens treated as independent")
     scored_tokens: int | None = figure("number of scored tokens, prompts and continuations")
+    scoring_cached_share: float | None = figure(
+        "share of the experts that the cache holds while the rest is scored after the timed part; above cached_share if a "
+        "larger cache replaced the timed setting's; null without scoring")
     decode_tokens: int | None = figure("number of tokens that speed and counters cover")
     timed_nll: float | None = figure(
         "nll of the timed part only, prompts included; lossless knobs must not change it", "nats")

@@ -35,6 +35,8 @@ from .spans import FILL, PREFIX, Spans
 Scored = Iterator[tuple[mx.array, list[int]]]  # logits, float32 [tokens, vocab], and the tokens that follow
 KeepGoing = Callable[[list[float]], bool] | None
 KeepScoring = Callable[[list[np.ndarray], float, float], bool] | None  # nll so far in parts, tokens/s, peak memory in GB
+# Around the scoring, after so many texts had begun and with the counters of the timed tokens; the share of experts cached.
+Scoring = Callable[[int, Stats], AbstractContextManager[float | None]]
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,7 @@ def timed_pass(
     keep_going: KeepGoing = None,
     keep_scoring: KeepScoring = None,
     spans: Spans | None = None,
-    unclocked: Callable[[], AbstractContextManager[None]] = nullcontext,
+    scoring: Scoring = lambda begun, timed: nullcontext(),
 ) -> tuple[Measurement, Stats]:
     """Run through `texts` (prompt, pass over the continuation) and return the figures and the timed tokens' counters.
 
@@ -94,7 +96,7 @@ def timed_pass(
     cover the decoding of the timed tokens only. With `score` the rest of the texts follows without a clock and gives
     perplexity, unless `keep_scoring` returns False before its end. `stats` are the engine's counters, which the passes
     advance; `files` hold its weights; `spans` has the time before this pass (warm-up) and receives that of the prompts;
-    `unclocked` is entered around the scoring.
+    `scoring` is entered around the scoring.
     Fields that only the engine knows (slots, bits, mode, judge) are null. Raises `FigureError` at the first logits that are
     not finite.
     """
@@ -117,13 +119,13 @@ def timed_pass(
     quality: dict[str, Any] = {"perplexity": None}
     if score and not timed.ended_early:
         parts, stopped = [nll], False
-        with unclocked():
+        with scoring(len(timed.prefill_ms), decoded) as share_cached:
             for part in _untimed(timed.rest, texts):
                 parts.append(part)
                 if keep_scoring is not None and not keep_scoring(parts, speed, peak / GB):
                     stopped = True
                     break
-        quality = _scored(np.concatenate(parts), stopped)
+        quality = {**_scored(np.concatenate(parts), stopped), "scoring_cached_share": share_cached}
     measurement = Measurement(
         decode_tok_s=speed,
         prefill=RESTORED if timed.restored else REAL if clocked else UNTIMED,

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .memory.activations import PassMemory
 
 CONTEXT = 512  # tokens, if the caller has no text
+ROOM = 0.8  # share of memory that weights may fill where no study limits it
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ def footprint(checkpoint: str | Path | Checkpoint, knobs: Knobs | None = None, c
         architecture=checkpoint.architecture,
         fingerprint=checkpoint.fingerprint,
         moe_layers=len(checkpoint.layers),
-        experts=sum(layer.experts for layer in checkpoint.layers),
+        experts=checkpoint.experts,
         top_k=checkpoint.top_k,
         expert_bits=checkpoint.expert_bits,
         levels=checkpoint.levels or (),
@@ -148,6 +149,11 @@ def chunk_for(checkpoint: Checkpoint, knobs: Knobs) -> Chunk:
 def weights_of(checkpoint: Checkpoint, knobs: Knobs) -> Weights:
     """Return the sizes of the weights alone, from the headers. Raises as `footprint` does."""
     return _weights(checkpoint, knobs, least_banks(checkpoint, plan_bits(checkpoint, knobs)))
+
+
+def cache_within(weights: Weights, room_gb: float) -> float:
+    """Return the largest useful `cache_gb` within `room_gb` of memory; at least one token's experts."""
+    return max(min(room_gb, weights.all_experts_gb), weights.one_token_gb)
 
 
 def refuse_too_large(source: Checkpoint, knobs: Knobs) -> None:

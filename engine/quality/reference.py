@@ -26,7 +26,7 @@ from engine.measure.judge import Judge
 from engine.measure.not_finite import LogitsError
 from engine.measure.timed_pass import token_nll
 from engine.model.backend import backend, compute_dtype
-from engine.plan.footprint import weights_of
+from engine.plan.footprint import ROOM, cache_within, weights_of
 from engine.system.memory import memory_bytes
 from engine.system.strict_json import to_json
 from engine.system.user_cache import cached_file, compute_apart
@@ -35,7 +35,6 @@ from .divergence import MOST, TAIL, bounds, likeliest, log_bucket
 from .json_prompts import JsonPrompts
 
 FORMAT = 1  # raised when the file or its content changes meaning
-ROOM = 0.8  # share of memory that a reference's weights may fill
 
 
 @dataclass(frozen=True)
@@ -173,8 +172,8 @@ def reference_file(checkpoint: Checkpoint, judge: Judge, prompts: JsonPrompts | 
 def reference_knobs(checkpoint: Checkpoint) -> Knobs:
     """Return knobs that keep every expert resident if memory allows, else the largest cache that fits; both are exact."""
     need = weights_of(checkpoint, Knobs())
-    room = ROOM * memory_bytes() / GB - need.resident_gb
-    return Knobs() if room >= need.all_experts_gb else Knobs(cache_gb=max(room, need.one_token_gb))
+    cache_gb = cache_within(need, ROOM * memory_bytes() / GB - need.resident_gb)
+    return Knobs() if cache_gb == need.all_experts_gb else Knobs(cache_gb=cache_gb)
 
 
 def _identity(checkpoint: Checkpoint, judge: Judge, prompts: JsonPrompts | None) -> str:

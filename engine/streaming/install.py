@@ -43,9 +43,9 @@ from .window.speculate import SpeculativeWindows
 WIDEST = 2.0  # largest prefetch_width that `possible` looks for, as a multiple of top-k
 
 
-def decode_state_for(source: Checkpoint, knobs: Knobs) -> DecodeState:
-    """Return the shared state of a checkpoint's streamed layers, with a reader of its files."""
-    stats = Stats()
+def decode_state_for(source: Checkpoint, knobs: Knobs, stats: Stats | None = None) -> DecodeState:
+    """Return the shared state of a checkpoint's streamed layers, with a reader of its files. `stats`: what counts for it."""
+    stats = stats or Stats()
     reader = Reader(
         source.files,
         threads=knobs.read_threads,
@@ -74,12 +74,9 @@ def install_layers(
         if source.levels is None:
             stored.check_against(module)
         pools = [_pool(plan, module, state, verify=knobs.verify_reads) for plan in plans if plan.layer == number]
-        cache = LayerCache(pools, state.slot_of[number])
-        layer = StreamedLayer(number, cache, state, last=is_last(path, modules))
+        layer, switch = _streamed(number, pools, state, module, source.top_k, last=is_last(path, modules))
         layers.append(layer)
-        state.stats.sure[number] = source.top_k if layer.complete else 0
-        stock = layer.complete and len(pools) == 1
-        replaced.append((path, pools[0].inner if stock else StreamingSwitch(layer, module)))
+        replaced.append((path, switch))
         if not layer.complete:
             partial[path] = layer
     if knobs.sync_window != 1:
@@ -90,6 +87,38 @@ def install_layers(
     if knobs.sync_window == 1:
         return layers, None
     return layers, SpeculativeWindows(model, partial, knobs.sync_window, state)
+
+
+def enlarge_layers(
+    model: nn.Module, source: Checkpoint, knobs: Knobs, plans: list[BankPlan], state: DecodeState,
+    smaller: list[StreamedLayer],
+) -> list[StreamedLayer]:  # fmt: skip
+    """Replace the layers `smaller` by layers with the slots of `plans`, whose banks are the same; return them in order.
+
+    The reader of `smaller` is closed and no queued graph reads their slots, whose memory is released first.
+    """
+    modules = dict(model.named_modules())
+    inner = [[pool.release() for pool in layer.cache.pools] for layer in smaller]
+    layers, replaced = [], []
+    for number, (path, _) in enumerate(switches(model, source)):
+        own = zip((plan for plan in plans if plan.layer == number), inner[number], strict=True)
+        pools = [_pool(plan, module, state, verify=knobs.verify_reads) for plan, module in own]
+        last = is_last(path, modules)
+        layer, switch = _streamed(number, pools, state, inner[number][0], source.top_k, last=last)
+        layers.append(layer)
+        replaced.append((path, switch))
+    model.update_modules(tree_unflatten(replaced))
+    return layers
+
+
+def _streamed(
+    number: int, pools: list[SlotPool], state: DecodeState, module: Any, top_k: int, *, last: bool
+) -> tuple[StreamedLayer, Any]:
+    """A streamed layer on `pools`, and what replaces the switch `module`."""
+    layer = StreamedLayer(number, LayerCache(pools, state.slot_of[number]), state, last=last)
+    state.stats.sure[number] = top_k if layer.complete else 0
+    stock = layer.complete and len(pools) == 1
+    return layer, pools[0].inner if stock else StreamingSwitch(layer, module)
 
 
 def install_gates(model: nn.Module, source: Checkpoint, knobs: Knobs, layers: list[StreamedLayer]) -> None:

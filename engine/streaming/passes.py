@@ -42,23 +42,32 @@ class Passes:
         self.trace: TraceWriter | None = None
         self.before_pass: Callable[[int], None] | None = None  # called before each pass with its number of tokens
         self.before_token: Callable[[], None] | None = None  # called before each pass of a single token
-        self._layers = layers
-        self._state = state
         self._reset_first = reset_first
         self._queued: Any = None  # output of the last single token
         self._batch: weakref.ref[Any] | None = None  # a cache of the last batch that decoded
-        partial = [layer for layer in layers if not layer.complete]
-        self._may_miss = bool(partial)
-        if partial:
-            partial[-1].ends_pass = True
+        self.use(layers, state)
         self._signature = inspect.signature(type(model).__call__)
         model.__class__ = counted(type(model))
         object.__setattr__(model, "passes", self)
 
+    def use(self, layers: list[StreamedLayer], state: DecodeState | None) -> None:
+        """Go on with `layers` and `state`, which the model has from now on."""
+        self._layers, self._state = layers, state
+        partial = [layer for layer in layers if not layer.complete]
+        self._may_miss = bool(partial)
+        if partial:
+            partial[-1].ends_pass = True
+
+    def await_queued(self) -> None:
+        """Wait until no queued graph reads a slot."""
+        if self._queued is not None:
+            queued, self._queued = self._queued, None
+            mx.eval(queued)
+
     def begin(self) -> None:
         """Start a text. The same tokens then give the same logits, whatever was computed before."""
         if self._state is not None and self._reset_first:
-            self._await_queued()
+            self.await_queued()
             self._state.reset()
             for layer in self._layers:
                 layer.reset()
@@ -72,12 +81,12 @@ class Passes:
 
         Without `last_layer`, the last layer's experts are neither read nor computed, and the logits are meaningless.
         """
-        self._await_queued()
+        self.await_queued()
         return self._counted(model, (tokens,), {"cache": cache}, cache, tokens.size, phase, last_layer)
 
     def call(self, model: Any, args: tuple[Any, ...], kwargs: dict[str, Any], *, dropped: bool) -> Any:
         """Return what a call of the model returns. `dropped`: the caller ignores it, so it may be meaningless."""
-        self._await_queued()
+        self.await_queued()
         usual = len(args) == 1  # mlx-lm passes only the tokens by position; binding takes longer than all else here
         named = kwargs if usual else self._signature.bind(model, *args, **kwargs).arguments
         sequences, length = _shape(args[0] if usual else list(named.values())[1], named)
@@ -125,11 +134,6 @@ class Passes:
         if self.trace is not None:
             self.trace.passed(tokens, phase, last_layer=last_layer, begins=begins)
         return out
-
-    def _await_queued(self) -> None:
-        if self._queued is not None:
-            queued, self._queued = self._queued, None
-            mx.eval(queued)
 
     def _starts_a_text(self, cache: Any) -> bool:
         """Return whether a pass with `cache` is a text's first, and no batch of other texts is decoding."""

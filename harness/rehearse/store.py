@@ -74,7 +74,7 @@ def locality_of(given: str | None) -> Locality:
 def facts(found: Written) -> Mapping[str, Any]:
     """What was measured on, for the JSON document: sizes in GB."""
     source = found.source
-    experts = sum(layer.experts for layer in source.layers)
+    experts = source.experts
     return {
         "model": source.name, "layers": len(source.layers), "experts": max(layer.experts for layer in source.layers),
         "top_k": source.top_k, "expert_mb": source.expert_bytes / experts / 1e6, "distinct_layers": found.distinct,

@@ -214,6 +214,7 @@ class Runner:
                 "prefill": REAL if job.real_prefill else study.prefill,
             },
             "kept_gb": study.config["protocol"]["kept_gb"],
+            "limit_gb": study.limit_gb,
             "quality": {"kl": study.wants_kl, "json_prompts": study.json_prompts} if source is None else None,
             **stops,
             "keep_nll": None if lossy or source is not None or self._nll.exists() else str(self._nll),

@@ -8,13 +8,12 @@ neither Optuna nor pandas nor Hydra, so that its peak memory is the engine's.
 
 Request: `checkpoint`, `judge` (path of the evaluation texts), `knobs`, and `engine` (see `harness.study.engines`) or
 `command`. Optional: `trust_code` (whether the checkpoint's own code may run); `protocol` (as `engine.Protocol`); `kept_gb`
-(limit of the kept prompts); `stop`
-{below_tok_s, error, noise, rival_ms}, the parameters of early stopping with the rival's time of each token; `quality` {kl:
-bool, json_prompts: path or null}; `stop_scoring`, the parameters of `stopping.scoring`; `keep_nll`, a file for the
-log-likelihoods of a complete scoring; `known`, a file with what the search knows of the checkpoint
-(`engine.checkpoint.known`); `timed`, a file that is made when timing has ended and scoring goes on; and `beat`, a file
-that is touched after loading and then, at most every second, while the engine works. An engine that reports no progress
-never creates that file.
+(limit of the kept prompts); `limit_gb` (memory that the process may take while it scores); `stop` {below_tok_s, error,
+noise, rival_ms}, the parameters of early stopping with the rival's time of each token; `quality` {kl: bool, json_prompts:
+path or null}; `stop_scoring`, the parameters of `stopping.scoring`; `keep_nll`, a file for the log-likelihoods of a
+complete scoring; `known`, a file with what the search knows of the checkpoint (`engine.checkpoint.known`); `timed`, a file
+that is made when timing has ended and scoring goes on; and `beat`, a file that is touched after loading and then, at most
+every second, while the engine works. An engine that reports no progress never creates that file.
 
 Result: `figures` (by column), `token_ms` (a list; null if the engine does not report it), `ended_early`, `scoring_stopped`
 (null, or {reason, tokens, at_least, at_most}), `score_s` (seconds after the last timed token, spent on quality; null if
@@ -154,7 +153,7 @@ def _run(request: dict[str, Any], knobs: Knobs, protocol: Protocol) -> _Run:
     takes = inspect.signature(loaded.measure).parameters
     all_names = any(p.kind is p.VAR_KEYWORD for p in takes.values())
     wanted = {name for name in ("protocol", "keep_going", "keep_scoring") if all_names or name in takes}
-    wanted |= {"keeping"} & set(takes)
+    wanted |= {"keeping", "scoring_limit_gb"} & set(takes)
     own_engine = hasattr(loaded, "teacher_forced")  # it has counters, and engine.quality accepts it
     beat = Beat(request.get("beat"))
     if own_engine or "keep_going" in wanted:
@@ -183,6 +182,7 @@ def _run(request: dict[str, Any], knobs: Knobs, protocol: Protocol) -> _Run:
         return scoring is None or scoring(nll, tok_s, peak_gb)
 
     given: dict[str, Any] = {"protocol": follow, "keep_going": keep_going, "keep_scoring": keep_scoring}
+    given["scoring_limit_gb"] = request.get("limit_gb")
     if "keeping" in wanted:
         from engine.prompt_cache.kept import LIMIT_GB, Keeping  # it imports mlx-lm, which another engine does not need
 
@@ -190,9 +190,13 @@ def _run(request: dict[str, Any], knobs: Knobs, protocol: Protocol) -> _Run:
     answer = loaded.measure(judge, **{name: given[name] for name in wanted})
     measurement = Measurement.from_mapping(answer) if isinstance(answer, Mapping) else answer
     if by_quality and not measurement.ended_early:
+        from engine.cache_state.enlarge import scoring_with
+
         timed()
-        with loaded.passes.unclocked():
+        limit_gb = request.get("limit_gb") if wanted_quality["kl"] else None  # without KL the texts are scored already
+        with scoring_with(loaded, judge.tokens(loaded.encode), limit_gb, 0, loaded.decoded) as share:
             measurement = _with_quality(measurement, loaded, judge, request)
+        measurement = dataclasses.replace(measurement, scoring_cached_share=share)
     if request.get("keep_nll") and measurement.token_nll is not None:
         with atomic.replacing(Path(request["keep_nll"]), durable=False) as partial, open(partial, "wb") as file:
             np.save(file, np.array(measurement.token_nll))

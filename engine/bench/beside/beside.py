@@ -163,7 +163,7 @@ def _figures(
     side: Side, speed: np.ndarray, compute: np.ndarray, plain: np.ndarray, shares: dict[str, float]
 ) -> dict[str, Any]:
     """Figures of one checkout in one setting: medians, and quartiles where the round matters."""
-    expert_bytes = side.source.expert_bytes / sum(layer.experts for layer in side.source.layers)
+    expert_bytes = side.source.expert_bytes / side.source.experts
     per_token = {name: float(np.median([turn[name] for turn in side.turns])) for name in side.turns[0] if name != "samples"}
     missing = np.array([turn["misses"] for turn in side.turns]) * expert_bytes / GB
     io, wall = missing / plain, 1e3 / speed

@@ -105,7 +105,7 @@ def bench_decode(
         contenders = [Contender(decoder.window, decoder.turn) for decoder in decoders]
         plain: list[float] = []
         in_turns(contenders, rounds, lambda: plain.append(knobs.ssd_gbps or plain_gbps(source.files, knobs)))
-        expert_bytes = source.expert_bytes / sum(layer.experts for layer in source.layers)
+        expert_bytes = source.expert_bytes / source.experts
         base = contenders[0] if resident else None
         rows = [_row(d, c, base, plain, expert_bytes) for d, c in zip(decoders, contenders, strict=True)]
         result = {

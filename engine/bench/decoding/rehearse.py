@@ -54,7 +54,7 @@ def measure(request: Mapping[str, Any]) -> dict[str, Any]:
     }
     with load(store, knobs) as engine:
         source = engine.checkpoint
-        expert_gb = source.expert_bytes / sum(layer.experts for layer in source.layers) / GB
+        expert_gb = source.expert_bytes / source.experts / GB
         forced = ForcedRouting(engine, trace, recall, rehearsal)
         stats = engine.stats
         nbytes = max(PLAIN_MIB << 20, round(expert_gb * GB) * source.top_k * len(source.layers))
@@ -82,7 +82,7 @@ def measure(request: Mapping[str, Any]) -> dict[str, Any]:
         return {
             **rounds, "tokens": stats.tokens, "mode": engine.mode, "mapped": forced.mapped, "knobs": engine.knobs.as_dict(),
             "cached": sum(p.slots for layer in engine.layers for p in layer.cache.pools)
-            / sum(layer.experts for layer in source.layers),
+            / source.experts,
             "passes_per_token": stats.passes / stats.tokens or None,
             "peak_memory_gb": peak_bytes() / GB, "mlx_peak_gb": mx.get_peak_memory() / GB,
             "predicted_peak_gb": footprint(source, knobs).predicted_peak_gb,

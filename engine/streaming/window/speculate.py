@@ -61,8 +61,14 @@ class SpeculativeWindows:
         chain, layer_of = chain_of(model, layers)
         self._streamed = {id(layer_of[path]): layer for path, layer in layers.items()}
         self._first, self._last = chain[0], chain[-1]
+        self._plain = [(layer, type(layer)) for layer in chain]
         for layer in chain:
             intercept(layer, self.call)
+
+    def remove(self) -> None:
+        """Let the model call its layers itself from now on."""
+        for layer, cls in self._plain:
+            layer.__class__ = cls
 
     def call(self, layer: Any, x: mx.array, args: tuple[Any, ...], kwargs: dict[str, Any]) -> mx.array:
         """Compute `layer(x, *args, **kwargs)`. A decoded token's call becomes part of a window."""

@@ -15,6 +15,7 @@ from divergences import whole_divergence
 from engine import Checkpoint, HeadraceError, Judge, Knobs, footprint, load
 from engine.cli import offline
 from engine.measure.judge import Text
+from engine.plan.footprint import ROOM
 from engine.quality import reference as reference_module
 from engine.quality.json_prompts import JsonPrompts
 from engine.quality.reference import (
@@ -114,7 +115,7 @@ def test_a_model_larger_than_memory_has_a_streamed_reference(tiny: Path, monkeyp
     with load(tiny) as resident:
         expected = take_reference(resident, TINY)
     for room, cache_gb in ((0.5, need.all_experts_gb * 0.5), (0.01, need.one_token_gb)):
-        memory = round((need.resident_gb + room * need.all_experts_gb) / reference_module.ROOM * 1e9)
+        memory = round((need.resident_gb + room * need.all_experts_gb) / ROOM * 1e9)
         monkeypatch.setattr(reference_module, "memory_bytes", lambda memory=memory: memory)
         knobs = reference_knobs(Checkpoint.open(tiny))
         assert knobs.cache_gb == pytest.approx(cache_gb, rel=1e-3)
