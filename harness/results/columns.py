@@ -140,7 +140,7 @@ COLUMNS = (
     Column("waited_s", "float", "s", "time spent waiting for the machine to be cool and idle before the run"),
     Column("predicted_peak_gb", "float", "GB", "peak memory of the process, predicted before the run (docs/memory.md)"),
     Column("seen_peak_gb", "float", "GB",
-           "peak memory of the process as observed from outside, for every status; "
+           "peak memory of the process as observed from outside, scoring included, for every status; "
            "null if it ended before the first look"),
     Column("wall_s", "float", "s", "duration of the run, awake, from its request: rest of the start, load and measurement"),
     Column("slept_s", "float", "s", "time besides wall_s in which the machine slept or stood still during the run"),

@@ -149,9 +149,10 @@ def test_an_engine_keeps_its_cache_where_a_larger_one_is_wrong_or_saves_nothing(
         with engine.trace(tmp_path / "t.parquet"):
             assert not enlarged(engine)
             engine.logits([1, 2, 3])
-        few = dataclasses.replace(JUDGE, texts=JUDGE.texts[:1])
-        with module.scoring_with(engine, few.tokens(engine.encode), ROOM_GB, 1, engine.decoded) as share:
-            assert share < 1  # 16 tokens are left
+        few = JUDGE.tokens(engine.encode)[:1]
+        few[0] = few[0][0], few[0][1][:8]
+        with module.scoring_with(engine, few, ROOM_GB, 1, engine.decoded) as share:
+            assert share < 1  # two tokens are left
         assert enlarged(engine)
         with pytest.raises(HeadraceError, match="enlarged for scoring and is not that of the knobs; load the engine again"):
             engine.measure(JUDGE, short)

@@ -204,6 +204,10 @@ def test_quality_takes_a_pass_of_its_own(
     assert result["protocol"] == Protocol(timed_tokens=9, page_cache="cold").as_dict()
     assert (tmp_path / "beat").exists()
     json.dumps(result)
+    larger = measure({**asked, "limit_gb": 1e3})["figures"]
+    assert figures["scoring_cached_share"] == figures["cached_share"] < 1 == larger["scoring_cached_share"]
+    for name in ("kl", "json_valid", "perplexity", "timed_nll", "misses", "cached_share"):
+        assert larger[name] == figures[name], name
     alone = {"protocol": {"timed_tokens": 9, "score": False}, "quality": {"json_prompts": str(tmp_path / "json.yaml")}}
     unscored = measure({**asked, **alone})["figures"]
     assert (unscored["kl"], unscored["perplexity"]) == (None, None)
@@ -256,6 +260,8 @@ def test_scoring_ends_early_by_the_likelihoods_that_the_unchanged_model_left(
     assert stopped["reason"] == "violates perplexity <= 1"
     assert len(nll) // 4 <= stopped["tokens"] == figures["scored_tokens"] < len(nll)
     assert (figures["perplexity"], figures["nll"], figures["decode_tokens"]) == (None, None, 9)
+    larger = measure({**request_of(), **common, "knobs": lossy, "stop_scoring": rule, "limit_gb": 1e3})
+    assert larger["scoring_stopped"] == stopped and larger["figures"]["scoring_cached_share"] == 1
     complete = measure({**request_of(), **common, "knobs": lossy})
     assert complete["scoring_stopped"] is None
     assert complete["figures"]["timed_nll"] == figures["timed_nll"]
