@@ -251,9 +251,8 @@ class Engine:
         `keep_going` is called after each timed token with the milliseconds of all timed tokens so far; the measurement ends
         early when it returns False, as scoring does with `keep_scoring`. `keeping`: where prompts are kept for
         `prefill=restored`; the user's cache folder if unset. `scoring_limit_gb`: memory that the process may take to score
-        with a larger cache (`engine.cache_state.enlarge`); without it the cache stays. perplexity = exp(mean negative
-        log-likelihood). Raises `JudgeError` if a text has too few tokens, or all texts together have fewer than
-        `timed_tokens`.
+        with a larger cache (`engine.cache_state.enlarge`). perplexity = exp(mean negative log-likelihood). Raises
+        `JudgeError` if a text has too few tokens, or all texts together have fewer than `timed_tokens`.
         """
         if self.enlarged:
             raise HeadraceError("the cache was enlarged for scoring and is not that of the knobs; load the engine again")

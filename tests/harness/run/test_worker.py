@@ -178,7 +178,7 @@ def test_quality_takes_a_pass_of_its_own(
     judge, prompts = Judge.load(tmp_path / "judge.yaml"), JsonPrompts.load(tmp_path / "json.yaml")
     with load(path) as engine:
         store_in_cache(reference_file(engine.checkpoint, judge, prompts), take_reference(engine, judge, prompts).to_bytes())
-    knobs = {"cache_gb": 0.0005, "expert_bits": 4}
+    knobs = {"cache_gb": 0.0001, "expert_bits": 4}
     asked = request_of(
         engine="engine", checkpoint=str(path), knobs=knobs, judge=str(tmp_path / "judge.yaml"), beat=str(tmp_path / "beat"),
         protocol={"timed_tokens": 9, "page_cache": "cold"},
@@ -254,7 +254,7 @@ def test_scoring_ends_early_by_the_likelihoods_that_the_unchanged_model_left(
     assert (len(nll), nll.mean()) == (whole["scored_tokens"], whole["nll"])
     bound = {"text": "perplexity <= 1", "value": 1.0, "upper": True, "constraint": True}
     rule = {"error": 0.01, "tokens": len(nll), "reference": str(own), "noise": 0.1, "bounds": [bound], "rivals": []}
-    lossy = {"cache_gb": 0.0005, "expert_bits": 4}
+    lossy = {"cache_gb": 0.0001, "expert_bits": 4}
     result = measure({**request_of(), **common, "knobs": lossy, "stop_scoring": rule, "keep_nll": None})
     stopped, figures = result["scoring_stopped"], result["figures"]
     assert stopped["reason"] == "violates perplexity <= 1"
