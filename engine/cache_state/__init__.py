@@ -1,1 +1,1 @@
-"""Cache state: what the experts' cache holds when the clock starts, given by recorded routing instead of being computed."""
+"""Cache state: what the experts' cache holds when the clock starts, by recorded routing; a larger one to score with."""
