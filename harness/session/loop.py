@@ -96,8 +96,7 @@ class Session:
                 for text in start_notes(self.study, self.history.own):
                     self._note(text)
                 self.report("forecasting")
-                runner = self._runner
-                runner.forecast = started(study, one.space, self.history.own, self._note, runner.interrupted, runner.prepare)
+                self._runner.forecast = started(self.study, one.space, self.history.own, self._note, self._runner)
             self._explore(one)
             self._confirm(one)
             if self._stop.requested:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from engine.errors import HeadraceError, first_line
 from engine.knobs import Knobs
@@ -23,13 +23,20 @@ if TYPE_CHECKING:
 Row = Mapping[str, Any]
 
 
+class Runner(Protocol):
+    """What is needed of `harness.run.runner.Runner`."""
+
+    interrupted: Callable[[], bool]
+
+    def prepare(self) -> None: ...
+
+
 def started(
-    study: Study, space: Space, rows: Sequence[Row], note: Callable[[str], None], interrupted: Callable[[], bool],
-    probed: Callable[[], None] = lambda: None,
-) -> Callable[[Row, Sequence[Row], datetime], Mapping[str, float]]:  # fmt: skip
+    study: Study, space: Space, rows: Sequence[Row], note: Callable[[str], None], runner: Runner
+) -> Callable[[Row, Sequence[Row], datetime], Mapping[str, float]]:
     """Note the forecast of a session before its first run, or in one line why there is none.
 
-    `rows`: the runs so far on this machine. `probed` is called when nothing is measured any more. Returns what gives the
+    `rows`: the runs so far on this machine. `runner` prepares its first run when the probe has ended. Returns what gives the
     columns of a row: `Forecaster.columns`, or no columns.
     """
     try:
@@ -37,8 +44,8 @@ def started(
             raise HeadraceError(why)
         from .forecaster import forecaster  # it imports mlx-lm, which a study of another engine does not need
 
-        found, problem = forecaster(study, interrupted)
-        probed()
+        found, problem = forecaster(study, runner.interrupted)
+        runner.prepare()
         if problem and not found.runs(rows):
             note(f"no forecast before the first run: {problem.splitlines()[0]}")
             return found.columns

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
+import numpy as np
 import pytest
 
 from engine import Engine, HeadraceError, Judge, Knobs, Measurement, Protocol, footprint, load
@@ -157,8 +158,8 @@ def test_an_engine_keeps_its_cache_where_a_larger_one_is_wrong_or_saves_nothing(
         with pytest.raises(HeadraceError, match="enlarged for scoring and is not that of the knobs; load the engine again"):
             engine.measure(JUDGE, short)
     with load(path, setting(path, {})) as engine:
-        experts = engine.checkpoint.experts // len(engine.checkpoint.layers)
-        force(engine, [[list(range(n, n + 4)) for _ in engine.checkpoint.layers] for n in range(experts - 4)])
+        layers, top_k = len(engine.checkpoint.layers), engine.checkpoint.top_k
+        force(engine, np.tile(np.arange(top_k, dtype=np.int32), (8, layers, 1)), None)
         engine.measure(JUDGE, short)
         assert not enlarged(engine)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from harness.forecast.study.text import started
 from harness.study.study import Study
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
+IDLE = SimpleNamespace(interrupted=lambda: False, prepare=lambda: None)
 
 
 def row(trial: int, tok_s: float, values: dict[str, Any], **more: Any) -> dict[str, Any]:
@@ -81,6 +83,6 @@ def test_without_a_probe_forecasts_begin_after_the_first_run(study: Study, monke
 def test_other_engines_have_none(study: Study, probed: list[float | None]) -> None:
     other = dataclasses.replace(study, config={**study.config, "engine": {"module": "mine", "command": None}})
     notes: list[str] = []
-    columns = started(other, study.space, [], notes.append, lambda: False)
+    columns = started(other, study.space, [], notes.append, IDLE)
     assert notes == ["no forecast: only this project's engine can be replayed, not mine"]
     assert columns({}, [], START) == {} and not probed

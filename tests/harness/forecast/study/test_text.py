@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from datetime import UTC, datetime
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from harness.forecast.study.text import started
 from harness.study.study import Study
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
+IDLE = SimpleNamespace(interrupted=lambda: False, prepare=lambda: None)
 
 
 @pytest.fixture(autouse=True)
@@ -22,7 +24,7 @@ def _few(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def notes(study: Study) -> tuple[list[str], Any]:
     found: list[str] = []
-    return found, started(study, study.space, [], found.append, lambda: False)
+    return found, started(study, study.space, [], found.append, IDLE)
 
 
 def test_the_forecast_names_the_settings_that_win(study: Study, probed: list[float | None]) -> None:
