@@ -26,7 +26,8 @@ Row = Mapping[str, Any]
 class Runner(Protocol):
     """What is needed of `harness.run.runner.Runner`."""
 
-    interrupted: Callable[[], bool]
+    @property
+    def interrupted(self) -> Callable[[], bool]: ...
 
     def prepare(self) -> None: ...
 
