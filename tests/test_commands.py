@@ -40,7 +40,7 @@ ELSEWHERE = {  # why a command is not tried here
     "python -m engine": "the name of a program, whose commands are tried",
     "python -m engine bench WHAT PATH": "WHAT stands for the words after it, which are tried",
     "python -m engine.bench.decoding.rehearse < request.json": "a rehearsal starts it with its own request",
-    "python -m harness.run.worker ENGINE request.json result.json [IMPORTING]": "the search starts it, with files of its own making",
+    "python -m harness.run.worker ENGINE request.json result.json [IMPORTING]": "the search starts it, with its files",
     "python -m harness.doctor.worker FOLDER FIRST": "the doctor starts it, with a folder of its own making",
 }
 RUN = ("python -m harness.results.columns", "python -m harness.results.rows", "python -m engine knobs")
