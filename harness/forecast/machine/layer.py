@@ -85,12 +85,14 @@ class _Short:
         from mlx.utils import tree_flatten, tree_map
 
         from engine.model.backend import compute_dtype
-        from engine.model.open import open_model
+        from engine.model.open import lay_out_for_cpu, open_model
 
         model = open_model(as_checkpoint(shape, bits))
         if (dtype := compute_dtype()) is not None:
             model.set_dtype(dtype)
         model.update(tree_map(lambda value: mx.zeros(value.shape, value.dtype), model.parameters()))
+        if dtype is not None:
+            lay_out_for_cpu(model)  # as the engine does
         flat: Any = tree_flatten(model.parameters())
         self.nbytes = sum(value.nbytes for _, value in flat)
         self._model = model

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 
+import numpy as np
 import pytest
 
 from engine import HeadraceError
+from engine.model.backend import compute_dtype
 from engine.shapes.library import shape
-from harness.forecast.machine.layer import _times, layer_time
+from harness.forecast.machine.layer import _Short, _times, layer_time
 from harness.forecast.target import target
 from tests.harness.forecast.test_target import KIMI_MINI
 
@@ -43,3 +45,10 @@ def test_a_model_of_one_layer_has_no_difference() -> None:
     one = dataclasses.replace(whole, config={**whole.config, "num_hidden_layers": 1})
     with pytest.raises(HeadraceError, match="has 1 layer, of which no difference can be measured"):
         layer_time(one, 4)
+
+
+def test_matrices_lie_as_the_engine_lays_them() -> None:
+    """On the CPU column by column: other layouts take longer, and the forecast would be too slow."""
+    short = _Short(target(str(KIMI_MINI)).shape, None)
+    weight = np.array(short._model.layers[0].self_attn.o_proj.weight, copy=False)
+    assert compute_dtype() is None or weight.strides[0] < weight.strides[1]
