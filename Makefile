@@ -3,14 +3,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: search test quick lint sanitize clean
+.PHONY: search test quick style lint sanitize clean
 
 search: $(VENV)/.installed
 	$(BIN)/python -m harness.search $(ARGS)
 
-test: $(VENV)/.installed-dev
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
+test: style
 	@$(BIN)/mypy & types=$$!; $(BIN)/python -m pytest -n auto --dist worksteal $(ARGS); tests=$$?; \
 	  wait $$types && exit $$tests
 
@@ -18,9 +16,11 @@ quick: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/python -m pytest -n auto --dist worksteal -m "not slow and not slow_room" $(ARGS)
 
-lint: $(VENV)/.installed-dev
+style: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+lint: style
 	$(BIN)/mypy
 
 sanitize: $(VENV)/.installed-dev
