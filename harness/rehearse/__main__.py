@@ -6,14 +6,17 @@
 
 All resident weights are there; layers share the experts on the disk, so that --disk-gb suffices. Reads, memory, slots and
 computation are real. Routing is forced: made up with the locality of a recorded trace, or from a trace. It says nothing
-about quality. Exit status: 0, or 2 for a mistake (one line on stderr).
+about quality. Settings that ended before a failure, Ctrl-C or SIGTERM are printed. Exit status: 0, 2 for a mistake (one line
+on stderr), 130 after Ctrl-C, 143 after SIGTERM.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -100,13 +103,33 @@ def _run(args: argparse.Namespace, found: Written, other: Any) -> None:
     like = other or found.locality
     tell = lambda line: print(f"note: {line}", file=sys.stderr)  # noqa: E731
     before = forecasts(found.source, made, args.trace and args.trace.expanduser(), like, tell)
-    answers = run(str(found.folder), made, options, tell)
     routing = f"made up with the locality of {like.source}" if args.trace is None else f"forced from {args.trace.name}"
-    result = document(facts(found), routing, answers, before)
-    if args.json:
-        print(to_json(result, indent=1))
-    else:
-        print_report(result)
+    answers: list[dict[str, Any]] = []
+    with terminated():
+        try:
+            for answer in run(str(found.folder), made, options, tell):
+                answers.append(answer)
+        finally:  # the figures so far, if a setting fails or the user stops the command
+            if answers:
+                result = document(facts(found), routing, answers, before[: len(answers)], len(made) - len(answers))
+                if args.json:
+                    print(to_json(result, indent=1))
+                else:
+                    print_report(result)
+
+
+@contextlib.contextmanager
+def terminated() -> Iterator[None]:
+    """Let SIGTERM end the block as an exit with status 143, so that what it has measured is printed."""
+
+    def end(number: int, frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ def forecasts(
     """The forecast of each setting, or none with one line why: a rehearsal does not fail for it."""
     try:
         limits = {knobs.ssd_gbps for knobs in made}
-        figures = probe(source.path, source.path, limits.pop() if len(limits) == 1 else None, lambda: False)
+        figures = probe(source.path, source.path, limits.pop() if len(limits) == 1 else None, lambda: False, tell)
         arithmetic = Arithmetic(routing(source, trace, None if trace else locality), figures.disk_gbps)
         found = fit([], [], prior(figures, len(source.layers)))
         return [found.speed(arithmetic.features(knobs.as_dict())) for knobs in made]

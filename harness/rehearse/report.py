@@ -28,15 +28,20 @@ COLUMNS = (
 
 
 def document(
-    facts: Mapping[str, Any], routing: str, answers: Sequence[Mapping[str, Any]], before: Sequence[Speed | None]
+    facts: Mapping[str, Any],
+    routing: str,
+    answers: Sequence[Mapping[str, Any]],
+    before: Sequence[Speed | None],
+    unfinished: int = 0,
 ) -> dict[str, Any]:
-    """All figures; `before` has the forecast of each answer. `compute_ms` is the time of a token with no expert missing, of
-    the fastest setting: the ceilings are strict."""
+    """All figures; `before` has the forecast of each answer, and `unfinished` counts the settings without an answer.
+    `compute_ms` is the time of a token with no expert missing, of the fastest setting: the ceilings are strict."""
     compute = min(float(np.median(answer["held_s"])) for answer in answers)
     return {
         "about": ABOUT, **facts, "routing": routing, "mapped": answers[0]["mapped"], "mode": answers[0]["mode"],
         "plain_gbps": spread([gbps for answer in answers for gbps in answer["plain_gbps"]]), "compute_ms": compute * 1e3,
         "rows": [_row(answer, compute) | _forecast(speed) for answer, speed in zip(answers, before, strict=True)],
+        "unfinished": unfinished,
     }  # fmt: skip
 
 
@@ -94,13 +99,16 @@ def print_report(found: Mapping[str, Any]) -> None:
 
 def notes(found: Mapping[str, Any]) -> list[str]:
     """What a reader of the figures must know."""
+    made = []
+    if found["unfinished"]:
+        made.append(f"note: {found['unfinished']} of {found['unfinished'] + len(found['rows'])} settings have no figures")
     shared = found["distinct_layers"] < found["layers"]
-    if not shared or all(row["knobs"]["io_mode"] == "direct" for row in found["rows"]):
-        return []
-    return [
-        "note: with io_mode=buffered the page cache holds shared records for several layers at once, so that reads are "
-        "faster than those of the real model; use io_mode=direct"
-    ]
+    if shared and any(row["knobs"]["io_mode"] != "direct" for row in found["rows"]):
+        made.append(
+            "note: with io_mode=buffered the page cache holds shared records for several layers at once, so that reads are "
+            "faster than those of the real model; use io_mode=direct"
+        )
+    return made
 
 
 def _cells(row: Mapping[str, Any]) -> list[str]:

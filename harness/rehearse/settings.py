@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+import statistics
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from engine.checkpoint.checkpoint import Checkpoint
@@ -65,12 +66,15 @@ def _fitting(source: Checkpoint, fixed: Mapping[str, Any], least: float, most: f
     return [least, *(gb for gb in found[1:] if gb > least)]
 
 
-def run(store: str, made: Sequence[Knobs], options: Mapping[str, Any], tell: Callable[[str], None]) -> list[dict[str, Any]]:
+def run(
+    store: str, made: Sequence[Knobs], options: Mapping[str, Any], tell: Callable[[str], None]
+) -> Iterator[dict[str, Any]]:
     """Run each setting in a process of its own. Raises `HeadraceError` with the last line of one that fails."""
-    answers = []
     for number, knobs in enumerate(made, start=1):
-        tell(f"{number} of {len(made)}: {knobs.shown('cache_gb')}, {knobs.shown('sync_window')}")
+        what = f"{number} of {len(made)}: {knobs.shown('cache_gb')}, {knobs.shown('sync_window')}"
+        tell(what)
         request = to_json({"store": store, "knobs": dataclasses.asdict(knobs), **options})
         output = compute_apart(f"the rehearsal with cache_gb={knobs.cache_gb:.4g}", CHILD, given=request)
-        answers.append(dict(from_json(output.strip().splitlines()[-1])))
-    return answers
+        answer = dict(from_json(output.strip().splitlines()[-1]))
+        tell(f"{what}: {statistics.median(answer['tok_s']):.3g} tok/s")
+        yield answer

@@ -92,7 +92,7 @@ class Forecaster:
         return prior(Figures(base_ms, BASE_SD, 0.0, 0.0, unknown, UNKNOWN_GBPS), self._layers, IO_SD)
 
 
-def forecaster(study: Study, interrupted: Callable[[], bool]) -> tuple[Forecaster, str]:
+def forecaster(study: Study, interrupted: Callable[[], bool], tell: Callable[[str], None]) -> tuple[Forecaster, str]:
     """The forecaster of a study, with the figures of an earlier session or of a probe of some seconds, and why the probe
     failed (empty if it did not). Raises `HeadraceError` for a model that cannot be opened."""
     checkpoint = opened(study.checkpoint, trust_code=study.config["model"]["trust_code"])
@@ -100,7 +100,7 @@ def forecaster(study: Study, interrupted: Callable[[], bool]) -> tuple[Forecaste
         return Forecaster(study, checkpoint, found), ""
     found, problem = Kept(None), ""
     try:
-        found.figures = probe(study.checkpoint, study.folder, study.space.fixed.get("ssd_gbps"), interrupted)
+        found.figures = probe(study.checkpoint, study.folder, study.space.fixed.get("ssd_gbps"), interrupted, tell)
         found.write(study.folder)
     except HeadraceError as e:
         problem = str(e)

@@ -1,8 +1,8 @@
 """Probe: the figures of this machine for a study's model, measured in a child process and kept beside the rows.
 
 The child measures a layer at the real shape, what a miss costs besides its bytes, and the disk, unless the study limits its
-reads. It takes a few seconds. The session's own process never holds the weights that are measured with. The child reads
-a request as JSON and writes the figures as JSON.
+reads. It takes a few seconds, and minutes where MLX has to compile CUDA kernels first. The session's own process never
+holds the weights that are measured with. The child reads a request as JSON and writes the figures as JSON.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 
 from engine import __version__
 from engine.errors import HeadraceError
+from engine.model.environment.kernel_cache import compiles_first, keeps_kernels
 from engine.system import atomic
 from engine.system.strict_json import from_json, to_json
 from engine.system.user_cache import child_environment
@@ -28,6 +29,7 @@ from .fit import Features, Figures
 
 FILE = "forecast.json"
 TIMEOUT_S = 120.0
+COMPILING_S = 900.0  # with an NVIDIA GPU: MLX compiles the kernels of new shapes first, which took 4 min on an H200
 MOST_BYTES = 1 << 20
 
 
@@ -64,13 +66,21 @@ def kept(folder: Path) -> Kept | None:
         return None
 
 
-def probe(checkpoint: Path, folder: Path, ssd_gbps: float | None, interrupted: Callable[[], bool]) -> Figures:
-    """Measure in a child. `folder`: on the disk to measure for a model without files of some size. Raises
-    `HeadraceError`."""
+def probe(
+    checkpoint: Path,
+    folder: Path,
+    ssd_gbps: float | None,
+    interrupted: Callable[[], bool],
+    tell: Callable[[str], None],
+) -> Figures:
+    """Measure in a child. `folder`: on the disk to measure for a model without files of some size. `tell` receives one line
+    if kernels have to be compiled. Raises `HeadraceError`."""
+    if compiles_first():
+        tell("MLX compiles its kernels for this GPU first; this takes some minutes, once")
     request = {"checkpoint": str(checkpoint), "folder": str(folder), "disk_gbps": ssd_gbps}
-    words = [sys.executable, "-m", __name__]
+    words, timeout_s = [sys.executable, "-m", __name__], COMPILING_S if keeps_kernels() else TIMEOUT_S
     answer = run_command(
-        words, request, most_bytes=MOST_BYTES, timeout_s=TIMEOUT_S, interrupted=interrupted, env=child_environment()
+        words, request, most_bytes=MOST_BYTES, timeout_s=timeout_s, interrupted=interrupted, env=child_environment()
     )
     return Figures(**from_json(answer.strip().splitlines()[-1]))
 

@@ -45,7 +45,7 @@ def started(
             raise HeadraceError(why)
         from .forecaster import forecaster  # it imports mlx-lm, which a study of another engine does not need
 
-        found, problem = forecaster(study, runner.interrupted)
+        found, problem = forecaster(study, runner.interrupted, note)
         runner.prepare()
         if problem and not found.runs(rows):
             note(f"no forecast before the first run: {problem.splitlines()[0]}")

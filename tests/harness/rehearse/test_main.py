@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from pathlib import Path
 
 import pytest
 from rehearsals import shape
 
 from engine.bench import plain_reads
+from engine.errors import HeadraceError
+from engine.system.user_cache import compute_apart
 from harness.cli import main
 from harness.forecast.study.fit import Figures
 from harness.rehearse import __main__ as command
@@ -41,6 +45,33 @@ def test_figures_of_a_shape(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert row["knobs"]["io_mode"] == "direct" and row["share_of_serial"][1] > 0 and row["read_gb_per_token"] > 0
     status, out, _ = run(capsys, *where, "--clean")
     assert (status, (tmp_path / "r").exists()) == (0, False) and out.startswith("removed 0.000")
+
+
+@pytest.mark.parametrize(("end", "status"), [("fails", 2), ("Ctrl-C", 130), ("SIGTERM", 143)])
+def test_figures_before_an_end_are_printed(
+    end: str, status: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    calls = []
+
+    def apart(what: str, *command: str, given: str = "") -> str:
+        calls.append(what)
+        if len(calls) == 1:
+            return compute_apart(what, *command, given=given)
+        if end == "fails":
+            raise HeadraceError(f"{what} could not be computed: the disk is on fire")
+        os.kill(os.getpid(), signal.SIGINT if end == "Ctrl-C" else signal.SIGTERM)
+        raise AssertionError
+
+    monkeypatch.setattr("harness.rehearse.settings.compute_apart", apart)
+    where = ("kimi_k25", "--folder", tmp_path / "r", "--disk-gb", 0.0008, "--cached", 0.5, 0.75, "--json")
+    try:
+        found = run(capsys, *where, "--tokens", 4, "--warm-up", 1, "--rounds", 1)
+    except SystemExit as e:
+        found = int(str(e.code)), *capsys.readouterr()
+    assert found[0] == status
+    document = json.loads(found[1])
+    assert [row["cached"] for row in document["rows"]] == [0.75] and document["unfinished"] == 1
+    assert "tok/s" in found[2] and ("on fire" in found[2]) == (end == "fails")
 
 
 def test_writing_alone_goes_to_the_cache_folder(capsys: pytest.CaptureFixture[str]) -> None:

@@ -46,6 +46,11 @@ def test_the_printed_report_says_what_it_is(capsys: pytest.CaptureFixture[str]) 
         assert text in out, text
 
 
+def test_settings_without_figures_are_noted() -> None:
+    found = document(FACTS, "made up", [answer(1.0)], [None], 2)
+    assert notes(found) == ["note: 2 of 3 settings have no figures"]
+
+
 def test_shared_records_in_the_page_cache_are_noted() -> None:
     found = document(FACTS, "made up", [answer(1.0, "buffered")], [None])
     assert "the page cache holds shared records" in notes(found)[0]

@@ -57,6 +57,6 @@ def test_a_run_that_fails_is_one_line(source: Checkpoint, monkeypatch: pytest.Mo
     with pytest.raises(
         HeadraceError, match=r"the rehearsal with cache_gb=0\.\d+ could not be computed: .*no_such_module"
     ) as e:
-        run(str(source.path), settings(source, {}, [0.5], None, [1], 64), {}, told.append)
+        list(run(str(source.path), settings(source, {}, [0.5], None, [1], 64), {}, told.append))
     one_line(e)
     assert told == [f"1 of 1: {settings(source, {}, [0.5], None, [1], 64)[0].shown('cache_gb')}, sync_window=1"]

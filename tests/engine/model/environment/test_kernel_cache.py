@@ -8,7 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from engine.model.environment.kernel_cache import VARIABLE, keep_kernels, kernel_folder, remove_incomplete
+from engine.model.environment.kernel_cache import (
+    VARIABLE,
+    compiles_first,
+    keep_kernels,
+    keeps_kernels,
+    kernel_folder,
+    remove_incomplete,
+)
 
 VERSION = importlib.metadata.version("mlx")
 
@@ -33,13 +40,16 @@ def test_the_folder_names_the_version_and_the_gpu(tmp_path: Path, driver: Path) 
     keep_kernels(driver)
     assert kernel_folder() == tmp_path / f"cache/headrace/kernels/{VERSION}-NVIDIA_H200_NVL"
     assert os.environ[VARIABLE] == str(kernel_folder()) and kernel_folder().is_dir()
+    assert keeps_kernels() and compiles_first()
+    (kernel_folder() / "kernel.ptx").touch()
+    assert not compiles_first()
 
 
 def test_without_a_gpu_or_a_folder_nothing_changes(tmp_path: Path, driver: Path) -> None:
     keep_kernels(tmp_path / "none")
     (tmp_path / "cache").write_text("a file")
     keep_kernels(driver)
-    assert VARIABLE not in os.environ
+    assert VARIABLE not in os.environ and not keeps_kernels() and not compiles_first()
 
 
 def test_the_users_folder_stays(tmp_path: Path, driver: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,7 +33,7 @@ def probed(monkeypatch: pytest.MonkeyPatch) -> list[float | None]:
     """Replaces the probe; the list has the read limit of each call."""
     calls: list[float | None] = []
 
-    def instead(checkpoint: Path, folder: Path, ssd_gbps: float | None, interrupted: Callable[[], bool]) -> Figures:
+    def instead(checkpoint: Path, folder: Path, ssd_gbps: float | None, *_: object) -> Figures:
         calls.append(ssd_gbps)
         return FIGURES
 

@@ -29,7 +29,7 @@ def row(trial: int, tok_s: float, values: dict[str, Any], **more: Any) -> dict[s
 
 
 def made(study: Study) -> Forecaster:
-    return forecaster(study, lambda: False)[0]
+    return forecaster(study, lambda: False, print)[0]
 
 
 def streamed(study: Study) -> dict[str, Any]:
@@ -74,7 +74,7 @@ def test_without_a_probe_forecasts_begin_after_the_first_run(study: Study, monke
         raise HeadraceError("no layer")
 
     monkeypatch.setattr(module, "probe", fails)
-    found, problem = forecaster(study, lambda: False)
+    found, problem = forecaster(study, lambda: False, print)
     assert problem == "no layer" and found.columns({}, [], START) == {}
     assert found.speed({}, [row(0, 30.0, {})], START).tok_s == pytest.approx(30)
     assert not (study.folder / "forecast.json").exists()

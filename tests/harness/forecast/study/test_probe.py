@@ -8,20 +8,41 @@ from pathlib import Path
 import pytest
 
 from engine.errors import HeadraceError
+from engine.model.environment.kernel_cache import VARIABLE
 from harness.forecast.study import probe as module
 from harness.forecast.study.fit import Features, Figures
-from harness.forecast.study.probe import FILE, Kept, kept, probe
+from harness.forecast.study.probe import COMPILING_S, FILE, TIMEOUT_S, Kept, kept, probe
 
 
 def test_a_child_measures_a_small_model(checkpoint: Callable[..., Path], tmp_path: Path) -> None:
-    found = probe(checkpoint("qwen3_moe"), tmp_path, 0.1, lambda: False)
+    found = probe(checkpoint("qwen3_moe"), tmp_path, 0.1, lambda: False, print)
     assert 0 < found.base_ms < 10_000 and found.sync_ms >= 0 and found.missed_ms >= 0 and found.disk_gbps == 0.1
 
 
 def test_a_child_that_fails_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(HeadraceError, match=r"config\.json") as e:
-        probe(tmp_path, tmp_path, None, lambda: False)
+        probe(tmp_path, tmp_path, None, lambda: False, print)
     assert "\n" not in str(e.value)
+
+
+def test_kernels_that_must_be_compiled_take_longer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    limits: list[float] = []
+
+    def answered(words: list[str], request: object, *, timeout_s: float, **_: object) -> str:
+        limits.append(timeout_s)
+        return '{"base_ms": 1, "base_sd": 0.1, "sync_ms": 0, "missed_ms": 0, "missed_sd": 0.1, "disk_gbps": 1}'
+
+    monkeypatch.setattr(module, "run_command", answered)
+    monkeypatch.delenv(VARIABLE, raising=False)
+    told: list[str] = []
+    probe(tmp_path, tmp_path, None, lambda: False, told.append)
+    assert limits == [TIMEOUT_S] and not told
+    monkeypatch.setenv(VARIABLE, str(tmp_path))
+    probe(tmp_path, tmp_path, None, lambda: False, told.append)
+    assert limits[1] == COMPILING_S and "compiles its kernels" in told[0]
+    (tmp_path / "kernel.ptx").touch()
+    probe(tmp_path, tmp_path, None, lambda: False, told.append)
+    assert limits[2] == COMPILING_S and len(told) == 1
 
 
 def test_the_file_is_read_again(tmp_path: Path) -> None:
