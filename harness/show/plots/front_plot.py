@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 LOG_ABOVE = 4.0  # a horizontal axis that spans more than this ratio is logarithmic
 LOG_SPEED_ABOVE = 30.0  # a vertical axis that spans more than this ratio is logarithmic; otherwise it begins at 0
 CUT_ABOVE = 4.0  # a dominated trial beyond this multiple of the front's worst is drawn at the edge
+TITLE_TOP = 0.985  # share of the height
+BOLD, PLAIN = 0.64, 0.53  # mean width of a letter, as a share of the size of the font
 MOST_NUMBERED = 40  # members; the numbers of a larger front hide its points
 MARKS: dict[str, Any] = {  # in the order of the legend
     "front, confirmed": {"marker": "o", "s": 62, "color": BLUE, "edgecolors": INK, "linewidths": 0.8, "zorder": 5},
@@ -68,7 +70,6 @@ def draw_front(rows: Rows, **rules: Any) -> Figure:
         1, len(across), sharey=True, squeeze=False, figsize=(1.5 + 4.9 * len(across), 5.6), dpi=160, layout="constrained"
     )
     engine: Any = fig.get_layout_engine()
-    engine.set(rect=(0, 0, 1, 0.85))  # the title takes the rest
     panels = dict(zip(across, grid[0], strict=True))
     for x, ax in panels.items():
         edge = _x_axis(ax, x, kinds)
@@ -79,7 +80,7 @@ def draw_front(rows: Rows, **rules: Any) -> Figure:
         _intervals(ax, kinds, x, y)
         ax.plot(*staircase(_members(kinds), x, y).T, color=INK, linewidth=1, alpha=0.4, zorder=3)
     _y_axis(grid[0][0], y, kinds)
-    _titles(fig, found.df, _members(kinds))
+    engine.set(rect=(0, 0, 1, _titles(fig, found.df, _members(kinds))))
     used = {name: handle for handle, name in zip(*grid[0][0].get_legend_handles_labels(), strict=True) if len(kinds[name])}
     if used:
         fig.legend(used.values(), used, loc="outside lower center", ncols=len(used), frameon=False, fontsize=9)
@@ -178,18 +179,24 @@ def staircase(best: pd.DataFrame, x: str, y: str) -> np.ndarray:
     return np.column_stack([some[x].repeat(2)[1:], some[y].repeat(2)[:-1]])
 
 
-def _titles(fig: Figure, df: pd.DataFrame, best: pd.DataFrame) -> None:
-    """Write title and subtitle above the panels, without effect on their widths."""
+def _titles(fig: Figure, df: pd.DataFrame, best: pd.DataFrame) -> float:
+    """Write title and subtitle, without effect on the panels' widths; returns the height of the panels, a share."""
     if df.empty:
-        return
+        return 1.0
     drift = df["drift"].dropna() if "drift" in df else df["ssd_gbps"][:0]
     drifted = f", sentinel at {drift.min():.0%} to {drift.max():.0%} of its median speed" if len(drift) else ""
     counts = f"{len(best)} on the front, {int(best['confirmed'].sum())} confirmed{drifted}. {count(df)}"
     heading = f"{df['study'].iloc[0]}: {title({name: df[name] for name in FACTS})}"
-    head = textwrap.fill(heading, 60 * len(fig.axes))
-    fig.text(0.015, 0.985, head, fontsize=13, fontweight="bold", va="top").set_in_layout(False)
-    counts = textwrap.fill(counts, 90 * len(fig.axes))
-    fig.text(0.015, 0.93, counts, fontsize=9, color=GREY, va="top").set_in_layout(False)
+    top = TITLE_TOP
+    style: dict[str, Any]
+    for text, size, width, line, style in (
+        (heading, 13, BOLD, 0.045, {"fontweight": "bold"}),
+        (counts, 9, PLAIN, 0.032, {"color": GREY}),
+    ):
+        written = textwrap.fill(text, int(fig.get_figwidth() / (width * size / 72)))
+        fig.text(0.015, top, written, fontsize=size, va="top", **style).set_in_layout(False)
+        top -= line * (written.count("\n") + 1) + 0.01
+    return min(0.85, top - 0.01)
 
 
 def _label(ax: Axes, kinds: dict[str, pd.DataFrame], x: str, y: str) -> None:

@@ -61,6 +61,20 @@ def test_any_rows_give_a_picture_with_titled_axes_and_free_labels(name: str, tmp
     assert (f"{df['study'].iloc[0]}: " in texts) if len(df) else "no trial on the front yet" in texts
 
 
+@pytest.mark.parametrize("objectives", ["decode_tok_s,peak_memory_gb", "decode_tok_s,peak_memory_gb,perplexity"])
+def test_a_long_title_stays_inside_and_above_the_panels(objectives: str) -> None:
+    df = FIVE.assign(objectives=objectives, study="kimi_m2max_rehearsal", model="kimi_k2_5 (rehearsal: random weights)")
+    fig = draw_front(df.assign(device="NVIDIA H200", drift=0.95))
+    try:
+        fig.canvas.draw()
+        heading, counts = (text.get_window_extent() for text in fig.texts)
+        panels = [ax.get_window_extent() for ax in fig.axes]
+        assert max(heading.x1, counts.x1) < fig.bbox.x1 and heading.y1 <= fig.bbox.y1
+        assert heading.y0 >= counts.y1 and counts.y0 >= max(panel.y1 for panel in panels)
+    finally:
+        plt.close(fig)
+
+
 def test_a_published_study() -> None:
     df = read_trials(PUBLISHED / "demo_ssd_0.1")
     axes = check_labels(df)
