@@ -188,13 +188,12 @@ def _titles(fig: Figure, df: pd.DataFrame, best: pd.DataFrame) -> float:
     counts = f"{len(best)} on the front, {int(best['confirmed'].sum())} confirmed{drifted}. {count(df)}"
     heading = f"{df['study'].iloc[0]}: {title({name: df[name] for name in FACTS})}"
     top = TITLE_TOP
-    style: dict[str, Any]
-    for text, size, width, line, style in (
-        (heading, 13, BOLD, 0.045, {"fontweight": "bold"}),
-        (counts, 9, PLAIN, 0.032, {"color": GREY}),
+    for text, size, weight, color, width, line in (
+        (heading, 13, "bold", INK, BOLD, 0.045),
+        (counts, 9, "normal", GREY, PLAIN, 0.032),
     ):
         written = textwrap.fill(text, int(fig.get_figwidth() / (width * size / 72)))
-        fig.text(0.015, top, written, fontsize=size, va="top", **style).set_in_layout(False)
+        fig.text(0.015, top, written, fontsize=size, va="top", fontweight=weight, color=color).set_in_layout(False)
         top -= line * (written.count("\n") + 1) + 0.01
     return min(0.85, top - 0.01)
 
