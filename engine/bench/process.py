@@ -12,6 +12,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import engine.tokenizer.without_torch  # noqa: F401  # isort: skip - before mlx-lm, as in a run's process
+
 import mlx.core as mx
 from mlx.utils import tree_flatten
 from mlx_lm.models import qwen3_moe

@@ -1,4 +1,5 @@
-"""Without torch: importing this module hides an installed torch from mlx-lm's import, which does not need it.
+"""Without torch: importing this module hides an installed torch from mlx-lm's import, which does not need it, and lets
+transformers take its names from a list that is kept (`module_list`).
 
 mlx-lm imports transformers for the tokenizer, and transformers imports torch, triton, SciPy and scikit-learn wherever they
 are installed. Imports took 11 to 14 s of every process on a machine that has them, and 2.5 to 4.5 s without. Entry points of
@@ -9,6 +10,9 @@ from __future__ import annotations
 
 import sys
 
+from .module_list import keep_module_list
+
+keep_module_list()
 if "torch" not in sys.modules:
     sys.modules["torch"] = None  # type: ignore[assignment]  # find_spec returns None, and an import fails
 
