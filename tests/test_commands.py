@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from read_once import read_once
 
 ROOT = Path(__file__).resolve().parent.parent
 START = (
@@ -77,6 +78,13 @@ HELP = [
 
 class Parsed(BaseException):
     """The arguments were understood."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _read_once() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        read_once(patch)
+        yield
 
 
 def commands(text: str) -> Iterator[str]:

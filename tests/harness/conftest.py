@@ -34,6 +34,13 @@ Alter = Callable[[dict[str, Any], int], dict[str, Any]]
 Requests = list[dict[str, Any]]
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _read_once() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        read_once(patch)
+        yield
+
+
 @pytest.fixture(autouse=True)
 def _no_wait_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Files and databases of this process are not forced to the disk, which takes longer than most studies. A killed process
@@ -75,7 +82,6 @@ def cli(place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixt
         )  # it takes seconds
         # Hydra composes the study once more only to read its mode, which the flag -m sets as well; `spawn` leaves that in.
         monkeypatch.setattr("hydra._internal.hydra.Hydra.get_mode", lambda *_, **__: None)
-        read_once(monkeypatch)
         monkeypatch.setattr("harness.forecast.study.candidates.MOST", 4)  # a replay takes up to half a second
         monkeypatch.setattr("harness.run.children.MOST", 1)  # a short study does not use more
         for plot in () if plots else PLOTS:

@@ -24,7 +24,7 @@ _scripts: list[Any] = []
 
 
 def read_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Until the end of a test, Hydra and Optuna in this process keep what they have read."""
+    """Until `monkeypatch` ends, Hydra and Optuna in this process keep what they have read."""
     monkeypatch.setattr("omegaconf.omegaconf.yaml", SimpleNamespace(**{**vars(yaml), "load": _load}))
     monkeypatch.setattr(OverridesParser, "parse_rule", _parse_rule)
     # The copy of a repository gets sources of its own in any case.
