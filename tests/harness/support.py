@@ -60,10 +60,14 @@ def spawn(place: Path, *overrides: str, cwd: Path | None = None) -> subprocess.P
     )
 
 
-def wait_for(condition: Callable[[], object], timeout_s: float = 120, pause_s: float = 0.02) -> None:
-    """Wait until `condition()` is true; fails after `timeout_s`."""
+def wait_for(
+    condition: Callable[[], object], timeout_s: float = 120, pause_s: float = 0.02, by: subprocess.Popen[str] | None = None
+) -> None:
+    """Wait until `condition()` is true; fails after `timeout_s`, and once the process `by` ended without making it true."""
     deadline = time.monotonic() + timeout_s
     while not condition():
+        if by is not None and by.poll() is not None and not condition():
+            raise AssertionError(f"exit status {by.returncode}: {by.communicate()[1]}")
         assert time.monotonic() < deadline, f"not true within {timeout_s:g} s"
         time.sleep(pause_s)
 

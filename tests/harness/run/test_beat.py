@@ -34,7 +34,7 @@ def test_only_progress_is_signalled(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     def work() -> int:
         calls[0] += 1
         if calls[0] == 3:  # two values were handled
-            release.wait(60)
+            release.wait()  # a limit would let a stalled test miss the third call
         if calls[0] > 4:
             threading.Event().wait()  # hold the daemon thread
         return next(values)

@@ -49,7 +49,7 @@ def test_kill_9_before_during_and_after_a_run(place: Path, direct: Cli) -> None:
     ]
     for moment in moments:
         process = spawn(place, f"budget.trials={wanted}")
-        wait_for(moment)
+        wait_for(moment, by=process)
         kill(process)
         trials = folder / "trials"
         if trials.exists() and any(trials.glob("part-*")):
@@ -71,7 +71,7 @@ def test_the_child_ends_with_a_killed_search_and_is_run_again(place: Path, direc
     slow = place / "checkpoint" / "slow_s"
     slow.write_text("60")
     process = spawn(place, "budget.trials=1")
-    wait_for(runs.exists)
+    wait_for(runs.exists, by=process)
     child = json.loads((folder / "child.json").read_text())["pid"]
     kill(process)
     wait_for(lambda: not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE, 30)
@@ -153,7 +153,7 @@ def test_a_stopped_search_leaves_its_setting_files(
 def test_ctrl_c_twice_ends_the_run_at_once(place: Path, pause_s: float) -> None:
     (place / "checkpoint" / "slow_s").write_text("60")
     process = spawn(place)
-    wait_for((place / "checkpoint" / "runs.log").exists)
+    wait_for((place / "checkpoint" / "runs.log").exists, by=process)
     for _ in range(2):
         process.send_signal(signal.SIGINT)
         time.sleep(pause_s)  # two signals at once would be delivered as one

@@ -85,7 +85,7 @@ def test_status_and_log_of_an_interrupted_search(
     folder, log = place / "results" / "demo", place / "results" / "demo" / "logs" / "search.log"
     (place / "checkpoint" / "slow_s").write_text("60")
     process = spawn(place)
-    wait_for((place / "checkpoint" / "runs.log").exists)
+    wait_for((place / "checkpoint" / "runs.log").exists, by=process)
     assert status.main([str(folder)]) == 0
     assert "exploring: trial 0 (reference)" in capsys.readouterr().out
     process.kill()
