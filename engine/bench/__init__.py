@@ -3,6 +3,7 @@
     python -m engine bench io           the reader against plain large reads of the same files
     python -m engine bench decode       decoding at several cache sizes against the resident model
     python -m engine bench beside PATH  decoding and bookkeeping against another checkout of Headrace
+    python -m engine bench products     products of float32 matrices by the extension against MLX's own
     python -m engine bench hits         cost of the bookkeeping of a streamed layer when every expert is cached
     python -m engine bench open         opening and planning, with the peak of memory
     python -m engine bench lossy        what the lossy knobs save and what they cost in quality

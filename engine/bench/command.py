@@ -25,6 +25,7 @@ from engine.knobs import LOSSY, WORDS, Knobs
 from engine.system.strict_json import to_json
 
 from .decoding import restored
+from .machine import products
 
 ABOUT = "Each benchmark prints its ceiling beside the measurement, and one JSON document as its last line."
 READS = ("read_threads", "read_block_kib", "io_mode", "ssd_gbps")  # knobs of reads alone
@@ -79,8 +80,7 @@ def add_benchmarks(parser: argparse.ArgumentParser) -> None:
     beside = add_command(parsers, "beside", _beside)
     beside.add_argument("checkout", type=Path, metavar="CHECKOUT", help="folder of another checkout of Headrace")
     add_model(beside, positional=True)
-    text = "checkpoint of the other checkout (default: the same)"
-    beside.add_argument("--other-model", type=Path, metavar="MODEL", help=text)
+    beside.add_argument("--other-model", type=Path, metavar="MODEL", help="checkpoint for CHECKOUT (default: the same)")
     _decoding(beside, [1.0, 0.25])
     text = "also compare the bookkeeping of a layer with this number of experts missing"
     beside.add_argument("--misses", type=int, nargs="+", default=[], metavar="N", help=text)
@@ -123,12 +123,12 @@ def add_benchmarks(parser: argparse.ArgumentParser) -> None:
     add_eval_texts(serve)
     _rounds(serve, 20)
     serve.add_argument("--tokens", type=int, default=64, metavar="N", help="tokens of an answer (default: %(default)s)")
-    text = "requests that compute at once (default: %(default)s)"
-    serve.add_argument("--parallel", type=int, default=1, metavar="N", help=text)
+    serve.add_argument("--parallel", type=int, default=1, metavar="N", help="requests at once (default: %(default)s)")
     text = "then send random requests for this time, and report memory and descriptors (default: %(default)s)"
     serve.add_argument("--minutes", type=float, default=0.0, metavar="N", help=text)
     add_knobs(serve)
 
+    products.add_arguments(add_command(parsers, "products", products.run))
     add_model(add_command(parsers, "open", _open), positional=True)
     add_model(add_command(parsers, "grids", _grids), positional=True)
 
@@ -147,9 +147,8 @@ def add_benchmarks(parser: argparse.ArgumentParser) -> None:
 
     make = add_command(parsers, "make", _make)
     make.add_argument("folder", type=Path, metavar="FOLDER", help="folder to write")
-    make.add_argument(
-        "--shape", default="qwen3_30b_a3b", metavar="NAME", help="python -m engine shapes lists them (default: %(default)s)"
-    )
+    text = "python -m engine shapes lists them (default: %(default)s)"
+    make.add_argument("--shape", default="qwen3_30b_a3b", metavar="NAME", help=text)
 
 
 def _decoding(parser: argparse.ArgumentParser, cached: list[float], of_tokens: str = "") -> None:
@@ -181,7 +180,7 @@ def _model(args: argparse.Namespace) -> Path:
 
 def _io(args: argparse.Namespace) -> None:
     """Compare the reader with plain large reads of the same files."""
-    from .io import bench_io
+    from .machine.io import bench_io
 
     knobs = Knobs(**knobs_given(args), cache_gb=1)
     rounds = args.rounds or (5 if knobs.ssd_gbps else 24)

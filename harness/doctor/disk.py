@@ -12,7 +12,7 @@ import time
 
 import numpy as np
 
-from engine.bench.plain_reads import plain_reads
+from engine.bench.machine.plain_reads import plain_reads
 from engine.knobs import GB, Knobs
 from engine.system.memory import disk_bytes_read
 from engine.system.page_cache import cached_share, drop_cache

@@ -23,7 +23,7 @@ from engine.system.shipped import PACKAGES
 from ..contender import Contender, in_turns, spread
 from ..decoding.decode import Setting, settings_of
 from ..decoding.hits import TOKENS, half_cached
-from ..plain_reads import plain_gbps
+from ..machine.plain_reads import plain_gbps
 from .checkout import Checkout
 from .table import print_bookkeeping, print_setting, print_speeds
 

@@ -25,7 +25,7 @@ from engine.routing.read import Trace
 from engine.stats import Stats
 
 from ..contender import Contender, in_turns, spread
-from ..plain_reads import plain_gbps
+from ..machine.plain_reads import plain_gbps
 from .decode_table import print_table
 from .forced_routing import ForcedRouting
 

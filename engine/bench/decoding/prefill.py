@@ -29,7 +29,7 @@ from engine.routing.read import Trace
 from engine.stats import HITS, MISSES
 
 from ..contender import Contender, in_turns, spread
-from ..plain_reads import plain_gbps
+from ..machine.plain_reads import plain_gbps
 from .forced_routing import ForcedRouting
 from .prefill_table import print_table
 

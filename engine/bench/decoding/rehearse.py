@@ -32,7 +32,7 @@ from engine.routing.read import read_trace
 from engine.system.memory import disk_bytes_read
 from engine.system.strict_json import from_json, to_json
 
-from ..plain_reads import PLAIN_MIB, plain_gbps
+from ..machine.plain_reads import PLAIN_MIB, plain_gbps
 from .forced_routing import ForcedRouting
 
 HELD_TOKENS, HELD_WARM_UP = 8, 2  # at most; fewer if fewer tokens are asked for

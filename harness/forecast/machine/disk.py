@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from engine.bench.plain_reads import PLAIN_BLOCK, plain_reads
+from engine.bench.machine.plain_reads import PLAIN_BLOCK, plain_reads
 from engine.disk.direct import not_direct
 from engine.knobs import GB, Knobs
 from engine.system.page_cache import drop_cache

@@ -49,7 +49,7 @@ def test_the_last_line_is_json(
     checkpoint: Callable[..., Path], tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     monkeypatch.setattr("engine.bench.decoding.hits.TOKENS", 5)
-    monkeypatch.setattr("engine.bench.plain_reads.PLAIN_MIB", 8)
+    monkeypatch.setattr("engine.bench.machine.plain_reads.PLAIN_MIB", 8)
     (tmp_path / "texts.txt").write_text("The wheel turns when there is water. " * 12)
     options = ["--eval-texts", str(tmp_path / "texts.txt"), "--cached", "0.5"] if name == "decode" else []
     assert main(["bench", name, str(checkpoint("deepseek_v3", None, True)), "--rounds", "1", *options]) == 0

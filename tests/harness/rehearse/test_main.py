@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from rehearsals import shape
 
-from engine.bench import plain_reads
+from engine.bench.machine import plain_reads
 from engine.errors import HeadraceError
 from engine.system.user_cache import compute_apart
 from harness.cli import main

@@ -10,10 +10,10 @@ import pytest
 from traces import routing, write_trace
 
 from engine import Knobs
-from engine.bench import plain_reads
 from engine.bench.beside import beside
 from engine.bench.beside.beside import Work, bench_beside
 from engine.bench.decoding.decode import Setting
+from engine.bench.machine import plain_reads
 from engine.system.shipped import PACKAGES
 
 

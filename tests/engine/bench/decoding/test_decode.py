@@ -11,8 +11,8 @@ import pytest
 from traces import routing, write_trace
 
 from engine import HeadraceError, Knobs
-from engine.bench import plain_reads
 from engine.bench.decoding import decode
+from engine.bench.machine import plain_reads
 from engine.checkpoint.checkpoint import Checkpoint
 from engine.measure.judge import Judge
 from engine.routing.read import read_trace

@@ -11,8 +11,8 @@ import pytest
 from traces import routing, write_trace
 
 from engine import HeadraceError, Knobs
-from engine.bench import plain_reads
 from engine.bench.decoding.prefill import bench_prefill
+from engine.bench.machine import plain_reads
 from engine.measure.judge import Judge
 from engine.routing.read import read_trace
 

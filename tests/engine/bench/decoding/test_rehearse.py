@@ -11,8 +11,8 @@ from stores import one_line
 from traces import routing, write_trace
 
 from engine import HeadraceError, Knobs, footprint
-from engine.bench import plain_reads
 from engine.bench.decoding.rehearse import measure
+from engine.bench.machine import plain_reads
 from engine.checkpoint.checkpoint import Checkpoint
 from engine.knobs import GB
 

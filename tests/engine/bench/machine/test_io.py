@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from engine import CheckpointError, Knobs, ReadError
-from engine.bench.io import bench_io
+from engine.bench.machine.io import bench_io
 
 
 @pytest.mark.parametrize("io_mode", ["buffered", "direct"])

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from engine import Knobs
-from engine.bench.plain_reads import PLAIN_BLOCK, plain_reads
+from engine.bench.machine.plain_reads import PLAIN_BLOCK, plain_reads
 
 SIZE = (20 << 20) + 5_000_001
 

@@ -24,7 +24,7 @@ from engine.measure.read_source import read_note, source_of
 from engine.system.memory import disk_bytes_read
 from engine.system.page_cache import drop_cache
 
-from .contender import Contender, in_turns, ratios
+from ..contender import Contender, in_turns, ratios
 from .plain_reads import PLAIN_BLOCK, plain_reads
 
 Group = list[tuple[int, int, int]]  # (file, offset, bytes) of an expert's tensors
