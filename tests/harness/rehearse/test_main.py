@@ -59,7 +59,9 @@ def test_figures_before_an_end_are_printed(
             return compute_apart(what, *command, given=given)
         if end == "fails":
             raise HeadraceError(f"{what} could not be computed: the disk is on fire")
-        os.kill(os.getpid(), signal.SIGINT if end == "Ctrl-C" else signal.SIGTERM)
+        if end == "Ctrl-C":
+            raise KeyboardInterrupt
+        os.kill(os.getpid(), signal.SIGTERM)
         raise AssertionError
 
     monkeypatch.setattr("harness.rehearse.settings.compute_apart", apart)
