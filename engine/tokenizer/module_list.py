@@ -1,9 +1,9 @@
 """Module list: the names in transformers' models, kept in the user's cache folder, because each process asks for them.
 
 mlx-lm imports transformers for the tokenizer, and transformers reads the sources of all its models, 3,500 files, for the
-names that may be imported later. That takes half of the 1.2 s of processor time of an import of mlx-lm. The list follows from
-the version and the folders of the models. Development versions are read each time. `without_torch` calls this module, so a
-library's user is not affected.
+names that may be imported later. That takes half of the 1.2 s of processor time of an import of mlx-lm. The list follows
+from the version and the folders of the models. Development versions are read each time. `without_torch` calls this module,
+so a library's user is not affected.
 """
 
 from __future__ import annotations
