@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 ENGINE = tuple(cli.ENGINE)
 BENCH = (
     "io", "decode", "beside", "prefill", "hits", "lossy", "bits", "trace", "open", "grids", "pack", "make", "serve",
-    "memory", "restored",
+    "memory", "restored", "products",
 )  # fmt: skip
 SEARCH_BENCH = ("samplers", "ask", "shared", "soak", "confirm", "page", "hours")
 COMMANDS = [
@@ -80,7 +80,7 @@ def test_the_lists_above_are_complete() -> None:
 
 
 def test_model_is_an_option_of_every_command_that_opens_one() -> None:
-    without = {"", "bench", "knobs", "shapes", "bench make"}
+    without = {"", "bench", "knobs", "shapes", "bench make", "bench products"}
     for name, parser in parsers(engine.__main__.parser("engine"), ""):
         assert ("--model" in parser._option_string_actions) == (name not in without), name
         assert "--judge" not in parser.format_help() and "--text " not in parser.format_help()
