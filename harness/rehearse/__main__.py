@@ -105,7 +105,7 @@ def _run(args: argparse.Namespace, found: Written, other: Any) -> None:
     before = forecasts(found.source, made, args.trace and args.trace.expanduser(), like, tell)
     routing = f"made up with the locality of {like.source}" if args.trace is None else f"forced from {args.trace.name}"
     answers: list[dict[str, Any]] = []
-    with terminated():
+    with _terminated():
         try:
             for answer in run(str(found.folder), made, options, tell):
                 answers.append(answer)
@@ -119,7 +119,7 @@ def _run(args: argparse.Namespace, found: Written, other: Any) -> None:
 
 
 @contextlib.contextmanager
-def terminated() -> Iterator[None]:
+def _terminated() -> Iterator[None]:
     """Let SIGTERM end the block as an exit with status 143, so that what it has measured is printed."""
 
     def end(number: int, frame: object) -> None:

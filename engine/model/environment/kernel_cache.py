@@ -38,14 +38,9 @@ def keep_kernels(driver: Path = DRIVER) -> None:
             remove_incomplete(Path(os.environ[VARIABLE]))
 
 
-def keeps_kernels() -> bool:
-    """Whether this process has a folder for compiled kernels: only with an NVIDIA GPU, or by the user's choice."""
-    return VARIABLE in os.environ
-
-
-def compiles_first() -> bool:
-    """Whether MLX will compile its kernels for this GPU at first use: the folder for them is empty."""
-    return keeps_kernels() and next(kernel_folder().rglob("*.ptx"), None) is None
+def has_kernels() -> bool:
+    """Whether MLX on CUDA has compiled any kernel before."""
+    return next(kernel_folder().rglob("*.ptx"), None) is not None
 
 
 def kernel_folder() -> Path:

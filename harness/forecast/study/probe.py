@@ -17,7 +17,8 @@ from typing import Any
 
 from engine import __version__
 from engine.errors import HeadraceError
-from engine.model.environment.kernel_cache import compiles_first, keeps_kernels
+from engine.model.backend import backend
+from engine.model.environment.kernel_cache import has_kernels
 from engine.system import atomic
 from engine.system.strict_json import from_json, to_json
 from engine.system.user_cache import child_environment
@@ -29,7 +30,7 @@ from .fit import Features, Figures
 
 FILE = "forecast.json"
 TIMEOUT_S = 120.0
-COMPILING_S = 900.0  # with an NVIDIA GPU: MLX compiles the kernels of new shapes first, which took 4 min on an H200
+COMPILING_S = 900.0  # on CUDA: MLX compiles the kernels of new shapes first, which took 4 min on an H200
 MOST_BYTES = 1 << 20
 
 
@@ -75,10 +76,11 @@ def probe(
 ) -> Figures:
     """Measure in a child. `folder`: on the disk to measure for a model without files of some size. `tell` receives one line
     if kernels have to be compiled. Raises `HeadraceError`."""
-    if compiles_first():
+    cuda = backend() == "cuda"
+    if cuda and not has_kernels():
         tell("MLX compiles its kernels for this GPU first; this takes some minutes, once")
     request = {"checkpoint": str(checkpoint), "folder": str(folder), "disk_gbps": ssd_gbps}
-    words, timeout_s = [sys.executable, "-m", __name__], COMPILING_S if keeps_kernels() else TIMEOUT_S
+    words, timeout_s = [sys.executable, "-m", __name__], COMPILING_S if cuda else TIMEOUT_S
     answer = run_command(
         words, request, most_bytes=MOST_BYTES, timeout_s=timeout_s, interrupted=interrupted, env=child_environment()
     )

@@ -33,11 +33,11 @@ def test_kernels_that_must_be_compiled_take_longer(tmp_path: Path, monkeypatch: 
         return '{"base_ms": 1, "base_sd": 0.1, "sync_ms": 0, "missed_ms": 0, "missed_sd": 0.1, "disk_gbps": 1}'
 
     monkeypatch.setattr(module, "run_command", answered)
-    monkeypatch.delenv(VARIABLE, raising=False)
+    monkeypatch.setenv(VARIABLE, str(tmp_path))
     told: list[str] = []
     probe(tmp_path, tmp_path, None, lambda: False, told.append)
     assert limits == [TIMEOUT_S] and not told
-    monkeypatch.setenv(VARIABLE, str(tmp_path))
+    monkeypatch.setattr(module, "backend", lambda: "cuda")
     probe(tmp_path, tmp_path, None, lambda: False, told.append)
     assert limits[1] == COMPILING_S and "compiles its kernels" in told[0]
     (tmp_path / "kernel.ptx").touch()
