@@ -30,7 +30,7 @@ from .fit import Features, Figures
 
 FILE = "forecast.json"
 TIMEOUT_S = 120.0
-COMPILING_S = 900.0  # on CUDA: MLX compiles the kernels of new shapes first, which took 4 min on an H200
+COMPILING_S = 900.0  # on CUDA: MLX compiles the kernels of new shapes first; on an H200, 120 s did not suffice twice
 MOST_BYTES = 1 << 20
 
 
