@@ -18,7 +18,7 @@ from engine.model.backend import backend, compute_dtype
 from engine.system.strict_json import from_json, to_json
 from engine.system.user_cache import cached_file, store_in_cache
 
-FORMAT = 1  # raised when the prediction changes
+FORMAT = 2  # raised when the prediction changes
 
 
 def pass_file(key: Sequence[Any]) -> Path:

@@ -12,7 +12,8 @@ from mlx_lm.models.cache import make_prompt_cache
 
 from engine.checkpoint.checkpoint import Checkpoint
 from engine.model.open import open_model
-from engine.plan.memory.activations import pass_memory, trace_pass
+from engine.plan.memory.activations import Graph, pass_memory, trace_pass
+from engine.plan.memory.export import exported
 
 
 def opened(folder: Path) -> Any:
@@ -50,6 +51,24 @@ def test_a_recurrence_is_extrapolated(checkpoint: Callable[..., Path], monkeypat
     fast = trace_pass(model, 120, 120)
     monkeypatch.setattr("engine.plan.memory.activations.SHORT", (120, 120))
     assert fast.activations == pytest.approx(trace_pass(model, 120, 120).activations, rel=0.2)
+
+
+@pytest.mark.parametrize(("family", "tokens"), [("qwen3_moe", [16, 32, 128, 200]), ("qwen3_next", [16, 32, 16, 32])])
+def test_whether_a_graph_grows_is_found_once(
+    checkpoint: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, family: str, tokens: list[int]
+) -> None:
+    model, traced = opened(checkpoint(family)), list[int]()
+
+    def noted(run: Any, inputs: list[mx.array], **how: Any) -> Any:
+        traced.append(inputs[0].size)
+        return exported(run, inputs, **how)
+
+    expected = trace_pass(model, 600, 200)
+    monkeypatch.setattr("engine.plan.memory.activations.exported", noted)
+    graph = Graph()
+    trace_pass(model, 600, 128, graph)
+    assert trace_pass(model, 600, 200, graph) == expected
+    assert traced == tokens and graph.grows == (family == "qwen3_next")
 
 
 def test_logits_count(checkpoint: Callable[..., Path]) -> None:
