@@ -27,11 +27,12 @@ from engine.routing.forced import force
 
 Make = Callable[..., Path]
 TEXT = "The headrace brings the water to the wheel. When it is clean, the stones grind from morning until eight. "
-JUDGE = Judge(tuple(Text(str(n), "prose", TEXT[7 * n :], TEXT[n : n + 22]) for n in range(4)))
-PROTOCOL = Protocol(timed_tokens=30)  # it ends in the second of four texts, each of 21 decoded tokens
+JUDGE = Judge(tuple(Text(str(n), "prose", TEXT[35 + 7 * n :], TEXT[n : n + 15]) for n in range(3)))
+PROTOCOL = Protocol(warm_up_tokens=2, timed_tokens=20)  # it ends in the second of three texts, each of 14 decoded tokens
 ROOM_GB = 1e3
 QUALITY = ("perplexity", "perplexity_se", "nll", "scored_tokens", "token_nll")
-TIMED = ("timed_nll", "hits", "misses", "reads", "bytes_read", "slots", "cached_share", "hit_rate", "decode_tokens", "mode")
+TIMED = ("timed_nll", "hits", "misses", "slots", "cached_share", "hit_rate", "decode_tokens", "mode")
+READ = ("reads", "bytes_read")  # with prefetch they depend on which reads ended in time
 TWO_WIDTHS = {"expert_bits": 4, "cold_bits": 2, "hot_share": 0.4, "freq_exponent": 0}
 SETTINGS: list[tuple[tuple[Any, ...], dict[str, Any]]] = [
     (("deepseek_v3", None, True), {"expert_bits": 4}),
@@ -67,8 +68,8 @@ def measured(
         return engine.measure(JUDGE, protocol, scoring_limit_gb=limit_gb, **given)
 
 
-def check_equal(larger: Measurement, own: Measurement) -> None:
-    for name in (*QUALITY, *TIMED):
+def check_equal(larger: Measurement, own: Measurement, knobs: Knobs) -> None:
+    for name in (*QUALITY, *TIMED, *(READ if knobs.prefetch == "none" else ())):
         assert getattr(larger, name) == getattr(own, name), name
     assert own.perplexity is not None and len(own.token_nll or ()) == own.scored_tokens
 
@@ -78,7 +79,7 @@ def test_a_larger_cache_scores_the_same(checkpoint: Make, model: tuple[Any, ...]
     path = checkpoint(*model)
     some = setting(path, knobs)
     own, larger = measured(path, some, None), measured(path, some, ROOM_GB)
-    check_equal(larger, own)
+    check_equal(larger, own, some)
     assert own.scoring_cached_share == own.cached_share < 1 == larger.scoring_cached_share
 
 
@@ -86,7 +87,7 @@ def test_a_larger_cache_scores_the_same(checkpoint: Make, model: tuple[Any, ...]
 def test_a_larger_cache_of_a_packed_store_scores_the_same(packed: Path, knobs: dict[str, Any]) -> None:
     some = setting(packed, knobs)
     own, larger = measured(packed, some, None), measured(packed, some, ROOM_GB)
-    check_equal(larger, own)
+    check_equal(larger, own, some)
     assert own.scoring_cached_share == own.cached_share < 1 == larger.scoring_cached_share
 
 
@@ -99,7 +100,7 @@ def test_where_not_all_experts_fit_the_largest_cache_scores_the_same(
     own = measured(path, some, None)
     monkeypatch.setattr(module, "cache_within", lambda weights, room: cache_of(weights, 0.6))
     larger = measured(path, some, ROOM_GB)
-    check_equal(larger, own)
+    check_equal(larger, own, some)
     assert own.cached_share < 0.5 < larger.scoring_cached_share < 1
 
 
@@ -109,14 +110,14 @@ def test_restored_prompts_and_early_endings_go_through_the_larger_cache(checkpoi
 
     def keep_scoring(nll: list[Any], tok_s: float, peak_gb: float) -> bool:
         seen.append(sum(map(len, nll)))
-        return len(seen) < 40
+        return len(seen) < 15
 
     kept = {"protocol": dataclasses.replace(PROTOCOL, prefill="restored"), "keeping": Keeping(folder=tmp_path)}
     own, larger = measured(path, some, None, **kept), measured(path, some, ROOM_GB, **kept)
     assert (own.prefill, larger.prefill) == ("untimed", "restored") and larger.scoring_cached_share == 1
-    check_equal(larger, own)
+    check_equal(larger, own, some)
     ended = measured(path, some, ROOM_GB, keep_scoring=keep_scoring)
-    assert ended.scoring_stopped and ended.scoring_cached_share == 1 and ended.scored_tokens == seen[39]
+    assert ended.scoring_stopped and ended.scoring_cached_share == 1 and ended.scored_tokens == seen[14]
 
 
 def test_kl_is_the_same(checkpoint: Make) -> None:
@@ -126,7 +127,7 @@ def test_kl_is_the_same(checkpoint: Make) -> None:
     found = []
     for limit_gb in (None, ROOM_GB):
         with load(path, setting(path, {"expert_bits": 3})) as engine:
-            engine.measure(JUDGE, Protocol(timed_tokens=30, score=False))
+            engine.measure(JUDGE, Protocol(timed_tokens=20, score=False))
             with module.scoring_with(engine, JUDGE.tokens(engine.encode), limit_gb, 0, engine.decoded) as share:
                 found.append(quality(engine, JUDGE, reference))
             assert share == 1 if limit_gb else share < 1
