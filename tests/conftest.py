@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import gc
+import inspect
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from unittest import mock
 
 import environment  # noqa: F401 (before numpy and matplotlib)
@@ -42,6 +45,7 @@ def pytest_collection_finish() -> None:
     gc.enable()
     gc.collect()
     gc.freeze()
+    gc.set_threshold(10_000, 10, 10)  # with the default, 700, it searches for garbage all the time
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -57,6 +61,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """The routing profile and the like never touch the user's own cache folder."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _parameters_once() -> Iterator[None]:
+    """mlx-lm asks for the parameters of a model's arguments once for each key of its configuration; they do not change."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mlx_lm.models.base.inspect", SimpleNamespace(signature=functools.cache(inspect.signature)))
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -5,13 +5,24 @@ from __future__ import annotations
 import io
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from one_core import one_core
 
+ALL_CORES = ("native", "disk", "packing/test_pack.py")  # these test what several threads do at once
 Make = Callable[..., Path]
+
+
+@pytest.fixture(autouse=True)
+def _one_core(request: pytest.FixtureRequest) -> Iterator[None]:
+    if request.path.relative_to(Path(__file__).parent).as_posix().startswith(ALL_CORES):
+        yield
+        return
+    with one_core():
+        yield
 
 
 @pytest.fixture
