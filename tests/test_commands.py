@@ -112,7 +112,7 @@ def documented() -> dict[str, str]:
             continue
         text = path.read_text(encoding="utf-8")
         some = list(commands(text)) if path.suffix in (".md", ".yaml") else []
-        if path.suffix == ".py":
+        if path.suffix == ".py" and re.search(START, text):
             nodes = (n for n in ast.walk(ast.parse(text)) if isinstance(n, ast.Module | ast.ClassDef | ast.FunctionDef))
             some = [c for n in nodes for c in commands(ast.get_docstring(n) or "")]
         if path.suffix == ".ipynb":

@@ -21,8 +21,8 @@ from engine.measure.judge import Text
 from engine.streaming.layer import StreamedLayer
 
 Make = Callable[..., Path]
-IDS = [int(i) for i in np.random.default_rng(5).integers(0, 250, 48)]
-CHUNK, DECODED = 8, 24
+IDS = [int(i) for i in np.random.default_rng(5).integers(0, 250, 36)]
+CHUNK, DECODED = 8, 12
 TEXT = "The headrace brings the water to the wheel. When it is clean, the stones grind from morning until eight. "
 JUDGE = Judge((Text("a", "prose", TEXT[:30], TEXT[:30]), Text("b", "prose", TEXT[::-1][:30], TEXT[30:50])))
 
