@@ -94,7 +94,7 @@ def footprint(checkpoint: str | Path | Checkpoint, knobs: Knobs | None = None, c
     checkpoint = checkpoint.with_top_k(knobs.top_k)
     banks = least_banks(checkpoint, plan_bits(checkpoint, knobs))
     weights = _weights(checkpoint, knobs, banks)
-    chunk = chunk_for(checkpoint, knobs)
+    chunk = _as_set(knobs) or _chosen(checkpoint, knobs, banks, weights)
     memory = pass_memory(checkpoint, context=context, chunk=chunk.tokens, resident_bits=knobs.resident_bits)
     parts = _parts(checkpoint, knobs, banks, weights, memory, min(context, chunk.tokens))
     return Footprint(
@@ -124,13 +124,20 @@ def chunk_for(checkpoint: Checkpoint, knobs: Knobs) -> Chunk:
     It depends neither on a text nor on the memory that is free at the moment, so equal settings have equal chunks. The first
     call for a model opens mlx-lm's module as `footprint` does. Raises as `footprint` does.
     """
-    if knobs.prefill_chunk:
-        return Chunk(knobs.prefill_chunk, "as set")
-    from .memory.activations import pass_memory  # importing mlx-lm takes about a second
-
+    if (chunk := _as_set(knobs)) is not None:
+        return chunk
     checkpoint = checkpoint.with_top_k(knobs.top_k)
     banks = least_banks(checkpoint, plan_bits(checkpoint, knobs))
-    weights = _weights(checkpoint, knobs, banks)
+    return _chosen(checkpoint, knobs, banks, _weights(checkpoint, knobs, banks))
+
+
+def _as_set(knobs: Knobs) -> Chunk | None:
+    return Chunk(knobs.prefill_chunk, "as set") if knobs.prefill_chunk else None
+
+
+def _chosen(checkpoint: Checkpoint, knobs: Knobs, banks: list[BankPlan], weights: Weights) -> Chunk:
+    from .memory.activations import pass_memory  # importing mlx-lm takes about a second
+
     context = min(chunks.CONTEXT, checkpoint.context_limit or chunks.CONTEXT)
 
     def memory(tokens: int) -> ChunkMemory:
@@ -200,7 +207,7 @@ def _parts(
     streamed = knobs.streams or knobs.verify_reads or checkpoint.levels is not None
     if streamed:
         for bank in banks:
-            bank.slots = len(bank.members) if knobs.cache_gb is None else bank.slots
+            bank.slots = len(bank.members) if knobs.cache_gb is None else bank.least
         if knobs.cache_gb is not None:
             distribute(banks, round((weights.cached_gb - weights.one_token_gb) * GB), knobs.cache_layer_shape)
     staging = staging_bytes(checkpoint, knobs, banks, tokens) if streamed else 0

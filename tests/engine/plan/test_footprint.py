@@ -9,8 +9,9 @@ import pytest
 
 from engine import Checkpoint, Knobs, footprint
 from engine.model.backend import compute_dtype
-from engine.plan.banks import plan_bits
+from engine.plan.banks import BankPlan, plan_banks, plan_bits
 from engine.plan.footprint import experts_gb
+from engine.plan.memory import staging
 
 
 @pytest.fixture(scope="module")
@@ -53,3 +54,19 @@ def test_parts_add_up_and_follow_their_causes(source: Checkpoint) -> None:
     assert longer.parts_gb.kv > 3 * base.parts_gb.kv and longer.parts_gb.resident == base.parts_gb.resident
     whole = footprint(source, Knobs(cache_gb=base.one_token_gb, prefill_chunk=2000), context=2000)
     assert whole.parts_gb.activations > 10 * longer.parts_gb.activations
+
+
+def test_every_size_of_chunk_is_tried_with_the_same_slots(source: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen, inner = list[list[int]](), staging.staging_bytes
+
+    def noted(source: Checkpoint, knobs: Knobs, banks: list[BankPlan], tokens: int) -> int:
+        seen.append([bank.slots for bank in banks])
+        return inner(source, knobs, banks, tokens)
+
+    own = footprint(source)
+    monkeypatch.setattr(staging, "staging_bytes", noted)
+    monkeypatch.setattr("engine.plan.footprint.usable_memory_bytes", lambda: 1)  # no size fits
+    knobs = Knobs(cache_gb=1.3 * own.one_token_gb)
+    assert footprint(source, knobs).prefill_chunk == 128
+    slots = [bank.slots for bank in plan_banks(source, knobs)]
+    assert len(seen) > 3 and all(one == slots for one in seen)
