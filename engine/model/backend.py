@@ -6,6 +6,7 @@ import os
 
 import mlx.core as mx
 
+from engine.model.environment.kernel_cache import has_kernels
 from engine.system.memory import memory_bytes, peak_memory_bytes
 
 STORED = {"F32": mx.float32, "F16": mx.float16, "BF16": mx.bfloat16, "U32": mx.uint32, "I32": mx.int32, "U8": mx.uint8}
@@ -16,6 +17,14 @@ def backend() -> str:
     if mx.default_device() == mx.Device(mx.cpu):
         return "cpu"
     return "metal" if mx.metal.is_available() else "cuda"
+
+
+def compiles_first() -> str:
+    """One line for a user who waits while MLX on CUDA compiles its kernels; empty if it has compiled some before, and on
+    another backend."""
+    if backend() != "cuda" or has_kernels():
+        return ""
+    return "MLX compiles its kernels for this GPU first; this takes some minutes, once"
 
 
 def peak_bytes(mlx_peak: int | None = None) -> int:

@@ -41,6 +41,9 @@ def _forecast(arguments: Sequence[str], program: str) -> int:
     words = _words(given.device)
     sizes = None if given.cache_gb is None else _sizes(given.cache_gb)
 
+    from engine.model.backend import compiles_first
+    from harness.machine.device import AUTO
+
     from .forecast import as_dict, forecast
     from .locality import own_world, worlds_of
     from .machine.figures import device_from, machine
@@ -53,6 +56,8 @@ def _forecast(arguments: Sequence[str], program: str) -> int:
     worlds = worlds_of(model.experts, model.top_k)
     if model.trace is not None:
         worlds = own_world(model.trace, model.layers, model.experts, model.top_k)
+    if device.name == AUTO and (line := compiles_first()):
+        print(f"note: {line}", file=sys.stderr)
     at = machine(device, model, given.folder.expanduser())
     here = None if at.probed is None else found_here(given.model, model)
     besides = here if given.study is None else of_study(given.study, model)

@@ -90,7 +90,7 @@ def _rehearse(args: argparse.Namespace) -> int:
 def _run(args: argparse.Namespace, found: Written, other: Any) -> None:
     from engine.model.backend import usable_memory_bytes
 
-    from .forecasts import forecasts
+    from .forecasts import Forecasts
     from .report import document, print_report
 
     usable = usable_memory_bytes() / GB
@@ -102,16 +102,16 @@ def _run(args: argparse.Namespace, found: Written, other: Any) -> None:
     }  # fmt: skip
     like = other or found.locality
     tell = lambda line: print(f"note: {line}", file=sys.stderr)  # noqa: E731
-    before = forecasts(found.source, made, args.trace and args.trace.expanduser(), like, tell)
+    forecasts = Forecasts(found.source, made, options, tell)
     routing = f"made up with the locality of {like.source}" if args.trace is None else f"forced from {args.trace.name}"
-    answers: list[dict[str, Any]] = []
+    answers: list[Any] = []
     with _terminated():
         try:
-            for answer in run(str(found.folder), made, options, tell):
+            for answer in run(str(found.folder), made, options, forecasts, tell):
                 answers.append(answer)
         finally:  # the figures so far, if a setting fails or the user stops the command
             if answers:
-                result = document(facts(found), routing, answers, before[: len(answers)], len(made) - len(answers))
+                result = document(facts(found), routing, answers, len(made) - len(answers))
                 if args.json:
                     print(to_json(result, indent=1))
                 else:

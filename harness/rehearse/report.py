@@ -30,17 +30,16 @@ COLUMNS = (
 def document(
     facts: Mapping[str, Any],
     routing: str,
-    answers: Sequence[Mapping[str, Any]],
-    before: Sequence[Speed | None],
+    answers: Sequence[tuple[Mapping[str, Any], Speed | None]],
     unfinished: int = 0,
 ) -> dict[str, Any]:
-    """All figures; `before` has the forecast of each answer, and `unfinished` counts the settings without an answer.
+    """All figures of `answers`, each with the forecast before it; `unfinished` counts the settings without an answer.
     `compute_ms` is the time of a token with no expert missing, of the fastest setting: the ceilings are strict."""
-    compute = min(float(np.median(answer["held_s"])) for answer in answers)
+    compute = min(float(np.median(answer["held_s"])) for answer, _ in answers)
     return {
-        "about": ABOUT, **facts, "routing": routing, "mapped": answers[0]["mapped"], "mode": answers[0]["mode"],
-        "plain_gbps": spread([gbps for answer in answers for gbps in answer["plain_gbps"]]), "compute_ms": compute * 1e3,
-        "rows": [_row(answer, compute) | _forecast(speed) for answer, speed in zip(answers, before, strict=True)],
+        "about": ABOUT, **facts, "routing": routing, "mapped": answers[0][0]["mapped"], "mode": answers[0][0]["mode"],
+        "plain_gbps": spread([gbps for answer, _ in answers for gbps in answer["plain_gbps"]]), "compute_ms": compute * 1e3,
+        "rows": [_row(answer, compute) | _forecast(speed) for answer, speed in answers],
         "unfinished": unfinished,
     }  # fmt: skip
 
@@ -64,7 +63,7 @@ def _row(answer: Mapping[str, Any], compute: float) -> dict[str, Any]:
 
 def _forecast(speed: Speed | None) -> dict[str, Any]:
     """The forecast as lower end, middle and upper end; None without one."""
-    return {"forecast_tok_s": None if speed is None else [speed.low, speed.tok_s, speed.high]}
+    return {"forecast_tok_s": None if speed is None else [*speed.interval]}
 
 
 def print_report(found: Mapping[str, Any]) -> None:

@@ -15,6 +15,9 @@ from engine.knobs import LOSSY, Knobs
 from engine.plan.footprint import footprint, weights_of
 from engine.system.strict_json import from_json, to_json
 from engine.system.user_cache import compute_apart
+from harness.forecast.study.fit import Speed
+
+from .forecasts import Forecasts
 
 CHILD = "engine.bench.decoding.rehearse"
 SIZES = 3  # cache sizes, if none is given
@@ -67,14 +70,20 @@ def _fitting(source: Checkpoint, fixed: Mapping[str, Any], least: float, most: f
 
 
 def run(
-    store: str, made: Sequence[Knobs], options: Mapping[str, Any], tell: Callable[[str], None]
-) -> Iterator[dict[str, Any]]:
-    """Run each setting in a process of its own. Raises `HeadraceError` with the last line of one that fails."""
+    store: str, made: Sequence[Knobs], options: Mapping[str, Any], forecasts: Forecasts, tell: Callable[[str], None]
+) -> Iterator[tuple[dict[str, Any], Speed | None]]:
+    """Run each setting in a process of its own; yield its figures and the forecast before it. Raises `HeadraceError` with
+    the last line of one that fails."""
     for number, knobs in enumerate(made, start=1):
+        expected = forecasts.before(knobs)
+        about = "" if expected is None else "; forecast {1:.3g} ({0:.3g}..{2:.3g}) tok/s".format(*expected.interval)
         what = f"{number} of {len(made)}: {knobs.shown('cache_gb')}, {knobs.shown('sync_window')}"
-        tell(what)
+        tell(what + about)
         request = to_json({"store": store, "knobs": dataclasses.asdict(knobs), **options})
         output = compute_apart(f"the rehearsal with cache_gb={knobs.cache_gb:.4g}", CHILD, given=request)
         answer = dict(from_json(output.strip().splitlines()[-1]))
-        tell(f"{what}: {statistics.median(answer['tok_s']):.3g} tok/s")
-        yield answer
+        tok_s = statistics.median(answer["tok_s"])
+        tell(f"{what}: {tok_s:.3g} tok/s")
+        if expected is not None:
+            forecasts.after(knobs, tok_s)
+        yield answer, expected

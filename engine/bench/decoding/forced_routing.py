@@ -7,6 +7,7 @@ import time
 import numpy as np
 from mlx_lm.models.cache import make_prompt_cache
 
+from engine.checkpoint.checkpoint import Checkpoint
 from engine.checkpoint.store.rehearsal import Rehearsal
 from engine.engine import Engine
 from engine.errors import HeadraceError
@@ -30,12 +31,7 @@ class ForcedRouting:
         self, engine: Engine, trace: Trace | None, recall: list[float] | None, rehearsal: Rehearsal | None = None
     ) -> None:
         self._engine = engine
-        self.mapped = ""
-        if trace is not None:
-            self.ids, self.mapped = fitted(trace, engine)
-        else:
-            assert rehearsal is not None
-            self.ids, _ = rehearsed(rehearsal, engine.checkpoint)
+        self.ids, self.mapped = forced_ids(engine.checkpoint, trace, rehearsal)
         self.forced = force(engine, self.ids, recall)
 
     def at(self, first: int) -> None:
@@ -61,15 +57,24 @@ class ForcedRouting:
         return time.perf_counter() - begin, engine.stats.copy()
 
 
-def fitted(trace: Trace, engine: Engine) -> tuple[np.ndarray, str]:
-    """The trace's experts for the engine's model, uint32 [tokens, layers, top-k], and what was changed to fit, in words."""
-    layers, top_k = len(engine.checkpoint.layers), engine.checkpoint.top_k
-    experts = min(layer.experts for layer in engine.checkpoint.layers)
+def forced_ids(source: Checkpoint, trace: Trace | None, rehearsal: Rehearsal | None) -> tuple[np.ndarray, str]:
+    """The experts that the model is forced to use, uint32 [tokens, layers, top-k]: the trace's, or without one those of the
+    rehearsal. Also what was changed to fit, in words. Raises `HeadraceError` for a trace that does not fit."""
+    if trace is not None:
+        return fitted(trace, source)
+    assert rehearsal is not None
+    return rehearsed(rehearsal, source)[0], ""
+
+
+def fitted(trace: Trace, source: Checkpoint) -> tuple[np.ndarray, str]:
+    """The trace's experts for a model, uint32 [tokens, layers, top-k], and what was changed to fit, in words."""
+    layers, top_k = len(source.layers), source.top_k
+    experts = min(layer.experts for layer in source.layers)
     recorded = trace.experts[trace.prefilled :] if (trace.experts < 0).any() else trace.experts
     _, depth, ranks = recorded.shape
     if recorded.max() >= experts or ranks < top_k / 2:
         raise HeadraceError(
-            f"trace {trace.path} ({trace.shape}) does not fit {engine.checkpoint.name} ({layers} layers of "
+            f"trace {trace.path} ({trace.shape}) does not fit {source.name} ({layers} layers of "
             f"{experts} experts, top-{top_k}); give one with no more experts and at least half of top-k"
         )
     changes = []

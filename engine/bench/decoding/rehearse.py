@@ -20,20 +20,23 @@ from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
+import numpy as np
 
-from engine.checkpoint.store.rehearsal import read_rehearsal
+from engine.checkpoint.checkpoint import Checkpoint
+from engine.checkpoint.store.rehearsal import Rehearsal, read_rehearsal
 from engine.cli.program import guarded
 from engine.engine import load
 from engine.errors import HeadraceError
 from engine.knobs import GB, Knobs
 from engine.model.backend import peak_bytes
 from engine.plan.footprint import footprint
-from engine.routing.read import read_trace
+from engine.routing.read import Trace, read_trace
+from engine.routing.traces.recording import Recording
 from engine.system.memory import disk_bytes_read
 from engine.system.strict_json import from_json, to_json
 
 from ..machine.plain_reads import PLAIN_MIB, plain_gbps
-from .forced_routing import ForcedRouting
+from .forced_routing import ForcedRouting, forced_ids
 
 HELD_TOKENS, HELD_WARM_UP = 8, 2  # at most; fewer if fewer tokens are asked for
 
@@ -41,12 +44,7 @@ HELD_TOKENS, HELD_WARM_UP = 8, 2  # at most; fewer if fewer tokens are asked for
 def measure(request: Mapping[str, Any]) -> dict[str, Any]:
     """The figures of one setting; lists have one entry a round. Raises `HeadraceError`."""
     store, knobs = Path(request["store"]), Knobs.from_mapping(request["knobs"])
-    rehearsal = read_rehearsal(store)
-    if rehearsal is None:
-        raise HeadraceError(f"{store} is no rehearsal; write one with headrace rehearse")
-    if request["locality"] is not None:
-        rehearsal = dataclasses.replace(rehearsal, routing=request["locality"])
-    trace = None if request["trace"] is None else read_trace(request["trace"])
+    rehearsal, trace = _routing(store, request)
     recall = request["window_recall"] or list(rehearsal.window_recall)
     rounds: dict[str, list[Any]] = {
         name: []
@@ -76,7 +74,7 @@ def measure(request: Mapping[str, Any]) -> dict[str, Any]:
             rounds["hit_rate"].append(stats.hit_rate)
             rounds["io_ms"].append(stats.io_ms / tokens)
             rounds["sync_ms"].append(stats.sync_ms / tokens)
-            few, first = min(HELD_TOKENS, request["tokens"]), max(1, min(HELD_WARM_UP, request["warm_up"]))
+            few, first = _held(request)
             seconds, held = forced.decode(few, warm_up=first, held=True)
             rounds["held_s"].append(seconds / held.tokens)
         return {
@@ -87,6 +85,34 @@ def measure(request: Mapping[str, Any]) -> dict[str, Any]:
             "peak_memory_gb": peak_bytes() / GB, "mlx_peak_gb": mx.get_peak_memory() / GB,
             "predicted_peak_gb": footprint(source, knobs).predicted_peak_gb,
         }  # fmt: skip
+
+
+def recording(source: Checkpoint, request: Mapping[str, Any]) -> Recording:
+    """The passes of `measure` on `source`, for a replay: of each round its warm-up, its tokens, and those with experts
+    held, which are marked as warm-up too. Raises `HeadraceError` as `measure` does."""
+    rehearsal, trace = _routing(source.path, request)
+    ids, _ = forced_ids(source, trace, rehearsal)
+    first, few = request["warm_up"], sum(_held(request))
+    tokens = min(request["tokens"], len(ids) - first)
+    numbers = np.tile(np.concatenate([np.arange(first + tokens), np.zeros(few, int)]), request["rounds"])
+    warm = np.tile(np.repeat([1, 0, 1], [first, tokens, few]), request["rounds"])
+    ends = np.arange(1, len(numbers) + 1)
+    passes = np.column_stack([ends, np.ones_like(ends), warm, np.zeros_like(ends)])
+    return Recording("the rehearsal's routing", ids[numbers].astype(np.int32), passes)
+
+
+def _routing(store: Path, request: Mapping[str, Any]) -> tuple[Rehearsal, Trace | None]:
+    rehearsal = read_rehearsal(store)
+    if rehearsal is None:
+        raise HeadraceError(f"{store} is no rehearsal; write one with headrace rehearse")
+    if request["locality"] is not None:
+        rehearsal = dataclasses.replace(rehearsal, routing=request["locality"])
+    return rehearsal, None if request["trace"] is None else read_trace(request["trace"])
+
+
+def _held(request: Mapping[str, Any]) -> tuple[int, int]:
+    """Tokens of the round with experts held that are timed, and those before them."""
+    return min(HELD_TOKENS, request["tokens"]), max(1, min(HELD_WARM_UP, request["warm_up"]))
 
 
 def main() -> int:

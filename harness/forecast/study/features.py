@@ -21,8 +21,6 @@ from harness.forecast.interval import spread
 from .fit import Features
 from .routing import Routing, narrowed, profile_of
 
-COUNTED = 128  # decoded tokens of a replay whose figures count, the last ones: those before them fill the cache
-
 
 @dataclass
 class Arithmetic:
@@ -53,7 +51,7 @@ class Arithmetic:
                 return Features(two_widths=_two_widths(banks, layers))
             found = replay(of_k, model, few, profile=profile)
             read, missed, quantized = (
-                float(found.by_token[name][-COUNTED:].mean()) / share
+                float(found.by_token[name][-self.routing.counted :].mean()) / share
                 for name in ("bytes_read", "layers_missed", "quantized")
             )
             streamed = len({bank.layer for bank in banks if bank.slots < len(bank.members)}) / layers

@@ -73,6 +73,11 @@ class Speed:
     low: float
     high: float
 
+    @property
+    def interval(self) -> tuple[float, float, float]:
+        """Lower end, middle and upper end."""
+        return self.low, self.tok_s, self.high
+
     def __contains__(self, value: float) -> bool:
         return self.low <= value <= self.high
 

@@ -17,8 +17,7 @@ from typing import Any
 
 from engine import __version__
 from engine.errors import HeadraceError
-from engine.model.backend import backend
-from engine.model.environment.kernel_cache import has_kernels
+from engine.model.backend import backend, compiles_first
 from engine.system import atomic
 from engine.system.strict_json import from_json, to_json
 from engine.system.user_cache import child_environment
@@ -76,11 +75,10 @@ def probe(
 ) -> Figures:
     """Measure in a child. `folder`: on the disk to measure for a model without files of some size. `tell` receives one line
     if kernels have to be compiled. Raises `HeadraceError`."""
-    cuda = backend() == "cuda"
-    if cuda and not has_kernels():
-        tell("MLX compiles its kernels for this GPU first; this takes some minutes, once")
+    if line := compiles_first():
+        tell(line)
     request = {"checkpoint": str(checkpoint), "folder": str(folder), "disk_gbps": ssd_gbps}
-    words, timeout_s = [sys.executable, "-m", __name__], COMPILING_S if cuda else TIMEOUT_S
+    words, timeout_s = [sys.executable, "-m", __name__], COMPILING_S if backend() == "cuda" else TIMEOUT_S
     answer = run_command(
         words, request, most_bytes=MOST_BYTES, timeout_s=timeout_s, interrupted=interrupted, env=child_environment()
     )

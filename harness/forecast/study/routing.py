@@ -29,13 +29,15 @@ FEW, MANY = 6, 12  # layers; with at most so many, all are replayed
 
 @dataclass(frozen=True)
 class Routing:
-    """Recordings of `model`, which has `share` of the layers, or possible ones. `about`: where they are from."""
+    """Recordings of `model`, which has `share` of the layers, or possible ones. `about`: where they are from. `counted`: the
+    decoded tokens whose figures count, the last ones; those before them fill the cache."""
 
     model: Checkpoint
     share: float
     recordings: tuple[Recording, ...]
     about: str
     profile: Profile | None = None  # the engine's own, where it is there; otherwise a recording's uses stand for it
+    counted: int = DECODED
 
 
 def routing(checkpoint: Checkpoint, trace: Path | None = None, locality: Locality | None = None) -> Routing:
@@ -51,7 +53,7 @@ def routing(checkpoint: Checkpoint, trace: Path | None = None, locality: Localit
     if trace is None and locality is None:
         trace = trace_of(checkpoint, max(layer.experts for layer in checkpoint.layers))
     if trace is not None and (found := fitting(trace, checkpoint, chosen)) is not None:
-        profile = routing_profile(checkpoint) if profile_file(checkpoint).exists() else None
+        profile = kept_profile(checkpoint)
         profile = None if profile is None else Profile(profile.uses[chosen])
         return Routing(few, share, (found,), f"the model's trace {trace.name}", profile)
     experts = min(layer.experts for layer in checkpoint.layers)
@@ -65,6 +67,11 @@ def routing(checkpoint: Checkpoint, trace: Path | None = None, locality: Localit
         localities, about = (locality,), f"made up with the locality of {locality.source}"
     made = (synthetic(one, PROMPT + DECODED, len(chosen), experts, checkpoint.top_k) for one in localities)
     return Routing(few, share, tuple(Recording.made_up(ids, PROMPT) for ids in made), about)
+
+
+def kept_profile(checkpoint: Checkpoint) -> Profile | None:
+    """The routing profile that the engine has computed for the model; None if it has not."""
+    return routing_profile(checkpoint) if profile_file(checkpoint).exists() else None
 
 
 def fitting(trace: Path, checkpoint: Checkpoint, chosen: list[int]) -> Recording | None:

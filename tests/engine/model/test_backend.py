@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import mlx.core as mx
 import pytest
 
-from engine.model.backend import backend, compute_dtype, device_name, peak_bytes
+from engine.model.backend import backend, compiles_first, compute_dtype, device_name, peak_bytes
+from engine.model.environment.kernel_cache import VARIABLE
 from engine.system.memory import peak_memory_bytes
 
 on_cpu = mx.default_device() == mx.Device(mx.cpu)
@@ -21,6 +23,15 @@ def test_the_backend_is_that_of_the_default_device() -> None:
 def test_the_cpu_computes_in_float32_and_is_named_with_its_cores() -> None:
     assert compute_dtype() == mx.float32
     assert device_name().endswith(f"({os.cpu_count()} cores)")
+
+
+def test_a_user_who_waits_for_kernels_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(VARIABLE, str(tmp_path))
+    for name, told in {"cpu": False, "metal": False, "cuda": True}.items():
+        monkeypatch.setattr("engine.model.backend.backend", lambda name=name: name)
+        assert compiles_first().startswith("MLX compiles its kernels") == told
+    (tmp_path / "kernel.ptx").touch()
+    assert not compiles_first()
 
 
 def test_on_cuda_the_peak_has_the_memory_of_the_device(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -59,3 +59,9 @@ def test_a_model_that_does_not_fit_says_so(capsys: pytest.CaptureFixture[str]) -
 def test_a_mistake_is_one_line(capsys: pytest.CaptureFixture[str], words: list[str], said: str) -> None:
     status, out, err = run(capsys, *words)
     assert status == 2 and out == "" and said in err and err.count("\n") == 1
+
+
+def test_a_user_who_waits_for_kernels_is_told(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("engine.model.backend.compiles_first", lambda: "MLX compiles")
+    assert run(capsys, "deepseek_v4_pro")[2].startswith("note: MLX compiles\n")
+    assert "note" not in run(capsys, "deepseek_v4_pro", "device=m2max_96gb")[2]

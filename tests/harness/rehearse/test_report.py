@@ -29,7 +29,7 @@ def answer(held_s: float, io_mode: str = "direct", window: int = 1) -> dict[str,
 
 
 def test_ceilings_take_the_fastest_computation() -> None:
-    found = document(FACTS, "made up", [answer(1.0), answer(0.5, window=0)], [None, FORECAST])
+    found = document(FACTS, "made up", [(answer(1.0), None), (answer(0.5, window=0), FORECAST)])
     assert found["compute_ms"] == 500 and found["plain_gbps"][1] == 2
     assert [row["forecast_tok_s"] for row in found["rows"]] == [None, [0.2, 0.3, 0.45]]
     for row in found["rows"]:
@@ -39,7 +39,7 @@ def test_ceilings_take_the_fastest_computation() -> None:
 
 
 def test_the_printed_report_says_what_it_is(capsys: pytest.CaptureFixture[str]) -> None:
-    print_report(document(FACTS, "made up with the locality of x", [answer(1.0), answer(0.5, window=0)], [None, FORECAST]))
+    print_report(document(FACTS, "made up with the locality of x", [(answer(1.0), None), (answer(0.5, window=0), FORECAST)]))
     out = capsys.readouterr().out
     for text in ("rehearsal: random weights", "3 layers have records of their own", "11.9 GB", "8 recorded layers for 60",
                  "all", "0.3 (0.2..0.45)", "0.88 (0.88..0.88)", "33 (32.5)"):  # fmt: skip
@@ -47,11 +47,11 @@ def test_the_printed_report_says_what_it_is(capsys: pytest.CaptureFixture[str]) 
 
 
 def test_settings_without_figures_are_noted() -> None:
-    found = document(FACTS, "made up", [answer(1.0)], [None], 2)
+    found = document(FACTS, "made up", [(answer(1.0), None)], 2)
     assert notes(found) == ["note: 2 of 3 settings have no figures"]
 
 
 def test_shared_records_in_the_page_cache_are_noted() -> None:
-    found = document(FACTS, "made up", [answer(1.0, "buffered")], [None])
+    found = document(FACTS, "made up", [(answer(1.0, "buffered"), None)])
     assert "the page cache holds shared records" in notes(found)[0]
-    assert not notes({**found, "distinct_layers": 60}) and not notes(document(FACTS, "made up", [answer(1.0)], [None]))
+    assert not notes({**found, "distinct_layers": 60}) and not notes(document(FACTS, "made up", [(answer(1.0), None)]))

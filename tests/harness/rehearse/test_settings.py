@@ -8,8 +8,16 @@ from stores import one_line
 
 from engine import HeadraceError, footprint
 from engine.checkpoint.checkpoint import Checkpoint
+from engine.knobs import Knobs
 from harness.rehearse import settings as module
 from harness.rehearse.settings import NAMES, run, settings
+
+
+class Unknown:
+    """No forecasts."""
+
+    def before(self, knobs: Knobs) -> None:
+        del knobs
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +65,6 @@ def test_a_run_that_fails_is_one_line(source: Checkpoint, monkeypatch: pytest.Mo
     with pytest.raises(
         HeadraceError, match=r"the rehearsal with cache_gb=0\.\d+ could not be computed: .*no_such_module"
     ) as e:
-        list(run(str(source.path), settings(source, {}, [0.5], None, [1], 64), {}, told.append))
+        list(run(str(source.path), settings(source, {}, [0.5], None, [1], 64), {}, Unknown(), told.append))  # type: ignore[arg-type]
     one_line(e)
     assert told == [f"1 of 1: {settings(source, {}, [0.5], None, [1], 64)[0].shown('cache_gb')}, sync_window=1"]

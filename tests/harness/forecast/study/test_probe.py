@@ -38,6 +38,7 @@ def test_kernels_that_must_be_compiled_take_longer(tmp_path: Path, monkeypatch: 
     probe(tmp_path, tmp_path, None, lambda: False, told.append)
     assert limits == [TIMEOUT_S] and not told
     monkeypatch.setattr(module, "backend", lambda: "cuda")
+    monkeypatch.setattr("engine.model.backend.backend", lambda: "cuda")
     probe(tmp_path, tmp_path, None, lambda: False, told.append)
     assert limits[1] == COMPILING_S and "compiles its kernels" in told[0]
     (tmp_path / "kernel.ptx").touch()
