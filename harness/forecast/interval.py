@@ -18,6 +18,7 @@ from harness.numerics.student_t import t_quantile
 
 COVERAGE = 0.8
 NORMAL = NormalDist().inv_cdf((1 + COVERAGE) / 2)  # 1.28
+WIDEST = math.log(1e3)  # half of the widest interval, as a logarithm: a wider one says as little
 SOURCES = ("locality", "disk", "compute", "inadequacy")
 
 
@@ -55,6 +56,6 @@ def interval(middle: float, sds: Mapping[str, float]) -> Interval:
     """The interval around `middle` for standard deviations of its logarithm, by source."""
     squares = {name: sds.get(name, 0.0) ** 2 for name in SOURCES}
     total = sum(squares.values())
-    width = NORMAL * math.sqrt(total)
+    width = min(NORMAL * math.sqrt(total), WIDEST)
     shares = {name: square / total if total else 0.0 for name, square in squares.items()}
     return Interval(middle, middle * math.exp(-width), middle * math.exp(width), shares)

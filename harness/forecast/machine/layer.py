@@ -24,7 +24,7 @@ from .short import least_depth, probing, shortened
 
 DEEPER = 4  # layers of a period of attention, in models that mix kinds
 MOST_BYTES = 6 << 30  # of the weights of a short model; a deeper one is shortened
-LEAST_ROUNDS, ROUNDS, LONGEST_S = 3, 100, 3.0
+WARM_UP, LEAST_ROUNDS, ROUNDS, LONGEST_S = 2, 3, 100, 3.0
 CONTEXT, FEW, PROMPT_MS = 160, 8, 1000.0  # tokens; a prompt is shorter where a token takes too long in a layer
 HEAD_BYTES = 256 << 20  # of the largest head that is measured whole, as 32-bit floats
 
@@ -64,6 +64,9 @@ def _times(one: _Short, more: _Short, less: _Short, low: int, apart: int, part: 
     passes = [model.run(1) for model in models for _ in range(2)]
     tokens = int(max(FEW, min(CONTEXT, PROMPT_MS * apart / max(passes[3] - passes[1], 1e-3)))) // 2
     prompts = [model.run(tokens) for model in models]  # two passes of so many tokens, of which the second is timed
+    for _ in range(WARM_UP):  # with this context MLX may take other kernels, which a GPU compiles first
+        for model in models:
+            model.run(1)
     begin = time.perf_counter()
     rounds: list[list[float]] = []
     while len(rounds) < LEAST_ROUNDS or (len(rounds) < ROUNDS and time.perf_counter() - begin < LONGEST_S):

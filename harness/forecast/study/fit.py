@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from harness.forecast.interval import COVERAGE
+from harness.forecast.interval import COVERAGE, WIDEST
 from harness.numerics.student_t import t_quantile
 
 NOISE_SD = 0.09  # relative, from run to run: what repeats on two machines gave
@@ -106,7 +106,7 @@ class Fit:
         parameters = float(x @ self.covariance @ x) / ms**2
         locality = features.io_spread * self.mean[1] * features.io_ms / ms
         sd = math.sqrt(parameters + locality**2 + self.noise_sd**2 + INADEQUACY_SD**2 + factor_sd**2)
-        width = t_quantile((1 + COVERAGE) / 2, DEGREES) * sd
+        width = min(t_quantile((1 + COVERAGE) / 2, DEGREES) * sd, WIDEST)
         middle = 1000 / ms * factor
         return Speed(middle, middle * math.exp(-width), middle * math.exp(width))
 

@@ -37,3 +37,8 @@ def test_the_interval_of_one_more_value_covers_as_it_says() -> None:
         middle = math.exp(float(np.mean(np.log(sample[:3]))))
         inside += float(sample[3]) in interval(middle, {"locality": spread(sample[:3])})
     assert 0.77 < inside / 2000 < 0.83
+
+
+def test_a_width_without_meaning_stays_finite() -> None:
+    found = interval(10.0, {"compute": 1e5})
+    assert (found.low, found.high) == (pytest.approx(0.01), pytest.approx(1e4)) and found.shares["compute"] == 1

@@ -40,6 +40,26 @@ def test_a_part_of_the_head_is_multiplied_and_the_pass_is_not() -> None:
     assert whole.rest_ms == pytest.approx(3 + 8)
 
 
+class Compiled(Passes):
+    """A short model whose first passes with a context compile kernels."""
+
+    def __init__(self, ms: float) -> None:
+        super().__init__(ms)
+        self._first = 2
+
+    def run(self, tokens: int) -> float:
+        self._first += 1 if tokens > 1 else 0
+        if tokens == 1 and self._first > 2:
+            self._first -= 1
+            return 1e4
+        return super().run(tokens)
+
+
+def test_kernels_that_are_compiled_do_not_count() -> None:
+    found = _times(Compiled(7), Passes(15), Passes(7), 2, 4, 1)  # type: ignore[arg-type]
+    assert (found.layer_ms, found.rest_ms, found.sd) == (pytest.approx(2), pytest.approx(3), 0)
+
+
 def test_a_model_of_one_layer_has_no_difference() -> None:
     whole = shape("qwen3_30b_a3b")
     one = dataclasses.replace(whole, config={**whole.config, "num_hidden_layers": 1})

@@ -72,6 +72,11 @@ def test_unlike_routings_widen_the_interval() -> None:
     assert found.speed(unknown).low < found.speed(known).low
 
 
+def test_a_width_without_meaning_stays_finite() -> None:
+    found = fit([], [], prior(Figures(20.0, 1e5, 0.0, 0.0, 0.1, 1.0), 6)).speed(Features())
+    assert 0 < found.low < found.tok_s < found.high < 1e6
+
+
 def test_a_forecast_stays_positive() -> None:
     some = [streamed(io) for io in (1.0, 30.0)]
     found = fit(some, [30.0, 1.0], of_machine())
