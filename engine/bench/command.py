@@ -18,14 +18,16 @@ from engine.cli.arguments.options import (
     number_or,
     positive,
     refuse_ignored,
-)
+)  # fmt: skip
 from engine.cli.program import HelpFormatter, add_command, add_version, run_command
 from engine.errors import HeadraceError
 from engine.knobs import LOSSY, WORDS, Knobs
 from engine.system.strict_json import to_json
 
+from . import opening
 from .decoding import restored
 from .machine import products
+from .quality import identity
 
 ABOUT = "Each benchmark prints its ceiling beside the measurement, and one JSON document as its last line."
 READS = ("read_threads", "read_block_kib", "io_mode", "ssd_gbps")  # knobs of reads alone
@@ -106,8 +108,9 @@ def add_benchmarks(parser: argparse.ArgumentParser) -> None:
     add_trust_code(bits)
     add_eval_texts(bits)
     bits.add_argument("--rounds", type=int, default=5, metavar="N", help="random plans (default: 5)")
-    text = "budgets (default: 2.5 3)"
-    bits.add_argument("--average-bits", type=float, nargs="+", default=[2.5, 3.0], metavar="X", help=text)
+    bits.add_argument(
+        "--average-bits", type=float, nargs="+", default=[2.5, 3.0], metavar="X", help="budgets (default: 2.5 3)"
+    )
     add_knobs(bits, ("expert_bits", "cold_bits"))
 
     trace = add_command(parsers, "trace", _trace)
@@ -128,8 +131,9 @@ def add_benchmarks(parser: argparse.ArgumentParser) -> None:
     serve.add_argument("--minutes", type=float, default=0.0, metavar="N", help=text)
     add_knobs(serve)
 
+    identity.add_arguments(add_command(parsers, "identity", identity.run))
     products.add_arguments(add_command(parsers, "products", products.run))
-    add_model(add_command(parsers, "open", _open), positional=True)
+    opening.add_arguments(add_command(parsers, "open", opening.run))
     add_model(add_command(parsers, "grids", _grids), positional=True)
 
     pack = add_command(parsers, "pack", _pack)
@@ -277,8 +281,8 @@ def _bits(args: argparse.Namespace) -> None:
     from .quality.bits import bench_bits
 
     knobs, judge = Knobs(**{"expert_bits": 4, "cold_bits": 2, **knobs_given(args)}), Judge.load(args.eval_texts)
-    budgets, draws = args.average_bits, args.rounds
-    _print(bench_bits(_model(args), knobs, judge, average_bits=budgets, draws=draws, trust_code=args.trust_code))
+    options = {"average_bits": args.average_bits, "draws": args.rounds, "trust_code": args.trust_code}
+    _print(bench_bits(_model(args), knobs, judge, **options))
 
 
 def _trace(args: argparse.Namespace) -> None:
@@ -287,8 +291,8 @@ def _trace(args: argparse.Namespace) -> None:
 
     from .decoding.trace import bench_trace
 
-    judge, rounds = Judge.load(args.eval_texts), args.rounds
-    _print(bench_trace(_model(args), knobs_of(args), judge, rounds=rounds, trust_code=args.trust_code))
+    options = {"rounds": args.rounds, "trust_code": args.trust_code}
+    _print(bench_trace(_model(args), knobs_of(args), Judge.load(args.eval_texts), **options))
 
 
 def _serve(args: argparse.Namespace) -> None:
@@ -299,13 +303,6 @@ def _serve(args: argparse.Namespace) -> None:
 
     options = {name: getattr(args, name) for name in ("rounds", "tokens", "parallel", "minutes", "trust_code")}
     _print(bench_serve(_model(args), knobs_of(args), Judge.load(args.eval_texts), **options))
-
-
-def _open(args: argparse.Namespace) -> None:
-    """Measure time and memory of opening and planning."""
-    from .opening import bench_open
-
-    _print(bench_open(model_of(args)))
 
 
 def _grids(args: argparse.Namespace) -> None:

@@ -9,6 +9,7 @@ for a checkpoint of 1 T parameters in 200,000 tensors (Kimi K2.5's original).
 
 from __future__ import annotations
 
+import argparse
 import subprocess
 import sys
 import tempfile
@@ -19,6 +20,7 @@ from typing import Any
 
 from engine.checkpoint.checkpoint import Checkpoint
 from engine.checkpoint.known import keep, opened, take
+from engine.cli.arguments.options import add_model, model_of
 from engine.errors import HeadraceError
 from engine.knobs import GB, Knobs
 from engine.system.memory import peak_memory_bytes
@@ -26,6 +28,16 @@ from engine.system.strict_json import from_json, to_json
 from engine.system.user_cache import child_environment
 
 BOUND_S, BOUND_GB = 15.0, 1.5
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of the command."""
+    add_model(parser, positional=True)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Measure time and memory of opening and planning."""
+    print(to_json(bench_open(model_of(args))))
 
 
 def bench_open(path: Path) -> dict[str, Any]:

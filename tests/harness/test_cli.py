@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 ENGINE = tuple(cli.ENGINE)
 BENCH = (
     "io", "decode", "beside", "prefill", "hits", "lossy", "bits", "trace", "open", "grids", "pack", "make", "serve",
-    "memory", "restored", "products",
+    "memory", "restored", "products", "identity",
 )  # fmt: skip
 SEARCH_BENCH = ("samplers", "ask", "shared", "soak", "confirm", "page", "hours")
 COMMANDS = [

@@ -5,7 +5,7 @@ have the model's widths, heads and formats, and as many experts as two tokens us
 layer. The rest is that of the head and of a pass. A head that is too large has a part of the vocabulary, and a third model
 with half of that part gives the time of the remainder, so that the pass counts once. A pass over a prompt comes first, so
 that attention sees a context as long as those of the evaluation texts, or a shorter one where a layer is slow. Figures are
-means, as tokens a second are.
+means, as tokens a second are, of the rounds that compile no kernels.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from engine.errors import HeadraceError
 from engine.shapes.as_checkpoint import as_checkpoint
 from engine.shapes.shape import Shape
 
-from .short import least_depth, probing, shortened
+from .short import least_depth, probing, rounds, shortened
 
 DEEPER = 4  # layers of a period of attention, in models that mix kinds
 MOST_BYTES = 6 << 30  # of the weights of a short model; a deeper one is shortened
-WARM_UP, LEAST_ROUNDS, ROUNDS, LONGEST_S = 2, 3, 100, 3.0
+ROUNDS, LONGEST_S = 100, 3.0
 CONTEXT, FEW, PROMPT_MS = 160, 8, 1000.0  # tokens; a prompt is shorter where a token takes too long in a layer
 HEAD_BYTES = 256 << 20  # of the largest head that is measured whole, as 32-bit floats
 
@@ -64,18 +64,12 @@ def _times(one: _Short, more: _Short, less: _Short, low: int, apart: int, part: 
     passes = [model.run(1) for model in models for _ in range(2)]
     tokens = int(max(FEW, min(CONTEXT, PROMPT_MS * apart / max(passes[3] - passes[1], 1e-3)))) // 2
     prompts = [model.run(tokens) for model in models]  # two passes of so many tokens, of which the second is timed
-    for _ in range(WARM_UP):  # with this context MLX may take other kernels, which a GPU compiles first
-        for model in models:
-            model.run(1)
-    begin = time.perf_counter()
-    rounds: list[list[float]] = []
-    while len(rounds) < LEAST_ROUNDS or (len(rounds) < ROUNDS and time.perf_counter() - begin < LONGEST_S):
-        rounds.append([model.run(1) for model in models])
-    each = [(found[1] - found[0]) / apart for found in rounds]
+    measured = rounds(lambda: [model.run(1) for model in models], ROUNDS, LONGEST_S)
+    each = [(found[1] - found[0]) / apart for found in measured]
     layer = max(statistics.fmean(each), 1e-4)
-    rest = max(0.0, statistics.fmean(found[0] for found in rounds) - low * layer)
+    rest = max(0.0, statistics.fmean(found[0] for found in measured) - low * layer)
     if part > 1:  # half a part of the head is the difference of `one` and `less`
-        rest += 2 * (part - 1) * max(0.0, statistics.fmean(found[0] - found[2] for found in rounds))
+        rest += 2 * (part - 1) * max(0.0, statistics.fmean(found[0] - found[2] for found in measured))
     prompt = max((prompts[1] - prompts[0]) / apart / tokens, layer / tokens)
     return LayerTime(layer, rest, prompt, statistics.stdev(each) / math.sqrt(len(each)) / layer)
 

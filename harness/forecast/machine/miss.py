@@ -25,13 +25,13 @@ from engine.knobs import GB, Knobs
 from engine.shapes.shape import Shape
 from engine.system.strict_json import to_json
 
-from .short import least_depth, probing, shortened
+from .short import least_depth, probing, rounds, shortened
 
 HELD_GBPS = 0.5
 DEEP = 4  # layers with routed experts
 MOST_BYTES = 2 << 30  # of the weights of a short model; a deeper one is shortened
 UNLIKE = 0.5  # of the cost of a miss: bandwidths and the number of experts that a layer misses change it by about so much
-WARM_UP, ROUNDS, LEAST_ROUNDS, LONGEST_S = 2, 60, 3, 2.5
+WARM_UP, ROUNDS, LONGEST_S = 2, 60, 2.5
 
 
 @dataclass(frozen=True)
@@ -97,18 +97,22 @@ def _measured(folder: Path) -> MissTime:
             for engine in engines:
                 engine.token()
         streamed.stats.reset()
-        rounds: list[tuple[float, float, float]] = []
-        begin = time.perf_counter()
-        while len(rounds) < LEAST_ROUNDS or (len(rounds) < ROUNDS and time.perf_counter() - begin < LONGEST_S):
+        tokens = 0
+
+        def tried() -> tuple[float, float, float]:
+            nonlocal tokens
             (_, whole), (missing, cached) = ((engine.token(), engine.token()) for engine in engines)
-            rounds.append((whole, cached, missing))
-        if streamed.stats.layers_missed != layers * len(rounds) or streamed.stats.misses != layers * len(rounds):
+            tokens += 1
+            return whole, cached, missing
+
+        measured = rounds(tried, ROUNDS, LONGEST_S)
+        if streamed.stats.layers_missed != layers * tokens or streamed.stats.misses != layers * tokens:
             raise HeadraceError(
-                f"the probe of misses had {streamed.stats.misses} in {len(rounds)} tokens of {layers} layers, not one in "
+                f"the probe of misses had {streamed.stats.misses} in {tokens} tokens of {layers} layers, not one in "
                 "each layer; name a profile: device=NAME"
             )
-    sync = statistics.median(cached - whole for whole, cached, _ in rounds) / layers
-    each = [(missing - cached) / layers - expert_ms for _, cached, missing in rounds]
+    sync = statistics.median(cached - whole for whole, cached, _ in measured) / layers
+    each = [(missing - cached) / layers - expert_ms for _, cached, missing in measured]
     missed = statistics.median(each)
     error = 1.4826 * statistics.median(abs(value - missed) for value in each) / math.sqrt(len(each))
     return MissTime(max(0.0, sync), max(0.0, missed), math.hypot(error, UNLIKE * missed))

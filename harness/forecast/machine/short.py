@@ -1,15 +1,19 @@
-"""Short: models of a shape's widths, heads and formats with few layers and experts, for the probes of this machine."""
+"""Short: models of a shape's widths, heads and formats with few layers and experts, for the probes of this machine, and the
+rounds that a probe measures."""
 
 from __future__ import annotations
 
 import contextlib
 import copy
 import dataclasses
-from collections.abc import Iterator, Mapping
+import statistics
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from engine.errors import CheckpointError, HeadraceError, first_line
 from engine.shapes.shape import Shape
+
+LEAST_ROUNDS, OUTLIER = 3, 10.0
 
 
 def shortened(shape: Shape, layers: int, part: int) -> Shape:
@@ -36,6 +40,19 @@ def shortened(shape: Shape, layers: int, part: int) -> Shape:
         return out
 
     return dataclasses.replace(shape, config=short(shape.config))
+
+
+def rounds(run: Callable[[], Sequence[float]], most: int, longest_s: float) -> list[Sequence[float]]:
+    """The times of `run`, ms, of up to `most` rounds, or of as many as take `longest_s` at the speed of the fastest one.
+
+    A GPU compiles kernels when a pass first needs them, also after many passes, such as when the cache of keys and values
+    grows. Rounds with a time above `OUTLIER` times its median are left out, and take no time from the others.
+    """
+    found = [run() for _ in range(LEAST_ROUNDS)]
+    while len(found) < most and len(found) * min(map(sum, found)) < longest_s * 1e3:
+        found.append(run())
+    limits = [OUTLIER * statistics.median(times) for times in zip(*found, strict=True)]
+    return [one for one in found if all(time <= limit for time, limit in zip(one, limits, strict=True))]
 
 
 @contextlib.contextmanager

@@ -41,18 +41,15 @@ def test_a_part_of_the_head_is_multiplied_and_the_pass_is_not() -> None:
 
 
 class Compiled(Passes):
-    """A short model whose first passes with a context compile kernels."""
+    """A short model one of whose passes compiles kernels."""
 
     def __init__(self, ms: float) -> None:
         super().__init__(ms)
-        self._first = 2
+        self._passes = 0
 
     def run(self, tokens: int) -> float:
-        self._first += 1 if tokens > 1 else 0
-        if tokens == 1 and self._first > 2:
-            self._first -= 1
-            return 1e4
-        return super().run(tokens)
+        self._passes += 1
+        return 1e4 if self._passes == 40 else super().run(tokens)
 
 
 def test_kernels_that_are_compiled_do_not_count() -> None:

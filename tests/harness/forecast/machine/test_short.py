@@ -9,7 +9,7 @@ import pytest
 from engine import HeadraceError
 from engine.shapes.library import shape, shapes
 from harness.forecast.machine.layer import DEEPER
-from harness.forecast.machine.short import least_depth, probing, shortened
+from harness.forecast.machine.short import LEAST_ROUNDS, least_depth, probing, rounds, shortened
 
 BUILT = [one.name for one in shapes() if not one.name.startswith("deepseek_v4")]  # mlx-lm has no code for DeepSeek V4
 
@@ -45,3 +45,14 @@ def test_what_a_probe_raises_is_one_line() -> None:
         raise ValueError("bad\nworse")
     with pytest.raises(HeadraceError, match="known"), probing("a layer of x"):
         raise HeadraceError("known")
+
+
+def test_rounds_end_with_their_number_or_their_time() -> None:
+    assert len(rounds(lambda: [1.0, 2.0], 20, 1.0)) == 20
+    assert len(rounds(lambda: [100.0, 200.0], 20, 1.2)) == 4
+    assert len(rounds(lambda: [1e6], 20, 1.0)) == LEAST_ROUNDS
+
+
+def test_rounds_that_compile_are_left_out_and_take_no_time() -> None:
+    times = iter([9000.0, 1.0, 1.0, 9000.0, *[1.0] * 16])
+    assert rounds(lambda: [next(times), 1.0], 20, 1.0) == [[1.0, 1.0]] * 18
