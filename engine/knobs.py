@@ -90,7 +90,7 @@ class Knobs:
         1, "speculative window: layers computed before one check of the routers' choice; all (0): a whole token; auto (-1)",
         unit="layers", needs=(needs.MISSES,))
     read_block_kib: int = knob(
-        4096, "block size: largest single read, in KiB; the blocks of an expert are read in parallel", unit="KiB",
+        1024, "block size: largest single read, in KiB; the blocks of an expert are read in parallel", unit="KiB",
         needs=(needs.STREAMS,))
     read_threads: int = knob(16, "number of threads that read", needs=(needs.STREAMS,))
     io_mode: str = knob("buffered", "buffered: through the page cache; direct: past the page cache", needs=(needs.STREAMS,))
