@@ -53,7 +53,7 @@ def test_knobs_that_are_off_are_not_written_and_the_others_are_even_at_their_def
     assert knobs_to_write(Knobs()) == ({"prefill_chunk": "auto"}, {})
     used, search_only = knobs_to_write(Knobs(cache_gb=1, sync_window=0))
     assert used == {
-        "cache_gb": 1.0, "evict_half_life": 16.0, "sync_window": "all", "read_block_kib": 4096, "read_threads": 16,
+        "cache_gb": 1.0, "evict_half_life": 16.0, "sync_window": "all", "read_block_kib": 1024, "read_threads": 16,
         "io_mode": "buffered", "prefill_chunk": "auto",
     }  # fmt: skip
     assert search_only == {}
