@@ -1,18 +1,22 @@
 """Layer cache: the cached experts of one layer, in one slot pool per width, and the computation on them.
 
-mlx-lm's own switch module computes on slot numbers instead of expert numbers, so the result equals the resident model's to
-the last bit.
+mlx-lm's own switch module computes on slot numbers instead of expert numbers, with the same kernel
+(`engine.model.kernel_choice`), so the result equals the resident model's to the last bit.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
+from mlx.utils import tree_flatten
 
 from engine.cache.layer_pools import LayerPools, nothing
 from engine.cache.pool import SlotPool
+from engine.model.backend import backend
+from engine.model.kernel_choice import parts_alike
 
 LEFT_OUT = -1  # in place of an expert that a token does not use
 
@@ -27,6 +31,7 @@ class LayerCache(LayerPools[SlotPool]):
         self._is_second = mx.array(self.pool_of == 1)
         self._tables: list[mx.array] = []
         self._is_cached: mx.array | None = None
+        self._backend = backend()
 
     def reset(self) -> None:
         """Restore the content after loading. No queued graph may still read the slots."""
@@ -68,12 +73,24 @@ class LayerCache(LayerPools[SlotPool]):
         used = ids[ids != LEFT_OUT]
         batches, one_token = self.batches(used), ids.size == ids.shape[-1]
         arrivals = self.arrivals(batches, one_token=one_token, meanwhile=meanwhile)
-        if len(batches) == 1 and len(used) == ids.size:
+        whole = len(batches) == 1 and len(used) == ids.size
+        if whole and (one_token or self._parts(batches[0][0], ids.size, ids.size)[0] == 1):
             ((pool, _),) = arrivals
             return pool.inner(x, mx.array(self.slot_of[ids]))
         if len(batches) == len(self.pools) and one_token:
             return self._at_two_widths(x, ids, arrivals)
         return self._in_batches(x, ids, arrivals)
+
+    def _parts(self, pool: SlotPool, rows: int, total: int) -> tuple[int, int]:
+        """See `parts_alike`."""
+        if self._backend == "cpu":
+            return 1, 0
+        parameters: Any = tree_flatten(pool.inner.parameters())
+        quantized = any("scales" in name for name, _ in parameters)
+        return parts_alike(
+            self._backend, rows, total, experts=len(pool.members), slots=min(pool.slots, len(pool.members)),
+            quantized=quantized,
+        )  # fmt: skip
 
     def _at_two_widths(self, x: mx.array, ids: np.ndarray, arrivals: Iterator[Batch]) -> mx.array:
         """Compute one token's experts when both pools have some of them and all of them fit."""
@@ -91,10 +108,15 @@ class LayerCache(LayerPools[SlotPool]):
         outputs, order = [], []
         for pool, experts in arrivals:
             rows = np.flatnonzero(np.isin(flat_ids, experts))
-            tokens = mx.array(rows // ids.shape[-1])
-            y = pool.inner(flat_x[tokens], mx.array(self.slot_of[flat_ids[rows]])[:, None])
-            mx.eval(y)  # before the pool's slots are overwritten
-            outputs.append(y[:, 0])
+            count, least = self._parts(pool, len(rows), ids.size)
+            made = []
+            for part in np.array_split(rows, count):
+                filled = np.pad(part, (0, max(0, least - len(part))), mode="edge")
+                tokens = mx.array(filled // ids.shape[-1])
+                y = pool.inner(flat_x[tokens], mx.array(self.slot_of[flat_ids[filled]])[:, None])
+                made.append(y[: len(part), 0])
+            mx.eval(made)  # before the pool's slots are overwritten
+            outputs += made
             order.append(rows)
         computed = np.concatenate(order)
         if len(computed) < ids.size:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
@@ -9,6 +11,7 @@ import numpy as np
 import pytest
 from engine_fakes import FakePool
 
+from engine import Knobs, footprint, load
 from engine.streaming.layer_cache import LEFT_OUT, LayerCache
 
 
@@ -74,3 +77,39 @@ def test_requests_and_guesses_reach_the_pool_of_each_expert() -> None:
     assert second.calls == [("speculate", [3]), ("guess for 7", [1])]
     second.settled = False
     assert cache.waits_for(np.array([1])) and not cache.take_in()
+
+
+@pytest.mark.parametrize(("parts", "rows"), [((1, 6), [6] * 4), ((2, 0), [1] * 8), ((2, 3), [3] * 8)])
+def test_a_prompt_is_computed_with_the_kernel_of_the_whole(
+    parts: tuple[int, int], rows: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache, (pool,) = a_cache((list(range(8)), 8))
+    pool.loose = 4  # four batches of two experts
+    inner, seen = pool.inner, []
+    monkeypatch.setattr(cache, "_parts", lambda *_: parts)
+    monkeypatch.setattr(pool, "inner", lambda x, slots: seen.append(slots.shape[0]) or inner(x, slots), raising=False)
+    ids = [[7, 0], [3, 6], [1, 2], [4, 5]]
+    assert outputs(cache, ids) == ids and seen == rows
+
+
+def test_a_prompt_that_fits_is_split_where_its_kernel_would_be_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    cache, _ = a_cache((list(range(8)), 8))
+    monkeypatch.setattr(cache, "_parts", lambda *_: (2, 0))
+    ids = [[7, 0], [3, 6]]
+    assert outputs(cache, ids) == ids
+
+
+@pytest.mark.parametrize("backend", ["cuda", "metal"])
+@pytest.mark.parametrize("bits", [None, 4])
+def test_the_rules_of_a_gpu_keep_every_row(
+    backend: str, bits: int | None, checkpoint: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On the CPU, whose results do not depend on them."""
+    path, ids = checkpoint("qwen3_moe", bits), list(range(1, 41))
+    with load(path) as resident:
+        expected = resident.logits(ids)
+    monkeypatch.setattr("engine.streaming.layer_cache.backend", lambda: backend)
+    with load(path, Knobs(cache_gb=footprint(path).one_token_gb)) as engine:
+        parts = [engine.layers[0].cache._parts(engine.layers[0].cache.pools[0], 3, len(ids) * 3)]
+        assert parts != [(1, 0)] or (backend, bits) == ("metal", 4)
+        assert np.array_equal(engine.logits(ids), expected)
