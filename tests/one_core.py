@@ -2,21 +2,17 @@
 
 MLX's CPU backend gives each operation to a thread of its own. Where the two threads are on two cores, each small operation
 wakes one core and moves memory between their caches: a token of a tiny model takes about twice the processor time. Threads
-that read keep every core, so that they run beside the computation as for a user.
+that a test starts inherit its core, those that read included; rooms that test what threads do side by side keep every core.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import mlx.core as mx
-import pytest
-
-from engine.disk.reader import Reader
 
 TASKS = Path("/proc/self/task")
 WORKER = os.environ.get("PYTEST_XDIST_WORKER", "")
@@ -40,12 +36,9 @@ def one_core() -> Iterator[None]:
     if not THREADS:
         yield
         return
-    core = sorted(ALL)[int(WORKER.removeprefix("gw")) % len(ALL)]
     try:
-        _keep(THREADS, {core})
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(Reader, "__init__", _on_all_cores(Reader.__init__, core))
-            yield
+        _keep(THREADS, {sorted(ALL)[int(WORKER.removeprefix("gw")) % len(ALL)]})
+        yield
     finally:
         _keep(THREADS, ALL)
 
@@ -53,16 +46,3 @@ def one_core() -> Iterator[None]:
 def _keep(threads: list[int], cores: set[int]) -> None:
     for thread in threads:
         os.sched_setaffinity(thread, cores)
-
-
-def _on_all_cores(start: Callable[..., None], core: int) -> Callable[..., None]:
-    """A thread inherits the cores of the one that starts it."""
-
-    def started(self: Reader, *files: Any, **how: Any) -> None:
-        _keep([0], ALL)
-        try:
-            start(self, *files, **how)
-        finally:
-            _keep([0], {core})
-
-    return started

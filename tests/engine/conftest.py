@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from one_core import one_core
 
-ALL_CORES = ("native", "disk", "packing/test_pack.py")  # these test what several threads do at once
+# These test what several threads do at once.
+ALL_CORES = ("native", "disk", "cache/", "packing/test_pack.py", "streaming/test_prefetch.py", "streaming/window")
 Make = Callable[..., Path]
 
 
