@@ -2,7 +2,7 @@
 
 Kernels round differently. A row's result does not depend on the rows beside it, but a GPU's kernel is chosen by their
 number. A streamed prompt is computed in parts where its experts do not fit into the slots, the resident model's whole.
-The rules are those of MLX 0.32.4 and mlx-lm 0.32.2:
+The rules are those of the sources of MLX 0.32.0 to 0.32.2 and of mlx-lm 0.32.2:
 
 - mlx-lm sorts the rows of a switch by expert from SORTED rows on (mlx_lm/models/switch_layers.py).
 - CUDA: a product with quantized experts has another kernel below CUDA_FEW rows (GatherQMM::eval_gpu in
