@@ -18,7 +18,7 @@ from engine.cli.arguments.options import (
     number_or,
     positive,
     refuse_ignored,
-)  # fmt: skip
+)
 from engine.cli.program import HelpFormatter, add_command, add_version, run_command
 from engine.errors import HeadraceError
 from engine.knobs import LOSSY, WORDS, Knobs

@@ -40,9 +40,8 @@ class Routing:
     counted: int = DECODED
 
 
-def routing(checkpoint: Checkpoint, trace: Path | None = None, locality: Locality | None = None) -> Routing:
-    """The routing of a trace or with a locality, by default the best that there is. Raises `HeadraceError` for a model that
-    cannot be streamed."""
+def routing(checkpoint: Checkpoint) -> Routing:
+    """The best routing that there is of a model. Raises `HeadraceError` for one that cannot be streamed."""
     layers = len(checkpoint.layers)
     chosen = [*range(layers)] if layers <= MANY else np.linspace(0, layers - 1, FEW).round().astype(int).tolist()
     few = dataclasses.replace(
@@ -50,8 +49,7 @@ def routing(checkpoint: Checkpoint, trace: Path | None = None, locality: Localit
         records=tuple(checkpoint.records[n] for n in chosen) if checkpoint.records else (),
     )  # fmt: skip
     share = len(chosen) / layers
-    if trace is None and locality is None:
-        trace = trace_of(checkpoint, max(layer.experts for layer in checkpoint.layers))
+    trace = trace_of(checkpoint, max(layer.experts for layer in checkpoint.layers))
     if trace is not None and (found := fitting(trace, checkpoint, chosen)) is not None:
         profile = kept_profile(checkpoint)
         profile = None if profile is None else Profile(profile.uses[chosen])
@@ -61,9 +59,8 @@ def routing(checkpoint: Checkpoint, trace: Path | None = None, locality: Localit
         raise HeadraceError(f"a token uses all {experts} experts of a layer of {checkpoint.name}: nothing is streamed")
     rehearsal = read_rehearsal(checkpoint.path)
     localities, about = (*FITTED.values(),), f"made up with the localities of {', '.join(FITTED)}"
-    if rehearsal is not None and locality is None:
+    if rehearsal is not None:
         locality = Locality.from_mapping(rehearsal.routing)
-    if locality is not None:
         localities, about = (locality,), f"made up with the locality of {locality.source}"
     made = (synthetic(one, PROMPT + DECODED, len(chosen), experts, checkpoint.top_k) for one in localities)
     return Routing(few, share, tuple(Recording.made_up(ids, PROMPT) for ids in made), about)
