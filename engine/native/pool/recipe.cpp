@@ -7,7 +7,7 @@
 namespace headrace {
 namespace {
 
-constexpr std::int64_t LEAST_PART = 256 << 10;  // bytes that are made
+constexpr std::size_t PART = 192 << 10;  // bytes that are made; whole words of each stream that joins, whatever its width
 
 std::uint8_t *place(const Source &source, const Load &load) {
     if (source.slots.data != nullptr) return source.slots.at(load.slot);
@@ -37,40 +37,48 @@ bool Recipe::verify(Load &load) const {
     return true;
 }
 
-void Recipe::make(const Made &one, const Load &load, std::uint8_t *into) const {
+void Recipe::make(const Slice &slice, const Load &load, std::uint8_t *into) const {
+    const Made &one = made[slice.made];
     const auto part = [&](std::size_t i) { return load.staging.data() + one.staging[i]; };
-    const std::size_t bytes = static_cast<std::size_t>(one.slots.slot_bytes);
     switch (one.how) {
         case Making::WIDEN_BF16:
-            widen_bf16(reinterpret_cast<const std::uint16_t *>(part(0)), reinterpret_cast<float *>(into), bytes / 4);
+            widen_bf16(reinterpret_cast<const std::uint16_t *>(part(0)), reinterpret_cast<float *>(into), slice.bytes / 4);
             break;
         case Making::WIDEN_F16:
-            widen_f16(reinterpret_cast<const std::uint16_t *>(part(0)), reinterpret_cast<float *>(into), bytes / 4);
+            widen_f16(reinterpret_cast<const std::uint16_t *>(part(0)), reinterpret_cast<float *>(into), slice.bytes / 4);
             break;
         case Making::JOIN: {
-            const std::uint8_t *streams[8];
-            for (std::size_t i = 0; i < one.sizes.size(); ++i) streams[i] = part(i);
-            join_planes(streams, one.sizes.data(), static_cast<int>(one.sizes.size()), one.bits, into);
+            const std::uint8_t *streams[MOST_PLANES];
+            std::size_t sizes[MOST_PLANES];
+            const auto all = static_cast<std::size_t>(one.slots.slot_bytes);
+            for (std::size_t i = 0; i < one.sizes.size(); ++i) {
+                const std::size_t share = all / one.sizes[i];  // one byte in so many is in this stream
+                streams[i] = part(i) + slice.begin / share;
+                sizes[i] = slice.bytes / share;
+            }
+            join_planes(streams, sizes, static_cast<int>(one.sizes.size()), one.bits, into);
             break;
         }
         case Making::BIAS_F32:
             derive_biases_f32(reinterpret_cast<const float *>(one.scales.at(load.slot)), one.zero,
-                              reinterpret_cast<float *>(into), bytes / 4);
+                              reinterpret_cast<float *>(into), slice.bytes / 4);
             break;
         case Making::BIAS_F16:
             derive_biases_f16(reinterpret_cast<const std::uint16_t *>(one.scales.at(load.slot)), one.zero,
-                              reinterpret_cast<std::uint16_t *>(into), bytes / 2);
+                              reinterpret_cast<std::uint16_t *>(into), slice.bytes / 2);
             break;
         case Making::BIAS_BF16:
             derive_biases_bf16(reinterpret_cast<const std::uint16_t *>(one.scales.at(load.slot)), one.zero,
-                               reinterpret_cast<std::uint16_t *>(into), bytes / 2);
+                               reinterpret_cast<std::uint16_t *>(into), slice.bytes / 2);
             break;
     }
 }
 
 std::size_t Recipe::largest() const {
     std::size_t most = 0;
-    for (const Made &one : made) most = std::max(most, static_cast<std::size_t>(one.slots.slot_bytes));
+    for (const std::vector<Slice> &part : parts_) {
+        for (const Slice &slice : part) most = std::max(most, slice.bytes);
+    }
     return most;
 }
 
@@ -85,30 +93,40 @@ std::pair<std::int32_t, std::int64_t> Recipe::begin(std::int32_t expert) const {
     return first;
 }
 
-// Biases are derived from scales, which may be made themselves: these stay together, in this order. Small parts are put
-// together, because handing one to another thread takes some microseconds.
+// Codes are joined in slices. Biases are derived from scales, which may be made themselves: these stay together, in this
+// order. Small tensors are put together, because handing a part to another thread takes some microseconds.
 void Recipe::divide() {
     parts_.clear();
-    std::int64_t bytes = LEAST_PART;
-    for (std::size_t i = 0; i < made.size(); ++i) {
-        if (made[i].how >= Making::BIAS_F32) continue;
-        if (bytes >= LEAST_PART) {
+    std::size_t bytes = PART;
+    const auto add = [&](const Slice &slice) {
+        if (bytes >= PART) {
             parts_.emplace_back();
             bytes = 0;
         }
-        parts_.back().push_back(i);
-        bytes += made[i].slots.slot_bytes;
+        parts_.back().push_back(slice);
+        bytes += slice.bytes;
+    };
+    for (std::size_t i = 0; i < made.size(); ++i) {
+        if (made[i].how >= Making::BIAS_F32) continue;
+        const auto all = static_cast<std::size_t>(made[i].slots.slot_bytes);
+        const bool has_biases = std::any_of(made.begin(), made.end(), [&](const Made &other) {
+            return other.how >= Making::BIAS_F32 && other.scales.data == made[i].slots.data;
+        });
+        const std::size_t most = made[i].how == Making::JOIN && !has_biases ? PART : std::max<std::size_t>(all, 1);
+        for (std::size_t at = 0; at < all; at += most) add({i, at, std::min(most, all - at)});
     }
     for (std::size_t i = 0; i < made.size(); ++i) {
         if (made[i].how < Making::BIAS_F32) continue;
-        const auto has_scales = [&](const std::vector<std::size_t> &part) {
-            return std::any_of(part.begin(), part.end(),
-                               [&](std::size_t other) { return made[other].slots.data == made[i].scales.data; });
+        const auto has_scales = [&](const std::vector<Slice> &part) {
+            return std::any_of(part.begin(), part.end(), [&](const Slice &other) {
+                return made[other.made].slots.data == made[i].scales.data;
+            });
         };
         const auto found = std::find_if(parts_.begin(), parts_.end(), has_scales);
-        if (found != parts_.end()) found->push_back(i);
-        else if (!parts_.empty()) parts_.back().push_back(i);
-        else parts_.push_back({i});
+        const Slice slice{i, 0, static_cast<std::size_t>(made[i].slots.slot_bytes)};
+        if (found != parts_.end()) found->push_back(slice);
+        else if (!parts_.empty()) parts_.back().push_back(slice);
+        else parts_.push_back({slice});
     }
 }
 
@@ -121,16 +139,14 @@ Failure Recipe::make_part(const Load &load, std::size_t part, Worker &worker) co
         worker.room.resize(std::max(worker.room.size(), largest()));
         room = worker.room.data();
     }
-    for (const std::size_t number : parts_[part]) {
-        const Made &one = made[number];
-        std::uint8_t *into = one.slots.at(load.slot);
+    for (const Slice &slice : parts_[part]) {
+        std::uint8_t *into = made[slice.made].slots.at(load.slot) + slice.begin;
         if (worker.device == nullptr) {
-            make(one, load, into);
+            make(slice, load, into);
             continue;
         }
-        make(one, load, room);
-        const std::size_t bytes = static_cast<std::size_t>(one.slots.slot_bytes);
-        int code = worker.device->copy(into, room, bytes, worker.scratch);
+        make(slice, load, room);
+        int code = worker.device->copy(into, room, slice.bytes, worker.scratch);
         if (code == 0) code = worker.device->finish(worker.scratch);
         if (code != 0) {
             failure.kind = Failure::DEVICE;

@@ -56,13 +56,18 @@ struct Recipe {
     Failure make_part(const Load &load, std::size_t part, Worker &worker) const;
     // The first file that an expert's bytes are in, and the lowest offset there.
     std::pair<std::int32_t, std::int64_t> begin(std::int32_t expert) const;
-    // Bytes of the largest tensor that is made.
+    // Bytes of the largest slice that is made at once.
     std::size_t largest() const;
 
   private:
-    std::vector<std::vector<std::size_t>> parts_;  // numbers in `made`
+    // Bytes of a tensor that is made: of a joined one some, of others all.
+    struct Slice {
+        std::size_t made = 0;  // number in `made`
+        std::size_t begin = 0, bytes = 0;
+    };
+    std::vector<std::vector<Slice>> parts_;
     bool verify(Load &load) const;
-    void make(const Made &one, const Load &load, std::uint8_t *into) const;
+    void make(const Slice &slice, const Load &load, std::uint8_t *into) const;
 };
 
 }  // namespace headrace

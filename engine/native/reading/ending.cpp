@@ -61,7 +61,7 @@ void Reader::end_block(const LoadPtr &load, const Failure &failure, Worker &work
     }
     if (load->parts > 1) {
         arriving_.push_back(load);
-        wake(static_cast<int>(load->parts) - 1);
+        wake(2);
     }
     while (load->next_part < load->parts) do_part(load, load->next_part++, worker, lock);
 }

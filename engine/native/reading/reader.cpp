@@ -86,7 +86,7 @@ int Reader::threads() {
     return static_cast<int>(threads_.size());
 }
 
-// Each thread that begins to read wakes two more, so that a request pays for one wake at most.
+// Each thread that begins a block or a part wakes two more, so that a request pays for one wake at most.
 void Reader::wake(int count) {
     for (int i = 0; i < count && i < idle_ && reading_ < options_.threads; ++i) more_.notify_one();
 }
@@ -147,12 +147,12 @@ void Reader::join(const LoadPtr &load) {
         while (!load->done.load(std::memory_order_relaxed) && reading_ < options_.threads && take(taken, false)) {
             const bool together = worth_waking(taken);
             const double begin = steady_seconds();
-            if (together && !demand_.empty()) wake();
+            if (together && more()) wake();
             read(helper_, taken, lock);
-            if (!together && !demand_.empty() && steady_seconds() - begin > WAKE_S) wake();
+            if (!together && more() && steady_seconds() - begin > WAKE_S) wake();
         }
         helping_ = false;
-        if (!demand_.empty() || !speculative_.empty()) wake();  // threads may sleep because this one was reading
+        if (more() || !speculative_.empty()) wake();  // threads may sleep because this one was reading
         if (closing_) done_.notify_all();
     }
     lock.unlock();
@@ -289,6 +289,7 @@ bool Reader::attach(Worker &worker, Failure &failure) {
 
 void Reader::read(Worker &worker, Taken &taken, std::unique_lock<std::mutex> &lock) {
     ++reading_;
+    if (&worker != &helper_ && (more() || !speculative_.empty())) wake(2);
     if (taken.part != NO_PART) {
         do_part(taken.load, taken.part, worker, lock);
         --reading_;
@@ -296,7 +297,6 @@ void Reader::read(Worker &worker, Taken &taken, std::unique_lock<std::mutex> &lo
         taken.load.reset();
         return;
     }
-    if (&worker != &helper_ && (!demand_.empty() || !speculative_.empty())) wake(2);
     lock.unlock();
     Failure failure;
     try {

@@ -80,6 +80,7 @@ class Reader {
     };
     static constexpr std::size_t NO_PART = static_cast<std::size_t>(-1);
     bool take(Taken &taken, bool speculative);
+    bool more() const { return !arriving_.empty() || !demand_.empty(); }
     void work();
     bool attach(Worker &worker, Failure &failure);
     void read(Worker &worker, Taken &taken, std::unique_lock<std::mutex> &lock);

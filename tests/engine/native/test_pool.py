@@ -249,3 +249,29 @@ def test_large_tensors_are_made_by_several_threads_and_all_before_the_expert_is_
                 one[slot] = 0
         pool.forget()
     closed(reader, fds)
+
+
+@pytest.mark.parametrize(("bits", "sizes"), [(4, (1, 1)), (6, (1, 1)), (8, (1, 1)), (8, (1, 1, 2))])
+def test_large_codes_are_joined_in_slices(tmp_path: Path, bits: int, sizes: tuple[int, ...]) -> None:
+    """An expert's codes, of three slices and a rest, equal those that are joined at once."""
+    experts, unit, slots = 6, (147 << 10) + 24, 2
+    streams = [unit * size for size in sizes]
+    total, path = sum(streams), tmp_path / "f"
+    stored = np.random.default_rng(bits).integers(0, 256, (experts, total), np.uint8)
+    path.write_bytes(stored.tobytes())
+    reader, fds = a_reader(path, threads=4, block=1 << 18)
+    books, memory = Books(reader, experts, 8.0), np.zeros((slots, total), np.uint8)
+    source = (np.zeros(experts, np.int32), np.arange(experts, dtype=np.int64) * total, total, None, 0, -1)
+    starts = np.cumsum([0, *streams[:-1]]).tolist()
+    made = ("join", starts, streams, bits, 0.0, None, memory.data.cast("B"))
+    pool = core.Pool(books.layer, reader, slots, np.zeros(experts, np.uint8), [source], [made], total, False, None)
+    for chosen in np.random.default_rng(3).permuted(np.tile(np.arange(experts), (8, 1)), axis=1)[:, :slots]:
+        pool.request(chosen, None, False)
+        pool.settle(chosen)
+        for expert in chosen:
+            want = np.zeros(total, np.uint8)
+            core.join_planes([stored[expert, at : at + size] for at, size in zip(starts, streams, strict=True)], bits, want)
+            assert (memory[books.slot_of[expert]] == want).all()
+        memory[:] = 0
+        pool.forget()
+    closed(reader, fds)
