@@ -16,9 +16,10 @@ class AutoWindow:
     Which size is faster depends on the miss rate, on the disk and on the cost of a sync on this device. One size is used,
     and from time to time the other is tried. A trial is a sequential test: it ends as soon as the mean times differ by more
     than CLEAR standard errors, so a size that is much slower costs few tokens, or after MOST tokens, where the difference
-    matters little. Each trial that confirms the size doubles the time until the next, up to LONGEST tokens; a trial of many
-    tokens is followed by at least PAUSE times as many. A change of the size, or of the time that a token takes with it,
-    brings the next trial nearer.
+    matters little. If the other size was faster, LEAST more tokens with the size in use must be slower than it, too: while a
+    cache fills, each token is faster than the one before. Each trial that confirms the size doubles the time until the next,
+    up to LONGEST tokens; a trial of many tokens is followed by at least PAUSE times as many. A change of the size, or of the
+    time that a token takes with it, brings the next trial nearer.
     """
 
     LEAST, MOST, RECENT = 2, 24, 64  # tokens of a trial, and of the size in use that it is compared with
@@ -31,6 +32,7 @@ class AutoWindow:
         self._clock = clock
         self._seconds: tuple[deque[float], deque[float]] = (deque(maxlen=self.RECENT), deque(maxlen=self.RECENT))
         self._used = self._current = 0
+        self._again = False  # the other size was faster, and the size in use is timed once more
         self._changed = True  # the next token is the first one with its size
         self._wait = self._left = 2 * self.LEAST  # tokens between two trials, and until the next one
         self._level = 0.0  # mean time of a token at the last trial
@@ -47,10 +49,10 @@ class AutoWindow:
                 self._changed = False
             else:
                 self._seconds[self._current].append(now - began)
-                if self._current == self._used:
-                    self._use()
-                else:
+                if self._again or self._current != self._used:
                     self._try()
+                else:
+                    self._use()
         return self._sizes[self._current]
 
     def _use(self) -> None:
@@ -68,20 +70,25 @@ class AutoWindow:
 
     def _try(self) -> None:
         """Count a token of a trial, and end the trial if its result is clear or it has taken long enough."""
-        own, other = self._seconds[self._used], self._seconds[self._current]
-        tried = len(other)
-        if tried < self.LEAST:
+        own, other = self._seconds[self._used], self._seconds[1 - self._used]
+        if len(self._seconds[self._current]) < self.LEAST:
             return
         (used, noise), (new, own_noise) = _spread(own), _spread(other)
+        tried = len(other)
         if tried > self.LEAST:  # the deviation of fewer tokens says little
             noise = max(noise, own_noise)
-        if tried < self.MOST and abs(used - new) <= self.CLEAR * noise * sqrt(1 / len(own) + 1 / tried):
-            return
+        if not self._again:
+            if tried < self.MOST and abs(used - new) <= self.CLEAR * noise * sqrt(1 / len(own) + 1 / tried):
+                return
+            if new < used:
+                own.clear()
+                self._again, self._current, self._changed = True, self._used, True
+                return
         if new < used:
-            self._used, self._wait = self._current, self.FIRST
+            self._used, self._wait = 1 - self._used, self.FIRST
         else:
-            self._current, self._changed = self._used, True
             self._wait = min(max(self.FIRST, 2 * self._wait), self.LONGEST)
+        self._again, self._changed, self._current = False, self._current != self._used, self._used
         self._left = max(self._wait, self.PAUSE * tried)
         self._level = min(used, new)
 

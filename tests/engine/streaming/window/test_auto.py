@@ -35,7 +35,7 @@ def test_the_faster_size_is_used_and_a_change_is_found() -> None:
     ms[1, :256] = 2.0
     ms[1, 256:] = 5.0
     sizes, _ = decode(ms)
-    assert sizes[10:70] == [MOST] * 60 and sizes[352:].count(1) > 150
+    assert sizes[12:72] == [MOST] * 60 and sizes[352:].count(1) > 150
 
 
 @pytest.mark.parametrize("ratio", [1 / 2, 2 / 3, 3 / 2, 2])
@@ -47,6 +47,18 @@ def test_the_cost_of_choosing(ratio: float) -> None:
             ms = token_ms(ratio, 1024, noise, seed)
             losses.append(decode(ms)[1] / ms.sum(axis=1).min() - 1)
         assert np.mean(losses) < most, (noise, losses)
+
+
+@pytest.mark.parametrize("cold_tokens", [4, 12])
+@pytest.mark.parametrize("ratio", [0.4, 0.8, 1.25, 2.5])
+def test_the_cost_of_choosing_while_the_cache_fills(ratio: float, cold_tokens: int) -> None:
+    """The first tokens take up to five times as long with either size, and each less than the one before: the loss over
+    1,024 tokens is at most 10 %."""
+    losses = []
+    for seed in range(6):
+        ms = token_ms(ratio, 1024, 0.05, seed) * (1 + 4 * np.exp(-np.arange(1024) / cold_tokens))
+        losses.append(decode(ms)[1] / ms.sum(axis=1).min() - 1)
+    assert np.mean(losses) < 0.1, losses
 
 
 def test_trials_of_a_much_slower_size_become_rare() -> None:
