@@ -115,17 +115,25 @@ class Slots:
 
     def sources(self) -> list[tuple[Any, ...]]:
         """What is read of an expert, as `engine.native` takes it: file and offset by expert, bytes, the memory of all slots
-        or None, the offset in staging memory, and the section of a packed record or -1."""
+        or None, the offset in staging memory, the section of a packed record or -1, and the number of the codes in `made`
+        that it is a stream of, or -1."""
         out = [_source(t, self._arrays[t.name].memory_bytes, 0) for t in self._straight]
-        return out + [_source(part, None, at) for _, places in self._staged for part, at in places]
+        made = {tensor.name: number for number, (tensor, _) in enumerate(self._converted)}
+        for tensor, places in self._staged:
+            joined = made.get(tensor.name, -1) if tensor.parts else -1
+            out += [_source(part, None, at, joined) for part, at in places]
+        return out
+
+    @property
+    def _converted(self) -> list[Staged]:
+        """The tensors that the reader's threads convert; the others are quantized by MLX, on the main thread."""
+        return [s for s in self._staged if s.tensor.projection not in self._requantize or s.tensor.tensor == "bias"]
 
     def made(self) -> list[tuple[Any, ...]]:
         """What is made of the bytes in staging memory when all have arrived, as `engine.native` takes it: how, offsets and
         sizes of the parts, bits of joined codes, the code of a zero weight, and the memory of scales and target."""
         out: list[tuple[Any, ...]] = []
-        for tensor, places in self._staged:
-            if tensor.projection in self._requantize and tensor.tensor != "bias":
-                continue  # quantized by MLX, on the main thread
+        for tensor, places in self._converted:
             how = "join" if tensor.parts else "widen_bf16" if tensor.dtype == "BF16" else "widen_f16"
             sizes = [part.nbytes for part, _ in places]
             out.append(
@@ -155,6 +163,6 @@ class Slots:
                 memory[...] = host_view(array.view(mx.uint16) if array.dtype == mx.bfloat16 else array)
 
 
-def _source(tensor: ExpertTensor, slots: memoryview | None, staging: int) -> tuple[Any, ...]:
+def _source(tensor: ExpertTensor, slots: memoryview | None, staging: int, joined: int = -1) -> tuple[Any, ...]:
     file, offset = np.ascontiguousarray(tensor.file, np.int32), np.ascontiguousarray(tensor.offset, np.int64)
-    return file, offset, tensor.nbytes, slots, staging, -1 if tensor.section is None else tensor.section
+    return file, offset, tensor.nbytes, slots, staging, -1 if tensor.section is None else tensor.section, joined

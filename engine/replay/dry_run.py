@@ -138,7 +138,7 @@ class DryRun:
         native = core.Pool(
             state.layers[bank.layer], self._reader.native, min(bank.slots, len(bank.members)),
             pinned_flags(bank.pinned, state.slot_of.shape[1]),
-            [(file, offset, nbytes, None, 0, -1) for file, offset, nbytes in bank.ranges], [], 0, False, None,
+            [(file, offset, nbytes, None, 0, -1, of) for file, offset, nbytes, of in bank.ranges], [], 0, False, None,
         )  # fmt: skip
         return DryPool(
             native, bank.members, bank.slots, bank.pinned, state.stats, block=f"layer {bank.layer}",

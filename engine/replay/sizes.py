@@ -8,13 +8,14 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from engine.checkpoint.checkpoint import Checkpoint
-from engine.checkpoint.experts import ExpertLayer
+from engine.checkpoint.experts import ExpertTensor
 from engine.errors import KnobError
 from engine.knobs import CACHE_DEPENDENT, Knobs
 from engine.plan.banks import Bank, BankPlan, give_slots, needs_profile, plan_banks, plan_bits
 from engine.routing.profile import Profile
 
-Range = tuple[np.ndarray, np.ndarray, int]  # file and offset of every expert of the layer, and bytes
+# File and offset of every expert of the layer, bytes, and the number of the codes that this is a stream of, or -1.
+Range = tuple[np.ndarray, np.ndarray, int, int]
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class ReadBank(Bank):
 
     @property
     def expert_bytes(self) -> int:
-        return sum(nbytes for *_, nbytes in self.ranges)
+        return sum(nbytes for _, _, nbytes, _ in self.ranges)
 
 
 def shape_of(model: Checkpoint | Sizes) -> tuple[int, int, int]:
@@ -75,7 +76,7 @@ def _of_sizes(sizes: Sizes, knobs: Knobs, profile: Callable[[], Profile]) -> lis
         raise KnobError(
             f"{knobs.shown(widths[0])} cannot be replayed from the sizes of one width; give a model, or other sizes"
         )
-    nowhere = np.zeros(sizes.experts, np.int32), np.zeros(sizes.experts, np.int64), sizes.expert_bytes
+    nowhere = np.zeros(sizes.experts, np.int32), np.zeros(sizes.experts, np.int64), sizes.expert_bytes, -1
     slot_bytes = sizes.slot_bytes or sizes.expert_bytes
     banks = [
         ReadBank(
@@ -91,14 +92,17 @@ def _of_sizes(sizes: Sizes, knobs: Knobs, profile: Callable[[], Profile]) -> lis
 def _read(plan: BankPlan, *, stored: bool) -> ReadBank:
     return ReadBank(
         layer=plan.layer, members=plan.members, slot_bytes=plan.slot_bytes, least=plan.least, slots=plan.slots,
-        pinned=plan.pinned, ranges=_ranges(plan.form, stored), experts=plan.form.experts, quantized=bool(plan.requantize),
+        pinned=plan.pinned, ranges=_ranges(plan, stored), experts=plan.form.experts, quantized=bool(plan.requantize),
     )  # fmt: skip
 
 
-def _ranges(form: ExpertLayer, stored: bool) -> list[Range]:
+def _ranges(plan: BankPlan, stored: bool) -> list[Range]:
     """What is read of an expert. If nothing is `stored`, its tensors are taken to follow one another."""
-    parts = [part for tensor in form.tensors for part in tensor.parts or (tensor,)]
+    parts: list[tuple[ExpertTensor, int]] = []
+    for number, tensor in enumerate(plan.form.tensors):
+        joined = number if tensor.parts and tensor.projection not in plan.requantize else -1
+        parts += [(part, joined) for part in tensor.parts or (tensor,)]
     if stored:
-        return [(part.file.astype(np.int32), part.offset.astype(np.int64), part.nbytes) for part in parts]
-    file, offset = np.zeros(form.experts, np.int32), np.zeros(form.experts, np.int64)
-    return [(file, offset, sum(part.nbytes for part in parts))]
+        return [(part.file.astype(np.int32), part.offset.astype(np.int64), part.nbytes, of) for part, of in parts]
+    file, offset = np.zeros(plan.form.experts, np.int32), np.zeros(plan.form.experts, np.int64)
+    return [(file, offset, sum(part.nbytes for part, _ in parts), -1)]

@@ -1,5 +1,7 @@
 #include "bitplanes/bitplanes.hpp"
 
+#include <cstring>
+
 #include "bitplanes/bitplanes_6.hpp"
 #include "arrival/clones.hpp"
 #include "bitplanes/exchange.hpp"
@@ -7,7 +9,7 @@
 namespace headrace {
 namespace {
 
-constexpr std::size_t BLOCK = 1 << 13;  // bytes of codes joined at once if there are more than two streams; in the L1 cache
+constexpr std::size_t BLOCK = 12 << 10;  // bytes of codes joined at once, whole words of any width; in the L1 cache
 
 template <int BITS>
 inline void join_words(const std::uint8_t *upper, const std::uint8_t *lower, std::size_t each, std::uint8_t *out) {
@@ -60,12 +62,17 @@ bool planes_fit(const std::size_t *sizes, int planes, int bits) {
 }
 
 void join_planes(const std::uint8_t *const *streams, const std::size_t *sizes, int planes, int bits, std::uint8_t *out) {
-    if (planes == 2) return join_two(streams[0], streams[1], sizes[0], bits, out);
-    std::uint8_t joined[BLOCK / 2];
-    for (std::size_t at = 0; at < 4 * sizes[0]; at += BLOCK) {
-        const std::size_t size = 4 * sizes[0] - at < BLOCK ? 4 * sizes[0] - at : BLOCK;
-        join_two(streams[0] + at / 4, streams[1] + at / 4, size / 4, bits / 2, joined);
-        join_two(joined, streams[2] + at / 2, size / 2, bits, out + at);
+    const std::size_t all = (planes == 2 ? 2 : 4) * sizes[0];
+    std::uint8_t upper[BLOCK / 2], codes[BLOCK];
+    for (std::size_t at = 0; at < all; at += BLOCK) {
+        const std::size_t size = all - at < BLOCK ? all - at : BLOCK;
+        if (planes == 2) {
+            join_two(streams[0] + at / 2, streams[1] + at / 2, size / 2, bits, codes);
+        } else {
+            join_two(streams[0] + at / 4, streams[1] + at / 4, size / 4, bits / 2, upper);
+            join_two(upper, streams[2] + at / 2, size / 2, bits, codes);
+        }
+        std::memcpy(out + at, codes, size);  // does not read the destination's lines into the cache first, as stores do
     }
 }
 

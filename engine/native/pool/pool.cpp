@@ -6,7 +6,7 @@ namespace headrace {
 Pool::Pool(Layer &layer, Reader &reader, Table table, Recipe recipe)
     : layer(layer), reader_(reader), table_(std::move(table)), recipe_(std::move(recipe)),
       content_(table_.experts().size(), -1) {
-    recipe_.divide();
+    recipe_.divide(reader_.rules().alignment == 1);
     if (reader_.on_device()) reader_.need_scratch(recipe_.largest());
 }
 
@@ -25,6 +25,8 @@ Pool::Status Pool::queue(const Placed &placed, bool speculative, bool settles) {
         load->expert = placed.expert;
         load->slot = placed.slot;
         load->counts = layer.counts + READS;
+        load->blocks_of_part.assign(recipe_.early(), 0);
+        load->next_part = recipe_.early();
         if (recipe_.keeps_staging || !recipe_.made.empty() || recipe_.checksums != nullptr) load->arrival = this;
         if (recipe_.staging_bytes > 0) load->staging = reader_.take_buffer(recipe_.staging_bytes);
         if (load->staging.size() < recipe_.staging_bytes) {

@@ -47,9 +47,9 @@ PyObject *pool_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
         const Ref one(Py_NewRef(PyList_GetItem(making, i)));
         if (!add_made(one.get(), slots, *made, recipe)) return nullptr;
     }
-    std::int64_t bytes = 0;
-    for (const Source &source : recipe.sources) bytes |= source.size;
-    if (bytes == 0 && (keeps != 0 || !recipe.made.empty())) {
+    if (!streams_fit(recipe, native->dry())) return nullptr;
+    const auto empty = [](const Source &source) { return source.size == 0; };
+    if (std::all_of(recipe.sources.begin(), recipe.sources.end(), empty) && (keeps != 0 || !recipe.made.empty())) {
         PyErr_SetString(PyExc_ValueError, "nothing arrives from which tensors could be made");
         return nullptr;
     }

@@ -1,5 +1,6 @@
 // What the files that bind layers and pools to Python share.
 #pragma once
+#include <algorithm>
 #include <memory>
 
 #include "pool/pool.hpp"
@@ -46,6 +47,8 @@ struct PythonPool {
 bool add_source(PyObject *tuple, std::int32_t slots, const Reader &reader, std::int32_t experts, PythonPool &made,
                 Recipe &recipe);
 bool add_made(PyObject *tuple, std::int32_t slots, PythonPool &made, Recipe &recipe);
+// Whether the sources that are streams of codes fit what is made. False with an exception set.
+bool streams_fit(const Recipe &recipe, bool dry);
 
 // The type `Layer`, after add_layer.
 PyTypeObject *layer_python_type();

@@ -37,8 +37,11 @@ bool add_source(PyObject *tuple, std::int32_t slots, const Reader &reader, std::
     PyObject *file = nullptr, *offset = nullptr, *memory = nullptr;
     long long size = 0, staging = 0;
     Source source{};
+    source.joined = -1;
     if (!is_tuple(tuple)) return false;
-    if (!PyArg_ParseTuple(tuple, "OOLOLi", &file, &offset, &size, &memory, &staging, &source.section)) return false;
+    if (!PyArg_ParseTuple(tuple, "OOLOLi|i", &file, &offset, &size, &memory, &staging, &source.section, &source.joined)) {
+        return false;
+    }
     View files, offsets;
     if (!files.take(file, false, 4, "file", INTEGERS) || !offsets.take(offset, false, 8, "offset", INTEGERS) ||
         !slot_memory(memory, slots, made, source.slots)) {
@@ -105,6 +108,37 @@ bool add_made(PyObject *tuple, std::int32_t slots, PythonPool &made, Recipe &rec
     }
     recipe.made.push_back(std::move(one));
     return true;
+}
+
+// The streams of codes are those that the codes are made of, and no biases are derived from codes.
+bool streams_fit(const Recipe &recipe, bool dry) {
+    std::vector<std::int64_t> all(recipe.sources.size(), 0);
+    bool fits = true;
+    for (const Source &source : recipe.sources) {
+        const auto number = static_cast<std::size_t>(source.joined);  // of -1: beyond all
+        if (number < all.size()) all[number] += source.size;
+        else fits = fits && source.joined == -1;
+    }
+    for (const Source &source : recipe.sources) {
+        if (!fits || source.joined < 0) continue;
+        const auto number = static_cast<std::size_t>(source.joined);
+        fits = source.size > 0 && (all[number] == 2 * source.size || all[number] == 4 * source.size);
+        if (!fits || dry) continue;
+        fits = number < recipe.made.size() && recipe.made[number].how == Making::JOIN && source.slots.data == nullptr &&
+               recipe.made[number].slots.slot_bytes == all[number];
+        if (!fits) continue;
+        const Made &codes = recipe.made[number];
+        const auto stream = std::find(codes.staging.begin(), codes.staging.end(), source.staging);
+        fits = stream != codes.staging.end() &&
+               codes.sizes[static_cast<std::size_t>(stream - codes.staging.begin())] == static_cast<std::size_t>(source.size);
+    }
+    for (const Made &bias : recipe.made) {
+        for (const Made &one : recipe.made) {
+            fits = fits && (bias.how < Making::BIAS_F32 || one.how != Making::JOIN || one.slots.data != bias.scales.data);
+        }
+    }
+    if (!fits) PyErr_SetString(PyExc_ValueError, "sources are no streams of the codes that they give the number of");
+    return fits;
 }
 
 }  // namespace headrace

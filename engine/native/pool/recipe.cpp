@@ -19,8 +19,23 @@ std::uint8_t *place(const Source &source, const Load &load) {
 void Recipe::ranges(const Load &load, std::vector<Range> &found) const {
     found.clear();
     for (const Source &source : sources) {
-        found.push_back({source.file[load.expert], source.offset[load.expert], source.size, place(source, load),
-                         source.slots.data != nullptr});
+        const Range whole{source.file[load.expert], source.offset[load.expert], source.size, place(source, load),
+                          source.slots.data != nullptr};
+        const std::int32_t first = source.joined < 0 ? -1 : first_part_[static_cast<std::size_t>(source.joined)];
+        if (first < 0) {
+            found.push_back(whole);
+            continue;
+        }
+        const std::int64_t share = codes_[static_cast<std::size_t>(source.joined)] / source.size;
+        const std::int64_t step = static_cast<std::int64_t>(PART) / share;
+        for (std::int64_t at = 0; at < source.size; at += step) {
+            Range slice = whole;
+            slice.offset += at;
+            slice.into += at;
+            slice.size = std::min(step, source.size - at);
+            slice.part = first + static_cast<std::int32_t>(at / step);
+            found.push_back(slice);
+        }
     }
 }
 
@@ -95,8 +110,26 @@ std::pair<std::int32_t, std::int64_t> Recipe::begin(std::int32_t expert) const {
 
 // Codes are joined in slices. Biases are derived from scales, which may be made themselves: these stay together, in this
 // order. Small tensors are put together, because handing a part to another thread takes some microseconds.
-void Recipe::divide() {
+void Recipe::divide(bool cached) {
     parts_.clear();
+    codes_.clear();
+    for (const Source &source : sources) {
+        if (source.joined < 0) continue;
+        const auto number = static_cast<std::size_t>(source.joined);
+        codes_.resize(std::max(codes_.size(), number + 1), 0);
+        codes_[number] += source.size;
+    }
+    first_part_.assign(codes_.size(), -1);
+    std::int32_t count = 0;
+    for (std::size_t i = 0; i < codes_.size(); ++i) {
+        const auto all = static_cast<std::size_t>(codes_[i]);
+        if (!cached || all < 2 * PART) continue;
+        first_part_[i] = count;
+        count += static_cast<std::int32_t>((all + PART - 1) / PART);
+        if (i >= made.size()) continue;  // of a dry reader, which makes nothing
+        for (std::size_t at = 0; at < all; at += PART) parts_.push_back({{i, at, std::min(PART, all - at)}});
+    }
+    early_ = static_cast<std::size_t>(count);
     std::size_t bytes = PART;
     const auto add = [&](const Slice &slice) {
         if (bytes >= PART) {
@@ -107,12 +140,9 @@ void Recipe::divide() {
         bytes += slice.bytes;
     };
     for (std::size_t i = 0; i < made.size(); ++i) {
-        if (made[i].how >= Making::BIAS_F32) continue;
+        if (made[i].how >= Making::BIAS_F32 || (i < codes_.size() && first_part_[i] >= 0)) continue;
         const auto all = static_cast<std::size_t>(made[i].slots.slot_bytes);
-        const bool has_biases = std::any_of(made.begin(), made.end(), [&](const Made &other) {
-            return other.how >= Making::BIAS_F32 && other.scales.data == made[i].slots.data;
-        });
-        const std::size_t most = made[i].how == Making::JOIN && !has_biases ? PART : std::max<std::size_t>(all, 1);
+        const std::size_t most = made[i].how == Making::JOIN ? PART : std::max<std::size_t>(all, 1);
         for (std::size_t at = 0; at < all; at += most) add({i, at, std::min(most, all - at)});
     }
     for (std::size_t i = 0; i < made.size(); ++i) {
@@ -122,10 +152,11 @@ void Recipe::divide() {
                 return made[other.made].slots.data == made[i].scales.data;
             });
         };
-        const auto found = std::find_if(parts_.begin(), parts_.end(), has_scales);
+        const auto after = parts_.begin() + static_cast<std::ptrdiff_t>(made.empty() ? 0 : early_);
+        const auto found = std::find_if(after, parts_.end(), has_scales);
         const Slice slice{i, 0, static_cast<std::size_t>(made[i].slots.slot_bytes)};
         if (found != parts_.end()) found->push_back(slice);
-        else if (!parts_.empty()) parts_.back().push_back(slice);
+        else if (after != parts_.end()) parts_.back().push_back(slice);
         else parts_.push_back({slice});
     }
 }

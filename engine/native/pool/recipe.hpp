@@ -23,6 +23,7 @@ struct Source {
     SlotMemory slots;
     std::int64_t staging;  // offset in the staging memory
     std::int32_t section;  // of a packed record, whose checksum is known; -1: none
+    std::int32_t joined;   // number of the codes that it is a stream of; -1: of none
 };
 
 enum class Making { WIDEN_BF16, WIDEN_F16, JOIN, BIAS_F32, BIAS_F16, BIAS_BF16 };
@@ -48,9 +49,13 @@ struct Recipe {
 
     // The ranges of a load, whose staging memory has been made.
     void ranges(const Load &load, std::vector<Range> &found) const;
-    // Divides what is made into parts that do not depend on each other. Once, before the first load.
-    void divide();
-    // Verifies what has arrived; returns the number of parts to make. A failure is left in the load.
+    // Divides what is made into parts that do not depend on each other. Once, before the first load. `cached`: reads are from
+    // the page cache, so that small ones cost little: the streams of large codes are read in slices, and a slice is joined as
+    // soon as it is there.
+    void divide(bool cached);
+    // The number of parts that are made before all ranges are there; they are the first ones.
+    std::size_t early() const { return early_; }
+    // Verifies what has arrived; returns the number of parts. A failure is left in the load.
     std::size_t arrive(Load &load) const;
     // Makes a part of what has arrived.
     Failure make_part(const Load &load, std::size_t part, Worker &worker) const;
@@ -66,6 +71,9 @@ struct Recipe {
         std::size_t begin = 0, bytes = 0;
     };
     std::vector<std::vector<Slice>> parts_;
+    std::vector<std::int64_t> codes_;       // bytes of codes, by their number
+    std::vector<std::int32_t> first_part_;  // of the codes that are joined early, by their number; -1: others
+    std::size_t early_ = 0;
     bool verify(Load &load) const;
     void make(const Slice &slice, const Load &load, std::uint8_t *into) const;
 };

@@ -41,8 +41,13 @@ void Reader::count(const Load &load, std::int64_t bytes) {
     }
 }
 
-void Reader::end_block(const LoadPtr &load, const Failure &failure, Worker &worker, std::unique_lock<std::mutex> &lock) {
+void Reader::end_block(const LoadPtr &load, std::size_t block, const Failure &failure, Worker &worker,
+                       std::unique_lock<std::mutex> &lock) {
     if (load->failure.kind == Failure::NONE && failure.kind != Failure::NONE) load->failure = failure;
+    const std::int32_t part = load->blocks[block].part;
+    if (part >= 0 && --load->blocks_of_part[static_cast<std::size_t>(part)] == 0 && load->failure.kind == Failure::NONE) {
+        make(load, static_cast<std::size_t>(part), worker, lock);
+    }
     if (--load->left != 0) return;
     if (load->failure.kind == Failure::NONE && load->arrival != nullptr) {
         lock.unlock();
@@ -53,13 +58,14 @@ void Reader::end_block(const LoadPtr &load, const Failure &failure, Worker &work
             load->failure.kind = Failure::MEMORY;
         }
         lock.lock();
-        load->parts = load->parts_left = load->failure.kind == Failure::NONE ? parts : 0;
+        load->parts = load->failure.kind == Failure::NONE ? parts : load->next_part;
+        load->parts_left = load->parts - load->next_part;
     }
-    if (load->parts == 0) {
+    if (load->parts_left == 0) {
         end(load);
         return;
     }
-    if (load->parts > 1) {
+    if (load->parts_left > 1) {
         arriving_.push_back(load);
         wake(2);
     }
@@ -67,6 +73,11 @@ void Reader::end_block(const LoadPtr &load, const Failure &failure, Worker &work
 }
 
 void Reader::do_part(const LoadPtr &load, std::size_t part, Worker &worker, std::unique_lock<std::mutex> &lock) {
+    make(load, part, worker, lock);
+    if (--load->parts_left == 0) end(load);
+}
+
+void Reader::make(const LoadPtr &load, std::size_t part, Worker &worker, std::unique_lock<std::mutex> &lock) {
     lock.unlock();
     Failure failure;
     try {
@@ -77,7 +88,6 @@ void Reader::do_part(const LoadPtr &load, std::size_t part, Worker &worker, std:
     }
     lock.lock();
     if (load->failure.kind == Failure::NONE) load->failure = failure;
-    if (--load->parts_left == 0) end(load);
 }
 
 void Reader::end(const LoadPtr &load) {

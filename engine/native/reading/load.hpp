@@ -21,12 +21,12 @@ struct Worker {
     std::vector<std::uint8_t> room;  // for conversions larger than the scratch memory
 };
 
-// Runs in the reader's threads when all bytes of a load have arrived. It outlives the load.
+// Runs in the reader's threads, on the bytes of a load. It outlives the load.
 class Arrival {
   public:
     virtual ~Arrival() = default;
-    // In the thread that read the last block: the number of parts that follow, which threads may do at the same time. A
-    // failure is left in the load, and no part follows.
+    // In the thread that read the last block: the number of parts. Those from the load's `next_part` on follow, which threads
+    // may do at the same time. A failure is left in the load, and no part follows.
     virtual std::size_t arrive(Load &load) = 0;
     // Does a part. Returns why it failed.
     virtual Failure part(const Load &load, std::size_t number, Worker &worker) = 0;
@@ -40,8 +40,9 @@ struct Load {
     std::size_t left = 0;  // blocks that have not ended
     Failure failure;       // the first one
     Arrival *arrival = nullptr;
+    std::vector<std::uint32_t> blocks_of_part;  // that have not ended, of each part that is done before the last block ends
     std::size_t parts = 0;      // of the arrival
-    std::size_t next_part = 0;  // the first that no thread has begun
+    std::size_t next_part = 0;  // the first that no thread has begun, of those that follow the last block
     std::size_t parts_left = 0; // that have not ended
     std::int32_t expert = -1;
     std::int32_t slot = -1;

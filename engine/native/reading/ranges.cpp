@@ -7,6 +7,7 @@ namespace headrace {
 void cut(std::vector<Range> &ranges, std::int64_t block_bytes, std::int64_t alignment, std::vector<Block> &blocks,
          std::vector<Piece> &pieces) {
     std::stable_sort(ranges.begin(), ranges.end(), [](const Range &a, const Range &b) {
+        if (a.part != b.part) return a.part < b.part;
         return a.file != b.file ? a.file < b.file : a.offset < b.offset;
     });
     blocks.clear();
@@ -16,8 +17,9 @@ void cut(std::vector<Range> &ranges, std::int64_t block_bytes, std::int64_t alig
         std::int64_t done = 0;
         while (done < range.size) {
             const std::int64_t at = range.offset + done;
-            if (blocks.empty() || blocks.back().file != range.file || at != end || end == stop) {
-                blocks.push_back({range.file, at, 0, static_cast<std::uint32_t>(pieces.size()), 0});
+            if (blocks.empty() || blocks.back().file != range.file || blocks.back().part != range.part || at != end ||
+                end == stop) {
+                blocks.push_back({range.file, at, 0, static_cast<std::uint32_t>(pieces.size()), 0, range.part});
                 end = at;
                 stop = (at + block_bytes + alignment - 1) / alignment * alignment;
             }

@@ -46,6 +46,9 @@ bool Reader::forked() const { return forks_ != forks(); }
 bool Reader::submit(const LoadPtr &load, std::vector<Range> &ranges, bool speculative, bool joins) {
     cut(ranges, options_.block_bytes, options_.rules.alignment, load->blocks, load->pieces);
     load->left = load->blocks.size();
+    for (const Block &block : load->blocks) {
+        if (block.part >= 0) ++load->blocks_of_part[static_cast<std::size_t>(block.part)];
+    }
     load->speculative = speculative;
     load->requested = steady_seconds();
     std::lock_guard<std::mutex> lock(mutex_);
@@ -305,7 +308,7 @@ void Reader::read(Worker &worker, Taken &taken, std::unique_lock<std::mutex> &lo
         failure.kind = Failure::MEMORY;
     }
     lock.lock();
-    end_block(taken.load, failure, worker, lock);
+    end_block(taken.load, taken.block, failure, worker, lock);
     --reading_;
     if (closing_) more_.notify_all();
     taken.load.reset();

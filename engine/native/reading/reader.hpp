@@ -90,7 +90,9 @@ class Reader {
     void count(const Load &load, std::int64_t bytes);
     void wake(int count = 1);
     void release(Worker &worker);
-    void end_block(const LoadPtr &load, const Failure &failure, Worker &worker, std::unique_lock<std::mutex> &lock);
+    void end_block(const LoadPtr &load, std::size_t block, const Failure &failure, Worker &worker,
+                   std::unique_lock<std::mutex> &lock);
+    void make(const LoadPtr &load, std::size_t part, Worker &worker, std::unique_lock<std::mutex> &lock);
     void do_part(const LoadPtr &load, std::size_t part, Worker &worker, std::unique_lock<std::mutex> &lock);
     void end(const LoadPtr &load);
     void drop(const LoadPtr &load);

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -251,27 +252,69 @@ def test_large_tensors_are_made_by_several_threads_and_all_before_the_expert_is_
     closed(reader, fds)
 
 
+@pytest.mark.parametrize("direct", [False, True])
 @pytest.mark.parametrize(("bits", "sizes"), [(4, (1, 1)), (6, (1, 1)), (8, (1, 1)), (8, (1, 1, 2))])
-def test_large_codes_are_joined_in_slices(tmp_path: Path, bits: int, sizes: tuple[int, ...]) -> None:
-    """An expert's codes, of three slices and a rest, equal those that are joined at once."""
-    experts, unit, slots = 6, (147 << 10) + 24, 2
+def test_large_codes_are_joined_in_slices(tmp_path: Path, bits: int, sizes: tuple[int, ...], direct: bool) -> None:
+    """An expert's codes, of several slices, equal those that are joined at once. From the page cache each slice of a stream
+    is a read, and a dry reader counts as many; direct reads stay long."""
+    experts, unit, slots = 6, (246 << 10) + 24, 2
     streams = [unit * size for size in sizes]
     total, path = sum(streams), tmp_path / "f"
     stored = np.random.default_rng(bits).integers(0, 256, (experts, total), np.uint8)
     path.write_bytes(stored.tobytes())
-    reader, fds = a_reader(path, threads=4, block=1 << 18)
-    books, memory = Books(reader, experts, 8.0), np.zeros((slots, total), np.uint8)
-    source = (np.zeros(experts, np.int32), np.arange(experts, dtype=np.int64) * total, total, None, 0, -1)
-    starts = np.cumsum([0, *streams[:-1]]).tolist()
-    made = ("join", starts, streams, bits, 0.0, None, memory.data.cast("B"))
-    pool = core.Pool(books.layer, reader, slots, np.zeros(experts, np.uint8), [source], [made], total, False, None)
-    for chosen in np.random.default_rng(3).permuted(np.tile(np.arange(experts), (8, 1)), axis=1)[:, :slots]:
-        pool.request(chosen, None, False)
-        pool.settle(chosen)
-        for expert in chosen:
-            want = np.zeros(total, np.uint8)
-            core.join_planes([stored[expert, at : at + size] for at, size in zip(starts, streams, strict=True)], bits, want)
-            assert (memory[books.slot_of[expert]] == want).all()
-        memory[:] = 0
-        pool.forget()
-    closed(reader, fds)
+    rules = (1 << 20, 4096, 1, False, 4096, 0.0, None) if direct else (1 << 20, 1, 1, False, 4096, 0.0, None)
+    with open(path, "rb") as f:
+        reader, dry = core.Reader([f.fileno()], [1], 4, *rules), core.Reader([0], [1], 4, *rules, True)
+        starts = np.cumsum([0, *streams[:-1]]).tolist()
+        memory = np.zeros((slots, total), np.uint8)
+        made = ("join", starts, streams, bits, 0.0, None, memory.data.cast("B"))
+        pools = []
+        for one, kept, making in ((reader, total, [made]), (dry, 0, [])):
+            books = Books(one, experts, 8.0)
+            file, offset = np.zeros(experts, np.int32), np.arange(experts, dtype=np.int64) * total
+            sources = [
+                (file, offset + at, size, None, at if kept else 0, -1, 0) for at, size in zip(starts, streams, strict=True)
+            ]
+            fixed = np.zeros(experts, np.uint8)
+            pools.append((books, core.Pool(books.layer, one, slots, fixed, sources, making, kept, False, None)))
+        for chosen in np.random.default_rng(3).permuted(np.tile(np.arange(experts), (8, 1)), axis=1)[:, :slots]:
+            for _, pool in pools:
+                pool.request(chosen, None, False)
+                pool.settle(chosen)
+            assert pools[0][1].failures() == [] and pools[0][0].counts.tolist() == pools[1][0].counts.tolist()
+            for expert in chosen:
+                want = np.zeros(total, np.uint8)
+                parts = [stored[expert, at : at + size] for at, size in zip(starts, streams, strict=True)]
+                core.join_planes(parts, bits, want)
+                assert (memory[pools[0][0].slot_of[expert]] == want).all()
+            memory[:] = 0
+            for _, pool in pools:
+                pool.forget()
+        slices = -(-total // (192 << 10))
+        assert reader.totals == dry.totals and reader.totals[0] == 16 * (len(sizes) * slices if not direct else 1)
+        reader.close()
+
+
+def test_streams_that_do_not_fit_their_codes_are_refused(reader: core.Reader) -> None:
+    """Sources that name codes are streams of exactly these codes, and no bias is derived from codes."""
+    books = Books(reader, 4, 8.0)
+    numbers, memory = (np.zeros(4, np.int32), np.arange(4, dtype=np.int64) * 64), bytearray(32)
+    join = ("join", [0, 16], [16, 16], 4, 0.0, None, memory)
+
+    def pool(*streams: tuple[int, int, int], made: Sequence[Any] = (join,)) -> core.Pool:
+        sources = [(*numbers, size, None, at, -1, joined) for size, at, joined in streams]
+        return core.Pool(books.layer, reader, 1, np.zeros(4, np.uint8), sources, list(made), 64, False, None)
+
+    pool((16, 0, 0), (16, 16, 0))
+    bias = ("bias_f32", [], [], 0, 7.0, memory, bytearray(32))
+    for wrong in (
+        [(16, 0, 0)],
+        [(16, 0, 0), (16, 16, 1)],
+        [(16, 0, 7), (16, 16, 7)],
+        [(16, 0, 0), (16, 32, 0)],
+        [(32, 0, 0)],
+    ):
+        with pytest.raises(ValueError, match="are no streams"):
+            pool(*wrong)
+    with pytest.raises(ValueError, match="are no streams"):
+        pool((16, 0, 0), (16, 16, 0), made=(join, bias))

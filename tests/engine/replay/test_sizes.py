@@ -44,13 +44,13 @@ def test_sizes_alone_get_the_slots_of_the_plan(source: Checkpoint, knobs: dict[s
 def test_a_checkpoint_is_read_where_its_tensors_are(source: Checkpoint) -> None:
     (bank, *_) = banks_of(source, Knobs(), unused)
     places = {(t.name, int(t.file[3]), int(t.offset[3]), t.nbytes) for t in source.layers[0].tensors}
-    assert {(int(file[3]), int(offset[3]), nbytes) for file, offset, nbytes in bank.ranges} == {p[1:] for p in places}
+    assert {(int(file[3]), int(offset[3]), nbytes) for file, offset, nbytes, _ in bank.ranges} == {p[1:] for p in places}
     assert not bank.quantized and bank.experts == 16
 
 
 def test_an_expert_without_a_file_is_one_piece(source: Checkpoint) -> None:
     (bank, *_) = banks_of(dataclasses.replace(source, files=()), Knobs(), unused)
-    ((file, offset, nbytes),) = bank.ranges
+    ((file, offset, nbytes, _),) = bank.ranges
     assert nbytes == bank.expert_bytes == source.layers[0].expert_bytes and not file.any() and not offset.any()
 
 
