@@ -16,10 +16,11 @@ class AutoWindow:
     Which size is faster depends on the miss rate, on the disk and on the cost of a sync on this device. One size is used,
     and from time to time the other is tried. A trial is a sequential test: it ends as soon as the mean times differ by more
     than CLEAR standard errors, so a size that is much slower costs few tokens, or after MOST tokens, where the difference
-    matters little. If the other size was faster, LEAST more tokens with the size in use must be slower than it, too: while a
-    cache fills, each token is faster than the one before. Each trial that confirms the size doubles the time until the next,
-    up to LONGEST tokens; a trial of many tokens is followed by at least PAUSE times as many. A change of the size, or of the
-    time that a token takes with it, brings the next trial nearer.
+    matters little. The first trials end after as many tokens as they are compared with. If the other size was faster, LEAST
+    more tokens with the size in use must be slower than it, too: while a cache fills, each token is faster than the one
+    before. Each trial that confirms the size doubles the time until the next, up to LONGEST tokens; a trial of many tokens
+    is followed by at least PAUSE times as many. A change of the size, or of the time that a token takes with it, brings the
+    next trial nearer.
     """
 
     LEAST, MOST, RECENT = 2, 24, 64  # tokens of a trial, and of the size in use that it is compared with
@@ -78,7 +79,7 @@ class AutoWindow:
         if tried > self.LEAST:  # the deviation of fewer tokens says little
             noise = max(noise, own_noise)
         if not self._again:
-            if tried < self.MOST and abs(used - new) <= self.CLEAR * noise * sqrt(1 / len(own) + 1 / tried):
+            if tried < min(self.MOST, len(own)) and abs(used - new) <= self.CLEAR * noise * sqrt(1 / len(own) + 1 / tried):
                 return
             if new < used:
                 own.clear()

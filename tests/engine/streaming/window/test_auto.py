@@ -75,6 +75,13 @@ def test_one_slow_token_does_not_settle_the_choice() -> None:
     assert sizes[200:300].count(MOST) > 90
 
 
+def test_a_slow_first_token_does_not_prolong_the_first_trial() -> None:
+    ms = np.array([[1.0], [2.5]]) * np.ones((1, 64))
+    ms[0, 1] = 6.0  # the first token that is counted
+    sizes, _ = decode(ms)
+    assert sizes.count(MOST) <= 6
+
+
 def test_auto_counts_decoding_only() -> None:
     now = 0.0
     auto = AutoWindow(MOST, clock=lambda: now)
