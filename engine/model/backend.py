@@ -6,7 +6,7 @@ import os
 
 import mlx.core as mx
 
-from engine.model.environment.kernel_cache import has_kernels
+from engine.model.environment.kernel_cache import kernels
 from engine.system.memory import memory_bytes, peak_memory_bytes
 
 STORED = {"F32": mx.float32, "F16": mx.float16, "BF16": mx.bfloat16, "U32": mx.uint32, "I32": mx.int32, "U8": mx.uint8}
@@ -22,7 +22,7 @@ def backend() -> str:
 def compiles_first() -> str:
     """One line for a user who waits while MLX on CUDA compiles its kernels; empty if it has compiled some before, and on
     another backend."""
-    if backend() != "cuda" or has_kernels():
+    if backend() != "cuda" or kernels():
         return ""
     return "MLX compiles its kernels for this GPU first; this takes some minutes, once"
 

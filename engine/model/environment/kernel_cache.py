@@ -38,9 +38,9 @@ def keep_kernels(driver: Path = DRIVER) -> None:
             remove_incomplete(Path(os.environ[VARIABLE]))
 
 
-def has_kernels() -> bool:
-    """Whether MLX on CUDA has compiled any kernel before."""
-    return next(kernel_folder().rglob("*.ptx"), None) is not None
+def kernels() -> int:
+    """The number of kernel modules that MLX on CUDA has compiled so far."""
+    return sum(1 for _ in kernel_folder().rglob("*.ptx"))
 
 
 def kernel_folder() -> Path:

@@ -202,6 +202,19 @@ def test_a_run_that_gives_signs_is_no_hang_whatever_the_clocks_say(
     assert (silent.status, silent.reason) == ("hang", "no sign of life for 1 s (budget.hang_s)")
 
 
+def test_the_time_limit_counts_from_the_last_kernel_that_is_compiled(
+    tmp_path: Path, beating: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLX_PTX_CACHE_DIR", str(tmp_path / "kernels"))
+    (tmp_path / "kernels").mkdir()
+    assert beating("now", beats=60, timeout_s=2).status == "timeout"
+    ticks = itertools.count()
+    outcome = beating(
+        "now", beats=40, timeout_s=2, tick=lambda: (tmp_path / "kernels" / f"{next(ticks)}.ptx").write_text("x")
+    )
+    assert outcome.status == "ok" and outcome.wall_s > 4
+
+
 def test_the_next_child_starts_when_timing_has_ended_and_not_before(
     tmp_path: Path, beating: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,9 +10,9 @@ import pytest
 
 from engine.model.environment.kernel_cache import (
     VARIABLE,
-    has_kernels,
     keep_kernels,
     kernel_folder,
+    kernels,
     remove_incomplete,
 )
 
@@ -39,9 +39,9 @@ def test_the_folder_names_the_version_and_the_gpu(tmp_path: Path, driver: Path) 
     keep_kernels(driver)
     assert kernel_folder() == tmp_path / f"cache/headrace/kernels/{VERSION}-NVIDIA_H200_NVL"
     assert os.environ[VARIABLE] == str(kernel_folder()) and kernel_folder().is_dir()
-    assert not has_kernels()
+    assert kernels() == 0
     (kernel_folder() / "kernel.ptx").touch()
-    assert has_kernels()
+    assert kernels() == 1
 
 
 def test_without_a_gpu_or_a_folder_nothing_changes(tmp_path: Path, driver: Path) -> None:
