@@ -1,4 +1,7 @@
-"""Fixtures shared by all tests: user state goes to a temporary folder, tiny checkpoints are made once a session."""
+"""Fixtures shared by all tests: user state goes to a temporary folder, tiny checkpoints are made once a session.
+
+The process that hands the tests to the workers loads this file as well; what imports MLX is imported by the fixtures.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +16,7 @@ from unittest import mock
 import environment  # noqa: F401 (before numpy and matplotlib)
 import pytest
 from sparse_kimi import make_sparse_kimi
-from tiny import make
-from tiny_originals import make_fp8, make_gpt_oss_original, make_int4, make_original
 
-from engine.packing.pack import pack_store
 from engine.tokenizer.without_torch import show_torch
 
 # Folders and files whose tests take long together; `make quick` leaves them out.
@@ -82,6 +82,9 @@ def _torch_as_it_was() -> Iterator[None]:
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """`checkpoint(family, bits=None, per_expert=False, group_size=32)`: the folder of a tiny random checkpoint, made on
     first use. `bits` may also be "original", as the hub has it, "int4", as Kimi K2.5's is, or "fp8", as DeepSeek's are."""
+    from tiny import make
+    from tiny_originals import make_fp8, make_gpt_oss_original, make_int4, make_original
+
     made: dict[tuple[object, ...], Path] = {}
 
     def get(
@@ -110,6 +113,7 @@ def sparse_kimi(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def store(checkpoint: Callable[..., Path]) -> Callable[..., Path]:
     """`store(family, bits, ..., levels=None)`: the folder of the store packed from such a checkpoint, on first use."""
+    from engine.packing.pack import pack_store
 
     def get(*model: object, levels: tuple[int, ...] | None = None) -> Path:
         source = checkpoint(*model)

@@ -18,7 +18,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from engine.checkpoint.checkpoint import Checkpoint
 from engine.checkpoint.known import keep, opened, take
 from engine.cli.arguments.options import add_model, model_of
 from engine.errors import HeadraceError
@@ -77,12 +76,12 @@ def open_and_plan(path: Path) -> dict[str, Any]:
     from engine.plan.footprint import weights_of
 
     begin = time.perf_counter()
-    source = Checkpoint.open(path)
-    opened = time.perf_counter()
+    source = opened(path)
+    begin_plan = time.perf_counter()
     sizes = weights_of(source, Knobs())
     banks = plan_banks(source, Knobs(cache_gb=max(sizes.one_token_gb, sizes.all_experts_gb / 2)))
     return {
-        "open_s": opened - begin, "plan_s": time.perf_counter() - opened, "peak_gb": peak_memory_bytes() / GB,
+        "open_s": begin_plan - begin, "plan_s": time.perf_counter() - begin_plan, "peak_gb": peak_memory_bytes() / GB,
         "tensors": source.tensors, "files": len(source.files), "layers": len(source.layers),
         "apparent_gb": sum(file.stat().st_size for file in source.files) / GB,
         "one_token_read_gb": sum(layer.expert_bytes * source.top_k for layer in source.layers) / GB,
@@ -96,7 +95,7 @@ def open_with_mlx_lm(path: Path) -> dict[str, Any]:
     from engine.model.open import open_model
     from engine.model.switches import switches
 
-    source = Checkpoint.open(path)
+    source = opened(path)
     begin = time.perf_counter()
     found = switches(open_model(source), source)
     for layer, (_, switch) in zip(source.layers, found, strict=True):

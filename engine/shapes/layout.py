@@ -12,6 +12,7 @@ import io
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from engine.checkpoint.built.model import aside, build
@@ -33,9 +34,13 @@ class Layout:
 
     def is_expert(self, name: str) -> bool:
         """Whether a tensor holds routed experts."""
-        return name.startswith(tuple(f"{path}." for path in self.experts))
+        return name.startswith(self._prefixes)
 
-    @property
+    @cached_property
+    def _prefixes(self) -> tuple[str, ...]:
+        return tuple(f"{path}." for path in self.experts)
+
+    @cached_property
     def resident_bytes(self) -> int:
         """Bytes of all tensors but the routed experts'."""
         return sum(nbytes(tensor) for name, tensor in self.tensors.items() if not self.is_expert(name))

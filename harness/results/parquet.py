@@ -48,12 +48,13 @@ def read_file(path: Path, dataset: str, names: Sequence[str] | None = None) -> p
         schema = pa.schema([f for f in schema if f.name in names])
     try:
         with pq.ParquetFile(path) as f:  # one handle: another process may replace the file meanwhile
-            version = int((f.schema_arrow.metadata or {}).get(b"schema_version", 1))
+            own = f.schema_arrow
+            version = int((own.metadata or {}).get(b"schema_version", 1))
             if version > SCHEMA_VERSION:
                 raise ResultsError(
                     f"{path} has rows of version {version}; this headrace reads up to {SCHEMA_VERSION}; update headrace"
                 )
-            stored = f.schema_arrow.names
+            stored = own.names
             if "trial" not in stored or f.metadata.num_rows < 1:
                 raise DamagedError(f"{path} has no rows of trials; remove it")
             known = dict(zip(current_names(stored, version), stored, strict=True))

@@ -14,12 +14,19 @@ from one_core import one_core
 
 # These test what several threads do at once.
 ALL_CORES = ("native", "disk", "cache/", "packing/test_pack.py", "streaming/test_prefetch.py", "streaming/window")
+# What these test does not depend on the predicted memory of a pass. Every model file of mlx-lm is traced in
+# streaming/test_families.py, widths and layouts in test_identity.py.
+NOT_TRACED = ("packing/", "streaming/test_g", "streaming/test_p", "streaming/window/")
 Make = Callable[..., Path]
+
+
+def _inside(request: pytest.FixtureRequest, places: tuple[str, ...]) -> bool:
+    return request.path.relative_to(Path(__file__).parent).as_posix().startswith(places)
 
 
 @pytest.fixture(autouse=True)
 def _one_core(request: pytest.FixtureRequest) -> Iterator[None]:
-    if request.path.relative_to(Path(__file__).parent).as_posix().startswith(ALL_CORES):
+    if _inside(request, ALL_CORES):
         yield
         return
     with one_core():
@@ -30,6 +37,16 @@ def _one_core(request: pytest.FixtureRequest) -> Iterator[None]:
 def packed(store: Make, tmp_path: Path) -> Path:
     """A private copy of a store."""
     return Path(shutil.copytree(store("qwen3_moe", 4), tmp_path / "packed"))
+
+
+@pytest.fixture(autouse=True)
+def _made_up_memory(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The memory of a pass is about that of a tiny model; to trace one takes about as long as a test."""
+    if _inside(request, NOT_TRACED):
+        from engine.plan.memory import activations
+
+        memory = activations.PassMemory(kv=1_000_000, activations=9_000_000)
+        monkeypatch.setattr(activations, "pass_memory", lambda *_, **__: memory)
 
 
 @pytest.fixture(autouse=True)

@@ -8,7 +8,14 @@ from pathlib import Path
 import pytest
 
 from engine import HeadraceError
-from engine.bench.opening import bench_open, open_and_plan, open_as_known, open_with_mlx_lm, take_fingerprint
+from engine.bench.opening import (
+    bench_open,
+    in_its_own_process,
+    open_and_plan,
+    open_as_known,
+    open_with_mlx_lm,
+    take_fingerprint,
+)
 from engine.checkpoint.checkpoint import Checkpoint
 
 
@@ -32,6 +39,11 @@ def test_what_a_search_knows_opens_the_same_checkpoint(checkpoint: Callable[...,
     file.write_bytes(b"")
     with pytest.raises(HeadraceError, match="changed while it was opened"):
         open_as_known(path, file)
+
+
+def test_a_part_in_its_own_process(checkpoint: Callable[..., Path]) -> None:
+    result = in_its_own_process("headrace", checkpoint("deepseek_v3", None, True))
+    assert result["layers"] == 3 and result["peak_gb"] > 0
 
 
 def test_an_error_in_the_child_is_an_error_here(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ Capture = pytest.CaptureFixture[str]
 
 def test_measure_and_inspect_print_json(checkpoint: Callable[..., Path], tmp_path: Path, capsys: Capture) -> None:
     path = str(checkpoint("deepseek_v3", None, True))
-    (tmp_path / "mine.txt").write_text("The wheel turns when there is water. " * 20)
+    (tmp_path / "mine.txt").write_text("The wheel turns when there is water. " * 12)
     assert main(["measure", "--model", path, "--eval-texts", str(tmp_path / "mine.txt")]) == 0
     assert json.loads(capsys.readouterr().out)["perplexity"] > 1
     command = ["measure", "--model", path, "--eval-texts", str(tmp_path / "mine.txt"), "--by-layer"]

@@ -25,7 +25,7 @@ def run(monkeypatch: pytest.MonkeyPatch, job: str, **request: Any) -> int:
 def test_a_profile_is_stored_under_the_name_that_the_engine_looks_for(
     checkpoint: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path = checkpoint("qwen3_moe", 4)
+    path = checkpoint("deepseek_v3", None, True)
     assert run(monkeypatch, "profile", checkpoint=str(path)) == 0
     file = Path(capsys.readouterr().out.splitlines()[-1])
     source = Checkpoint.open(path)

@@ -34,7 +34,8 @@ def exchange(checkpoint: Path) -> None:
 def test_files_exchanged_between_two_runs_are_refused(place: Path, cli: Cli, checkpoint) -> None:
     path = shutil.copytree(checkpoint("deepseek_v3"), place / "tiny")
     command = ["engine.module=engine", f"model.path={path}", "budget.trials=1", "search_space.cache_gb=0.001",
-               "protocol.timed_tokens=8", "quality.most=1", "~knobs.ssd_gbps"]  # fmt: skip
+               "protocol.timed_tokens=8", "quality.most=1", "~knobs.ssd_gbps", "~search_space.cold_bits",
+               "~search_space.hot_share"]  # fmt: skip
     assert cli(*command)[0] == 0
     manifest = json.loads((place / "results" / "demo" / "manifest.json").read_text())
     row = read_trials(place / "results" / "demo").iloc[0]
