@@ -99,12 +99,15 @@ def _search(argv: Sequence[str] | None, program: str) -> int:
         return 0
     try:
         refuse_translated()
+        folder = config_dir(sys.argv[1:])
+        _register_help(program, folder)
+        if {"-h", "--help"} & {*sys.argv[1:]}:  # Hydra, too, prints the template; it takes 4 s to list choices besides
+            print(OmegaConf.load(EXPERIMENTS / "config.yaml").hydra.help.template)
+            return 0
         from harness.schema import register
 
-        folder = config_dir(sys.argv[1:])
         register(folder)
         sys.argv[1:] = accepted(sys.argv[1:])
-        _register_help(program, folder)
         hydra.main(version_base="1.3", config_path=str(EXPERIMENTS), config_name="config")(task)()
     except HeadraceError as e:
         return fail(e)
