@@ -106,6 +106,11 @@ class Slots:
                 self.staging_bytes += -(-part.nbytes // STAGING_ALIGNMENT) * STAGING_ALIGNMENT
             self._staged.append(Staged(tensor, tuple(places)))
 
+    @property
+    def quantized(self) -> bool:
+        """Whether the slots hold quantized weights."""
+        return any(name.endswith(".scales") for name in self._arrays)
+
     def release(self, inner: Any) -> None:
         """Drop the slot arrays, and their places in the switch module `inner`."""
         for name in self._arrays:

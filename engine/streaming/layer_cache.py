@@ -7,11 +7,9 @@ mlx-lm's own switch module computes on slot numbers instead of expert numbers, w
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import mlx.core as mx
 import numpy as np
-from mlx.utils import tree_flatten
 
 from engine.cache.layer_pools import LayerPools, nothing
 from engine.cache.pool import SlotPool
@@ -85,11 +83,9 @@ class LayerCache(LayerPools[SlotPool]):
         """See `parts_alike`."""
         if self._backend == "cpu":
             return 1, 0
-        parameters: Any = tree_flatten(pool.inner.parameters())
-        quantized = any("scales" in name for name, _ in parameters)
         return parts_alike(
             self._backend, rows, total, experts=len(pool.members), slots=min(pool.slots, len(pool.members)),
-            quantized=quantized,
+            quantized=pool.quantized,
         )  # fmt: skip
 
     def _at_two_widths(self, x: mx.array, ids: np.ndarray, arrivals: Iterator[Batch]) -> mx.array:
@@ -111,7 +107,7 @@ class LayerCache(LayerPools[SlotPool]):
             count, least = self._parts(pool, len(rows), ids.size)
             made = []
             for part in np.array_split(rows, count):
-                filled = np.pad(part, (0, max(0, least - len(part))), mode="edge")
+                filled = np.pad(part, (0, least - len(part)), mode="edge") if len(part) < least else part
                 tokens = mx.array(filled // ids.shape[-1])
                 y = pool.inner(flat_x[tokens], mx.array(self.slot_of[flat_ids[filled]])[:, None])
                 made.append(y[: len(part), 0])
