@@ -12,8 +12,6 @@ made before any selection. `python -m harness.bench confirm` measures the effect
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,6 +26,7 @@ if TYPE_CHECKING:
 PRIOR_RUNS = 3.0
 CLIP = 2.5
 WINSOR = 1.5  # standard deviations from the median at which a run is clipped, if there are three or more
+NEEDED = ("trial", "run", "status", "origin", "feasible", *(f"{m}{end}" for m in METRICS for end in ("", "_low", "_high")))
 COLUMNS = (
     "trial",
     "origin",
@@ -50,35 +49,36 @@ def estimates(df: pd.DataFrame) -> pd.DataFrame:
     """
     import pandas as pd
 
+    df = df.reset_index(drop=True)
     rows = _ok(df)
-    trials = rows.trial[rows.first]
-    first = df[[name for name in COLUMNS if name in df]].iloc[rows.place[rows.first]]
-    first = first.set_axis(trials).reindex(columns=list(COLUMNS))
-    first["origin"] = df["origin"].array.take(_origins(df, trials))
-    count = len(first)
-    of = rows.first.cumsum() - 1  # each row's trial, by its place in the result
-    runs = np.bincount(of[rows.good], minlength=count)
-    used = rows.good | (runs == 0)[of]  # suspect runs count only alone
-    begin = np.flatnonzero(np.diff(of[used], prepend=-1))
-    out: dict[str, np.ndarray] = {
-        "runs": runs, "fresh_runs": np.bincount(of[rows.fresh], minlength=count),
-        "feasible": np.bincount(of[used], rows.feasible[used], count) > np.bincount(of[used], minlength=count) / 2,
-        "suspect": runs == 0,
-    }  # fmt: skip
-    fresh, pooled = np.split(rows.fresh[used], begin[1:]), _noise(rows)
+    good = ~rows["suspect_run"]
+    pooled = _noise(rows[good])
+    first = df.loc[rows.drop_duplicates("trial").index].set_index("trial", drop=False).rename_axis(None)
+    out = first.reindex(columns=list(COLUMNS))
+    out["origin"] = _origins(df).reindex(out.index)
+    used = pd.concat([rows[good], rows[~rows["trial"].isin(rows.loc[good, "trial"])]])  # suspect runs count only alone
+    groups = used.groupby("trial")
+    places = groups.indices
+    counted = rows[good].groupby("trial")
+    out["runs"] = counted.size().reindex(out.index, fill_value=0)
+    out["fresh_runs"] = counted["fresh"].sum().reindex(out.index, fill_value=0).astype(int)
+    out["feasible"] = groups["feasible"].mean().reindex(out.index) > 0.5
+    out["suspect"] = out["runs"] == 0
+    within = groups[[f"{m}{end}" for m in METRICS for end in ("_low", "_high") if f"{m}_low" in used]].first()
+    within, single = within.reindex(out.index), (out["runs"] <= 1).to_numpy()
+    fresh, figures = used["fresh"].to_numpy(), dict[str, np.ndarray]()
     for metric in METRICS:
-        sd, values = float(pooled.loc[metric, "sd"]), rows.figures(metric)[used]
-        found = [_estimate(some, again, sd) for some, again in zip(np.split(values, begin[1:]), fresh, strict=True)]
-        estimate, se = np.array(found[:count], float).reshape(-1, 2).T
+        sd, values = float(pooled.loc[metric, "sd"]), _figures(used, metric)
+        found = [_estimate(values[at], fresh[at], sd) for at in map(places.__getitem__, out.index)]
+        estimate, se = np.array(found, float).reshape(-1, 2).T
         half = t_quantile(0.975, pooled.loc[metric, "degrees"]) * se
-        if f"{metric}_low" in df:  # a single run: its own interval, if that is wider
-            low, high = (_known(rows.figures(f"{metric}_{end}")[used], begin) for end in ("low", "high"))
+        if f"{metric}_low" in within:  # a single run: its own interval, if that is wider
             with np.errstate(divide="ignore", invalid="ignore"):
-                inside = np.log(high / low) / 2
-            half = np.where((inside > half) & (runs <= 1), inside, half)
-        out |= {metric: estimate, f"{metric}_low": estimate * np.exp(-half), f"{metric}_high": estimate * np.exp(half)}
-        out[f"{metric}_rel_se"] = se
-    return pd.concat([first, pd.DataFrame(out, first.index)], axis=1)
+                inside = np.log(_figures(within, f"{metric}_high") / _figures(within, f"{metric}_low")) / 2
+            half = np.where((inside > half) & single, inside, half)
+        figures |= {metric: estimate, f"{metric}_low": estimate * np.exp(-half), f"{metric}_high": estimate * np.exp(half)}
+        figures[f"{metric}_rel_se"] = se
+    return pd.concat([out, pd.DataFrame(figures, out.index)], axis=1).sort_index()
 
 
 def noise(df: pd.DataFrame) -> pd.DataFrame:
@@ -86,7 +86,8 @@ def noise(df: pd.DataFrame) -> pd.DataFrame:
 
     Index metric; columns `sd`, `degrees` (of freedom, including the prior's) and `runs` (the number of runs it is based on).
     """
-    return _noise(_ok(df))
+    rows = _ok(df)
+    return _noise(rows[~rows["suspect_run"]])
 
 
 def suspects(df: pd.DataFrame) -> list[int]:
@@ -106,8 +107,7 @@ def suspect_runs(df: pd.DataFrame) -> pd.Series:
     bad = df["suspect"].notna() if "suspect" in df else pd.Series(False, df.index)
     if "drift_since" in df:
         wanted = [n for n in ("drift_since", "drift_sequence", "sequence", "started_at", "machine") if n in df]
-        drifted = df["drift_since"].notna()
-        for sentinel in df.loc[drifted, wanted].itertuples() if drifted.any() else ():
+        for sentinel in df.loc[df["drift_since"].notna(), wanted].itertuples():
             first, last = getattr(sentinel, "drift_sequence", None), getattr(sentinel, "sequence", None)
             if pd.notna(first) and pd.notna(last):
                 between = df["sequence"].between(first, last)
@@ -117,78 +117,37 @@ def suspect_runs(df: pd.DataFrame) -> pd.Series:
     return bad.astype(bool)
 
 
-@dataclass(frozen=True)
-class _Rows:
-    """The `ok` rows of a table by trial and run, as arrays (rows,)."""
-
-    df: pd.DataFrame
-    place: np.ndarray  # in `df`
-    trial: np.ndarray
-    good: np.ndarray  # bool: not suspect
-    fresh: np.ndarray  # bool: good, after the trial's first good run, and no repetition
-    feasible: np.ndarray  # 1.0 or 0.0
-
-    @cached_property
-    def first(self) -> np.ndarray:
-        """Whether a row is the first of its trial."""
-        return _first(self.trial)
-
-    def figures(self, column: str) -> np.ndarray:
-        """A column of figures, NaN where they are unknown."""
-        if column not in self.df:
-            return np.full(len(self.place), np.nan)
-        return self.df[column].to_numpy(float, na_value=np.nan)[self.place]
+def _ok(df: pd.DataFrame) -> pd.DataFrame:
+    """The `ok` rows by trial and run, with `fresh` and `suspect_run`; missing columns of version 1 are filled in."""
+    rows = df[[name for name in NEEDED if name in df]].assign(suspect_run=suspect_runs(df))
+    rows["run"] = rows["run"].fillna(0) if "run" in rows else 0
+    rows["feasible"] = rows["feasible"].map({True: 1.0, False: 0.0}).fillna(1.0) if "feasible" in rows else 1.0
+    rows = rows[rows["status"] == "ok"].sort_values(["trial", "run"], kind="stable")
+    good = ~rows["suspect_run"]
+    again = rows[good]["trial"].duplicated().reindex(rows.index, fill_value=False)
+    return rows.assign(fresh=again & (rows["origin"] != "repeat"))
 
 
-def _ok(df: pd.DataFrame) -> _Rows:
-    """The `ok` rows; columns that version 1 lacks are filled in."""
-    every = df["trial"].to_numpy()
-    run = df["run"].fillna(0).to_numpy(float) if "run" in df else np.zeros(len(df))
-    place = np.lexsort((run, every.astype(float)))
-    place = place[(df["status"] == "ok").to_numpy(bool)[place]]
-    trial, good = every[place], ~suspect_runs(df).to_numpy()[place]
-    again = np.zeros(len(place), bool)
-    again[good] = ~_first(trial[good])
-    feasible = np.ones(len(place))
-    if "feasible" in df:
-        feasible = df["feasible"].iloc[place].map({True: 1.0, False: 0.0}).fillna(1.0).to_numpy(float)
-    fresh = again & (df["origin"] != "repeat").to_numpy(bool)[place]
-    return _Rows(df, place, trial, good, fresh, feasible)
+def _origins(df: pd.DataFrame) -> pd.Series:
+    """The origin of each trial's run 0, whatever its status."""
+    rows = df.sort_values(["trial", "run"], kind="stable") if "run" in df else df
+    return rows.drop_duplicates("trial").set_index("trial")["origin"]
 
 
-def _first(trial: np.ndarray) -> np.ndarray:
-    """Which entries of an ordered array are the first of their value: bool."""
-    return np.concatenate([np.ones(min(1, len(trial)), bool), trial[1:] != trial[:-1]])
-
-
-def _origins(df: pd.DataFrame, trials: np.ndarray) -> np.ndarray:
-    """The place in `df` of each trial's run 0, whatever its status."""
-    every = df["trial"].to_numpy()
-    run = df["run"].to_numpy(float, na_value=np.nan) if "run" in df else np.zeros(len(df))
-    order = np.lexsort((run, every.astype(float)))
-    order = order[_first(every[order])]
-    return order[np.searchsorted(every[order], trials)]
-
-
-def _known(values: np.ndarray, begin: np.ndarray) -> np.ndarray:
-    """The first value of each group that is not NaN; NaN if there is none. `begin`: where each group begins."""
-    if not len(values):
-        return values
-    at = np.minimum.reduceat(np.where(np.isnan(values), len(values), np.arange(len(values))), begin)
-    return np.append(values, np.nan)[at]
-
-
-def _noise(every: _Rows) -> pd.DataFrame:
+def _noise(good: pd.DataFrame) -> pd.DataFrame:
     import pandas as pd
 
-    trial, good = every.trial[every.good], every.fresh[every.good]
-    trials = _first(trial).cumsum() - 1
-    count, fresh = np.bincount(trials)[trials], np.bincount(trials, good)[trials]
+    by = good.groupby("trial")["fresh"]
+    count, fresh = by.transform("size"), by.transform("sum")
     # Compare runs without selection bias: fresh ones if there are two. A first run and one fresh run differ by that bias.
-    some = (count > 1) & (fresh != 1) & (good | (fresh == 0))
-    trials = np.unique(trials[some], return_inverse=True)[1]
-    found = {m: _pooled(trials, every.figures(m)[every.good][some], PRIOR_NOISE[m]) for m in METRICS}
+    rows = good[(count > 1) & (fresh != 1) & (good["fresh"] | (fresh == 0))]
+    trials = np.unique(rows["trial"].to_numpy(), return_inverse=True)[1]
+    found = {metric: _pooled(trials, _figures(rows, metric), PRIOR_NOISE[metric]) for metric in METRICS}
     return pd.DataFrame.from_dict(found, orient="index", columns=["sd", "degrees", "runs"])
+
+
+def _figures(rows: pd.DataFrame, metric: str) -> np.ndarray:
+    return rows[metric].to_numpy(float, na_value=np.nan) if metric in rows else np.full(len(rows), np.nan)
 
 
 def _pooled(trials: np.ndarray, values: np.ndarray, prior: float) -> tuple[float, float, int]:
