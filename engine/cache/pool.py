@@ -52,7 +52,7 @@ class SlotPool(PoolRequests):
         self.inner = inner
         self._slot_of = slot_of
         self._slots = Slots(layer, members, count, inner, requantize, compute)
-        self.quantized = self._slots.quantized
+        self.has_scales = self._slots.has_scales
         self._reader = reader
         self._records = layer.records if verify else None
         self._choice = mx.array([], dtype=mx.int32)

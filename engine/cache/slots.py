@@ -107,8 +107,8 @@ class Slots:
             self._staged.append(Staged(tensor, tuple(places)))
 
     @property
-    def quantized(self) -> bool:
-        """Whether the slots hold quantized weights."""
+    def has_scales(self) -> bool:
+        """Whether the slots hold codes with scales, not plain weights."""
         return any(name.endswith(".scales") for name in self._arrays)
 
     def release(self, inner: Any) -> None:

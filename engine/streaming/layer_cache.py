@@ -85,7 +85,7 @@ class LayerCache(LayerPools[SlotPool]):
             return 1, 0
         return parts_alike(
             self._backend, rows, total, experts=len(pool.members), slots=min(pool.slots, len(pool.members)),
-            quantized=pool.quantized,
+            quantized=pool.has_scales,
         )  # fmt: skip
 
     def _at_two_widths(self, x: mx.array, ids: np.ndarray, arrivals: Iterator[Batch]) -> mx.array:

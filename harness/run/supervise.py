@@ -73,7 +73,7 @@ def run_child(
 ) -> Outcome:
     """Run the request of `children` in a child and classify its end; let the next children wait as soon as timing has ended.
 
-    The time limit counts from the last kernel that MLX on CUDA compiled, which it does at first use and once on a machine.
+    The time limit begins anew if MLX on CUDA has compiled kernels meanwhile, which it does at first use, once on a machine.
     The `needed` figures must be finite. `started` receives the process id; `tick` is called about ten times a second,
     `untimed` once if the child goes on after its timing. Raises `Interrupted` when `interrupted()`, `CheckpointError` if the
     engine cannot open the checkpoint at all, and `ResultsError` if the disk is full.
@@ -84,7 +84,7 @@ def run_child(
     knobs = from_json(children.request.read_text()).get("knobs") or {}
     watch, sign, begin = Stopwatch(), Sign(beat), awake()
     peak, verdict, ready = 0.0, None, False
-    compiled, compiled_s = kernels(), 0.0
+    compiled, since_s = kernels(), 0.0
     child = children.begin(log, knobs)
     try:
         started(child.pid)
@@ -97,11 +97,11 @@ def run_child(
             peak = max(peak, _peak_gb(process, with_children=turn % 10 == 9))
             took = watch.look()
             silent = sign.silent_s(took)
-            if turn % 10 == 9 and (now := kernels()) > compiled:
-                compiled, compiled_s = now, took
+            if took - since_s > timeout_s and (now := kernels()) > compiled:
+                compiled, since_s = now, took
             if peak > limit_gb:
                 verdict = "oom", f"{peak:.3g} GB are above the limit of {limit_gb:.3g} GB"
-            elif took - compiled_s > timeout_s:
+            elif took - since_s > timeout_s:
                 verdict = "timeout", f"no result within {timeout_s:g} s (budget.trial_timeout_s)"
             elif hang_s is not None and silent > hang_s:
                 verdict = "hang", f"no sign of life for {hang_s:g} s (budget.hang_s)"

@@ -33,8 +33,8 @@ struct Block {
     std::int32_t part;
 };
 
-// Sort `ranges` by part, join adjacent ones of a part and cut them into blocks of at most `block_bytes`, extended to the next multiple of
-// `alignment` in the file, so that no two blocks share a unit of direct reads.
+// Sort `ranges` by part, join adjacent ones of a part and cut them into blocks of at most `block_bytes`, extended to the next
+// multiple of `alignment` in the file, so that no two blocks share a unit of direct reads.
 void cut(std::vector<Range> &ranges, std::int64_t block_bytes, std::int64_t alignment, std::vector<Block> &blocks,
          std::vector<Piece> &pieces);
 

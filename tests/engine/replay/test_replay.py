@@ -13,11 +13,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tiny import make
 from traces import routing, write_trace
 
 from engine import Checkpoint, HeadraceError, Judge, KnobError, Knobs, Measurement, Protocol, footprint, load
 from engine.knobs import LOSSY as LOSSY_KNOBS
 from engine.measure.judge import Text
+from engine.packing.pack import pack_store
 from engine.replay.replay import replay
 from engine.replay.result import ReplayResult
 from engine.replay.sizes import Sizes
@@ -116,6 +118,26 @@ def test_a_lossy_setting_is_replayed_from_its_own_trace(
         assert quantized == result.misses
     other = replay(found, source, Knobs(cache_gb=setting.cache_gb, top_k=setting.top_k))
     assert other.exact == (not {*knobs} & {"expert_bits", "cold_bits", "resident_bits"})
+
+
+def test_slices_of_large_codes_are_counted_and_exact(tmp_path: Path) -> None:
+    """Codes of 384 KiB: from the page cache a miss has a read for each slice of each stream, and one for the rest."""
+    sizes = {"hidden_size": 1024, "moe_intermediate_size": 768, "num_hidden_layers": 1}
+    judge, protocol = Judge((Text("a", "prose", TEXT[:20], TEXT[20:40]),)), Protocol(timed_tokens=16, score=False)
+    path, store = make(tmp_path / "large", "qwen3_moe", bits=4, sizes=sizes), tmp_path / "store"
+    pack_store(path, store, (2, 4))
+    prompt = list(range(20))
+    with load(path) as resident:
+        expected = resident.logits(prompt)
+    for io_mode, reads in (("buffered", 3 * 2 * 2 + 1), ("direct", 2)):
+        setting = Knobs(cache_gb=cache(store, 0.3), io_mode=io_mode, expert_bits=4)
+        with load(store, setting) as engine:
+            assert np.array_equal(engine.logits(prompt), expected)
+            with engine.trace(tmp_path / f"{io_mode}.parquet"):
+                measured = engine.measure(judge, protocol)
+        result = replay(read_recording(tmp_path / f"{io_mode}.parquet"), Checkpoint.open(store), setting)
+        assert (result.misses, result.reads, result.bytes_read) == (measured.misses, measured.reads, measured.bytes_read)
+        assert measured.reads == reads * measured.misses > 0
 
 
 def test_kimi_mini_is_replayed_in_a_moment(tmp_path: Path) -> None:
