@@ -37,6 +37,9 @@ class FakePool:
         self.calls.append(("speculate" if speculative else "request", experts.tolist()))
         self._place(experts.tolist(), set([] if keep is None else keep.tolist()))
 
+    def withdraw(self, experts: np.ndarray) -> None:
+        self.calls.append(("withdraw", experts.tolist()))
+
     def _place(self, experts: list[int], keep: set[int]) -> None:
         kept = {*experts, *keep}
         for expert in experts:

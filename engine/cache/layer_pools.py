@@ -40,6 +40,11 @@ class LayerPools(Generic[PoolT]):
         for pool, members in self._by_pool(experts):
             pool.request(members, speculative=speculative)
 
+    def withdraw(self, experts: np.ndarray) -> None:
+        """Withdraw the speculative reads of all but `experts` that have not begun."""
+        for pool in self.pools:
+            pool.withdraw(experts)
+
     def guess(self, experts: np.ndarray, time: int) -> None:
         """Queue speculative reads of `experts` for the token number `time`."""
         for pool, members in self._by_pool(experts):

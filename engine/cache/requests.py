@@ -121,6 +121,10 @@ class PoolRequests:
         self._stats.prefetch_bytes += issued * self._expert_bytes
         return issued
 
+    def withdraw(self, experts: np.ndarray) -> None:
+        """Withdraw the speculative reads of all but `experts` that have not begun, and free their slots."""
+        self._native.withdraw(experts)
+
     def forget(self) -> None:
         """Free all slots that are not pinned."""
         self._native.forget()

@@ -16,7 +16,7 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten
 from mlx_lm.models.cache import make_prompt_cache
-from mlx_lm.models.switch_layers import SwitchGLU, SwitchMLP
+from mlx_lm.models.switch_layers import QuantizedSwitchLinear, SwitchGLU, SwitchLinear, SwitchMLP
 from mlx_lm.utils import _get_classes, load_model
 
 from engine.checkpoint.built.model import NO_KERNEL, aside, build, no_kernel
@@ -111,3 +111,18 @@ def lay_out_for_cpu(model: nn.Module) -> None:
         if weight is not None and weight.ndim == 2 and weight.dtype == mx.float32:
             module.weight = mx.contiguous(weight.T).T
             mx.eval(module.weight)
+
+
+def lay_out_for_gpu(model: nn.Module) -> None:
+    """Store each projection of the experts contiguously; values and shapes stay the same.
+
+    mlx-lm splits a checkpoint's joint gate and up projections into two views. For the sorted rows of a prompt, kernels of
+    MLX 0.32 assume that a projection's experts follow each other without a gap, and compute wrong outputs with such a view
+    (ml-explore/mlx issue 4055: `gather_qmm`; cutlass_grouped_gemm_unaligned in mlx/backend/cuda/gemms: `gather_mm`).
+    """
+    for module in model.modules():
+        if isinstance(module, SwitchLinear | QuantizedSwitchLinear):
+            for name, value in module.items():
+                if isinstance(value, mx.array):
+                    module[name] = mx.contiguous(value)
+            mx.eval(module.parameters())

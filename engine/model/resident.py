@@ -20,7 +20,7 @@ from engine.checkpoint.checkpoint import Checkpoint
 from engine.errors import KnobError
 
 from .backend import compute_dtype
-from .open import lay_out_for_cpu, open_model
+from .open import lay_out_for_cpu, lay_out_for_gpu, open_model
 from .switches import switches
 
 
@@ -35,6 +35,8 @@ def read_resident(model: nn.Module, source: Checkpoint, bits: int | None) -> Non
     if dtype is not None:
         lay_out_for_cpu(model)
         _evaluate_one_by_one(model)
+    else:
+        lay_out_for_gpu(model)
     # With arrays that are no parameters (frequencies of a position encoding): no other thread could evaluate them.
     mx.eval([value for module in model.modules() for value in module.values() if isinstance(value, mx.array)])
     model.eval()

@@ -170,6 +170,20 @@ bool Pool::guess(std::int32_t expert, const std::vector<std::int32_t> &experts, 
     return status == DONE;
 }
 
+void Pool::withdraw(const std::vector<std::int32_t> &experts) {
+    for (auto one = coming_.begin(); one != coming_.end();) {
+        const bool wanted = std::find(experts.begin(), experts.end(), one->first) != experts.end();
+        if (wanted || !reader_.withdraw(one->second)) {
+            ++one;
+            continue;
+        }
+        reader_.give_buffer(std::move(one->second->staging));
+        table_.free(one->first);
+        changed = true;
+        one = coming_.erase(one);
+    }
+}
+
 void Pool::take_in() {
     failed.clear();
     arrived.clear();

@@ -40,6 +40,8 @@ class Pool : public Arrival {
     // Starts to read `expert`, predicted for token `time`, without evicting a warmer expert, one of `experts`, or one whose
     // read is under way. True if a read was queued.
     bool guess(std::int32_t expert, const std::vector<std::int32_t> &experts, std::int64_t time, Status &status);
+    // Withdraws the speculative reads of all but `experts` that have not begun, and frees their slots.
+    void withdraw(const std::vector<std::int32_t> &experts);
     // Settles the reads that have ended; their failures are dropped, because no token needs them yet.
     void take_in();
     // Frees all slots that are not pinned, after their reads have ended, and those whose expert did not arrive.

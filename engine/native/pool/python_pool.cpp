@@ -93,8 +93,7 @@ PythonPool *pool_with_ids(PyObject *self, PyObject *const *args, Py_ssize_t numb
 
 PyObject *pool_request(PyObject *self, PyObject *const *args, Py_ssize_t number) {
     const Use use(layer_of(self));
-    if (!use) return nullptr;
-    PythonPool *made = pool_with_ids(self, args, number, 3, "request(experts, keep, speculative)");
+    PythonPool *made = use ? pool_with_ids(self, args, number, 3, "request(experts, keep, speculative)") : nullptr;
     if (made == nullptr) return nullptr;
     made->keep.clear();
     if (args[1] != Py_None && !read_ids(args[1], made->pool->layer.experts, made->keep)) return nullptr;
@@ -113,8 +112,7 @@ PyObject *waited(const Pool &pool) {
 
 PyObject *pool_settle(PyObject *self, PyObject *const *args, Py_ssize_t number) {
     const Use use(layer_of(self));
-    if (!use) return nullptr;
-    PythonPool *made = pool_with_ids(self, args, number, 1, "settle(experts)");
+    PythonPool *made = use ? pool_with_ids(self, args, number, 1, "settle(experts)") : nullptr;
     if (made == nullptr) return nullptr;
     unlocked([made] { made->pool->settle(made->ids); });
     return waited(*made->pool);
@@ -123,8 +121,7 @@ PyObject *pool_settle(PyObject *self, PyObject *const *args, Py_ssize_t number) 
 // decode(ids, time, slots): one token's choice, from uses to slot numbers.
 PyObject *pool_decode(PyObject *self, PyObject *const *args, Py_ssize_t number) {
     const Use use(layer_of(self));
-    if (!use) return nullptr;
-    PythonPool *made = pool_with_ids(self, args, number, 3, "decode(ids, time, slots)");
+    PythonPool *made = use ? pool_with_ids(self, args, number, 3, "decode(ids, time, slots)") : nullptr;
     if (made == nullptr) return nullptr;
     const long long time = PyLong_AsLongLong(args[1]);
     View slots;
@@ -162,8 +159,7 @@ PyObject *pool_decode(PyObject *self, PyObject *const *args, Py_ssize_t number) 
 
 PyObject *pool_guess(PyObject *self, PyObject *const *args, Py_ssize_t number) {
     const Use use(layer_of(self));
-    if (!use) return nullptr;
-    PythonPool *made = pool_with_ids(self, args, number, 2, "guess(experts, time)");
+    PythonPool *made = use ? pool_with_ids(self, args, number, 2, "guess(experts, time)") : nullptr;
     if (made == nullptr) return nullptr;
     const long long time = PyLong_AsLongLong(args[1]);
     if (PyErr_Occurred()) return nullptr;
@@ -178,13 +174,20 @@ PyObject *pool_guess(PyObject *self, PyObject *const *args, Py_ssize_t number) {
 
 PyObject *pool_waits_for(PyObject *self, PyObject *const *args, Py_ssize_t number) {
     const Use use(layer_of(self));
-    if (!use) return nullptr;
-    PythonPool *made = pool_with_ids(self, args, number, 1, "waits_for(experts)");
+    PythonPool *made = use ? pool_with_ids(self, args, number, 1, "waits_for(experts)") : nullptr;
     if (made == nullptr) return nullptr;
     for (const std::int32_t expert : made->ids) {
         if (made->pool->waits_for(expert)) Py_RETURN_TRUE;
     }
     Py_RETURN_FALSE;
+}
+
+PyObject *pool_withdraw(PyObject *self, PyObject *const *args, Py_ssize_t number) {
+    const Use use(layer_of(self));
+    PythonPool *made = use ? pool_with_ids(self, args, number, 1, "withdraw(experts)") : nullptr;
+    if (made == nullptr) return nullptr;
+    made->pool->withdraw(made->ids);
+    Py_RETURN_NONE;
 }
 
 PyObject *pool_take_in(PyObject *self, PyObject *) {
@@ -283,17 +286,12 @@ PyObject *pool_useful(PyObject *self, void *) {
     return Py_BuildValue("(Ld)", static_cast<long long>(pool.useful), pool.hidden_s * 1e3);
 }
 
-PyObject *pool_dry(PyObject *self, void *) { return PyBool_FromLong(held<PythonPool>(self)->pool->dry); }
-
-int pool_set_dry(PyObject *self, PyObject *flag, void *) {
-    held<PythonPool>(self)->pool->dry = flag != nullptr && PyObject_IsTrue(flag) == 1;
-    return 0;
+template <bool Pool::*flag> PyObject *get_flag(PyObject *self, void *) {
+    return PyBool_FromLong((*held<PythonPool>(self)->pool).*flag);
 }
 
-PyObject *pool_changed(PyObject *self, void *) { return PyBool_FromLong(held<PythonPool>(self)->pool->changed); }
-
-int pool_set_changed(PyObject *self, PyObject *flag, void *) {
-    held<PythonPool>(self)->pool->changed = flag != nullptr && PyObject_IsTrue(flag) == 1;
+template <bool Pool::*flag> int set_flag(PyObject *self, PyObject *value, void *) {
+    (*held<PythonPool>(self)->pool).*flag = value != nullptr && PyObject_IsTrue(value) == 1;
     return 0;
 }
 
@@ -308,6 +306,7 @@ PyMethodDef POOL_METHODS[] = {
      "None if all were cached, otherwise the wait in ms, or -1 if one could not be read."},
     {"guess", method<pool_guess>(), METH_FASTCALL, "guess(experts, time): start speculative reads for token `time`; their number."},
     {"waits_for", method<pool_waits_for>(), METH_FASTCALL, "waits_for(experts): whether a read of one of them is under way."},
+    {"withdraw", method<pool_withdraw>(), METH_FASTCALL, "withdraw(experts): drop other speculative reads that have not begun."},
     {"take_in", method<pool_take_in>(), METH_NOARGS, "Settle the reads that have ended."},
     {"forget", method<pool_forget>(), METH_NOARGS, "Free all slots that are not pinned."},
     {"owed", method<pool_owed>(), METH_NOARGS, "(file, offset, expert) for each expert whose slot lacks its bytes, since it was placed dry."},
@@ -323,9 +322,9 @@ PyMethodDef POOL_METHODS[] = {
 
 PyGetSetDef POOL_VALUES[] = {
     {"settled", pool_settled, nullptr, "Whether no read is under way.", nullptr},
-    {"dry", pool_dry, pool_set_dry, "Whether experts get slots without being read.", nullptr},
+    {"dry", get_flag<&Pool::dry>, set_flag<&Pool::dry>, "Whether experts get slots without being read.", nullptr},
     {"useful", pool_useful, nullptr, "Predicted experts that were used so far, and the ms that their reads had run.", nullptr},
-    {"changed", pool_changed, pool_set_changed, "Whether slot_of differs from the device's copy.", nullptr},
+    {"changed", get_flag<&Pool::changed>, set_flag<&Pool::changed>, "Whether slot_of differs from the device's copy.", nullptr},
     {nullptr, nullptr, nullptr, nullptr, nullptr},
 };
 

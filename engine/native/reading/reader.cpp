@@ -110,6 +110,13 @@ bool Reader::cancel(const LoadPtr &load) {
     return true;
 }
 
+bool Reader::withdraw(const LoadPtr &load) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    if (!load->speculative || load->next > 0) return false;
+    drop(load);
+    return true;
+}
+
 double Reader::begun(const LoadPtr &load) {
     std::lock_guard<std::mutex> lock(mutex_);
     return load->begun;

@@ -43,6 +43,8 @@ class Reader {
     void hurry(const LoadPtr &load);
     // Drops the blocks that no thread has begun; true if there were any. The load then counts as failed.
     bool cancel(const LoadPtr &load);
+    // Drops a speculative load of which no block has begun; true if it was one. It then counts as failed.
+    bool withdraw(const LoadPtr &load);
     // When the first read of the load began, in seconds of the steady clock; 0: not yet.
     double begun(const LoadPtr &load);
     // Returns when no thread writes for the load any more. The caller's thread reads demand blocks itself meanwhile, as long

@@ -20,12 +20,14 @@ class AutoWindow:
     more tokens with the size in use must be slower than it, too: while a cache fills, each token is faster than the one
     before. Each trial that confirms the size doubles the time until the next, up to LONGEST tokens; a trial of many tokens
     is followed by at least PAUSE times as many. A change of the size, or of the time that a token takes with it, brings the
-    next trial nearer.
+    next trial nearer. A token that takes LONG times the mean is not counted, unless it follows another one: something else
+    than decoding took that time.
     """
 
     LEAST, MOST, RECENT = 2, 24, 64  # tokens of a trial, and of the size in use that it is compared with
     FIRST, LONGEST, PAUSE = 64, 512, 8
     CLEAR, CHANGED = 2.5, 4.0  # standard errors
+    LONG = 5
     DRIFT = 0.3  # change of a token's time, as a share of it, that texts alone may cause
 
     def __init__(self, most: int, clock: Callable[[], float] = perf_counter) -> None:
@@ -35,6 +37,7 @@ class AutoWindow:
         self._used = self._current = 0
         self._again = False  # the other size was faster, and the size in use is timed once more
         self._changed = True  # the next token is the first one with its size
+        self._long = False  # the last token was not counted because it was long
         self._wait = self._left = 2 * self.LEAST  # tokens between two trials, and until the next one
         self._level = 0.0  # mean time of a token at the last trial
         self._began: float | None = None
@@ -48,13 +51,19 @@ class AutoWindow:
         if began is not None:
             if self._changed:  # the first token after a change of size pays for the change
                 self._changed = False
-            else:
+            elif self._counts(now - began):
                 self._seconds[self._current].append(now - began)
                 if self._again or self._current != self._used:
                     self._try()
                 else:
                     self._use()
         return self._sizes[self._current]
+
+    def _counts(self, seconds: float) -> bool:
+        """Return whether a token's time is that of decoding."""
+        known = [*self._seconds[0], *self._seconds[1]]
+        self._long = bool(known) and not self._long and seconds > self.LONG * sum(known) / len(known)
+        return not self._long
 
     def _use(self) -> None:
         """Count a token with the size in use; begin a trial when it is time, or when the tokens' time has changed."""

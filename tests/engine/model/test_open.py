@@ -7,14 +7,16 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 import pytest
 from mlx_lm.models import olmoe
+from mlx_lm.models.switch_layers import SwitchLinear
 
 from engine import Checkpoint, CheckpointError, Judge, Knobs, footprint, load
 from engine.measure.judge import Text
-from engine.model.open import open_model
+from engine.model.open import lay_out_for_gpu, open_model
 
 Make = Callable[..., Path]
 IDS = [int(i) for i in np.random.default_rng(5).integers(0, 250, 48)]
@@ -56,3 +58,16 @@ def test_a_store_looks_through_the_modules_once_not_for_each_tensor(store: Make,
     monkeypatch.setattr(nn.Module, "named_modules", lambda self: looked.append(self) or named_modules(self))
     open_model(Checkpoint.open(store("qwen3_moe", 4)))
     assert 0 < len(looked) < 6  # not once for each of more than 100 tensors
+
+
+@pytest.mark.parametrize("family", ["granitemoe", "qwen3_5_moe"])
+def test_projections_that_are_parts_of_a_joint_tensor_become_contiguous(checkpoint: Make, family: str) -> None:
+    """MLX's kernels for sorted rows compute wrong outputs with a view of a larger tensor."""
+    model = open_model(Checkpoint.open(checkpoint(family, "original")))
+    projections = [module for module in model.modules() if isinstance(module, SwitchLinear)]
+    before = [memoryview(module.weight.view(mx.uint16)) for module in projections]
+    assert sum(not view.c_contiguous for view in before) == 2 * len(projections) // 3
+    lay_out_for_gpu(model)
+    for module, view in zip(projections, before, strict=True):
+        after = memoryview(module.weight.view(mx.uint16))
+        assert after.c_contiguous and np.array_equal(np.asarray(after), np.asarray(view))

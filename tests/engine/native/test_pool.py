@@ -72,6 +72,50 @@ def test_a_pinned_expert_that_did_not_arrive_loses_its_slot(reader: core.Reader,
     assert books.slot_of[0] == 0 and memory[:64].tobytes() == file.read_bytes()[:64]
 
 
+def test_speculative_reads_that_have_not_begun_are_withdrawn(reader: core.Reader, file: Path) -> None:
+    books = Books(reader, 8, 8.0)
+    pool, memory = books.pool(5, NONE, size=64)
+    reader.hold(True)
+    pool.request(np.array([0, 1, 2, 3]), None, True)
+    pool.request(np.array([3, 4]), None, False)  # 3 and 4 are needed: they stay
+    pool.withdraw(np.array([1, 7]))
+    assert books.slot_of[[1, 3, 4]].min() >= 0 and books.slot_of[2] == -1 and pool.changed
+    reader.hold(False)
+    pool.settle(np.array([0, 1, 3, 4]))
+    kept = [expert for expert in (0, 1, 3, 4) if books.slot_of[expert] >= 0]  # the read of 0 may have begun
+    assert kept[-3:] == [1, 3, 4] and pool.settled and books.counts[2] == 4 * len(kept)
+    pool.withdraw(np.array([1]))
+    pool.request(np.array([2]), None, False)
+    pool.settle(np.array([2]))
+    for expert in (1, 2, 3, 4):
+        slot = books.slot_of[expert]
+        assert memory[64 * slot : 64 * slot + 64].tobytes() == file.read_bytes()[64 * expert : 64 * expert + 64]
+
+
+def test_random_withdrawals_leave_every_settled_expert_whole(file: Path) -> None:
+    """Speculation, withdrawal and demand in a random order: what is settled has its bytes, and nothing is left."""
+    reader, fds = a_reader(file, threads=4, block=16)
+    books, rng, data = Books(reader, 32, 8.0), np.random.default_rng(4), file.read_bytes()
+    pool, memory = books.pool(12, NONE, size=64)
+    withdrawn = 0
+    for _ in range(1500):
+        pool.request(rng.choice(32, 6, replace=False), None, True)
+        chosen = rng.choice(32, 4, replace=False)
+        before = int((books.slot_of >= 0).sum())
+        pool.withdraw(chosen)
+        withdrawn += before - int((books.slot_of >= 0).sum())
+        pool.request(chosen, None, False)
+        assert pool.settle(chosen) >= 0
+        for expert in chosen:
+            slot = books.slot_of[expert]
+            assert memory[64 * slot : 64 * slot + 64].tobytes() == data[64 * expert : 64 * expert + 64]
+    assert withdrawn > 0
+    pool.withdraw(NONE)
+    pool.settle(np.arange(32))
+    assert pool.settled
+    closed(reader, fds)
+
+
 def test_negative_numbers_are_no_experts(reader: core.Reader) -> None:
     books = Books(reader, 4, 8.0)
     pool, _ = books.pool(1, NONE)

@@ -82,6 +82,24 @@ def test_a_slow_first_token_does_not_prolong_the_first_trial() -> None:
     assert sizes.count(MOST) <= 6
 
 
+@pytest.mark.parametrize("pause", [10.0, 1000.0])
+@pytest.mark.parametrize("ratio", [0.4, 2.5])
+def test_a_pause_between_two_tokens_is_not_counted(ratio: float, pause: float) -> None:
+    """As in a benchmark whose contenders take turns, or in a chat that goes on without a new prompt to compute."""
+    ms = token_ms(ratio, 144, 0.1, 0)
+    slower = MOST if ratio > 1 else 1
+    usual = decode(ms)[0].count(slower)
+    ms[:, [47, 95]] += pause
+    assert decode(ms)[0].count(slower) <= usual + 3
+
+
+def test_times_that_stay_long_are_counted() -> None:
+    ms = np.array([[1.0], [2.0]]) * np.ones((1, 400))
+    ms[0, 200:] = 20.0
+    sizes, _ = decode(ms)
+    assert sizes[340:].count(MOST) > 50
+
+
 def test_auto_counts_decoding_only() -> None:
     now = 0.0
     auto = AutoWindow(MOST, clock=lambda: now)

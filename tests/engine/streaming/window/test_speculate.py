@@ -16,6 +16,7 @@ from engine.stats import Stats
 from engine.streaming.decode_state import DecodeState
 from engine.streaming.layer import StreamedLayer
 from engine.streaming.layer_cache import LayerCache
+from engine.streaming.window import speculate
 from engine.streaming.window.speculate import ALL, SpeculativeWindows, repeats
 
 LAYERS, EXPERTS = 4, 8
@@ -65,8 +66,10 @@ def run(tokens: int, size: int | None, slots: int = 3) -> tuple[list[float], Dec
     return out, state, pools
 
 
+@pytest.mark.parametrize("together", [1, 2, 12])
 @pytest.mark.parametrize("size", [2, 3, ALL])
-def test_windows_give_what_checking_every_layer_gives(size: int) -> None:
+def test_windows_give_what_checking_every_layer_gives(size: int, together: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(speculate, "TOGETHER", together)
     expected, plain, _ = run(20, None)
     found, state, _ = run(20, size)
     assert found == expected
@@ -78,8 +81,28 @@ def test_windows_give_what_checking_every_layer_gives(size: int) -> None:
 def test_demand_reads_precede_predicted_ones() -> None:
     """The first missing layer's experts are requested, those of the layers behind it speculatively."""
     _, _, pools = run(1, ALL)
-    assert pools[0].calls[0][0] == "request"
-    assert all(pool.calls[0][0] == "speculate" for pool in pools[1:])
+    assert [name for name, _ in pools[0].calls][:2] == ["withdraw", "request"]
+    assert all([name for name, _ in pool.calls][:2] == ["withdraw", "speculate"] for pool in pools[1:])
+
+
+def test_reads_start_before_the_window_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A group's missing experts are requested once the group after it is submitted, before later layers are built."""
+    events: list[Any] = []
+    call, request = Block.__call__, FakePool.request
+
+    def recorded_call(self: Block, x: mx.array, cache: Any) -> mx.array:
+        events.append(self.number)
+        return call(self, x, cache)
+
+    def recorded_request(self: FakePool, experts: np.ndarray, **how: Any) -> None:
+        events.append(self)
+        request(self, experts, **how)
+
+    monkeypatch.setattr(speculate, "TOGETHER", 1)
+    monkeypatch.setattr(Block, "__call__", recorded_call)
+    monkeypatch.setattr(FakePool, "request", recorded_request)
+    _, _, pools = run(1, ALL)
+    assert events[:7] == [0, 1, pools[0], 2, pools[1], 3, pools[2]]
 
 
 def test_a_model_that_does_otherwise_is_refused() -> None:
