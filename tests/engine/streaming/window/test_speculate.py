@@ -105,6 +105,29 @@ def test_reads_start_before_the_window_ends(monkeypatch: pytest.MonkeyPatch) -> 
     assert events[:7] == [0, 1, pools[0], 2, pools[1], 3, pools[2]]
 
 
+def test_wrong_predictions_are_withdrawn_once_the_choice_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the repeated pass, a layer that waits for reads withdraws those of experts that it has not chosen."""
+    request, settle = FakePool.request, FakePool.settle
+
+    def recorded_request(self: FakePool, experts: np.ndarray, **how: Any) -> None:
+        request(self, experts, **how)
+        self.settled = False
+
+    def recorded_settle(self: FakePool, experts: np.ndarray) -> None:
+        settle(self, experts)
+        self.settled = True
+
+    monkeypatch.setattr(FakePool, "request", recorded_request)
+    monkeypatch.setattr(FakePool, "settle", recorded_settle)
+    found, _, pools = run(1, ALL)
+    assert found == run(1, None)[0]
+    for pool in pools[1:]:
+        chosen = next(ids for name, ids in pool.calls if name == "settle")
+        names = [name for name, _ in pool.calls]
+        assert names == ["withdraw", "speculate", "take in", "withdraw", "request", "settle"]
+        assert sorted(pool.calls[3][1]) == sorted(chosen)
+
+
 def test_a_model_that_does_otherwise_is_refused() -> None:
     reader: Any = None
     state = DecodeState(2, EXPERTS, half_life=8.0, reader=reader, stats=Stats())
