@@ -59,11 +59,11 @@ class SpeculativeWindows:
         self._passed_on: mx.array | None = None
         self._may_miss: list[tuple[int, StreamedLayer]] = []  # layers that may miss, each with its position in `_open`
         self._submitted: deque[tuple[list[int], mx.array]] = deque()  # groups of the first pass that are not read back
-        self._grouped = 0  # layers that a group has
+        self._grouped = 0  # number of layers that are in groups
         self._first_missed: int | None = None  # in the first pass, as far as it is read back
         self._before = np.empty((0, 0), np.int32)  # slot_of before the first request of the window
         self._unknown: list[int] = []  # numbers of the repeated layers whose choice was not read back yet
-        self._ids = np.empty((0, 0), np.int32)  # their choices, as far as they are known
+        self._ids = np.empty((0, 0), np.int32)  # choices of the layers that may miss, as far as they are known
         self._predicted = self._ids  # the choices that were last requested
         self._repeated = False
         chain, layer_of = chain_of(model, layers)
